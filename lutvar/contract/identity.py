@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hash that ties gateware, packed weights and driver together.
+
+It covers everything that must agree: contract version, sizes, number formats, sign vector, register
+map. The driver compares it with HASH_LO/HASH_HI before the first job.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from .config import GROUP, HardwareConfig, QuantConfig
+from .hadamard import sign_vector
+from .registers import VERSION, as_json
+
+
+def identity(hardware: HardwareConfig, quant: QuantConfig) -> dict[str, object]:
+    """Everything that the configuration hash covers, as plain data."""
+    dual = quant.dual_format
+    return {
+        "version": VERSION,
+        "group": GROUP,
+        "hardware": {k: v for k, v in hardware.model_dump().items() if k not in ("name", "quant")},
+        "weight": quant.weight_format.as_dict(),
+        "activation": quant.plain_format.as_dict(),
+        "dual": dual.as_dict() if dual else None,
+        "ties": quant.ties,
+        "signs": "".join("+" if s > 0 else "-" for s in sign_vector(quant.hadamard_seed)),
+        "registers": as_json(),
+    }
+
+
+def config_hash(hardware: HardwareConfig, quant: QuantConfig) -> int:
+    """64-bit configuration hash: the first 8 bytes of SHA-256 of the canonical JSON, big-endian."""
+    text = json.dumps(identity(hardware, quant), sort_keys=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
