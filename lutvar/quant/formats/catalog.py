@@ -22,8 +22,7 @@ E4M3 = exmy("E4M3", 4, 3, finite_codes=127)
 E5M2 = exmy("E5M2", 5, 2, finite_codes=124)
 
 CATALOG: dict[str, NumberFormat] = {
-    f.name: f
-    for f in (E2M1, E1M2, E3M0, E2M3, E3M2, INT4, INT6, INT8, DUAL4, DUAL6, E4M3, E5M2)
+    f.name: f for f in (E2M1, E1M2, E3M0, E2M3, E3M2, INT4, INT6, INT8, DUAL4, DUAL6, E4M3, E5M2)
 }
 
 

@@ -36,7 +36,9 @@ class HalfGrid:
                 f"magnitudes are {self.magnitudes!r}; a half grid needs at least one and none below 0"
             )
         if len(set(self.magnitudes)) != len(self.magnitudes):
-            raise ValueError(f"magnitudes {self.magnitudes!r} repeat a value; each code must differ")
+            raise ValueError(
+                f"magnitudes {self.magnitudes!r} repeat a value; each code must differ"
+            )
         if self.unit <= 0:
             raise ValueError(f"unit is {self.unit!r}; it must be positive")
 
@@ -149,8 +151,14 @@ class NumberFormat:
             "name": self.name,
             "bits": self.bits,
             "dual": self.dual,
-            "positive": {"magnitudes": list(self.positive.magnitudes), "unit": str(self.positive.unit)},
-            "negative": {"magnitudes": list(self.negative.magnitudes), "unit": str(self.negative.unit)},
+            "positive": {
+                "magnitudes": list(self.positive.magnitudes),
+                "unit": str(self.positive.unit),
+            },
+            "negative": {
+                "magnitudes": list(self.negative.magnitudes),
+                "unit": str(self.negative.unit),
+            },
         }
 
 
@@ -185,7 +193,9 @@ def exmy(
         magnitudes=tuple(magnitudes[:finite_codes]),
         unit=Fraction(2) ** (1 - actual_bias - mantissa_bits),
     )
-    return NumberFormat(name=name, bits=1 + exponent_bits + mantissa_bits, positive=half, negative=half)
+    return NumberFormat(
+        name=name, bits=1 + exponent_bits + mantissa_bits, positive=half, negative=half
+    )
 
 
 def integer(name: str, bits: int) -> NumberFormat:
@@ -206,5 +216,9 @@ def dual(name: str, *, negative: NumberFormat, positive: NumberFormat) -> Number
             f"{name}: halves have {negative.bits} and {positive.bits} bits; both need the same width"
         )
     return NumberFormat(
-        name=name, bits=positive.bits, positive=positive.positive, negative=negative.negative, dual=True
+        name=name,
+        bits=positive.bits,
+        positive=positive.positive,
+        negative=negative.negative,
+        dual=True,
     )

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shapes and switches of a VAR transformer and of its multi-scale VQVAE.
+
+Two frozen dataclasses, checked when they are made, so that no other file has to
+ask whether a width or a list of scales makes sense. Both go to plain
+dictionaries (and so to JSON) and back; unknown keys are refused.
+
+Sources: VAR (Tian et al., 2024, arXiv:2404.02905), section 3.2 and appendix,
+and the released checkpoints of that work for the named sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+#: Quantization groups run along the input channels; every block linear's input
+#: is a whole number of groups of this many channels.
+WIDTH_MULTIPLE = 128
+
+PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
+
+#: The released sizes: name -> (depth, scales, shared AdaLN).
+OFFICIAL_SIZES: dict[str, tuple[int, tuple[int, ...], bool]] = {
+    "d16": (16, PATCH_NUMS_256, False),
+    "d20": (20, PATCH_NUMS_256, False),
+    "d24": (24, PATCH_NUMS_256, False),
+    "d30": (30, PATCH_NUMS_256, False),
+    "d36-s": (36, PATCH_NUMS_512, True),
+}
+
+
+class ConfigError(ValueError):
+    """A configuration value breaks a rule; the text names the value, the rule and the fix."""
+
+
+def _need_int(owner: str, name: str, value: object, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{owner}.{name} = {value!r}: must be a whole number of at least {low}")
+
+
+def _need_number(owner: str, name: str, value: object, low: float, high: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ConfigError(f"{owner}.{name} = {value!r}: must be a number from {low} to {high}")
+
+
+def _need_bool(owner: str, name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{owner}.{name} = {value!r}: must be true or false")
+
+
+def _whole_numbers(owner: str, name: str, value: object) -> tuple[int, ...]:
+    """A tuple of positive whole numbers (a JSON list is accepted)."""
+    if not isinstance(value, list | tuple) or not value:
+        raise ConfigError(f"{owner}.{name} = {value!r}: must be a list of whole numbers")
+    for item in value:
+        _need_int(owner, f"{name}[...]", item, 1)
+    return tuple(value)
+
+
+def _scales(owner: str, value: object) -> tuple[int, ...]:
+    """Side lengths of the token maps, coarse to fine."""
+    patch_nums = _whole_numbers(owner, "patch_nums", value)
+    if len(patch_nums) < 2:
+        raise ConfigError(
+            f"{owner}.patch_nums = {patch_nums}: next-scale prediction needs at least 2 scales "
+            "(guidance grows from the first to the last); add one, for example (1, 2)"
+        )
+    if any(b <= a for a, b in itertools.pairwise(patch_nums)):
+        raise ConfigError(
+            f"{owner}.patch_nums = {patch_nums}: scales must grow from coarse to fine; sort them "
+            "and drop repeats"
+        )
+    return patch_nums
+
+
+class _DictRoundTrip:
+    """to_dict/from_dict and JSON for the dataclasses of this file."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary (tuples become lists) that `from_dict` takes back."""
+        values = dataclasses.asdict(self)  # type: ignore[call-overload]
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Rebuild a configuration.
+
+        Raises:
+            ConfigError: unknown or missing keys, or a value that breaks a rule.
+        """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{cls.__name__}: expected an object of settings, got {values!r}")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        unknown = sorted(set(values) - set(fields))
+        if unknown:
+            raise ConfigError(
+                f"{cls.__name__}: unknown setting(s) {', '.join(map(repr, unknown))}; "
+                f"valid ones are {', '.join(sorted(fields))}"
+            )
+        missing = sorted(
+            name
+            for name, f in fields.items()
+            if f.default is dataclasses.MISSING and name not in values
+        )
+        if missing:
+            raise ConfigError(f"{cls.__name__}: missing setting(s) {', '.join(missing)}; add them")
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`; raises ConfigError on bad JSON as well."""
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"{cls.__name__}: not valid JSON ({error})") from error
+        return cls.from_dict(values)
+
+
+@dataclass(frozen=True)
+class VarConfig(_DictRoundTrip):
+    """Shape of the transformer.
+
+    Attributes:
+        depth: number of blocks.
+        width: channels C; a multiple of 128.
+        heads: attention heads; divides width.
+        patch_nums: side of each token map, coarse to fine.
+        num_classes: classes without the null class (which has index num_classes).
+        vocab: codebook entries V.
+        z_channels: channels of a codebook entry.
+        mlp_ratio: FFN hidden channels / width.
+        shared_adaln: one AdaLN projection for all blocks plus a learned offset per block.
+        attn_l2_norm: unit-length queries and keys with one learned scale per head.
+        norm_eps: epsilon of every layer norm.
+        drop_rate: dropout after proj and FFN (training only).
+        drop_path_rate: stochastic depth of the last block, rising linearly (training only).
+        cond_drop_rate: share of labels replaced by the null class (training only).
+    """
+
+    depth: int
+    width: int
+    heads: int
+    patch_nums: tuple[int, ...]
+    num_classes: int
+    vocab: int
+    z_channels: int
+    mlp_ratio: float = 4.0
+    shared_adaln: bool = False
+    attn_l2_norm: bool = True
+    norm_eps: float = 1e-6
+    drop_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    cond_drop_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        own = "VarConfig"
+        for name in ("depth", "width", "heads", "num_classes", "z_channels"):
+            _need_int(own, name, getattr(self, name), 1)
+        _need_int(own, "vocab", self.vocab, 2)
+        for name in ("shared_adaln", "attn_l2_norm"):
+            _need_bool(own, name, getattr(self, name))
+        for name in ("drop_rate", "drop_path_rate"):
+            _need_number(own, name, getattr(self, name), 0.0, 0.99)
+        _need_number(own, "cond_drop_rate", self.cond_drop_rate, 0.0, 1.0)
+        _need_number(own, "norm_eps", self.norm_eps, 1e-12, 1.0)
+        _need_number(own, "mlp_ratio", self.mlp_ratio, 0.0, 1024.0)
+        object.__setattr__(self, "patch_nums", _scales(own, self.patch_nums))
+        if self.width % WIDTH_MULTIPLE:
+            near = max(WIDTH_MULTIPLE, round(self.width / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
+            raise ConfigError(
+                f"{own}.width = {self.width}: must be a multiple of {WIDTH_MULTIPLE} (the "
+                f"quantization group); the nearest is {near}"
+            )
+        if self.width % self.heads:
+            raise ConfigError(
+                f"{own}.heads = {self.heads}: must divide width = {self.width}; "
+                f"for example {max(1, self.width // 64)} heads of 64 channels"
+            )
+        if self.hidden < WIDTH_MULTIPLE or self.hidden % WIDTH_MULTIPLE:
+            raise ConfigError(
+                f"{own}.mlp_ratio = {self.mlp_ratio}: gives {self.hidden} hidden channels, which "
+                f"must be a multiple of {WIDTH_MULTIPLE}; use a whole number such as 4"
+            )
+
+    @property
+    def hidden(self) -> int:
+        """Channels between fc1 and fc2."""
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head."""
+        return self.width // self.heads
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one image over all scales (L)."""
+        return sum(p * p for p in self.patch_nums)
+
+    @classmethod
+    def official(cls, name: str) -> VarConfig:
+        """A released size: "d16", "d20", "d24", "d30" (256 px) or "d36-s" (512 px).
+
+        Raises:
+            ConfigError: unknown name.
+        """
+        if name not in OFFICIAL_SIZES:
+            raise ConfigError(f"unknown size {name!r}; the released ones are {_known_sizes()}")
+        depth, patch_nums, shared = OFFICIAL_SIZES[name]
+        return cls(
+            depth=depth,
+            width=64 * depth,
+            heads=depth,
+            patch_nums=patch_nums,
+            num_classes=1000,
+            vocab=4096,
+            z_channels=32,
+            shared_adaln=shared,
+            drop_path_rate=0.1 * depth / 24,
+        )
+
+
+def _known_sizes() -> str:
+    return ", ".join(OFFICIAL_SIZES)
+
+
+@dataclass(frozen=True)
+class VqvaeConfig(_DictRoundTrip):
+    """Shape of the image tokenizer.
+
+    Attributes:
+        vocab: codebook entries V.
+        z_channels: channels of the latent map and of a codebook entry.
+        ch: base channels; ch * every ch_mult entry must be a multiple of 32 (group norm).
+        ch_mult: channel multiplier per resolution level, fine to coarse; each level after the
+            first halves the resolution.
+        num_res_blocks: residual blocks per encoder level (the decoder has one more).
+        in_channels: image channels, 3 (RGB) or 1 (grey).
+        patch_nums: side of each token map; the last one is the side of the latent map.
+        quant_resi: share of the convolution in phi(h) = (1-r) h + r conv(h).
+        share_quant_resi: number of phi convolutions shared by the scales; 1 is one for all, 0 is
+            one per scale.
+        beta: weight of the commitment loss.
+        dropout: dropout in the residual blocks (training only).
+    """
+
+    vocab: int
+    z_channels: int
+    ch: int
+    patch_nums: tuple[int, ...]
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    in_channels: int = 3
+    quant_resi: float = 0.5
+    share_quant_resi: int = 4
+    beta: float = 0.25
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        own = "VqvaeConfig"
+        for name in ("z_channels", "ch", "num_res_blocks"):
+            _need_int(own, name, getattr(self, name), 1)
+        _need_int(own, "vocab", self.vocab, 2)
+        _need_int(own, "share_quant_resi", self.share_quant_resi, 0)
+        _need_number(own, "quant_resi", self.quant_resi, 0.0, 1.0)
+        _need_number(own, "beta", self.beta, 0.0, 1e6)
+        _need_number(own, "dropout", self.dropout, 0.0, 0.99)
+        if self.in_channels not in (1, 3):
+            raise ConfigError(f"{own}.in_channels = {self.in_channels!r}: must be 1 or 3")
+        object.__setattr__(self, "patch_nums", _scales(own, self.patch_nums))
+        object.__setattr__(self, "ch_mult", _whole_numbers(own, "ch_mult", self.ch_mult))
+        for mult in self.ch_mult:
+            if self.ch * mult % 32:
+                raise ConfigError(
+                    f"{own}.ch = {self.ch} with ch_mult {mult}: {self.ch * mult} channels are not "
+                    "a multiple of 32 (group norm has 32 groups); use ch = 32, 64, ..."
+                )
+
+    @property
+    def downsample(self) -> int:
+        """Image side / latent side."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def image_size(self) -> int:
+        """Side of the image in pixels."""
+        return self.patch_nums[-1] * self.downsample
+
+    @classmethod
+    def official(cls, patch_nums: tuple[int, ...] = PATCH_NUMS_256) -> VqvaeConfig:
+        """The released tokenizer (ch 160, 4096 entries of 32 channels) at the given scales."""
+        return cls(vocab=4096, z_channels=32, ch=160, patch_nums=patch_nums)

@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The multi-scale residual quantizer: latent map <-> one token map per scale.
+
+Coarse to fine, each scale codes what the coarser ones left: the rest is averaged
+down to p x p, every cell takes its nearest codebook entry, the entries go back to
+full size (bicubic), through a small convolution phi, and are taken off the rest.
+
+Source: VAR (arXiv:2404.02905), section 3.2, algorithms 1 and 2.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import VqvaeConfig
+
+#: With 4 phis and 10 scales, scales 2 and 7 lie exactly between two ticks and
+#: rounding noise decided; the released models were trained with this outcome.
+_PHI_OF_SCALE_10_4 = (0, 0, 1, 1, 1, 2, 2, 3, 3, 3)
+
+
+def phi_indices(scales: int, phis: int) -> tuple[int, ...]:
+    """Which phi each scale uses: the one whose tick is nearest to scale / (scales - 1).
+
+    Args:
+        scales: number of scales, at least 2.
+        phis: number of phi convolutions.
+    """
+    if (scales, phis) == (10, 4):
+        return _PHI_OF_SCALE_10_4
+    margin = 1 / 3 / phis if phis == 4 else 1 / 2 / phis
+    ticks = np.linspace(margin, 1 - margin, phis)
+    return tuple(int(np.argmin(np.abs(ticks - i / (scales - 1)))) for i in range(scales))
+
+
+class Phi(nn.Conv2d):
+    """phi(h) = (1 - r) h + r conv3x3(h)."""
+
+    def __init__(self, channels: int, ratio: float) -> None:
+        super().__init__(channels, channels, kernel_size=3, padding=1)
+        self.ratio = ratio
+
+    def forward(self, h_BZHW: Tensor) -> Tensor:
+        return h_BZHW * (1 - self.ratio) + super().forward(h_BZHW) * self.ratio
+
+
+class _OnePhi(nn.Module):
+    """Container for share_quant_resi = 1; only its key name matters."""
+
+    def __init__(self, phi: nn.Module) -> None:
+        super().__init__()
+        self.qresi = phi
+
+
+class _SharedPhis(nn.Module):
+    """Container for share_quant_resi > 1; only its key name matters."""
+
+    def __init__(self, phis: list[nn.Module]) -> None:
+        super().__init__()
+        self.qresi_ls = nn.ModuleList(phis)
+
+
+class QuantizerLosses(NamedTuple):
+    """Result of `MultiScaleQuantizer.forward`."""
+
+    f_hat_BZHW: Tensor
+    vq_loss: Tensor
+    tokens: list[Tensor]
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Codebook, phi convolutions and the coarse-to-fine coding."""
+
+    ema_vocab_hit_SV: Tensor
+
+    def __init__(self, config: VqvaeConfig) -> None:
+        super().__init__()
+        self.patch_nums, self.beta = config.patch_nums, config.beta
+        self.vocab, self.z_channels = config.vocab, config.z_channels
+        scales, shared = len(config.patch_nums), config.share_quant_resi
+        count = shared if shared else scales
+        phis: list[nn.Module] = [
+            Phi(config.z_channels, config.quant_resi) if config.quant_resi > 1e-6 else nn.Identity()
+            for _ in range(count)
+        ]
+        if shared == 0:
+            self.quant_resi: nn.Module = nn.ModuleList(phis)
+        elif shared == 1:
+            self.quant_resi = _OnePhi(phis[0])
+        else:
+            self.quant_resi = _SharedPhis(phis)
+        self._phi_of_scale = phi_indices(scales, count)
+        hits = torch.zeros(scales, config.vocab)
+        self.register_buffer("ema_vocab_hit_SV", hits)
+        self.embedding = nn.Embedding(config.vocab, config.z_channels)
+
+    def phi(self, scale_index: int) -> nn.Module:
+        """The phi convolution of one scale."""
+        index = self._phi_of_scale[scale_index]
+        if isinstance(self.quant_resi, _OnePhi):
+            return self.quant_resi.qresi
+        if isinstance(self.quant_resi, _SharedPhis):
+            return self.quant_resi.qresi_ls[index]
+        assert isinstance(self.quant_resi, nn.ModuleList)
+        return self.quant_resi[index]
+
+    def nearest(self, rest_NZ: Tensor) -> Tensor:
+        """Index of the nearest codebook entry (squared distance) per row, [N]."""
+        book_VZ = self.embedding.weight.detach()
+        distance_NV = rest_NZ.square().sum(1, keepdim=True) + book_VZ.square().sum(1)
+        distance_NV = torch.addmm(distance_NV, rest_NZ, book_VZ.T, alpha=-2)
+        return distance_NV.argmin(1)
+
+    def contribution(self, scale_index: int, tokens_Bl: Tensor) -> Tensor:
+        """What one scale's tokens add to the latent map, [B, Z, p_last, p_last]."""
+        side, full = self.patch_nums[scale_index], self.patch_nums[-1]
+        # [B, l, Z] -> [B, Z, p, p]
+        h = self.embedding(tokens_Bl).transpose(1, 2)
+        h = h.reshape(tokens_Bl.shape[0], self.z_channels, side, side)
+        if scale_index != len(self.patch_nums) - 1:
+            h = F.interpolate(h, size=(full, full), mode="bicubic")
+        return self.phi(scale_index)(h)
+
+    def shrink(self, f_BZHW: Tensor, scale_index: int) -> Tensor:
+        """Area average of a latent map to the side of one scale."""
+        side = self.patch_nums[scale_index]
+        return F.interpolate(f_BZHW, size=(side, side), mode="area")
+
+    def _code(self, rest_BZHW: Tensor, scale_index: int) -> Tensor:
+        small = rest_BZHW
+        if scale_index != len(self.patch_nums) - 1:
+            small = self.shrink(rest_BZHW, scale_index)
+        rest_NZ = small.permute(0, 2, 3, 1).reshape(-1, self.z_channels)
+        return self.nearest(rest_NZ).view(rest_BZHW.shape[0], -1)
+
+    def forward(self, f_BZHW: Tensor) -> QuantizerLosses:
+        """Training pass: straight-through latent map, codebook plus commitment loss, tokens.
+
+        In training mode the buffer `ema_vocab_hit_SV` follows how often each entry is used.
+        """
+        self._check(f_BZHW)
+        f = f_BZHW.float()
+        target = f.detach()
+        rest, f_hat = target.clone(), torch.zeros_like(target)
+        loss = f.new_zeros(())
+        tokens: list[Tensor] = []
+        for i in range(len(self.patch_nums)):
+            idx_Bl = self._code(rest, i)
+            if self.training:
+                hits_V = idx_Bl.flatten().bincount(minlength=self.vocab).float()
+                self.ema_vocab_hit_SV[i].mul_(0.99).add_(hits_V, alpha=0.01)
+            h = self.contribution(i, idx_Bl)
+            f_hat = f_hat + h
+            rest = rest - h.detach()
+            loss = loss + F.mse_loss(f_hat.detach(), f) * self.beta + F.mse_loss(f_hat, target)
+            tokens.append(idx_Bl)
+        # Gradients pass the quantizer unchanged.
+        straight = (f_hat.detach() - target) + f
+        return QuantizerLosses(straight, loss / len(self.patch_nums), tokens)
+
+    @torch.no_grad()
+    def encode(self, f_BZHW: Tensor) -> list[Tensor]:
+        """Tokens of a latent map: per scale a LongTensor [B, p*p]."""
+        self._check(f_BZHW)
+        rest, tokens = f_BZHW.float(), []
+        for i in range(len(self.patch_nums)):
+            idx_Bl = self._code(rest, i)
+            rest = rest - self.contribution(i, idx_Bl)
+            tokens.append(idx_Bl)
+        return tokens
+
+    def decode(self, tokens: list[Tensor]) -> Tensor:
+        """Latent map [B, Z, p_last, p_last] of token maps given per scale as [B, p*p]."""
+        expected = [p * p for p in self.patch_nums]
+        found = [int(t.shape[-1]) for t in tokens]
+        if found != expected:
+            raise ValueError(f"token maps of lengths {found}: the scales need {expected}")
+        f_hat = self.contribution(0, tokens[0])
+        for i in range(1, len(tokens)):
+            f_hat = f_hat + self.contribution(i, tokens[i])
+        return f_hat
+
+    @torch.no_grad()
+    def teacher_inputs(self, tokens: list[Tensor]) -> Tensor:
+        """Transformer inputs of scales 1.. from true tokens, [B, L - p0*p0, Z] float32."""
+        f_hat = self.contribution(0, tokens[0])
+        inputs = [self.shrink(f_hat, 1)]
+        for i in range(1, len(self.patch_nums) - 1):
+            f_hat = f_hat + self.contribution(i, tokens[i])
+            inputs.append(self.shrink(f_hat, i + 1))
+        return torch.cat([m.flatten(2).transpose(1, 2) for m in inputs], dim=1)
+
+    def _check(self, f_BZHW: Tensor) -> None:
+        full = self.patch_nums[-1]
+        want = (self.z_channels, full, full)
+        if f_BZHW.dim() != 4 or tuple(f_BZHW.shape[1:]) != want:
+            raise ValueError(f"latent map of shape {tuple(f_BZHW.shape)}: expected [B, {want}]")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guidance and token sampling: logits of one scale to token indices.
+
+Source: VAR (arXiv:2404.02905) and its released sampler; classifier-free guidance
+(arXiv:2207.12598), nucleus sampling (arXiv:1904.09751).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def guidance_weight(cfg: float, scale_index: int, scales: int) -> float:
+    """Guidance t of one scale: 0 at the first, rising linearly to cfg at the last."""
+    return cfg * (scale_index / (scales - 1))
+
+
+def guide(logits_2BlV: Tensor, weight: float) -> Tensor:
+    """(1 + t) conditional - t unconditional, [B, l, V].
+
+    Args:
+        logits_2BlV: conditional rows first, then the unconditional rows of the same images.
+        weight: t, see `guidance_weight`.
+    """
+    half = logits_2BlV.shape[0] // 2
+    return (1 + weight) * logits_2BlV[:half] - weight * logits_2BlV[half:]
+
+
+def check_sampling(cfg: float, top_k: int, top_p: float, vocab: int) -> None:
+    """Raise ValueError when a sampling setting is out of range."""
+    if not 0.0 <= cfg < float("inf"):
+        raise ValueError(f"cfg = {cfg!r}: guidance must be a finite number, 0 (off) or more")
+    if not isinstance(top_k, int) or not 0 <= top_k <= vocab:
+        raise ValueError(
+            f"top_k = {top_k!r}: must be a whole number from 0 (off) to the vocabulary, {vocab}"
+        )
+    if not 0.0 <= top_p <= 1.0:
+        raise ValueError(f"top_p = {top_p!r}: must be from 0 (off) to 1")
+
+
+def filter_logits(logits_BlV: Tensor, top_k: int, top_p: float) -> Tensor:
+    """Set the logits that may not be drawn to -inf; the input is left as it is.
+
+    top_k keeps the k largest and all that tie with the k-th. top_p then drops the least likely
+    ones whose probabilities add up to at most 1 - top_p, never the most likely one. 0 turns
+    either off.
+    """
+    if top_k > 0:
+        kth = logits_BlV.topk(top_k, dim=-1, sorted=False).values.amin(dim=-1, keepdim=True)
+        logits_BlV = logits_BlV.masked_fill(logits_BlV < kth, -torch.inf)
+    if top_p > 0:
+        ascending, order = logits_BlV.sort(dim=-1, descending=False)
+        drop = ascending.softmax(dim=-1).cumsum(dim=-1) <= (1 - top_p)
+        drop[..., -1] = False
+        logits_BlV = logits_BlV.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    return logits_BlV
+
+
+def draw(logits_BlV: Tensor, generator: torch.Generator) -> Tensor:
+    """One token per position, LongTensor [B, l]: a single multinomial draw over all rows."""
+    B, length, vocab = logits_BlV.shape
+    rows = logits_BlV.softmax(dim=-1).view(-1, vocab)
+    drawn = torch.multinomial(rows, num_samples=1, replacement=True, generator=generator)
+    return drawn.view(B, length)
