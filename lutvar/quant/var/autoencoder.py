@@ -35,8 +35,14 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = group_norm(channels_in), conv3(channels_in, channels_out)
-        self.norm2, self.conv2 = group_norm(channels_out), conv3(channels_out, channels_out)
+        self.norm1, self.conv1 = (
+            group_norm(channels_in),
+            conv3(channels_in, channels_out),
+        )
+        self.norm2, self.conv2 = (
+            group_norm(channels_out),
+            conv3(channels_out, channels_out),
+        )
         self.dropout = nn.Dropout(dropout)
         self.nin_shortcut: nn.Module = nn.Identity()
         if channels_in != channels_out:
@@ -140,7 +146,10 @@ class Encoder(nn.Module):
             self.down.append(level)
             previous = width
         self.mid = Middle(previous, config.dropout)
-        self.norm_out, self.conv_out = group_norm(previous), conv3(previous, config.z_channels)
+        self.norm_out, self.conv_out = (
+            group_norm(previous),
+            conv3(previous, config.z_channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
@@ -169,7 +178,10 @@ class Decoder(nn.Module):
             previous = widths[i]
         # Stored fine to coarse, run coarse to fine.
         self.up = nn.ModuleList(reversed(levels))
-        self.norm_out, self.conv_out = group_norm(previous), conv3(previous, config.in_channels)
+        self.norm_out, self.conv_out = (
+            group_norm(previous),
+            conv3(previous, config.in_channels),
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))

@@ -80,7 +80,10 @@ class SelfAttention(nn.Module):
         super().__init__()
         width = config.width
         self.heads, self.l2_norm = config.heads, config.attn_l2_norm
-        self.site_qkv, self.site_proj = LinearSite(block, "qkv"), LinearSite(block, "proj")
+        self.site_qkv, self.site_proj = (
+            LinearSite(block, "qkv"),
+            LinearSite(block, "proj"),
+        )
         self.linears = linears
         if self.l2_norm:
             start = torch.full((1, self.heads, 1, 1), math.log(4.0))
@@ -99,7 +102,10 @@ class SelfAttention(nn.Module):
         return torch.cat((self.q_bias, self.zero_k_bias, self.v_bias))
 
     def forward(
-        self, x_BLC: Tensor, mask_11LL: Tensor | None = None, cache: KvCache | None = None
+        self,
+        x_BLC: Tensor,
+        mask_11LL: Tensor | None = None,
+        cache: KvCache | None = None,
     ) -> Tensor:
         """Attend over x_BLC, and over the cached scales when a cache is given."""
         B, L, C = x_BLC.shape
@@ -122,7 +128,10 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: VarConfig, block: int, linears: BackendHolder) -> None:
         super().__init__()
-        self.site_fc1, self.site_fc2 = LinearSite(block, "fc1"), LinearSite(block, "fc2")
+        self.site_fc1, self.site_fc2 = (
+            LinearSite(block, "fc1"),
+            LinearSite(block, "fc2"),
+        )
         self.linears = linears
         self.fc1 = nn.Linear(config.width, config.hidden)
         self.fc2 = nn.Linear(config.hidden, config.width)

@@ -155,7 +155,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     raise CheckpointError(f"{path}: unknown ending {path.suffix!r}; use .safetensors or .pth")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
+def _read_safetensors(
+    path: Path,
+) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -178,7 +180,13 @@ def _read_pth(path: Path) -> dict[str, Tensor]:
         state = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError) as error:
+    except (
+        RuntimeError,
+        pickle.UnpicklingError,
+        EOFError,
+        OSError,
+        ValueError,
+    ) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path}: not a complete weights file ({first_line}); copy or download it again"
@@ -220,7 +228,12 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
         for k in shared
         if found[k].is_floating_point() != expected[k].is_floating_point()
     ]
-    groups = {"missing": missing, "not expected": extra, "wrong shape": shaped, "type": typed}
+    groups = {
+        "missing": missing,
+        "not expected": extra,
+        "wrong shape": shaped,
+        "type": typed,
+    }
     sentences = []
     for what, entries in groups.items():
         if entries:

@@ -196,7 +196,10 @@ def derived_buffers(config: VarConfig) -> dict[str, Tensor]:
     level_L = torch.cat([torch.full((p * p,), i) for i, p in enumerate(sides)])
     visible_LL = level_L.unsqueeze(1) >= level_L.unsqueeze(0)
     bias_LL = torch.where(visible_LL, 0.0, -torch.inf)
-    buffers = {"lvl_1L": level_L.unsqueeze(0), "attn_bias_for_masking": bias_LL[None, None]}
+    buffers = {
+        "lvl_1L": level_L.unsqueeze(0),
+        "attn_bias_for_masking": bias_LL[None, None],
+    }
     for i in range(config.depth):
         buffers[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(config.width)
     return buffers

@@ -10,6 +10,7 @@ Source: VAR (arXiv:2404.02905), section 3.2, algorithms 1 and 2.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,14 @@ class QuantizerLosses(NamedTuple):
     tokens: list[Tensor]
 
 
+class _Step(NamedTuple):
+    """One scale of the coding: the averaged rest, its tokens, and what they add."""
+
+    cells_NZ: Tensor
+    tokens_Bl: Tensor
+    added_BZHW: Tensor
+
+
 class MultiScaleQuantizer(nn.Module):
     """Codebook, phi convolutions and the coarse-to-fine coding."""
 
@@ -131,34 +140,38 @@ class MultiScaleQuantizer(nn.Module):
         side = self.patch_nums[scale_index]
         return F.interpolate(f_BZHW, size=(side, side), mode="area")
 
-    def _code(self, rest_BZHW: Tensor, scale_index: int) -> Tensor:
-        small = rest_BZHW
-        if scale_index != len(self.patch_nums) - 1:
-            small = self.shrink(rest_BZHW, scale_index)
-        rest_NZ = small.permute(0, 2, 3, 1).reshape(-1, self.z_channels)
-        return self.nearest(rest_NZ).view(rest_BZHW.shape[0], -1)
+    def _walk(self, f_BZHW: Tensor) -> Iterator[_Step]:
+        """Code a latent map scale by scale; the rest to be coded carries no gradient."""
+        full = self.patch_nums[-1]
+        want = (self.z_channels, full, full)
+        if f_BZHW.dim() != 4 or tuple(f_BZHW.shape[1:]) != want:
+            raise ValueError(f"latent map of shape {tuple(f_BZHW.shape)}: expected [B, {want}]")
+        rest, last = f_BZHW.detach().float(), len(self.patch_nums) - 1
+        for i in range(last + 1):
+            small = rest if i == last else self.shrink(rest, i)
+            cells_NZ = small.permute(0, 2, 3, 1).reshape(-1, self.z_channels)
+            tokens_Bl = self.nearest(cells_NZ).view(f_BZHW.shape[0], -1)
+            added = self.contribution(i, tokens_Bl)
+            yield _Step(cells_NZ, tokens_Bl, added)
+            rest = rest - added.detach()
 
     def forward(self, f_BZHW: Tensor) -> QuantizerLosses:
         """Training pass: straight-through latent map, codebook plus commitment loss, tokens.
 
         In training mode the buffer `ema_vocab_hit_SV` follows how often each entry is used.
         """
-        self._check(f_BZHW)
         f = f_BZHW.float()
         target = f.detach()
-        rest, f_hat = target.clone(), torch.zeros_like(target)
+        f_hat = torch.zeros_like(target)
         loss = f.new_zeros(())
         tokens: list[Tensor] = []
-        for i in range(len(self.patch_nums)):
-            idx_Bl = self._code(rest, i)
+        for i, step in enumerate(self._walk(f)):
             if self.training:
-                hits_V = idx_Bl.flatten().bincount(minlength=self.vocab).float()
+                hits_V = step.tokens_Bl.flatten().bincount(minlength=self.vocab).float()
                 self.ema_vocab_hit_SV[i].mul_(0.99).add_(hits_V, alpha=0.01)
-            h = self.contribution(i, idx_Bl)
-            f_hat = f_hat + h
-            rest = rest - h.detach()
+            f_hat = f_hat + step.added_BZHW
             loss = loss + F.mse_loss(f_hat.detach(), f) * self.beta + F.mse_loss(f_hat, target)
-            tokens.append(idx_Bl)
+            tokens.append(step.tokens_Bl)
         # Gradients pass the quantizer unchanged.
         straight = (f_hat.detach() - target) + f
         return QuantizerLosses(straight, loss / len(self.patch_nums), tokens)
@@ -166,13 +179,12 @@ class MultiScaleQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, f_BZHW: Tensor) -> list[Tensor]:
         """Tokens of a latent map: per scale a LongTensor [B, p*p]."""
-        self._check(f_BZHW)
-        rest, tokens = f_BZHW.float(), []
-        for i in range(len(self.patch_nums)):
-            idx_Bl = self._code(rest, i)
-            rest = rest - self.contribution(i, idx_Bl)
-            tokens.append(idx_Bl)
-        return tokens
+        return [step.tokens_Bl for step in self._walk(f_BZHW)]
+
+    @torch.no_grad()
+    def cells(self, f_BZHW: Tensor) -> Tensor:
+        """What the codebook is asked to match, of all scales together, [B*L, Z]."""
+        return torch.cat([step.cells_NZ for step in self._walk(f_BZHW)])
 
     def decode(self, tokens: list[Tensor]) -> Tensor:
         """Latent map [B, Z, p_last, p_last] of token maps given per scale as [B, p*p]."""
@@ -194,9 +206,3 @@ class MultiScaleQuantizer(nn.Module):
             f_hat = f_hat + self.contribution(i, tokens[i])
             inputs.append(self.shrink(f_hat, i + 1))
         return torch.cat([m.flatten(2).transpose(1, 2) for m in inputs], dim=1)
-
-    def _check(self, f_BZHW: Tensor) -> None:
-        full = self.patch_nums[-1]
-        want = (self.z_channels, full, full)
-        if f_BZHW.dim() != 4 or tuple(f_BZHW.shape[1:]) != want:
-            raise ValueError(f"latent map of shape {tuple(f_BZHW.shape)}: expected [B, {want}]")

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from var_cases import CASES, OFFICIAL, Case, image_batch  # noqa: E402
-from var_fill import fill  # noqa: E402
+from var_cases import CASES, OFFICIAL, Case, image_batch
+from var_fill import fill
 
 DATA = Path(__file__).parent / "data"
 

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the classifier that judges generated images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from lutvar.models.classifier import DigitClassifier, agreement
+
+from .data import Digits, augment
+from .loop import Record, cosine_rate, set_rate
+
+
+class ClassifierStage:
+    """Training of the classifier."""
+
+    name = "classifier"
+
+    def __init__(self, data: Digits, steps: int, batch: int = 128, rate: float = 2e-3) -> None:
+        self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
+        self.fingerprint = f"classifier steps={steps} batch={batch} rate={rate}"
+        self.model = DigitClassifier()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=1e-2)
+
+    def step(self, index: int) -> Record:
+        pick = torch.randint(len(self.data.train_labels), (self.batch,))
+        images = augment(self.data.train_images[pick], degrees=10, stretch=0.08, shift=0.5)
+        self.model.train()
+        set_rate(self.optimizer, cosine_rate(index, self.steps, self.rate, warmup=50))
+        loss = F.cross_entropy(self.model((images + 1) / 2), self.data.train_labels[pick])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.item()}
+
+    def measure(self) -> Record:
+        self.model.eval()
+        return {"val_accuracy": agreement(self.model, self.data.val_images, self.data.val_labels)}
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])

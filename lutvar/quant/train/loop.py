@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training loop: seeded per step, saved atomically, resumable, safe to interrupt.
+
+Every step starts by seeding torch from (seed, stage, step), so what a step does
+depends on nothing but the state before it. A run that was interrupted and
+resumed therefore ends with the same weights as one that was not (same machine,
+same number of threads).
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickle
+import signal
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from lutvar.quant.var.checkpoint import write_atomic
+
+#: One history record: the step and its measured values.
+Record = dict[str, float]
+
+
+class Stage(Protocol):
+    """One model being trained."""
+
+    name: str
+    steps: int
+    fingerprint: str
+    """Everything the result depends on; a saved state with another one is not resumed."""
+
+    def step(self, index: int) -> Record:
+        """Run one optimizer step; returns values for the history."""
+
+    def measure(self) -> Record:
+        """Values on held-out images; called now and then, must not change the state."""
+
+    def state(self) -> dict[str, Any]:
+        """Tensors to save."""
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+
+@dataclass
+class StageRun:
+    """How far a stage is: steps done, seconds spent on them, history."""
+
+    done: int
+    seconds: float
+    history: list[Record]
+
+
+class ResumeError(ValueError):
+    """A saved training state that cannot be continued."""
+
+
+def run_stage(
+    stage: Stage,
+    folder: Path,
+    seed: int,
+    resume: bool = True,
+    save_seconds: float = 20.0,
+    records: int = 120,
+    progress: bool = True,
+) -> StageRun:
+    """Train a stage to its last step.
+
+    Args:
+        stage: what to train.
+        folder: the state is kept in `<folder>/<stage.name>.state`.
+        seed: seed of the whole run.
+        resume: continue from a saved state when there is one.
+        save_seconds: how often the state is written.
+        records: about how many history records a run has.
+        progress: show a progress bar.
+
+    Returns:
+        History and computing time, earlier parts of a resumed run included.
+
+    Raises:
+        ResumeError: the saved state is of other settings, or damaged.
+        KeyboardInterrupt: Ctrl-C, after the step was finished and the state written.
+    """
+    path = folder / f"{stage.name}.state"
+    fingerprint = f"{stage.fingerprint} seed={seed}"
+    run = StageRun(0, 0.0, [])
+    if resume and path.exists():
+        run = _load(path, stage, fingerprint)
+    every = max(1, stage.steps // records)
+    saved = began = time.monotonic() - run.seconds
+    bar = tqdm(total=stage.steps, initial=run.done, desc=stage.name, disable=not progress)
+    with _interrupt_flag() as interrupted, bar:
+        for index in range(run.done, stage.steps):
+            seed_step(seed, stage.name, index)
+            values = stage.step(index)
+            run.done = index + 1
+            last = run.done == stage.steps
+            if run.done % every == 0 or last:
+                values = {"step": run.done, **values, **stage.measure()}
+                run.history.append(values)
+                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "step"})
+            bar.update()
+            now = time.monotonic()
+            if last or interrupted.is_set() or now - saved > save_seconds:
+                run.seconds, saved = now - began, now
+                _save(path, stage, fingerprint, run)
+            if interrupted.is_set():
+                raise KeyboardInterrupt(f"{stage.name}: state saved at step {run.done}")
+    return run
+
+
+def cosine_rate(index: int, steps: int, peak: float, warmup: int) -> float:
+    """Learning rate: linear rise over `warmup` steps, then a cosine down to 1 % of the peak."""
+    if index < warmup:
+        return peak * (index + 1) / warmup
+    done = (index - warmup) / max(1, steps - warmup)
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameter groups one learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def seed_step(seed: int, name: str, index: int) -> None:
+    """Seed torch's global generator for one step of one stage (-1: making the model)."""
+    torch.manual_seed(zlib.crc32(f"{seed}/{name}/{index}".encode()))
+
+
+def _save(path: Path, stage: Stage, fingerprint: str, run: StageRun) -> None:
+    buffer = io.BytesIO()
+    content = {"fingerprint": fingerprint, "run": asdict(run), "stage": stage.state()}
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
+
+
+def _load(path: Path, stage: Stage, fingerprint: str) -> StageRun:
+    try:
+        saved = torch.load(path, weights_only=True)
+        found, run = saved["fingerprint"], StageRun(**saved["run"])
+    except (RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+        raise ResumeError(
+            f"{path}: damaged ({error}); delete it or train without resume"
+        ) from error
+    if found != fingerprint:
+        raise ResumeError(
+            f"{path}: was made with other settings ({found}; now {fingerprint}); use another "
+            "folder, the same settings, or train without resume"
+        )
+    stage.load(saved["stage"])
+    return run
+
+
+@contextmanager
+def _interrupt_flag() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into a flag, so that a step is never cut in half."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        flag.set()
+
+    previous = signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield flag
+    finally:
+        signal.signal(signal.SIGINT, previous)

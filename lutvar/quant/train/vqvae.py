@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the image tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from lutvar.quant.var import Vqvae, VqvaeConfig
+
+from .data import Digits, augment
+from .loop import Record, cosine_rate, set_rate
+
+
+@dataclass(frozen=True)
+class VqvaePlan:
+    """Shape and schedule of the tokenizer's training.
+
+    `restart_every` steps, until `restart_until` of the run, codebook entries that are hardly used
+    move to where the data is.
+    """
+
+    config: VqvaeConfig
+    steps: int
+    batch: int = 128
+    rate: float = 1e-3
+    degrees: float = 0.0
+    stretch: float = 0.0
+    shift: float = 0.0
+    restart_every: int = 25
+    restart_until: float = 0.6
+
+
+class VqvaeStage:
+    """Mean squared error plus codebook and commitment loss."""
+
+    name = "vqvae"
+
+    def __init__(self, data: Digits, plan: VqvaePlan) -> None:
+        self.data, self.plan, self.steps = data, plan, plan.steps
+        self.fingerprint = f"vqvae {asdict(plan)}"
+        self.model = Vqvae(plan.config)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=plan.rate, betas=(0.9, 0.99), weight_decay=1e-4
+        )
+
+    def step(self, index: int) -> Record:
+        plan = self.plan
+        pick = torch.randint(len(self.data.train_labels), (plan.batch,))
+        images = self.data.train_images[pick]
+        images = augment(images, plan.degrees, plan.stretch, plan.shift)
+        self.model.train()
+        if index % plan.restart_every == 0 and index <= plan.steps * plan.restart_until:
+            self._restart_unused(images)
+        set_rate(self.optimizer, cosine_rate(index, plan.steps, plan.rate, warmup=100))
+        out = self.model(images)
+        error = F.mse_loss(out.reconstruction_BCHW, images)
+        loss = error + out.vq_loss
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        return {"mse": error.item(), "vq_loss": out.vq_loss.item()}
+
+    @torch.no_grad()
+    def measure(self) -> Record:
+        self.model.eval()
+        tokens = self.model.encode(self.data.val_images)
+        rebuilt = self.model.decode(tokens) * 2 - 1
+        used = len(torch.unique(torch.cat(tokens, dim=1)))
+        return {
+            "val_mse": F.mse_loss(rebuilt, self.data.val_images).item(),
+            "used_entries": used,
+        }
+
+    @torch.no_grad()
+    def _restart_unused(self, images: torch.Tensor) -> None:
+        quantize = self.model.quantize
+        usage_V = quantize.ema_vocab_hit_SV.sum(0)
+        unused = torch.nonzero(usage_V < 0.05 * usage_V.mean()).flatten()
+        if self.optimizer.state and not len(unused):
+            return
+        cells_NZ = quantize.cells(self.model.features(images))
+        if not self.optimizer.state:
+            unused = torch.arange(len(usage_V))
+        chosen = torch.randint(len(cells_NZ), (len(unused),))
+        quantize.embedding.weight[unused] = cells_NZ[chosen]
+        # A moved entry counts as used until there was time to see.
+        quantize.ema_vocab_hit_SV[:, unused] = usage_V.mean() / len(quantize.patch_nums)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
