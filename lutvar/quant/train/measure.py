@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good generated digits are: agreement with the label, spread, distance to real ones.
+
+The Fréchet distance here is the formula of the FID (arXiv:1706.08500, equation 6) on
+the features of the small digit classifier; it compares runs of this model and
+is not comparable with published FID values.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lutvar.models.classifier import DigitClassifier, agreement
+from lutvar.quant.var import Var, Vqvae, generate
+
+from .data import Digits
+
+
+@torch.no_grad()
+def frechet_distance(a_ND: Tensor, b_MD: Tensor) -> float:
+    """Squared Fréchet distance between Gaussians fitted to two sets of features."""
+    a, b = a_ND.double(), b_MD.double()
+    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    values, vectors = torch.linalg.eigh(cov_a)
+    root_a = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp_min(0).sqrt().sum()
+    means = (a.mean(0) - b.mean(0)).square().sum()
+    return float(means + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def sample_balanced(
+    var: Var, vqvae: Vqvae, count: int, seed: int, cfg: float, top_k: int, top_p: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Images [N, C, H, W] in [0, 1], labels [N] cycling through the classes, tokens [N, L]."""
+    labels = torch.arange(count) % var.config.num_classes
+    images, tokens = [], []
+    for i, part in enumerate(labels.split(100)):
+        result = generate(var, vqvae, part, seed + i, cfg, top_k, top_p)
+        images.append(result.images_BCHW)
+        tokens.append(torch.cat(result.tokens, dim=1))
+    return torch.cat(images), labels, torch.cat(tokens)
+
+
+@torch.no_grad()
+def measure_samples(
+    data: Digits,
+    classifier: DigitClassifier,
+    vqvae: Vqvae,
+    sampled: tuple[Tensor, Tensor, Tensor],
+) -> dict[str, float]:
+    """Figures of a set made by `sample_balanced`.
+
+    Returns:
+        agreement: share on which the classifier says the label.
+        frechet: feature distance to the held-out images; frechet_real_train is that of the
+            training images, the value to hope for.
+        distinct: share of different token maps among the samples.
+        copies: share of samples whose token maps are those of a training image.
+        spread: mean pixel standard deviation within a class, divided by that of the held-out
+            images.
+    """
+    images, labels, tokens = sampled
+    real = (data.val_images + 1) / 2
+    train = (data.train_images + 1) / 2
+    features = classifier.features(real)
+    train_tokens = {tuple(t) for t in torch.cat(vqvae.encode(data.train_images), dim=1).tolist()}
+    rows = [tuple(t) for t in tokens.tolist()]
+    return {
+        "agreement": agreement(classifier, images, labels),
+        "frechet": frechet_distance(classifier.features(images), features),
+        "frechet_real_train": frechet_distance(classifier.features(train), features),
+        "distinct": len(set(rows)) / len(rows),
+        "copies": sum(r in train_tokens for r in rows) / len(rows),
+        "spread": _class_spread(images, labels) / _class_spread(real, data.val_labels),
+    }
+
+
+@torch.no_grad()
+def measure_tokenizer(data: Digits, vqvae: Vqvae) -> dict[str, float]:
+    """Reconstruction error on held-out images and number of codebook entries in use."""
+    tokens = vqvae.encode(data.val_images)
+    mse = F.mse_loss(vqvae.decode(tokens), (data.val_images + 1) / 2).item()
+    train_tokens = torch.cat(vqvae.encode(data.train_images), dim=1)
+    return {
+        "reconstruction_psnr_db": -10 * math.log10(mse),
+        "used_entries": len(torch.unique(train_tokens)),
+    }
+
+
+def _class_spread(images: Tensor, labels: Tensor) -> float:
+    deviations = [images[labels == c].std(0).mean() for c in labels.unique()]
+    return float(torch.stack(deviations).mean())

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a training run leaves to look at: learning curves, a sample sheet, the model card."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.var.checkpoint import write_atomic
+
+from .loop import Record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CURVES = {
+    "vqvae": ("mse", "val_mse", "tokenizer: squared error"),
+    "var": ("loss", "val_loss", "transformer: cross entropy per token (nat)"),
+    "classifier": ("loss", "val_accuracy", "classifier: loss and accuracy"),
+}
+
+
+def _figure(width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "the report of a training run is drawn with matplotlib, which is not installed; "
+            "install the extra: pip install 'lutvar[train]'"
+        ) from error
+    return Figure(figsize=(width, height), dpi=80, layout="constrained")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def draw_curves(path: Path, histories: dict[str, list[Record]]) -> None:
+    """PNG with training and held-out curves of every stage."""
+    figure = _figure(12, 3.2)
+    for axes, (stage, (train, held_out, title)) in zip(
+        figure.subplots(1, len(_CURVES)), _CURVES.items(), strict=True
+    ):
+        steps = [r["step"] for r in histories[stage]]
+        for key in (train, held_out):
+            axes.plot(steps, [r[key] for r in histories[stage]], label=key)
+        axes.set(title=title, xlabel="step", yscale="log")
+        axes.legend()
+        axes.grid(alpha=0.3)
+    _write(figure, path)
+
+
+def draw_sheet(path: Path, images_B1HW: Tensor, labels_B: Tensor, columns: int = 12) -> None:
+    """PNG with one row of images in [0, 1] per class."""
+    classes = labels_B.unique().tolist()
+    figure = _figure(columns * 0.6 + 0.4, len(classes) * 0.6)
+    grid = figure.subplots(len(classes), columns, squeeze=False)
+    for row, label in zip(grid, classes, strict=True):
+        shown = images_B1HW[labels_B == label][:columns, 0]
+        for axes in row:
+            axes.set_axis_off()
+        for axes, image in zip(row, shown, strict=False):
+            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
+        row[0].set_title(str(label), x=-0.3, y=0.3)
+    _write(figure, path)
+
+
+def write_card(path: Path, description: dict[str, Any], minutes: dict[str, float]) -> None:
+    """MODEL_CARD.md from the content of model.json and the minutes each stage took."""
+    figures, sampling = description["figures"], description["sampling"]
+    var, vqvae = description["var"], description["vqvae"]
+    total = sum(minutes.values())
+    text = f"""# Model card: {description["name"]}
+
+A class-conditional next-scale (VAR) image model of handwritten digits: 8x8 pixels, grey, one of
+10 digits per image. It is small enough to train on a laptop and to run through a
+simulated accelerator, and it has the architecture of the large VAR models.
+
+## How it was made
+
+    lutvar train --model {description["name"]} --seed {description["seed"]}
+
+{total:.1f} minutes on {torch.get_num_threads()} CPU threads ({
+        ", ".join(f"{k} {v:.1f}" for k, v in minutes.items())
+    }; torch {torch.__version__}).
+The same seed gives the same weights on the same machine, interrupted or not; other machines
+round differently and give a slightly different model.
+
+* Transformer: depth {var["depth"]}, width {var["width"]}, {var["heads"]} heads, scales {
+        tuple(var["patch_nums"])
+    }, {description["parameters"]["var"]:,} parameters.
+* Tokenizer: {vqvae["vocab"]} codebook entries of {vqvae["z_channels"]} channels, latent map {
+        vqvae["patch_nums"][-1]
+    }x{vqvae["patch_nums"][-1]}, {description["parameters"]["vqvae"]:,} parameters.
+* Weights are stored in float16, {description["bytes"]:,} bytes together; the rounded values are
+  the model.
+
+## Data
+
+"Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998; UCI Machine
+Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. {
+        figures["train_images"]
+    } images
+were used for training, {figures["val_images"]} were held out. Training images were rotated,
+stretched and shifted a little at random.
+
+## Figures
+
+Measured by the training run on the stored weights; {figures["samples"]} samples, cfg {
+        sampling["cfg"]
+    }, top-k {sampling["top_k"]}, top-p {sampling["top_p"]} (0 is off).
+
+| figure | value |
+|---|---|
+| classifier accuracy on held-out real digits | {figures["classifier_accuracy"]:.1%} |
+| samples the classifier gives the requested label | {figures["agreement"]:.1%} |
+| Fréchet distance of samples to held-out digits (classifier features) | {figures["frechet"]:.2f} |
+| the same for real training digits | {figures["frechet_real_train"]:.2f} |
+| different token maps among the samples | {figures["distinct"]:.1%} |
+| samples whose token maps equal a training image's | {figures["copies"]:.1%} |
+| spread within a class, relative to real digits | {figures["spread"]:.2f} |
+| reconstruction of held-out digits | {figures["reconstruction_psnr_db"]:.1f} dB PSNR |
+| codebook entries in use | {figures["used_entries"]:.0f} of {vqvae["vocab"]} |
+| cross entropy on held-out tokens | {figures["val_loss"]:.3f} nat |
+
+The Fréchet distance uses the small classifier of this folder and compares runs of
+this model only; it is not an FID.
+
+![samples](samples.png)
+
+![curves](curves.png)
+
+## Limits
+
+Digits of this one data set and nothing else. The classifier that judges the samples saw the
+same training images as the model. Not meant for any use beyond trying out
+quantization and hardware.
+"""
+    write_atomic(path, text.encode())

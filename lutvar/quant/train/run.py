@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training run from images to a model folder: classifier, tokenizer, transformer, report."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as safetensors_bytes
+
+from lutvar.models import FORMAT, LoadedModel, load_model
+from lutvar.models.classifier import DigitClassifier, load_classifier
+from lutvar.quant.var import VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae, save_model
+from lutvar.quant.var.checkpoint import write_atomic
+
+from .classifier import ClassifierStage
+from .data import Digits, load_digits
+from .loop import StageRun, run_stage, seed_step
+from .measure import measure_samples, measure_tokenizer, sample_balanced
+from .report import draw_curves, draw_sheet, write_card
+from .var import VarPlan, VarStage
+from .vqvae import VqvaePlan, VqvaeStage
+
+_SCALES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Everything a run depends on besides the seed."""
+
+    name: str
+    classifier_steps: int
+    vqvae: VqvaePlan
+    var: VarPlan
+    cfg: float
+    top_k: int
+    top_p: float
+    samples: int = 500
+
+
+#: The model that comes with lutvar.
+DIGITS = TrainPlan(
+    name="digits",
+    classifier_steps=1000,
+    vqvae=VqvaePlan(
+        VqvaeConfig(
+            vocab=64,
+            z_channels=8,
+            ch=32,
+            patch_nums=_SCALES,
+            ch_mult=(1, 1),
+            num_res_blocks=1,
+            in_channels=1,
+        ),
+        steps=2000,
+        degrees=10.0,
+        stretch=0.08,
+        shift=0.5,
+    ),
+    var=VarPlan(
+        VarConfig(
+            depth=4,
+            width=128,
+            heads=2,
+            patch_nums=_SCALES,
+            num_classes=10,
+            vocab=64,
+            z_channels=8,
+            drop_rate=0.1,
+        ),
+        steps=2000,
+        degrees=10.0,
+        stretch=0.08,
+        shift=0.5,
+    ),
+    cfg=1.5,
+    top_k=0,
+    top_p=0.9,
+)
+
+#: Plans by model name.
+PLANS = {DIGITS.name: DIGITS}
+
+
+def train(
+    out_dir: str | Path,
+    seed: int = 0,
+    resume: bool = True,
+    plan: TrainPlan = DIGITS,
+    progress: bool = True,
+) -> LoadedModel:
+    """Train a model into a folder that `lutvar.models.load_model` reads.
+
+    Interrupt it at any time; the same call continues where it stopped. The folder gets
+    model.json last, so it is a model only once everything is there. Uses torch's current
+    number of threads.
+
+    Args:
+        out_dir: folder of the result, made if missing; working state goes to out_dir/state.
+        seed: decides the weights, together with the plan.
+        resume: continue from out_dir/state when it holds a state of the same plan and seed.
+        plan: shapes, schedules and sampling settings.
+        progress: show progress bars.
+
+    Returns:
+        The model as loaded from the folder.
+
+    Raises:
+        ImportError: scikit-learn or matplotlib is missing.
+        loop.ResumeError: the saved state is damaged or of another plan or seed.
+        KeyboardInterrupt: Ctrl-C, with the state saved.
+    """
+    out, data = Path(out_dir), load_digits()
+    state = out / "state"
+    state.mkdir(parents=True, exist_ok=True)
+    runs: dict[str, StageRun] = {}
+
+    seed_step(seed, ClassifierStage.name, -1)
+    judge = ClassifierStage(data, plan.classifier_steps)
+    runs[judge.name] = run_stage(judge, state, seed, resume, progress=progress)
+    _save_classifier(out / "classifier.safetensors", judge.model)
+
+    seed_step(seed, VqvaeStage.name, -1)
+    tokenizer = VqvaeStage(data, plan.vqvae)
+    runs[tokenizer.name] = run_stage(tokenizer, state, seed, resume, progress=progress)
+    save_model(out / "vqvae.safetensors", tokenizer.model, half=True)
+    # From here on the tokenizer is the rounded one that is shipped.
+    vqvae = load_vqvae(out / "vqvae.safetensors")
+
+    seed_step(seed, VarStage.name, -1)
+    transformer = VarStage(data, vqvae, plan.var, _sha256(out / "vqvae.safetensors"))
+    runs[transformer.name] = run_stage(transformer, state, seed, resume, progress=progress)
+    averaged = transformer.averaged
+    averaged.config = replace(averaged.config, drop_rate=0.0)
+    save_model(out / "var.safetensors", averaged, half=True)
+    _report(out, plan, seed, data, vqvae, runs)
+    return load_model(out)
+
+
+def _report(
+    out: Path,
+    plan: TrainPlan,
+    seed: int,
+    data: Digits,
+    vqvae: Vqvae,
+    runs: dict[str, StageRun],
+) -> None:
+    """Measure the stored weights; write the pictures, the card and, last, model.json."""
+    var = load_var(out / "var.safetensors")
+    judge = load_classifier(out / "classifier.safetensors")
+    sampled = sample_balanced(var, vqvae, plan.samples, seed, plan.cfg, plan.top_k, plan.top_p)
+    figures: dict[str, Any] = {
+        "samples": plan.samples,
+        "train_images": len(data.train_labels),
+        "val_images": len(data.val_labels),
+        "classifier_accuracy": runs["classifier"].history[-1]["val_accuracy"],
+        "val_loss": runs["var"].history[-1]["val_loss"],
+        **measure_tokenizer(data, vqvae),
+        **measure_samples(data, judge, vqvae, sampled),
+    }
+    files = ("var.safetensors", "vqvae.safetensors", "classifier.safetensors")
+    description = {
+        "format": FORMAT,
+        "name": plan.name,
+        "seed": seed,
+        "sampling": {"cfg": plan.cfg, "top_k": plan.top_k, "top_p": plan.top_p},
+        "classes": [str(i) for i in range(var.config.num_classes)],
+        "var": var.config.to_dict(),
+        "vqvae": vqvae.config.to_dict(),
+        "parameters": {"var": _count(var), "vqvae": _count(vqvae)},
+        "bytes": sum((out / f).stat().st_size for f in files[:2]),
+        "figures": {k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()},
+        "files": {f: _sha256(out / f) for f in files},
+    }
+    draw_curves(out / "curves.png", {name: run.history for name, run in runs.items()})
+    draw_sheet(out / "samples.png", sampled[0], sampled[1])
+    write_card(out / "MODEL_CARD.md", description, {n: r.seconds / 60 for n, r in runs.items()})
+    write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+
+
+def _save_classifier(path: Path, model: DigitClassifier) -> None:
+    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
+    write_atomic(path, safetensors_bytes(state))
+
+
+def _count(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
