@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+# Front door of lutvar. `make help` lists the targets; every target sets up what it needs in $(VENV).
+#
+#   PYTHON     interpreter for the environment (3.10 or later)
+#   VENV       where the environment goes
+#   PIP_EXTRA  more arguments for pip, e.g. the CPU-only builds of PyTorch, which save gigabytes:
+#              make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_EXTRA ?=
+BUILD ?= build
+CONFIG ?= small-fp4
+PYTEST_ARGS ?=
+# Two workers; tests of one file share its simulator build, so they stay together.
+PYTEST_JOBS ?= 2
+
+BIN := $(VENV)/bin
+LUTVAR := $(BIN)/lutvar
+INSTALL = $(BIN)/python -m pip install --quiet $(PIP_EXTRA) -c requirements/constraints.txt
+PINS := pyproject.toml requirements/constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint verilog sim bench train clean tools
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: tools $(VENV)/.core ## generate ten images on the simulated accelerator, compare every bit
+	$(LUTVAR) demo -o $(BUILD)/demo
+
+test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4)
+	$(LUTVAR) verilog $(CONFIG) -o $(BUILD)/verilog
+
+sim: tools $(VENV)/.sim ## cocotb benches on the exported Verilog, Verilator and Icarus
+	$(LUTVAR) sim
+
+bench: tools $(VENV)/.bench ## LUT counts, simulation speed, memory
+	$(LUTVAR) bench -o $(BUILD)/bench.json
+
+train: $(VENV)/.train ## train the digits model again (resumable)
+	$(LUTVAR) train -o $(BUILD)/train/digits
+
+clean: ## delete everything made here, the environment too
+	rm -rf $(BUILD) $(VENV) dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache sim_build
+	find lutvar tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What Verilator needs to build a simulation.
+tools:
+	@for tool in g++ perl; do command -v $$tool >/dev/null 2>&1 || { \
+	  echo "error: $$tool was not found; install it: sudo apt-get install $$tool" >&2; exit 1; }; done
+
+$(VENV)/.venv:
+	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install it:" \
+	  "sudo apt-get install python3 python3-venv, or give another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is" \
+	  "$$($(PYTHON) -V 2>&1); 3.10 or later is needed: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "error: $(PYTHON) cannot make virtual" \
+	  "environments; install the package: sudo apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# The package is installed in place: edited sources take effect without another install.
+$(VENV)/.core: $(VENV)/.venv $(PINS)
+	@echo "Installing lutvar into $(VENV); the first time this downloads PyTorch."
+	$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.sim $(VENV)/.bench $(VENV)/.train $(VENV)/.test $(VENV)/.dev: $(VENV)/.core $(PINS)
+	$(INSTALL) -e ".[$(patsubst .%,%,$(notdir $@))]"
+	@touch $@
