@@ -124,7 +124,9 @@ class CocotbTransport:
         spent = 0
         while not all(t.complete for t in transfers):
             if spent >= cycles:
-                pending = [(t.stream.value, t.done, len(t.data)) for t in transfers if not t.complete]
+                pending = [
+                    (t.stream.value, t.done, len(t.data)) for t in transfers if not t.complete
+                ]
                 raise TransferTimeout(cycles, pending)
             await self._pass(_STEP)
             spent += _STEP
