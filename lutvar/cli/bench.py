@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar bench`: area, simulation speed, golden speed and memory, against their targets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .common import command, emit, json_option, note, out_option
+from .errors import FAILED, OK
+
+
+@command("bench")
+@click.option("--quick", is_flag=True, help="Leave out what takes longest (large syntheses).")
+@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
+@click.option(
+    "--markdown",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the table as a Markdown page too.",
+)
+@out_option("JSON file.", "build/bench.json")
+@json_option
+def bench(quick: bool, check: bool, markdown: Path | None, out: Path, as_json: bool) -> int:
+    """Measure and compare with the targets: synthesised, simulated or timed, and says which."""
+    from lutvar.bench.run import run_bench
+
+    report = run_bench(quick=quick)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    if markdown is not None:
+        markdown.write_text(report.markdown(), encoding="utf-8")
+    emit(as_json, report.as_dict(), report.text())
+    note(f"written: {out}" + (f", {markdown}" if markdown else ""))
+    return FAILED if check and report.missed else OK

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share: the command decorator, options, output as table or JSON, progress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "show_default": True}
+
+
+def _set_debug(ctx: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.find_root().meta["lutvar.debug"] = True
+
+
+debug_option = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_debug,
+    help="Show a traceback with every error.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+model_option = click.option(
+    "--model", default="digits", metavar="NAME|DIR", help="A shipped model, or a model folder."
+)
+hardware_option = click.option(
+    "--hardware",
+    default="small-fp4",
+    metavar="CONFIG",
+    help="A shipped accelerator size, or a .yaml file.",
+)
+seed_option = click.option("--seed", default=0, help="Seed of everything random.")
+
+
+def command(name: str) -> Callable[[_F], click.Command]:
+    """A click command with the settings and the --debug option of all commands."""
+
+    def wrap(function: _F) -> click.Command:
+        return click.command(name, context_settings=SETTINGS)(debug_option(function))
+
+    return wrap
+
+
+def out_option(
+    what: str, default: str | None = None, *, folder: bool = False
+) -> Callable[[_F], _F]:
+    """-o/--out as a Path; required when there is no default."""
+    kind = click.Path(file_okay=not folder, dir_okay=folder, path_type=Path)
+    return click.option(
+        "-o",
+        "--out",
+        type=kind,
+        default=default,
+        required=default is None,
+        help=what,
+        metavar="DIR" if folder else "FILE",
+    )
+
+
+def emit(as_json: bool, data: Any, text: str) -> None:
+    """Print data as JSON on standard output, or the text for people."""
+    click.echo(json.dumps(data, indent=2, default=str) if as_json else text)
+
+
+def note(text: str) -> None:
+    """A remark for people; standard error, so that it does not get into JSON."""
+    click.echo(text, err=True)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Plain text table with columns as wide as their content."""
+    cells = [[str(c) for c in row] for row in (head, *rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    lines = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells
+    ]
+    lines.insert(1, "  ".join("-" * w for w in widths))
+    return "\n".join(lines)
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on standard error as a callback (done, total)."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, leave=False) as bar:
+
+        def update(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield update

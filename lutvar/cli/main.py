@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Entry point of the `lutvar` command: the group, and how errors end a run.
+
+Exit codes: 0 done and right, 1 a check failed, 2 wrong usage or unusable input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+import lutvar
+
+from .bench import bench
+from .common import SETTINGS, debug_option
+from .demo import demo
+from .doctor import doctor
+from .errors import BAD_INPUT, OK, describe
+from .generate import generate
+from .quantize import quantize
+from .sim import sim
+from .train import train
+from .verilog import verilog
+
+COMMANDS = (demo, generate, quantize, verilog, sim, train, bench, doctor)
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [c.name for c in COMMANDS if c.name]  # by use, not by alphabet
+
+
+@click.group(cls=_Group, context_settings=SETTINGS, invoke_without_command=True)
+@click.version_option(lutvar.__version__, prog_name="lutvar", message="%(prog)s %(version)s")
+@debug_option
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """FP4/FP6 image generation on an FPGA: model, gateware and simulation, equal to the last bit.
+
+    Start with `lutvar doctor`, then `lutvar demo`.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+for _command in COMMANDS:
+    cli.add_command(_command)
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: sys.argv); returns the exit code."""
+    args = list(sys.argv[1:] if arguments is None else arguments)
+    meta: dict[str, object] = {}
+    try:
+        with cli.make_context("lutvar", args) as ctx:
+            meta = ctx.meta
+            result = cli.invoke(ctx)
+        return result if isinstance(result, int) else OK
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        usage = getattr(error, "ctx", None)
+        click.echo(f"error: {error.format_message()}", err=True)
+        if usage is not None:
+            click.echo(f"try: {usage.command_path} --help", err=True)
+        return BAD_INPUT
+    except (KeyboardInterrupt, click.Abort) as stop:
+        click.echo(f"interrupted{f': {stop}' if str(stop) else ''}", err=True)
+        return INTERRUPTED
+    except Exception as error:
+        known = describe(error)
+        if meta.get("lutvar.debug"):
+            traceback.print_exc()
+        if known is None:
+            raise
+        click.echo(f"error: {known[0]}", err=True)
+        return known[1]
+
+
+def main() -> None:
+    """Console script."""
+    sys.exit(run())

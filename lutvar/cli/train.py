@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar train`: train a small class-conditional VAR model from images to a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import command, emit, json_option, out_option, seed_option
+
+
+@command("train")
+@click.option("--model", default="digits", help="Which training plan.")
+@out_option("Folder of the model.", "build/train/digits", folder=True)
+@seed_option
+@click.option("--restart", is_flag=True, help="Ignore the state of an interrupted run.")
+@json_option
+def train(model: str, out: Path, seed: int, restart: bool, as_json: bool) -> None:
+    """Train a model: classifier, tokenizer, transformer, report.
+
+    Interrupt it at any time; the same command continues where it stopped.
+    """
+    from lutvar.quant.train.run import PLANS
+    from lutvar.quant.train.run import train as run_training
+
+    if model not in PLANS:
+        raise click.BadParameter(f"unknown plan {model!r}; known: {', '.join(PLANS)}")
+    trained = run_training(out, seed, resume=not restart, plan=PLANS[model])
+    figures = trained.info.figures
+    lines = [f"{key:24} {value}" for key, value in figures.items()]
+    emit(
+        as_json,
+        {"folder": str(out), "figures": figures},
+        "\n".join([f"model written to {out} (see MODEL_CARD.md there)", *lines]),
+    )

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar verilog`: the accelerator as one Verilog file for Vivado, and its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from .common import command, emit, json_option, out_option
+
+
+@command("verilog")
+@click.argument("config", default="small-fp4")
+@out_option("Folder for <name>.v and <name>.json.", "build/verilog", folder=True)
+@json_option
+def verilog(config: str, out: Path, as_json: bool) -> None:
+    """Write the accelerator CONFIG as Verilog with a manifest.
+
+    CONFIG is a shipped size (small-fp4, small-fp6, ...) or the path of a .yaml file. Equal input
+    gives equal bytes.
+    """
+    from lutvar.contract.config import load_hardware, load_quant
+
+    hardware = load_hardware(config)  # first: a wrong name must not wait for Amaranth
+    from lutvar.hw.top.export import export
+
+    manifest = export(hardware, load_quant(hardware.quant), out)
+    emit(as_json, manifest, str(manifest))
