@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations on the device: Hadamard transform and dynamic quantization (contract, 3 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lutvar.contract.config import GROUP
+from lutvar.quant.formats import NumberFormat
+from lutvar.quant.formats.codec import codec, doubled_position
+from lutvar.quant.formats.rounding import FP16, round_float
+from lutvar.quant.formats.scales import ZERO_GROUP
+from lutvar.quant.formats.ties import TieRule
+from lutvar.quant.ptq.rotation import signed_hadamard
+
+from .fp16 import Patterns, patterns_of, values_of
+
+
+class ActivationCodes(NamedTuple):
+    """What the quantizer hands on. R rows, K inputs, G groups.
+
+    Attributes:
+        codes: [R, K] uint8.
+        scale: [R, G] FP16 patterns of the absolute maximum (of the positive half, if dual);
+            0 for a zero group.
+        scale_neg: [R, G] extended FP16 patterns of the negative half's scale; all 0 in
+            single-scale formats.
+    """
+
+    codes: NDArray[np.uint8]
+    scale: Patterns
+    scale_neg: Patterns
+
+
+def hadamard_fp16(patterns: Patterns, signs: Sequence[int]) -> Patterns:
+    """Group-wise transform ``RNE_fp16(2**-7 * H (d * x))``.
+
+    A sum of exactly zero gives +0; a negative sum that rounds to zero gives -0.
+
+    Args:
+        patterns: [..., K] FP16 patterns, extended range allowed; K a multiple of 128.
+        signs: 128 entries +1 or -1.
+
+    Returns:
+        Patterns of the same shape.
+    """
+    # Sums of 128 multiples of 2**-24 below 2**17 are exact in float64, in any order. Adding +0
+    # makes a negative zero (all terms -0) positive.
+    exact = signed_hadamard(values_of(patterns).double(), signs).div_(GROUP).add_(0.0)
+    return patterns_of(torch.copysign(round_float(exact, FP16), exact))
+
+
+def quantize_activations(
+    patterns: Patterns, fmt: NumberFormat, ties: TieRule = "even"
+) -> ActivationCodes:
+    """Quantize rows of FP16 values in groups of 128 by exact comparison.
+
+    Args:
+        patterns: [R, K] FP16 patterns, K a multiple of 128.
+        fmt: activation format.
+        ties: tie rule.
+
+    Raises:
+        ValueError: K is not a multiple of 128.
+    """
+    rows, inputs = patterns.shape
+    if inputs % GROUP:
+        raise ValueError(f"rows of {inputs} values: must be a multiple of {GROUP}")
+    # float32 is enough for exact decisions on FP16 values, see doubled_position.
+    x = values_of(patterns).view(rows, -1, GROUP)
+    if not fmt.dual:
+        peak = _without_zero_groups(x.abs().amax(-1))
+        position = doubled_position(x, 2.0 * fmt.scale_top(), _divisor(peak).unsqueeze(-1))
+        scale, scale_neg = patterns_of(peak), np.zeros(peak.shape, np.uint16)
+    else:
+        peak = _without_zero_groups(x.amax(-1))
+        peak_neg = _without_zero_groups(-x.amin(-1))
+        negative = x < 0
+        top, top_neg = fmt.scale_top(), fmt.scale_top(negative=True)
+        position = doubled_position(
+            x,
+            torch.where(negative, 2.0 * top_neg, 2.0 * top),
+            torch.where(negative, _divisor(peak_neg).unsqueeze(-1), _divisor(peak).unsqueeze(-1)),
+        )
+        scale = patterns_of(peak)
+        # The quotient is too far from any FP16 rounding boundary for float64 to matter.
+        scale_neg = patterns_of(round_float(peak_neg.double() * top / top_neg, FP16))
+    codes = codec(fmt, ties).encode_doubled(position)
+    return ActivationCodes(codes.view(rows, inputs).numpy(), scale, scale_neg)
+
+
+def _without_zero_groups(peak: Tensor) -> Tensor:
+    """Absolute maxima with those of zero groups replaced by 0."""
+    return torch.where(peak < ZERO_GROUP, 0.0, peak)
+
+
+def _divisor(peak: Tensor) -> Tensor:
+    """What to divide by: infinity for zero groups, which makes every code 0."""
+    return torch.where(peak == 0, torch.inf, peak)

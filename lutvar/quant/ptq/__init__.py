@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Post-training quantization: weights to codes, whole models, files."""
