@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One Verilog module for many equal units, and the export of a design built that way.
+
+Amaranth writes one module for each submodule object. An array of T x N dot products would be T x N
+copies of the same text, slow to read, to compile and to synthesise. A unit that is *placed* instead of
+added becomes one shared definition with many instances when Verilog is written, and an ordinary
+submodule everywhere else, for example in Amaranth's own simulator.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from amaranth._toolchain.yosys import find_yosys
+from amaranth.back import rtlil
+from amaranth.hdl import ClockDomain, ClockSignal, Fragment, Instance, Module, ResetSignal, Value
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import wiring
+
+PREFIX = "lutvar_"  #: of every module in an exported file
+_DOMAIN = "sync"
+_CLOCK, _RESET = "clk", "rst"
+_YOSYS = (0, 40)  #: oldest Yosys that Amaranth's own export accepts
+_ATTRIBUTES = " ".join(
+    f"-remove {name}"
+    for name in (
+        "generator", "top", "src", "unused_bits", "amaranth.hierarchy", "amaranth.decoding"
+    )
+)  # fmt: skip
+#: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers, which
+#: become continuous assignments: unlike ``always @*`` blocks they are evaluated at time zero, so no
+#: simulator starts with X in logic that depends on constants or initial values only.
+_PASSES = (
+    "proc",
+    "memory_collect",
+    "opt_clean -purge",
+    f"attrmap {_ATTRIBUTES}",
+    f"attrmap -modattr {_ATTRIBUTES}",
+    "write_verilog",
+)
+
+
+class ExportPlatform:
+    """Marks an elaboration that ends in Verilog, and collects the shared definitions.
+
+    Attributes:
+        registry: module name (with prefix) -> the component that defines it.
+    """
+
+    def __init__(self) -> None:
+        self.registry: dict[str, wiring.Component] = {}
+
+    def register(self, module: str, component: wiring.Component) -> None:
+        """Keep the first component placed under a name as the definition of that name.
+
+        Raises:
+            ValueError: a component of another type or with other ports has taken the name.
+        """
+        first = self.registry.setdefault(module, component)
+        if type(first) is not type(component) or first.signature != component.signature:
+            raise ValueError(
+                f"module {module} is {type(first).__name__} with {first.signature!r}; it cannot also be "
+                f"{type(component).__name__} with {component.signature!r}: give it another module name"
+            )
+
+
+def _ports(component: wiring.Component) -> list[tuple[str, Value, wiring.Flow]]:
+    """Flattened ports of a component: name, value, direction."""
+    return [
+        ("__".join(map(str, path)), Value.cast(value), member.flow)
+        for path, member, value in component.signature.flatten(component)
+    ]
+
+
+def place(m: Module, platform: Any, name: str, component: wiring.Component, module: str) -> None:
+    """Add a component to a module: shared definition for export, submodule otherwise.
+
+    In both cases the caller uses the ports of ``component``. A shared unit lives in the clock domain
+    ``sync`` and gets that domain's reset; a ``ResetInserter`` around the caller does not reach into it,
+    so valid bits belong to the caller or the domain itself is to be reset.
+
+    Args:
+        name: name of the instance in ``m``.
+        module: name of the shared definition, without prefix. Components placed under one name must
+            be equal: same class, same parameters.
+    """
+    if not isinstance(platform, ExportPlatform):
+        m.submodules[name] = component
+        return
+    platform.register(PREFIX + module, component)
+    # Only the first component of a name is elaborated; the others need no warning for that.
+    component._MustUse__used = True
+    connections: list[tuple[str, str, Any]] = [
+        ("i", _CLOCK, ClockSignal(_DOMAIN)),
+        ("i", _RESET, ResetSignal(_DOMAIN)),
+    ]
+    for port, value, flow in _ports(component):
+        connections.append(("i" if flow is wiring.In else "o", port, value))
+    m.submodules[name] = Instance(PREFIX + module, *connections)
+
+
+def _rtlil(
+    component: Any, name: str, platform: ExportPlatform, ports: Mapping[str, Any] | None
+) -> str:
+    """Netlist of one definition with all hierarchy inside it, in RTLIL."""
+    fragment = Fragment.get(component, platform)
+    if ports is None:
+        # Clock and reset are ports even of a unit that uses neither, so that every instance can
+        # connect both without looking inside.
+        domain = ClockDomain(_DOMAIN)
+        fragment.add_domains(domain)
+        ports = {
+            _CLOCK: (domain.clk, PortDirection.Input),
+            _RESET: (domain.rst, PortDirection.Input),
+        }
+        for port, value, flow in _ports(component):
+            ports[port] = (
+                value,
+                PortDirection.Input if flow is wiring.In else PortDirection.Output,
+            )
+    text, _names = rtlil.convert_fragment(fragment, ports, name, emit_src=False)
+    # Amaranth joins the names of nested modules with dots, which Verilog would have to escape.
+    return re.sub(
+        r"^(\s*(?:module|cell) \\)([\w.]+)",
+        lambda match: match[1] + match[2].replace(".", "__"),
+        text,
+        flags=re.MULTILINE,
+    )
+
+
+def _verilog(text: str) -> str:
+    script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_PASSES]
+    # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
+    return find_yosys(lambda version: version >= _YOSYS).run(
+        ["-q", "-"], "\n".join(script), ignore_warnings=True
+    )
+
+
+def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) -> str:
+    """Write a design as one self-contained text of plain Verilog.
+
+    The text depends on the design and on the Yosys that Amaranth uses, on nothing else: no paths, no
+    dates, no hash order. Definitions placed with :func:`place` follow the top, in order of first use.
+
+    Args:
+        top: component, or any elaboratable when ``ports`` is given.
+        name: module name of the top; starts with ``lutvar_``.
+        ports: port name -> (signal, direction) as in ``amaranth.back.verilog.convert``; default: the
+            component's signature, with ``clk`` and ``rst``.
+
+    Returns:
+        Verilog-2005 text.
+
+    Raises:
+        ValueError: the name lacks the prefix, or two definitions share a name.
+        YosysError: Yosys is missing, too old, or failed.
+    """
+    if not name.startswith(PREFIX):
+        raise ValueError(f"the top is named {name!r}; every module name starts with {PREFIX!r}")
+    platform = ExportPlatform()
+    texts = [_rtlil(top, name, platform, ports)]
+    written: list[str] = []
+    while pending := [module for module in platform.registry if module not in written]:
+        for module in pending:  # elaborating one may register more
+            texts.append(_rtlil(platform.registry[module], module, platform, None))
+            written.append(module)
+    netlist = "\n".join(texts)
+    modules = re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE)
+    if repeated := sorted({module for module in modules if modules.count(module) > 1}):
+        raise ValueError(f"modules {repeated} are defined twice; rename the units that make them")
+    return _verilog(netlist)
