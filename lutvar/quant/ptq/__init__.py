@@ -1,2 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Post-training quantization: weights to codes, whole models, files."""
+
+from .files import QuantizedFileError
+from .linear import QuantizationError, QuantizedLinear, quantize_linear
+from .model import QuantizedModel, quantize_model
+
+__all__ = [
+    "QuantizationError",
+    "QuantizedFileError",
+    "QuantizedLinear",
+    "QuantizedModel",
+    "quantize_linear",
+    "quantize_model",
+]

@@ -60,6 +60,8 @@ class QuantizedLinear:
     hadamard_seed: int = 42
 
     def __post_init__(self) -> None:
+        if self.codes.ndim != 2:
+            raise QuantizationError(f"{self.site}: codes are {self.codes.shape}, expected [O, K]")
         outputs, inputs = self.codes.shape
         need_groups(str(self.site), inputs)
         expected = {
@@ -79,7 +81,8 @@ class QuantizedLinear:
             raise QuantizationError(
                 f"{self.site}: exponent {self.exponent} is outside {low}..{high}"
             )
-        unused = np.setdiff1d(np.unique(self.codes), self.weight_format.codes_used)
+        present = np.flatnonzero(np.bincount(self.codes.ravel(), minlength=256))
+        unused = np.setdiff1d(present, self.weight_format.codes_used)
         if unused.size:
             raise QuantizationError(
                 f"{self.site}: weight code {unused[0]:#x} is not a code that "
@@ -94,7 +97,8 @@ class QuantizedLinear:
         if largest >= 1 << 24:
             raise QuantizationError(
                 f"{self.site}: group sums of {self.activation_format.name} x "
-                f"{self.weight_format.name} reach {largest}; exact float32 sums must stay below 2**24, use narrower formats"
+                f"{self.weight_format.name} reach {largest}; "
+                "exact float32 sums must stay below 2**24, use narrower formats"
             )
         check_ties(self.ties)
 

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of quantized models: safetensors with packed codes, everything under one SHA-256.
+
+For each layer `NAME.codes` (uint8 [O, K * bits / 8]; eight codes in as many bytes as a code has
+bits, first code in the lowest bits), `NAME.scales` (uint16 [O, G], FP16 patterns) and `NAME.bias`
+(float32 [O]). The metadata holds the preset, the layers' arguments, the number formats in full
+and the contract version; the hash covers metadata and tensors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save as safetensors_bytes
+
+from lutvar.contract.config import QuantConfig
+from lutvar.contract.registers import VERSION
+from lutvar.quant.formats import CATALOG, NumberFormat, get_format
+from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.sites import LinearSite
+
+from .linear import QuantizationError, QuantizedLinear
+from .model import QuantizedModel
+
+_FORMAT = "lutvar-quantized-1"
+_Tensors = dict[str, NDArray[Any]]
+
+
+class QuantizedFileError(ValueError):
+    """A file of a quantized model that cannot be used; says what was found and what to do."""
+
+
+def save(model: QuantizedModel, path: str | Path) -> None:
+    """Write a quantized model; the file holds either the old or the complete new content."""
+    tensors: _Tensors = {}
+    formats: dict[str, NumberFormat] = {}
+    arguments = []
+    for layer in model.layers.values():
+        tensors[f"{layer.name}.codes"] = pack_codes(layer.codes, layer.weight_format.bits)
+        tensors[f"{layer.name}.scales"] = layer.scales
+        tensors[f"{layer.name}.bias"] = layer.bias
+        for fmt in (layer.weight_format, layer.activation_format):
+            formats[fmt.name] = fmt
+        arguments.append(
+            {
+                "block": layer.site.block,
+                "name": layer.site.name,
+                "exponent": layer.exponent,
+                "weight": layer.weight_format.name,
+                "activation": layer.activation_format.name,
+                "rotate": layer.rotate,
+                "ties": layer.ties,
+                "hadamard_seed": layer.hadamard_seed,
+            }
+        )
+    metadata = {
+        "format": _FORMAT,
+        "version": f"{VERSION:#010x}",
+        "preset": model.config.model_dump_json(),
+        "layers": json.dumps(arguments),
+        "formats": json.dumps({n: f.as_dict() for n, f in sorted(formats.items())}),
+    }
+    metadata["sha256"] = _digest(metadata, tensors)
+    write_atomic(path, safetensors_bytes(tensors, metadata))
+
+
+def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
+    """Read a quantized model and check all of it.
+
+    Args:
+        path: a file that `save` wrote.
+        config: the preset that is expected; None takes what the file says.
+
+    Raises:
+        QuantizedFileError: missing, truncated, altered or foreign file, another contract version,
+            a number format that is defined differently here, or another preset than expected.
+    """
+    path = Path(path)
+    metadata, tensors = _read(path)
+    if metadata.get("format") != _FORMAT:
+        raise QuantizedFileError(
+            f"{path}: is {metadata.get('format', 'a safetensors file without a format')!r}, "
+            f"expected {_FORMAT!r}; write it with `lutvar quantize`"
+        )
+    stated = metadata.pop("sha256", "")
+    found = _digest(metadata, tensors)
+    if stated != found:
+        raise QuantizedFileError(
+            f"{path}: content has SHA-256 {found[:16]}..., the file states {stated[:16]}...; "
+            "it was altered or damaged, write or copy it again"
+        )
+    if metadata["version"] != f"{VERSION:#010x}":
+        raise QuantizedFileError(
+            f"{path}: made for contract version {metadata['version']}, this is {VERSION:#010x}; "
+            "quantize the model again"
+        )
+    for name, definition in json.loads(metadata["formats"]).items():
+        if name not in CATALOG or CATALOG[name].as_dict() != definition:
+            raise QuantizedFileError(
+                f"{path}: number format {name} is defined differently here; quantize again"
+            )
+    try:
+        stored = QuantConfig.model_validate_json(metadata["preset"])
+    except ValidationError as error:
+        raise QuantizedFileError(f"{path}: its preset is not valid: {error}") from error
+    if config is not None and config != stored:
+        raise QuantizedFileError(
+            f"{path}: made with preset {stored.name!r}, which differs from the expected "
+            f"{config.name!r}; quantize with that preset, or load with the file's"
+        )
+    try:
+        layers = [_layer(item, tensors) for item in json.loads(metadata["layers"])]
+    except (KeyError, QuantizationError) as error:
+        raise QuantizedFileError(f"{path}: layers and tensors do not fit: {error}") from error
+    return QuantizedModel(stored, {layer.site: layer for layer in layers})
+
+
+def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """[O, K] codes of up to 8 bits -> [O, K * bits / 8] bytes; K a multiple of 8."""
+    rows = codes.shape[0]
+    words = np.zeros((rows, codes.shape[1] // 8), "<u8")
+    for i in range(8):
+        words |= codes[:, i::8].astype("<u8") << np.uint64(bits * i)
+    return words.view(np.uint8).reshape(rows, -1, 8)[:, :, :bits].reshape(rows, -1)
+
+
+def unpack_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Inverse of `pack_codes`."""
+    rows = packed.shape[0]
+    words = np.zeros((rows, packed.shape[1] // bits, 8), np.uint8)
+    words[:, :, :bits] = packed.reshape(rows, -1, bits)
+    numbers = words.view("<u8")
+    shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
+    codes = (numbers >> shifts) & np.uint64((1 << bits) - 1)
+    return codes.astype(np.uint8).reshape(rows, -1)
+
+
+def _layer(item: Mapping[str, Any], tensors: _Tensors) -> QuantizedLinear:
+    site = LinearSite(item["block"], item["name"])
+    weight_format = get_format(item["weight"])
+    return QuantizedLinear(
+        site=site,
+        codes=unpack_codes(tensors[f"{site}.codes"], weight_format.bits),
+        scales=tensors[f"{site}.scales"],
+        exponent=item["exponent"],
+        bias=tensors[f"{site}.bias"],
+        weight_format=weight_format,
+        activation_format=get_format(item["activation"]),
+        rotate=item["rotate"],
+        ties=item["ties"],
+        hadamard_seed=item["hadamard_seed"],
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, str], _Tensors]:
+    if not path.is_file():
+        raise QuantizedFileError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise QuantizedFileError(
+            f"{path}: not a complete safetensors file ({error}); write or copy it again"
+        ) from error
+
+
+def _digest(metadata: Mapping[str, str], tensors: _Tensors) -> str:
+    """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
+    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        state.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        state.update(value.data)
+    return state.hexdigest()
