@@ -36,7 +36,7 @@ def load_digits() -> Digits:
         ImportError: scikit-learn is not installed.
     """
     try:
-        from sklearn.datasets import load_digits as fetch  # type: ignore[import-untyped]
+        from sklearn.datasets import load_digits as fetch
     except ImportError as error:
         raise ImportError(
             "the training images come with scikit-learn, which is not installed; "

@@ -24,7 +24,7 @@ from types import FrameType
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from lutvar.quant.var.checkpoint import write_atomic
 

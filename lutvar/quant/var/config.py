@@ -16,7 +16,9 @@ import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
+
+from typing_extensions import Self
 
 #: Quantization groups run along the input channels; every block linear's input
 #: is a whole number of groups of this many channels.
