@@ -24,7 +24,7 @@ _EXPLANATIONS = {
     "the beats received in this job",
     ErrorCode.FRAME_WGT: "TLAST on s_axis_wgt is not where the arguments put it; ERROR_INFO counts "
     "the beats received in this job",
-    ErrorCode.NONFINITE: "an activation is infinite or NaN; ERROR_INFO is its group's index in the job",
+    ErrorCode.NONFINITE: "an activation is infinite or NaN; ERROR_INFO is its group index",
     ErrorCode.STALL: "no progress for WATCHDOG cycles; ERROR_INFO is STATE at that moment",
 }
 

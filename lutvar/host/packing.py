@@ -13,14 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lutvar.contract.bits import pack_codes, unpack_codes
 from lutvar.contract.config import GROUP
 from lutvar.contract.layout import StreamLayout
 
 from .errors import BadInput
 from .transport import Bytes
 
-#: Codes that are packed together: eight codes of b bits are exactly b bytes for every b.
-_CHUNK = 8
 #: Largest finite FP16.
 _FP16_MAX = np.float32(65504.0)
 
@@ -41,29 +40,6 @@ def to_fp16(rows: ArrayLike) -> NDArray[np.float16]:
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
         raise BadInput(f"activation {where} is {x[where]}; only finite values can be quantized")
     return np.clip(x, -_FP16_MAX, _FP16_MAX).astype(np.float16)
-
-
-def pack_codes(codes: NDArray[np.uint8], bits: int) -> Bytes:
-    """Codes [..., n] to packed bytes [..., n * bits / 8]; n must be a multiple of 8."""
-    if codes.size and int(codes.max()) >> bits:
-        raise ValueError(f"code {int(codes.max())} does not fit {bits} bits")
-    chunks = codes.reshape(*codes.shape[:-1], -1, _CHUNK)
-    words = np.zeros(chunks.shape[:-1], dtype="<u8")
-    for i in range(_CHUNK):
-        words |= chunks[..., i].astype("<u8") << np.uint64(i * bits)
-    raw = words[..., None].view(np.uint8)[..., :bits]
-    return raw.reshape(*codes.shape[:-1], codes.shape[-1] * bits // 8)
-
-
-def unpack_codes(packed: Bytes, bits: int) -> NDArray[np.uint8]:
-    """The inverse of `pack_codes`: bytes [..., n * bits / 8] to codes [..., n]."""
-    raw = packed.reshape(*packed.shape[:-1], -1, bits)
-    padded = np.zeros((*raw.shape[:-1], 8), dtype=np.uint8)
-    padded[..., :bits] = raw
-    words = padded.view("<u8")[..., 0]
-    mask = np.uint64((1 << bits) - 1)
-    codes = np.stack([(words >> np.uint64(i * bits)) & mask for i in range(_CHUNK)], axis=-1)
-    return codes.astype(np.uint8).reshape(*packed.shape[:-1], -1)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 import host_oracle
 import numpy as np
 
+from lutvar.contract.bits import pack_codes
 from lutvar.contract.config import GROUP, HardwareConfig, QuantConfig
 from lutvar.contract.identity import config_hash
 from lutvar.contract.layout import StreamLayout
 from lutvar.contract.registers import BY_NAME, REGISTERS, Access
 from lutvar.host.errors import BusError, TransferTimeout
-from lutvar.host.packing import pack_codes, unpack_weights
+from lutvar.host.packing import unpack_weights
 from lutvar.host.transport import Bytes, Stream, Transfer, as_bytes
 
 _QUEUE = 2

@@ -120,7 +120,7 @@ def test_device_error_is_decoded_and_reset_recovers() -> None:
     assert caught.value.info == 17
     transport.faults.error = (99, 0)
     device.soft_reset()
-    with pytest.raises(DeviceError, match="99 .unknown"):
+    with pytest.raises(DeviceError, match=r"99 \(unknown"):
         device.run(linear, x)
     transport.faults.error = None
     with pytest.raises(DeviceError):  # halted until reset

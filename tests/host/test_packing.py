@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from host_cases import packed, random_layer, tiny
 
+from lutvar.contract.bits import pack_codes, unpack_codes
 from lutvar.contract.config import GROUP
 from lutvar.contract.layout import StreamLayout
 from lutvar.host import BadInput
 from lutvar.host.packing import (
     pack_activations,
-    pack_codes,
     pack_weights,
     to_fp16,
-    unpack_codes,
     unpack_dump,
     unpack_results,
 )
