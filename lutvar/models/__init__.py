@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
-import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,6 @@ from typing import TYPE_CHECKING, Any
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae
 
 from .classifier import DigitClassifier, load_classifier
-
-if sys.version_info >= (3, 11):
-    else:
-    from importlib.abc import Traversable
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -92,5 +92,5 @@ def measure_tokenizer(data: Digits, vqvae: Vqvae) -> dict[str, float]:
 
 
 def _class_spread(images: Tensor, labels: Tensor) -> float:
-    deviations = [images[labels == c].std(0).mean() for c in labels.unique()]
+    deviations = [images[labels == c].std(0, correction=0).mean() for c in labels.unique()]
     return float(torch.stack(deviations).mean())

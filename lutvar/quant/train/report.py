@@ -56,18 +56,29 @@ def draw_curves(path: Path, histories: dict[str, list[Record]]) -> None:
     _write(figure, path)
 
 
-def draw_sheet(path: Path, images_B1HW: Tensor, labels_B: Tensor, columns: int = 12) -> None:
-    """PNG with one row of images in [0, 1] per class."""
-    classes = labels_B.unique().tolist()
-    figure = _figure(columns * 0.6 + 0.4, len(classes) * 0.6)
-    grid = figure.subplots(len(classes), columns, squeeze=False)
+def draw_sheet(
+    path: Path, sampled: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor], columns: int = 8
+) -> None:
+    """PNG with one row per class: generated images on the left, real ones on the right.
+
+    Args:
+        path: the file.
+        sampled: images [N, 1, H, W] in [0, 1] and their labels [N].
+        real: the same of real images.
+        columns: how many of each.
+    """
+    classes = sampled[1].unique().tolist()
+    figure = _figure((2 * columns + 1) * 0.55, len(classes) * 0.55 + 0.4)
+    grid = figure.subplots(len(classes), 2 * columns + 1, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
     for row, label in zip(grid, classes, strict=True):
-        shown = images_B1HW[labels_B == label][:columns, 0]
-        for axes in row:
-            axes.set_axis_off()
-        for axes, image in zip(row, shown, strict=False):
-            axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-        row[0].set_title(str(label), x=-0.3, y=0.3)
+        for (images, labels), place in ((sampled, row), (real, row[columns + 1 :])):
+            shown = images[labels == label][:columns, 0]
+            for axes, image in zip(place, shown, strict=False):
+                axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
+    grid[0][columns // 2].set_title("generated")
+    grid[0][columns + 1 + columns // 2].set_title("real")
     _write(figure, path)
 
 

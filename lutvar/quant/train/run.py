@@ -177,7 +177,8 @@ def _report(
         "files": {f: _sha256(out / f) for f in files},
     }
     draw_curves(out / "curves.png", {name: run.history for name, run in runs.items()})
-    draw_sheet(out / "samples.png", sampled[0], sampled[1])
+    real = ((data.val_images + 1) / 2, data.val_labels)
+    draw_sheet(out / "samples.png", sampled[:2], real)
     write_card(out / "MODEL_CARD.md", description, {n: r.seconds / 60 for n, r in runs.items()})
     write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
 

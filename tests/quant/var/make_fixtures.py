@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regenerate the fixtures under data/ by running the released VAR code.
 
-Usage: python make_fixtures.py PATH_OF_A_CHECKOUT_OF_FoundationVision/VAR
+Usage, in tests/quant: python -m var.make_fixtures PATH_OF_A_CHECKOUT_OF_FoundationVision/VAR
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-from var_cases import CASES, OFFICIAL, Case, image_batch
-from var_fill import fill
+from var.cases import CASES, OFFICIAL, Case, image_batch
+from var.filled import fill
 
 DATA = Path(__file__).parent / "data"
 

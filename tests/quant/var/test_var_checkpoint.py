@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from var_cases import CASES, Case
-from var_fill import fill
+from var.cases import CASES, Case
+from var.filled import fill
 
 from lutvar.quant.var import (
     CheckpointError,

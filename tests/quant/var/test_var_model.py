@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from var_cases import CASES
-from var_fill import fill
+from var.cases import CASES
+from var.filled import fill
 
 from lutvar.quant.var import (
     ConfigError,

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from var_cases import CASES, OFFICIAL, Case, image_batch
-from var_fill import fill
+from var.cases import CASES, OFFICIAL, Case, image_batch
+from var.filled import fill
 
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig, generate
 from lutvar.quant.var.quantizer import phi_indices
