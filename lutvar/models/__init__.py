@@ -11,17 +11,20 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import json
+import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae
 
 from .classifier import DigitClassifier, load_classifier
 
-if TYPE_CHECKING:
+if sys.version_info >= (3, 11):
     from importlib.resources.abc import Traversable
+else:
+    from importlib.abc import Traversable
 
 __all__ = ["LoadedModel", "ModelError", "ModelInfo", "known_models", "load_model"]
 
