@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from lutvar.contract.config import GROUP, HardwareConfig, QuantConfig, load_quant
 from lutvar.contract.layout import StreamLayout
 from lutvar.host.packed import PackedLinear, pack_linear
+from lutvar.models import LoadedModel, ModelInfo
+from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,17 @@ def random_rows(rng: np.random.Generator, rows: int, groups: int) -> np.ndarray:
     x[rows // 2, 0] *= np.float32(2.0**-18)
     x[rows // 2, -1] = -np.abs(x[rows // 2, -1]) * 65504
     return x.reshape(rows, groups * GROUP)
+
+
+def tiny_model(seed: int = 0, classes: int = 3) -> LoadedModel:
+    """A random VAR with its tokenizer: one block of width 128, two scales, images of 16 pixels."""
+    torch.manual_seed(seed)
+    shared = {"patch_nums": (1, 2), "vocab": 16, "z_channels": 8}
+    var = Var(VarConfig(depth=1, width=128, heads=2, num_classes=classes, mlp_ratio=2.0, **shared))
+    vqvae = Vqvae(VqvaeConfig(ch=32, ch_mult=(1, 1), num_res_blocks=1, in_channels=1, **shared))
+    with torch.no_grad():  # the released start leaves gates near zero, so nothing would pass them
+        for parameter in var.parameters():
+            parameter.normal_(std=0.2)
+    names = tuple(f"class {i}" for i in range(classes))
+    info = ModelInfo("tiny", 1.5, 0, 0.0, names, {}, {}, var.config, vqvae.config)
+    return LoadedModel(var.eval(), vqvae.eval(), info, Path())
