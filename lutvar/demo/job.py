@@ -96,9 +96,8 @@ def prepare(
     with stages("export the Verilog"):
         manifest = export(hardware, quant, folder)
     with stages("build the simulation"):
-        verilog = folder / f"{hardware.name}.v"
         top = VerilatedTop.from_verilog(
-            verilog, hardware.stream_bytes, build_dir=build_dir, progress=say
+            manifest.verilog, hardware.stream_bytes, build_dir=build_dir, progress=say
         )
     device = Accelerator(SimTransport(top), hardware, quant)
     device.open()
@@ -107,7 +106,7 @@ def prepare(
         "Verilog (SHA-256)": manifest.sha256,
         "packed weights (SHA-256)": digest,
     }
-    return Simulation(device, packed, verilog, hashes)
+    return Simulation(device, packed, manifest.verilog, hashes)
 
 
 def open_simulated(

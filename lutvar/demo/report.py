@@ -156,8 +156,8 @@ class DemoReport:
                 f"Model {self.model['name']}, classes {generated}, seed {self.seed}. Every qkv, "
                 "proj, fc1 and fc2 product of every block and scale step ran in the exported "
                 f"Verilog, compiled by Verilator: {hw.token_rows} token rows x {hw.outputs} "
-                f"outputs x 128 lanes, preset {self.quant.name}. No hardware was used; cycles are exact, "
-                "seconds are those of the simulation."
+                f"outputs x 128 lanes, preset {self.quant.name}. No hardware was used; cycles are "
+                "exact, seconds are those of the simulation."
             ),
             Picture(self.sheet, "images of the unquantized model, golden model and accelerator"),
             Heading("Accelerator against golden model"),
