@@ -28,8 +28,7 @@ def encode_scalar(value: Fraction, fmt: NumberFormat, ties: TieRule = "even") ->
     """Code nearest to an unscaled value; saturates at the largest magnitude. Slow reference."""
     negative = value < 0
     half = fmt.half(negative)
-    levels = [level * half.unit for level in half.levels]
-    rank = nearest_rank(levels, abs(value), ties, negative)
+    rank = nearest_rank(half.levels, abs(value) / half.unit, ties, negative)
     return fmt.encode_int(half.levels[rank], negative)
 
 
@@ -92,9 +91,7 @@ class TensorCodec:
         integer elsewhere; `doubled_position` gives such values.
         """
         if not self._uses_table:
-            index = torch.bucketize(
-                doubled.double(), self._bounds.to(doubled.device), right=True
-            )
+            index = torch.bucketize(doubled.double(), self._bounds.to(doubled.device), right=True)
             return self._codes.to(doubled.device)[index]
         low, high = self._limits
         clamped = doubled.clamp(low, high)
@@ -133,9 +130,7 @@ def codec(fmt: NumberFormat, ties: TieRule = "even") -> TensorCodec:
     return TensorCodec(fmt, ties)
 
 
-def doubled_position(
-    x: Tensor, numerator: Tensor | float, denominator: Tensor | float
-) -> Tensor:
+def doubled_position(x: Tensor, numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
     """``2 y = x * numerator / denominator`` in x's dtype, safe to compare with integers.
 
     Let x have p significant bits, the numerator k (trailing zeros not counted), the denominator

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .codec import codec, doubled_position
 from .grouping import Granularity, group
+from .rounding import FLOAT_TYPES, round_float
 from .scales import Scaling, get_scale_rule
 from .spec import NumberFormat
 from .ties import TieRule, check_ties
@@ -50,7 +51,7 @@ class Quantized:
     def dequantize(self, dtype: torch.dtype | None = None) -> Tensor:
         """Values in `dtype` (default: the input's), shape of the input.
 
-        Computed in float64 and converted once; rule `fpqvar` multiplies value and scale in the
+        Computed in float64 and rounded once; rule `fpqvar` multiplies value and scale in the
         input's type, as that system does.
         """
         blocks = self.granularity.split(self.codes)
@@ -66,6 +67,7 @@ class Quantized:
                 values = torch.where(negative, values / neg.divisor, values / pos.divisor)
             else:
                 values = values / pos.divisor
+            values = round_float(values, FLOAT_TYPES[dtype or self.dtype])
         return self.granularity.join(values.to(dtype or self.dtype), self.codes)
 
 

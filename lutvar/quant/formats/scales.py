@@ -154,6 +154,4 @@ def get_scale_rule(name: str) -> ScaleRule:
     try:
         return SCALE_RULES[name]
     except KeyError:
-        raise ValueError(
-            f"unknown scale rule {name!r}; known: {', '.join(SCALE_RULES)}"
-        ) from None
+        raise ValueError(f"unknown scale rule {name!r}; known: {', '.join(SCALE_RULES)}") from None

@@ -13,14 +13,13 @@ IEEE round to nearest even. Needs no torch: gateware generators use this file to
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 TieRule = Literal["even", "up", "down"]
 TIE_RULES: tuple[TieRule, ...] = get_args(TieRule)
-
-_Exact = TypeVar("_Exact", int, Fraction)
 
 
 def check_ties(name: str) -> TieRule:
@@ -44,21 +43,23 @@ def tie_goes_out(ties: TieRule, negative: bool, inner_rank: int) -> bool:
 
 
 def nearest_rank(
-    levels: Sequence[_Exact], magnitude: _Exact, ties: TieRule, negative: bool
+    levels: Sequence[int], magnitude: int | Fraction, ties: TieRule, negative: bool
 ) -> int:
-    """Rank of the level nearest to a magnitude: slow, exact and plain.
+    """Rank of the level nearest to a magnitude: exact, one value at a time.
 
     Args:
         levels: ascending magnitudes, zero first.
-        magnitude: an exact number of the same kind, at least 0; above the top it saturates.
+        magnitude: an exact number in the same unit, at least 0; above the top it saturates.
         ties: what to do halfway.
         negative: sign of the value that the magnitude belongs to.
     """
     if magnitude < 0:
         raise ValueError(f"magnitude is {magnitude}; give its absolute value and negative=True")
-    best = 0
-    for rank in range(1, len(levels)):
-        inner, outer = magnitude - levels[rank - 1], levels[rank] - magnitude
-        if outer < inner or (outer == inner and tie_goes_out(ties, negative, rank - 1)):
-            best = rank
-    return best
+    outer_rank = bisect_right(levels, magnitude)
+    if outer_rank == len(levels):
+        return outer_rank - 1
+    inner = magnitude - levels[outer_rank - 1]
+    outer = levels[outer_rank] - magnitude
+    if outer < inner or (outer == inner and tie_goes_out(ties, negative, outer_rank - 1)):
+        return outer_rank
+    return outer_rank - 1
