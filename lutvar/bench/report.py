@@ -103,8 +103,8 @@ class BenchReport:
             [
                 "# Performance",
                 "",
-                f"Written by `{command} --markdown docs/performance.md`; do not edit. What each line "
-                "means is in [bench.md](bench.md).",
+                f"Written by `{command} --markdown docs/performance.md`; do not edit. "
+                "What each line means is in [bench.md](bench.md).",
                 "",
                 "No figure is from a board or from Vivado.",
                 "",

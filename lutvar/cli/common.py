@@ -90,10 +90,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error as a callback (done, total)."""
+    """A progress bar on standard error as a callback (done, total); none when it is no terminal."""
     from tqdm import tqdm
 
-    with tqdm(desc=label, leave=False) as bar:
+    with tqdm(desc=label, leave=False, disable=None) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total

@@ -22,7 +22,6 @@ def doctor(as_json: bool) -> int:
     """
     rows = [_python(), _torch(), *_tools()]
     ready = all(row["ok"] for row in rows if row["needed_for_demo"])
-    marks = {True: "ok", False: "missing"}
     text = table(
         ("tool", "found", "needed", "state", "without it"),
         (
@@ -30,7 +29,7 @@ def doctor(as_json: bool) -> int:
                 r["name"],
                 r["found"] or "-",
                 r["needed"],
-                "ok" if r["ok"] else marks[False] if r["found"] is None else "unusable",
+                _state(r),
                 "" if r["ok"] else r["without"],
             )
             for r in rows
@@ -39,10 +38,17 @@ def doctor(as_json: bool) -> int:
     verdict = (
         "ready: `lutvar demo` can run"
         if ready
-        else "not ready: install what the table calls missing or unusable"
+        else "not ready: install what is missing or unusable and not optional"
     )
     emit(as_json, {"ready": ready, "tools": rows}, f"{text}\n\n{verdict}")
     return OK if ready else FAILED
+
+
+def _state(row: dict[str, object]) -> str:
+    if row["ok"]:
+        return "ok"
+    state = "missing" if row["found"] is None else "unusable"
+    return state if row["needed_for_demo"] else f"{state} (optional)"
 
 
 def _row(

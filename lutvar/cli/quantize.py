@@ -29,8 +29,8 @@ def quantize(model: str, preset: str, out: Path, as_json: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     quantized.save(out)
     layers = list(quantized.layers.values())
-    weights = sum(layer.codes.numel() for layer in layers)
-    scales = sum(layer.scales.numel() for layer in layers)
+    weights = quantized.weights
+    scales = sum(layer.scales.size for layer in layers)
     bits = (weights * config.code_bits + scales * 16) / weights
     data = {
         "file": str(out),
