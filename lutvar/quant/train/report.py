@@ -118,8 +118,8 @@ round differently and give a slightly different model.
 Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. {
         figures["train_images"]
     } images
-were used for training, {figures["val_images"]} were held out. Training images were rotated,
-stretched and shifted a little at random.
+were used for training, {figures["val_images"]} were held out. For classifier and transformer the
+training images were rotated, stretched and shifted a little at random.
 
 ## Figures
 

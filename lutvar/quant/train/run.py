@@ -48,7 +48,7 @@ DIGITS = TrainPlan(
     classifier_steps=1000,
     vqvae=VqvaePlan(
         VqvaeConfig(
-            vocab=64,
+            vocab=96,
             z_channels=8,
             ch=32,
             patch_nums=_SCALES,
@@ -56,10 +56,9 @@ DIGITS = TrainPlan(
             num_res_blocks=1,
             in_channels=1,
         ),
-        steps=2000,
-        degrees=10.0,
-        stretch=0.08,
-        shift=0.5,
+        # Moved and rotated images made the held-out reconstruction worse (0.037 against 0.030
+        # squared error after 600 steps), so the tokenizer sees the images as they are.
+        steps=1500,
     ),
     var=VarPlan(
         VarConfig(
@@ -68,18 +67,22 @@ DIGITS = TrainPlan(
             heads=2,
             patch_nums=_SCALES,
             num_classes=10,
-            vocab=64,
+            vocab=96,
             z_channels=8,
             drop_rate=0.1,
         ),
         steps=2000,
-        degrees=10.0,
-        stretch=0.08,
-        shift=0.5,
+        batch=64,
+        average=0.995,
+        # Without these the transformer learns the 1,528 images by heart: held-out cross entropy
+        # 3.26 against 2.13 after 1200 steps.
+        degrees=5.0,
+        stretch=0.04,
+        shift=0.25,
     ),
     cfg=1.5,
     top_k=0,
-    top_p=0.9,
+    top_p=0.0,
 )
 
 #: Plans by model name.

@@ -28,6 +28,7 @@ from .vqvae import Vqvae
 #: How many offending keys an error lists.
 _LISTED = 4
 _M = TypeVar("_M", bound=nn.Module)
+_C = TypeVar("_C", VarConfig, VqvaeConfig)
 _HITS = "quantize.ema_vocab_hit_SV"
 
 
@@ -49,7 +50,7 @@ def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
     state, stored = _read(path)
     _need_kind(path, "var", stored)
     if config is None:
-        config = VarConfig.from_dict(stored["var"]) if "var" in stored else _infer(path, state)
+        config = _stored(path, VarConfig, stored["var"]) if stored else _infer(path, state)
     derived = derived_buffers(config)
     for key, value in derived.items():
         if key not in state:
@@ -78,12 +79,12 @@ def load_vqvae(path: str | Path, config: VqvaeConfig | None = None) -> Vqvae:
     state, stored = _read(path)
     _need_kind(path, "vqvae", stored)
     if config is None:
-        if "vqvae" not in stored:
+        if not stored:
             raise CheckpointError(
                 f"{path}: holds no VQVAE configuration; pass one, for example "
                 "VqvaeConfig.official(patch_nums)"
             )
-        config = VqvaeConfig.from_dict(stored["vqvae"])
+        config = _stored(path, VqvaeConfig, stored["vqvae"])
     hits = (len(config.patch_nums), config.vocab)
     # Usage statistics of the training run: the released tokenizer serves other
     # numbers of scales as well, for which the statistics mean nothing.
@@ -142,6 +143,13 @@ def write_atomic(path: str | Path, data: bytes) -> None:
 def _need_kind(path: Path, kind: str, stored: Mapping[str, object]) -> None:
     if stored and kind not in stored:
         raise CheckpointError(f"{path}: holds a {', '.join(stored)} model, not a {kind} model")
+
+
+def _stored(path: Path, cls: type[_C], values: dict[str, Any]) -> _C:
+    try:
+        return cls.from_dict(values)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:

@@ -143,6 +143,10 @@ def test_wrong_files(tmp_path: Path, var: Var, vqvae: Vqvae) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="pass a VarConfig"):
         load_var(tmp_path / "other.safetensors")
+    odd = {"format": "lutvar-var", "config": '{"depth": 1, "size": 2}'}
+    save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", odd)
+    with pytest.raises(CheckpointError, match=r"odd\.safetensors: its configuration .* 'size'"):
+        load_var(tmp_path / "odd.safetensors")
     ints = var.state_dict() | {"head.bias": torch.zeros(96, dtype=torch.int64)}
     torch.save(ints, tmp_path / "ints.pth")
     with pytest.raises(CheckpointError, match=r"head\.bias: found torch\.int64"):
