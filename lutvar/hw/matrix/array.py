@@ -51,3 +51,32 @@ class Array(wiring.Component):
                 "result_final": Out(1),
             }
         )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        hardware, design = self.hardware, self.design
+        rows, outputs, bits = hardware.token_rows, hardware.outputs, self.quant.code_bits
+        span = GROUP * bits
+
+        # The edge: operands of each row and column, in a register of their own before they fan out.
+        row_operands, column_operands = [], []
+        for t in range(rows):
+            recode = ActivationRecode(design, GROUP)
+            place(m, platform, f"row_{t}", recode, "activation_recode")
+            m.d.comb += [
+                recode.codes.eq(self.act_codes[t * span : (t + 1) * span]),
+                recode.dual.eq(self.issue.dual),
+                recode.neg.eq(self.issue.neg),
+            ]
+            row_operands.append(delayed(m, recode.operand, FAN_OUT_LATENCY, f"row_operand_{t}"))
+        for n in range(outputs):
+            recode = WeightRecode(design, GROUP)
+            place(m, platform, f"column_{n}", recode, "weight_recode")
+            m.d.comb += recode.codes.eq(self.wgt_codes[n * span : (n + 1) * span])
+            column_operands.append(
+                delayed(m, recode.operand, FAN_OUT_LATENCY, f"column_operand_{n}")
+            )
+
+        # Scales and biases take the way around the dot products.
+        edge = ActivationRecode.LATENCY + FAN_OUT_LATENCY
+        around = edge + make_dot(design, GROUP).latency

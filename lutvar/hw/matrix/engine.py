@@ -36,8 +36,8 @@ class MatrixEngine(wiring.Component):
         done: one cycle for each finished job, after its last beat was taken. idle: no job is known.
         front_busy, back_busy, act_full, wgt_full: as in register STATE.
         frame_act, frame_wgt, nonfinite: one cycle for each error, shortly after the offending beat.
-            act_beats, wgt_beats: beats of the job up to and including it, valid in the same
-            cycle; act_group: index of its group (row by row).
+            In the same cycle, frame_act_info, frame_wgt_info: beats of the job up to and including
+            it; nonfinite_info: index of its group in the job (row by row).
         issue, stall_act, stall_wgt, stall_out, stall_gap: at most one in each cycle; what the array did.
 
     Throughput: one (row vector, group, pass, tile) in each cycle when the streams keep up and a
@@ -57,7 +57,7 @@ class MatrixEngine(wiring.Component):
                 "out": Out(stream.Signature(beat)),
                 "halt": In(1),
                 "done": Out(1),
-                "idle": Out(1, init=1),
+                "idle": Out(1),
                 "front_busy": Out(1),
                 "back_busy": Out(1),
                 "act_full": Out(2),
@@ -65,9 +65,9 @@ class MatrixEngine(wiring.Component):
                 "frame_act": Out(1),
                 "frame_wgt": Out(1),
                 "nonfinite": Out(1),
-                "act_beats": Out(32),
-                "act_group": Out(32),
-                "wgt_beats": Out(32),
+                "frame_act_info": Out(32),
+                "nonfinite_info": Out(32),
+                "frame_wgt_info": Out(32),
                 "issue": Out(1),
                 "stall_act": Out(1),
                 "stall_wgt": Out(1),
@@ -168,10 +168,10 @@ class MatrixEngine(wiring.Component):
             self.wgt_full.eq(weights.bank_full),
             self.frame_act.eq(activations.frame_error),
             self.nonfinite.eq(activations.nonfinite),
-            self.act_beats.eq(activations.beats),
-            self.act_group.eq(activations.group),
+            self.frame_act_info.eq(activations.beats),
+            self.nonfinite_info.eq(activations.group),
             self.frame_wgt.eq(weights.frame_error),
-            self.wgt_beats.eq(weights.beats),
+            self.frame_wgt_info.eq(weights.beats),
         ]
         m.d.sync += [
             self.issue.eq(sequencer.issued),
