@@ -268,11 +268,17 @@ def _bar(
     rows = 2 * len(labels) * tokens
     total = rows * weights
     form = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
-    with tqdm(total=total, bar_format=form, disable=not show, file=sys.stderr) as bar:
+    # Rarely where the bar does not overwrite itself, as in a log.
+    pause = 0.2 if sys.stderr.isatty() else 15
+    with tqdm(
+        total=total, bar_format=form, disable=not show, file=sys.stderr, mininterval=pause
+    ) as bar:
 
         def update(job: JobRecord) -> None:
-            bar.set_description(f"step {job.step + 1} of {len(config.patch_nums)}")
-            bar.set_postfix_str(f"block {job.block} {job.site}, {recorder.mismatches} mismatches")
+            bar.set_description(f"step {job.step + 1} of {len(config.patch_nums)}", refresh=False)
+            wrong = sum(job.mismatches.values())
+            place = f"block {job.block} {job.site}"
+            bar.set_postfix_str(f"{place}, {recorder.mismatches} mismatches", refresh=wrong > 0)
             bar.update(job.macs)
 
         recorder.on_job = update

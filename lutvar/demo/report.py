@@ -18,9 +18,9 @@ from .document import Block, Heading, Paragraph, Picture, Table, to_html, to_mar
 from .performance import Performance, PerformanceTable
 
 _TENSORS = {
-    "codes": "activation codes",
     "scale": "activation scales",
     "scale_neg": "negative scales (dual format)",
+    "codes": "activation codes",
     "result": "layer results (float32)",
 }
 
@@ -185,8 +185,9 @@ class DemoReport:
 
     def _comparison(self) -> list[Block]:
         rows = [
-            (_TENSORS[name], f"{row['compared']:,}", f"{row['mismatches']:,}")
-            for name, row in self.compared.items()
+            (text, f"{self.compared[name]['compared']:,}", f"{self.compared[name]['mismatches']:,}")
+            for name, text in _TENSORS.items()
+            if name in self.compared
         ]
         whole = self.end_to_end
         rows += [
