@@ -55,10 +55,11 @@ class Stage(Protocol):
 
 @dataclass
 class StageRun:
-    """How far a stage is: steps done, seconds spent on them, history."""
+    """How far a stage is: steps done, wall-clock and processor seconds spent on them, history."""
 
     done: int
     seconds: float
+    cpu_seconds: float
     history: list[Record]
 
 
@@ -95,11 +96,12 @@ def run_stage(
     """
     path = folder / f"{stage.name}.state"
     fingerprint = f"{stage.fingerprint} seed={seed}"
-    run = StageRun(0, 0.0, [])
+    run = StageRun(0, 0.0, 0.0, [])
     if resume and path.exists():
         run = _load(path, stage, fingerprint)
     every = max(1, stage.steps // records)
-    saved = began = time.monotonic() - run.seconds
+    saved = time.monotonic()
+    began, cpu_began = saved - run.seconds, time.process_time() - run.cpu_seconds
     bar = tqdm(total=stage.steps, initial=run.done, desc=stage.name, disable=not progress)
     with _interrupt_flag() as interrupted, bar:
         for index in range(run.done, stage.steps):
@@ -115,6 +117,7 @@ def run_stage(
             now = time.monotonic()
             if last or interrupted.is_set() or now - saved > save_seconds:
                 run.seconds, saved = now - began, now
+                run.cpu_seconds = time.process_time() - cpu_began
                 _save(path, stage, fingerprint, run)
             if interrupted.is_set():
                 raise KeyboardInterrupt(f"{stage.name}: state saved at step {run.done}")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from lutvar.quant.var.checkpoint import write_atomic
 
-from .loop import Record
+from .loop import Record, StageRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,11 +83,12 @@ def draw_sheet(
     _write(figure, path)
 
 
-def write_card(path: Path, description: dict[str, Any], minutes: dict[str, float]) -> None:
-    """MODEL_CARD.md from the content of model.json and the minutes each stage took."""
+def write_card(path: Path, description: dict[str, Any], runs: dict[str, StageRun]) -> None:
+    """MODEL_CARD.md from the content of model.json and what each stage took."""
     figures, sampling = description["figures"], description["sampling"]
     var, vqvae = description["var"], description["vqvae"]
-    total = sum(minutes.values())
+    wall = sum(r.seconds for r in runs.values()) / 60
+    cpu = {name: r.cpu_seconds / 60 for name, r in runs.items()}
     text = f"""# Model card: {description["name"]}
 
 A class-conditional next-scale (VAR) image model of handwritten digits: 8x8 pixels, grey, one of
@@ -97,9 +99,12 @@ simulated accelerator, and it has the architecture of the large VAR models.
 
     lutvar train --model {description["name"]} --seed {description["seed"]}
 
-{total:.1f} minutes on {torch.get_num_threads()} CPU threads ({
-        ", ".join(f"{k} {v:.1f}" for k, v in minutes.items())
-    }; torch {torch.__version__}).
+{sum(cpu.values()):.1f} minutes of processor time on one thread ({
+        ", ".join(f"{k} {v:.1f}" for k, v in cpu.items())
+    }), {wall:.1f} minutes by
+the clock on a machine with {os.cpu_count()} cores (shared with whatever else ran), torch {
+        torch.__version__
+    }.
 The same seed gives the same weights on the same machine, interrupted or not; other machines
 round differently and give a slightly different model.
 
