@@ -66,7 +66,7 @@ class Register:
 
 _R, _A = Register, Access
 REGISTERS: tuple[Register, ...] = (
-    _R("CTRL", 0x00, _A.RW, "control, XRT style", 0x4, (
+    _R("CTRL", 0x00, _A.RW, "control, XRT style", 0xC, (
         Field("start", 0, 1, "write 1 to queue a job with the arguments below; reads 1 until accepted"),
         Field("done", 1, 1, "a job has finished since the last read; cleared by reading"),
         Field("idle", 2, 1, "no job is queued or running"),

@@ -109,7 +109,7 @@ class Control(wiring.Component):
         )
         m.submodules.checker = checker = JobChecker(self._hardware, self._quant, self._job_shape)
         m.submodules.errors = errors = ErrorLatch()
-        m.submodules.watchdog = watchdog = Watchdog()
+        m.submodules.stall_timer = watchdog = Watchdog()
         m.submodules.counters = counters = Counters()
         wiring.connect(m, wiring.flipped(self.bus), registers.bus)
         wiring.connect(m, checker.o, wiring.flipped(self.job))

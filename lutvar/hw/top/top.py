@@ -3,7 +3,8 @@
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, DomainRenamer, Module
+from amaranth.hdl import ClockDomain, DomainRenamer, Module, Signal
+from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -64,10 +65,13 @@ class Top(wiring.Component):
             "m_axis_out": Out(AxiStreamSignature(nbytes, keep=True)),
         })  # fmt: skip
 
-    def port_map(self) -> dict[str, tuple[Any, str]]:
-        """Port name in Verilog -> (signal, direction ``"i"`` or ``"o"``), in declaration order."""
+    def port_map(self) -> dict[str, tuple[Signal, PortDirection]]:
+        """Port name in Verilog -> (signal, direction), in declaration order."""
         return {
-            "_".join(path): (value, "i" if member.flow is In else "o")
+            "_".join(path): (
+                value,
+                PortDirection.Input if member.flow is In else PortDirection.Output,
+            )
             for path, member, value in self.signature.flatten(self)
         }
 

