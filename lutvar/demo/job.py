@@ -176,15 +176,14 @@ def run_demo(
     recorder = Recorder()
     accelerator = AcceleratorBackend(simulation.device, simulation.packed)
     comparing = ComparingBackend(golden, accelerator, recorder, on_mismatch)
-    top = simulation.device.transport
-    with stages("generate: simulated accelerator"), simulation.device:
+    with stages("generate: simulated accelerator"):
         loaded.var.step_hook = recorder.begin_step
         try:
             with _bar(loaded, labels, recorder, progress):
                 runs["accelerator"] = _generate(loaded, comparing, labels, seed)
         finally:
             loaded.var.step_hook = None
-            top.close()
+            simulation.device.transport.close()
 
     performance = PerformanceTable.of(recorder.jobs, config)
     columns = [loaded.info.classes[label] for label in labels]
