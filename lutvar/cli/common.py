@@ -55,16 +55,11 @@ def out_option(
     what: str, default: str | None = None, *, folder: bool = False
 ) -> Callable[[_F], _F]:
     """-o/--out as a Path; required when there is no default."""
+    # To click, default=None is a default: a required option must not pass it.
+    given = {"required": True} if default is None else {"default": default}
     kind = click.Path(file_okay=not folder, dir_okay=folder, path_type=Path)
-    return click.option(
-        "-o",
-        "--out",
-        type=kind,
-        default=default,
-        required=default is None,
-        help=what,
-        metavar="DIR" if folder else "FILE",
-    )
+    metavar = "DIR" if folder else "FILE"
+    return click.option("-o", "--out", type=kind, help=what, metavar=metavar, **given)
 
 
 def emit(as_json: bool, data: Any, text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .common import command, emit, json_option, out_option
+from .common import command, emit, json_option, note, out_option
 
 
 @command("verilog")
@@ -25,5 +25,11 @@ def verilog(config: str, out: Path, as_json: bool) -> None:
     hardware = load_hardware(config)  # first: a wrong name must not wait for Amaranth
     from lutvar.hw.top.export import export
 
-    manifest = export(hardware, load_quant(hardware.quant), out)
-    emit(as_json, manifest, str(manifest))
+    manifest = export(hardware, load_quant(hardware.quant), out, progress=note)
+    emit(
+        as_json,
+        {"files": [str(manifest.verilog), str(manifest.json)], **manifest.data},
+        f"{manifest.verilog}  module {manifest.data['verilog']['module']}, "
+        f"SHA-256 {manifest.sha256}\n"
+        f"{manifest.json}  configuration {manifest.config_hash:016x}",
+    )

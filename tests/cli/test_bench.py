@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar bench`: verdicts, exit codes, files, and that every unit on its list can be built."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from amaranth.back import rtlil
+
+from lutvar.bench import run as bench_run
+from lutvar.bench.area import Lane, cases, measure
+from lutvar.bench.report import BenchReport, Measurement, figure, machine
+from lutvar.cli.errors import FAILED
+from lutvar.cli.main import run
+from lutvar.sim.tools import yosys
+
+
+def _report(*values: float) -> BenchReport:
+    made = tuple(Measurement(f"unit {v:g}", v, "LUT", "timed", target=10) for v in values)
+    return BenchReport(made, machine({"yosys": "0.70", "icarus": None}), quick=True, seconds=1.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "target", "higher", "met"),
+    [
+        (10.0, 10, False, True),
+        (10.1, 10, False, False),
+        (10.0, 10, True, True),
+        (9.9, 10, True, False),
+        (None, 10, False, None),
+        (5.0, None, False, None),
+    ],
+)
+def test_verdict(value: float | None, target: float | None, higher: bool, met: bool | None) -> None:
+    measurement = Measurement("x", value, "LUT", "timed", target, higher)
+    assert measurement.met is met
+    words = {None: "", True: "met", False: "MISSED"}
+    assert measurement.cells()[3] == words[met]
+    assert measurement.as_dict()["met"] is met
+
+
+def test_figures_are_short() -> None:
+    assert [figure(v) for v in (0.01234, 5.678, 42, 99.94, 123.4, 1234567)] == [
+        "0.0123", "5.68", "42", "99.9", "123", "1,234,567",
+    ]  # fmt: skip
+
+
+def test_report_forms_agree() -> None:
+    report = _report(8, 12)
+    assert [m.name for m in report.missed] == ["unit 12"]
+    assert "1 of 2 targets met" in report.text()
+    page = report.markdown()
+    assert "| unit 12 | <= 10 LUT | 12 LUT | MISSED | timed |" in page
+    assert json.loads(json.dumps(report.as_dict()))["measurements"][1]["met"] is False
+    assert "icarus" not in report.machine, "a tool that is not there has no version"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "values", "code"),
+    [([], (12,), 0), (["--check"], (12,), FAILED), (["--check"], (8,), 0)],
+)
+def test_exit_code_and_files(
+    arguments: list[str], values: tuple[float, ...], code: int, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(bench_run, "run_bench", lambda quick: _report(*values))
+    out, page = tmp_path / "new" / "bench.json", tmp_path / "performance.md"
+    assert run(["bench", *arguments, "-o", str(out), "--markdown", str(page), "--json"]) == code
+    assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
+    assert page.read_text().startswith("# Performance")
+
+
+def test_area_list_is_sound() -> None:
+    titles = [case.title for case in cases()]
+    assert len(set(titles)) == len(titles)
+    assert any(case.quick for case in cases())
+    assert sum(case.target is not None for case in cases()) >= 4
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda c: c.title)
+def test_every_unit_on_the_list_elaborates(case: object) -> None:
+    assert "module" in rtlil.convert(case.make())  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(not yosys().ok, reason="no Yosys")
+def test_a_lane_is_really_counted() -> None:
+    """The plain E2M1 product is eight functions of six inputs: eight LUT6 and one level."""
+    (case,) = (c for c in cases() if c.title == "product E2M1 x E2M1, plain")
+    assert isinstance(case.make(), Lane)
+    luts, levels = measure(case)
+    assert (luts.value, luts.met, levels.value) == (8, True, 1)
