@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 import click
 
-from .common import command, emit, json_option, note, out_option, table
+from .common import command, emit, json_option, note, out_option, seed_option, table
 from .errors import FAILED, OK
+
+if TYPE_CHECKING:
+    from lutvar.sim.runner import BenchResult, Simulator
 
 
 @command("sim")
@@ -20,30 +24,50 @@ from .errors import FAILED, OK
     multiple=True,
     help="Simulator; repeat for several. Default: those installed.",
 )
+@click.option("--match", metavar="REGEX", help="Run only the benches whose name matches.")
+@click.option("--waves", is_flag=True, help="Write a wave file beside the log.")
+@seed_option
 @out_option("Folder for builds and logs.", "build/cocotb", folder=True)
 @json_option
-def sim(config: str | None, simulators: tuple[str, ...], out: Path, as_json: bool) -> int:
+def sim(
+    config: str | None,
+    simulators: tuple[str, ...],
+    match: str | None,
+    waves: bool,
+    seed: int,
+    out: Path,
+    as_json: bool,
+) -> int:
     """Run the benches on the Verilog of CONFIG (default: a tiny accelerator).
 
     Exit code 1 when a bench fails.
     """
-    from lutvar.sim.runner import run_benches
-    from lutvar.sim.tools import icarus
+    from lutvar.sim.runner import Simulator, run_benches
 
-    chosen = list(simulators)
-    if not chosen:
-        chosen = ["verilator"]
-        if icarus().ok:
-            chosen.append("icarus")
-        else:
-            note("note: Icarus Verilog is not installed; its runs are left out")
-    results = [row for name in chosen for row in run_benches(name, config, build_dir=out)]
+    chosen = [name for name in get_args(Simulator) if name in simulators] or _installed()
+    results: list[BenchResult] = []
+    for name in chosen:
+        note(f"{name}: export, build and run (log files in {out}) ...")
+        results += run_benches(
+            name, config, build_dir=out, test_filter=match, seed=seed, waves=waves
+        )
     failed = [row for row in results if not row.passed]
     rows = ((r.sim, r.bench, "pass" if r.passed else "FAIL", f"{r.seconds:.1f}") for r in results)
-    text = table(("simulator", "bench", "result", "seconds"), rows)
-    emit(
-        as_json,
-        [r.as_dict() for r in results],
-        f"{text}\n\n{len(results) - len(failed)} passed, {len(failed)} failed",
-    )
+    lines = [
+        table(("simulator", "bench", "result", "seconds"), rows),
+        *(f"{row.sim} {row.bench}: {row.message}" for row in failed),
+        "",
+        f"{len(results) - len(failed)} passed, {len(failed)} failed",
+    ]
+    emit(as_json, [row.as_dict() for row in results], "\n".join(lines))
     return FAILED if failed else OK
+
+
+def _installed() -> list[Simulator]:
+    """Verilator, which is needed, and Icarus when it is there."""
+    from lutvar.sim.tools import icarus
+
+    if icarus().ok:
+        return ["verilator", "icarus"]
+    note("note: Icarus Verilog is not installed; its runs are left out")
+    return ["verilator"]

@@ -187,3 +187,44 @@ def test_generate_float_is_reproducible(tmp_path: Path, capsys: pytest.CaptureFi
 def test_generate_refuses_a_class_that_the_model_lacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", "--backend", "float", "--class", "10", "-o", "unused.png"]) == BAD_INPUT
     assert "classes 0 to 9" in capsys.readouterr().err
+
+
+def _fake_benches(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[str]:
+    """Replace the runner by one that notes the simulators and gives one result each."""
+    from lutvar.sim import runner
+
+    asked: list[str] = []
+
+    def run_benches(sim: str, config: str | None, **_: object) -> list[runner.BenchResult]:
+        asked.append(sim)
+        return [runner.BenchResult(sim, "jobs.one", passed, 1.0, "" if passed else "y differs")]
+
+    monkeypatch.setattr(runner, "run_benches", run_benches)
+    return asked
+
+
+@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, FAILED)])
+def test_sim_exit_code_is_the_benches(
+    passed: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = _fake_benches(monkeypatch, passed)
+    assert run(["sim", "--sim", "icarus", "--sim", "verilator"]) == code
+    assert sorted(asked) == ["icarus", "verilator"]
+    out = capsys.readouterr().out
+    assert ("FAIL" in out) is not passed
+    assert ("y differs" in out) is not passed
+
+
+def test_sim_leaves_icarus_out_when_it_is_not_installed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lutvar.sim import tools
+
+    gone = tools.Tool("icarus", "11.0", None, None, False, "benches")
+    monkeypatch.setattr(tools, "icarus", lambda: gone)
+    asked = _fake_benches(monkeypatch, True)
+    assert run(["sim", "--json"]) == 0
+    assert asked == ["verilator"]
+    captured = capsys.readouterr()
+    assert "Icarus Verilog is not installed" in captured.err
+    assert [r["sim"] for r in json.loads(captured.out)] == ["verilator"]
