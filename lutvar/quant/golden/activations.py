@@ -67,15 +67,23 @@ def quantize_activations(
         ties: tie rule.
 
     Raises:
-        ValueError: K is not a multiple of 128.
+        ValueError: K is not a multiple of 128, or a pattern has exponent field 31 (the device
+            stops with NONFINITE).
     """
     rows, inputs = patterns.shape
     if inputs % GROUP:
         raise ValueError(f"rows of {inputs} values: must be a multiple of {GROUP}")
     # float32 is enough for exact decisions on FP16 values, see doubled_position.
-    x = values_of(patterns).view(rows, -1, GROUP)
+    x = values_of(patterns).view(rows, inputs // GROUP, GROUP)
+    absolute = x.abs().amax(-1)
+    if bool((absolute > FP16.largest).any()):
+        row, g = (int(i) for i in (absolute > FP16.largest).nonzero()[0])
+        raise ValueError(
+            f"row {row}, group {g}: value of magnitude {float(absolute[row, g])} is beyond FP16; "
+            "the device stops with error NONFINITE (use to_fp16, which saturates)"
+        )
     if not fmt.dual:
-        peak = _without_zero_groups(x.abs().amax(-1))
+        peak = _without_zero_groups(absolute)
         position = doubled_position(x, 2.0 * fmt.scale_top(), _divisor(peak).unsqueeze(-1))
         scale, scale_neg = patterns_of(peak), np.zeros(peak.shape, np.uint16)
     else:

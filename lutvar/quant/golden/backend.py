@@ -49,9 +49,7 @@ class GoldenBackend:
         keep_weights: bool | None = None,
     ) -> None:
         self.model, self.recorder, self.keep_sums = model, recorder, keep_sums
-        self.keep_weights = (
-            model.weights <= _KEPT_WEIGHTS if keep_weights is None else keep_weights
-        )
+        self.keep_weights = model.weights <= _KEPT_WEIGHTS if keep_weights is None else keep_weights
         self._prepared: dict[LinearSite, GoldenLinear] = {}
 
     def linear(self, site: LinearSite) -> GoldenLinear:
