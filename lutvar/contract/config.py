@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-
 from typing_extensions import Self
 
 from lutvar.quant.formats import NumberFormat, get_format
@@ -37,7 +36,9 @@ class SiteConfig(_Strict):
     """How the input of one linear layer is treated."""
 
     activation: str = Field(description="number format of the layer's input")
-    rotate: bool = Field(default=False, description="group-wise Hadamard transform before quantizing")
+    rotate: bool = Field(
+        default=False, description="group-wise Hadamard transform before quantizing"
+    )
 
     @field_validator("activation")
     @classmethod
@@ -52,7 +53,8 @@ class SiteConfig(_Strict):
 class QuantConfig(_Strict):
     """A quantization preset that the accelerator can run.
 
-    Attributes mirror ``lutvar/configs/quant/*.yaml``; groups are always 128 along the input dimension.
+    Attributes mirror ``lutvar/configs/quant/*.yaml``; groups are always 128 along the input
+    dimension.
     """
 
     name: str
@@ -69,14 +71,21 @@ class QuantConfig(_Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if set(self.sites) != set(SITE_NAMES):
-            raise ValueError(f"sites are {sorted(self.sites)}; exactly {sorted(SITE_NAMES)} are needed")
+            raise ValueError(
+                f"sites are {sorted(self.sites)}; exactly {sorted(SITE_NAMES)} are needed"
+            )
         widths = {s.format.bits for s in self.sites.values()} | {self.weight_format.bits}
         if len(widths) != 1:
-            raise ValueError(f"formats of {sorted(widths)} bits are mixed; one preset uses one code width")
+            raise ValueError(
+                f"formats of {sorted(widths)} bits are mixed; one preset uses one code width"
+            )
         if self.weight_format.dual:
             raise ValueError(f"weight format {self.weight} is dual; weights need a single scale")
-        if len({f.name for f in self.plain_formats}) > 1 or len({f.name for f in self.dual_formats}) > 1:
-            raise ValueError("at most one single-scale and one dual activation format for each preset")
+        single, dual = ({f.name for f in fs} for fs in (self.plain_formats, self.dual_formats))
+        if len(single) > 1 or len(dual) > 1:
+            raise ValueError(
+                "at most one single-scale and one dual activation format for each preset"
+            )
         for fmt in self.plain_formats:
             for dual in self.dual_formats:
                 if fmt.scale_top() != dual.scale_top():
@@ -116,7 +125,9 @@ class HardwareConfig(_Strict):
     quant: str = Field(description="name of the quantization preset that it runs")
     token_rows: int = Field(ge=1, le=64, description="token rows multiplied in parallel (T)")
     outputs: int = Field(ge=1, le=64, description="output features computed in parallel (N)")
-    stream_bytes: Literal[32, 64] = Field(default=32, description="width of each AXI4-Stream, bytes")
+    stream_bytes: Literal[32, 64] = Field(
+        default=32, description="width of each AXI4-Stream, bytes"
+    )
     max_groups: int = Field(ge=1, le=128, description="largest K / 128 of a layer")
     buffer_vectors: int = Field(
         ge=2, le=65536, description="activation bank size: token-row vectors (T rows) times groups"
@@ -138,14 +149,16 @@ class HardwareConfig(_Strict):
             )
         if self.buffer_vectors < self.max_groups:
             raise ValueError(
-                f"buffer_vectors {self.buffer_vectors} cannot hold one row of max_groups {self.max_groups}"
+                f"buffer_vectors {self.buffer_vectors} cannot hold one row of max_groups "
+                f"{self.max_groups}"
             )
         return self
 
 
 def _names(kind: str) -> list[str]:
     folder = resources.files("lutvar") / "configs" / kind
-    return sorted(p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml"))
+    names = (p.name for p in folder.iterdir())
+    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
 
 
 def preset_names(kind: Literal["quant", "hw"]) -> list[str]:

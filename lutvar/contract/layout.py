@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What each stream carries, beat by beat. Gateware counters and host packers both use this geometry.
+"""What each stream carries, beat by beat: the geometry of gateware counters and host packers.
 
-All words are little-endian; element 0 is in the least significant bits. ``S`` is the stream width in
-bytes, ``T`` the token rows, ``N`` the outputs, ``b`` the code bits. Every section starts on a beat and is
-padded with zeros to a whole number of beats.
+All words are little-endian; element 0 is in the least significant bits. ``S`` is the stream width
+in bytes, ``T`` the token rows, ``N`` the outputs, ``b`` the code bits. Every section starts on a
+beat and is padded with zeros to a whole number of beats.
 
 ``s_axis_act``  for each row, for each group: 128 FP16. TLAST on the last beat of the job.
-``s_axis_wgt``  for each tile of N outputs: N float32 biases; then for each group: N FP16 scales, then the codes
-                ``[N][128]`` packed b bits each. TLAST on the last beat of the job. Nothing when dumping.
-``m_axis_out``  multiply: for each tile, for each row vector: float32 ``[T][N]``. Dump: for each row vector, for
-                each group: ``[T]`` pairs (scale, negative scale) of FP16, then the codes ``[T][128]``.
-                TLAST on the last beat of the job.
+``s_axis_wgt``  for each tile of N outputs: N float32 biases; then for each group: N FP16 scales,
+                then the codes ``[N][128]`` packed b bits each. TLAST on the last beat of the job.
+                Nothing when dumping.
+``m_axis_out``  multiply: for each tile, for each row vector: float32 ``[T][N]``. Dump: for each
+                row vector, for each group: ``[T]`` pairs (scale, negative scale) of FP16, then the
+                codes ``[T][128]``. TLAST on the last beat of the job.
 """
 
 from __future__ import annotations

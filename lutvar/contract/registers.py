@@ -61,18 +61,24 @@ class Register:
         for item in self.fields:
             if item.name == name:
                 return (word >> item.low) & ((1 << item.width) - 1)
-        raise KeyError(f"{self.name} has no field {name!r}; fields: {[f.name for f in self.fields]}")
+        known = [f.name for f in self.fields]
+        raise KeyError(f"{self.name} has no field {name!r}; fields: {known}")
 
 
 _R, _A = Register, Access
 REGISTERS: tuple[Register, ...] = (
     _R("CTRL", 0x00, _A.RW, "control, XRT style", 0xC, (
-        Field("start", 0, 1, "write 1 to queue a job with the arguments below; reads 1 until accepted"),
+        Field(
+            "start", 0, 1,
+            "write 1 to queue a job with the arguments below; reads 1 until accepted",
+        ),
         Field("done", 1, 1, "a job has finished since the last read; cleared by reading"),
         Field("idle", 2, 1, "no job is queued or running"),
         Field("ready", 3, 1, "the next job can be queued"),
     )),
-    _R("GIE", 0x04, _A.RW, "global interrupt enable", 0, (Field("enable", 0, 1, "drive `interrupt`"),)),
+    _R("GIE", 0x04, _A.RW, "global interrupt enable", 0, (
+        Field("enable", 0, 1, "drive `interrupt`"),
+    )),
     _R("IER", 0x08, _A.RW, "interrupt enable", 0, (
         Field("done", 0, 1, "interrupt when a job finishes"),
         Field("error", 1, 1, "interrupt on an error"),
@@ -90,25 +96,32 @@ REGISTERS: tuple[Register, ...] = (
         Field("dump", 2, 1, "stream codes and scales out instead of multiplying"),
     )),
     _R("SCALE_EXP", 0x20, _A.RW, "exponent e of the layer, signed 8 bit, -32..31"),
-    _R("WATCHDOG", 0x24, _A.RW, "cycles without progress before ERROR = STALL; 0 switches it off", 1_000_000),
+    _R("WATCHDOG", 0x24, _A.RW,
+       "cycles without progress before ERROR = STALL; 0 switches it off", 1_000_000),
     _R("MAGIC", 0x40, _A.RO, "0x4C555456, 'LUTV'", MAGIC),
     _R("VERSION", 0x44, _A.RO, "contract and register version", VERSION),
     _R("HASH_LO", 0x48, _A.RO, "configuration hash, bits 31..0"),
     _R("HASH_HI", 0x4C, _A.RO, "configuration hash, bits 63..32"),
     _R("CAPS0", 0x50, _A.RO, "array size", 0, (
         Field("token_rows", 0, 8, "T"), Field("outputs", 8, 8, "N"),
-        Field("stream_bytes", 16, 8, "bytes in a beat"), Field("code_bits", 24, 8, "bits in a code"),
+        Field("stream_bytes", 16, 8, "bytes in a beat"),
+        Field("code_bits", 24, 8, "bits in a code"),
     )),
     _R("CAPS1", 0x54, _A.RO, "limits", 0, (
-        Field("max_groups", 0, 16, "largest GROUPS"), Field("row_block", 16, 16, "rows interleaved"),
+        Field("max_groups", 0, 16, "largest GROUPS"),
+        Field("row_block", 16, 16, "rows interleaved"),
     )),
     _R("CAPS2", 0x58, _A.RO, "activation bank size: row vectors times groups"),
-    _R("ERROR", 0x60, _A.RO, "first error since reset (see error codes); the core halts until SOFT_RESET"),
+    _R("ERROR", 0x60, _A.RO,
+       "first error since reset (see error codes); the core halts until SOFT_RESET"),
     _R("ERROR_INFO", 0x64, _A.RO, "context of the error"),
     _R("STATE", 0x68, _A.RO, "live state for diagnosis", 0, (
-        Field("act_valid", 0, 1, "s_axis_act TVALID"), Field("act_ready", 1, 1, "s_axis_act TREADY"),
-        Field("wgt_valid", 2, 1, "s_axis_wgt TVALID"), Field("wgt_ready", 3, 1, "s_axis_wgt TREADY"),
-        Field("out_valid", 4, 1, "m_axis_out TVALID"), Field("out_ready", 5, 1, "m_axis_out TREADY"),
+        Field("act_valid", 0, 1, "s_axis_act TVALID"),
+        Field("act_ready", 1, 1, "s_axis_act TREADY"),
+        Field("wgt_valid", 2, 1, "s_axis_wgt TVALID"),
+        Field("wgt_ready", 3, 1, "s_axis_wgt TREADY"),
+        Field("out_valid", 4, 1, "m_axis_out TVALID"),
+        Field("out_ready", 5, 1, "m_axis_out TREADY"),
         Field("front_busy", 8, 1, "activations of a job are being loaded"),
         Field("back_busy", 9, 1, "a job is being multiplied or dumped"),
         Field("wgt_full", 12, 2, "weight banks that are full"),
@@ -117,7 +130,8 @@ REGISTERS: tuple[Register, ...] = (
     _R("SOFT_RESET", 0x6C, _A.WO, "write 1: abort, clear error, counters and streams"),
     _R("SCRATCH", 0x70, _A.RW, "no function; for bus tests"),
     _R("CYCLES_LO", 0x80, _A.RO, "cycles while not idle, bits 31..0"),
-    _R("CYCLES_HI", 0x84, _A.RO, "cycles while not idle, bits 63..32 (latched by reading CYCLES_LO)"),
+    _R("CYCLES_HI", 0x84, _A.RO,
+       "cycles while not idle, bits 63..32 (latched by reading CYCLES_LO)"),
     _R("BUSY", 0x88, _A.RO, "cycles in which the multiplier array was issued work"),
     _R("STALL_ACT", 0x8C, _A.RO, "back end idle, waiting for activations"),
     _R("STALL_WGT", 0x90, _A.RO, "array idle, waiting for weights"),
@@ -146,7 +160,8 @@ def as_markdown() -> str:
     """The table of ``docs/registers.md``."""
     lines = ["| offset | name | access | reset | meaning |", "|---|---|---|---|---|"]
     for r in REGISTERS:
-        lines.append(f"| `0x{r.offset:02X}` | {r.name} | {r.access.name} | `0x{r.reset:X}` | {r.description} |")
+        cells = (f"`0x{r.offset:02X}`", r.name, r.access.name, f"`0x{r.reset:X}`", r.description)
+        lines.append(f"| {' | '.join(cells)} |")
         for f in r.fields:
             bits = f"{f.low}" if f.width == 1 else f"{f.low + f.width - 1}:{f.low}"
             lines.append(f"| | &nbsp;&nbsp;[{bits}] {f.name} | | | {f.description} |")

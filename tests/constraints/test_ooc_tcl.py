@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Vivado scripts, run in a plain Tcl shell with stub commands: syntax, arguments, failure paths."""
+"""The Vivado scripts in a plain Tcl shell with stub commands: syntax, arguments, failures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,11 @@ def test_missed_timing_fails(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("argv", "message"),
-    [("", "usage"), ("missing.v out", "missing.v does not exist"), (f"{SCRIPT} out fast", "clock is 'fast'")],
+    [
+        ("", "usage"),
+        ("missing.v out", "missing.v does not exist"),
+        (f"{SCRIPT} out fast", "clock is 'fast'"),
+    ],
 )
 def test_bad_arguments(tmp_path: Path, argv: str, message: str) -> None:
     result = run(tmp_path, argv)

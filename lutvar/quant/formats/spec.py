@@ -33,7 +33,8 @@ class HalfGrid:
     def __post_init__(self) -> None:
         if not self.magnitudes or min(self.magnitudes) < 0:
             raise ValueError(
-                f"magnitudes are {self.magnitudes!r}; a half grid needs at least one and none below 0"
+                f"magnitudes are {self.magnitudes!r}; a half grid needs at least one and none "
+                "below 0"
             )
         if len(set(self.magnitudes)) != len(self.magnitudes):
             raise ValueError(
@@ -44,7 +45,10 @@ class HalfGrid:
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
-        """All magnitudes, zero included, ascending. The position is the *rank* that ties-to-even uses."""
+        """All magnitudes, zero included, ascending.
+
+        The position is the *rank* that ties-to-even uses.
+        """
         return tuple(sorted({0, *self.magnitudes}))
 
     @property
@@ -139,7 +143,10 @@ class NumberFormat:
 
     @cached_property
     def codes_used(self) -> tuple[int, ...]:
-        """Codes that the encoder can produce: one per value, negative zero and reserved ones left out."""
+        """Codes that the encoder can produce.
+
+        One per value; negative zero and reserved codes are left out.
+        """
         used = {0}
         for negative in (False, True):
             used |= {self.encode_int(m, negative) for m in self.half(negative).levels if m}
@@ -199,7 +206,10 @@ def exmy(
 
 
 def integer(name: str, bits: int) -> NumberFormat:
-    """Two's-complement integer. Its scale is symmetric: the absolute maximum maps to ``2**(bits-1)-1``."""
+    """Two's-complement integer.
+
+    Its scale is symmetric: the absolute maximum maps to ``2**(bits-1)-1``.
+    """
     half = 1 << (bits - 1)
     return NumberFormat(
         name=name,
@@ -213,7 +223,8 @@ def dual(name: str, *, negative: NumberFormat, positive: NumberFormat) -> Number
     """A format that takes its negative half from one format and its positive half from another."""
     if negative.bits != positive.bits:
         raise ValueError(
-            f"{name}: halves have {negative.bits} and {positive.bits} bits; both need the same width"
+            f"{name}: halves have {negative.bits} and {positive.bits} bits; both need the same "
+            "width"
         )
     return NumberFormat(
         name=name,
