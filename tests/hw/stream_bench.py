@@ -48,7 +48,7 @@ class Sink:
     cycles: list[int] = field(default_factory=list)
 
 
-def _driver(source: Source, rng: random.Random) -> Callable[[Any], Any]:
+def _driver(source: Source, rng: random.Random, limit: int) -> Callable[[Any], Any]:
     payload = Value.cast(source.stream.payload)
 
     async def process(ctx: Any) -> None:
@@ -59,7 +59,12 @@ def _driver(source: Source, rng: random.Random) -> Callable[[Any], Any]:
                 await ctx.tick()
             ctx.set(payload, item)
             ctx.set(source.stream.valid, 1)
-            await ctx.tick().until(source.stream.ready)
+            for _ in range(limit):
+                _, _, ready = await ctx.tick().sample(source.stream.ready)
+                if ready:
+                    break
+            else:
+                raise AssertionError(f"a payload was not taken within {limit} cycles")
             ctx.set(source.stream.valid, 0)
 
     return process
@@ -111,9 +116,11 @@ def run_streams(
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     for number, source in enumerate(sources):
-        simulator.add_testbench(_driver(source, random.Random(f"{seed} source {number}")))
+        rng = random.Random(f"{seed} source {number}")
+        simulator.add_testbench(_driver(source, rng, limit))
     for number, sink in enumerate(sinks):
-        simulator.add_testbench(_collector(sink, random.Random(f"{seed} sink {number}"), limit))
+        rng = random.Random(f"{seed} sink {number}")
+        simulator.add_testbench(_collector(sink, rng, limit))
     for observer in observers:
         simulator.add_testbench(observer, background=True)
     simulator.run()
