@@ -63,9 +63,7 @@ class QuantizedModel:
         return load(path, config)
 
 
-def quantize_model(
-    model: HasSites, config: QuantConfig, progress: bool = True
-) -> QuantizedModel:
+def quantize_model(model: HasSites, config: QuantConfig, progress: bool = True) -> QuantizedModel:
     """Quantize every block linear, one layer at a time (the model itself is not changed).
 
     Args:
