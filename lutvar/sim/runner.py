@@ -160,7 +160,8 @@ def run_benches(
         sim: simulator.
         config: hardware preset, YAML path or configuration; default :func:`tiny_hardware`.
         quant: quantization; default: the one that the hardware names.
-        build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml`` and
+        build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml``
+            and
             ``results.json``.
         benches: modules of ``lutvar.sim.benches``.
         test_filter: regular expression on bench names.

@@ -139,7 +139,7 @@ def build(
         _run(
             [
                 "make", "-C", "model", "-f", "Vtop.mk", f"-j{jobs}", f"OPT_FAST={FAST_FLAGS}",
-                f"OPT_SLOW={SLOW_FLAGS}", "OPT_GLOBAL=-O1", "VM_PARALLEL_BUILDS=1",
+                f"OPT_SLOW={SLOW_FLAGS}", "OPT_GLOBAL=-O0", "VM_PARALLEL_BUILDS=1",
             ],
             work, tool, log,
         )  # fmt: skip

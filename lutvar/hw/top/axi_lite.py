@@ -72,7 +72,9 @@ class AxiLite(wiring.Component):
         axi, bus = self.axi, self.bus
         # Ready flip-flops start at 0, so that nothing is taken during reset; a request taken is
         # kept in the holding registers of `bus` until the answer is delivered.
-        aw_held, w_held, ar_held = Signal(), Signal(), Signal()
+        aw_held = Signal()
+        w_held = Signal()
+        ar_held = Signal()
 
         with m.If(axi.awvalid & axi.awready):
             m.d.sync += [aw_held.eq(1), bus.write_address.eq(axi.awaddr), axi.awready.eq(0)]

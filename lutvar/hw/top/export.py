@@ -60,9 +60,9 @@ def manifest_data(hardware: HardwareConfig, quant: QuantConfig, top: Top, verilo
     """Contents of the manifest.
 
     ``parameters`` sizes; ``config_hash`` as in HASH_HI:HASH_LO; ``ports`` name, width, direction in
-    declaration order; ``registers`` the register map; ``errors`` codes of ERROR; ``formats`` grids and
-    tie rule; ``signs`` of the Hadamard transform; ``streams`` beats of each section; ``verilog`` file
-    name, module, SHA-256; ``tools`` versions that the text depends on.
+    declaration order; ``registers`` the register map; ``errors`` codes of ERROR; ``formats`` grids
+    and tie rule; ``signs`` of the Hadamard transform; ``streams`` beats of each section;
+    ``verilog`` file name, module, SHA-256; ``tools`` versions that the text depends on.
     """
     known = identity(hardware, quant)
     return {
@@ -126,8 +126,8 @@ def export(
 ) -> Manifest:
     """Write ``<name>.v`` and ``<name>.json`` into a folder.
 
-    The same configuration gives the same bytes on every machine with the same versions of Amaranth and
-    its Yosys; the manifest is written last.
+    The same configuration gives the same bytes on every machine with the same versions of Amaranth
+    and its Yosys; the manifest is written last.
 
     Args:
         hardware, quant: the build.

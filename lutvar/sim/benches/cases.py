@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random small jobs with the packets to send and the packet that must come back, to the last bit."""
+"""Random small jobs with the packets to send and the packet that must come back."""
 
 from dataclasses import dataclass
 

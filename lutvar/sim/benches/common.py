@@ -10,7 +10,6 @@ from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.handle import Immediate
 from cocotb.triggers import ClockCycles, RisingEdge
 from cocotbext.axi import (
     AxiLiteBus,
@@ -78,8 +77,8 @@ class Bench:
         bench = cls(dut)
         for prefix, names in INPUTS.items():
             for name in names:
-                bench.pin(prefix, name).value = Immediate(0)
-        dut.ap_rst_n.value = Immediate(0)
+                bench.pin(prefix, name).value = 0
+        dut.ap_rst_n.value = 0
         Clock(dut.ap_clk, 4, unit="ns").start()
         if models:
             ends = (dut.ap_clk, dut.ap_rst_n, False)
@@ -100,7 +99,7 @@ class Bench:
         await ClockCycles(self.dut.ap_clk, count)
 
     async def reset(self, count: int = 4) -> None:
-        """Pulse ap_rst_n; transfers that wait in the models are dropped by the models' own reset."""
+        """Pulse ap_rst_n; the models' own reset drops their transfers."""
         self._may_withdraw = True
         self.dut.ap_rst_n.value = 0
         await self.cycles(count)

@@ -35,7 +35,7 @@ async def pauses_do_not_change_results(dut, paused: str) -> None:
 
 @cocotb.test()
 async def jobs_back_to_back(dut) -> None:
-    """Jobs of different sizes and kinds, each queued while the ones before run, no reset between."""
+    """Jobs of different sizes and kinds, queued while others run, no reset between."""
     bench = await Bench.start(dut)
     most = bench.hardware.max_groups
     cases = [
