@@ -43,10 +43,11 @@ def test_fp16_values_of_every_pattern() -> None:
     np.testing.assert_array_equal(patterns_of(values), patterns)
 
 
-def test_patterns_of_refuses_what_is_not_fp16() -> None:
-    for value in (1 + 2.0**-11, 131072.0, 2.0**-25, -65537.0):
-        with pytest.raises(ValueError, match=r"at index \(1,\) is not an"):
-            patterns_of([0.0, value])
+def test_patterns_of_refuses_what_is_beyond_the_extended_range() -> None:
+    assert patterns_of(torch.tensor([131008.0, -131008.0])).tolist() == [0x7FFF, 0xFFFF]
+    for value in (131072.0, -131072.0):
+        with pytest.raises(ValueError, match=r"131072\.0 is beyond 131008"):
+            patterns_of(torch.tensor([0.0, value]))
 
 
 def test_to_fp16_rounds_to_even_and_saturates() -> None:

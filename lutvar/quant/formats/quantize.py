@@ -124,9 +124,9 @@ def quantize(
 
 def check_finite(x: Tensor) -> None:
     """Raise ValueError naming the first infinity or NaN of a tensor and its index."""
-    finite = torch.isfinite(x)
-    if not bool(finite.all()):
-        index = tuple(int(i) for i in (~finite).nonzero()[0])
+    # NaN and infinity both show in the extremes, without a temporary as large as x.
+    if x.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(x))).all()):
+        index = tuple(int(i) for i in (~torch.isfinite(x)).nonzero()[0])
         raise ValueError(
             f"value {x[index].item()} at index {index} is not finite; "
             "quantization needs finite values (clip them, or find where they arise)"

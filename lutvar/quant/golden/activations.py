@@ -89,13 +89,11 @@ def quantize_activations(
     else:
         peak = _without_zero_groups(x.amax(-1))
         peak_neg = _without_zero_groups(-x.amin(-1))
-        negative = x < 0
         top, top_neg = fmt.scale_top(), fmt.scale_top(negative=True)
-        position = doubled_position(
-            x,
-            torch.where(negative, 2.0 * top_neg, 2.0 * top),
-            torch.where(negative, _divisor(peak_neg).unsqueeze(-1), _divisor(peak).unsqueeze(-1)),
-        )
+        # Each value has a nonzero position in its own half only, so the sum is exact.
+        above = doubled_position(x, 2.0 * top, _divisor(peak).unsqueeze(-1)).clamp_min_(0)
+        below = doubled_position(x, 2.0 * top_neg, _divisor(peak_neg).unsqueeze(-1)).clamp_max_(0)
+        position = above.add_(below)
         scale = patterns_of(peak)
         # The quotient is too far from any FP16 rounding boundary for float64 to matter.
         scale_neg = patterns_of(round_float(peak_neg.double() * top / top_neg, FP16))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lutvar.quant.formats.quantize import check_finite
@@ -19,6 +19,7 @@ Patterns = NDArray[np.uint16]
 _LARGEST = 65504.0
 _EXTENDED = 0x7C00  #: first pattern with exponent field 31
 _EXTENDED_UNIT = 64.0
+_EXTENDED_LARGEST = 2047 * _EXTENDED_UNIT
 
 
 def to_fp16(x: Tensor | NDArray[np.float32]) -> Patterns:
@@ -40,29 +41,33 @@ def values_of(patterns: Patterns) -> Tensor:
     values = torch.from_numpy(patterns.view(np.float16)).float()
     magnitudes = patterns & 0x7FFF
     if magnitudes.size and int(magnitudes.max()) >= _EXTENDED:
-        extended = torch.from_numpy((magnitudes.astype(np.int32) - _EXTENDED + 1024) * 64.0)
+        extended = torch.from_numpy(
+            (magnitudes.astype(np.int32) - _EXTENDED + 1024) * _EXTENDED_UNIT
+        )
         extended = torch.where(torch.from_numpy(patterns >= 0x8000), -extended, extended)
         values = torch.where(torch.from_numpy(magnitudes >= _EXTENDED), extended.float(), values)
     return values
 
 
-def patterns_of(values: Tensor | ArrayLike) -> Patterns:
-    """Patterns of values that are FP16 numbers already (extended range included).
+def patterns_of(values: Tensor) -> Patterns:
+    """Patterns of values that are FP16 numbers already (see `rounding.round_float`).
+
+    Args:
+        values: floating point, any shape; multiples of the FP16 step, extended range included.
 
     Raises:
-        ValueError: a value would need rounding or is beyond 131008.
+        ValueError: a value is beyond 131008, the largest extended number.
     """
-    wide = torch.as_tensor(values).double()
-    large = wide.abs() >= 65536.0
-    small = torch.where(large, 0.0, wide)
-    patterns = small.half().numpy().view(np.uint16)
-    if bool(large.any()):
-        fraction = wide.abs() / _EXTENDED_UNIT - 1024
-        high = torch.where(large, fraction, 0.0).numpy().astype(np.uint16) + np.uint16(_EXTENDED)
-        high |= (wide < 0).numpy().astype(np.uint16) << np.uint16(15)
-        patterns = np.where(large.numpy(), high, patterns)
-    back = values_of(patterns)
-    if not torch.equal(back.double(), wide):
-        index = tuple(int(i) for i in (back.double() != wide).nonzero()[0])
-        raise ValueError(f"{float(wide[index])} at index {index} is not an (extended) FP16 value")
-    return patterns
+    largest = float(torch.stack(torch.aminmax(values)).abs().max()) if values.numel() else 0.0
+    if largest > _EXTENDED_LARGEST:
+        raise ValueError(
+            f"magnitude {largest} is beyond {_EXTENDED_LARGEST}, the largest FP16 scale"
+        )
+    if largest <= _LARGEST:
+        return values.half().numpy().view(np.uint16)
+    large = values.abs() >= 65536.0
+    patterns = torch.where(large, 0.0, values).half().numpy().view(np.uint16)
+    fraction = torch.where(large, values.abs() / _EXTENDED_UNIT - 1024, 0.0)
+    extended = fraction.numpy().astype(np.uint16) + np.uint16(_EXTENDED)
+    extended |= (values < 0).numpy().astype(np.uint16) << np.uint16(15)
+    return np.where(large.numpy(), extended, patterns)

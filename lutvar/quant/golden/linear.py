@@ -75,18 +75,20 @@ class GoldenLinear:
         for start in range(0, rows, step):
             chunk = slice(start, start + step)
             acc = y_RO[chunk]
+            product, factor = torch.empty_like(acc), torch.empty_like(acc)
             number = 0
             for g in range(self.layer.groups):
                 columns = slice(g * GROUP, (g + 1) * GROUP)
                 weight = self._weight_OK[:, columns].T
                 for half, scale in zip(halves_RK, scales_RG, strict=True):
                     # Integers below 2**24: exact in float32 whatever the order of summation.
-                    product = half[chunk, columns] @ weight
+                    torch.mm(half[chunk, columns], weight, out=product)
                     if sums is not None:
                         sums[chunk, :, number] = product.numpy()
                     # m * ws is exact (22 bits), so the product is rounded once. Product and sum
                     # are separate operations on purpose: a fused one would round once less.
-                    product *= torch.outer(scale[chunk, g], self._scales_GO[g])
+                    torch.outer(scale[chunk, g], self._scales_GO[g], out=factor)
+                    product *= factor
                     acc += product
                     number += 1
         return y_RO.numpy(), sums
