@@ -11,7 +11,7 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.task import bridge, resume
 from cocotb.triggers import ClockCycles
-from host_cases import tiny
+from host_cases import gateware
 from host_scenarios import BLOCKED, SCENARIOS, Rig
 
 from lutvar.host import Stream
@@ -36,7 +36,7 @@ async def _run(dut, scenario: Callable[[Rig], None]) -> None:  # type: ignore[no
         if 0 < probability < BLOCKED:
             model.set_pause_generator(draw.random() < probability for _ in itertools.count())
 
-    rig = Rig(transport, *tiny("fp4"), resume(set_pauses))
+    rig = Rig(transport, *gateware("fp4"), resume(set_pauses))
     await bridge(scenario)(rig)
 
 

@@ -14,6 +14,7 @@ from lutvar.contract.layout import StreamLayout
 from lutvar.host.packed import PackedLinear, pack_linear
 from lutvar.models import LoadedModel, ModelInfo
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig
+from lutvar.sim.runner import tiny_hardware
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ def tiny(quant: str = "fp4", **changes: int) -> tuple[HardwareConfig, QuantConfi
         "row_block": 16,
     }
     return HardwareConfig(name="tiny", quant=quant, **(sizes | changes)), load_quant(quant)
+
+
+def gateware(quant: str = "fp4") -> tuple[HardwareConfig, QuantConfig]:
+    """The accelerator that is built and simulated: the benches', so that builds are shared."""
+    return tiny_hardware(quant), load_quant(quant)
 
 
 def random_layer(

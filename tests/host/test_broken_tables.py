@@ -9,12 +9,11 @@ them at a time, at a place of their choice.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from host_cases import tiny
+from host_cases import gateware
 
 from lutvar.host import Accelerator, PackedModel
 from lutvar.host.backend import AcceleratorBackend
@@ -35,7 +34,7 @@ pytestmark = pytest.mark.skipif(
     not tools.verilator().ok, reason="Verilator 5.036 or later is not installed"
 )
 _SITE = LinearSite(0, "proj")  # single-scale, not rotated
-_HARDWARE, _QUANT = tiny("fp4")
+_HARDWARE, _QUANT = gateware("fp4")
 _FORMAT = _QUANT.weight_format  # magnitudes 0, 1, 2, 3, 4, 6, 8, 12
 _OUTPUTS, _BATCH, _TOKENS = 8, 2, 3
 
@@ -57,13 +56,15 @@ def _break_tables(patch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def device(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Accelerator]:
-    folder: Path = tmp_path_factory.mktemp("broken")
+def device(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Accelerator]:
     with pytest.MonkeyPatch.context() as patch:
         _break_tables(patch)
-        manifest = export(_HARDWARE, _QUANT, folder)
-    top = VerilatedTop(build(manifest.verilog, _HARDWARE.stream_bytes, build_dir=folder))
-    opened = Accelerator(SimTransport(top), _HARDWARE, _QUANT)
+        manifest = export(_HARDWARE, _QUANT, tmp_path_factory.mktemp("broken"))
+    cache = request.config.rootpath / "build" / "sim"
+    library = build(manifest.verilog, _HARDWARE.stream_bytes, build_dir=cache)
+    opened = Accelerator(SimTransport(VerilatedTop(library)), _HARDWARE, _QUANT)
     opened.open()
     yield opened
     opened.transport.close()

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from host_cases import tiny
+from host_cases import gateware
 
 from lutvar.hw.top.export import export
 from lutvar.sim import tools
@@ -19,7 +19,7 @@ from lutvar.sim.runner import run_on
 
 @pytest.mark.skipif(not tools.verilator().ok, reason="Verilator 5.036 or later is not installed")
 def test_driver_on_bus_models(tmp_path: Path) -> None:
-    hardware, quant = tiny("fp4")
+    hardware, quant = gateware("fp4")
     manifest = export(hardware, quant, tmp_path)
     results = run_on(
         "verilator", manifest.verilog, hardware, quant, tmp_path, modules=["driver_bench"]

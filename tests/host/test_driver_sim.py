@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
-from host_cases import tiny
+from host_cases import gateware
 from host_scenarios import SCENARIOS, Rig
 
 from lutvar.host import Stream
@@ -25,10 +24,10 @@ _PORTS = {Stream.ACT: "act", Stream.WGT: "wgt", Stream.OUT: "out"}
 
 @pytest.fixture(scope="module", params=["fp4", "fp6"])
 def rig(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    hardware, quant = tiny(request.param)
-    folder: Path = tmp_path_factory.mktemp("tiny")
-    manifest = export(hardware, quant, folder)
-    transport = SimTransport(VerilatedTop(build(manifest.verilog, 32, build_dir=folder)))
+    hardware, quant = gateware(request.param)
+    manifest = export(hardware, quant, tmp_path_factory.mktemp("tiny"))
+    library = build(manifest.verilog, 32, build_dir=request.config.rootpath / "build" / "sim")
+    transport = SimTransport(VerilatedTop(library))
 
     def pauses(stream: Stream, probability: float) -> None:
         transport.top.pauses(_PORTS[stream], probability, seed=7)  # type: ignore[arg-type]
