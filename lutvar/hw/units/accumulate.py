@@ -1,41 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequential float32 accumulation over groups, row vectors interleaved (contract, section 5)."""
+"""Sequential float32 accumulation of many interleaved sums (contract, section 5)."""
 
-from typing import Any
-
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import wiring
-from amaranth.lib.memory import Memory
+from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .fp32_add import Fp32Add, register
+from .float_steps import delay
+from .fp32_add import Fp32Add
 from .scale import ScaleMultiply
 
-#: Cycles from a slot's issue to its next: read, select, add, write, and one for the memory.
-MIN_INTERVAL = Fp32Add.LATENCY + 4
+#: Least distance, in cycles, of two additions to the same slot: read, add, write, and only then read.
+MIN_INTERVAL = Fp32Add.LATENCY + 2
 
 
 class Accumulator(wiring.Component):
-    """``acc[slot] = RNE((first ? bias : acc[slot]) + p)``, one addition a cycle.
+    """``acc[slot] = RNE((bias if first else acc[slot]) + p)``, for ``block`` slots.
 
     Members:
-        valid: In, this cycle carries an addition.
-        p: In, float32 pattern of the scaled group sum.
-        slot: In, which of ``block`` interleaved accumulators.
-        first: In, start from ``bias`` instead of the stored value.
-        bias: In, float32 pattern.
-        y: Out, the new value, ``LATENCY`` cycles later.
+        valid: an addition; without it the memory keeps its words.
+        p, bias: float32 patterns. ``bias`` is read with ``first`` only.
+        slot: which sum. The same slot may come again ``MIN_INTERVAL`` cycles later, not earlier.
+        first: start the sum from ``bias`` instead of the stored value.
+        y: the new sum, ``LATENCY`` cycles later (after the last addition: the result).
 
-    The same slot may come again after ``MIN_INTERVAL`` cycles at the earliest, which is why the
-    memory
-    needs no transparent port: a write is at least a cycle old when its word is read.
+    Throughput: one addition each cycle. The slot distance keeps reads and writes of one word apart, so
+    the memory needs no bypass and no transparent port.
     """
 
-    LATENCY = 2 + Fp32Add.LATENCY
+    LATENCY = Fp32Add.LATENCY + 1
 
     def __init__(self, block: int) -> None:
-        if block < 1:
-            raise ValueError(f"block is {block}; at least one accumulator is needed")
+        if block < 2:
+            raise ValueError(f"block is {block}; at least two slots are needed")
         self.block = block
         super().__init__(
             {
@@ -48,43 +44,39 @@ class Accumulator(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=32, depth=self.block, init=[])
-        read, write = memory.read_port(), memory.write_port()
-        m.submodules.add = add = Fp32Add()
-
-        m.d.comb += [read.addr.eq(self.slot), read.en.eq(1)]
-        p, bias, first = (
-            register(m, signal, name)
-            for signal, name in ((self.p, "p1"), (self.bias, "bias1"), (self.first, "first1"))
+        m.submodules.sums = sums = memory.Memory(
+            shape=unsigned(32), depth=self.block, init=[], attrs={"ram_style": "distributed"}
         )
+        m.submodules.adder = adder = Fp32Add()
+        read, write = sums.read_port(), sums.write_port()
+
+        first = Signal(reset_less=True)
+        bias = Signal(32, reset_less=True)
+        m.d.comb += read.addr.eq(self.slot)
+        m.d.sync += [first.eq(self.first), bias.eq(self.bias), adder.y.eq(self.p)]
+        m.d.comb += adder.x.eq(Mux(first, bias, read.data))
+
+        # Which word to write travels beside the adder. The valid bits have a reset.
+        valid = Signal(self.LATENCY)
+        m.d.sync += valid.eq(Cat(self.valid, valid))
         m.d.comb += [
-            add.a.eq(register(m, Mux(first, bias, read.data), "start")),
-            add.b.eq(register(m, p, "p2")),
-            self.y.eq(add.y),
+            write.addr.eq(delay(m, self.slot, self.LATENCY, "slot_line")),
+            write.data.eq(adder.s),
+            write.en.eq(valid[-1]),
+            self.y.eq(adder.s),
         ]
-        # Slot and write enable travel beside the adder; the enable is reset, the slot need not be.
-        enable, slot = self.valid, self.slot
-        for cycle in range(self.LATENCY):
-            held = Signal(name=f"enable{cycle}")
-            m.d.sync += held.eq(enable)
-            enable, slot = held, register(m, slot, f"slot{cycle}")
-        m.d.comb += [write.addr.eq(slot), write.data.eq(add.y), write.en.eq(enable)]
         return m
 
 
 class ScaleAccumulate(wiring.Component):
-    """Group sum in, accumulated float32 result out: what follows each dot product of the array.
+    """Scale multiplication and accumulation for one output of the array.
 
-    Members:
-        valid: In, this cycle carries a group sum (the only member that must be 0 between issues).
-        d, m, ws, e: In, see :class:`~lutvar.hw.units.scale.ScaleMultiply`.
-        slot, first, bias: In, see :class:`Accumulator`; all in the same cycle as ``d``.
-        y: Out, the slot's new value, ``LATENCY`` cycles after ``d``; the result when the issue
-        was the last.
+    Members: ``d``, ``m``, ``ws``, ``e`` as in :class:`ScaleMultiply`; ``valid``, ``slot``, ``first``,
+    ``bias``, ``y`` as in :class:`Accumulator`. All inputs belong to the same cycle.
 
-    One group sum a cycle; a slot at most every ``MIN_INTERVAL`` cycles.
+    Latency: ``LATENCY`` cycles. Throughput: one each cycle, one slot every ``MIN_INTERVAL``.
     """
 
     LATENCY = ScaleMultiply.LATENCY + Accumulator.LATENCY
@@ -97,7 +89,7 @@ class ScaleAccumulate(wiring.Component):
                 "d": In(signed(sum_bits)),
                 "m": In(16),
                 "ws": In(16),
-                "e": In(signed(8)),
+                "e": In(signed(6)),
                 "slot": In(range(block)),
                 "first": In(1),
                 "bias": In(32),
@@ -105,30 +97,23 @@ class ScaleAccumulate(wiring.Component):
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.scale = scale = ScaleMultiply(self.sum_bits)
         m.submodules.accumulator = accumulator = Accumulator(self.block)
+        ahead = ScaleMultiply.LATENCY
+        valid = Signal(ahead)
+        m.d.sync += valid.eq(Cat(self.valid, valid))
         m.d.comb += [
             scale.d.eq(self.d),
             scale.m.eq(self.m),
             scale.ws.eq(self.ws),
             scale.e.eq(self.e),
+            accumulator.valid.eq(valid[-1]),
             accumulator.p.eq(scale.p),
+            accumulator.slot.eq(delay(m, self.slot, ahead, "slot_line")),
+            accumulator.first.eq(delay(m, self.first, ahead, "first_line")),
+            accumulator.bias.eq(delay(m, self.bias, ahead, "bias_line")),
             self.y.eq(accumulator.y),
-        ]
-        valid, slot, first, bias = self.valid, self.slot, self.first, self.bias
-        for cycle in range(ScaleMultiply.LATENCY):
-            held = Signal(name=f"valid{cycle}")
-            m.d.sync += held.eq(valid)
-            valid = held
-            slot = register(m, slot, f"slot{cycle}")
-            first = register(m, first, f"first{cycle}")
-            bias = register(m, bias, f"bias{cycle}")
-        m.d.comb += [
-            accumulator.valid.eq(valid),
-            accumulator.slot.eq(slot),
-            accumulator.first.eq(first),
-            accumulator.bias.eq(bias),
         ]
         return m

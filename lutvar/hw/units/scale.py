@@ -1,107 +1,101 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scale a group sum: ``p = RNE_f32(D * m * ws * 2**e)`` (contract, section 5).
+"""Scaling of a dot product: ``p = RNE_f32(D * m * ws * 2**e)``, one rounding of the exact product.
 
-The product of three significands is an exact integer, so there is one rounding, at the end.
+Contract, section 5. The two scales and the sum are multiplied as integers (11 x 11 bits, then 22 bits
+times the sum's magnitude: one DSP58 each); the product is normalised and rounded once.
 """
 
-from typing import Any
-
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .fp32_add import Fp32Round, register, shift_left_steps
+from .float_steps import BIAS, FRACTION, delay, normalise_step
 
-_SIGNIFICAND = 11  #: FP16 significand with its hidden bit
-_STEPS = (32, 16, 8, 4, 2, 1)  #: shifts that normalise any product
-
-
-def significand(pattern: Value) -> Value:
-    """11-bit significand of an FP16 pattern; subnormals have no hidden bit, exponent 31 is
-    ordinary."""
-    return Cat(pattern[:10], pattern[10:15].any())
+MIN_SUM_BITS, MAX_SUM_BITS = 5, 24
+#: Value of a significand's lowest bit when the exponent field is 0: 2**-24, for each of the scales.
+_UNIT = -25
 
 
-def exponent(pattern: Value) -> Value:
-    """Exponent field, 1 for a subnormal: the value is ``significand * 2**(exponent - 25)``."""
-    return Cat(pattern[10] | ~pattern[10:15].any(), pattern[11:15])
+def _unpack(pattern: Value) -> tuple[Value, Value]:
+    """Significand and exponent field of an extended FP16 pattern; a subnormal has exponent 1."""
+    field = pattern[10:15]
+    hidden = field.any()
+    return Cat(pattern[:10], hidden), Cat(field[0] | ~hidden, field[1:])
 
 
 class ScaleMultiply(wiring.Component):
-    """Float32 pattern of the scaled group sum, ``LATENCY`` cycles later; one value a cycle.
+    """Multiplies a sum by two scales and a power of two, and rounds to float32.
 
     Members:
-        d: In, signed group sum of ``sum_bits`` bits.
-        m: In, FP16 pattern of the activation scale (extended range, sign bit 0).
-        ws: In, FP16 pattern of the weight scale (sign bit 0).
-        e: In, signed exponent of the layer, -32..31.
-        p: Out, float32 pattern; +0 when the sum or a scale is 0.
+        d: signed sum; ``-2**(bits-1)`` does not occur (a sum of products is symmetric).
+        m, ws: FP16 patterns without sign; exponent 31 is ordinary, subnormals are exact.
+        e: power of two, -32..31.
+        p: float32 pattern; +0 when the product is zero. A result below ``2**-126`` or above the
+            largest float32 cannot arise from values that the contract allows.
 
-    Two integer products (11 x 11, then up to 19 x 22) between registers: two DSP58. Then
-    normalising in three
-    stages of two steps and :class:`Fp32Round`.
+    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: 2 DSP and about 200 LUTs.
     """
 
-    LATENCY = 5 + 3 + Fp32Round.LATENCY
+    LATENCY = 10
 
     def __init__(self, sum_bits: int) -> None:
-        if not 2 <= sum_bits <= 25:
-            raise ValueError(f"group sums of {sum_bits} bits; 2 to 25 fit the multiplier")
+        if not MIN_SUM_BITS <= sum_bits <= MAX_SUM_BITS:
+            raise ValueError(
+                f"a sum of {sum_bits} bits; {MIN_SUM_BITS} to {MAX_SUM_BITS} fit the multiplier and "
+                "leave something to round"
+            )
         self.sum_bits = sum_bits
         super().__init__(
             {
                 "d": In(signed(sum_bits)),
                 "m": In(16),
                 "ws": In(16),
-                "e": In(signed(8)),
+                "e": In(signed(6)),
                 "p": Out(32),
             }
         )
 
-    def elaborate(self, platform: Any) -> Module:
+    def elaborate(self, platform: object) -> Module:
         m = Module()
-        # 1: magnitude of the sum, significands. |most negative| needs all sum_bits bits, unsigned.
-        magnitude = register(m, Mux(self.d[-1], -self.d, self.d)[: self.sum_bits], "magnitude")
-        negative = register(m, self.d[-1], "negative")
-        row, column = (
-            register(m, significand(v), n) for v, n in ((self.m, "row"), (self.ws, "column"))
-        )
-        exponents = register(m, exponent(self.m) + exponent(self.ws), "exponents")
-        layer = register(m, self.e, "layer")
-        # 2, 3: product of the scales, with the register inside the DSP.
-        scale = register(m, register(m, row * column, "scale_m"), "scale_p")
-        magnitude = register(m, register(m, magnitude, "magnitude2"), "magnitude3")
-        total = register(m, register(m, (exponents + layer).as_signed(), "total2"), "total3")
-        negative = register(m, register(m, negative, "negative2"), "negative3")
-        # 4, 5: product with the sum. Exact.
-        product = register(m, register(m, magnitude * scale, "product_m"), "product_p")
-        total = register(m, register(m, total, "total4"), "total5")
-        negative = register(m, register(m, negative, "negative4"), "negative5")
 
-        # 6..8: leading one to the top. value = product * 2**(total - 50).
+        def register(value: Value, name: str) -> Signal:
+            held = Signal(len(value), name=name, reset_less=True)
+            m.d.sync += held.eq(value)
+            return held
+
+        # 1: unpack. These registers are the input registers of the first multiplier.
+        significand_m, exponent_m = _unpack(self.m)
+        significand_w, exponent_w = _unpack(self.ws)
+        significand_m = register(significand_m, "significand_m")
+        significand_w = register(significand_w, "significand_w")
+        negative = self.d[-1]
+        magnitude = register(Mux(negative, -self.d, self.d)[: self.sum_bits - 1], "magnitude")
+        exponent = register(exponent_m + exponent_w + self.e, "exponents")
+
+        # 2, 3: product of the scales; 4, 5: times the sum. Two registers each, as in a DSP58.
+        scales = register(significand_m * significand_w, "scales_m")
+        scales = register(scales, "scales_p")
+        magnitude = delay(m, magnitude, 2, "magnitude_line")
+        product = register(magnitude * scales, "product_m")
+        product = register(product, "product_p")
         width = len(product)
-        steps = tuple(step for step in _STEPS if step < width)
-        biased = register_free(m, (total + (127 - 50 + width - 1)).as_signed(), "biased")
-        value: Value = product
-        for stage in range(3):
-            part = steps[len(steps) * stage // 3 : len(steps) * (stage + 1) // 3]
-            value, by = shift_left_steps(m, value, part, f"norm{stage}")
-            value = register(m, value, f"normal{stage}")
-            biased = register(m, (biased - by).as_signed(), f"biased{stage}")
-            negative = register(m, negative, f"negative_n{stage}")
-        m.submodules.round = finish = Fp32Round(width)
-        m.d.comb += [
-            finish.fraction.eq(value),
-            finish.exponent.eq(biased),
-            finish.sign.eq(negative),
-            finish.zero.eq(~value[-1]),
-            self.p.eq(finish.y),
-        ]
+
+        # Biased exponent of a product whose highest bit is set; 8 bits, the rest cancels.
+        offset = BIAS + 2 * _UNIT + width - 1
+        exponent = register((delay(m, exponent, 3, "exponent_line") + offset)[:8], "biased")
+        negative = delay(m, negative, 9, "negative_line")
+
+        # 6, 7, 8: normalise.
+        for unit, name in ((16, "by16"), (4, "by4"), (1, "by1")):
+            product, count = normalise_step(m, product, unit, 4, name)
+            exponent = register((exponent - count * unit)[:8], f"exponent_{name}")
+            product = register(product, f"product_{name}")
+
+        # 9: decide the rounding; 10: round. A carry out of the fraction increments the exponent.
+        kept, rest = product[width - FRACTION - 1 :], product[: width - FRACTION - 1]
+        up = register(rest[-1] & (rest[:-1].any() | kept[0]), "up")
+        packed = register(Cat(kept[:FRACTION], exponent), "packed")
+        present = register(kept[-1], "present")
+        rounded = Cat((packed + up)[:31], negative)
+        m.d.sync += self.p.eq(Mux(present, rounded, Const(0, 32)))
         return m
-
-
-def register_free(m: Module, value: Value, name: str) -> Signal:
-    """A named wire, so that widths stay visible in the netlist."""
-    out = Signal(value.shape(), name=name)
-    m.d.comb += out.eq(value)
-    return out
