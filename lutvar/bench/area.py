@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Area of the units: which ones are synthesised, how, and what they may cost."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.config import GROUP, QuantConfig, load_quant
 from lutvar.contract.hadamard import sign_vector
+from lutvar.hw.shared import PREFIX, export_verilog
 from lutvar.hw.units.accumulate import Accumulator
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.fp32_add import Fp32Add
@@ -20,11 +22,16 @@ from lutvar.hw.units.quantizer import QuantizerFormats, QuantizerLane
 from lutvar.hw.units.scale import ScaleMultiply
 
 from .report import How, Measurement
-from .synth import LOGIC_ONLY, SynthReport, count_luts
+from .synth import LOGIC_ONLY, SynthReport, count_luts_verilog
 
 #: As LOGIC_ONLY, but multiplications may go to DSPs: for units whose multiplier is one by design.
 WITH_DSP = tuple(option for option in LOGIC_ONLY if option != "-nodsp")
+#: As LOGIC_ONLY, but small memories may be LUTRAM: for units that hold one.
+WITH_LUTRAM = tuple(option for option in LOGIC_ONLY if option != "-nolutram")
 MAX_LEVELS = 6  #: LUT levels between registers, everywhere
+_MODULE = f"{PREFIX}bench_unit"
+#: Amaranth elaborates in one thread at a time; Yosys runs beside it.
+_EXPORTING = threading.Lock()
 _HOW: How = "synthesised (Yosys xcup)"
 #: Values in a beat of the 32-byte streams.
 _STREAM_LANES = 16
@@ -107,17 +114,23 @@ def cases() -> list[AreaCase]:
             f"Hadamard, {_STREAM_LANES} lanes",
             lambda: Hadamard(_STREAM_LANES, signs),
             lanes=_STREAM_LANES,
+            options=WITH_LUTRAM,
             quick=False,
         ),
         AreaCase("scale multiply", lambda: _scale(fp4), options=WITH_DSP),
         AreaCase("float32 add", Fp32Add),
-        AreaCase("accumulator", lambda: Accumulator(_ROW_BLOCK), options=WITH_DSP),
+        AreaCase("accumulator", lambda: Accumulator(_ROW_BLOCK), options=WITH_LUTRAM),
     ]
 
 
 def measure(case: AreaCase) -> list[Measurement]:
-    """Synthesise one unit: its LUT sites, and its levels against the common bound."""
-    found = count_luts(case.make(), "bench_unit", options=case.options)
+    """Synthesise one unit: its LUT sites, and its levels against the common bound.
+
+    May be called from several threads.
+    """
+    with _EXPORTING:
+        verilog = export_verilog(case.make(), _MODULE)
+    found = count_luts_verilog(verilog, _MODULE, options=case.options)
     return [
         Measurement(
             case.title, found.luts_packed, "LUT", _HOW, case.target, detail=_detail(found, case)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from tqdm import tqdm
@@ -11,6 +12,8 @@ from tqdm import tqdm
 from lutvar.sim.tools import versions
 
 from .report import BenchReport, Measurement, Step, machine
+
+_SYNTHESES = 2  #: syntheses at the same time; each takes one core and some 500 MiB
 
 
 def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
@@ -23,13 +26,23 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
         progress: say on standard error what is being measured.
     """
     tools = {tool.name: tool for tool in versions()}
-    steps = [*_speed(quick, tools["verilator"].ok), *_area(quick, tools["yosys"].ok)]
+    speed, area = _speed(quick, tools["verilator"].ok), _area(quick, tools["yosys"].ok)
     started = time.monotonic()
     found: list[Measurement] = []
-    with tqdm(steps, disable=not progress, unit="step") as bar:
-        for name, measure in bar:
+    with tqdm(total=len(speed) + len(area), disable=not progress, unit="step") as bar:
+        for name, measure in speed:  # timed: nothing may run beside
             bar.set_description(name)
             found += measure()
+            bar.update()
+        with ThreadPoolExecutor(_SYNTHESES) as pool:
+            jobs = [(name, pool.submit(measure)) for name, measure in area]
+            try:
+                for name, job in jobs:
+                    bar.set_description(name)
+                    found += job.result()
+                    bar.update()
+            finally:
+                pool.shutdown(cancel_futures=True)
     here = machine({name: tool.found for name, tool in tools.items()})
     return BenchReport(tuple(found), here, quick, time.monotonic() - started)
 

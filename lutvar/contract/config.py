@@ -81,8 +81,8 @@ class QuantConfig(_Strict):
             )
         if self.weight_format.dual:
             raise ValueError(f"weight format {self.weight} is dual; weights need a single scale")
-        single, dual = ({f.name for f in fs} for fs in (self.plain_formats, self.dual_formats))
-        if len(single) > 1 or len(dual) > 1:
+        kinds = (self.plain_formats, self.dual_formats)
+        if any(len({fmt.name for fmt in kind}) > 1 for kind in kinds):
             raise ValueError(
                 "at most one single-scale and one dual activation format for each preset"
             )

@@ -10,7 +10,7 @@ import pytest
 from amaranth.back import rtlil
 
 from lutvar.bench import run as bench_run
-from lutvar.bench.area import Lane, cases, measure
+from lutvar.bench.area import AreaCase, cases, measure
 from lutvar.bench.report import BenchReport, Measurement, figure, machine
 from lutvar.cli.errors import FAILED
 from lutvar.cli.main import run
@@ -79,15 +79,14 @@ def test_area_list_is_sound() -> None:
     assert sum(case.target is not None for case in cases()) >= 4
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda c: c.title)
-def test_every_unit_on_the_list_elaborates(case: object) -> None:
-    assert "module" in rtlil.convert(case.make())  # type: ignore[attr-defined]
+@pytest.mark.parametrize("case", [c for c in cases() if c.lanes is None], ids=lambda c: c.title)
+def test_every_small_unit_on_the_list_elaborates(case: AreaCase) -> None:
+    assert "module" in rtlil.convert(case.make())
 
 
 @pytest.mark.skipif(not yosys().ok, reason="no Yosys")
 def test_a_lane_is_really_counted() -> None:
     """The plain E2M1 product is eight functions of six inputs: eight LUT6 and one level."""
     (case,) = (c for c in cases() if c.title == "product E2M1 x E2M1, plain")
-    assert isinstance(case.make(), Lane)
     luts, levels = measure(case)
     assert (luts.value, luts.met, levels.value) == (8, True, 1)
