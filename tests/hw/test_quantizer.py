@@ -177,9 +177,10 @@ def test_latency_and_throughput(lanes: int) -> None:
     assert sink.cycles == list(range(sink.cycles[0], sink.cycles[0] + len(sink.cycles)))
 
 
-def test_without_dual_format() -> None:
-    """Groups marked dual are treated as plain ones."""
-    run_groups(random_groups(8, 7), 16, ("INT4", None))
+@pytest.mark.parametrize("name", ["E1M2", "E3M0", "E3M2", "INT4", "INT6", "INT8"])
+def test_other_formats(name: str) -> None:
+    """Without a dual format, groups marked dual are treated as plain ones."""
+    run_groups(directed(1)[3:] + random_groups(4, 7), 16, (name, None))
 
 
 def test_nonfinite_pulse() -> None:

@@ -149,8 +149,6 @@ class FromSum(wiring.Component):
         y_4 = Signal(16, reset_less=True)
         hidden, guard, rest = kept[18], kept[7], kept[:7].any() | sticky_3
         up = guard & (rest | kept[8])
-        m.d.sync += y_4.eq(
-            Cat((Cat(kept[8:18], Mux(hidden, ~shift_3, 0)) + up)[:15], negative_3)
-        )
+        m.d.sync += y_4.eq(Cat((Cat(kept[8:18], Mux(hidden, ~shift_3, 0)) + up)[:15], negative_3))
         m.d.comb += self.y.eq(y_4)
         return m

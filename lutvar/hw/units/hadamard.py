@@ -109,9 +109,7 @@ class Hadamard(wiring.Component):
             distance *= 2
             age += 1
 
-        original = data.View(
-            layout, delayed(m, Value.cast(store.beat), self.latency, "original")
-        )
+        original = data.View(layout, delayed(m, Value.cast(store.beat), self.latency, "original"))
         results = []
         for lane, value in enumerate(values):
             rounder = FromSum()

@@ -111,9 +111,7 @@ def _split(index: Value, column: Column, known: dict[tuple[int | None, ...], Val
         if merged is not None:
             result = _split(index[:-1], merged, known)
         else:
-            result = Mux(
-                index[-1], _split(index[:-1], high, known), _split(index[:-1], low, known)
-            )
+            result = Mux(index[-1], _split(index[:-1], high, known), _split(index[:-1], low, known))
     known[key] = result
     return result
 
