@@ -62,7 +62,7 @@ def test_a_core_that_errs_fails_the_benches(sim: str, tmp_path: Path) -> None:
 def test_verilog_that_does_not_build_is_reported(sim: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.v"
     broken.write_text("module lutvar_top(input wire ap_clk);\n  missing unit();\nendmodule\n")
-    with pytest.raises(RunError, match="could not build broken.v"):
+    with pytest.raises(RunError, match=r"could not build broken\.v"):
         run_on(
             sim, broken, tiny_hardware(), load_quant("fp4"), tmp_path / "sim",  # type: ignore
             modules=["lutvar.sim.benches.registers"],

@@ -9,7 +9,7 @@ from .cases import make_case, run_case
 from .common import Bench
 
 ERROR = 1 << next(f.low for f in BY_NAME["ISR"].fields if f.name == "error")
-WATCHDOG_CYCLES = 300
+WATCHDOG_CYCLES = 120
 
 
 async def recover(bench: Bench, seed: int) -> None:
