@@ -20,7 +20,7 @@ SIGNS = sign_vector(42)
 SYLVESTER = np.array(
     [[(-1) ** (i & j).bit_count() for j in range(128)] for i in range(128)], dtype=np.int64
 )
-LANES = (16, 32, 128)
+LANES = (4, 16, 32, 128)
 
 
 def fixed(pattern: int) -> int:

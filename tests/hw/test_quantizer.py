@@ -168,7 +168,7 @@ def test_random_idle_and_back_pressure(lanes: int, idle: float, stall: float) ->
     run_groups(random_groups(24, lanes), lanes, PRESETS["fp4"], idle=idle, stall=stall)
 
 
-@pytest.mark.parametrize("lanes", [16, 32, 128])
+@pytest.mark.parametrize("lanes", [4, 16, 32, 128])
 def test_latency_and_throughput(lanes: int) -> None:
     """One beat in each cycle, sustained; a last group needs no further input."""
     sink = run_groups(random_groups(40, lanes), lanes, PRESETS["fp4"])

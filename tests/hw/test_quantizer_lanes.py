@@ -21,7 +21,8 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.shared import export_verilog
 from lutvar.hw.units.elastic import delayed
-from lutvar.hw.units.quantizer import GroupScales, QuantizerFormats, QuantizerLane
+from lutvar.hw.units.group_scales import GroupScales
+from lutvar.hw.units.quantizer_lane import QuantizerFormats, QuantizerLane
 from lutvar.quant.formats import NumberFormat, get_format
 from lutvar.sim import tools
 

@@ -66,12 +66,12 @@ class GroupStore(wiring.Component):
     cycle. Cost: one LUTRAM of ``depth`` beats.
     """
 
-    def __init__(self, shape: Any, beats: int, depth: int = STORE_BEATS) -> None:
-        if beats & (beats - 1) or depth & (depth - 1) or depth < 2 * beats:
-            raise ValueError(
-                f"beats is {beats}, depth {depth}; both must be powers of two, depth two groups"
-            )
-        self.shape, self.beats, self.depth = shape, beats, depth
+    def __init__(self, shape: Any, beats: int) -> None:
+        if beats < 1 or beats & (beats - 1):
+            raise ValueError(f"beats of a group are {beats}; they must be a power of two")
+        self.shape, self.beats = shape, beats
+        #: Two groups at least: one arrives while the other leaves.
+        self.depth = max(STORE_BEATS, 2 * beats)
         super().__init__(
             {
                 "i": In(stream.Signature(shape)),
