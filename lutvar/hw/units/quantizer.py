@@ -45,7 +45,8 @@ class Quantizer(wiring.Component):
         i: beats (``beat_layout``; ``rotate`` is ignored), groups aligned from reset.
         o: beats of codes (``code_layout``). ``scale`` is the group's maximum (the positive half's,
             when dual); ``scale_neg`` the derived scale of a dual group's negative half, else 0.
-        nonfinite: one cycle, some cycles after a value with exponent field 31 was accepted.
+        nonfinite: one cycle, 2 cycles after a value with exponent field 31 was accepted. A
+            rotation may average such a value away, so check the device's input before it.
 
     Latency, first beat in to first beat out: ``128 / lanes + LATENCY + log2(lanes)`` cycles.
     Throughput: one beat in each cycle, sustained: while one group is quantized, the next one's
