@@ -4,7 +4,8 @@
 Amaranth writes one module for each submodule object. An array of T x N dot products would be T x N
 copies of the same text, slow to read, to compile and to synthesise. A unit that is *placed* instead of
 added becomes one shared definition with many instances when Verilog is written, and an ordinary
-submodule everywhere else, for example in Amaranth's own simulator.
+submodule everywhere else, for example in Amaranth's own simulator. Its definition may also be given as
+Verilog text.
 """
 
 import re
@@ -31,7 +32,8 @@ _ATTRIBUTES = " ".join(
 #: become continuous assignments: unlike ``always @*`` blocks they are evaluated at time zero, so no
 #: simulator starts with X in logic that depends on constants or initial values only.
 _PASSES = (
-    "proc",
+    # Without optimisation: it would take masked words apart into bits, which simulate ten times slower.
+    "proc -noopt",
     "memory_collect",
     "opt_clean -purge",
     f"attrmap {_ATTRIBUTES}",
@@ -45,10 +47,12 @@ class ExportPlatform:
 
     Attributes:
         registry: module name (with prefix) -> the component that defines it.
+        texts: module name (with prefix) -> Verilog that defines it.
     """
 
     def __init__(self) -> None:
         self.registry: dict[str, wiring.Component] = {}
+        self.texts: dict[str, str] = {}
 
     def register(self, module: str, component: wiring.Component) -> None:
         """Keep the first component placed under a name as the definition of that name.
@@ -99,6 +103,37 @@ def place(m: Module, platform: Any, name: str, component: wiring.Component, modu
     m.submodules[name] = Instance(PREFIX + module, *connections)
 
 
+def instantiate(
+    m: Module,
+    platform: ExportPlatform,
+    name: str,
+    module: str,
+    verilog: str,
+    *,
+    parameters: Mapping[str, int],
+    inputs: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+) -> None:
+    """Add an instance of a module that is given as Verilog text, ``clk`` included.
+
+    For what Amaranth can describe only at great length. The text defines ``lutvar_<module>`` and is
+    written once.
+
+    Raises:
+        ValueError: another text has taken the name.
+    """
+    full = PREFIX + module
+    if platform.texts.setdefault(full, verilog) != verilog or full in platform.registry:
+        raise ValueError(f"module {full} has another definition already; rename one of them")
+    m.submodules[name] = Instance(
+        full,
+        ("i", _CLOCK, ClockSignal(_DOMAIN)),
+        *(("p", key, value) for key, value in parameters.items()),
+        *(("i", port, value) for port, value in inputs.items()),
+        *(("o", port, value) for port, value in outputs.items()),
+    )
+
+
 def _rtlil(
     component: Any, name: str, platform: ExportPlatform, ports: Mapping[str, Any] | None
 ) -> str:
@@ -121,8 +156,8 @@ def _rtlil(
     text, _names = rtlil.convert_fragment(fragment, ports, name, emit_src=False)
     # Amaranth joins the names of nested modules with dots, which Verilog would have to escape.
     return re.sub(
-        r"^(\s*(?:module|cell) \\)([\w.]+)",
-        lambda match: match[1] + match[2].replace(".", "__"),
+        r"^(\s*(?:module|cell) \\)([\w.$]+)",
+        lambda match: match[1] + match[2].replace(".", "__").replace("$", "_"),
         text,
         flags=re.MULTILINE,
     )
@@ -165,7 +200,7 @@ def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) 
             texts.append(_rtlil(platform.registry[module], module, platform, None))
             written.append(module)
     netlist = "\n".join(texts)
-    modules = re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE)
+    modules = re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE) + [*platform.texts]
     if repeated := sorted({module for module in modules if modules.count(module) > 1}):
         raise ValueError(f"modules {repeated} are defined twice; rename the units that make them")
-    return _verilog(netlist)
+    return "\n".join([_verilog(netlist), *platform.texts.values()])

@@ -56,11 +56,11 @@ class BankWriter(wiring.Component):
         hardware, lanes = self.hardware, self.lanes
         beats, rows, depth = GROUP // lanes, hardware.token_rows, hardware.buffer_vectors
         m.submodules.walk = walk = RowWalk(hardware, beats)
-        m.submodules.codes = codes = ChunkMemory(
+        m.submodules.codes_store = codes = ChunkMemory(
             rows * GROUP * self.code_bits, lanes * self.code_bits, BANKS * depth
         )
-        m.submodules.scales = scales = ChunkMemory(rows * 32, 32, BANKS * depth)
-        m.submodules.full = full = Fifo(bank_layout(hardware), BANKS + 2)
+        m.submodules.scales_store = scales = ChunkMemory(rows * 32, 32, BANKS * depth)
+        m.submodules.full_store = full = Fifo(bank_layout(hardware), BANKS + 2)
         wiring.connect(m, wiring.flipped(self.full), full.o)
 
         # Position of each beat that the quantizer delivers.

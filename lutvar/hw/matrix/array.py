@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -77,6 +77,50 @@ class Array(wiring.Component):
                 delayed(m, recode.operand, FAN_OUT_LATENCY, f"column_operand_{n}")
             )
 
+        dots = [make_dot(design, GROUP) for _ in range(rows * outputs)]
+
         # Scales and biases take the way around the dot products.
         edge = ActivationRecode.LATENCY + FAN_OUT_LATENCY
-        around = edge + make_dot(design, GROUP).latency
+        around = edge + dots[0].latency
+        issue = delayed(m, self.issue, around, "issue")
+        around_valid = Signal(around)
+        m.d.sync += around_valid.eq(Cat(self.valid, around_valid))
+        row_scales = []
+        for t in range(rows):
+            pair = self.act_scales[t]
+            scale = Mux(self.issue.dual & self.issue.neg, pair[16:], pair[:16])
+            held = Signal(16, name=f"row_scale_{t}")
+            m.d.comb += held.eq(scale)
+            row_scales.append(delayed(m, held, around, f"row_scale_{t}"))
+        column_scales = [
+            delayed(m, self.wgt_scales[n], around, f"column_scale_{n}") for n in range(outputs)
+        ]
+        biases = [delayed(m, self.bias[n], around, f"bias_{n}") for n in range(outputs)]
+
+        for t in range(rows):
+            for n in range(outputs):
+                dot = dots[t * outputs + n]
+                place(m, platform, f"dot_{t}_{n}", dot, "dot")
+                unit = ScaleAccumulate(design.sum_bits(GROUP), hardware.row_block)
+                place(m, platform, f"accumulate_{t}_{n}", unit, "scale_accumulate")
+                m.d.comb += [
+                    dot.activations.eq(row_operands[t]),
+                    dot.weights.eq(column_operands[n]),
+                    unit.valid.eq(around_valid[-1]),
+                    unit.d.eq(dot.sum),
+                    unit.m.eq(row_scales[t]),
+                    unit.ws.eq(column_scales[n]),
+                    unit.e.eq(issue.scale_exp),
+                    unit.slot.eq(issue.slot),
+                    unit.first.eq(issue.first),
+                    unit.bias.eq(biases[n]),
+                    self.results[t * outputs + n].eq(unit.y),
+                ]
+
+        # What the results need: whether there is one, and whether it is the job's last.
+        total = around + ScaleAccumulate.LATENCY
+        present = Signal(total)
+        final = delayed(m, self.issue.final, total, "final")
+        m.d.sync += present.eq(Cat(self.valid & self.issue.last, present))
+        m.d.comb += [self.result_valid.eq(present[-1]), self.result_final.eq(final)]
+        return m

@@ -187,7 +187,7 @@ class MatrixEngine(wiring.Component):
         hardware, layout = self.hardware, self.layout
         results = 2 * hardware.row_block
         bits = hardware.token_rows * hardware.outputs * 32
-        m.submodules.results = queue = Fifo(word_layout(bits), results)
+        m.submodules.result_queue = queue = Fifo(word_layout(bits), results)
         m.submodules.gearbox = gearbox = Gearbox(hardware.stream_bytes, layout.result_beats)
         wiring.connect(m, queue.o, gearbox.i)
         places = Signal(range(results + 1), init=results)

@@ -3,9 +3,53 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import fifo, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.shared import ExportPlatform, instantiate
+
+#: Amaranth writes the initial value of every word, which for a bank is most of the whole file.
+_RAM = """\
+// Memory with words of WIDTH bits, written in chunks and read whole, two registers after the address.
+module lutvar_ram #(
+  parameter WIDTH = 1, parameter CHUNK = 1, parameter DEPTH = 2,
+  parameter ADDRESS = 1, parameter SELECT = 1
+) (
+  input clk,
+  input write_en,
+  input [ADDRESS-1:0] write_addr,
+  input [SELECT-1:0] write_chunk,
+  input [CHUNK-1:0] write_data,
+  input [ADDRESS-1:0] read_addr,
+  output [WIDTH-1:0] read_data
+);
+  localparam CHUNKS = (WIDTH + CHUNK - 1) / CHUNK;
+  genvar c;
+  generate
+    for (c = 0; c < CHUNKS; c = c + 1) begin : part
+      localparam LOW = c * CHUNK;
+      localparam BITS = WIDTH - LOW < CHUNK ? WIDTH - LOW : CHUNK;
+      localparam [SELECT-1:0] NUMBER = c;
+      reg [BITS-1:0] words [0:DEPTH-1];
+      reg [BITS-1:0] stage;
+      reg [BITS-1:0] out;
+      integer i;
+      initial begin
+        for (i = 0; i < DEPTH; i = i + 1) words[i] = {BITS{1'b0}};
+        stage = {BITS{1'b0}};
+        out = {BITS{1'b0}};
+      end
+      always @(posedge clk) begin
+        if (write_en && write_chunk == NUMBER) words[write_addr] <= write_data[BITS-1:0];
+        stage <= words[read_addr];
+        out <= stage;
+      end
+      assign read_data[LOW +: BITS] = out;
+    end
+  endgenerate
+endmodule
+"""
 
 READ_LATENCY = 2  #: cycles from ``read_addr`` to ``read_data``: the memory and its output register
 
@@ -19,8 +63,8 @@ class ChunkMemory(wiring.Component):
         read_addr, read_data: a new address in each cycle; data after ``READ_LATENCY``.
 
     A word that is written in the cycle in which it is read gives old or new bits, undefined which:
-    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` (rounded up to
-    chunks when there is more than one) x ``depth``, and a register of ``width`` bits.
+    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` x ``depth``, and
+    a register of ``width`` bits.
     """
 
     def __init__(self, width: int, chunk: int, depth: int) -> None:
@@ -43,6 +87,20 @@ class ChunkMemory(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        if isinstance(platform, ExportPlatform):
+            ports = {name: getattr(self, name) for name in self.signature.members}
+            output = {"read_data": ports.pop("read_data")}
+            # Verilog has no vectors of no bits.
+            ports = {name: value if len(value) else Const(0, 1) for name, value in ports.items()}
+            instantiate(
+                m, platform, "ram", "ram", _RAM,
+                parameters={
+                    "WIDTH": self.width, "CHUNK": self.chunk, "DEPTH": self.depth,
+                    "ADDRESS": len(ports["read_addr"]), "SELECT": len(ports["write_chunk"]),
+                },
+                inputs=ports, outputs=output,
+            )  # fmt: skip
+            return m
         single = self.chunks == 1
         stored = self.width if single else self.chunk * self.chunks
         m.submodules.memory = store = memory.Memory(

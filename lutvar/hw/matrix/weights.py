@@ -67,13 +67,13 @@ class Weights(wiring.Component):
         m = Module()
         hardware, layout = self.hardware, self.layout
         width, outputs, groups = hardware.stream_bytes * 8, hardware.outputs, hardware.max_groups
-        m.submodules.codes = codes = ChunkMemory(
+        m.submodules.codes_store = codes = ChunkMemory(
             outputs * GROUP * self.code_bits, width, BANKS * groups
         )
-        m.submodules.scales = scales = ChunkMemory(
+        m.submodules.scales_store = scales = ChunkMemory(
             outputs * 16, min(width, outputs * 16), BANKS * groups
         )
-        m.submodules.bias = bias = ChunkMemory(outputs * 32, min(width, outputs * 32), BANKS)
+        m.submodules.bias_store = bias = ChunkMemory(outputs * 32, min(width, outputs * 32), BANKS)
         lengths = {
             Section.BIAS: layout.bias_beats,
             Section.SCALES: layout.scale_beats,
