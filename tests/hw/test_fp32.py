@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from amaranth.hdl import Const, Module
+from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -124,7 +124,7 @@ def test_adder_random(spread: int) -> None:
         exponent = 127 + rng.randint(-spread // 2, spread // 2)
         return rng.getrandbits(1) << 31 | exponent << 23 | rng.getrandbits(23)
 
-    check_adder([(number(), number()) for _ in range(8000)])
+    check_adder([(number(), number()) for _ in range(7000)])
 
 
 # -- scale multiply -----------------------------------------------------------------------------------
@@ -191,11 +191,12 @@ def test_scale_random(sum_bits: int) -> None:
             rng.getrandbits(15) >> rng.choice((0, 0, 0, 6, 10)),
             rng.randint(-32, 31),
         )
-        for _ in range(5000)
+        for _ in range(5200)
     ]
     check_scale(sum_bits, vectors)
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("sum_bits", [MIN_SUM_BITS - 1, MAX_SUM_BITS + 1])
 def test_scale_refuses_widths(sum_bits: int) -> None:
     with pytest.raises(ValueError, match=f"sum of {sum_bits} bits"):
@@ -212,7 +213,7 @@ class _Step(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shifted, count = normalise_step(m, self.v, self.unit, self.ways, "step")
-        m.d.sync += [self.shifted.eq(shifted), self.count.eq(count | Const(0, 1))]
+        m.d.sync += [self.shifted.eq(shifted), self.count.eq(count)]
         return m
 
 
@@ -223,6 +224,6 @@ def test_normalise_step(width: int, unit: int, ways: int) -> None:
         _Step(width, unit, ways), [{"v": v} for v in values], ("shifted", "count"), latency=1
     )
     for value, (shifted, count) in zip(values, results, strict=True):
-        zeros = width - value.bit_length()
+        zeros = width - value.bit_length() if value else unit * ways
         assert count == min(zeros // unit, ways - 1)
         assert shifted == value << count * unit & (1 << width) - 1

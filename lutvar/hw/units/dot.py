@@ -14,7 +14,7 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .product import ProductDesign
+from .product import ProductDesign, operand_planes
 
 
 class DotUnit(Protocol):
@@ -95,28 +95,21 @@ class TableDot(wiring.Component):
             }
         )
 
-    def _products(self, m: Module) -> tuple[list[Signal], Signal]:
-        """Magnitude of each lane, and the signs of all, `design.latency` cycles after the operands."""
-        d, lanes = self.design, self.lanes
-        products = []
-        for j in range(lanes):
-            a = self.activations[j * d.activation_width : (j + 1) * d.activation_width]
-            w = self.weights[j * d.weight_width : (j + 1) * d.weight_width]
-            products.append(d.lane(m, a, w, f"product{j}"))
-        signs: Value = (
-            self.activations[lanes * d.activation_width :] ^ self.weights[lanes * d.weight_width :]
-        )
-        for stage in range(d.latency):
-            held = Signal(lanes, name=f"signs{stage}", reset_less=True)
-            m.d.sync += held.eq(signs)
-            signs = held
-        return products, signs
+    def _terms(self, m: Module) -> tuple[list[Value], list[Value]]:
+        """``magnitude ^ sign`` of each lane, and the sign planes, `design.latency` after the operands."""
+        design, terms, planes = self.design, [], []
+        activations = operand_planes(self.activations, design.activation_width, self.lanes)
+        weights = operand_planes(self.weights, design.weight_width, self.lanes)
+        for index, ((a, a_sign), (w, w_sign)) in enumerate(zip(activations, weights, strict=True)):
+            lanes, signs = design.terms(m, a, w, a_sign ^ w_sign, f"chunk{index}")
+            terms += lanes
+            planes.append(signs)
+        return terms, planes
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        products, signs = self._products(m)
-        terms: list[Value] = [p ^ signs[j].replicate(len(p)) for j, p in enumerate(products)]
-        counters: list[list[Value]] = [[signs]]
+        terms, signs = self._terms(m)
+        counters: list[list[Value]] = [signs]
         for level in range(self.levels):
             sums: list[Value] = []
             for i in range(0, len(terms) - 1, 2):
