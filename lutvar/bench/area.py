@@ -64,8 +64,11 @@ class Lane(wiring.Component):
         activation, weight = self.activation, self.weight
         if not self.recoded:
             plus = Const(0, 1)  # a product's magnitude does not depend on the signs
-            activation, _ = self.design.recode_activation(Cat(activation, plus), plus, plus)
-            weight, _ = self.design.recode_weight(Cat(weight, plus))
+            code = [*activation, plus]
+            planes, _ = self.design.recode_activation(m, code, plus, plus, "activation")
+            activation = Cat(*planes)
+            planes, _ = self.design.recode_weight(m, [*weight, plus], "weight")
+            weight = Cat(*planes)
         m.d.comb += self.magnitude.eq(self.design.lane(m, activation, weight, "product"))
         return m
 
