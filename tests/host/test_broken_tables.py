@@ -21,7 +21,7 @@ from lutvar.host.comparing import ComparingBackend
 from lutvar.host.record import Recorder
 from lutvar.host.sim_transport import SimTransport
 from lutvar.hw.top.export import export
-from lutvar.hw.units import product, quantizer
+from lutvar.hw.units import product, quantizer_lane
 from lutvar.quant.formats import NumberFormat
 from lutvar.quant.golden import GoldenBackend
 from lutvar.quant.ptq import QuantizedLinear, QuantizedModel
@@ -40,7 +40,7 @@ _OUTPUTS, _BATCH, _TOKENS = 8, 2, 3
 
 
 def _break_tables(patch: pytest.MonkeyPatch) -> None:
-    decide = quantizer.decide
+    decide = quantizer_lane.decide
 
     def wrong_decision(fmt: NumberFormat, negative: bool, ties: str) -> tuple[int, ...]:
         codes = list(decide(fmt, negative, ties))
@@ -49,7 +49,7 @@ def _break_tables(patch: pytest.MonkeyPatch) -> None:
             codes[19 << 1] = codes[19 << 1 | 1] = fmt.encode_int(12, False)
         return tuple(codes)
 
-    patch.setattr(quantizer, "decide", wrong_decision)
+    patch.setattr(quantizer_lane, "decide", wrong_decision)
     design = type(product.make_product(_FORMAT, _QUANT.plain_format, _QUANT.dual_format))
     encode = design.encode_weight
     patch.setattr(design, "encode_weight", lambda self, m: encode(self, 8 if m == 12 else m))
