@@ -35,6 +35,7 @@ _PASSES = (
     # Without optimisation: it would take masked words apart into bits, which simulate ten times slower.
     "proc -noopt",
     "memory_collect",
+    "opt_merge",
     "opt_clean -purge",
     f"attrmap {_ATTRIBUTES}",
     f"attrmap -modattr {_ATTRIBUTES}",

@@ -5,13 +5,15 @@ Packing is written out here bit by bit from the stream layout, without the packe
 the two can disagree.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from lutvar.contract.config import GROUP, HardwareConfig, QuantConfig, load_quant
+from lutvar.contract.config import GROUP, HardwareConfig, QuantConfig, load_hardware, load_quant
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.layout import StreamLayout
 from lutvar.contract.registers import BY_NAME
@@ -20,20 +22,12 @@ from lutvar.quant.golden.activations import ActivationCodes, hadamard_fp16, quan
 from lutvar.quant.golden.linear import GoldenLinear
 from lutvar.quant.ptq.linear import QuantizedLinear
 from lutvar.quant.var.sites import LinearSite
+from lutvar.sim.runner import tiny_hardware
 from lutvar.sim.verilated import VerilatedTop
 
-CORES = {
-    # Wide beats, four token rows: a result is one beat.
-    "fp4": HardwareConfig(
-        name="engine-fp4", quant="fp4", token_rows=4, outputs=4, stream_bytes=64, max_groups=5,
-        buffer_vectors=128, row_block=16,
-    ),
-    # A single token row: a result is two beats.
-    "fp6": HardwareConfig(
-        name="engine-fp6", quant="fp6", token_rows=1, outputs=16, stream_bytes=32, max_groups=5,
-        buffer_vectors=128, row_block=16,
-    ),
-}  # fmt: skip
+#: Shipped and bench sizes, so that the compiled models are shared with other tests: two token rows
+#: by four outputs, one by eight.
+CORES = {"fp4": load_hardware("small-fp4"), "fp6": tiny_hardware("fp6")}
 
 
 def open_core(hardware: HardwareConfig, build_dir: Path | str = "build/sim") -> VerilatedTop:
@@ -55,6 +49,12 @@ class Spec:
     dual: bool = False
     dump: bool = False
     exponent: int = -3
+
+    def fit(self, hardware: HardwareConfig) -> Spec:
+        """The same kind of job, made smaller where it exceeds a core."""
+        groups = min(self.groups, hardware.max_groups)
+        vectors = min(self.vectors, hardware.buffer_vectors // groups)
+        return replace(self, groups=groups, vectors=vectors)
 
 
 def pack_bits(values: Sequence[int] | np.ndarray, bits: int, stream_bytes: int) -> bytes:
@@ -93,7 +93,7 @@ class Job:
         self, hardware: HardwareConfig, spec: Spec, rng: np.random.Generator,
         patterns: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        self.hardware, self.spec = hardware, spec
+        self.hardware, self.spec = hardware, (spec := spec.fit(hardware))
         self.quant: QuantConfig = load_quant(hardware.quant)
         self.layout = StreamLayout.of(hardware, self.quant)
         self.rows = spec.vectors * hardware.token_rows
@@ -183,6 +183,12 @@ def read(core: VerilatedTop, name: str) -> int:
 
 def write(core: VerilatedTop, name: str, value: int) -> None:
     assert core.reg_write(BY_NAME[name].offset, value) == 0
+
+
+def soft_reset(core: VerilatedTop) -> None:
+    """Reset the core. The read that follows is answered when the reset is over; only then stream."""
+    write(core, "SOFT_RESET", 1)
+    read(core, "CTRL")
 
 
 def start(core: VerilatedTop, job: Job) -> None:

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from matrix_bench import CORES, Job, Spec, assert_equal, open_core, read, run_jobs, start, write
+from matrix_bench import CORES, Job, Spec, assert_equal, open_core, read, run_jobs, soft_reset, start
 
 from lutvar.contract.registers import ErrorCode
 from lutvar.sim.tools import verilator
@@ -126,14 +126,14 @@ def test_misplaced_tlast_halts_and_soft_reset_revives(bench, stream, shift):
     core.idle(2_000)
     code = ErrorCode.FRAME_ACT if stream == "act" else ErrorCode.FRAME_WGT
     assert error(core) == (code, min(beats, beats + shift))
-    write(core, "SOFT_RESET", 1)
+    soft_reset(core)
     good = Job(hardware, Spec(2, 3, tiles=2, dual=True), rng)
     assert_equal(good, run_jobs(core, [good])[0])
     assert error(core) == (0, 0)
 
 
 @pytest.mark.parametrize("rotate", [False, True])
-@pytest.mark.parametrize("place", [0, 127, 128 * 5 + 77])
+@pytest.mark.parametrize("place", [0, 127, 128 * 7 + 77])
 def test_nonfinite_activation_is_reported_with_its_group(bench, rotate, place):
     core, hardware, rng = bench
     spec = Spec(8, 3, rotate=rotate)
@@ -143,7 +143,7 @@ def test_nonfinite_activation_is_reported_with_its_group(bench, rotate, place):
     start(core, job)
     core.idle(2_000)
     assert error(core) == (ErrorCode.NONFINITE, place // 128)
-    write(core, "SOFT_RESET", 1)
+    soft_reset(core)
     good = Job(hardware, spec, rng)
     assert_equal(good, run_jobs(core, [good])[0])
 
@@ -165,5 +165,5 @@ def test_soft_reset_at_any_moment_leaves_nothing_behind(bench):
             start(core, job)
         core.run(moment)
         core.clear_streams()
-        write(core, "SOFT_RESET", 1)
+        soft_reset(core)
         assert_equal(good, run_jobs(core, [good])[0])
