@@ -85,7 +85,8 @@ def read_cells(netlist: Mapping[str, Any], top: str) -> list[Cell]:
 def _merged(a: int, b: int, luts: list[Cell]) -> frozenset[int] | None:
     """Inputs of a dual-output LUT that makes the outputs of both, or None when they share nothing.
 
-    When one LUT feeds the other it can be repeated inside it, so its output is no input of the pair.
+    When one LUT feeds the other it can be repeated inside it, so its output is no input of the
+    pair.
     """
     nets_a, nets_b = luts[a].input_nets, luts[b].input_nets
     out_a, out_b = luts[a].output_nets, luts[b].output_nets
@@ -118,9 +119,9 @@ def _partners(luts: list[Cell], busy: set[int]) -> list[set[int]]:
 def _carry_sites(cells: list[Cell], luts: list[Cell]) -> tuple[set[int], int, int]:
     """LUTs that a carry chain occupies, pairs among them, and sites that only pass a signal on.
 
-    A bit of a chain owns a whole LUT site (on Versal both halves feed the carry logic). The LUT that
-    makes the bit's propagate signal sits there, and with it, if it fits, the one that makes its other
-    operand. A propagate signal that comes from elsewhere needs the site just to get in.
+    A bit of a chain owns a whole LUT site (on Versal both halves feed the carry logic). The LUT
+    that makes the bit's propagate signal sits there, and with it, if it fits, the one that makes
+    its other operand. A propagate signal that comes from elsewhere needs the site just to get in.
     """
     makes = {net: index for index, lut in enumerate(luts) for net in lut.output_nets}
     busy: set[int] = set()

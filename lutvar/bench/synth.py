@@ -38,14 +38,16 @@ class SynthReport:
         tool: Yosys and its version.
         family: device family of the mapping.
         luts: LUT primitives.
-        luts_packed: LUT sites when two LUTs with at most five inputs in all share one (own estimate).
+        luts_packed: LUT sites when two LUTs with at most five inputs in all share one (own
+            estimate).
         ffs: flip-flops.
         carry: carry primitives.
         muxes: slice multiplexers (MUXF7..9).
         lutrams: LUTs used as memory or shift register (0 with ``LOGIC_ONLY``), in primitives.
         dsps: DSP primitives.
         brams: block RAM and UltraRAM primitives.
-        levels: logic levels -> register inputs and output ports behind so many. LUT: 1, carry chain: 1.
+        levels: logic levels -> register inputs and output ports behind so many. LUT: 1, carry
+            chain: 1.
         cells: every primitive with its count.
     """
 

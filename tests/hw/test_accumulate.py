@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interleaved accumulation: order of additions, slot distance, idle cycles, biases that change at once."""
+"""Interleaved accumulation: order of additions, slot distance, idle cycles, changing biases."""
 
+import gc
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -141,3 +142,4 @@ def test_slot_at_the_least_distance_and_below() -> None:
 def test_one_slot_is_refused() -> None:
     with pytest.raises(ValueError, match="block is 1"):
         Accumulator(1)
+    gc.collect()  # what was refused must not be reported as unused later

@@ -9,7 +9,7 @@ from .float_steps import delay
 from .fp32_add import Fp32Add
 from .scale import ScaleMultiply
 
-#: Least distance, in cycles, of two additions to the same slot: read, add, write, and only then read.
+#: Least distance, in cycles, of two additions to one slot: read, add, write, and only then read.
 MIN_INTERVAL = Fp32Add.LATENCY + 2
 
 
@@ -23,8 +23,8 @@ class Accumulator(wiring.Component):
         first: start the sum from ``bias`` instead of the stored value.
         y: the new sum, ``LATENCY`` cycles later (after the last addition: the result).
 
-    Throughput: one addition each cycle. The slot distance keeps reads and writes of one word apart, so
-    the memory needs no bypass and no transparent port.
+    Throughput: one addition each cycle. The slot distance keeps reads and writes of one word apart,
+    so the memory needs no bypass and no transparent port.
     """
 
     LATENCY = Fp32Add.LATENCY + 1
@@ -73,8 +73,8 @@ class Accumulator(wiring.Component):
 class ScaleAccumulate(wiring.Component):
     """Scale multiplication and accumulation for one output of the array.
 
-    Members: ``d``, ``m``, ``ws``, ``e`` as in :class:`ScaleMultiply`; ``valid``, ``slot``, ``first``,
-    ``bias``, ``y`` as in :class:`Accumulator`. All inputs belong to the same cycle.
+    Members: ``d``, ``m``, ``ws``, ``e`` as in :class:`ScaleMultiply`; ``valid``, ``slot``,
+    ``first``, ``bias``, ``y`` as in :class:`Accumulator`. All inputs belong to the same cycle.
 
     Latency: ``LATENCY`` cycles. Throughput: one each cycle, one slot every ``MIN_INTERVAL``.
     """

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact dot product of one group: the body of the array, and the interface for other forms of it.
 
-The form built here is *product tables and an adder tree*. A lane whose product is negative enters the
-tree as the one's complement of its magnitude, ``u = p ^ s``: then ``-p = u + 1 - 2**k`` for ``k``
-magnitude bits, the tree adds unsigned numbers, and the number of negative lanes, counted on the side,
-corrects the sum once: ``sum = U + count - (count << k)``. The exclusive OR goes into the LUT of the
-first adder, so a sign costs one LUT a lane and its share of the counter.
+The form built here is *product tables and an adder tree*. A lane whose product is negative enters
+the tree as the one's complement of its magnitude, ``u = p ^ s``: then ``-p = u + 1 - 2**k`` for
+``k`` magnitude bits, the tree adds unsigned numbers, and the number of negative lanes, counted on
+the side, corrects the sum once: ``sum = U + count - (count << k)``. The exclusive OR goes into the
+LUT of the first adder, so a sign costs one LUT a lane and its share of the counter.
 """
 
 from typing import Protocol
@@ -73,8 +73,8 @@ def _height(column: list[Value]) -> int:
 class TableDot(wiring.Component):
     """Products from tables, a binary adder tree, one correction for the signs. A :class:`DotUnit`.
 
-    A register follows each adder; the counter of negative lanes does one compressor level in the same
-    time. Throughput: one group a cycle.
+    A register follows each adder; the counter of negative lanes does one compressor level in the
+    same time. Throughput: one group a cycle.
 
     Args:
         design: the product; decides operand widths.
@@ -96,7 +96,7 @@ class TableDot(wiring.Component):
         )
 
     def _terms(self, m: Module) -> tuple[list[Value], list[Value]]:
-        """``magnitude ^ sign`` of each lane, and the sign planes, `design.latency` after the operands."""
+        """``magnitude ^ sign`` of each lane, and the sign planes, in the same cycle."""
         design, terms, planes = self.design, [], []
         activations = operand_planes(self.activations, design.activation_width, self.lanes)
         weights = operand_planes(self.weights, design.weight_width, self.lanes)
@@ -155,16 +155,18 @@ class TableDot(wiring.Component):
         while max(map(_height, counters)) > 2:
             counters = _compress(counters)
         rows = [
-            Cat(*(
-                Cat(*column)[row] if _height(column) > row else Const(0, 1)
-                for column in counters
-            ))
+            Cat(
+                *(
+                    Cat(*column)[row] if _height(column) > row else Const(0, 1)
+                    for column in counters
+                )
+            )
             for row in range(2)
         ]
         return rows[0] + rows[1] if max(map(_height, counters)) == 2 else rows[0]
 
 
-#: Forms of the dot product by name; each is called with (design, lanes) and makes a :class:`DotUnit`.
+#: Forms of the dot product by name; called with (design, lanes), each makes a :class:`DotUnit`.
 DOT_FORMS = {"table": TableDot}
 
 
@@ -173,4 +175,6 @@ def make_dot(design: ProductDesign, lanes: int = 128, form: str = "table") -> Do
     try:
         return DOT_FORMS[form](design, lanes)
     except KeyError:
-        raise ValueError(f"unknown dot product form {form!r}; known: {', '.join(DOT_FORMS)}") from None
+        raise ValueError(
+            f"unknown dot product form {form!r}; known: {', '.join(DOT_FORMS)}"
+        ) from None

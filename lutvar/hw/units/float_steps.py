@@ -10,8 +10,9 @@ FRACTION = 23  #: bits of float32's fraction field
 def delay(m: Module, value: Value, cycles: int, name: str) -> Value:
     """``value`` after some cycles, as an unsigned value, without reset.
 
-    The line is one wide shift register: simulators then move a few machine words in each cycle instead
-    of one variable for each stage. Synthesis sees the same flip-flops or shift-register LUTs.
+    The line is one wide shift register: simulators then move a few machine words in each cycle
+    instead of one variable for each stage. Synthesis sees the same flip-flops or shift-register
+    LUTs.
     """
     if cycles == 0:
         return value

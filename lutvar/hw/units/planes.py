@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many lanes at once: bit planes, and logic functions on them.
 
-Bit ``p`` of *plane* ``k`` is bit ``k`` of the lane at position ``p``. The same function of every lane
-is then a few word-wide operations: one line of Verilog and one machine instruction for 64 lanes, while
-synthesis still sees one small function for each lane and bit. Written lane by lane, the array would be
-ten times the text, slower to simulate and much slower to compile.
+Bit ``p`` of *plane* ``k`` is bit ``k`` of the lane at position ``p``. The same function of every
+lane is then a few word-wide operations: one line of Verilog and one machine instruction for 64
+lanes, while synthesis still sees one small function for each lane and bit. Written lane by lane,
+the array would be ten times the text, slower to simulate and much slower to compile.
 
-Planes are at most :data:`CHUNK` lanes wide. Which lane sits at which position is up to :func:`to_planes`;
-both operands of a dot product go through it, and a sum does not care about the order.
+Planes are at most :data:`CHUNK` lanes wide. Which lane sits at which position is up to
+:func:`to_planes`; both operands of a dot product go through it, and a sum does not care about the
+order.
 """
 
 from collections.abc import Sequence
@@ -48,8 +49,8 @@ def _merge(parts: Sequence[Value]) -> Value:
 def to_planes(m: Module, codes: Value, bits: int, name: str) -> list[Signal]:
     """Bit planes of adjacent codes of ``bits`` bits. Wires only.
 
-    Lane ``offset(r) + i`` comes to position ``bits * i + r``, so that each plane is made of ``bits``
-    masked words instead of single bits.
+    Lane ``offset(r) + i`` comes to position ``bits * i + r``, so that each plane is made of
+    ``bits`` masked words instead of single bits.
     """
     lanes = len(codes) // bits
     slices: list[tuple[Signal, int]] = []
@@ -117,8 +118,10 @@ class PlaneLogic:
         self._variables += variables
         return self._build(truth, tuple(variables))
 
-    def functions(self, entries: Sequence[int], width: int, variables: Sequence[Value]) -> list[Value]:
-        """``width`` functions from a table of words: bit ``k`` of ``entries[address]`` is plane ``k``."""
+    def functions(
+        self, entries: Sequence[int], width: int, variables: Sequence[Value]
+    ) -> list[Value]:
+        """``width`` functions from a table: bit ``k`` of ``entries[address]`` is plane ``k``."""
         if len(entries) != 1 << len(variables):
             raise ValueError(
                 f"{len(entries)} entries for {len(variables)} variables; "
@@ -147,9 +150,7 @@ class PlaneLogic:
             self.m.d.comb += node.eq(self._split(low, high, ones, variables[:-1], variables[-1]))
         return self._known[key]
 
-    def _split(
-        self, low: int, high: int, ones: int, rest: tuple[Value, ...], by: Value
-    ) -> Value:
+    def _split(self, low: int, high: int, ones: int, rest: tuple[Value, ...], by: Value) -> Value:
         """``by ? high : low`` in as few operations as the halves allow."""
         if low == 0:
             return by & self._build(high, rest)

@@ -5,13 +5,13 @@ The formats decide the form; :func:`make_product` compares both by the number of
 
 * *Tables*: each bit of the product's magnitude is a table of the two operands (4-bit formats).
 * *Significands*: both magnitudes are ``significand << shift``. The weight's significand is cut into
-  radix-4 digits, each digit times the activation's significand is a table, and one multiplexer shifts
-  the sum (6-bit formats).
+  radix-4 digits, each digit times the activation's significand is a table, and one multiplexer
+  shifts the sum (6-bit formats).
 
-Operands are recoded once at the array's edge so that most tables read at most six wires, and the tables
-of the two ends of the product share dual-output LUTs. The recoded activation is one number whichever
-half of a dual format it comes from, so a lane knows nothing of passes. Products are sign and magnitude;
-a zero may carry either sign. Many lanes are described at once, as bit planes.
+Operands are recoded once at the array's edge so that most tables read at most six wires, and the
+tables of the two ends of the product share dual-output LUTs. The recoded activation is one number
+whichever half of a dual format it comes from, so a lane knows nothing of passes. Products are sign
+and magnitude; a zero may carry either sign. Many lanes are described at once, as bit planes.
 """
 
 from collections.abc import Callable, Sequence
@@ -97,7 +97,7 @@ def _significand_width(values: Sequence[int], max_shift: int) -> int:
 
 
 class SignificandProduct(ProductDesign):
-    """Significands by radix-4 digits, then a shift of 0..3: latency 2, at most two LUT levels a stage."""
+    """Significands by radix-4 digits, then a shift of 0..3: latency 2, three LUT levels."""
 
     MAX_SHIFT = 3  #: one LUT6 a bit is a four-way multiplexer
 
@@ -166,7 +166,9 @@ class SignificandProduct(ProductDesign):
         mask = (1 << len(shift_a)) - 1
         sums = [(i & mask) + (i >> len(shift_a)) for i in range(1 << len(variables))]
         shift_bits = bits_for(self.shift_a + self.shift_w + 1)
-        shift_planes = logic.functions([s & (1 << shift_bits) - 1 for s in sums], shift_bits, variables)
+        shift_planes = logic.functions(
+            [s & (1 << shift_bits) - 1 for s in sums], shift_bits, variables
+        )
         shifts: list[Value] = []
         if shift_planes:
             shift_planes = _register_planes(m, shift_planes, f"{name}_shift")
@@ -213,7 +215,7 @@ def make_product(
         )
     significand = SignificandProduct(weight, plain, dual)
     if weight.bits > 4 or plain.bits > 4:
-        return significand  # tables of ten or more inputs lose by far; do not search for their codes
+        return significand  # tables of ten or more inputs lose by far
     table = TableProduct(weight, plain, dual)
     return table if table.estimate <= significand.estimate else significand
 
@@ -270,7 +272,10 @@ class WeightRecode(wiring.Component):
         m = Module()
         design = self.design
         operand = _recode_chunks(
-            m, self.codes, design.weight.bits, lambda code, name: design.recode_weight(m, code, name)
+            m,
+            self.codes,
+            design.weight.bits,
+            lambda code, name: design.recode_weight(m, code, name),
         )
         m.d.sync += self.operand.eq(operand)
         return m
@@ -279,9 +284,9 @@ class WeightRecode(wiring.Component):
 class ActivationRecode(wiring.Component):
     """Recodes the activations of one token row for the lanes. Latency 1, one each cycle.
 
-    Members: ``codes`` and ``operand`` as in :class:`WeightRecode`; ``dual``: the codes are of the dual
-    format; ``neg``: the pass over its negative half. In each pass of a dual format the lanes that
-    belong to the other pass become zero.
+    Members: ``codes`` and ``operand`` as in :class:`WeightRecode`; ``dual``: the codes are of the
+    dual format; ``neg``: the pass over its negative half. In each pass of a dual format the lanes
+    that belong to the other pass become zero.
     """
 
     LATENCY = 1

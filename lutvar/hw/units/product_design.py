@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every form of a lane's product has in common: formats, recoding of codes, and the interface."""
+"""What every form of a lane's product has in common: formats, recoding, the interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -75,9 +75,9 @@ class ProductDesign(ABC):
             name: prefix of the signals made.
 
         Returns:
-            For each lane ``magnitude ^ sign`` (one's complement if negative), and the plane of signs that
-            belongs to them; both ``latency`` cycles after the operands. The exclusive OR comes after
-            the last register, for the adder that follows to absorb.
+            For each lane ``magnitude ^ sign`` (one's complement if negative), and the plane of
+            signs that belongs to them; both ``latency`` cycles after the operands. The exclusive OR
+            comes after the last register, for the adder that follows to absorb.
         """
 
     def lane(self, m: Module, activation: Value, weight: Value, name: str) -> Value:
@@ -89,7 +89,7 @@ class ProductDesign(ABC):
 
     @cached_property
     def _grids(self) -> tuple[HalfGrid, ...]:
-        """Different half grids of the activations; the first is the one that index 0 means zero in."""
+        """Different half grids of the activations; index 0 of the first one is zero."""
         formats = [self.plain] + ([self.dual] if self.dual is not None else [])
         grids: list[HalfGrid] = []
         for fmt in formats:
@@ -111,7 +111,8 @@ class ProductDesign(ABC):
     def recode_activation(
         self, m: Module, code: Sequence[Value], dual: Value, neg: Value, name: str
     ) -> tuple[list[Value], Value]:
-        """Planes of the recoded magnitude, and of the sign; combinational, at most three LUT levels.
+        """Planes of the recoded magnitude, and of the sign; combinational, at most three LUT
+        levels.
 
         Args:
             code: planes of activation codes.

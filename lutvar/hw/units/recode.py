@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search for operand codes that make multiplication tables fit single LUTs.
 
-A bit of a product seldom depends on everything about an operand: bits 0 and 1 of a product need both
-operands modulo 4 only. Values that give equal table columns form a *class*, and an operand that carries
-class numbers next to (or instead of) its index lets such a table read fewer wires. Recoding is done once
-for each row and column of the array, so the extra operand bits are cheap; the tables are in every lane.
+A bit of a product seldom depends on everything about an operand: bits 0 and 1 of a product need
+both operands modulo 4 only. Values that give equal table columns form a *class*, and an operand
+that carries class numbers next to (or instead of) its index lets such a table read fewer wires.
+Recoding is done once for each row and column of the array, so the extra operand bits are cheap; the
+tables are in every lane.
 """
 
 import random
@@ -22,7 +23,7 @@ def bits_for(count: int) -> int:
 
 
 def classes(values: Sequence[int], column: Callable[[int], Hashable]) -> tuple[int, ...]:
-    """Class number of each value: values with equal columns share one. Numbered by first occurrence."""
+    """Class number of each value: values with equal columns share one, in order."""
     seen: dict[Hashable, int] = {}
     return tuple(seen.setdefault(column(value), len(seen)) for value in values)
 
@@ -82,7 +83,7 @@ def _cells(
 
 
 def _extend(pool: list[_Signal], demand: Demand, rng: random.Random | None) -> tuple[int, ...]:
-    """Serve a demand from the pool with as few new signals as possible; returns the picked positions."""
+    """Serve a demand from the pool with few new signals; returns the picked positions."""
     best: tuple[int, int, tuple[int, ...]] | None = None
     for size in range(min(demand.width, len(pool)) + 1):
         for chosen in combinations(range(len(pool)), size):
@@ -117,10 +118,10 @@ def share_bits(
 ) -> OperandCode:
     """Find a short operand code that serves several tables at once.
 
-    Demands are served in turn, those with most classes first; each reuses signals of the earlier ones.
-    The first try numbers classes in order, the others at random; the shortest code wins, and among
-    equals the one whose tables read fewest bits. The default number of tries falls with the operand's
-    size. The result depends on the arguments only.
+    Demands are served in turn, those with most classes first; each reuses signals of the earlier
+    ones. The first try numbers classes in order, the others at random; the shortest code wins, and
+    among equals the one whose tables read fewest bits. The default number of tries falls with the
+    operand's size. The result depends on the arguments only.
 
     Raises:
         ValueError: demands of different length.

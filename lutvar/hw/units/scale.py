@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scaling of a dot product: ``p = RNE_f32(D * m * ws * 2**e)``, one rounding of the exact product.
 
-Contract, section 5. The two scales and the sum are multiplied as integers (11 x 11 bits, then 22 bits
-times the sum's magnitude: one DSP58 each); the product is normalised and rounded once.
+Contract, section 5. The two scales and the sum are multiplied as integers (11 x 11 bits, then 22
+bits times the sum's magnitude: one DSP58 each); the product is normalised and rounded once.
 """
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
@@ -41,8 +41,8 @@ class ScaleMultiply(wiring.Component):
     def __init__(self, sum_bits: int) -> None:
         if not MIN_SUM_BITS <= sum_bits <= MAX_SUM_BITS:
             raise ValueError(
-                f"a sum of {sum_bits} bits; {MIN_SUM_BITS} to {MAX_SUM_BITS} fit the multiplier and "
-                "leave something to round"
+                f"a sum of {sum_bits} bits; {MIN_SUM_BITS} to {MAX_SUM_BITS} fit the multiplier "
+                "and leave something to round"
             )
         self.sum_bits = sum_bits
         super().__init__(
