@@ -82,7 +82,7 @@ def _make_runner(sim: Simulator) -> Any:
     if sim == "icarus":
         return cocotb_runner.get_runner("icarus")
 
-    class Runner(cocotb_runner.Verilator):  # type: ignore[misc]
+    class Runner(cocotb_runner.Verilator):
         def _build_command(self) -> list[Any]:
             verilate, *others = super()._build_command()
             return [[word for word in verilate if word != "--public-flat-rw"], *others]
@@ -149,6 +149,7 @@ def run_benches(
     *,
     quant: QuantConfig | None = None,
     build_dir: Path | str = "build/cocotb",
+    verilog: Path | None = None,
     benches: Sequence[str] = BENCHES,
     test_filter: str | None = None,
     seed: int = 1,
@@ -163,6 +164,7 @@ def run_benches(
         build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml``
             and
             ``results.json``.
+        verilog: file exported earlier from the same configuration; default: export it now.
         benches: modules of ``lutvar.sim.benches``.
         test_filter: regular expression on bench names.
         seed: of everything random inside cocotb.
@@ -180,9 +182,9 @@ def run_benches(
     quant = quant or load_quant(hardware.quant)
     folder = Path(build_dir).absolute() / f"{sim}-{hardware.name}"
     find_simulator(sim, folder)
-    manifest = export(hardware, quant, folder)
+    verilog = verilog or export(hardware, quant, folder).verilog
     return run_on(
-        sim, manifest.verilog, hardware, quant, folder,
+        sim, verilog, hardware, quant, folder,
         modules=[f"lutvar.sim.benches.{name}" for name in benches],
         test_filter=test_filter, seed=seed, waves=waves,
     )  # fmt: skip

@@ -32,7 +32,7 @@ VERILATOR_FLAGS = (
     "-Wno-lint",
     "-Wno-style",
 )
-FAST_FLAGS = "-O2"  #: model code
+FAST_FLAGS = "-O1"  #: model code
 SLOW_FLAGS = "-O0"  #: constructors and initial values: run once
 
 _HINT = (
