@@ -137,9 +137,13 @@ def _text(item: object) -> str:
 
 
 def machine(tools: Mapping[str, str | None]) -> dict[str, Any]:
-    """Processor, cores, Python and the versions of the tools that matter for the figures."""
+    """Processor, cores, load, Python and the versions of the tools that matter for the figures.
+
+    Call it before measuring: a load near or above the number of cores spoils what is timed.
+    """
     return {
         "cpu": _cpu(),
+        "load at the start": round(os.getloadavg()[0], 1),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
         "python": platform.python_version(),
         **{name: version for name, version in tools.items() if version},

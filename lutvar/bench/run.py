@@ -27,6 +27,7 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
     """
     tools = {tool.name: tool for tool in versions()}
     speed, area = _speed(quick, tools["verilator"].ok), _area(quick, tools["yosys"].ok)
+    here = machine({name: tool.found for name, tool in tools.items()})
     started = time.monotonic()
     found: list[Measurement] = []
     with tqdm(total=len(speed) + len(area), disable=not progress, unit="step") as bar:
@@ -43,7 +44,6 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
                     bar.update()
             finally:
                 pool.shutdown(cancel_futures=True)
-    here = machine({name: tool.found for name, tool in tools.items()})
     return BenchReport(tuple(found), here, quick, time.monotonic() - started)
 
 
