@@ -91,6 +91,14 @@ def measure_tokenizer(data: Digits, vqvae: Vqvae) -> dict[str, float]:
     }
 
 
+@torch.no_grad()
+def held_out_loss(data: Digits, var: Var, vqvae: Vqvae) -> float:
+    """Cross entropy per token (nat) on the held-out images, with true coarser scales."""
+    tokens = vqvae.encode(data.val_images)
+    logits = var(data.val_labels, vqvae.quantize.teacher_inputs(tokens))
+    return F.cross_entropy(logits.flatten(0, 1), torch.cat(tokens, dim=1).flatten()).item()
+
+
 def _class_spread(images: Tensor, labels: Tensor) -> float:
     deviations = [images[labels == c].std(0, correction=0).mean() for c in labels.unique()]
     return float(torch.stack(deviations).mean())

@@ -69,17 +69,24 @@ def draw_sheet(
         columns: how many of each.
     """
     classes = sampled[1].unique().tolist()
-    figure = _figure((2 * columns + 1) * 0.55, len(classes) * 0.55 + 0.4)
-    grid = figure.subplots(len(classes), 2 * columns + 1, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for row, label in zip(grid, classes, strict=True):
-        for (images, labels), place in ((sampled, row), (real, row[columns + 1 :])):
-            shown = images[labels == label][:columns, 0]
-            for axes, image in zip(place, shown, strict=False):
-                axes.imshow(image.numpy(), cmap="gray", vmin=0, vmax=1)
-    grid[0][columns // 2].set_title("generated")
-    grid[0][columns + 1 + columns // 2].set_title("real")
+    cell = sampled[0].shape[-1] + 1
+    # One picture for all images: white lines between them, a white column between the halves.
+    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell)
+    for row, label in enumerate(classes):
+        for (images, labels), first in ((sampled, 0), (real, columns + 1)):
+            for i, image in enumerate(images[labels == label][:columns, 0]):
+                top, left = row * cell, (first + i) * cell
+                canvas[top : top + cell - 1, left : left + cell - 1] = image
+    figure = _figure(canvas.shape[1] / 16, canvas.shape[0] / 16 + 0.4)
+    axes = figure.subplots()
+    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1)
+    middle = cell // 2
+    axes.set_yticks([row * cell + middle - 1 for row in range(len(classes))], classes)
+    halves = [columns * middle, (columns + 1) * cell + columns * middle]
+    axes.set_xticks(halves, ["generated", "real"])
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     _write(figure, path)
 
 

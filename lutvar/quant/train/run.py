@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 
 from lutvar.models import FORMAT, LoadedModel, load_model
-from lutvar.models.classifier import DigitClassifier, load_classifier
+from lutvar.models.classifier import DigitClassifier, agreement, load_classifier
 from lutvar.quant.var import VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
 from .classifier import ClassifierStage
 from .data import Digits, load_digits
 from .loop import StageRun, run_stage, seed_step
-from .measure import measure_samples, measure_tokenizer, sample_balanced
+from .measure import held_out_loss, measure_samples, measure_tokenizer, sample_balanced
 from .report import draw_curves, draw_sheet, write_card
 from .var import VarPlan, VarStage
 from .vqvae import VqvaePlan, VqvaeStage
@@ -165,12 +165,13 @@ def _report(
     var = load_var(out / "var.safetensors")
     judge = load_classifier(out / "classifier.safetensors")
     sampled = sample_balanced(var, vqvae, plan.samples, seed, plan.cfg, plan.top_k, plan.top_p)
+    real = ((data.val_images + 1) / 2, data.val_labels)
     figures: dict[str, Any] = {
         "samples": plan.samples,
         "train_images": len(data.train_labels),
         "val_images": len(data.val_labels),
-        "classifier_accuracy": runs["classifier"].history[-1]["val_accuracy"],
-        "val_loss": runs["var"].history[-1]["val_loss"],
+        "classifier_accuracy": agreement(judge, real[0], real[1]),
+        "val_loss": held_out_loss(data, var, vqvae),
         **measure_tokenizer(data, vqvae),
         **measure_samples(data, judge, vqvae, sampled),
     }
@@ -189,7 +190,6 @@ def _report(
         "files": {f: _sha256(out / f) for f in files},
     }
     draw_curves(out / "curves.png", {name: run.history for name, run in runs.items()})
-    real = ((data.val_images + 1) / 2, data.val_labels)
     draw_sheet(out / "samples.png", sampled[:2], real)
     write_card(out / "MODEL_CARD.md", description, runs)
     write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())

@@ -29,6 +29,7 @@ from .vqvae import Vqvae
 _LISTED = 4
 _M = TypeVar("_M", bound=nn.Module)
 _C = TypeVar("_C", VarConfig, VqvaeConfig)
+_METADATA = "lutvar"
 _HITS = "quantize.ema_vocab_hit_SV"
 
 
@@ -122,7 +123,9 @@ def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None
                 + ("save without half" if half else "the training diverged")
             )
         state[key] = stored
-    metadata = {"format": f"lutvar-{kind}", "config": model.config.to_json()}
+    # One entry only: safetensors writes several in random order, and equal models should give
+    # equal files.
+    metadata = {_METADATA: json.dumps({kind: model.config.to_dict()}, sort_keys=True)}
     write_atomic(path, safetensors_bytes(state, metadata))
 
 
@@ -174,13 +177,12 @@ def _read_safetensors(
         raise CheckpointError(
             f"{path}: not a complete safetensors file ({error}); copy or download it again"
         ) from error
-    kind = metadata.get("format", "").removeprefix("lutvar-")
-    if "config" not in metadata:
+    if _METADATA not in metadata:
         return state, {}
     try:
-        return state, {kind: json.loads(metadata["config"])}
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path}: its configuration is not valid JSON ({error})") from error
+        return state, dict(json.loads(metadata[_METADATA]))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
 
 
 def _read_pth(path: Path) -> dict[str, Tensor]:

@@ -143,7 +143,7 @@ def test_wrong_files(tmp_path: Path, var: Var, vqvae: Vqvae) -> None:
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(CheckpointError, match="pass a VarConfig"):
         load_var(tmp_path / "other.safetensors")
-    odd = {"format": "lutvar-var", "config": '{"depth": 1, "size": 2}'}
+    odd = {"lutvar": '{"var": {"depth": 1, "size": 2}}'}
     save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", odd)
     with pytest.raises(CheckpointError, match=r"odd\.safetensors: its configuration .* 'size'"):
         load_var(tmp_path / "odd.safetensors")
