@@ -79,6 +79,7 @@ def read_cells(netlist: Mapping[str, Any], top: str) -> list[Cell]:
             frozenset(p for p, side in raw["port_directions"].items() if side == "output"),
         )
         for raw in netlist["modules"][top]["cells"].values()
+        if not raw["type"].startswith("$")  # notes of Yosys, such as $scopeinfo
     ]
 
 

@@ -189,12 +189,16 @@ def test_table_set_covers_its_values() -> None:
         assert product_bits == a * w
 
 
-class _Planes(wiring.Component):
-    """Codes to planes and back, and one function of three planes."""
+TRUTHS = (0x00, 0xFF, 0xCA, 0x96, 0x80, 0x5A, 0x0D, 0xF1)
 
-    def __init__(self, lanes: int, bits: int, truth: int) -> None:
-        self.lanes, self.bits, self.truth = lanes, bits, truth
-        super().__init__({"codes": In(lanes * bits), "back": Out(lanes * bits), "f": Out(lanes)})
+
+class _Planes(wiring.Component):
+    """Codes to planes and back, and some functions of three planes."""
+
+    def __init__(self, lanes: int, bits: int) -> None:
+        self.lanes, self.bits = lanes, bits
+        functions = Out(lanes * len(TRUTHS))
+        super().__init__({"codes": In(lanes * bits), "back": Out(lanes * bits), "f": functions})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -202,7 +206,7 @@ class _Planes(wiring.Component):
         logic = PlaneLogic(m, self.lanes, "logic")
         m.d.sync += [
             self.back.eq(Cat(*from_planes(m, planes, "from"))),
-            self.f.eq(logic.function(self.truth, planes[:3])),
+            self.f.eq(Cat(*(logic.function(truth, planes[:3]) for truth in TRUTHS))),
         ]
         return m
 
@@ -210,12 +214,11 @@ class _Planes(wiring.Component):
 @pytest.mark.parametrize(("lanes", "bits"), [(64, 4), (64, 6), (7, 3), (2, 9), (33, 12)])
 def test_planes(lanes: int, bits: int) -> None:
     codes = [(j * 37 + 11) % (1 << bits) for j in range(lanes)]
-    for truth in (0x00, 0xFF, 0xCA, 0x96, 0x80, 0x5A, 0x0D, 0xF1):
-        unit = _Planes(lanes, bits, truth)
-        ((back, f),) = run_pipeline(unit, [{"codes": pack(codes, bits)}], ("back", "f"), latency=1)
-        order = [codes[lane] for lane in positions(lanes, bits)]
-        assert back == pack(order, bits)
-        assert f == pack([truth >> (code & 7) & 1 for code in order], 1)
+    inputs = [{"codes": pack(codes, bits)}]
+    ((back, f),) = run_pipeline(_Planes(lanes, bits), inputs, ("back", "f"), latency=1)
+    order = [codes[lane] for lane in positions(lanes, bits)]
+    assert back == pack(order, bits)
+    assert f == pack([truth >> (code & 7) & 1 for truth in TRUTHS for code in order], 1)
 
 
 @pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")

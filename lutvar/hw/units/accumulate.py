@@ -50,13 +50,15 @@ class Accumulator(wiring.Component):
             shape=unsigned(32), depth=self.block, init=[], attrs={"ram_style": "distributed"}
         )
         m.submodules.adder = adder = Fp32Add()
-        read, write = sums.read_port(), sums.write_port()
-
+        # LUTRAM reads at once; the register after it is ours, so that it has an initial value.
+        read, write = sums.read_port(domain="comb"), sums.write_port()
+        stored = Signal(32, reset_less=True)
         first = Signal(reset_less=True)
         bias = Signal(32, reset_less=True)
         m.d.comb += read.addr.eq(self.slot)
-        m.d.sync += [first.eq(self.first), bias.eq(self.bias), adder.y.eq(self.p)]
-        m.d.comb += adder.x.eq(Mux(first, bias, read.data))
+        m.d.sync += [stored.eq(read.data), first.eq(self.first), bias.eq(self.bias)]
+        m.d.sync += adder.y.eq(self.p)
+        m.d.comb += adder.x.eq(Mux(first, bias, stored))
 
         # Which word to write travels beside the adder. The valid bits have a reset.
         valid = Signal(self.LATENCY)
