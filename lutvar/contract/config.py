@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from typing_extensions import Self
 
 from lutvar.quant.formats import NumberFormat, get_format
+from lutvar.quant.formats.ties import TieRule
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
 GROUP = 128  #: values that share a scale, and lanes of a dot product
-Ties = Literal["even", "up", "down"]
 SITE_NAMES = ("qkv", "proj", "fc1", "fc2")
 
 
@@ -59,7 +59,7 @@ class QuantConfig(_Strict):
 
     name: str
     weight: str = Field(description="number format of all weights")
-    ties: Ties = "even"
+    ties: TieRule = "even"
     hadamard_seed: int = Field(default=42, description="seed of the shared sign vector")
     sites: dict[str, SiteConfig]
 

@@ -28,7 +28,6 @@ from lutvar.quant.ptq import (
     quantize_linear,
     quantize_model,
 )
-from lutvar.quant.ptq.files import pack_codes, unpack_codes
 from lutvar.quant.ptq.rotation import signed_hadamard, sylvester
 from lutvar.quant.var.sites import SITE_NAMES, LinearSite
 
@@ -194,16 +193,6 @@ def test_large_layers_are_cut_without_effect() -> None:
     part = quantize_linear(LinearSite(0, "fc1"), weight, None, config)
     np.testing.assert_array_equal(whole.codes, np.tile(part.codes, (60, 1)))
     np.testing.assert_array_equal(whole.scales, np.tile(part.scales, (60, 1)))
-
-
-@pytest.mark.parametrize("bits", [4, 6, 8])
-def test_codes_pack_densely(bits: int) -> None:
-    codes = np.random.default_rng(9).integers(0, 1 << bits, (3, 128)).astype(np.uint8)
-    packed = pack_codes(codes, bits)
-    assert packed.shape == (3, 128 * bits // 8) and packed.dtype == np.uint8
-    row = sum(int(code) << bits * j for j, code in enumerate(codes[1]))
-    assert packed[1].tobytes() == row.to_bytes(128 * bits // 8, "little")
-    np.testing.assert_array_equal(unpack_codes(packed, bits), codes)
 
 
 @pytest.fixture(scope="module", params=PRESETS)

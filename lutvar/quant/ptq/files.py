@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
+from lutvar.contract.bits import pack_codes, unpack_codes
 from lutvar.contract.config import QuantConfig
 from lutvar.contract.registers import VERSION
 from lutvar.quant.formats import CATALOG, NumberFormat, get_format
@@ -121,26 +122,6 @@ def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
     except (KeyError, QuantizationError) as error:
         raise QuantizedFileError(f"{path}: layers and tensors do not fit: {error}") from error
     return QuantizedModel(stored, {layer.site: layer for layer in layers})
-
-
-def pack_codes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """[O, K] codes of up to 8 bits -> [O, K * bits / 8] bytes; K a multiple of 8."""
-    rows = codes.shape[0]
-    words = np.zeros((rows, codes.shape[1] // 8), "<u8")
-    for i in range(8):
-        words |= codes[:, i::8].astype("<u8") << np.uint64(bits * i)
-    return words.view(np.uint8).reshape(rows, -1, 8)[:, :, :bits].reshape(rows, -1)
-
-
-def unpack_codes(packed: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Inverse of `pack_codes`."""
-    rows = packed.shape[0]
-    words = np.zeros((rows, packed.shape[1] // bits, 8), np.uint8)
-    words[:, :, :bits] = packed.reshape(rows, -1, bits)
-    numbers = words.view("<u8")
-    shifts = np.arange(8, dtype=np.uint64) * np.uint64(bits)
-    codes = (numbers >> shifts) & np.uint64((1 << bits) - 1)
-    return codes.astype(np.uint8).reshape(rows, -1)
 
 
 def _layer(item: Mapping[str, Any], tensors: _Tensors) -> QuantizedLinear:
