@@ -186,7 +186,11 @@ def write(core: VerilatedTop, name: str, value: int) -> None:
 
 
 def soft_reset(core: VerilatedTop) -> None:
-    """Reset the core. The read that follows is answered when the reset is over; only then stream."""
+    """Drop what is queued and reset the core.
+
+    The read is answered when the reset is over; beats that are offered before may be lost.
+    """
+    core.clear_streams()
     write(core, "SOFT_RESET", 1)
     read(core, "CTRL")
 

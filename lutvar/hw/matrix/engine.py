@@ -19,6 +19,9 @@ from .sequencer import Sequencer
 from .weights import Weights
 
 JOB_QUEUE = 4  #: jobs that wait in front of each loader
+#: Blocks of results that have places. A place is taken from issue to output, about 40 cycles, and
+#: with a single group every issue takes one.
+RESULT_BLOCKS = 4
 _JOB_COUNT = 32  #: more than all jobs in queues, banks and output together
 
 
@@ -185,7 +188,7 @@ class MatrixEngine(wiring.Component):
     def _output(self, m: Module, sequencer: Sequencer, array: Array, dump: DumpReader) -> None:
         """Result queue with places reserved at issue, beats, and the register of the stream."""
         hardware, layout = self.hardware, self.layout
-        results = 2 * hardware.row_block
+        results = RESULT_BLOCKS * hardware.row_block
         bits = hardware.token_rows * hardware.outputs * 32
         m.submodules.result_queue = queue = Fifo(word_layout(bits), results)
         m.submodules.gearbox = gearbox = Gearbox(hardware.stream_bytes, layout.result_beats)
