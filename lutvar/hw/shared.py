@@ -2,10 +2,10 @@
 """One Verilog module for many equal units, and the export of a design built that way.
 
 Amaranth writes one module for each submodule object. An array of T x N dot products would be T x N
-copies of the same text, slow to read, to compile and to synthesise. A unit that is *placed* instead of
-added becomes one shared definition with many instances when Verilog is written, and an ordinary
-submodule everywhere else, for example in Amaranth's own simulator. Its definition may also be given as
-Verilog text.
+copies of the same text, slow to read, to compile and to synthesise. A unit that is *placed*
+instead of added becomes one shared definition with many instances when Verilog is written, and an
+ordinary submodule everywhere else, for example in Amaranth's own simulator. Its definition may
+also be given as Verilog text.
 """
 
 import re
@@ -28,11 +28,12 @@ _ATTRIBUTES = " ".join(
         "generator", "top", "src", "unused_bits", "amaranth.hierarchy", "amaranth.decoding"
     )
 )  # fmt: skip
-#: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers, which
-#: become continuous assignments: unlike ``always @*`` blocks they are evaluated at time zero, so no
-#: simulator starts with X in logic that depends on constants or initial values only.
+#: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers,
+#: which become continuous assignments: unlike ``always @*`` blocks they are evaluated at time
+#: zero, so no simulator starts with X in logic that depends on constants or initial values only.
 _PASSES = (
-    # Without optimisation: it would take masked words apart into bits, which simulate ten times slower.
+    # Without optimisation: it would take masked words apart into bits, which simulate ten times
+    # slower.
     "proc -noopt",
     "memory_collect",
     "opt_merge",
@@ -64,8 +65,9 @@ class ExportPlatform:
         first = self.registry.setdefault(module, component)
         if type(first) is not type(component) or first.signature != component.signature:
             raise ValueError(
-                f"module {module} is {type(first).__name__} with {first.signature!r}; it cannot also be "
-                f"{type(component).__name__} with {component.signature!r}: give it another module name"
+                f"module {module} is {type(first).__name__} with {first.signature!r}; it "
+                f"cannot also be {type(component).__name__} with {component.signature!r}: "
+                "give it another module name"
             )
 
 
@@ -80,9 +82,9 @@ def _ports(component: wiring.Component) -> list[tuple[str, Value, wiring.Flow]]:
 def place(m: Module, platform: Any, name: str, component: wiring.Component, module: str) -> None:
     """Add a component to a module: shared definition for export, submodule otherwise.
 
-    In both cases the caller uses the ports of ``component``. A shared unit lives in the clock domain
-    ``sync`` and gets that domain's reset; a ``ResetInserter`` around the caller does not reach into it,
-    so valid bits belong to the caller or the domain itself is to be reset.
+    In both cases the caller uses the ports of ``component``. A shared unit lives in the clock
+    domain ``sync`` and gets that domain's reset; a ``ResetInserter`` around the caller does not
+    reach into it, so valid bits belong to the caller or the domain itself is to be reset.
 
     Args:
         name: name of the instance in ``m``.
@@ -175,14 +177,15 @@ def _verilog(text: str) -> str:
 def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) -> str:
     """Write a design as one self-contained text of plain Verilog.
 
-    The text depends on the design and on the Yosys that Amaranth uses, on nothing else: no paths, no
-    dates, no hash order. Definitions placed with :func:`place` follow the top, in order of first use.
+    The text depends on the design and on the Yosys that Amaranth uses, on nothing else: no paths,
+    no dates, no hash order. Definitions placed with :func:`place` follow the top, in order of
+    first use.
 
     Args:
         top: component, or any elaboratable when ``ports`` is given.
         name: module name of the top; starts with ``lutvar_``.
-        ports: port name -> (signal, direction) as in ``amaranth.back.verilog.convert``; default: the
-            component's signature, with ``clk`` and ``rst``.
+        ports: port name -> (signal, direction) as in ``amaranth.back.verilog.convert``; default:
+            the component's signature, with ``clk`` and ``rst``.
 
     Returns:
         Verilog-2005 text.
@@ -201,7 +204,7 @@ def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) 
             texts.append(_rtlil(platform.registry[module], module, platform, None))
             written.append(module)
     netlist = "\n".join(texts)
-    modules = re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE) + [*platform.texts]
+    modules = [*re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE), *platform.texts]
     if repeated := sorted({module for module in modules if modules.count(module) > 1}):
         raise ValueError(f"modules {repeated} are defined twice; rename the units that make them")
     return "\n".join([_verilog(netlist), *platform.texts.values()])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Jobs for the matrix engine: random operands, their streams, and the golden result.
 
-Packing is written out here bit by bit from the stream layout, without the packer of the product, so that
-the two can disagree.
+Packing is written out here bit by bit from the stream layout, without the packer of the product,
+so that the two can disagree.
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def pack_bits(values: Sequence[int] | np.ndarray, bits: int, stream_bytes: int) 
 
 
 def random_patterns(rng: np.random.Generator, rows: int, inputs: int) -> np.ndarray:
-    """FP16 patterns with everything that matters in a group: all signs, zeros, subnormals, outliers."""
+    """FP16 patterns with everything that matters in a group: all signs, zeros, subnormals,
+    outliers."""
     values = rng.normal(size=(rows, inputs)) * 10.0 ** rng.uniform(-4, 4, size=(rows, 1))
     patterns = np.clip(values, -65504, 65504).astype(np.float16).view(np.uint16)
     for row in patterns:

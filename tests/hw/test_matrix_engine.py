@@ -3,7 +3,17 @@
 
 import numpy as np
 import pytest
-from matrix_bench import CORES, Job, Spec, assert_equal, open_core, read, run_jobs, soft_reset, start
+from matrix_bench import (
+    CORES,
+    Job,
+    Spec,
+    assert_equal,
+    open_core,
+    read,
+    run_jobs,
+    soft_reset,
+    start,
+)
 
 from lutvar.contract.registers import ErrorCode
 from lutvar.sim.tools import verilator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The array: T token rows x N outputs, each a dot product of 128 lanes with scale and accumulator."""
+"""The array: T x N dot products of 128 lanes, each with its scale and accumulator."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.config import GROUP, HardwareConfig, QuantConfig
 from lutvar.hw.shared import place
-from lutvar.hw.units.accumulate import MIN_INTERVAL, ScaleAccumulate
+from lutvar.hw.units.accumulate import ScaleAccumulate
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.elastic import delayed
 from lutvar.hw.units.product import ActivationRecode, WeightRecode, make_product
@@ -30,7 +30,8 @@ class Array(wiring.Component):
             copies ``issue.final``.
 
     Fixed latency (``self.latency``), no stall, one issue in each cycle. Codes are recoded once for
-    each row and column. Valid bits are kept here, under this module's reset; the units inside carry data only.
+    each row and column. Valid bits are kept here, under this module's reset; the units inside
+    carry data only.
     """
 
     def __init__(self, hardware: HardwareConfig, quant: QuantConfig) -> None:

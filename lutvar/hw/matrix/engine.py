@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,7 +41,8 @@ class MatrixEngine(wiring.Component):
         frame_act, frame_wgt, nonfinite: one cycle for each error, shortly after the offending beat.
             In the same cycle, frame_act_info, frame_wgt_info: beats of the job up to and including
             it; nonfinite_info: index of its group in the job (row by row).
-        issue, stall_act, stall_wgt, stall_out, stall_gap: at most one in each cycle; what the array did.
+        issue, stall_act, stall_wgt, stall_out, stall_gap: at most one in each cycle; what
+            the array did.
 
     Throughput: one (row vector, group, pass, tile) in each cycle when the streams keep up and a
     block has at least ``MIN_INTERVAL`` row vectors. All state has a reset; after one, stream and

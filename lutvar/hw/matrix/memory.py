@@ -11,7 +11,8 @@ from lutvar.hw.shared import ExportPlatform, instantiate
 
 #: Amaranth writes the initial value of every word, which for a bank is most of the whole file.
 _RAM = """\
-// Memory with words of WIDTH bits, written in chunks and read whole, two registers after the address.
+// Memory with words of WIDTH bits, written in chunks and read whole, two registers after
+// the address.
 module lutvar_ram #(
   parameter WIDTH = 1, parameter CHUNK = 1, parameter DEPTH = 2,
   parameter ADDRESS = 1, parameter SELECT = 1
@@ -63,8 +64,8 @@ class ChunkMemory(wiring.Component):
         read_addr, read_data: a new address in each cycle; data after ``READ_LATENCY``.
 
     A word that is written in the cycle in which it is read gives old or new bits, undefined which:
-    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` x ``depth``, and
-    a register of ``width`` bits.
+    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` x ``depth``,
+    and a register of ``width`` bits.
     """
 
     def __init__(self, width: int, chunk: int, depth: int) -> None:

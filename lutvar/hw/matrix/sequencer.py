@@ -36,8 +36,8 @@ class Sequencer(wiring.Component):
     """Issues one (row vector, group, pass, tile) in each cycle, in the order of the contract.
 
     For each tile, for each block of row vectors, for each group, for each pass: the vectors of the
-    block. Every result is the sum over the groups of one slot, so a slot comes back after one *round*
-    through the block, which must take at least ``interval`` cycles.
+    block. Every result is the sum over the groups of one slot, so a slot comes back after one
+    *round* through the block, which must take at least ``interval`` cycles.
 
     Args:
         interval: least distance of two additions to the same slot, at most ``row_block``.
@@ -61,8 +61,8 @@ class Sequencer(wiring.Component):
     def __init__(self, hardware: HardwareConfig, interval: int) -> None:
         if not 1 <= interval <= hardware.row_block:
             raise ValueError(
-                f"interval is {interval}, row_block {hardware.row_block}: full blocks must hide the "
-                "adder's latency, so row_block must not be smaller"
+                f"interval is {interval}, row_block {hardware.row_block}: full blocks must hide "
+                "the adder's latency, so row_block must not be smaller"
             )
         self.hardware, self.interval = hardware, interval
         super().__init__(
@@ -119,8 +119,8 @@ class Sequencer(wiring.Component):
             final.eq(tile_end & last_tile),
         ]
 
-        # Only the first issue of a round can be too early: later ones follow the round before at the
-        # same distance, because nothing stops a round that is not the last of its block.
+        # Only the first issue of a round can be too early: later ones follow the round before at
+        # the same distance, because nothing stops a round that is not the last of its block.
         early, able, go = Signal(), Signal(), Signal()
         m.d.comb += [
             early.eq((slot == 0) & ~first_round & (hold != 0)),
@@ -138,8 +138,9 @@ class Sequencer(wiring.Component):
         with m.Elif(hold != 0):
             m.d.sync += hold.eq(hold - 1)
 
-        # Blocks: the first of every tile is the same throughout a job, the next one is known a cycle
-        # after a block begins. That is early enough, because a block with a successor is a full one.
+        # Blocks: the first of every tile is the same throughout a job, the next one is known a
+        # cycle after a block begins. That is early enough, because a block with a successor is a
+        # full one.
         opening = self._block(job.rows)
         first_block, next_block = Signal(opening.shape()), Signal(opening.shape())
         m.d.sync += [first_block.eq(opening), next_block.eq(self._block(vectors_left))]

@@ -33,7 +33,8 @@ class Weights(wiring.Component):
         wgt: beats; TLAST on the last beat of each job.
         release: one cycle for each bank that has been read for the last time.
         halt: take nothing.
-        bank_full: banks that hold a tile. The first tile after reset is in bank 0, then alternating.
+        bank_full: banks that hold a tile. The first tile after reset is in bank 0,
+            then alternating.
         read_bank, read_group: address; ``READ_LATENCY`` cycles later ``codes`` [N][128],
             ``scales`` [N] FP16, ``bias`` [N] float32.
         frame_error: one cycle after the offending beat. beats: beats taken in this job, of the
