@@ -9,9 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.config import HardwareConfig, QuantConfig
 from lutvar.contract.layout import StreamLayout
+from lutvar.hw.units.accumulate import MIN_INTERVAL
 
 from .activations import Activations
-from .array import MIN_INTERVAL, Array
+from .array import Array
 from .job import beat_layout, job_layout
 from .memory import READ_LATENCY, Fifo
 from .output import DumpReader, Gearbox, word_layout
