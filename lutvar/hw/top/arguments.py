@@ -23,8 +23,9 @@ class JobChecker(wiring.Component):
     counter (not when dumping); the dual flag needs a dual format in the build; SCALE_EXP is -32 ..
     31 as a signed byte, sign-extended or not. The first bad register in that order is reported.
 
-    Division by T is sequential, one bit a cycle, so that any T works: about as many cycles as T *
-    buffer_vectors has bits, plus 4. They overlap with the job before.
+    Division by T and multiplication by GROUPS are sequential, one bit a cycle, so that any T works
+    without a multiplier: as many cycles as T * buffer_vectors has bits, plus 3. They overlap with
+    the job before.
 
     Args:
         hardware, quant: the build.
@@ -94,7 +95,7 @@ class JobChecker(wiring.Component):
                 m.d.sync += [
                     args.eq(self.arguments),
                     dividend.eq(self.arguments.rows),
-                    quotient.eq(0), remainder.eq(0), step.eq(0),
+                    quotient.eq(0), remainder.eq(0), product.eq(0), step.eq(0),
                 ]  # fmt: skip
                 with m.If(self.start):
                     m.next = "DIVIDE"
@@ -103,14 +104,12 @@ class JobChecker(wiring.Component):
                     dividend.eq(dividend << 1),
                     quotient.eq(Cat(fits, quotient)),
                     remainder.eq(Mux(fits, trial - token_rows, trial)),
+                    # GROUPS that is too large for the product is refused by its own rule.
+                    product.eq((product << 1) + Mux(fits, args.groups[: len(job.groups)], 0)),
                     step.eq(step + 1),
                 ]
                 with m.If(step == steps - 1):
-                    m.next = "MULTIPLY"
-            with m.State("MULTIPLY"):
-                # GROUPS that is too large for the product is refused by its own rule.
-                m.d.sync += product.eq(quotient * args.groups[: len(job.groups)])
-                m.next = "CHECK"
+                    m.next = "CHECK"
             with m.State("CHECK"):
                 m.d.sync += [broken.eq(Cat(rules.values()))]
                 m.d.sync += [

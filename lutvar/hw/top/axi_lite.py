@@ -28,8 +28,9 @@ class AxiLiteSignature(wiring.Signature):
 class RegisterBusSignature(wiring.Signature):
     """Register accesses, seen from the bus side.
 
-    ``write`` and ``read`` are high for one cycle; ``write_ok``, ``read_ok`` and ``read_data``
-    answer in the same cycle (combinationally).
+    ``write`` and ``read`` are high for one cycle. ``write_ok`` answers in the same cycle,
+    ``read_ok`` and ``read_data`` (0 unless ok) in the next one, with the value of this cycle.
+    ``read_address`` is there at least one cycle before ``read``.
     """
 
     def __init__(self, address_bits):
@@ -46,8 +47,8 @@ class AxiLite(wiring.Component):
 
     Address and data of a write may come in any order and any distance. An access that the register
     file refuses is answered with SLVERR, and read data 0. One access of each direction is in
-    flight; a write or read completes every 3 cycles at best. Every output towards the bus is a
-    flip-flop.
+    flight; a write completes every 3 cycles at best, a read every 6. Every output towards the bus
+    is a flip-flop.
 
     Args:
         address_bits: width of AWADDR and ARADDR, bytes.
@@ -98,12 +99,15 @@ class AxiLite(wiring.Component):
             m.d.sync += [ar_held.eq(1), bus.read_address.eq(axi.araddr), axi.arready.eq(0)]
         with m.Elif(~ar_held):
             m.d.sync += axi.arready.eq(1)
-        m.d.comb += bus.read.eq(ar_held & ~axi.rvalid & ~self.hold)
-        with m.If(bus.read):
+        decoded = Signal()
+        looked_up = Signal()
+        m.d.comb += bus.read.eq(ar_held & decoded & ~looked_up & ~axi.rvalid & ~self.hold)
+        m.d.sync += [decoded.eq(ar_held), looked_up.eq(bus.read)]
+        with m.If(looked_up):
             m.d.sync += [
                 axi.rvalid.eq(1),
                 axi.rresp.eq(Mux(bus.read_ok, OKAY, SLVERR)),
-                axi.rdata.eq(Mux(bus.read_ok, bus.read_data, 0)),
+                axi.rdata.eq(bus.read_data),
             ]
         with m.If(axi.rvalid & axi.rready):
             m.d.sync += [axi.rvalid.eq(0), ar_held.eq(0)]

@@ -173,11 +173,14 @@ class Control(wiring.Component):
             "ready": ~checker.busy & ~self.halt,
         })  # fmt: skip
         m.d.comb += statements
+        # A register in the path; the next write to an argument comes at least three cycles later.
+        start = Signal()
+        m.d.sync += start.eq(registers.ctrl_write[0])
         args = checker.arguments
         flags = {f.name: registers.flags[f.low] for f in BY_NAME["FLAGS"].fields}
         m.d.comb += [
             registers.ctrl.eq(word),
-            checker.start.eq(registers.ctrl_write[0] & ~self.halt),
+            checker.start.eq(start & ~self.halt),
             args.rows.eq(registers.rows), args.groups.eq(registers.groups),
             args.tiles.eq(registers.tiles), args.scale_exp.eq(registers.scale_exp),
             args.rotate.eq(flags["rotate"]), args.dual.eq(flags["dual"]),

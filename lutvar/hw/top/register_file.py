@@ -2,8 +2,10 @@
 """The register file, generated from the register table: decode, storage, reset values, answers."""
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import reduce
+from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -93,16 +95,19 @@ class RegisterFile(wiring.Component):
         ones = Signal(32)
         m.d.comb += ones.eq(bus.write_data & strobes)
 
-        with m.Switch(bus.read_address):
-            for register in self._registers:
-                with m.Case(register.offset):
-                    m.d.comb += [bus.read_data.eq(self._value(register)), bus.read_ok.eq(1)]
+        # Decode and selection are separate steps, which keeps the wide selection shallow.
+        chosen = Signal(len(self._registers))
+        words = []
+        for index, register in enumerate(self._registers):
+            m.d.sync += chosen[index].eq(bus.read_address == register.offset)
+            words.append(Mux(chosen[index], self._value(register), 0))
+        m.d.sync += [bus.read_data.eq(reduce(or_, words)), bus.read_ok.eq(chosen.any())]
         with m.Switch(bus.write_address):
             writable = [r.offset for r in self._registers if r.access is not Access.RO]
             with m.Case(*writable):
                 m.d.comb += bus.write_ok.eq(1)
 
-        for register in self._registers:
+        for index, register in enumerate(self._registers):
             key = register.name.lower()
             mask = Const(writable_bits(register), 32)
             if register.access is not Access.RO:
@@ -117,6 +122,5 @@ class RegisterFile(wiring.Component):
                     taken = strobes & mask
                     m.d.sync += value.eq((value & ~taken) | (bus.write_data & taken))
             if register.name in self._watched:
-                read = bus.read & (bus.read_address == register.offset)
-                m.d.comb += getattr(self, f"{key}_seen").eq(read)
+                m.d.comb += getattr(self, f"{key}_seen").eq(bus.read & chosen[index])
         return m
