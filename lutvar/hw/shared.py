@@ -94,9 +94,9 @@ def place(m: Module, platform: Any, name: str, component: wiring.Component, modu
     if not isinstance(platform, ExportPlatform):
         m.submodules[name] = component
         return
-    platform.register(PREFIX + module, component)
     # Only the first component of a name is elaborated; the others need no warning for that.
     component._MustUse__used = True
+    platform.register(PREFIX + module, component)
     connections: list[tuple[str, str, Any]] = [
         ("i", _CLOCK, ClockSignal(_DOMAIN)),
         ("i", _RESET, ResetSignal(_DOMAIN)),

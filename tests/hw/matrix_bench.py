@@ -33,9 +33,7 @@ CORES = {"fp4": load_hardware("small-fp4"), "fp6": tiny_hardware("fp6")}
 def open_core(hardware: HardwareConfig, build_dir: Path | str = "build/sim") -> VerilatedTop:
     """Export a core and open its compiled model; the model is cached by the Verilog's content."""
     manifest = export(hardware, load_quant(hardware.quant), Path(build_dir) / hardware.name)
-    return VerilatedTop.from_verilog(
-        manifest.verilog, hardware.stream_bytes, build_dir=build_dir
-    )
+    return VerilatedTop.from_verilog(manifest.verilog, hardware.stream_bytes, build_dir=build_dir)
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ class MatrixEngine(wiring.Component):
         m.submodules.sequencer = sequencer = Sequencer(hardware, MIN_INTERVAL)
         m.submodules.array = array = Array(hardware, quant)
         m.submodules.dump = dump = DumpReader(hardware, quant)
-        m.d.comb += [
-            unit.halt.eq(self.halt) for unit in (activations, weights, sequencer, dump)
-        ]
+        m.d.comb += [unit.halt.eq(self.halt) for unit in (activations, weights, sequencer, dump)]
 
         # Jobs: one queue for the rows, one for the weights, which run ahead of each other.
         m.submodules.act_jobs = act_jobs = Fifo(job_layout(hardware), JOB_QUEUE)
@@ -154,8 +152,9 @@ class MatrixEngine(wiring.Component):
         self._output(m, sequencer, array, dump)
 
         # What the registers show.
-        known, waiting, emitting = (Signal(range(_JOB_COUNT), name=name) for name in
-                                    ("known", "waiting", "emitting"))
+        known, waiting, emitting = (
+            Signal(range(_JOB_COUNT), name=name) for name in ("known", "waiting", "emitting")
+        )
         finish = Signal()
         m.d.comb += finish.eq(self.out.valid & self.out.ready & self.out.payload.last)
         m.d.sync += [
@@ -196,9 +195,7 @@ class MatrixEngine(wiring.Component):
         m.submodules.gearbox = gearbox = Gearbox(hardware.stream_bytes, layout.result_beats)
         wiring.connect(m, queue.o, gearbox.i)
         places = Signal(range(results + 1), init=results)
-        m.d.sync += places.eq(
-            places - sequencer.reserve + (queue.o.valid & queue.o.ready)
-        )
+        m.d.sync += places.eq(places - sequencer.reserve + (queue.o.valid & queue.o.ready))
         m.d.comb += [
             sequencer.room.eq(places != 0),
             queue.i.valid.eq(array.result_valid),

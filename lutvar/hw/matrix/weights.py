@@ -81,50 +81,75 @@ class Weights(wiring.Component):
             Section.CODES: layout.weight_code_beats,
         }
 
+        # Position. Ends are known a beat ahead, in bits of their own.
         active = Signal()
         section = Signal(Section)
         beat = Signal(range(max(lengths.values())))
+        last_beat = Signal()  # of the section
         group = Signal(range(groups))
+        last_group = Signal()
         tiles_left = Signal.like(self.job.payload.tiles)  # after the current one
+        last_tile = Signal()
         bank = Signal()
-        take, section_end, tile_end, final = Signal(), Signal(), Signal(), Signal()
+
+        following = Signal(Section)
+        last_follows = Signal()  # the beat after this one is the last of its section
         with m.Switch(section):
-            for name, length in lengths.items():
+            for name, successor in (
+                (Section.BIAS, Section.SCALES),
+                (Section.SCALES, Section.CODES),
+                (Section.CODES, Section.SCALES),
+            ):
                 with m.Case(name):
-                    m.d.comb += section_end.eq(beat == length - 1)
+                    m.d.comb += [
+                        following.eq(successor),
+                        last_follows.eq(
+                            Mux(last_beat, lengths[successor] == 1, beat + 2 == lengths[name])
+                        ),
+                    ]
+        take, group_end, tile_end, final = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             self.wgt.ready.eq(active & ~self.bank_full.bit_select(bank, 1) & ~self.halt),
             take.eq(self.wgt.valid & self.wgt.ready),
-            tile_end.eq(
-                section_end
-                & (section == Section.CODES)
-                & (group == (self.job.payload.groups - 1)[: len(group)])
-            ),
-            final.eq(tile_end & (tiles_left == 0)),
+            group_end.eq(last_beat & (section == Section.CODES)),
+            tile_end.eq(group_end & last_group),
+            final.eq(tile_end & last_tile),
             self.job.ready.eq(take & final),
         ]
+        tile_begins = [
+            section.eq(Section.BIAS),
+            last_beat.eq(lengths[Section.BIAS] == 1),
+            group.eq(0),
+            last_group.eq(self.job.payload.groups == 1),
+        ]
         with m.If(take):
-            m.d.sync += [beat.eq(beat + 1), self.beats.eq(self.beats + 1)]
-            with m.If(section_end):
+            m.d.sync += [
+                beat.eq(Mux(last_beat, 0, beat + 1)),
+                last_beat.eq(last_follows),
+                self.beats.eq(self.beats + 1),
+            ]
+            with m.If(last_beat):
+                m.d.sync += section.eq(following)
+            with m.If(group_end):
                 m.d.sync += [
-                    beat.eq(0),
-                    section.eq(Mux(section == Section.SCALES, Section.CODES, Section.SCALES)),
+                    group.eq(group + 1),
+                    last_group.eq(group + 2 == self.job.payload.groups),
                 ]
-                with m.If(section == Section.CODES):
-                    m.d.sync += group.eq(group + 1)
             with m.If(tile_end):
                 m.d.sync += [
-                    section.eq(Section.BIAS),
-                    group.eq(0),
+                    *tile_begins,
                     tiles_left.eq(tiles_left - 1),
+                    last_tile.eq(tiles_left == 1),
                     bank.eq(~bank),
                 ]
             with m.If(final):
                 m.d.sync += active.eq(0)
         with m.Elif(self.job.valid & ~active):
             m.d.sync += [
+                *tile_begins,
                 active.eq(1),
                 tiles_left.eq(self.job.payload.tiles - 1),
+                last_tile.eq(self.job.payload.tiles == 1),
                 self.beats.eq(0),
             ]
         m.d.sync += self.frame_error.eq(take & (self.wgt.payload.last != final))
