@@ -104,7 +104,7 @@ def build_core(
         sources.insert(0, visible)
         arguments = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "-O3"]
         flags = environment.get("MAKEFLAGS", os.environ.get("MAKEFLAGS", ""))
-        environment["MAKEFLAGS"] = f"{flags} OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O0".strip()
+        environment["MAKEFLAGS"] = f"{flags} OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0".strip()
     runner = _make_runner(sim)
     log = folder / "build.log"
     with _environment(environment):
