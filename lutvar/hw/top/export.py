@@ -12,6 +12,7 @@ from typing import Any
 
 from amaranth._toolchain.yosys import find_yosys
 
+from lutvar import __version__
 from lutvar.contract.config import HardwareConfig, QuantConfig
 from lutvar.contract.identity import config_hash, identity
 from lutvar.contract.layout import StreamLayout
@@ -91,19 +92,11 @@ def manifest_data(hardware: HardwareConfig, quant: QuantConfig, top: Top, verilo
             "sha256": hashlib.sha256(verilog.encode()).hexdigest(),
         },
         "tools": {
-            "lutvar": metadata.version("lutvar") if _installed() else "source tree",
+            "lutvar": __version__,
             "amaranth": metadata.version("amaranth"),
             "yosys": ".".join(map(str, find_yosys(lambda _version: True).version())),
         },
     }
-
-
-def _installed() -> bool:
-    try:
-        metadata.version("lutvar")
-    except metadata.PackageNotFoundError:
-        return False
-    return True
 
 
 def _write(path: Path, text: str) -> None:
