@@ -22,7 +22,7 @@ from lutvar.hw.units.quantizer import QuantizerFormats, QuantizerLane
 from lutvar.hw.units.scale import ScaleMultiply
 
 from .report import How, Measurement
-from .synth import LOGIC_ONLY, SynthReport, count_luts_verilog
+from .synth import LOGIC_ONLY, SynthesisError, SynthReport, count_luts_verilog
 
 #: As LOGIC_ONLY, but multiplications may go to DSPs: for units whose multiplier is one by design.
 WITH_DSP = tuple(option for option in LOGIC_ONLY if option != "-nodsp")
@@ -129,11 +129,16 @@ def cases() -> list[AreaCase]:
 def measure(case: AreaCase) -> list[Measurement]:
     """Synthesise one unit: its LUT sites, and its levels against the common bound.
 
-    May be called from several threads.
+    May be called from several threads. A synthesis that fails gives a line without a value, so that
+    it does not take the other lines with it.
     """
     with _EXPORTING:
         verilog = export_verilog(case.make(), _MODULE)
-    found = count_luts_verilog(verilog, _MODULE, options=case.options)
+    try:
+        found = count_luts_verilog(verilog, _MODULE, options=case.options)
+    except SynthesisError as error:
+        detail = {"error": str(error).partition("\n")[0]}
+        return [Measurement(case.title, None, "LUT", _HOW, case.target, detail=detail)]
     return [
         Measurement(
             case.title, found.luts_packed, "LUT", _HOW, case.target, detail=_detail(found, case)

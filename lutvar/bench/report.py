@@ -83,6 +83,11 @@ class BenchReport:
         """Measurements that break their target."""
         return tuple(m for m in self.measurements if m.met is False)
 
+    @property
+    def failed(self) -> tuple[Measurement, ...]:
+        """Measurements that broke off (a missing tool is not a failure)."""
+        return tuple(m for m in self.measurements if "error" in m.detail)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "quick": self.quick,

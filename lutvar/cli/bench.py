@@ -14,7 +14,7 @@ from .errors import FAILED, OK
 
 @command("bench")
 @click.option("--quick", is_flag=True, help="Leave out what takes longest (large syntheses).")
-@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed.")
+@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed, too.")
 @click.option(
     "--markdown",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -34,4 +34,4 @@ def bench(quick: bool, check: bool, markdown: Path | None, out: Path, as_json: b
         markdown.write_text(report.markdown(), encoding="utf-8")
     emit(as_json, report.as_dict(), report.text())
     note(f"written: {out}" + (f", {markdown}" if markdown else ""))
-    return FAILED if check and report.missed else OK
+    return FAILED if report.failed or (check and report.missed) else OK

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from amaranth.back import rtlil
 
+from lutvar.bench import area
 from lutvar.bench import run as bench_run
 from lutvar.bench.area import AreaCase, cases, measure
 from lutvar.bench.report import BenchReport, Measurement, figure, machine
+from lutvar.bench.synth import SynthesisError
 from lutvar.cli.errors import FAILED
 from lutvar.cli.main import run
 from lutvar.sim.tools import yosys
@@ -70,6 +72,22 @@ def test_exit_code_and_files(
     assert run(["bench", *arguments, "-o", str(out), "--markdown", str(page), "--json"]) == code
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
     assert page.read_text().startswith("# Performance")
+
+
+def test_a_failed_synthesis_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise SynthesisError("Yosys ended with status 1 for unit:\nthe log")
+
+    monkeypatch.setattr(area, "count_luts_verilog", broken)
+    (line,) = measure(cases()[0])
+    assert line.value is None
+    assert line.detail == {"error": "Yosys ended with status 1 for unit:"}
+    report = BenchReport((line,), machine({}), quick=True, seconds=1.0)
+    monkeypatch.setattr(bench_run, "run_bench", lambda quick: report)
+    assert run(["bench", "-o", str(tmp_path / "bench.json")]) == FAILED
+    assert "not measured" in capsys.readouterr().out
 
 
 def test_area_list_is_sound() -> None:
