@@ -161,7 +161,7 @@ def _names(kind: str) -> list[str]:
     return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
 
 
-def preset_names(kind: Literal["quant", "hw"]) -> list[str]:
+def preset_names(kind: Literal["quant", "hw", "accelerator"]) -> list[str]:
     """Names of the shipped presets of a kind."""
     return _names(kind)
 

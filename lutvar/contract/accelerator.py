@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of the whole accelerator: one file in ``lutvar/configs/accelerator`` is one bitstream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+from typing_extensions import Self
+
+from lutvar.quant.formats import NumberFormat, get_format
+
+from .config import GROUP, QuantConfig, _read, _Strict, _validate, load_quant
+
+LANES = 16  #: values in a beat of the vector units
+ROW_GROUP = 16  #: token rows that share weights registers and drain together
+BEAT_BYTES = 64  #: every memory port
+HEAD_DIM = 64  #: columns of an attention head; all released models have it
+WEIGHT_BLOCK = 32  #: outputs that share a beat of scales in a weight panel
+
+
+class AcceleratorConfig(_Strict):
+    """Size of the accelerator.
+
+    The limits say which models and programs it runs; the compiler refuses others, naming the limit.
+    """
+
+    name: str
+    quant: str = Field(description="name of the quantization preset that it runs")
+    kv_format: Literal["E2M3", "E2M1"] = Field(
+        default="E2M3", description="format of q, k and v in the attention products"
+    )
+    rows: int = Field(ge=16, le=512, description="token rows multiplied in parallel")
+    dot: Literal["table", "da"] = Field(
+        default="table", description="product tables, or distributed arithmetic in LUTRAM"
+    )
+    act_banks: int = Field(default=4, ge=2, le=8, description="banks of activation codes")
+    bank_groups: int = Field(ge=1, le=128, description="groups of 128 in a bank: largest K / 128")
+    acc_banks: int = Field(default=2, ge=2, le=8, description="banks of accumulators")
+    acc_depth: int = Field(ge=128, le=8192, description="outputs in a bank of accumulators")
+    max_width: int = Field(ge=128, le=2304, description="largest model width C")
+    attention_rows: int = Field(ge=1, le=32, description="query rows that share a pass over keys")
+    max_keys: int = Field(ge=16, le=4095, description="largest number of keys")
+    weight_fifo: int = Field(default=256, ge=64, description="beats of weights fetched ahead")
+    read_fifo: int = Field(default=64, ge=32, description="beats of other data fetched ahead")
+    queue: int = Field(default=16, ge=2, le=64, description="instructions waiting at each unit")
+    pipelined: bool = Field(
+        default=True, description="units accept new work in each cycle; False for comparison only"
+    )
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        for key in ("act_banks", "acc_banks", "acc_depth", "weight_fifo", "read_fifo"):
+            value = getattr(self, key)
+            if value & (value - 1):
+                raise ValueError(f"{key} is {value}; it must be a power of two")
+        if self.rows % ROW_GROUP:
+            raise ValueError(f"rows is {self.rows}; it must be a multiple of {ROW_GROUP}")
+        if self.max_width % GROUP:
+            raise ValueError(f"max_width is {self.max_width}; it must be a multiple of {GROUP}")
+        if self.bank_groups * GROUP < 4 * self.max_width:
+            raise ValueError(
+                f"bank_groups {self.bank_groups} holds {self.bank_groups * GROUP} inputs; a hidden "
+                f"layer of max_width {self.max_width} has {4 * self.max_width}"
+            )
+        return self
+
+    @property
+    def quant_config(self) -> QuantConfig:
+        return load_quant(self.quant)
+
+    @property
+    def kv(self) -> NumberFormat:
+        return get_format(self.kv_format)
+
+    @property
+    def row_groups(self) -> int:
+        return self.rows // ROW_GROUP
+
+
+def load_accelerator(name_or_path: str | Path) -> AcceleratorConfig:
+    """Read an accelerator size by name or from a YAML file. Raises ConfigError."""
+    data, where = _read("accelerator", name_or_path)
+    config = _validate(AcceleratorConfig, data, where)
+    load_quant(config.quant)
+    return config

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tabulated functions: integer tables and the integer arithmetic that reads them.
+
+The gateware's ROMs and the golden model both come from here; `docs/arithmetic.md`, section 8, has
+the rules and the error bounds.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+EXP2_FRACTION = 10  #: fraction bits of a score; the table has one entry for each fraction
+EXP2_ONE = 15  #: 2**-0 is 2**EXP2_ONE
+
+RSQRT_ONE = 18  #: 1.0 is 2**RSQRT_ONE
+RSQRT_STEP = 16  #: bits of the interpolated part of the significand (23 - 7)
+
+GELU_ONE = 16  #: a gate of 1.0 is 2**GELU_ONE
+GELU_RANGE = 8  #: from here on the gate is 1
+GELU_INDEX, GELU_STEP = 9, 9  #: bits of the segment and of the position within it
+GELU_FRACTION = GELU_INDEX + GELU_STEP - 3  #: fraction bits of |y|
+
+
+@cache
+def exp2_table() -> tuple[int, ...]:
+    """``round(2**15 * 2**(-f / 1024))`` for f = 0 .. 1023; from 32768 down to 16395."""
+    n = 1 << EXP2_FRACTION
+    return tuple(round(2**EXP2_ONE * 2.0 ** (-f / n)) for f in range(n))
+
+
+@cache
+def rsqrt_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Value at the start of each of 256 segments, and the fall over the segment.
+
+    Index: exponent's parity (odd: 1) times 128 plus the top 7 fraction bits.
+    """
+    def value(parity: int, step: int) -> int:
+        return round(2**RSQRT_ONE / math.sqrt((1 + step / 128) * 2**parity))
+
+    index = [(parity, step) for parity in range(2) for step in range(128)]
+    return (
+        tuple(value(p, s) for p, s in index),
+        tuple(value(p, s) - value(p, s + 1) for p, s in index),
+    )
+
+
+def gelu_gate(y: float) -> float:
+    """The factor of tanh-GELU: ``gelu(y) = y * gate(y)``, and ``gate(-y) = 1 - gate(y)``."""
+    return 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+
+
+@cache
+def gelu_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Gate at the start of each of 512 segments of 1/64, and its rise over the segment."""
+    n = 1 << GELU_INDEX
+    points = [round(2**GELU_ONE * gelu_gate(i * GELU_RANGE / n)) for i in range(n)]
+    points.append(1 << GELU_ONE)
+    return tuple(points[:-1]), tuple(b - a for a, b in zip(points, points[1:], strict=False))
+
+
+def exp2(distance: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``2**(-distance / 1024)`` in units of 2**-15, rounded down after the table; distance >= 0."""
+    table = np.array(exp2_table(), np.int64)
+    shift = np.minimum(distance >> EXP2_FRACTION, 31)
+    return table[distance & (1 << EXP2_FRACTION) - 1] >> shift
+
+
+def rsqrt(v: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """``1 / sqrt(v)`` of positive normal float32 values as (Y, k): ``Y * 2**(-18 - k)``.
+
+    Y is from 2**17 to 2**18.
+    """
+    bits = np.ascontiguousarray(v, np.float32).view(np.uint32).astype(np.int64)
+    exponent = (bits >> 23) - 127
+    fraction = bits & (1 << 23) - 1
+    index = (exponent & 1) << 7 | fraction >> RSQRT_STEP
+    start, fall = (np.array(t, np.int64) for t in rsqrt_tables())
+    step = fraction & (1 << RSQRT_STEP) - 1
+    y = start[index] - ((fall[index] * step + (1 << RSQRT_STEP - 1)) >> RSQRT_STEP)
+    return y, exponent >> 1
+
+
+def gelu_factor(y: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The gate of tanh-GELU in units of 2**-16, 0 to 65536, for float32 values."""
+    magnitude = np.abs(np.asarray(y, np.float32)).astype(np.float64)
+    fixed = np.floor(np.minimum(magnitude, GELU_RANGE) * 2**GELU_FRACTION).astype(np.int64)
+    inside = np.minimum(fixed, (1 << GELU_INDEX + GELU_STEP) - 1)
+    start, rise = (np.array(t, np.int64) for t in gelu_tables())
+    index, step = inside >> GELU_STEP, inside & (1 << GELU_STEP) - 1
+    gate = start[index] + ((rise[index] * step + (1 << GELU_STEP - 1)) >> GELU_STEP)
+    gate = np.where(magnitude >= GELU_RANGE, 1 << GELU_ONE, gate)
+    return np.where(np.asarray(y) < 0, (1 << GELU_ONE) - gate, gate)
+
+
+def as_json() -> dict[str, object]:
+    """What the configuration hash covers."""
+    return {
+        "exp2": list(exp2_table()),
+        "rsqrt": [list(t) for t in rsqrt_tables()],
+        "gelu": [list(t) for t in gelu_tables()],
+    }
