@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the units of the accelerator say to each other: instruction payloads, memory, banks, drain.
+
+Every unit has the members of :func:`unit_members`. Signals without a handshake are registered at
+their source.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import signed, unsigned
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import BEAT_BYTES, LANES, ROW_GROUP, AcceleratorConfig
+from lutvar.contract.config import GROUP
+from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode
+
+BEAT = BEAT_BYTES * 8  #: bits of a memory beat
+ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
+BEAT_ADDRESS = ADDRESS - 6  #: the same in beats
+MAX_BURST = 16  #: beats; 1 KiB, so that a burst of an aligned kilobyte never crosses 4 KiB
+WORDS = GROUP // LANES  #: words of 16 codes in a group
+
+
+def payload_layout(opcode: Opcode) -> data.StructLayout:
+    """Operands of an instruction as a unit receives them.
+
+    Address fields arrive as 64-bit byte addresses: the sequencer has added the base register.
+    """
+    shapes: dict[str, Any] = {}
+    for item in PAYLOAD_FIELDS[opcode]:
+        width = ADDRESS if item.kind == "address" else item.width
+        shapes[item.name] = signed(width) if item.signed else unsigned(width)
+    return data.StructLayout(shapes)
+
+
+def unit_members(opcode: Opcode) -> dict[str, Any]:
+    """Members that every unit has.
+
+    command: instructions that may start now (their waits are over); taken one at a time, in order.
+        A unit may take the next one before the last is complete.
+    done: one cycle for each instruction that is complete: its results are where others see them,
+        for memory after the write response.
+    busy: an instruction is in progress. active: it moves or computes something in this cycle.
+    stop: begin nothing new; finish started bursts and drop what they bring (before a reset).
+    quiet: nothing is outstanding on the unit's memory ports.
+    error: sticky: a read or write response was not OKAY; ``error_address`` is the burst's.
+    """
+    return {
+        "command": In(stream.Signature(payload_layout(opcode))),
+        "done": Out(1),
+        "busy": Out(1),
+        "active": Out(1),
+        "stop": In(1),
+        "quiet": Out(1),
+        "error": Out(1),
+        "error_address": Out(ADDRESS),
+    }
+
+
+def axi_read() -> wiring.Signature:
+    """AR and R channels of an AXI4 master, 512 bits, one ID, INCR bursts of whole beats.
+
+    Size, burst type, cache, protection and ID are constants that the top level ties off.
+    """
+    return wiring.Signature(
+        {
+            "araddr": Out(ADDRESS), "arlen": Out(8), "arvalid": Out(1), "arready": In(1),
+            "rdata": In(BEAT), "rresp": In(2), "rlast": In(1), "rvalid": In(1), "rready": Out(1),
+        }
+    )  # fmt: skip
+
+
+def axi_write() -> wiring.Signature:
+    """AW, W and B channels of an AXI4 master, as :func:`axi_read`."""
+    return wiring.Signature(
+        {
+            "awaddr": Out(ADDRESS), "awlen": Out(8), "awvalid": Out(1), "awready": In(1),
+            "wdata": Out(BEAT), "wstrb": Out(BEAT_BYTES), "wlast": Out(1), "wvalid": Out(1),
+            "wready": In(1), "bresp": In(2), "bvalid": In(1), "bready": Out(1),
+        }
+    )  # fmt: skip
+
+
+def transfer_layout() -> data.StructLayout:
+    """A request to a burst reader or writer: contiguous beats, any number from 1."""
+    return data.StructLayout({"address": ADDRESS, "beats": 20})
+
+
+def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """FRONT to MATRIX: one word of 16 codes of one row. Never refused; no order is required.
+
+    word: ``group * 8 + k`` for elements ``16 k .. 16 k + 15`` of a group. scales: byte ``k`` (of 4,
+    for k < 4) of ``m | m_negative << 16``, the group's scales; 0 in the words k = 4..7.
+    """
+    bits = config.quant_config.code_bits
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "bank": range(config.act_banks),
+            "row": range(config.rows),
+            "word": range(config.bank_groups * WORDS),
+            "codes": LANES * bits,
+            "scales": 8,
+        }
+    )
+
+
+#: Cycles from a drain request to its values.
+DRAIN_LATENCY_BASE = 4
+
+
+def drain_latency(config: AcceleratorConfig) -> int:
+    """Cycles from a drain request to its values: the chain of row groups is part of it."""
+    return DRAIN_LATENCY_BASE + 2 * config.row_groups
+
+
+def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
+    """POST to MATRIX: read column ``column`` of the 16 rows of a group. One in each cycle.
+
+    The 16 float32 values (``drain_values``) are there ``drain_latency`` cycles later. Only banks
+    whose MATRIX instruction is complete may be read.
+    """
+    return data.StructLayout(
+        {
+            "valid": 1,
+            "bank": range(config.acc_banks),
+            "row_group": range(max(2, config.row_groups)),
+            "column": range(config.acc_depth),
+        }
+    )
+
+
+def drain_values() -> data.ArrayLayout:
+    return data.ArrayLayout(unsigned(32), ROW_GROUP)
