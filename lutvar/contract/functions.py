@@ -38,6 +38,7 @@ def rsqrt_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     Index: exponent's parity (odd: 1) times 128 plus the top 7 fraction bits.
     """
+
     def value(parity: int, step: int) -> int:
         return round(2**RSQRT_ONE / math.sqrt((1 + step / 128) * 2**parity))
 

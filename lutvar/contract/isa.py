@@ -219,7 +219,9 @@ class Instruction:
 
 
 def _encode(word: int, item: OperandField, value: int, where: str) -> int:
-    low, high = (-(1 << item.width - 1), 1 << item.width - 1) if item.signed else (0, 1 << item.width)
+    low, high = (
+        (-(1 << item.width - 1), 1 << item.width - 1) if item.signed else (0, 1 << item.width)
+    )
     if not low <= value < high:
         raise ProgramError(f"{where}: {item.name} is {value}; it must be from {low} to {high - 1}")
     return word | (value & (1 << item.width) - 1) << item.low
@@ -256,7 +258,9 @@ def decode(raw: bytes, index: int) -> Instruction:
     word = int.from_bytes(raw, "little")
     header = {item.name: _decode(word, item) for item in HEADER_FIELDS}
     if header["mark"] != MARK or header["zero"] or header["index"] != index & 0xFFFF:
-        raise ProgramError(f"{where}: mark {header['mark']:#x}, index {header['index']}; not a program")
+        raise ProgramError(
+            f"{where}: mark {header['mark']:#x}, index {header['index']}; not a program"
+        )
     try:
         opcode = Opcode(header["opcode"])
     except ValueError:
@@ -282,6 +286,7 @@ def encode_header(config_hash: int, length: int, model_hash: int = 0) -> bytes:
 
 def as_json() -> dict[str, object]:
     """Plain data: what the configuration hash covers and the manifest carries."""
+
     def rows(fields: Iterable[OperandField]) -> list[object]:
         return [[f.name, f.low, f.width, f.signed, f.kind] for f in fields]
 

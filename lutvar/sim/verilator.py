@@ -45,7 +45,7 @@ class BuildError(RuntimeError):
     """The model could not be built; the message ends with the tail of the log."""
 
 
-def _key(verilog: bytes, stream_bytes: int, tool: Tool) -> str:
+def _key(verilog: bytes, stream_bytes: int, tool: Tool, wrapper: Path) -> str:
     digest = hashlib.sha256(verilog)
     for part in (
         str(stream_bytes),
@@ -53,7 +53,7 @@ def _key(verilog: bytes, stream_bytes: int, tool: Tool) -> str:
         FAST_FLAGS,
         SLOW_FLAGS,
         *VERILATOR_FLAGS,
-        WRAPPER.read_text(),
+        wrapper.read_text(),
     ):
         digest.update(b"\0" + part.encode())
     return digest.hexdigest()[:20]
@@ -81,9 +81,10 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
 
 def build(
     verilog: Path | str,
-    stream_bytes: int,
+    stream_bytes: int = 64,
     *,
     top: str = "lutvar_top",
+    wrapper: Path = WRAPPER,
     build_dir: Path | str = "build/sim",
     jobs: int | None = None,
     progress: Callable[[str], None] | None = None,
@@ -93,6 +94,8 @@ def build(
     Args:
         verilog: self-contained Verilog file with the module `top`.
         stream_bytes: width of its streams, bytes.
+        top: name of the module.
+        wrapper: C++ that drives it.
         build_dir: cache; each model has a folder named after the hash of its sources.
         jobs: compilers in parallel; default: one for each CPU, at most 8.
         progress: called with a line of text for each step.
@@ -109,7 +112,7 @@ def build(
     root = Path(build_dir).absolute()
     tool = verilator(root).require(_HINT)
     content = source.read_bytes()
-    folder = root / _key(content, stream_bytes, tool)
+    folder = root / _key(content, stream_bytes, tool, wrapper)
     library = folder / LIBRARY
     if library.exists():
         say(f"simulation model: cached in {folder}")
@@ -129,7 +132,7 @@ def build(
                 top, "--Mdir", "model", "-o", f"../{LIBRARY}",
                 "-CFLAGS", f"-std=c++17 -fPIC -fvisibility=hidden -DSTREAM_BYTES={stream_bytes}",
                 "-LDFLAGS", "-shared",
-                "top.v", str(WRAPPER),
+                "top.v", str(wrapper),
             ],
             work, tool, log,
         )  # fmt: skip

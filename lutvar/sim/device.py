@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A simulated accelerator with memory behind its AXI4 masters (Verilator, through ctypes)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from .verilated import SimulationTimeout
+from .verilator import build
+
+WRAPPER = Path(__file__).with_name("device.cpp")
+TOP = "lutvar_accelerator"
+Port = Literal["prog", "wgt", "front", "post", "keys", "values"]
+PORTS: tuple[Port, ...] = ("prog", "wgt", "front", "post", "keys", "values")
+WRITE_PORTS: tuple[Port, ...] = ("post", "values")
+
+_VOID, _INT, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
+#: name in device.cpp without the prefix -> (result, arguments after the handle)
+_FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "destroy": (None, ()),
+    "cycles": (_U64, ()),
+    "interrupt": (_INT, ()),
+    "memory": (_VOID, ()),
+    "violations": (_U64, ()),
+    "reset": (None, (_U64,)),
+    "timing": (None, (_U32, _U32, _U64, _U64, _U64)),
+    "fault": (None, (_INT, _INT, _U64, _U64, _U32)),
+    "beats": (_U64, (_INT, _INT)),
+    "write": (_INT, (_U32, _U32, _U32, _U64)),
+    "read": (_INT, (_U32, ctypes.POINTER(_U32), _U64)),
+    "run": (_INT, (_U64,)),
+    "idle": (None, (_U64,)),
+    "trace": (None, (_INT,)),
+    "trace_count": (_U64, ()),
+    "trace_take": (None, (_VOID,)),
+}
+
+
+@dataclass(frozen=True)
+class MemoryTiming:
+    """How the simulated memory behaves; cycles of the device's clock.
+
+    Attributes:
+        latency: least and largest number of cycles from a burst's address to its first beat, drawn
+            for each burst; 25 to 75 is 100 to 300 ns at 250 MHz.
+        stall: probability that a channel rests in a cycle.
+        bandwidth: bytes in a cycle that all ports share, or None.
+        seed: of the draws.
+    """
+
+    latency: tuple[int, int] = (25, 75)
+    stall: float = 0.0
+    bandwidth: int | None = None
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        low, high = self.latency
+        if not 0 <= low <= high:
+            raise ValueError(f"latency is {self.latency}; it must be (least, largest) from 0")
+        if not 0 <= self.stall < 1:
+            raise ValueError(f"stall is {self.stall}; it must be in [0, 1)")
+        if self.bandwidth is not None and self.bandwidth < 1:
+            raise ValueError(f"bandwidth is {self.bandwidth}; it must be at least 1 or None")
+
+
+class VerilatedDevice:
+    """One simulated accelerator.
+
+    Args:
+        library: what :func:`lutvar.sim.verilator.build` returned for the wrapper ``device.cpp``.
+        memory_bytes: size of the memory, addresses from 0; other addresses answer DECERR.
+        timing: of the memory.
+        bus_limit: cycles to wait for an answer on the control port.
+    """
+
+    def __init__(
+        self,
+        library: Path | str,
+        memory_bytes: int,
+        *,
+        timing: MemoryTiming | None = None,
+        bus_limit: int = 1000,
+    ) -> None:
+        self._library = ctypes.CDLL(str(Path(library).absolute()))
+        create = self._library.lutvar_create
+        create.restype, create.argtypes = _VOID, (_U64,)
+        self._calls: dict[str, Callable[..., Any]] = {}
+        for name, (result, arguments) in _FUNCTIONS.items():
+            function = getattr(self._library, f"lutvar_{name}")
+            function.restype, function.argtypes = result, (_VOID, *arguments)
+            self._calls[name] = function
+        self.bus_limit = bus_limit
+        self._handle: int | None = create(memory_bytes)
+        raw = (ctypes.c_uint8 * memory_bytes).from_address(self._call("memory"))
+        #: The memory itself, uint8 [memory_bytes]; valid until :meth:`close`.
+        self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(raw)
+        self.set_timing(timing or MemoryTiming())
+        self.reset()
+
+    @classmethod
+    def from_verilog(
+        cls,
+        verilog: Path | str,
+        memory_bytes: int,
+        *,
+        build_dir: Path | str = "build/sim",
+        timing: MemoryTiming | None = None,
+        progress: Callable[[str], None] | None = None,
+    ) -> Self:
+        """Build the model (or find it in the cache) and open it."""
+        library = build(verilog, top=TOP, wrapper=WRAPPER, build_dir=build_dir, progress=progress)
+        return cls(library, memory_bytes, timing=timing)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        if self._handle is None:
+            raise ValueError("this simulation is closed; open a new VerilatedDevice")
+        return self._calls[name](self._handle, *arguments)
+
+    def close(self) -> None:
+        """Free model and memory. Closing twice is harmless."""
+        if self._handle is not None:
+            self.memory = np.empty(0, np.uint8)
+            self._calls["destroy"](self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    @property
+    def cycles(self) -> int:
+        """Clock cycles since creation."""
+        return int(self._call("cycles"))
+
+    @property
+    def interrupt(self) -> bool:
+        """Level of the interrupt line."""
+        return bool(self._call("interrupt"))
+
+    @property
+    def violations(self) -> int:
+        """Bursts that broke an AXI rule: unaligned, across 4 KiB, or a wrong WLAST."""
+        return int(self._call("violations"))
+
+    def set_timing(self, timing: MemoryTiming) -> None:
+        low, high = timing.latency
+        self._call(
+            "timing", low, high, int(timing.stall * 2**32), timing.bandwidth or 0, timing.seed
+        )
+
+    def refuse(
+        self, port: Port, first: int, last: int, *, write: bool = False, response: int = 2
+    ) -> None:
+        """Answer bursts of a port that touch the addresses first..last with an error response."""
+        self._call("fault", _index(port, write), int(write), first, last, response)
+
+    def accept(self, port: Port, *, write: bool = False) -> None:
+        """Undo :meth:`refuse`."""
+        self._call("fault", _index(port, write), int(write), 1, 0, 0)
+
+    def beats(self, port: Port, *, write: bool = False) -> int:
+        """Beats of 64 bytes moved on a port since creation."""
+        return int(self._call("beats", _index(port, write), int(write)))
+
+    def reset(self, cycles: int = 8) -> None:
+        """Hold ap_rst_n low; bursts under way are forgotten, memory keeps its contents."""
+        self._call("reset", cycles)
+
+    def reg_write(self, offset: int, value: int, *, strobe: int = 0xF) -> int:
+        """Write a word through AXI4-Lite. Returns the response: 0 is OKAY, 2 is SLVERR."""
+        response = self._call("write", offset, value & 0xFFFFFFFF, strobe, self.bus_limit)
+        if response < 0:
+            raise SimulationTimeout(
+                f"no answer to a write to 0x{offset:03X} in {self.bus_limit} cycles"
+            )
+        return int(response)
+
+    def reg_read(self, offset: int) -> tuple[int, int]:
+        """Read a word through AXI4-Lite. Returns (value, response)."""
+        value = _U32()
+        response = self._call("read", offset, ctypes.byref(value), self.bus_limit)
+        if response < 0:
+            raise SimulationTimeout(
+                f"no answer to a read of 0x{offset:03X} in {self.bus_limit} cycles"
+            )
+        return value.value, int(response)
+
+    def run(self, max_cycles: int) -> bool:
+        """Run until the interrupt line is high; False when the limit came first."""
+        return bool(self._call("run", max_cycles))
+
+    def idle(self, cycles: int) -> None:
+        """Run a number of cycles."""
+        self._call("idle", cycles)
+
+    def start_trace(self) -> None:
+        """Record when units become busy or active, from now on."""
+        self._call("trace", 1)
+
+    def take_trace(self) -> NDArray[np.uint64]:
+        """Stop recording; [n, 3]: cycle, busy bits, active bits by unit, one row a change."""
+        records = np.empty((self._call("trace_count"), 3), np.uint64)
+        self._call("trace_take", records.ctypes.data)
+        self._call("trace", 0)
+        return records
+
+
+def _index(port: Port, write: bool) -> int:
+    if port not in PORTS or (write and port not in WRITE_PORTS):
+        raise ValueError(f"there is no {'write' if write else 'read'} port {port!r}")
+    return PORTS.index(port)
