@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Element by element between the large products (contract, sections 7, 8 and 10).
+
+Arrays of any leading shape; FP16 numbers are numpy float16 (``.view(np.uint16)`` gives patterns),
+scales of records are patterns.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lutvar.contract import functions
+from lutvar.contract.accelerator import HEAD_DIM
+from lutvar.quant.formats import NumberFormat
+from lutvar.quant.formats.codec import codec
+from lutvar.quant.formats.grouping import group
+from lutvar.quant.formats.quantize import quantize
+
+Float32 = NDArray[np.float32]
+Half = NDArray[np.float16]
+
+FP16_LARGEST = 65504.0
+RecordKind = Literal["q", "k", "v"]
+
+
+class Records(NamedTuple):
+    """Quantized heads of q, k or v.
+
+    Attributes:
+        codes: [..., 64] uint8.
+        scales: [...] FP16 patterns.
+    """
+
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint16]
+
+
+def fp16(y: NDArray[Any]) -> Half:
+    """Round float32 or float64 once to FP16: nearest even, gradual underflow, saturated.
+
+    An exact zero gives +0; a negative value that rounds to zero gives -0.
+    """
+    return np.clip(y + 0.0, -FP16_LARGEST, FP16_LARGEST).astype(np.float16)
+
+
+def multiply(x: Float32, y: Float32) -> Float32:
+    """``RNE(x * y)``; an exact zero is +0 whatever the signs (section 7)."""
+    # Adding +0 changes only -0, and no product of the device underflows.
+    return x * y + np.float32(0)
+
+
+def store(y: Float32, g: NDArray[np.float16] | float) -> Float32:
+    """STORE: ``RNE(y * g)``; g is a vector over columns or a scalar that is an FP16 number."""
+    return multiply(np.asarray(y, np.float32), _gate(g))
+
+
+def add(x: Float32, y: Float32, g: NDArray[np.float16] | float) -> Float32:
+    """ADD: ``RNE(x + RNE(y * g))``."""
+    return np.asarray(x, np.float32) + store(y, g)
+
+
+def gelu(y: Float32) -> Half:
+    """GELU: ``fp16(y * gate(y))``, one rounding of the exact product."""
+    y = np.asarray(y, np.float32)
+    gate = functions.gelu_factor(y).astype(np.float64)
+    # 24 significant bits times 17: exact in float64.
+    return fp16(y.astype(np.float64) * gate * 2.0**-functions.GELU_ONE)
+
+
+def rsqrt(v: NDArray[Any]) -> NDArray[np.float64]:
+    """The tabulated ``1 / sqrt(v)`` of positive float32 values (19 significant bits, exact)."""
+    y, k = functions.rsqrt(np.asarray(v, np.float32))
+    return np.ldexp(y.astype(np.float64), -functions.RSQRT_ONE - k)
+
+
+def records(
+    y: Float32, fmt: NumberFormat, kind: RecordKind, kappa: NDArray[np.float16] | float = 1.0
+) -> Records:
+    """QKV: the 64 values of each row and head as codes and a scale.
+
+    Args:
+        y: [..., 64] float32 results of the qkv layer.
+        fmt: E2M3 or E2M1.
+        kind: which of the three.
+        kappa: FP16, broadcast against [...]; for q only.
+    """
+    if y.shape[-1] != HEAD_DIM:
+        raise ValueError(f"rows of {y.shape[-1]} values; a head has {HEAD_DIM}")
+    if kind not in ("q", "k", "v"):
+        raise ValueError(f"kind {kind!r}; q, k or v")
+    values = torch.from_numpy(fp16(np.asarray(y, np.float32)))
+    quantized = quantize(values, fmt, group(HEAD_DIM), "exact", "even")
+    codes = quantized.codes.numpy()
+    if kind == "v":
+        peaks = np.ascontiguousarray(quantized.scales[..., 0].numpy())
+        return Records(codes, peaks.view(np.uint16))
+    grid = codec(fmt).grid(quantized.codes, torch.float64)
+    squares = grid.square().sum(-1).numpy()
+    inverse = np.where(squares > 0, rsqrt(np.maximum(squares, 1)), 0.0)
+    if kind == "q":
+        # 11 significant bits times 19: exact in float64.
+        inverse = inverse * np.asarray(kappa, np.float16).astype(np.float64)
+    return Records(codes, fp16(inverse).view(np.uint16))
+
+
+def _gate(g: NDArray[np.float16] | float) -> Float32:
+    values = np.asarray(g)
+    rounded = values.astype(np.float16)
+    if values.dtype != np.float16 and not np.array_equal(rounded, values):
+        raise ValueError(f"g is {g}; it must be an FP16 number")
+    return rounded.astype(np.float32)
