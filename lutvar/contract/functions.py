@@ -7,6 +7,7 @@ the rules and the error bounds.
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import cache
 
@@ -60,7 +61,7 @@ def gelu_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
     n = 1 << GELU_INDEX
     points = [round(2**GELU_ONE * gelu_gate(i * GELU_RANGE / n)) for i in range(n)]
     points.append(1 << GELU_ONE)
-    return tuple(points[:-1]), tuple(b - a for a, b in zip(points, points[1:], strict=False))
+    return tuple(points[:-1]), tuple(b - a for a, b in itertools.pairwise(points))
 
 
 def exp2(distance: NDArray[np.int64]) -> NDArray[np.int64]:

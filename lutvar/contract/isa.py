@@ -125,7 +125,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("row_first", 10, "row of the tile that the first one becomes"),
         _F("bank", 3, "activation bank to fill"),
         _F("groups", 8, "width of a row / 128"),
-        _F("norm", 1, "rows are float32 and pass LayerNorm and AdaLN; else FP16, taken as they are"),
+        _F("norm", 1, "rows are float32 and pass LayerNorm and AdaLN; else FP16, as they are"),
         _F("rotate", 1, "group-wise Hadamard transform"),
         _F("dual", 1, "dual format"),
         _address("scale", "AdaLN scale vector, FP16, 1 already added (norm only)"),
@@ -195,7 +195,7 @@ class ProgramError(ValueError):
 
 
 def address(region: Region, offset: int) -> int:
-    """An address field: region and byte offset. Raises ProgramError unless it is 64-byte aligned."""
+    """An address field: region and offset. Raises ProgramError unless it is 64-byte aligned."""
     if offset % ALIGN or not 0 <= offset < 1 << OFFSET_BITS:
         raise ProgramError(
             f"offset {offset:#x} in {region.name}; it must be a multiple of {ALIGN} "
