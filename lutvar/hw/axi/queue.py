@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue of wide words in block RAM, with the RAM's output register."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.lib import memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.shared import ExportPlatform, instantiate
+
+#: Amaranth writes the initial value of every word; that would be most of the file.
+_RAM = """\
+// Storage of a queue: read latch and output register each have an enable.
+module lutvar_queue_ram #(parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1) (
+  input clk,
+  input write_en,
+  input [ADDRESS-1:0] write_addr,
+  input [WIDTH-1:0] write_data,
+  input read_en,
+  input [ADDRESS-1:0] read_addr,
+  input out_en,
+  output [WIDTH-1:0] read_data
+);
+  reg [WIDTH-1:0] words [0:DEPTH-1];
+  reg [WIDTH-1:0] stage;
+  reg [WIDTH-1:0] out;
+  integer i;
+  initial begin
+    for (i = 0; i < DEPTH; i = i + 1) words[i] = {WIDTH{1'b0}};
+    stage = {WIDTH{1'b0}};
+    out = {WIDTH{1'b0}};
+  end
+  always @(posedge clk) begin
+    if (write_en) words[write_addr] <= write_data;
+    if (read_en) stage <= words[read_addr];
+    if (out_en) out <= stage;
+  end
+  assign read_data = out;
+endmodule
+"""
+
+
+class WideQueue(wiring.Component):
+    """Queue of words behind a credit counter: a push always finds a place.
+
+    Args:
+        width: bits of a word.
+        depth: places in the RAM, a power of two; two more words wait in the output registers.
+
+    Members:
+        push, data: a word arrives. Only while fewer than ``depth`` words are in the RAM.
+        taken: a word leaves the RAM, so that its place is free again.
+        o: words out, in order; ``payload`` is the RAM's output register.
+
+    Latency 3 cycles from ``push`` to ``o.valid``; one word in each cycle. A word is never read in
+    the cycle in which it is written. Cost: block RAM (LUTRAM when shallow), no fabric registers.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        if depth < 2 or depth & (depth - 1):
+            raise ValueError(f"depth is {depth}; it must be a power of two, 2 or more")
+        self.width, self.depth = width, depth
+        super().__init__(
+            {
+                "push": In(1),
+                "data": In(width),
+                "taken": Out(1),
+                "o": Out(stream.Signature(unsigned(width))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        write_addr = Signal(range(self.depth))
+        read_addr = Signal(range(self.depth))
+        level = Signal(range(self.depth + 1))
+        staged = Signal()  # the RAM's read latch holds a word
+        out_en = Signal()
+        m.d.comb += [
+            out_en.eq(~self.o.valid | self.o.ready),
+            self.taken.eq((level != 0) & (~staged | out_en)),
+        ]
+        m.d.sync += [
+            write_addr.eq(write_addr + self.push),
+            read_addr.eq(read_addr + self.taken),
+            level.eq(level + self.push - self.taken),
+            staged.eq(Mux(~staged | out_en, level != 0, 1)),
+            self.o.valid.eq(Mux(out_en, staged, 1)),
+        ]
+        if isinstance(platform, ExportPlatform):
+            instantiate(
+                m, platform, "ram", "queue_ram", _RAM,
+                parameters={
+                    "WIDTH": self.width, "DEPTH": self.depth, "ADDRESS": len(write_addr),
+                },
+                inputs={
+                    "write_en": self.push, "write_addr": write_addr, "write_data": self.data,
+                    "read_en": self.taken, "read_addr": read_addr, "out_en": out_en,
+                },
+                outputs={"read_data": self.o.payload},
+            )  # fmt: skip
+            return m
+        m.submodules.ram = ram = memory.Memory(
+            shape=unsigned(self.width), depth=self.depth, init=[]
+        )
+        write, read = ram.write_port(), ram.read_port(domain="sync")
+        m.d.comb += [
+            write.en.eq(self.push),
+            write.addr.eq(write_addr),
+            write.data.eq(self.data),
+            read.en.eq(self.taken),
+            read.addr.eq(read_addr),
+        ]
+        with m.If(out_en):
+            m.d.sync += Value.cast(self.o.payload).eq(read.data)
+        return m

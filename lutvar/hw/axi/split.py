@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cut transfers into AXI bursts."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.links import BEAT_ADDRESS, MAX_BURST, transfer_layout
+
+_ALIGNED = MAX_BURST.bit_length() - 1  #: address bits within a burst's window
+
+
+def burst_layout() -> data.StructLayout:
+    """A burst: address in beats, length in beats (1..16), and whether it ends its transfer."""
+    return data.StructLayout({"address": BEAT_ADDRESS, "beats": _ALIGNED + 1, "last": 1})
+
+
+class BurstSplitter(wiring.Component):
+    """Transfers in, bursts out: windows of 1 KiB, so that no burst crosses 4 KiB.
+
+    Members:
+        i: transfers (``links.transfer_layout``); the low six address bits are ignored, ``beats``
+            is at least 1. ``ready`` is a flip-flop.
+        o: bursts in order of addresses; the payload comes from registers.
+
+    Latency 2 cycles; one burst in each cycle, also from transfers of one burst.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "i": In(stream.Signature(transfer_layout())),
+                "o": Out(stream.Signature(burst_layout())),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # Two places for transfers, so that ready is a register.
+        held, spare = Signal(), Signal()
+        first = Signal.like(self.i.payload, reset_less=True)
+        second = Signal.like(self.i.payload, reset_less=True)
+        accept, load = Signal(), Signal()
+        m.d.comb += [self.i.ready.eq(~spare), accept.eq(self.i.valid & ~spare)]
+        with m.If(load | ~held):
+            m.d.sync += [held.eq(spare | accept), spare.eq(0)]
+            m.d.sync += first.eq(Mux(spare, second, self.i.payload))
+        with m.Elif(accept):
+            m.d.sync += spare.eq(1)
+        with m.If(accept):
+            m.d.sync += second.eq(self.i.payload)
+
+        burst = self.o.payload
+        left = Signal(len(first.beats))  # beats after the current burst
+        more = Signal()  # left is not 0
+        # The first burst ends at the window's end.
+        room, size = Signal(_ALIGNED + 1), Signal(_ALIGNED + 1)
+        start = first.address[6:]
+        rest = Signal(len(first.beats))
+        whole = Signal()  # the transfer reaches the end of the window
+        m.d.comb += [
+            room.eq(MAX_BURST - start[:_ALIGNED]),
+            whole.eq(first.beats[_ALIGNED + 1 :].any() | (first.beats[: _ALIGNED + 1] >= room)),
+            size.eq(Mux(whole, room, first.beats[: _ALIGNED + 1])),
+            rest.eq(first.beats - size),
+        ]
+        # Every later burst starts at a window.
+        full = Signal()
+        after = Signal(len(left) - _ALIGNED)
+        m.d.comb += [full.eq(left[_ALIGNED:].any()), after.eq(left[_ALIGNED:] - 1)]
+        step = Signal()
+        m.d.comb += [
+            step.eq(~self.o.valid | self.o.ready),
+            more.eq(~burst.last),
+            load.eq(held & step & ~(self.o.valid & more)),
+        ]
+        with m.If(step):
+            with m.If(self.o.valid & more):
+                next_left = Signal(len(left))
+                m.d.comb += next_left.eq(Mux(full, Cat(left[:_ALIGNED], after), 0))
+                m.d.sync += [
+                    burst.address.eq(Cat(Const(0, _ALIGNED), (burst.address[_ALIGNED:] + 1)[:-1])),
+                    burst.beats.eq(Mux(full, MAX_BURST, left[:_ALIGNED])),
+                    left.eq(next_left),
+                    burst.last.eq(next_left == 0),
+                ]
+            with m.Else():
+                m.d.sync += [
+                    self.o.valid.eq(held),
+                    burst.address.eq(start),
+                    burst.beats.eq(size),
+                    left.eq(rest),
+                    burst.last.eq(rest == 0),
+                ]
+        return m

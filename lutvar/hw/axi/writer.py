@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4 write master: transfers and beats in, responses counted."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import data, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.links import ADDRESS, BEAT, BEAT_ADDRESS, MAX_BURST, axi_write, transfer_layout
+
+from .queue import WideQueue
+from .split import BurstSplitter
+
+OUTSTANDING = 64  #: bursts without response at most
+PENDING = 16  #: bits of ``pending_requests``
+
+
+class BurstWriter(wiring.Component):
+    """Writes contiguous whole beats to memory as INCR bursts of at most 16 beats.
+
+    A burst starts when all its beats are here: a write never holds up the memory while the unit
+    computes, and a burst that was started can always be finished.
+
+    Args:
+        depth: beats waiting, a power of two from 32.
+
+    Members:
+        request: 64-byte aligned address and number of beats (at least 1).
+        data: beats in order of requests. Requests and beats may come in either order; of each,
+            some are taken ahead of the other.
+        memory: AW, W and B channels. AW and W do not wait for each other.
+        accepted: one cycle for each request that is taken (``request.valid & request.ready``).
+        responses: one cycle for each request, in order, when all its bursts have responses.
+        pending_requests: requests accepted without ``responses`` so far.
+        stop: start nothing new; started bursts end. What waits stays until the reset that follows.
+        quiet: no burst is without response.
+        error: sticky: a response was not OKAY (it counts all the same).
+        error_address: start of the first such burst.
+
+    Latency: 4 cycles from a burst's last beat to ``awvalid``, 3 to ``wvalid`` of its first beat
+    after that; 1 from ``bvalid`` to ``responses``. Throughput: one beat in each cycle, also with
+    bursts of one beat.
+    """
+
+    def __init__(self, depth: int) -> None:
+        if depth < 2 * MAX_BURST or depth & (depth - 1):
+            raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
+        self.depth = depth
+        super().__init__(
+            {
+                "request": In(stream.Signature(transfer_layout())),
+                "data": In(stream.Signature(unsigned(BEAT))),
+                "memory": Out(axi_write()),
+                "accepted": Out(1),
+                "responses": Out(1),
+                "pending_requests": Out(PENDING),
+                "stop": In(1),
+                "quiet": Out(1),
+                "error": Out(1),
+                "error_address": Out(ADDRESS),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        axi = self.memory
+        m.submodules.split = split = BurstSplitter()
+        wiring.connect(m, wiring.flipped(self.request), split.i)
+        burst, issue = split.o.payload, Signal()
+
+        # Beats: `free` places of the queue, `here` beats not yet promised to a burst.
+        m.submodules.queue = queue = WideQueue(BEAT, self.depth)
+        free = Signal(range(self.depth + 1), init=self.depth)
+        here = Signal(range(self.depth + 3))
+        take = Signal()
+        m.d.comb += [self.data.ready.eq(free != 0), take.eq(self.data.valid & self.data.ready)]
+        m.d.sync += [
+            queue.push.eq(take),
+            queue.data.eq(self.data.payload),
+            free.eq(free + queue.taken - take),
+            here.eq(here + take - Mux(issue, burst.beats, 0)),
+        ]
+
+        bursts = Signal(range(OUTSTANDING + 1))
+        m.d.comb += [
+            issue.eq(
+                split.o.valid & (~axi.awvalid | axi.awready) & (here >= burst.beats)
+                & ~bursts[-1] & ~self.stop
+            ),
+            split.o.ready.eq(issue),
+        ]  # fmt: skip
+        with m.If(issue):
+            m.d.sync += [
+                axi.awaddr.eq(Cat(Const(0, 6), burst.address)),
+                axi.awlen.eq(burst.beats - 1),
+            ]
+        with m.If(~axi.awvalid | axi.awready):
+            m.d.sync += axi.awvalid.eq(issue)
+        self._send(m, queue, burst.beats, issue)
+        self._respond(m, burst, issue, bursts)
+        return m
+
+    def _send(self, m: Module, queue: WideQueue, beats: Any, issue: Signal) -> None:
+        """W channel: the beats of the bursts that were issued."""
+        axi = self.memory
+        m.submodules.lengths = lengths = memory.Memory(
+            shape=unsigned(len(beats)), depth=OUTSTANDING, init=[]
+        )
+        write, read = lengths.write_port(), lengths.read_port(domain="comb")
+        waiting = Signal(range(OUTSTANDING + 1))
+        left = Signal(len(beats))  # of the current burst
+        active, sent, load = Signal(), Signal(), Signal()
+        m.d.comb += [
+            write.en.eq(issue),
+            write.data.eq(beats),
+            axi.wvalid.eq(active & queue.o.valid),
+            axi.wdata.eq(queue.o.payload),
+            axi.wstrb.eq(~0),
+            sent.eq(axi.wvalid & axi.wready),
+            queue.o.ready.eq(active & axi.wready),
+            load.eq((waiting != 0) & (~active | (sent & axi.wlast))),
+        ]
+        m.d.sync += [
+            write.addr.eq(write.addr + issue),
+            read.addr.eq(read.addr + load),
+            waiting.eq(waiting + issue - load),
+        ]
+        with m.If(load):
+            m.d.sync += [left.eq(read.data), axi.wlast.eq(read.data == 1), active.eq(1)]
+        with m.Elif(sent):
+            m.d.sync += [left.eq(left - 1), axi.wlast.eq(left == 2), active.eq(~axi.wlast)]
+
+    def _respond(self, m: Module, burst: Any, issue: Signal, bursts: Signal) -> None:
+        """B channel: which burst a response belongs to, and when a request is complete."""
+        axi = self.memory
+        entry = data.StructLayout({"address": BEAT_ADDRESS, "last": 1})
+        m.submodules.started = started = memory.Memory(shape=entry, depth=OUTSTANDING, init=[])
+        write, read = started.write_port(), started.read_port(domain="comb")
+        m.d.comb += [
+            write.en.eq(issue),
+            write.data.address.eq(burst.address),
+            write.data.last.eq(burst.last),
+            axi.bready.eq(1),
+            self.accepted.eq(self.request.valid & self.request.ready),
+        ]
+        m.d.sync += [
+            write.addr.eq(write.addr + issue),
+            read.addr.eq(read.addr + axi.bvalid),
+            bursts.eq(bursts + issue - axi.bvalid),
+            self.quiet.eq((bursts == 0) & ~issue),
+            self.responses.eq(axi.bvalid & read.data.last),
+            self.pending_requests.eq(self.pending_requests + self.accepted - self.responses),
+        ]
+        with m.If(axi.bvalid & (axi.bresp != 0) & ~self.error):
+            m.d.sync += [
+                self.error.eq(1),
+                self.error_address.eq(Cat(Const(0, 6), read.data.address)),
+            ]
