@@ -337,6 +337,7 @@ def test_writer_stop_ends_what_was_started() -> None:
     simulator.run()
 
 
+@pytest.mark.filterwarnings("ignore::amaranth.hdl.UnusedElaboratable")
 @pytest.mark.parametrize("unit", [BurstReader, BurstWriter])
 @pytest.mark.parametrize("depth", [16, 48])
 def test_depth_is_checked(unit: Any, depth: int) -> None:
