@@ -30,11 +30,13 @@ def beat_layout(lanes: int) -> data.StructLayout:
     )
 
 
-def beats_per_group(lanes: int) -> int:
-    """Beats of one group of 128 values. Raises ValueError when beats and groups cannot align."""
-    if not 1 < lanes <= GROUP or lanes & (lanes - 1):
-        raise ValueError(f"lanes is {lanes!r}; it must be a power of two from 2 to {GROUP}")
-    return GROUP // lanes
+def beats_per_group(lanes: int, group: int = GROUP) -> int:
+    """Beats of one group of values. Raises ValueError when beats and groups cannot align."""
+    if not 1 < lanes <= group or lanes & (lanes - 1):
+        raise ValueError(f"lanes is {lanes!r}; it must be a power of two from 2 to {group}")
+    if group % lanes:
+        raise ValueError(f"a group of {group} values is not a whole number of beats of {lanes}")
+    return group // lanes
 
 
 def delayed(m: Module, value: Any, cycles: int, name: str, *, shift_lut: bool = True) -> Any:

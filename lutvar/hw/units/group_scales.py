@@ -8,6 +8,8 @@ from amaranth.hdl import C, Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.contract.config import GROUP
+
 from .elastic import beat_layout, beats_per_group, delayed
 from .quantizer_lane import QuantizerFormats
 from .tables import reciprocals, rescaled
@@ -25,8 +27,8 @@ class GroupMaxima(wiring.Component):
     Latency ``log2(lanes) + 1`` cycles from a group's last beat. One beat in each cycle.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self.lanes, self.beats = lanes, beats_per_group(lanes)
+    def __init__(self, lanes: int, group: int = GROUP) -> None:
+        self.lanes, self.beats = lanes, beats_per_group(lanes, group)
         super().__init__(
             {
                 "beat": In(beat_layout(lanes)),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LUT quantizer: groups of 128 FP16 values to low-bit codes and a scale, without a divider."""
+"""LUT quantizer: groups of FP16 values to low-bit codes and a scale, without a divider."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ from amaranth.hdl import Cat, Module, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.contract.config import GROUP
 from lutvar.hw.shared import place
 from lutvar.quant.formats import NumberFormat
 from lutvar.quant.formats.ties import TieRule
@@ -36,10 +37,11 @@ class Quantizer(wiring.Component):
     """FP16 beats to beats of codes with the group's scales.
 
     Args:
-        lanes: values in a beat, a power of two from 2 to 128.
+        lanes: values in a beat, a power of two from 2 to the group.
         plain: single-scale format, for groups with ``dual = 0``.
         dual: dual format, for groups with ``dual = 1``; None when there are none.
         ties: ``even``, ``up`` or ``down``.
+        group: values that share a scale, a power of two; 128 for activations.
 
     Members:
         i: beats (``beat_layout``; ``rotate`` is ignored), groups aligned from reset.
@@ -48,7 +50,7 @@ class Quantizer(wiring.Component):
         nonfinite: one cycle, 2 cycles after a value with exponent field 31 was accepted. A
             rotation may average such a value away, so check the device's input before it.
 
-    Latency, first beat in to first beat out: ``128 / lanes + LATENCY + log2(lanes)`` cycles.
+    Latency, first beat in to first beat out: ``group / lanes + LATENCY + log2(lanes)`` cycles.
     Throughput: one beat in each cycle, sustained: while one group is quantized, the next one's
     maxima are gathered. Cost: see ``QuantizerLane``, one DSP for each lane, two or three block
     memories. Raises ValueError for formats that do not fit (``QuantizerFormats``).
@@ -58,9 +60,14 @@ class Quantizer(wiring.Component):
     LATENCY = 13
 
     def __init__(
-        self, lanes: int, plain: NumberFormat, dual: NumberFormat | None, ties: TieRule = "even"
+        self,
+        lanes: int,
+        plain: NumberFormat,
+        dual: NumberFormat | None,
+        ties: TieRule = "even",
+        group: int = GROUP,
     ) -> None:
-        self.lanes, self.beats = lanes, beats_per_group(lanes)
+        self.lanes, self.beats, self.group = lanes, beats_per_group(lanes, group), group
         self.formats = QuantizerFormats(plain, dual, ties)
         super().__init__(
             {
@@ -77,7 +84,7 @@ class Quantizer(wiring.Component):
         latency = QuantizerLane.LATENCY
 
         m.submodules.store = store = GroupStore(beat_layout(lanes), beats)
-        m.submodules.maxima = maxima = GroupMaxima(lanes)
+        m.submodules.maxima = maxima = GroupMaxima(lanes, self.group)
         m.submodules.scales = scales = GroupScales(fmt)
         m.submodules.queue = queue = OutputQueue(
             layout, beats, OutputQueue.depth_for(beats, latency)
@@ -133,7 +140,7 @@ class Quantizer(wiring.Component):
         codes = []
         for k in range(lanes):
             lane = QuantizerLane(fmt)
-            place(m, platform, f"lane_{k}", lane, "quantizer_lane")
+            place(m, platform, f"lane_{k}", lane, fmt.module)
             m.d.comb += [
                 lane.x.eq(store.beat.data[k]),
                 lane.dual.eq(dual),

@@ -44,6 +44,9 @@ class QuantizerFormats:
                 f"{plain.name} has {plain.bits} bits, {dual.name} {dual.bits}; "
                 "one quantizer makes codes of one width"
             )
+        #: Name of the lane's shared module: quantizers of several formats can be in one design.
+        names = [plain.name, *([] if dual is None else [dual.name]), *([ties] * (ties != "even"))]
+        self.module = "_".join(["quantizer_lane", *names]).lower()
         tops = {plain.scale_top()}
         if dual is not None:
             tops |= {dual.scale_top(False), dual.scale_top(True)}
