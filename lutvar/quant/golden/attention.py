@@ -51,7 +51,7 @@ def split_fp16(patterns: NDArray[np.uint16]) -> tuple[_Ints, _Ints]:
 
 
 def scores(products: _Ints, q_scales: NDArray[np.uint16], k_scales: NDArray[np.uint16]) -> _Ints:
-    """``floor(D * s_q * s_k * 2**10 + 1/2)``, saturated; D [..., n, L], scales [..., n], [..., L]."""
+    """``floor(D * s_q * s_k * 2**10 + 1/2)``, saturated, for D [..., n, L] and scale patterns."""
     e_q, sig_q = split_fp16(q_scales)
     e_k, sig_k = split_fp16(k_scales)
     exact = products * sig_q[..., :, None] * sig_k[..., None, :]

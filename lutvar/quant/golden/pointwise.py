@@ -47,7 +47,7 @@ def fp16(y: NDArray[Any]) -> Half:
     return np.clip(y + 0.0, -FP16_LARGEST, FP16_LARGEST).astype(np.float16)
 
 
-def multiply(x: Float32, y: Float32) -> Float32:
+def multiply(x: Float32, y: Float32 | np.float32) -> Float32:
     """``RNE(x * y)``; an exact zero is +0 whatever the signs (section 7)."""
     # Adding +0 changes only -0, and no product of the device underflows.
     return x * y + np.float32(0)
