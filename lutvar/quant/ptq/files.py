@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,7 @@ from .linear import QuantizationError, QuantizedLinear
 from .model import QuantizedModel
 
 _FORMAT = "lutvar-quantized-1"
-_Tensors = dict[str, NDArray[Any]]
+Tensors = dict[str, NDArray[Any]]
 
 
 class QuantizedFileError(ValueError):
@@ -41,10 +41,54 @@ class QuantizedFileError(ValueError):
 
 def save(model: QuantizedModel, path: str | Path) -> None:
     """Write a quantized model; the file holds either the old or the complete new content."""
-    tensors: _Tensors = {}
+    write_layers(path, _FORMAT, model.config, model.layers.values(), {}, {})
+
+
+def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
+    """Read a quantized model and check all of it.
+
+    Args:
+        path: a file that `save` wrote.
+        config: the preset that is expected; None takes what the file says.
+
+    Raises:
+        QuantizedFileError: missing, truncated, altered or foreign file, another contract version,
+            a number format that is defined differently here, or another preset than expected.
+    """
+    content = read_layers(path, _FORMAT, config)
+    return QuantizedModel(content.config, content.layers)
+
+
+class LayerFile(NamedTuple):
+    """Checked content of a file of layers."""
+
+    config: QuantConfig
+    layers: dict[LinearSite, QuantizedLinear]
+    metadata: dict[str, str]
+    tensors: Tensors
+
+
+def write_layers(
+    path: str | Path,
+    kind: str,
+    config: QuantConfig,
+    layers: Iterable[QuantizedLinear],
+    metadata: Mapping[str, str],
+    tensors: Mapping[str, NDArray[Any]],
+) -> None:
+    """Write layers and whatever else belongs to them, atomically.
+
+    Args:
+        path: file.
+        kind: what the file is; `read_layers` wants the same.
+        config: preset of the layers.
+        layers: the layers.
+        metadata, tensors: more content, under names that layers do not use.
+    """
     formats: dict[str, NumberFormat] = {}
     arguments = []
-    for layer in model.layers.values():
+    tensors = dict(tensors)
+    for layer in layers:
         tensors[f"{layer.name}.codes"] = pack_codes(layer.codes, layer.weight_format.bits)
         tensors[f"{layer.name}.scales"] = layer.scales
         tensors[f"{layer.name}.bias"] = layer.bias
@@ -62,10 +106,10 @@ def save(model: QuantizedModel, path: str | Path) -> None:
                 "hadamard_seed": layer.hadamard_seed,
             }
         )
-    metadata = {
-        "format": _FORMAT,
+    metadata = dict(metadata) | {
+        "format": kind,
         "version": f"{VERSION:#010x}",
-        "preset": model.config.model_dump_json(),
+        "preset": config.model_dump_json(),
         "layers": json.dumps(arguments),
         "formats": json.dumps({n: f.as_dict() for n, f in sorted(formats.items())}),
     }
@@ -73,23 +117,14 @@ def save(model: QuantizedModel, path: str | Path) -> None:
     write_atomic(path, safetensors_bytes(tensors, metadata))
 
 
-def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
-    """Read a quantized model and check all of it.
-
-    Args:
-        path: a file that `save` wrote.
-        config: the preset that is expected; None takes what the file says.
-
-    Raises:
-        QuantizedFileError: missing, truncated, altered or foreign file, another contract version,
-            a number format that is defined differently here, or another preset than expected.
-    """
+def read_layers(path: str | Path, kind: str, config: QuantConfig | None = None) -> LayerFile:
+    """Read what `write_layers` wrote and check all of it. Raises QuantizedFileError, see `load`."""
     path = Path(path)
     metadata, tensors = _read(path)
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != kind:
         raise QuantizedFileError(
             f"{path}: is {metadata.get('format', 'a safetensors file without a format')!r}, "
-            f"expected {_FORMAT!r}; write it with `lutvar quantize`"
+            f"expected {kind!r}; write it with `lutvar quantize`"
         )
     stated = metadata.pop("sha256", "")
     found = _digest(metadata, tensors)
@@ -121,10 +156,10 @@ def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
         layers = [_layer(item, tensors) for item in json.loads(metadata["layers"])]
     except (KeyError, QuantizationError) as error:
         raise QuantizedFileError(f"{path}: layers and tensors do not fit: {error}") from error
-    return QuantizedModel(stored, {layer.site: layer for layer in layers})
+    return LayerFile(stored, {layer.site: layer for layer in layers}, metadata, tensors)
 
 
-def _layer(item: Mapping[str, Any], tensors: _Tensors) -> QuantizedLinear:
+def _layer(item: Mapping[str, Any], tensors: Tensors) -> QuantizedLinear:
     site = LinearSite(item["block"], item["name"])
     weight_format = get_format(item["weight"])
     return QuantizedLinear(
@@ -141,7 +176,7 @@ def _layer(item: Mapping[str, Any], tensors: _Tensors) -> QuantizedLinear:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, str], _Tensors]:
+def _read(path: Path) -> tuple[dict[str, str], Tensors]:
     if not path.is_file():
         raise QuantizedFileError(f"{path}: no such file")
     try:
@@ -154,7 +189,7 @@ def _read(path: Path) -> tuple[dict[str, str], _Tensors]:
         ) from error
 
 
-def _digest(metadata: Mapping[str, str], tensors: _Tensors) -> str:
+def _digest(metadata: Mapping[str, str], tensors: Tensors) -> str:
     """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
     state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):

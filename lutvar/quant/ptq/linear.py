@@ -179,7 +179,9 @@ def quantize_linear(
     Raises:
         QuantizationError: shape, range or a value that is not finite.
     """
-    treatment, weight_format = config.sites[site.name], config.weight_format
+    # The head is treated as fc1 is (contract, section 12).
+    treatment = config.sites["fc1" if site.name == "head" else site.name]
+    weight_format = config.weight_format
     outputs, inputs = weight.shape
     need_groups(str(site), inputs)
     weight = weight.detach().cpu().float()

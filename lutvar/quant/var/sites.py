@@ -14,20 +14,24 @@ from typing import Literal, NamedTuple, Protocol
 from torch import Tensor
 from torch.nn import functional as F
 
-SiteName = Literal["qkv", "proj", "fc1", "fc2"]
+SiteName = Literal["qkv", "proj", "fc1", "fc2", "head"]
 
 #: The block linears in the order in which a block runs them.
 SITE_NAMES: tuple[SiteName, ...] = ("qkv", "proj", "fc1", "fc2")
 
 
 class LinearSite(NamedTuple):
-    """One block linear: the block's index from 0 and the name of the linear in it."""
+    """One block linear: the block's index from 0 and the name of the linear in it.
+
+    The model's last linear, "head", has the number of blocks as its index. It does not go through
+    a backend.
+    """
 
     block: int
     name: SiteName
 
     def __str__(self) -> str:
-        return f"block{self.block}.{self.name}"
+        return "head" if self.name == "head" else f"block{self.block}.{self.name}"
 
 
 class LinearBackend(Protocol):

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole VAR transformer as the accelerator runs it: layers, attention scales, class vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from lutvar.contract.accelerator import HEAD_DIM
+from lutvar.contract.config import QuantConfig
+from lutvar.quant.formats import NumberFormat, get_format
+from lutvar.quant.shape import TransformerShape
+from lutvar.quant.var import Var, VarConfig
+from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
+from lutvar.quant.var.sites import LinearSite, SiteName
+
+from .linear import QuantizationError, QuantizedLinear, need_groups, quantize_linear
+
+#: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
+BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
+HEAD_VECTORS = ("scale", "shift")
+#: Sites whose input comes from a norm: channel factors can be folded there.
+FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
+#: Up to so many classes, the null class included, are kept and saved with the model.
+KEPT_CLASSES = 64
+
+Half = NDArray[np.float16]
+#: Site -> s [K] float32, positive: the layer's input is multiplied by s, its weights divided by s.
+Factors = Mapping[LinearSite, NDArray[np.float32]]
+
+
+class ClassVectors(NamedTuple):
+    """AdaLN vectors of one class in FP16, channel factors folded in. C columns.
+
+    Attributes:
+        blocks: [depth, 6, C], order `BLOCK_VECTORS`; 1 is already added to the scales.
+        head: [2, C], order `HEAD_VECTORS`; the same.
+    """
+
+    blocks: Half
+    head: Half
+
+    def block(self, index: int, name: str) -> Half:
+        """One vector of a block, [C]."""
+        return self.blocks[index, BLOCK_VECTORS.index(name)]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedTransformer:
+    """The transformer at the level of codes.
+
+    Attributes:
+        shape: sizes.
+        classes: number of classes; the null class has this index.
+        config: preset of the linears.
+        kv_format: format of q, k and v in the attention products.
+        eps: of every layer norm.
+        layers: site -> layer, in the order they run; the last one is the head.
+        kappa: [depth, heads] FP16, attention scale times log2(e).
+        factors: channel factors, for the sites that have some.
+        vectors: class -> vectors, for the classes at hand.
+        source: computes the vectors of other classes; None: there are no others.
+    """
+
+    shape: TransformerShape
+    classes: int
+    config: QuantConfig
+    kv_format: NumberFormat
+    eps: float
+    layers: Mapping[LinearSite, QuantizedLinear]
+    kappa: Half
+    factors: Factors = field(default_factory=dict)
+    vectors: dict[int, ClassVectors] = field(default_factory=dict)
+    source: Callable[[int], ClassVectors] | None = None
+
+    def __post_init__(self) -> None:
+        shape = self.shape
+        expected = {
+            "qkv": (3 * shape.width, shape.width),
+            "proj": (shape.width, shape.width),
+            "fc1": (shape.hidden, shape.width),
+            "fc2": (shape.width, shape.hidden),
+        }
+        sizes = {LinearSite(i, n): s for i in range(shape.depth) for n, s in expected.items()}  # type: ignore[arg-type]
+        sizes[LinearSite(shape.depth, "head")] = (shape.vocab, shape.width)
+        for site, size in sizes.items():
+            found = self.layers[site].codes.shape if site in self.layers else "missing"
+            if found != size:
+                raise QuantizationError(f"{site}: weights are {found}; the shape needs {size}")
+        if self.kappa.shape != (shape.depth, shape.heads) or self.kappa.dtype != np.float16:
+            raise QuantizationError(
+                f"kappa is {self.kappa.dtype} {self.kappa.shape}; expected float16 "
+                f"({shape.depth}, {shape.heads})"
+            )
+
+    @property
+    def null_label(self) -> int:
+        """Index of the class "none", of the unconditional half."""
+        return self.classes
+
+    def layer(self, block: int, name: SiteName) -> QuantizedLinear:
+        """A layer of a block; "head" for any block."""
+        return self.layers[LinearSite(self.shape.depth if name == "head" else block, name)]
+
+    @property
+    def head(self) -> QuantizedLinear:
+        return self.layer(0, "head")
+
+    def class_vectors(self, label: int) -> ClassVectors:
+        """AdaLN vectors of a class; computed once.
+
+        Raises:
+            ValueError: no such class, or one that neither the file nor a checkpoint provides.
+        """
+        if not 0 <= label <= self.classes:
+            raise ValueError(f"class {label}: the model has 0 to {self.classes} (the null class)")
+        if label not in self.vectors:
+            if self.source is None:
+                raise ValueError(
+                    f"class {label}: its vectors are not in the file; attach the checkpoint "
+                    "(`attach`), or quantize again with few enough classes"
+                )
+            self.vectors[label] = self.source(label)
+        return self.vectors[label]
+
+    def attach(self, var: Var) -> QuantizedTransformer:
+        """The same, with class vectors computed from the float model that it was made of."""
+        if TransformerShape.of(var.config) != self.shape:
+            raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
+        values = {k: v for k, v in self.__dict__.items() if k != "source"}
+        return QuantizedTransformer(**values, source=_VectorSource(var, self.factors))
+
+    def save(self, path: str | Path) -> None:
+        """Write to a file, atomically; see `ptq.transformer_file`."""
+        from .transformer_file import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path, config: QuantConfig | None = None) -> QuantizedTransformer:
+        """Read a file that `save` wrote; see `ptq.transformer_file.load`."""
+        from .transformer_file import load
+
+        return load(path, config)
+
+
+def check_transformer(config: VarConfig) -> None:
+    """Raise QuantizationError for a model that the accelerator's attention cannot run."""
+    if not config.attn_l2_norm:
+        raise QuantizationError(
+            "attn_l2_norm is off; attention of the accelerator works on unit-length q and k only"
+        )
+    if config.head_dim != HEAD_DIM:
+        raise QuantizationError(
+            f"heads of {config.head_dim} columns ({config.heads} in width {config.width}); "
+            f"attention of the accelerator needs {HEAD_DIM}, here {config.width // HEAD_DIM} heads"
+        )
+
+
+def quantize_transformer(
+    var: Var,
+    config: QuantConfig,
+    kv_format: str | NumberFormat = "E2M3",
+    factors: Factors | None = None,
+    progress: bool = True,
+) -> QuantizedTransformer:
+    """Quantize all linears, the head included (the model itself is not changed).
+
+    Args:
+        var: the float model.
+        config: preset.
+        kv_format: format of q, k and v, E2M3 or E2M1.
+        factors: positive vectors s of sites qkv, fc1 or head: s goes into the norm's vectors,
+            1 / s into the weights.
+        progress: show a bar on a terminal.
+
+    Raises:
+        QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
+            a layer that cannot be quantized (`quantize_linear`).
+    """
+    check_transformer(var.config)
+    factors = dict(factors or {})
+    head = LinearSite(var.config.depth, "head")
+    sites = [*var.iter_sites(), (head, var.head.weight, var.head.bias)]
+    for site, weight, _ in sites:
+        need_groups(str(site), weight.shape[1])
+    _check_factors(factors, {site: weight.shape[1] for site, weight, _ in sites})
+    layers = {}
+    for site, weight, bias in tqdm(
+        sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
+    ):
+        divided = weight.detach().cpu().float()
+        if site in factors:
+            divided = divided / torch.from_numpy(factors[site])
+        layers[site] = quantize_linear(site, divided, bias, config)
+    result = QuantizedTransformer(
+        shape=TransformerShape.of(var.config),
+        classes=var.config.num_classes,
+        config=config,
+        kv_format=kv_format if isinstance(kv_format, NumberFormat) else get_format(kv_format),
+        eps=var.config.norm_eps,
+        layers=layers,
+        kappa=_kappa(var),
+        factors=factors,
+        source=_VectorSource(var, factors),
+    )
+    if result.classes < KEPT_CLASSES:
+        for label in range(result.classes + 1):
+            result.class_vectors(label)
+    return result
+
+
+class _VectorSource:
+    """Computes class vectors from the float model."""
+
+    def __init__(self, var: Var, factors: Factors) -> None:
+        self.var, self.factors = var, factors
+
+    @torch.no_grad()
+    def __call__(self, label: int) -> ClassVectors:
+        depth = self.var.config.depth
+        cond = self.var.condition(torch.tensor([label], device=self.var.lvl_1L.device))
+        blocks = []
+        for i, mod in enumerate(cond.blocks):
+            first = self._fold(LinearSite(i, "qkv"), mod.scale_attn, mod.shift_attn)
+            second = self._fold(LinearSite(i, "fc1"), mod.scale_ffn, mod.shift_ffn)
+            blocks.append([*first, mod.gate_attn, *second, mod.gate_ffn])
+        head = self._fold(LinearSite(depth, "head"), cond.head_scale_B1C, cond.head_shift_B1C)
+        return ClassVectors(
+            np.stack([np.stack([_half(v) for v in block]) for block in blocks]),
+            np.stack([_half(v) for v in head]),
+        )
+
+    def _fold(self, site: LinearSite, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """(1 + scale) s and shift s in float64."""
+        pair = scale.cpu().double() + 1, shift.cpu().double()
+        if site not in self.factors:
+            return pair
+        factor = torch.from_numpy(self.factors[site]).double()
+        return pair[0] * factor, pair[1] * factor
+
+
+def _half(v: Tensor) -> Half:
+    """FP16 [C], rounded once; refuses what FP16 cannot hold."""
+    values = v.detach().cpu().double().numpy().reshape(-1)
+    if not (np.abs(values) <= 65504).all():
+        raise QuantizationError(
+            f"an AdaLN vector reaches {np.abs(values).max():g}; FP16 ends at 65504 "
+            "(smaller channel factors help)"
+        )
+    return values.astype(np.float16)
+
+
+def _kappa(var: Var) -> Half:
+    """[depth, heads] FP16: ``exp(min(scale_mul, ln 100)) * log2(e)`` in float64, rounded once."""
+    rows = []
+    for block in var.blocks:
+        assert isinstance(block, VarBlock)
+        logarithm = block.attn.scale_mul_1H11.detach().cpu().double().reshape(-1)
+        rows.append(logarithm.clamp_max(LOG_SCALE_MAX).exp().numpy() / math.log(2))
+    return np.stack(rows).astype(np.float16)
+
+
+def _check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
+    for site, s in factors.items():
+        if site not in inputs or site.name not in FACTOR_SITES:
+            raise QuantizationError(
+                f"{site}: channel factors can be folded at {', '.join(FACTOR_SITES)} only, "
+                "whose inputs come from a norm"
+            )
+        if s.shape != (inputs[site],) or not (np.isfinite(s) & (s > 0)).all():
+            raise QuantizationError(
+                f"{site}: channel factors of shape {s.shape}; they must be {inputs[site]} finite "
+                "numbers above 0"
+            )
