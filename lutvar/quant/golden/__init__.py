@@ -5,6 +5,7 @@ from .activations import ActivationCodes, hadamard_fp16, quantize_activations
 from .backend import FakeQuantBackend, GoldenBackend
 from .fp16 import to_fp16
 from .linear import GoldenLinear, GoldenResult, linear
+from .transformer import GoldenTransformer
 
 __all__ = [
     "ActivationCodes",
@@ -12,6 +13,7 @@ __all__ = [
     "GoldenBackend",
     "GoldenLinear",
     "GoldenResult",
+    "GoldenTransformer",
     "hadamard_fp16",
     "linear",
     "quantize_activations",

@@ -4,12 +4,15 @@
 from .files import QuantizedFileError
 from .linear import QuantizationError, QuantizedLinear, quantize_linear
 from .model import QuantizedModel, quantize_model
+from .transformer import QuantizedTransformer, quantize_transformer
 
 __all__ = [
     "QuantizationError",
     "QuantizedFileError",
     "QuantizedLinear",
     "QuantizedModel",
+    "QuantizedTransformer",
     "quantize_linear",
     "quantize_model",
+    "quantize_transformer",
 ]

@@ -67,7 +67,7 @@ def generate(
     check_pair(model, vqvae)
     config = model.config
     check_sampling(cfg, top_k, top_p, config.vocab)
-    labels_B = _labels(labels_B, config.num_classes, model.lvl_1L.device)
+    labels_B = resolve_labels(labels_B, config.num_classes, model.lvl_1L.device)
     sides, B = config.patch_nums, labels_B.shape[0]
     generator = torch.Generator(device=labels_B.device).manual_seed(seed)
 
@@ -106,7 +106,10 @@ def check_pair(model: Var, vqvae: Vqvae) -> None:
             )
 
 
-def _labels(labels: Tensor | Sequence[int], num_classes: int, device: torch.device) -> Tensor:
+def resolve_labels(
+    labels: Tensor | Sequence[int], num_classes: int, device: torch.device
+) -> Tensor:
+    """LongTensor [B] of class indices, -1 replaced by the null class. Raises ValueError."""
     labels_B = torch.as_tensor(labels, dtype=torch.long, device=device)
     if labels_B.dim() != 1 or labels_B.numel() == 0:
         raise ValueError(f"labels of shape {tuple(labels_B.shape)}: expected a non-empty list [B]")

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation over passes: several images at once, each at its own scale.
+
+Every image has its own random stream, and its arithmetic on the host does not depend on what
+else is in the pass. With a transformer whose rows do not depend on each other, its tokens are the
+same in every schedule, and those of `generate` for this label and seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lutvar.quant.passes import ImageStep, Transformer, guidance_at
+
+from .blocks import KvCache
+from .generate import GenerationResult, check_pair, resolve_labels
+from .model import Conditioning, Var
+from .sampling import check_sampling, draw, filter_logits, guide
+from .vqvae import Vqvae
+
+
+class _Image:
+    """One image on its way through the scales."""
+
+    def __init__(self, index: int, slot: int, label: int, seed: int, var: Var, start: Tensor):
+        config = var.config
+        self.index, self.slot, self.label, self.scale = index, slot, label, 0
+        self.generator = torch.Generator().manual_seed(seed)
+        side = config.patch_nums[-1]
+        self.f_hat = torch.zeros(1, config.z_channels, side, side)
+        # [2, l, C]: the halves differ at the first scale only.
+        self.x = start
+        self.tokens: list[Tensor] = []
+        self.logits: list[Tensor] = []
+
+    def step(self, var: Var, cfg: float) -> ImageStep:
+        sides = var.config.patch_nums
+        return ImageStep(
+            slot=self.slot,
+            label=self.label,
+            position=sum(p * p for p in sides[: self.scale]),
+            x_cond=self.x[0].numpy(),
+            x_uncond=self.x[-1].numpy() if cfg else None,
+            guidance=guidance_at(cfg, self.scale, len(sides)),
+        )
+
+    def take(
+        self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], top_k: int, top_p: float
+    ) -> None:
+        """Sample a scale and prepare the next one."""
+        logits_1lV = torch.from_numpy(logits).unsqueeze(0)
+        self.logits.append(logits_1lV)
+        tokens = draw(filter_logits(logits_1lV, top_k, top_p), self.generator)
+        self.tokens.append(tokens)
+        self.f_hat = self.f_hat + vqvae.quantize.contribution(self.scale, tokens)
+        self.scale += 1
+        if self.scale < len(var.config.patch_nums):
+            self.x = var.next_input(self.scale, vqvae.quantize.shrink(self.f_hat, self.scale))
+
+
+@torch.no_grad()
+def generate_passes(
+    var: Var,
+    vqvae: Vqvae,
+    transformer: Transformer,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+    slots: int | None = None,
+    stagger: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    keep_logits: bool = False,
+) -> GenerationResult:
+    """Generate one image for each label and seed. Host arithmetic runs on the CPU in float32.
+
+    Args:
+        var: embeddings and sizes; its blocks are not run here.
+        vqvae: the tokenizer that belongs to it.
+        transformer: computes the logits.
+        labels: class indices, -1 for the null class.
+        seeds: seed of each image.
+        cfg: guidance at the last scale, rounded to 1/128 at each scale; 0 runs no second half.
+        top_k, top_p: as in `generate`.
+        slots: images in progress at once; default all.
+        stagger: passes between the starts of two images. 0 starts one in every free slot; with 1
+            and as many slots as scales, every pass holds each scale once.
+        progress: called as progress(scales done, scales of all images) after each pass.
+        keep_logits: keep the guided logits in the result.
+
+    Raises:
+        ValueError: an argument out of range, or model and tokenizer that do not fit each other.
+    """
+    check_pair(var, vqvae)
+    config = var.config
+    check_sampling(cfg, top_k, top_p, config.vocab)
+    wanted = resolve_labels(labels, config.num_classes, torch.device("cpu")).tolist()
+    if len(seeds) != len(wanted):
+        raise ValueError(f"{len(wanted)} labels and {len(seeds)} seeds; one seed for each image")
+    slots = len(wanted) if slots is None else slots
+    if slots < 1 or stagger < 0:
+        raise ValueError(f"slots = {slots}, stagger = {stagger}: at least 1 and 0")
+    scales = len(config.patch_nums)
+    finished: dict[int, _Image] = {}
+    active: list[_Image] = []
+    begun, done, last_start, number = 0, 0, -stagger, 0
+    while len(finished) < len(wanted):
+        free = sorted(set(range(slots)) - {image.slot for image in active})
+        while begun < len(wanted) and free and (not stagger or number - last_start >= stagger):
+            label = wanted[begun]
+            start = _start(var, label)
+            active.append(_Image(begun, free.pop(0), label, seeds[begun], var, start))
+            begun, last_start = begun + 1, number
+        # A long stagger may leave nothing to do for some passes.
+        if active:
+            results = transformer.run([image.step(var, cfg) for image in active])
+            for image, logits in zip(active, results, strict=True):
+                image.take(var, vqvae, logits, top_k, top_p)
+            done += len(active)
+            finished |= {image.index: image for image in active if image.scale == scales}
+            active = [image for image in active if image.scale < scales]
+            if progress is not None:
+                progress(done, scales * len(wanted))
+        number += 1
+    images = [finished[i] for i in range(len(wanted))]
+    return GenerationResult(
+        torch.cat([vqvae.to_image(image.f_hat) for image in images]),
+        [torch.cat([image.tokens[s] for image in images]) for s in range(scales)],
+        [torch.cat([image.logits[s] for image in images]) for s in range(scales)]
+        if keep_logits
+        else None,
+    )
+
+
+def _start(var: Var, label: int) -> Tensor:
+    """Inputs of scale 0 of both halves, [2, p0*p0, C]."""
+    cond_BD = var.class_emb(torch.tensor([label, var.config.num_classes]))
+    return var.first_input(Conditioning(cond_BD, [], cond_BD, cond_BD))
+
+
+class FloatTransformer:
+    """Passes through the unquantized model, or through its blocks with another linear backend."""
+
+    def __init__(self, var: Var) -> None:
+        self.var = var
+        self._caches: dict[int, list[KvCache]] = {}
+
+    @torch.no_grad()
+    def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
+        """Logits of each step, float32 [n, vocab], guided if the step is."""
+        return [self._step(step).numpy() for step in steps]
+
+    def _step(self, step: ImageStep) -> Tensor:
+        halves = [x for x in (step.x_cond, step.x_uncond) if x is not None]
+        x = torch.from_numpy(np.stack(halves))
+        cond = self.var.condition(torch.tensor([step.label, self.var.config.num_classes][: len(x)]))
+        if step.position == 0:
+            self._caches[step.slot] = self.var.new_cache()
+        logits = self.var.scale_logits(x, cond, self._caches[step.slot])
+        return guide(logits, step.guidance)[0] if step.x_uncond is not None else logits[0]
