@@ -20,12 +20,13 @@ from .demo import demo
 from .doctor import doctor
 from .errors import BAD_INPUT, OK, describe
 from .generate import generate
+from .quality import quality
 from .quantize import quantize
 from .sim import sim
 from .train import train
 from .verilog import verilog
 
-COMMANDS = (demo, generate, quantize, verilog, sim, train, bench, doctor)
+COMMANDS = (demo, generate, quantize, quality, verilog, sim, train, bench, doctor)
 INTERRUPTED = 130
 
 

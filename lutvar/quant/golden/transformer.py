@@ -118,11 +118,13 @@ class GoldenTransformer:
         for block in range(self.model.shape.depth):
             x = self._block(block, x, spans, vectors)
         self._note("x", x)
-        head = self.model.shape.depth
         z = self._norm(x, [v.head[0] for v in vectors], [v.head[1] for v in vectors], spans)
         self._note("norm", z)
-        y = self._linear(LinearSite(head, "head"), z)
-        return self._logits(steps, y)
+        return self._logits(steps, self.classify(z))
+
+    def classify(self, z: Half) -> Float32:
+        """The head: from its norm's results, [rows, C], to logits, [rows, vocab]."""
+        return self._linear(LinearSite(self.model.shape.depth, "head"), z)
 
     def _block(
         self, i: int, x: Float32, spans: Sequence[Span], vectors: Sequence[ClassVectors]

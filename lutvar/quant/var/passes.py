@@ -144,6 +144,37 @@ def _start(var: Var, label: int) -> Tensor:
     return var.first_input(Conditioning(cond_BD, [], cond_BD, cond_BD))
 
 
+@torch.no_grad()
+def teacher_forced(
+    var: Var,
+    vqvae: Vqvae,
+    transformer: Transformer,
+    labels: Sequence[int],
+    tokens: Sequence[Tensor],
+) -> Tensor:
+    """Conditional logits [B, L, V] of all scales, when the tokens of coarser scales are given.
+
+    Args:
+        var, vqvae, transformer: as for `generate_passes`.
+        labels: class indices, one for each image.
+        tokens: per scale a LongTensor [B, p*p]; those of the last scale are not used.
+    """
+    counts = [p * p for p in var.config.patch_nums]
+    inputs = vqvae.quantize.teacher_inputs(list(tokens))
+    positions = var.position_table()[:, counts[0] :]
+    x_BLC = var.word_embed(inputs) + positions
+    start_BlC = torch.cat([_start(var, label)[:1] for label in labels])
+    position, parts = 0, []
+    for x_BlC in torch.cat((start_BlC, x_BLC), 1).split(counts, 1):
+        steps = [
+            ImageStep(slot, label, position, x_BlC[slot].numpy(), None)
+            for slot, label in enumerate(labels)
+        ]
+        parts.append(torch.from_numpy(np.stack(transformer.run(steps))))
+        position += x_BlC.shape[1]
+    return torch.cat(parts, 1)
+
+
 class FloatTransformer:
     """Passes through the unquantized model, or through its blocks with another linear backend."""
 

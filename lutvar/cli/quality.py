@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar quality`: what each quantized part costs a model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from .common import command, emit, json_option, model_option, progress, seed_option, table
+
+
+@command("quality")
+@model_option
+@click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    default=("fp4", "fp6"),
+    metavar="CONFIG",
+    help="Quantization preset; repeat for several.",
+)
+@click.option("--images", default=500, type=click.IntRange(1), help="Images to judge.")
+@click.option(
+    "--teacher", default=100, type=click.IntRange(1), help="Images whose logits are compared."
+)
+@seed_option
+@json_option
+def quality(
+    model: str, presets: tuple[str, ...], images: int, teacher: int, seed: int, as_json: bool
+) -> None:
+    """Compare the device's arithmetic, part by part, with the unquantized model.
+
+    Logits are compared under teacher forcing on samples of the float model; images of the same
+    classes and seeds are judged by the model's classifier.
+    """
+    from lutvar.contract.config import load_quant
+
+    for preset in presets:
+        load_quant(preset)  # first: a wrong name must not wait for torch
+    from lutvar.models import load_model
+    from lutvar.quant.quality import measure
+
+    loaded = load_model(model)
+    with progress("variants") as update:
+        rows = measure(loaded, list(presets), images, teacher, seed, update)
+    head = ("preset", "computed as the device", "KL, nat", "top-1", "logits", "judged", "tokens")
+    text = table(
+        head,
+        [
+            (
+                r.preset, r.name, f"{r.kl_nats:.4f}", f"{r.agreement:.1%}", f"{r.error:.1%}",
+                f"{r.requested:.1%}", f"{r.same_tokens:.1%}",
+            )
+            for r in rows
+        ],
+    )  # fmt: skip
+    emit(as_json, [asdict(r) for r in rows], text)
