@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver of the whole accelerator: identity check, memory, programs, deadlines, errors.
+
+with Device(transport, config) as device:
+    device.place(model_bytes, work, io, cache)
+    counters = device.run(program)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import BY_NAME, MAGIC, VERSION
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import INSTRUCTION_BYTES, Region
+
+from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
+from .errors import BadInput, HostError, IncompatibleDevice
+from .memory_transport import Bytes, MemoryTransport
+
+PAGE = 4096
+#: Cycles between two reads of a register that is polled.
+_POLL = 64
+#: Cycles between two looks at the device while a program runs.
+_SLICE = 1 << 20
+
+
+class ProgramTimeout(HostError):
+    """The device reported no error, but did not finish in time.
+
+    Attributes:
+        what: what was waited for.
+        cycles: the deadline.
+        snapshot: the registers at the time.
+    """
+
+    def __init__(self, what: str, cycles: int, snapshot: DeviceSnapshot) -> None:
+        self.what, self.cycles, self.snapshot = what, cycles, snapshot
+        super().__init__(
+            f"{what} not finished after {cycles} cycles. "
+            f"Call soft_reset() before the next program. {snapshot}"
+        )
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Offsets of the regions in the driver's memory, and of the program after them."""
+
+    starts: dict[Region, int]
+    sizes: dict[Region, int]
+    program: int
+
+
+class Device:
+    """One accelerator, used by one thread.
+
+    Args:
+        transport: access to the device; the driver does not close it.
+        config: what the device must be.
+        grace: cycles for register waits (reset, start).
+        watchdog: cycles without progress before the device reports WATCHDOG; None: its default.
+    """
+
+    def __init__(
+        self,
+        transport: MemoryTransport,
+        config: AcceleratorConfig,
+        *,
+        grace: int = 100_000,
+        watchdog: int | None = None,
+    ) -> None:
+        self.transport, self.config = transport, config
+        self._grace, self._watchdog = grace, watchdog
+        self._regions: Regions | None = None
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        return None
+
+    def open(self) -> None:
+        """Check that the device is the one expected, and bring it to a clean state.
+
+        Raises:
+            IncompatibleDevice: magic, version or configuration hash differs.
+        """
+        hash_ = accelerator_hash(self.config)
+        same = f"load the bitstream of {self.config.name}, or open with its configuration"
+        self._expect("MAGIC", MAGIC, "this is no lutvar accelerator; check the base address")
+        self._expect(
+            "VERSION", VERSION, "gateware and host differ in version; use matching releases"
+        )
+        self._expect("HASH_LO", hash_ & 0xFFFF_FFFF, same)
+        self._expect("HASH_HI", hash_ >> 32, same)
+        self.soft_reset()
+
+    def soft_reset(self) -> None:
+        """Abort the program, clear error and counters; memory keeps its contents.
+
+        Memory ports end what they have begun first. Raises ProgramTimeout when they do not.
+        """
+        self._write("SOFT_RESET", 1)
+        spent = 0
+        while self._field("STATE", "resetting"):
+            self._pause(spent, "soft reset")
+            spent += _POLL
+        if self._watchdog is not None:
+            self._write("WATCHDOG", self._watchdog)
+        self._write("GIE", 1)
+        self._write("IER", 3)
+
+    def place(self, model: Bytes, work: int, io: int, cache: int) -> None:
+        """Divide the memory into regions and write the model.
+
+        Args:
+            model: contents of region MODEL.
+            work, io, cache: bytes of the other regions.
+
+        Raises:
+            BadInput: the memory is too small.
+        """
+        sizes = {
+            Region.MODEL: len(model), Region.WORK: work, Region.IO: io, Region.CACHE: cache,
+        }  # fmt: skip
+        base, starts, at = self.transport.base, {}, 0
+        for region, size in sizes.items():
+            starts[region] = at
+            at += -(-size // PAGE) * PAGE
+        if at + PAGE > self.transport.size:
+            need = ", ".join(f"{r.name} {s:,}" for r, s in sizes.items())
+            raise BadInput(
+                f"{at:,} bytes are needed ({need}), the device has {self.transport.size:,}; "
+                "use fewer images at a time or more memory"
+            )
+        self._regions = Regions(starts, sizes, at)
+        self.transport.write(starts[Region.MODEL], model)
+        for region, start in starts.items():
+            self._write(f"BASE{int(region)}_LO", (base + start) & 0xFFFF_FFFF)
+            self._write(f"BASE{int(region)}_HI", (base + start) >> 32)
+
+    def write(self, region: Region, offset: int, data: Bytes) -> None:
+        """Put bytes into a region. Raises BadInput outside it."""
+        self.transport.write(self._at(region, offset, len(data)), data)
+
+    def read(self, region: Region, offset: int, count: int) -> Bytes:
+        """Bytes of a region. Raises BadInput outside it."""
+        return self.transport.read(self._at(region, offset, count), count)
+
+    def read_float32(self, region: Region, offset: int, count: int) -> NDArray[np.float32]:
+        return self.read(region, offset, 4 * count).view(np.float32)
+
+    def run(self, program: bytes, limit: int, what: str = "program") -> DeviceCounters:
+        """Run a program to its end.
+
+        Args:
+            program: encoded, header included.
+            limit: cycles that it may take.
+            what: its name in errors.
+
+        Returns:
+            Counters of this program.
+
+        Raises:
+            AcceleratorError: the device reported an error.
+            ProgramTimeout: it did not finish within `limit`.
+        """
+        if self._regions is None:
+            raise BadInput("no regions yet; call place() first")
+        if len(program) % INSTRUCTION_BYTES or len(program) < 2 * INSTRUCTION_BYTES:
+            raise BadInput(f"a program of {len(program)} bytes; it is a header and instructions")
+        start = self._regions.program
+        self.transport.write(start, np.frombuffer(program, np.uint8))
+        address = self.transport.base + start
+        self._raise_error()
+        before = DeviceCounters.read(self.register)
+        self._write("PROGRAM_LO", address & 0xFFFF_FFFF)
+        self._write("PROGRAM_HI", address >> 32)
+        self._write("ISR", 3)
+        self._write("CTRL", 1)
+        first = self.transport.cycles
+        while not self.transport.wait(min(_SLICE, max(1, first + limit - self.transport.cycles))):
+            if self.transport.cycles - first >= limit:
+                raise ProgramTimeout(what, limit, DeviceSnapshot.read(self.register))
+        self._raise_error()
+        self._write("ISR", 3)
+        return DeviceCounters.read(self.register).since(before)
+
+    def set_serial(self, serial: bool) -> None:
+        """Run each instruction only when all earlier ones are complete (for comparisons)."""
+        self._write("MODE", int(serial))
+
+    def register(self, name: str) -> int:
+        """Read a register by its name in the register table."""
+        return self.transport.read32(BY_NAME[name].offset)
+
+    def _at(self, region: Region, offset: int, count: int) -> int:
+        if self._regions is None:
+            raise BadInput("no regions yet; call place() first")
+        size = self._regions.sizes[region]
+        if offset < 0 or offset + count > size:
+            raise BadInput(
+                f"bytes {offset} to {offset + count} of region {region.name}, which has {size}"
+            )
+        return self._regions.starts[region] + offset
+
+    def _field(self, register: str, name: str) -> int:
+        return BY_NAME[register].field_value(self.register(register), name)
+
+    def _pause(self, spent: int, what: str) -> None:
+        if spent >= self._grace:
+            raise ProgramTimeout(what, self._grace, DeviceSnapshot.read(self.register))
+        self.transport.wait(_POLL)
+
+    def _raise_error(self) -> None:
+        if self.register("ERROR"):
+            raise AcceleratorError(DeviceSnapshot.read(self.register))
+
+    def _write(self, name: str, value: int) -> None:
+        self.transport.write32(BY_NAME[name].offset, value & 0xFFFF_FFFF)
+
+    def _expect(self, register: str, expected: int, advice: str) -> None:
+        found = self.register(register)
+        if found != expected:
+            raise IncompatibleDevice(register, expected, found, advice)
