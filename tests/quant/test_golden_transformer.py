@@ -288,7 +288,7 @@ def test_refuses_passes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         model.run([])
     model.run([step])
-    with pytest.raises(ValueError, match="tokens 20 to 39, .* an image has 30"):
+    with pytest.raises(ValueError, match=r"tokens 20 to 39, .* an image has 30"):
         model.run([replace(step, position=20)])
     with pytest.raises(ValueError, match="one seed for each"):
         generate_passes(digits().var, digits().vqvae, model, [1, 2], [3])
