@@ -8,13 +8,14 @@ declared, so that one sequencer drives all row groups, each some cycles after th
 Order of events for each operand, as seen at a form's ports (cycles are those in which the inputs
 have the values):
 
-1. ``load`` for each of the 8 words, in ascending order, in any 8 cycles.
+1. ``load`` for each of the 8 words, in ascending order, at least ``interval`` cycles from one to
+   the next.
 2. ``start`` at the earliest ``settle`` cycles after the last word. It makes the operand current:
    vectors in the cycle of ``start`` and before belong to the operand before, vectors ``fill``
    cycles after ``start`` and later belong to the new one; no vector that matters comes in between.
 3. The first word of the next operand comes ``hold`` cycles after ``start`` at the earliest.
 
-``settle``, ``fill`` and ``hold`` are at least 1. With ``fill`` = 1 no cycle is lost between two
+All four are at least 1. With ``fill`` = 1 no cycle is lost between two
 operands. A form that has to fill tables may do it before ``start`` (two sets of tables, large
 ``settle``) or after it (one set, large ``fill``).
 """
@@ -72,7 +73,7 @@ class GroupDot(Protocol):
         start: In, see the module.
         weights: In, a recoded weight vector in each cycle.
         sums: Out, ``latency`` cycles after ``weights``: the signed sum of each row.
-        latency, settle, fill, hold: cycles, see the module; constant for a configuration.
+        latency, interval, settle, fill, hold: cycles, see the module; constant for a configuration.
     """
 
     load_valid: Signal
@@ -84,6 +85,7 @@ class GroupDot(Protocol):
     weights: Signal
     sums: Any
     latency: int
+    interval: int
     settle: int
     fill: int
     hold: int
