@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Heads of q, k and v to records: quantize 64 values, then the scale (contract, section 10)."""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import data, memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import HEAD_DIM, LANES, ROW_GROUP
+from lutvar.contract.memory import RECORD_BYTES, SCALE_BYTE
+from lutvar.hw.units.float_steps import BIAS, FRACTION, delay, normalise_step
+from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
+from lutvar.hw.units.fp32_multiply import Fp32Multiply
+from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
+from lutvar.hw.units.quantizer import Quantizer
+from lutvar.hw.units.rsqrt import Rsqrt
+from lutvar.hw.units.tables import lookup
+from lutvar.quant.formats import NumberFormat
+
+from .lane import HALF_BITS
+
+#: Records between the first value in and the record out: less than the latency over 4 cycles.
+UNDER_WAY = 32
+
+
+class Kind(IntEnum):
+    """What a record holds."""
+
+    Q = 0
+    K = 1
+    V = 2
+
+
+def tag_layout() -> data.StructLayout:
+    """Which record comes: its kind and the factor of its scale (1 for K), an FP16 pattern."""
+    return data.StructLayout({"kind": 2, "kappa": 16})
+
+
+class SquareSum(wiring.Component):
+    """``N``: the sum of squares of the grid integers of 64 codes, as float32 (exact).
+
+    Members:
+        codes, valid: 16 codes; four such beats are a head.
+        total, done: the sum and one cycle for it, ``LATENCY`` cycles after the fourth beat.
+    """
+
+    LATENCY = 9
+
+    def __init__(self, fmt: NumberFormat) -> None:
+        self.fmt = fmt
+        super().__init__(
+            {"codes": In(LANES * fmt.bits), "valid": In(1), "total": Out(32), "done": Out(1)}
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        fmt = self.fmt
+        squares = [magnitude**2 for magnitude in fmt.positive.magnitudes]
+        width = max(squares).bit_length()
+        values: Sequence[Value] = [
+            lookup(self.codes.word_select(k, fmt.bits)[:-1], squares, width) for k in range(LANES)
+        ]
+        level = 0
+        while True:
+            held = Signal(len(values) * len(values[0]), name=f"level_{level}", reset_less=True)
+            m.d.sync += held.eq(Cat(*values))
+            words = [held.word_select(k, len(values[0])) for k in range(len(values))]
+            if len(words) == 1:
+                break
+            values = [(a + b) for a, b in zip(words[::2], words[1::2], strict=True)]
+            level += 1
+
+        valid = Signal(level + 1)
+        m.d.sync += valid.eq(Cat(self.valid, valid))
+        position = Signal(range(HEAD_DIM // LANES))
+        beats = HEAD_DIM // LANES
+        total = Signal((HEAD_DIM * max(squares)).bit_length(), reset_less=True)
+        history = Signal(4)
+        m.d.sync += history.eq(Cat(valid[-1] & (position == beats - 1), history))
+        with m.If(valid[-1]):
+            m.d.sync += [
+                total.eq(Mux(position == 0, 0, total) + words[0]),
+                position.eq(position + 1),
+            ]
+
+        value: Value = total
+        left: Value = Const(0, 1)
+        for unit, ways, name in ((8, 4, "by8"), (2, 4, "by2"), (1, 2, "by1")):
+            value, count = normalise_step(m, value, unit, ways, name)
+            shifted = Signal(len(value), name=f"value_{name}", reset_less=True)
+            counted = Signal(5, name=f"left_{name}", reset_less=True)
+            m.d.sync += [shifted.eq(value), counted.eq(left + count * unit)]
+            value, left = shifted, counted
+        exponent = (BIAS + len(value) - 1 - left)[:8]
+        fraction = Cat(Const(0, FRACTION + 1 - len(value)), value[:-1])
+        m.d.comb += [
+            self.total.eq(Mux(value[-1], Cat(fraction, exponent), 0)),
+            self.done.eq(history[-1]),
+        ]
+        return m
+
+
+class RecordMaker(wiring.Component):
+    """Turns heads of 64 FP16 values into records.
+
+    Members:
+        tag, tag_valid: what the next head is; not after its first beat.
+        values, valid: 16 FP16 patterns; four beats are a head.
+        record, done: 512 bits as they lie in memory. ``done`` for one cycle.
+
+    A K record repeats the scale of a V record: V records come before the K records of the same
+    heads, in the same order, at most 16 ahead.
+
+    Latency: about 60 cycles. Throughput: one beat in each cycle. Nothing is ever refused. Cost: 16
+    lanes of the quantizer, 4 DSPs and 1 BRAM36 besides.
+    """
+
+    def __init__(self, fmt: NumberFormat) -> None:
+        self.fmt = fmt
+        super().__init__(
+            {
+                "tag": In(tag_layout()),
+                "tag_valid": In(1),
+                "values": In(LANES * 16),
+                "valid": In(1),
+                "record": Out(RECORD_BYTES * 8),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        fmt = self.fmt
+        m.submodules.quantizer = quantizer = Quantizer(LANES, fmt, None, group=HEAD_DIM)
+        m.submodules.squares = squares = SquareSum(fmt)
+        quantized = quantizer.o.payload
+        codes = Value.cast(quantized.codes)
+        m.d.comb += [
+            Value.cast(quantizer.i.payload).eq(self.values),  # flags 0
+            quantizer.i.valid.eq(self.valid),  # never refused: the output is always taken
+            quantizer.o.ready.eq(1),
+            squares.codes.eq(codes),
+            squares.valid.eq(quantizer.o.valid),
+        ]
+
+        # The codes of a head wait for its scale.
+        position = Signal(range(HEAD_DIM // LANES))
+        head = Signal(HEAD_DIM * fmt.bits, reset_less=True)
+        peak = Signal(16, reset_less=True)
+        complete = Signal()
+        m.d.sync += complete.eq(quantizer.o.valid & (position == HEAD_DIM // LANES - 1))
+        with m.If(quantizer.o.valid):
+            m.d.sync += [
+                head.eq(Cat(head[len(codes) :], codes)),
+                peak.eq(quantized.scale),
+                position.eq(position + 1),
+            ]
+        done = Signal()
+        kept = self._line(m, "waiting", Cat(peak, head), complete, done)
+        peak, head = kept[:16], kept[16:]
+
+        # Reciprocal root of N, times kappa, rounded once.
+        tag = data.View(tag_layout(), self._line(m, "tags", self.tag, self.tag_valid, squares.done))
+        m.submodules.root = root = Rsqrt()
+        m.submodules.kappa = kappa = Fp16ToFp32()
+        m.submodules.product = product = Fp32Multiply(HALF_BITS, odd=True)
+        m.submodules.convert = convert = Fp32ToFp16()
+        m.d.comb += [
+            root.x.eq(squares.total),
+            kappa.x.eq(tag.kappa),
+            product.x.eq(root.y),
+            product.y.eq(delay(m, kappa.y, Rsqrt.LATENCY - Fp16ToFp32.LATENCY, "kappa_line")),
+            convert.x.eq(product.s),
+        ]
+        latency = Rsqrt.LATENCY + Fp32Multiply.LATENCY + Fp32ToFp16.LATENCY
+        history = Signal(latency)
+        m.d.sync += history.eq(Cat(squares.done, history))
+        m.d.comb += done.eq(history[-1])
+        late = delay(m, Cat(squares.total.any(), tag.kind), latency, "late")
+        some, kind = late[0], late[1:]
+
+        # The record, one cycle later.
+        scale = Mux(kind == Kind.V, peak, Mux(some, convert.y, 0))
+        keys, values = done & (kind == Kind.K), done & (kind == Kind.V)
+        follow = self._line(m, "value_scales", scale, values, keys, depth=ROW_GROUP)
+        codes_and_pad = Cat(head, Const(0, SCALE_BYTE * 8 - len(head)))
+        m.d.sync += [
+            self.done.eq(done),
+            self.record.eq(Cat(codes_and_pad, scale, Mux(kind == Kind.K, follow, 0))),
+        ]
+        return m
+
+    @staticmethod
+    def _line(
+        m: Module, name: str, value: Any, push: Value, pop: Value, depth: int = UNDER_WAY
+    ) -> Value:
+        """A queue in LUTRAM without checks; the head of it."""
+        value = Value.cast(value)
+        queue = memory.Memory(
+            shape=unsigned(len(value)), depth=depth, init=[], attrs={"ram_style": "distributed"}
+        )
+        m.submodules[name] = queue
+        write, read = queue.write_port(), queue.read_port(domain="comb")
+        m.d.comb += [write.en.eq(push), write.data.eq(value)]
+        m.d.sync += [write.addr.eq(write.addr + push), read.addr.eq(read.addr + pop)]
+        return read.data
