@@ -22,6 +22,7 @@ operands. A form that has to fill tables may do it before ``start`` (two sets of
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amaranth.hdl import Signal, signed
@@ -125,3 +126,27 @@ def make_group_dot(config: AcceleratorConfig) -> Any:
     from .table import TableGroupDot
 
     return TableGroupDot(config)
+
+
+def looked_at(component: Any) -> Any:
+    """A component that is made for its attributes only: Amaranth shall not miss it."""
+    component._MustUse__used = True
+    return component
+
+
+@dataclass(frozen=True)
+class DotTiming:
+    """Widths and cycles of a configuration's form, without building it; see ``GroupDot``."""
+
+    weight_bits: int
+    recode_latency: int
+    latency: int
+    settle: int
+    fill: int
+    hold: int
+
+
+def dot_timing(config: AcceleratorConfig) -> DotTiming:
+    """What the units around a form need to know of it."""
+    dot, recoder = looked_at(make_group_dot(config)), looked_at(make_weight_recoder(config))
+    return DotTiming(len(dot.weights), recoder.latency, dot.latency, dot.settle, dot.fill, dot.hold)

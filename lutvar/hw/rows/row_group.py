@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sixteen token rows: operands, dot products, scaling, accumulators. A link of the chain."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
+from lutvar.hw.links import drain_layout, drain_values
+from lutvar.hw.matrix.memory import READ_LATENCY
+from lutvar.hw.units.float_steps import delay
+
+from .accumulate import GroupAccumulator
+from .chain import load_layout, marks_layout, vector_layout, write_layout
+from .dot_form import dot_timing, make_group_dot
+from .operands import GroupOperands
+
+#: Ports that lead from link to link in the direction of the weights.
+CHAIN = ("marks", "vector", "operand", "load", "write")
+
+
+def row_group_latency(config: AcceleratorConfig) -> int:
+    """Cycles from a vector at a link to the cycle in which its results may be read there."""
+    return 1 + dot_timing(config).latency + GroupAccumulator.LATENCY
+
+
+class RowGroup(wiring.Component):
+    """One link of the chain of row groups.
+
+    Members:
+        position: constant; which link this is.
+        marks, vector, operand, load, write: from the link before (``chain``; ``operand`` is the
+            recoded weight vector), and ``*_out``: the same one cycle later, to the link after.
+        drain, drain_out: requests, which travel the other way, one cycle for each link.
+        drained_in, drained: values, in the same direction as requests. A request that comes in at
+            cycle t has its values in ``drained`` at t + ``DRAIN_LATENCY``, those of links before
+            at one cycle more for each link.
+
+    A vector that comes in at cycle t is in the accumulators from cycle t + ``latency`` on.
+    """
+
+    DRAIN_LATENCY = READ_LATENCY + 2
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        dot = dot_timing(config)
+        self.latency = row_group_latency(config)
+        chain: dict[str, Any] = {
+            "marks": marks_layout(),
+            "vector": vector_layout(config),
+            "operand": dot.weight_bits,
+            "load": load_layout(config),
+            "write": write_layout(config),
+        }
+        chain["drain"] = drain_layout(config)
+        super().__init__(
+            {
+                "position": In(range(max(2, config.row_groups))),
+                **{name: In(shape) for name, shape in chain.items()},
+                **{f"{name}_out": Out(shape) for name, shape in chain.items()},
+                "drained_in": In(drain_values()),
+                "drained": Out(drain_values()),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        held: dict[str, Any] = {}
+        for name in (*CHAIN, "drain"):
+            port = getattr(self, name)
+            register = Signal(port.shape(), name=f"{name}_here", reset_less=name != "marks")
+            m.d.sync += register.eq(port)
+            m.d.comb += getattr(self, f"{name}_out").eq(register)
+            held[name] = register
+        marks, vector, write, drain = (held[n] for n in ("marks", "vector", "write", "drain"))
+
+        m.submodules.operands = operands = GroupOperands(self.config)
+        m.submodules.dot = dot = make_group_dot(self.config)
+        m.submodules.accumulator = accumulator = GroupAccumulator(self.config)
+        within = ROW_GROUP.bit_length() - 1
+        m.d.comb += [
+            operands.write_valid.eq(marks.write & (write.row[within:] == self.position)),
+            operands.write_row.eq(write.row[:within]),
+            operands.write_address.eq(write.address),
+            operands.write_data.eq(write.data),
+            operands.load_valid.eq(marks.load),
+            operands.load.eq(held["load"]),
+            operands.start.eq(marks.start),
+            dot.load_valid.eq(operands.word_valid),
+            dot.load_word.eq(operands.word.word),
+            dot.load_codes.eq(operands.codes),
+            dot.load_dual.eq(operands.word.dual),
+            dot.load_negative.eq(operands.word.negative),
+            dot.start.eq(marks.start),
+            dot.weights.eq(held["operand"]),
+        ]
+
+        # Everything else of a vector waits for its sums.
+        arrived = Signal(dot.latency)
+        m.d.sync += arrived.eq(Cat(marks.vector, arrived))
+        late_vector = delay(m, Value.cast(vector), dot.latency, "vector_line")
+        late_scales = delay(m, Value.cast(operands.scales), dot.latency, "scales_line")
+        m.d.comb += [
+            accumulator.valid.eq(arrived[-1]),
+            Value.cast(accumulator.vector).eq(late_vector),
+            Value.cast(accumulator.m).eq(late_scales),
+            accumulator.drain_bank.eq(drain.bank),
+            accumulator.drain_column.eq(drain.column),
+        ]
+        for row in range(ROW_GROUP):
+            m.d.comb += accumulator.sums[row].eq(dot.sums[row])
+
+        mine = delay(m, drain.row_group == self.position, READ_LATENCY, "mine_line")
+        values = Value.cast(self.drained)
+        m.d.sync += values.eq(
+            Mux(mine, Value.cast(accumulator.drained), Value.cast(self.drained_in))
+        )
+        return m
