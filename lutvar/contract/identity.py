@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 
+from . import device_registers, functions, isa
+from .accelerator import AcceleratorConfig
 from .config import GROUP, HardwareConfig, QuantConfig
 from .hadamard import sign_vector
 from .registers import VERSION, as_json
@@ -31,7 +33,38 @@ def identity(hardware: HardwareConfig, quant: QuantConfig) -> dict[str, object]:
     }
 
 
+def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
+    """Everything that the hash of a whole accelerator covers, as plain data."""
+    quant = config.quant_config
+    dual = quant.dual_format
+    sizes = config.model_dump(exclude={"name", "quant"})
+    return {
+        "version": device_registers.VERSION,
+        "group": GROUP,
+        "accelerator": sizes,
+        "weight": quant.weight_format.as_dict(),
+        "activation": quant.plain_format.as_dict(),
+        "dual": dual.as_dict() if dual else None,
+        "kv": config.kv.as_dict(),
+        "ties": quant.ties,
+        "signs": "".join("+" if s > 0 else "-" for s in sign_vector(quant.hadamard_seed)),
+        "instructions": isa.as_json(),
+        "functions": functions.as_json(),
+        "registers": device_registers.as_json(),
+    }
+
+
+def accelerator_hash(config: AcceleratorConfig) -> int:
+    """64-bit hash of an accelerator; programs carry it and the sequencer checks it."""
+    return _digest(accelerator_identity(config))
+
+
 def config_hash(hardware: HardwareConfig, quant: QuantConfig) -> int:
-    """64-bit configuration hash: the first 8 bytes of SHA-256 of the canonical JSON, big-endian."""
-    text = json.dumps(identity(hardware, quant), sort_keys=True, separators=(",", ":"))
+    """64-bit configuration hash of the core of one matrix unit."""
+    return _digest(identity(hardware, quant))
+
+
+def _digest(known: dict[str, object]) -> int:
+    """The first 8 bytes of SHA-256 of the canonical JSON, big-endian."""
+    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
