@@ -42,7 +42,7 @@ endmodule
 
 
 class WideQueue(wiring.Component):
-    """Queue of words behind a credit counter: a push always finds a place.
+    """Queue of words whose writer knows that there is a place, from ``room`` or by counting.
 
     Args:
         width: bits of a word.
@@ -50,6 +50,7 @@ class WideQueue(wiring.Component):
 
     Members:
         push, data: a word arrives. Only while fewer than ``depth`` words are in the RAM.
+        room: the RAM has a place, with the pushes before this cycle counted.
         taken: a word leaves the RAM, so that its place is free again.
         o: words out, in order; ``payload`` is the RAM's output register.
 
@@ -65,6 +66,7 @@ class WideQueue(wiring.Component):
             {
                 "push": In(1),
                 "data": In(width),
+                "room": Out(1),
                 "taken": Out(1),
                 "o": Out(stream.Signature(unsigned(width))),
             }
@@ -78,6 +80,7 @@ class WideQueue(wiring.Component):
         staged = Signal()  # the RAM's read latch holds a word
         out_en = Signal()
         m.d.comb += [
+            self.room.eq(level != self.depth),
             out_en.eq(~self.o.valid | self.o.ready),
             self.taken.eq((level != 0) & (~staged | out_en)),
         ]

@@ -24,6 +24,7 @@ class BurstReader(wiring.Component):
     Args:
         depth: beats under way and waiting, a power of two from 32. Full rate needs a depth of the
             memory's latency plus about 24 cycles.
+        serial: one burst at a time, the next when the last one was taken (for comparisons).
 
     Members:
         request: 64-byte aligned address and number of beats (at least 1). Taken ahead of the data,
@@ -39,10 +40,10 @@ class BurstReader(wiring.Component):
     Throughput: one beat in each cycle, one burst in each cycle. AR is from registers.
     """
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, serial: bool = False) -> None:
         if depth < 32 or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
-        self.depth = depth
+        self.depth, self.serial = depth, serial
         super().__init__(
             {
                 "request": In(stream.Signature(transfer_layout())),
@@ -75,6 +76,9 @@ class BurstReader(wiring.Component):
             axi.rready.eq(1),
             ended.eq(axi.rvalid & axi.rlast),
         ]  # fmt: skip
+        if self.serial:
+            with m.If(free != self.depth):
+                m.d.comb += issue.eq(0)
         with m.If(issue):
             m.d.sync += [
                 axi.araddr.eq(Cat(Const(0, 6), burst.address)),
