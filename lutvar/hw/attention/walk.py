@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory transfers of an instruction: what to read and write, head by head."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.isa import Opcode
+from lutvar.contract.memory import RECORD_BYTES
+from lutvar.hw.links import payload_layout, transfer_layout
+
+from .results import BEATS_A_ROW
+from .scores import block_layout
+from .sizes import AttentionSizes
+
+_RESULT_BYTES = 2 * RECORD_BYTES  #: of a row and head: 64 FP16 values
+
+
+def command_layout(*names: str) -> data.StructLayout:
+    """Some operands of the instruction."""
+    members = payload_layout(Opcode.ATTEND).members
+    return data.StructLayout({name: members[name] for name in names})
+
+
+class _Walk(wiring.Component):
+    """One transfer list; ``command`` is taken when the one before has been handed out."""
+
+    OPERANDS: tuple[str, ...] = ()
+
+    def __init__(self, sizes: AttentionSizes, **members: Any) -> None:
+        self.sizes = sizes
+        super().__init__(
+            {
+                "command": In(stream.Signature(command_layout(*self.OPERANDS))),
+                "request": Out(stream.Signature(transfer_layout())),
+                **members,
+            }
+        )
+
+    def _begin(self, m: Module) -> tuple[Any, Signal]:
+        """Register with the operands, and when it is loaded."""
+        held = Signal.like(self.command.payload, reset_less=True)
+        load = Signal()
+        m.d.comb += load.eq(self.command.valid & self.command.ready)
+        with m.If(load):
+            m.d.sync += held.eq(self.command.payload)
+        return held, load
+
+
+class QueryKeyWalk(_Walk):
+    """For each head and block: the block, one request for each row's q, one for all keys.
+
+    Members: ``block``: the blocks, in the order of their requests.
+    """
+
+    OPERANDS = (
+        "rows", "heads", "keys", "query", "query_stride", "keys_address", "head_stride",
+    )  # fmt: skip
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        super().__init__(sizes, block=Out(stream.Signature(block_layout(sizes))))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        sizes = self.sizes
+        command, load = self._begin(m)
+        rows = Signal.like(command.rows)  # of the head, not yet in a block
+        heads = Signal.like(command.heads)
+        count, left = Signal(range(sizes.rows + 1)), Signal(range(sizes.rows + 1))
+        head_query, query = Signal(64, reset_less=True), Signal(64, reset_less=True)
+        keys = Signal(64, reset_less=True)
+        m.d.comb += [
+            self.block.payload.rows.eq(count),
+            self.block.payload.keys.eq(command.keys),
+        ]
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.command.ready.eq(1)
+                with m.If(load):
+                    payload = self.command.payload
+                    m.d.sync += [
+                        heads.eq(payload.heads),
+                        rows.eq(payload.rows),
+                        head_query.eq(payload.query),
+                        query.eq(payload.query),
+                        keys.eq(payload.keys_address),
+                    ]
+                    m.next = "SPLIT"
+            with m.State("SPLIT"):
+                size = Signal(range(sizes.rows + 1))
+                m.d.comb += size.eq(Mux(rows >= sizes.rows, sizes.rows, rows))
+                m.d.sync += [count.eq(size), left.eq(size), rows.eq(rows - size)]
+                m.next = "BLOCK"
+            with m.State("BLOCK"):
+                m.d.comb += self.block.valid.eq(1)
+                with m.If(self.block.ready):
+                    m.next = "QUERIES"
+            with m.State("QUERIES"):
+                m.d.comb += [
+                    self.request.valid.eq(1),
+                    self.request.payload.address.eq(query),
+                    self.request.payload.beats.eq(1),
+                ]
+                with m.If(self.request.ready):
+                    m.d.sync += [query.eq(query + command.query_stride), left.eq(left - 1)]
+                    with m.If(left == 1):
+                        m.next = "KEYS"
+            with m.State("KEYS"):
+                m.d.comb += [
+                    self.request.valid.eq(1),
+                    self.request.payload.address.eq(keys),
+                    self.request.payload.beats.eq(command.keys),
+                ]
+                with m.If(self.request.ready):
+                    m.next = "SPLIT"
+                    with m.If(rows == 0):
+                        m.d.sync += [
+                            rows.eq(command.rows),
+                            heads.eq(heads - 1),
+                            keys.eq(keys + command.head_stride),
+                            query.eq(head_query + RECORD_BYTES),
+                            head_query.eq(head_query + RECORD_BYTES),
+                        ]
+                        with m.If(heads == 1):
+                            m.next = "IDLE"
+        return m
+
+
+class ValueWalk(_Walk):
+    """For each head and block: one request for the V records of all keys."""
+
+    OPERANDS = ("rows", "heads", "keys", "values_address", "head_stride")
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        command, load = self._begin(m)
+        rows, heads = Signal.like(command.rows), Signal.like(command.heads)
+        values, busy = Signal(64, reset_less=True), Signal()
+        m.d.comb += [
+            self.command.ready.eq(~busy),
+            self.request.valid.eq(busy),
+            self.request.payload.address.eq(values),
+            self.request.payload.beats.eq(command.keys),
+        ]
+        with m.If(load):
+            payload = self.command.payload
+            m.d.sync += [
+                rows.eq(payload.rows),
+                heads.eq(payload.heads),
+                values.eq(payload.values_address),
+                busy.eq(1),
+            ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += rows.eq(rows - self.sizes.rows)
+            with m.If(rows <= self.sizes.rows):
+                m.d.sync += [
+                    rows.eq(command.rows),
+                    heads.eq(heads - 1),
+                    values.eq(values + command.head_stride),
+                    busy.eq(heads != 1),
+                ]
+        return m
+
+
+class ResultWalk(_Walk):
+    """For each head and row: one request to write two beats.
+
+    Members: ``last``: the request that is offered is the instruction's last one.
+    """
+
+    OPERANDS = ("rows", "heads", "output", "output_stride")
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        super().__init__(sizes, last=Out(1))
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        command, load = self._begin(m)
+        rows, heads = Signal.like(command.rows), Signal.like(command.heads)
+        head_output, output = Signal(64, reset_less=True), Signal(64, reset_less=True)
+        busy, last_row = Signal(), Signal()
+        m.d.comb += [
+            self.command.ready.eq(~busy),
+            self.request.valid.eq(busy),
+            self.request.payload.address.eq(output),
+            self.request.payload.beats.eq(BEATS_A_ROW),
+            last_row.eq(rows == 1),
+            self.last.eq(last_row & (heads == 1)),
+        ]
+        with m.If(load):
+            payload = self.command.payload
+            m.d.sync += [
+                rows.eq(payload.rows),
+                heads.eq(payload.heads),
+                head_output.eq(payload.output),
+                output.eq(payload.output),
+                busy.eq(1),
+            ]
+        with m.If(self.request.valid & self.request.ready):
+            m.d.sync += [rows.eq(rows - 1), output.eq(output + command.output_stride)]
+            with m.If(last_row):
+                m.d.sync += [
+                    rows.eq(command.rows),
+                    heads.eq(heads - 1),
+                    output.eq(head_output + _RESULT_BYTES),
+                    head_output.eq(head_output + _RESULT_BYTES),
+                    busy.eq(heads != 1),
+                ]
+        return m

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One query row of the value phase: weights of the keys, and their sum."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.functions import EXP2_FRACTION, exp2_table
+from lutvar.hw.units.float_steps import delay
+
+from .sizes import PROBABILITY, SCORE, SIGNIFICAND, WEIGHT, AttentionSizes
+
+#: Cycles, counted from the one in which the score is here.
+SIGNIFICAND_CYCLE, SHIFT_CYCLE, SUM_CYCLE, LATENCY = 6, 8, 5, 10
+
+
+class WeightRow(wiring.Component):
+    """``p = exp2(maximum - t)``, ``S += p`` and ``w = (p * sig) >> (11 + E - e)`` of one row.
+
+    No handshake; one key in each cycle. Cycle 0 is the one in which t is here.
+
+    Members:
+        t, maximum: score of the key and of the block; cycle 0.
+        add, first: the key counts, and is the first of a block; cycle ``SUM_CYCLE``.
+        total: S, up to and with the key whose ``add`` was in the cycle before.
+        significand: of V's scale; cycle ``SIGNIFICAND_CYCLE``.
+        shift: E - e; cycle ``SHIFT_CYCLE``.
+        weight: w; cycle ``LATENCY``.
+
+    Cost: half a block RAM (the table), 1 DSP, about 130 LUTs.
+    """
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        self.sizes = sizes
+        super().__init__(
+            {
+                "t": In(signed(SCORE)),
+                "maximum": In(signed(SCORE)),
+                "add": In(1),
+                "first": In(1),
+                "total": Out(sizes.sum_bits),
+                "significand": In(SIGNIFICAND),
+                "shift": In(5),
+                "weight": Out(WEIGHT),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+
+        def register(value: Any, name: str) -> Signal:
+            held = Signal(len(value), name=name, reset_less=True)
+            m.d.sync += held.eq(value)
+            return held
+
+        # 1: distance; never negative for a key of the block.
+        distance = register((self.maximum - self.t)[:SCORE], "distance")
+
+        # 2, 3: the table, with its output register.
+        m.submodules.table = table = memory.Memory(
+            shape=unsigned(PROBABILITY), depth=1 << EXP2_FRACTION, init=exp2_table(),
+            attrs={"ram_style": "block"},
+        )  # fmt: skip
+        read = table.read_port(domain="sync")
+        m.d.comb += read.addr.eq(distance[:EXP2_FRACTION])
+        entry = register(read.data, "entry")
+        whole = distance[EXP2_FRACTION:]
+        vanishes = delay(m, register(whole[4:].any(), "vanishes"), 1, "vanishes_line")
+        whole = delay(m, whole[:4], 2, "whole")
+
+        # 4, 5: shift right by 0 .. 15.
+        coarse = register(Mux(vanishes, 0, entry >> (whole[2:4] << 2)), "p_coarse")
+        p = register(coarse >> delay(m, whole[:2], 1, "whole_low"), "p")
+        with m.If(self.add):
+            m.d.sync += self.total.eq(Mux(self.first, 0, self.total) + p)
+
+        # 6, 7, 8: product, in a DSP.
+        operand = register(p, "operand")
+        product = register(operand * self.significand, "product_m")
+        product = register(product, "product")
+
+        # 9, 10: shift right by 11, and by 0 .. 30.
+        coarse = register(
+            Mux(self.shift[4], 0, product[11 : 11 + WEIGHT] >> (self.shift[2:4] << 2)), "w_coarse"
+        )
+        fine = register(coarse >> delay(m, self.shift[:2], 1, "shift_low"), "w")
+        m.d.comb += self.weight.eq(fine)
+        return m
