@@ -88,7 +88,6 @@ class MatrixUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        groups = [RowGroup(config) for _ in range(config.row_groups)]
         recoder = make_weight_recoder(config)
         m.submodules.recoder = recoder
         m.submodules.loader = loader = OperandLoader(config, self._timing)
