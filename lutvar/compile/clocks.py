@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an instruction may rely on when it starts: counts of completed instructions.
+
+An instruction starts after the one before it on its unit, and after the counts that it waits for
+have been reached. Units complete their instructions in order. So what holds when it starts is the
+largest of what held for those, count by count: a vector clock.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.isa import UNITS, Unit
+
+#: The device compares counts modulo 2**16 by the sign of their difference.
+WRAP = 1 << 16
+
+
+class Clocks:
+    """Vector clocks of a program, instruction by instruction in program order."""
+
+    def __init__(self) -> None:
+        zero = np.zeros(len(UNITS), np.int64)
+        self._known: list[list[NDArray[np.int64]]] = [[] for _ in UNITS]
+        self._last = [zero for _ in UNITS]
+
+    def count(self, unit: Unit) -> int:
+        """Instructions of a unit so far."""
+        return len(self._known[unit])
+
+    def last(self, unit: Unit) -> NDArray[np.int64]:
+        """What is known when the unit's latest instruction starts."""
+        return self._last[unit]
+
+    def add(self, unit: Unit, waits: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The next instruction of a unit waits for these counts; what is known when it starts.
+
+        Raises ValueError when it waits for an instruction that comes later in the program.
+        """
+        known = np.maximum(self._last[unit], waits)
+        for other in UNITS:
+            count = int(waits[other])
+            if count > len(self._known[other]):
+                raise ValueError(
+                    f"{unit.name} {len(self._known[unit])} waits for {count} instructions of "
+                    f"{other.name}; only {len(self._known[other])} come before it"
+                )
+            if count > self._last[unit][other]:
+                known = np.maximum(known, self._known[other][count - 1])
+        self._known[unit].append(known)
+        self._last[unit] = known
+        return known
+
+    def known(self, unit: Unit, index: int) -> NDArray[np.int64]:
+        """What is known when instruction ``index`` (from 0) of a unit starts."""
+        return self._known[unit][index]
+
+    def lead(self, unit: Unit, other: Unit) -> int:
+        """Most that ``other`` can be ahead of what the unit's instructions wait for or know.
+
+        The largest, over the unit's instructions, of how many instructions of ``other`` may be
+        complete before this one is, less what it knows. Counts only compare right below 2**15.
+        """
+        mine, theirs = self._known[unit], self._known[other]
+        if not mine or not theirs:
+            return 0
+        waited = np.array([k[unit] for k in theirs])  # of mine, complete before each of theirs
+        known = np.array([k[other] for k in mine])
+        # Instruction i of mine is incomplete as long as theirs with waited <= i run.
+        ahead = np.searchsorted(waited, np.arange(len(mine)), side="right")
+        return int((ahead - known).max())

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A program: instructions in order, for one accelerator and one packed model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from lutvar.contract import identity, isa
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import (
+    INSTRUCTION_BYTES,
+    MAX_INSTRUCTIONS,
+    PROGRAM_HEADER,
+    PROGRAM_MAGIC,
+    Instruction,
+    Opcode,
+    ProgramError,
+)
+
+from .clocks import WRAP, Clocks
+from .schedule import Timeline, program_order
+
+
+class Note(NamedTuple):
+    """What an instruction is for: ``what`` is a layer, "attention" or "end"; see `Operation`."""
+
+    tile: int
+    block: int
+    what: str
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program of the accelerator.
+
+    Attributes:
+        instructions: in program order, END last. Waits of compiled programs count exactly, those
+            of decoded ones modulo 2**16.
+        accelerator_hash: of the configuration that it was compiled for.
+        model_hash: of the packed model that its addresses refer to; 0 if unknown.
+        notes: for each instruction what it is for; empty for decoded programs.
+    """
+
+    instructions: tuple[Instruction, ...]
+    accelerator_hash: int
+    model_hash: int = 0
+    notes: tuple[Note, ...] = field(default=(), compare=False)
+
+    def encode(self) -> bytes:
+        """The program as it lies in memory: header, then instructions. 64 bytes each."""
+        if len(self.instructions) > MAX_INSTRUCTIONS:
+            raise ProgramError(
+                f"{len(self.instructions)} instructions; a program has at most {MAX_INSTRUCTIONS}"
+            )
+        head = isa.encode_header(self.accelerator_hash, len(self.instructions), self.model_hash)
+        words = [isa.encode(item, i) for i, item in enumerate(self.instructions)]
+        return b"".join([head, *words])
+
+    @classmethod
+    def decode(cls, raw: bytes) -> Program:
+        """The inverse of `encode`. Raises ProgramError for anything else."""
+        size = INSTRUCTION_BYTES
+        if len(raw) < 2 * size or len(raw) % size:
+            raise ProgramError(f"{len(raw)} bytes; a program is a header and instructions")
+        word = int.from_bytes(raw[:size], "little")
+        head = {f.name: word >> f.low & (1 << f.width) - 1 for f in PROGRAM_HEADER}
+        if head["magic"] != PROGRAM_MAGIC:
+            raise ProgramError("the first word has no program magic; this is not a program")
+        if head["length"] != len(raw) // size - 1:
+            raise ProgramError(
+                f"the header says {head['length']} instructions, {len(raw) // size - 1} follow; "
+                "the program was cut or altered"
+            )
+        items = tuple(isa.decode(raw[i * size : (i + 1) * size], i - 1)
+                      for i in range(1, head["length"] + 1))  # fmt: skip
+        if items[-1].opcode != Opcode.END:
+            raise ProgramError("the last instruction is not END; the program was cut or altered")
+        return cls(items, head["hash"], head["models"])
+
+    def exact(self) -> Program:
+        """The same with waits that count exactly: each is what the device would compare with.
+
+        Raises ProgramError for a wait that lies in the future or too far back.
+        """
+        counts = [0] * len(isa.UNITS)
+        result = []
+        for i, item in enumerate(self.instructions):
+            waits = []
+            for unit, wait in zip(isa.UNITS, item.waits, strict=True):
+                behind = (counts[unit] - wait) % WRAP
+                if behind > counts[unit]:
+                    raise ProgramError(
+                        f"instruction {i} waits for {wait} (modulo 2**16) of {unit.name}, of which "
+                        f"{counts[unit]} come before it"
+                    )
+                waits.append(counts[unit] - behind)
+            result.append(Instruction(item.opcode, item.operands, tuple(waits)))
+            if item.opcode != Opcode.END:
+                counts[item.opcode - 1] += 1
+        return Program(tuple(result), self.accelerator_hash, self.model_hash, self.notes)
+
+
+def accelerator_hash(config: AcceleratorConfig) -> int:
+    """Hash of an accelerator, 64 bits."""
+    return int(identity.accelerator_hash(config))
+
+
+def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0) -> Program:
+    """Put scheduled instructions in order and give each the counts that it waits for.
+
+    A wait field that is not needed holds what is known to be complete anyway, so that counts never
+    differ by 2**15 when the device compares them.
+    """
+    clocks = Clocks()
+    instructions: list[Instruction] = []
+    notes: list[Note] = []
+    for unit, item in program_order(timeline, config.queue):
+        known = clocks.add(unit, np.asarray(item.need))
+        draft = item.draft
+        instructions.append(Instruction(draft.opcode, draft.operands, tuple(map(int, known))))
+        op = draft.operation
+        notes.append(Note(op.tile, op.block, op.site, draft.rows.first, draft.rows.count))
+    _check_wrap(clocks)
+    totals = tuple(clocks.count(unit) for unit in isa.UNITS)
+    instructions.append(Instruction(Opcode.END, {}, totals))
+    notes.append(Note(0, 0, "end", 0, 0))
+    return Program(tuple(instructions), accelerator_hash(config), model_hash, tuple(notes))
+
+
+def _check_wrap(clocks: Clocks) -> None:
+    for unit in isa.UNITS:
+        for other in isa.UNITS:
+            if clocks.lead(unit, other) >= WRAP // 2:
+                raise ProgramError(
+                    f"{other.name} may run {clocks.lead(unit, other)} instructions ahead of "
+                    f"{unit.name}; counts compare right up to {WRAP // 2 - 1}. Use fewer images "
+                    "in a pass"
+                )
+
+
+def totals(instructions: Sequence[Instruction]) -> list[int]:
+    """Instructions of each unit."""
+    counts = [0] * len(isa.UNITS)
+    for item in instructions:
+        if item.opcode != Opcode.END:
+            counts[item.opcode - 1] += 1
+    return counts

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""In which order the operations of a pass run: list scheduling with the cycle model.
+
+One order of operations fixes the order of FRONT, MATRIX and POST, because banks are given out in
+turn; ATTEND follows the qkv results. At each step the operation is taken whose MATRIX part could
+begin first; among those that would not keep the array waiting, the one whose tile is furthest
+behind. Instructions get their starting time in the model, which orders the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lutvar.contract.isa import UNITS, Opcode, Unit
+
+from .costs import CostModel
+from .emit import Draft, Emitter, Operation, sequences_in
+from .hazards import Counts, needed, record
+from .model_layout import HEAD, SITES
+from .steps import PassRows
+
+_UNIT = {
+    Opcode.FETCH: Unit.FETCH,
+    Opcode.FRONT: Unit.FRONT,
+    Opcode.MATRIX: Unit.MATRIX,
+    Opcode.POST: Unit.POST,
+    Opcode.ATTEND: Unit.ATTEND,
+}
+
+
+def unit_of(opcode: Opcode) -> Unit:
+    """The unit that an instruction runs on. END runs on none: KeyError."""
+    return _UNIT[opcode]
+
+
+@dataclass
+class Scheduled:
+    """A draft with what it needs and when it starts in the model."""
+
+    draft: Draft
+    need: Counts
+    start: int
+
+
+@dataclass
+class Timeline:
+    """Instructions of all units in their order, with modelled times."""
+
+    costs: CostModel
+    items: list[list[Scheduled]] = field(default_factory=lambda: [[] for _ in UNITS])
+    done: list[list[int]] = field(default_factory=lambda: [[0] for _ in UNITS])
+    free: list[int] = field(default_factory=lambda: [0 for _ in UNITS])
+
+    def ready(self, need: Counts) -> int:
+        """When so many instructions of each unit are complete."""
+        return max(done[count] for done, count in zip(self.done, need, strict=True))
+
+    def add(self, draft: Draft) -> Scheduled:
+        """Append an instruction to its unit."""
+        unit = unit_of(draft.opcode)
+        need = needed(draft.reads, draft.writes)
+        cost = self.costs.of(draft.opcode, draft.operands)
+        start = max(self.free[unit], self.ready(need))
+        item = Scheduled(draft, need, start)
+        self.items[unit].append(item)
+        record(unit, len(self.items[unit]), draft.reads, draft.writes)
+        self.free[unit] = start + cost.occupied
+        self.done[unit].append(max(self.done[unit][-1], start + cost.occupied + cost.tail))
+        return item
+
+    @property
+    def end(self) -> int:
+        return max(done[-1] for done in self.done)
+
+
+class Scheduler:
+    """Orders the operations of a pass. `run` does it; `timeline` has the result."""
+
+    def __init__(self, emitter: Emitter, costs: CostModel) -> None:
+        self.emitter, self.costs, self.rows = emitter, costs, emitter.rows
+        self.timeline = Timeline(costs)
+        depth = emitter.shape.depth
+        self._chain = [(b, s) for b in range(depth) for s in SITES] + [(depth, HEAD)]
+        self._next = [0] * self.rows.tiles
+        self._qkv_done = [0] * self.rows.tiles  # blocks
+        self._attended = [0] * self.rows.tiles  # blocks
+        self._ready: list[int | None] = [0] * self.rows.tiles
+        self._head_after = _head_order(self.rows)
+        self._front_time = self._front_times()
+
+    def run(self) -> Timeline:
+        """Schedule everything."""
+        left = len(self._chain) * self.rows.tiles
+        for _ in range(left):
+            self._commit(self._choose())
+        return self.timeline
+
+    # Choice ----------------------------------------------------------------------------------
+    def _choose(self) -> Operation:
+        line = self.timeline
+        best: tuple[int, int, int] | None = None
+        chosen = -1
+        for tile in range(self.rows.tiles):
+            ready = self._data_ready(tile)
+            if ready is None:
+                continue
+            block, site = self._chain[self._next[tile]]
+            begin = max(line.free[Unit.FRONT], ready, self._bank_free())
+            begin = max(begin + self._front_time[tile][site], line.free[Unit.MATRIX])
+            key = (begin, self._next[tile], tile)
+            if best is None or key < best:
+                best, chosen = key, tile
+        assert chosen >= 0, "no tile can go on"
+        block, site = self._chain[self._next[chosen]]
+        return Operation(chosen, block, site)
+
+    def _data_ready(self, tile: int) -> int | None:
+        """When an operation's inputs are all there; None if that depends on others to come."""
+        if self._next[tile] == len(self._chain):
+            return None
+        block, site = self._chain[self._next[tile]]
+        if site == "proj" and self._attended[tile] <= block:
+            return None
+        if site == HEAD and any(self._next[t] < len(self._chain) for t in self._head_after[tile]):
+            return None
+        ready = self._ready[tile]
+        if ready is None:
+            access = self.emitter.inputs(Operation(tile, block, site))
+            ready = self._ready[tile] = self.timeline.ready(needed([access], []))
+        return ready
+
+    def _bank_free(self) -> int:
+        emitter = self.emitter
+        bank = (emitter._bank + 1) % emitter.config.act_banks
+        counts = emitter.banks.read[:, bank].max(axis=1)
+        return self.timeline.ready(counts)
+
+    def _front_times(self) -> list[dict[str, int]]:
+        shape, times = self.emitter.shape, []
+        for tile in range(self.rows.tiles):
+            rows = self.rows.tile(tile).count
+            tail = self.costs.times.front_tail + self.costs.times.memory
+            norm = rows * shape.width // 16 + tail
+            hidden = rows * shape.hidden // 16 + tail
+            times.append({"qkv": norm, "proj": norm, "fc1": norm, "fc2": hidden, HEAD: norm})
+        return times
+
+    # Commitment ------------------------------------------------------------------------------
+    def _commit(self, op: Operation) -> None:
+        emitter, line = self.emitter, self.timeline
+        for draft in emitter.front(op):
+            line.add(draft)
+        for number, tile in enumerate(emitter.layout.layer(op.block, op.site).tiles):
+            fetches, matrix = emitter.matrix(op, tile)
+            line.add(matrix)
+            for fetch in fetches:
+                line.add(fetch)
+            for draft in emitter.post(op, tile, number):
+                line.add(draft)
+        self._next[op.tile] += 1
+        self._ready[op.tile] = None
+        if op.site == "qkv":
+            self._qkv_done[op.tile] = op.block + 1
+            self._attend(op.block, op.tile)
+
+    def _attend(self, block: int, changed: int) -> None:
+        """Attention of all tiles whose sequences are complete now."""
+        for seq in sequences_in(self.rows, changed):
+            tiles = _tiles_of(self.rows, seq.first, seq.tokens)
+            if any(self._qkv_done[t] <= block for t in tiles):
+                continue
+            for tile in tiles:
+                for other, part in self.rows.segments(tile):
+                    if other is seq:
+                        for draft in self.emitter.attend(block, seq, part):
+                            self.timeline.add(draft)
+        for tile in range(self.rows.tiles):
+            own = {t for s in sequences_in(self.rows, tile)
+                   for t in _tiles_of(self.rows, s.first, s.tokens)}  # fmt: skip
+            if self._attended[tile] == block and all(self._qkv_done[t] > block for t in own):
+                self._attended[tile] = block + 1
+
+
+def _tiles_of(rows: PassRows, first: int, count: int) -> range:
+    return range(first // rows.tile_rows, (first + count - 1) // rows.tile_rows + 1)
+
+
+def _head_order(rows: PassRows) -> list[set[int]]:
+    """For each tile the others whose logits must be stored before its own are added."""
+    stored: dict[int, set[int]] = {}
+    for seq in rows.sequences:
+        if not seq.conditional:
+            stored[seq.step] = set(_tiles_of(rows, seq.first, seq.tokens))
+    result = []
+    for tile in range(rows.tiles):
+        before: set[int] = set()
+        for seq in sequences_in(rows, tile):
+            if seq.accumulate:
+                before |= stored[seq.step]
+        result.append(before - {tile})
+    return result
+
+
+def program_order(timeline: Timeline, queue: int) -> Iterator[tuple[Unit, Scheduled]]:
+    """All instructions, each after what it needs, in order of their modelled start.
+
+    FETCH goes ahead of the MATRIX that uses its weights, as far as the queue allows: the sequencer
+    must be able to pass it while no earlier weights have been used.
+    """
+    fetch, fetched = timeline.items[Unit.FETCH], 0
+    per_matrix = _fetches_of(timeline)
+    rest = [
+        (item.start, int(unit), index)
+        for unit in UNITS
+        if unit != Unit.FETCH
+        for index, item in enumerate(timeline.items[unit])
+    ]
+    ends = np.cumsum(per_matrix).tolist()
+    lead = min(queue, 4)
+    for _, unit_index, index in sorted(rest):
+        unit = Unit(unit_index)
+        if unit == Unit.MATRIX:
+            begun = ends[index - 1] if index else 0
+            while fetched < len(fetch) and (fetched < ends[index] or fetched < begun + lead):
+                yield Unit.FETCH, fetch[fetched]
+                fetched += 1
+        yield unit, timeline.items[unit][index]
+
+
+def _fetches_of(timeline: Timeline) -> list[int]:
+    """FETCH instructions of each MATRIX instruction, in order."""
+    counts, at = [], 0
+    fetch = timeline.items[Unit.FETCH]
+    for matrix in timeline.items[Unit.MATRIX]:
+        groups, count = int(matrix.draft.operands["groups"]), 0
+        while groups:
+            groups -= fetch[at].draft.operands["panels"]
+            at, count = at + 1, count + 1
+        counts.append(count)
+    return counts
