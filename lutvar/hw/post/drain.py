@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drains accumulators into the block buffer, one column of 16 rows in each cycle."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.config import GROUP
+from lutvar.hw.links import drain_latency, drain_layout
+from lutvar.hw.units.float_steps import delay
+
+from .orders import drain_order
+from .transpose import SLOTS
+
+
+class Drain(wiring.Component):
+    """Requests columns of whole blocks, as long as the block buffer has free slots.
+
+    Members:
+        order: instructions (``drain_order``).
+        request: to the matrix unit.
+        write, write_slot, write_column: to the block buffer, when the values are there.
+        release: one cycle: the oldest block was read and its slot is free.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "order": In(stream.Signature(drain_order(config))),
+                "request": Out(drain_layout(config)),
+                "write": Out(1),
+                "write_slot": Out(range(SLOTS)),
+                "write_column": Out(range(GROUP)),
+                "release": In(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        order = Signal(drain_order(self.config), reset_less=True)
+        running = Signal()
+        left = Signal(8, reset_less=True)  # blocks, the current one included
+        block = Signal(8, reset_less=True)
+        column = Signal(range(GROUP))
+        slot, free = Signal(range(SLOTS)), Signal(range(SLOTS + 1), init=SLOTS)
+
+        fire, end, claim = Signal(), Signal(), Signal()
+        m.d.comb += [
+            fire.eq(running & ((column != 0) | (free != 0))),
+            claim.eq(fire & (column == 0)),
+            end.eq(fire & (column == GROUP - 1)),
+            self.order.ready.eq(~running | (end & (left == 1))),
+        ]
+        m.d.sync += [free.eq(free + self.release - claim), self.request.valid.eq(fire)]
+        with m.If(fire):
+            m.d.sync += [
+                column.eq(column + 1),
+                self.request.bank.eq(order.bank),
+                self.request.row_group.eq(order.row_group),
+                self.request.column.eq(Cat(column, block)),
+            ]
+        with m.If(end):
+            m.d.sync += [slot.eq(slot + 1), block.eq(block + 1), left.eq(left - 1)]
+        with m.If(self.order.ready):
+            m.d.sync += [
+                running.eq(self.order.valid),
+                order.eq(self.order.payload),
+                left.eq(self.order.payload.blocks),
+                block.eq(0),
+            ]
+
+        latency = drain_latency(self.config)
+        here = Signal(latency + 1)
+        m.d.sync += here.eq(Cat(fire, here))
+        where = delay(m, Cat(column, slot), latency + 1, "where")
+        m.d.comb += [self.write.eq(here[-1]), Cat(self.write_column, self.write_slot).eq(where)]
+        return m

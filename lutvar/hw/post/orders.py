@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an instruction means to the three parts of POST: drain, fetch, and walk over the rows."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from amaranth.lib import data
+
+from lutvar.contract.accelerator import LANES, AcceleratorConfig
+from lutvar.contract.config import GROUP
+from lutvar.hw.links import BEAT_ADDRESS
+
+STRIDE = 24 - 6  #: bits of a stride in beats
+PARTS = GROUP // LANES  #: parts of 16 columns in a row of a block
+VECTOR_BEATS = GROUP * 2 // 64  #: beats of a block's factors g
+ROW_BEATS = GROUP * 4 // 64  #: beats of a row of a block in float32
+
+
+class Path(IntEnum):
+    """Which results of the lanes are written, and how many parts make a beat."""
+
+    SUM = 0  #: STORE and ADD: every part is a beat
+    GELU = 1  #: two parts
+    RECORD = 2  #: four parts
+
+
+def drain_order(config: AcceleratorConfig) -> data.StructLayout:
+    """Blocks from column 0 of a bank of accumulators."""
+    return data.StructLayout(
+        {"bank": range(config.acc_banks), "row_group": range(max(2, config.row_groups)), "blocks": 8}
+    )
+
+
+def fetch_order() -> data.StructLayout:
+    """What to read: for each of the first ``vector_blocks`` blocks the factors; when ``add``, for
+    each block all rows. Addresses and strides in beats."""
+    return data.StructLayout(
+        {
+            "add": 1, "rows": 5, "blocks": 8, "vector_blocks": 8, "vector": BEAT_ADDRESS,
+            "input": BEAT_ADDRESS, "input_stride": STRIDE,
+        }
+    )  # fmt: skip
+
+
+def walk_order() -> data.StructLayout:
+    """What to compute and where to write it. Addresses and strides in beats.
+
+    ``row_blocks`` blocks come first whose results belong to rows (``output``; all but those of k
+    and v), then blocks of v and k. ``keys`` and ``values`` are of the first such block's head.
+    """
+    return data.StructLayout(
+        {
+            "path": 2, "add": 1, "vector": 1, "scalar": 16, "row_first": 4, "rows": 5, "blocks": 8,
+            "row_blocks": 8, "output": BEAT_ADDRESS, "output_stride": STRIDE,
+            "keys": BEAT_ADDRESS, "values": BEAT_ADDRESS, "head_stride": STRIDE,
+        }
+    )  # fmt: skip
+
+
+def job_layout() -> data.StructLayout:
+    """One row of a block, or its half: parts ``4 * upper ..``, 8 of them when ``whole``, else 4.
+
+    release: the block is not needed afterwards. request: a write of ``beats`` beats begins with
+    this job. last: of its instruction.
+    """
+    return data.StructLayout(
+        {
+            "path": 2, "kind": 2, "add": 1, "vector": 1, "scalar": 16, "row": 4, "upper": 1,
+            "whole": 1, "release": 1, "last": 1, "request": 1, "address": BEAT_ADDRESS, "beats": 5,
+        }
+    )  # fmt: skip

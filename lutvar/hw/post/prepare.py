@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes an instruction apart for drain, fetch and walk, ahead of their work."""
+
+from typing import Any
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import Opcode, PostOp
+from lutvar.hw.links import BEAT_ADDRESS, payload_layout
+
+from .orders import ROW_BEATS, Path, drain_order, fetch_order, walk_order
+
+MAX_STARTED = 8  #: instructions started and not complete, at most
+
+
+class Prepare(wiring.Component):
+    """Decodes one instruction in about 10 cycles, while earlier ones are at work.
+
+    Members:
+        command: instructions.
+        done: one cycle for each that is complete.
+        drain, fetch, walk: orders, all three for each instruction.
+        busy: some instruction is started and not complete.
+
+    An ADD whose rows overlap those that earlier instructions, not complete yet, store as float32
+    waits until they are complete: rows are read ahead of the writes before them. The overlap is
+    decided by the range of addresses that all of them cover together.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        super().__init__(
+            {
+                "command": In(stream.Signature(payload_layout(Opcode.POST))),
+                "done": In(1),
+                "drain": Out(stream.Signature(drain_order(config))),
+                "fetch": Out(stream.Signature(fetch_order())),
+                "walk": Out(stream.Signature(walk_order())),
+                "busy": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        p = Signal(payload_layout(Opcode.POST), reset_less=True)
+        started = Signal(range(MAX_STARTED + 1))
+        taken = self.command.valid & self.command.ready
+        m.d.sync += [started.eq(started + taken - self.done), self.busy.eq((started != 0) | taken)]
+
+        def held(width: Any, name: str) -> Signal:
+            return Signal(width, name=name, reset_less=True)
+
+        qkv = p.op == PostOp.QKV
+        ahead = held(signed(9), "ahead")  # q blocks from the first one of this instruction on
+        vk_first = held(8, "vk_first")
+        row_blocks = held(8, "row_blocks")
+        skipped = held(8 + 18, "skipped")
+        output, keys, values = (held(BEAT_ADDRESS, name) for name in ("output", "keys", "values"))
+        begin = {"out": p.output[6:], "in": p.input[6:]}
+        strides = {"out": p.output_stride[6:], "in": p.input_stride[6:]}
+        lengths = {side: held(4 + 18 + 1, f"length_{side}") for side in begin}
+        ends = {side: held(BEAT_ADDRESS, f"end_{side}") for side in begin}
+        self._orders(m, p, output, keys, values, row_blocks)
+
+        # Rows of float32 that instructions under way write.
+        low, high = held(BEAT_ADDRESS, "low"), held(BEAT_ADDRESS, "high")
+        some = Signal()
+        above, below, lower, higher = (held(1, n) for n in ("above", "below", "lower", "higher"))
+        pushed = Signal(3)
+        streams = (self.drain, self.fetch, self.walk)
+        with m.FSM():
+            with m.State("idle"):
+                m.d.comb += self.command.ready.eq(~started[-1])
+                with m.If(taken):
+                    m.d.sync += p.eq(self.command.payload)
+                    m.next = "difference"
+            with m.State("difference"):
+                m.d.sync += ahead.eq(p.heads[1:] - p.block_first)
+                for side in begin:
+                    m.d.sync += lengths[side].eq((p.rows - 1)[:4] * strides[side])
+                m.next = "split"
+            with m.State("split"):
+                m.d.sync += [
+                    vk_first.eq(Mux(ahead < 0, -ahead, 0)),
+                    row_blocks.eq(
+                        Mux(~qkv | (ahead > p.blocks), p.blocks, Mux(ahead < 0, 0, ahead))
+                    ),
+                ]
+                for side in begin:
+                    m.d.sync += lengths[side].eq(lengths[side] + p.blocks * ROW_BEATS)
+                m.next = "skip"
+            with m.State("skip"):
+                m.d.sync += skipped.eq(vk_first * p.head_stride[6:])
+                m.next = "address"
+            with m.State("address"):
+                m.d.sync += [
+                    output.eq(begin["out"] + Mux(qkv, p.block_first << 1, 0)),
+                    keys.eq(p["keys"][6:] + skipped),
+                    values.eq(p["values"][6:] + skipped),
+                ]
+                for side in begin:
+                    m.d.sync += ends[side].eq(begin[side] + lengths[side])
+                m.next = "compare"
+            with m.State("compare"):
+                m.d.sync += [
+                    above.eq(begin["in"] >= high),
+                    below.eq(ends["in"] <= low),
+                    lower.eq(begin["out"] < low),
+                    higher.eq(ends["out"] > high),
+                ]
+                m.next = "decide"
+            with m.State("decide"):
+                # This instruction is one of `started`.
+                alone = started == 1
+                with m.If((p.op != PostOp.ADD) | alone | ~some | above | below):
+                    m.next = "push"
+                    with m.If(alone):
+                        m.d.sync += some.eq(0)
+                    with m.If((p.op == PostOp.ADD) | (p.op == PostOp.STORE)):
+                        m.d.sync += some.eq(1)
+                        with m.If(alone | ~some | lower):
+                            m.d.sync += low.eq(begin["out"])
+                        with m.If(alone | ~some | higher):
+                            m.d.sync += high.eq(ends["out"])
+            with m.State("push"):
+                for k, port in enumerate(streams):
+                    m.d.comb += port.valid.eq(~pushed[k])
+                    with m.If(port.ready):
+                        m.d.sync += pushed[k].eq(1)
+                with m.If(pushed.all()):
+                    m.d.sync += pushed.eq(0)
+                    m.next = "idle"
+        return m
+
+    def _orders(
+        self, m: Module, p: Any, output: Value, keys: Value, values: Value, row_blocks: Value
+    ) -> None:
+        drain, fetch, walk = self.drain.payload, self.fetch.payload, self.walk.payload
+        path: Value = Const(Path.SUM, 2)
+        for op, other in ((PostOp.GELU, Path.GELU), (PostOp.QKV, Path.RECORD)):
+            path = Mux(p.op == op, other, path)
+        m.d.comb += [
+            drain.bank.eq(p.acc_bank),
+            drain.row_group.eq(p.row_group),
+            drain.blocks.eq(p.blocks),
+            fetch.add.eq(p.op == PostOp.ADD),
+            fetch["rows"].eq(p.rows),
+            fetch.blocks.eq(p.blocks),
+            fetch.vector_blocks.eq(Mux(p.vector, row_blocks, 0)),
+            fetch.vector.eq(p.vector_address[6:]),
+            fetch.input.eq(p.input[6:]),
+            fetch.input_stride.eq(p.input_stride[6:]),
+            walk.path.eq(path),
+            walk.add.eq(p.op == PostOp.ADD),
+            walk.vector.eq(p.vector),
+            walk.scalar.eq(p.scalar),
+            walk.row_first.eq(p.row_first),
+            walk["rows"].eq(p.rows),
+            walk.blocks.eq(p.blocks),
+            walk.row_blocks.eq(row_blocks),
+            walk.output.eq(output),
+            walk.output_stride.eq(p.output_stride[6:]),
+            walk["keys"].eq(keys),
+            walk["values"].eq(values),
+            walk.head_stride.eq(p.head_stride[6:]),
+        ]

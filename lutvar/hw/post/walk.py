@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Walks over the rows of an instruction: what is computed next and where it is written."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.links import BEAT_ADDRESS
+
+from .orders import Path, job_layout, walk_order
+from .records import Kind
+
+#: FP16 pattern of 1: k has no factor.
+ONE = 0x3C00
+
+
+class Walk(wiring.Component):
+    """Orders to jobs, one job in each cycle (a job takes four cycles or eight to compute).
+
+    Members: ``order`` (``walk_order``), ``job`` (``job_layout``).
+
+    Order: blocks; in a block rows, each with one write. In a block of v and k: first v of all rows,
+    then k, because records of one head follow each other in memory: one write for each.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(
+            {"order": In(stream.Signature(walk_order())), "job": Out(stream.Signature(job_layout()))}
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        order = Signal(walk_order(), reset_less=True)
+        running = Signal()
+        blocks, row_blocks = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
+        row = Signal(4, reset_less=True)
+        upper = Signal(reset_less=True)
+        names = ("at", "block", "keys", "values")
+        at, block, keys, values = (Signal(BEAT_ADDRESS, name=n, reset_less=True) for n in names)
+
+        job = self.job.payload
+        records = order.path == Path.RECORD
+        heads = row_blocks == 0  # a block of v and k
+        last_row = row + 1 == order["rows"]
+        end = last_row & (upper | ~heads)  # of the block
+        row_beats = Signal(4)
+        with m.Switch(order.path):
+            with m.Case(Path.SUM):
+                m.d.comb += row_beats.eq(8)
+            with m.Case(Path.GELU):
+                m.d.comb += row_beats.eq(4)
+            with m.Default():
+                m.d.comb += row_beats.eq(2)
+        m.d.comb += [
+            self.job.valid.eq(running),
+            job.path.eq(order.path),
+            job.kind.eq(Mux(heads, Mux(upper, Kind.K, Kind.V), Kind.Q)),
+            job.add.eq(order.add),
+            job.vector.eq(order.vector & ~heads),
+            job.scalar.eq(Mux(records & heads, ONE, order.scalar)),
+            job.row.eq(order.row_first + row),
+            job.upper.eq(upper),
+            job.whole.eq(~heads),
+            job.release.eq(end),
+            job.last.eq(end & (blocks == 1)),
+            job.request.eq(~heads | (row == 0)),
+            job.address.eq(Mux(heads, Mux(upper, keys, values), at)),
+            job.beats.eq(Mux(heads, order["rows"], row_beats)),
+            self.order.ready.eq(~running | (self.job.ready & job.last)),
+        ]
+        with m.If(running & self.job.ready):
+            m.d.sync += [row.eq(Mux(last_row, 0, row + 1)), at.eq(at + order.output_stride)]
+            with m.If(last_row):
+                m.d.sync += upper.eq(heads & ~upper)
+            with m.If(end):
+                m.d.sync += [
+                    blocks.eq(blocks - 1),
+                    block.eq(block + row_beats),
+                    at.eq(block + row_beats),
+                ]
+                with m.If(heads):
+                    m.d.sync += [
+                        keys.eq(keys + order.head_stride),
+                        values.eq(values + order.head_stride),
+                    ]
+                with m.Else():
+                    m.d.sync += row_blocks.eq(row_blocks - 1)
+        with m.If(self.order.ready):
+            o = self.order.payload
+            m.d.sync += [
+                running.eq(self.order.valid),
+                order.eq(o),
+                blocks.eq(o.blocks),
+                row_blocks.eq(o.row_blocks),
+                row.eq(0),
+                upper.eq(0),
+                at.eq(o.output),
+                block.eq(o.output),
+                keys.eq(o["keys"]),
+                values.eq(o["values"]),
+            ]
+        return m

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""POST instructions: random cases, what memory must hold afterwards, and a bench that runs them."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from amaranth.hdl import Value
+from amaranth.sim import Simulator
+from axi_memory import AxiMemory, serve
+
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
+from lutvar.contract.memory import pack_records
+from lutvar.hw.links import drain_latency
+from lutvar.hw.post.unit import PostUnit
+from lutvar.quant.golden import pointwise
+
+OPERANDS = tuple(item.name for item in PAYLOAD_FIELDS[Opcode.POST])
+HEAD = 64
+
+
+def config_of(name: str = "small-fp6", **changes: Any) -> AcceleratorConfig:
+    return load_accelerator(name).model_copy(update=changes)
+
+
+@dataclass
+class Case:
+    """An instruction, the accumulators that it finds and the rows that it adds."""
+
+    operands: dict[str, int]
+    y: np.ndarray  #: float32 [16, columns]: the drained rows
+    g: np.ndarray | None  #: FP16 [columns]
+
+    @property
+    def rows(self) -> range:
+        first = self.operands["row_first"]
+        return range(first, first + self.operands["rows"])
+
+
+@dataclass
+class Spec:
+    """What to draw."""
+
+    op: PostOp
+    blocks: int = 1
+    row_first: int = 0
+    rows: int = 16
+    vector: bool = True
+    heads: int = 0
+    block_first: int = 0
+    in_place: bool = False
+    tight: bool = False  #: rows without a gap between them
+    base: int | None = None
+
+
+def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    y = rng.normal(0, 2, shape).astype(np.float32)
+    y *= (2.0 ** rng.integers(-12, 10, shape)).astype(np.float32)
+    edges = [0.0, -0.0, 8.0, -8.0, 65504, 65520, -1e6, 2.0**-24, -(2.0**-25), 2.0**-70, 1.0]
+    at = rng.random(shape) < 0.05
+    y[at] = rng.choice(np.array(edges, np.float32), int(at.sum()))
+    return y
+
+
+class Program:
+    """Cases at addresses of their own, the memory before and the memory that must follow."""
+
+    def __init__(self, config: AcceleratorConfig, specs: list[Spec], seed: int) -> None:
+        self.config = config
+        self.rng = np.random.default_rng(seed)
+        self.before: dict[int, bytes] = {}
+        self.after: dict[int, bytes] = {}
+        self.next = 0x1_0000_0000 + (seed << 20)
+        self.cases = [self._case(number, spec) for number, spec in enumerate(specs)]
+
+    def _place(self, size: int) -> int:
+        at = self.next
+        self.next += (size + 0xFFF) // 64 * 64
+        return at
+
+    def _case(self, number: int, spec: Spec) -> Case:
+        rng, blocks = self.rng, spec.blocks
+        columns = 128 * blocks
+        item = {PostOp.GELU: 2, PostOp.QKV: 1}.get(spec.op, 4)
+        stride = columns * item + (0 if spec.tight else 64 * int(rng.integers(0, 5)))
+        in_stride = stride if spec.in_place else columns * 4 + 64 * int(rng.integers(0, 5))
+        output = self._place(16 * stride) if spec.base is None else spec.base
+        o = dict.fromkeys(OPERANDS, 0)
+        o |= {
+            "acc_bank": number % self.config.acc_banks,
+            "row_group": int(rng.integers(0, self.config.row_groups)),
+            "row_first": spec.row_first, "rows": spec.rows, "blocks": blocks, "op": int(spec.op),
+            "vector": int(spec.vector), "output": output, "output_stride": stride,
+            "scalar": int(np.array(rng.normal(), np.float16).view(np.uint16)),
+            "heads": spec.heads, "block_first": spec.block_first,
+        }  # fmt: skip
+        y = _values(rng, (16, columns))
+        used = y[spec.row_first : spec.row_first + spec.rows]
+        g = None
+        if spec.vector:
+            g = rng.normal(0, 1, columns).astype(np.float16)
+            if spec.op is PostOp.QKV:
+                g = np.repeat(np.abs(g[::HEAD]) * np.float16(30), HEAD)
+            o["vector_address"] = self._place(columns * 2)
+            self.before[o["vector_address"]] = g.tobytes()
+        factor = g if g is not None else np.uint16(o["scalar"]).view(np.float16)
+        if spec.op is PostOp.QKV:
+            self._records(spec, o, used, factor)
+            return Case(o, y, g)
+        if spec.op is PostOp.ADD:
+            o["input"] = output if spec.in_place else self._place(16 * in_stride)
+            o["input_stride"] = in_stride
+            x = _values(rng, used.shape)
+            for i, row in enumerate(x):
+                at = o["input"] + i * in_stride
+                if at in self.after:  # stored by an instruction before
+                    x[i] = np.frombuffer(self.after[at], np.float32)
+                else:
+                    self.before[at] = row.tobytes()
+            results = pointwise.add(x, used, factor)
+        elif spec.op is PostOp.STORE:
+            results = pointwise.store(used, factor)
+        else:
+            results = pointwise.gelu(used)
+        for i, row in enumerate(results):
+            self.after[output + i * stride] = row.tobytes()
+        return Case(o, y, g)
+
+    def _records(self, spec: Spec, o: dict[str, int], used: np.ndarray, factor: Any) -> None:
+        heads, fmt = spec.heads, self.config.kv
+        tokens = 40
+        o["output_stride"] = heads * 64 + 64 * int(self.rng.integers(0, 3))
+        o["output"] = self._place(16 * o["output_stride"])
+        o["head_stride"] = tokens * 64
+        o["keys"], o["values"] = (self._place(heads * tokens * 64) for _ in range(2))
+        factor = np.broadcast_to(factor, used.shape[1:])
+        for b in range(spec.blocks):
+            block = spec.block_first + b
+            left, right = (used[:, 128 * b + HEAD * k :][:, :HEAD] for k in range(2))
+            if block < heads // 2:
+                for k, part in enumerate((left, right)):
+                    kappa = factor[128 * b + HEAD * k]
+                    found = pointwise.records(part, fmt, "q", kappa)
+                    for i, record in enumerate(pack_records(*found, fmt)):
+                        at = o["output"] + i * o["output_stride"] + (2 * block + k) * 64
+                        self.after[at] = record.tobytes()
+                continue
+            head = block - heads // 2
+            v = pointwise.records(left, fmt, "v")
+            keys = pointwise.records(right, fmt, "k")
+            sides = {"values": pack_records(*v, fmt), "keys": pack_records(*keys, fmt, v.scales)}
+            for side, records in sides.items():
+                for i, record in enumerate(records):
+                    self.after[o[side] + head * o["head_stride"] + i * 64] = record.tobytes()
+
+    def payload(self, case: Case) -> int:
+        """Operands as the unit receives them."""
+        word = low = 0
+        for item in PAYLOAD_FIELDS[Opcode.POST]:
+            word |= case.operands[item.name] << low
+            low += 64 if item.kind == "address" else item.width
+        return word
+
+    def check(self, memory: AxiMemory) -> None:
+        for at, content in self.after.items():
+            assert memory.read(at, len(content)) == content, self._difference(memory, at, content)
+        written = {a for at, content in self.after.items() for a in range(at, at + len(content), 64)}
+        for address, beats in memory.write_bursts:
+            for a in range(address, address + 64 * beats, 64):
+                assert a in written, f"wrote at {a:#x}, which belongs to nothing"
+
+    def _difference(self, memory: AxiMemory, at: int, content: bytes) -> str:
+        got = np.frombuffer(memory.read(at, len(content)), np.uint16)
+        want = np.frombuffer(content, np.uint16)
+        wrong = np.flatnonzero(got != want)
+        return f"at {at:#x}: words {wrong[:8]} of {len(want)}: {got[wrong[:8]]}, {want[wrong[:8]]}"
+
+
+@dataclass
+class Result:
+    """What the bench saw. Cycles from the end of reset."""
+
+    memory: AxiMemory
+    done: list[int] = field(default_factory=list)
+    taken: list[int] = field(default_factory=list)
+    drains: list[int] = field(default_factory=list)
+    error: int = 0
+    error_address: int = 0
+
+
+def run_program(
+    program: Program,
+    *,
+    memory: AxiMemory | None = None,
+    pause: float = 0.0,
+    limit: int = 20_000,
+    wait_each: bool = False,
+) -> Result:
+    """Offer all instructions, wait for the last `done`.
+
+    Args:
+        pause: probability of a cycle without an instruction offered.
+        wait_each: an instruction is offered when the last one is complete.
+    """
+    config = program.config
+    unit = PostUnit(config)
+    result = Result(memory or AxiMemory())
+    for at, content in program.before.items():
+        result.memory.write(at, content)
+    rng = random.Random(3)
+    order: list[Case] = []  # cases whose columns are drained now
+
+    async def commands(ctx: Any) -> None:
+        payload = Value.cast(unit.command.payload)
+        for number, case in enumerate(program.cases):
+            while rng.random() < pause or (wait_each and len(result.done) < number):
+                await ctx.tick()
+            ctx.set(payload, program.payload(case))
+            ctx.set(unit.command.valid, 1)
+            order.append(case)
+            while True:
+                _, _, ready = await ctx.tick().sample(unit.command.ready)
+                if ready:
+                    break
+            ctx.set(unit.command.valid, 0)
+        for _ in range(limit):
+            if len(result.done) == len(program.cases):
+                break
+            await ctx.tick()
+        else:
+            raise AssertionError(f"{len(result.done)} of {len(program.cases)} were done")
+        await ctx.tick().repeat(5)
+        assert not ctx.get(unit.busy) and ctx.get(unit.quiet)
+        result.error, result.error_address = ctx.get(unit.error), ctx.get(unit.error_address)
+
+    async def watch(ctx: Any) -> None:
+        cycle = 0
+        async for _, _, done, taken in ctx.tick().sample(
+            unit.done, unit.command.valid & unit.command.ready
+        ):
+            if done:
+                result.done.append(cycle)
+            if taken:
+                result.taken.append(cycle)
+            cycle += 1
+
+    async def matrix(ctx: Any) -> None:
+        drain, line, cycle = unit.drain, [None] * drain_latency(config), 0
+        number = column = 0
+        # Values are set after an edge, so they are there one cycle later than they are computed.
+        async for _, _, valid, bank, group, at in ctx.tick().sample(
+            drain.valid, drain.bank, drain.row_group, drain.column
+        ):
+            value = rng.getrandbits(512)
+            if valid:
+                result.drains.append(cycle)
+                case = program.cases[number]
+                seen = (bank, group, at)
+                o = case.operands
+                assert seen == (o["acc_bank"], o["row_group"], column), seen
+                value = int.from_bytes(np.ascontiguousarray(case.y[:, column]).tobytes(), "little")
+                column += 1
+                if column == case.y.shape[1]:
+                    number, column = number + 1, 0
+            line.append(value)
+            line.pop(0)
+            if line[0] is not None:
+                ctx.set(Value.cast(unit.drained), line[0])
+            cycle += 1
+
+    simulator = Simulator(unit)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(commands)
+    simulator.add_testbench(watch, background=True)
+    simulator.add_testbench(matrix, background=True)
+    serve(simulator, result.memory, [unit.read], [unit.write])
+    simulator.run()
+    return result
