@@ -29,13 +29,13 @@ from lutvar.quant.golden import FakeQuantBackend, GoldenBackend
 from lutvar.quant.golden.distance import DistanceReport, compare_backends
 from lutvar.quant.ptq import QuantizedModel, quantize_model
 from lutvar.quant.var import FloatLinear, GenerationResult, LinearBackend, Var, generate
+from lutvar.run.compare import compare_generations
+from lutvar.run.sheet import SheetRow, write_sheet
 from lutvar.sim.tools import versions
 from lutvar.sim.verilated import VerilatedTop
 
-from .compare import compare_generations
 from .performance import PerformanceTable
 from .report import DemoReport
-from .sheet import SheetRow, write_sheet
 
 Say = Callable[[str], None]
 _BUILD = Path("build/sim")

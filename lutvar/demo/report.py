@@ -12,9 +12,9 @@ from pathlib import Path
 from lutvar.contract.config import HardwareConfig, QuantConfig
 from lutvar.host.record import Divergence
 from lutvar.quant.golden.distance import DistanceReport
+from lutvar.run.compare import GenerationComparison
+from lutvar.run.document import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
 
-from .compare import GenerationComparison
-from .document import Block, Heading, Paragraph, Picture, Table, to_html, to_markdown
 from .performance import Performance, PerformanceTable
 
 _TENSORS = {

@@ -16,9 +16,9 @@ from host_device import MockTransport
 from PIL import Image
 
 from lutvar.demo import job
-from lutvar.demo.compare import compare_generations
-from lutvar.demo.document import Heading, Paragraph, Table, to_html, to_markdown
-from lutvar.demo.sheet import SheetRow, write_sheet
+from lutvar.run.compare import compare_generations
+from lutvar.run.document import Heading, Paragraph, Table, to_html, to_markdown
+from lutvar.run.sheet import SheetRow, write_sheet
 from lutvar.host import Accelerator, PackedModel
 from lutvar.quant.var import GenerationResult
 

@@ -122,6 +122,15 @@ class GoldenTransformer:
         self._note("norm", z)
         return self._logits(steps, self.classify(z))
 
+    def cached(self, slot: int, conditional: bool) -> tuple[Records, Records]:
+        """K and V records of one sequence so far: [depth, heads, tokens, 64] and [..., tokens]."""
+        cache = self._caches[slot, conditional]
+        seen = slice(0, cache.length)
+        return (
+            Records(cache.keys.codes[:, :, seen], cache.keys.scales[:, :, seen]),
+            Records(cache.values.codes[:, :, seen], cache.values.scales[:, :, seen]),
+        )
+
     def classify(self, z: Half) -> Float32:
         """The head: from its norm's results, [rows, C], to logits, [rows, vocab]."""
         return self._linear(LinearSite(self.model.shape.depth, "head"), z)
