@@ -77,13 +77,11 @@ class DeviceTransformer:
         self.slots, self._check = slots, check
         layout = packed.layout
         self.compiler = Compiler(
-            layout, packed.exponents, packed.epsilon, packed.null_label, packed.model_hash
+            layout, packed.exponents, packed.epsilon, packed.null_label, packed.hash
         )
         self._compiled: dict[tuple[StepShape, ...], CompiledPass] = {}
         largest = self._largest()
-        device.place(
-            packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes
-        )
+        device.place(packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes)
 
     def _largest(self) -> MemoryPlan:
         """The plan of the largest pass: every slot at the last scale."""
@@ -123,10 +121,15 @@ class DeviceTransformer:
         if self.on_pass is not None:
             self.on_pass(
                 PassReport(
-                    compiled.rows.steps, len(compiled.program.instructions), counters,
-                    compiled.cycles, ready - started,
-                    sent - ready + time.monotonic() - finished, finished - sent,
-                    len(embeddings) + len(program), len(raw),
+                    compiled.rows.steps,
+                    len(compiled.program.instructions),
+                    counters,
+                    compiled.cycles,
+                    ready - started,
+                    sent - ready + time.monotonic() - finished,
+                    finished - sent,
+                    len(embeddings) + len(program),
+                    len(raw),
                 )  # fmt: skip
             )
         return logits
