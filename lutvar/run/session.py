@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything between a model's name and an open accelerator: quantize, pack, export, build, open."""
+"""From a model's name to an open accelerator: quantize, pack, export, build, open."""
 
 from __future__ import annotations
 
