@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Does an instruction keep the rules of this accelerator?"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.config import GROUP
+from lutvar.contract.device_registers import InstructionRule as Rule
+from lutvar.contract.isa import (
+    HEADER_FIELDS,
+    INSTRUCTION_BYTES,
+    MARK,
+    PAYLOAD_FIELDS,
+    Opcode,
+    OperandField,
+    PostOp,
+)
+
+CHECK_LATENCY = 3  #: cycles from a stable ``word`` to ``broken``
+MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
+INDEX_BITS = 24
+WORD = INSTRUCTION_BYTES * 8
+
+
+def operand(word: Value, item: OperandField) -> Value:
+    """Bits of an operand within the instruction word."""
+    return word[item.low : item.low + item.width]
+
+
+class InstructionCheck(wiring.Component):
+    """All rules at once, ``CHECK_LATENCY`` cycles after ``word``, ``index`` and ``last`` are there.
+
+    Members:
+        word: the instruction. index: its position. last: it is the last one of the program.
+        broken: one bit for each InstructionRule, bit 0 for the rule of value 1.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        super().__init__(
+            {
+                "word": In(WORD),
+                "index": In(INDEX_BITS),
+                "last": In(1),
+                "broken": Out(len(Rule)),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        header = {item.name: operand(self.word, item) for item in HEADER_FIELDS}
+        is_end = header["opcode"] == int(Opcode.END)
+        general = {
+            Rule.MARK: (header["mark"] != MARK) | (header["zero"] != 0),
+            Rule.INDEX: header["index"] != self.index[:16],
+            Rule.OPCODE: ~Cat(header["opcode"] == int(op) for op in Opcode).any(),
+            Rule.END: is_end != self.last,
+        }
+        # Two registers: a condition for each opcode and rule, then the opcode's choice.
+        found: dict[Rule, list[Signal]] = {rule: [] for rule in Rule}
+        for rule, condition in general.items():
+            bit = Signal(name=f"{rule.name.lower()}_broken")
+            m.d.sync += bit.eq(condition)
+            found[rule].append(bit)
+        for op in Opcode:
+            chosen = Signal(name=f"is_{op.name.lower()}")
+            m.d.sync += chosen.eq(header["opcode"] == int(op))
+            fields = {item.name: operand(self.word, item) for item in PAYLOAD_FIELDS[op]}
+            conditions = {Rule.UNUSED: self._unused(op), **self._rules(m, op, fields)}
+            for rule, condition in conditions.items():
+                bit = Signal(name=f"{op.name.lower()}_{rule.name.lower()}")
+                m.d.sync += bit.eq(condition)
+                found[rule].append(bit & chosen)
+        for rule, bits in found.items():
+            m.d.sync += self.broken[int(rule) - 1].eq(Cat(bits).any())
+        return m
+
+    def _unused(self, op: Opcode) -> Value:
+        """A bit is set that no field covers."""
+        used = sorted((f.low, f.low + f.width) for f in (*HEADER_FIELDS, *PAYLOAD_FIELDS[op]))
+        gaps = zip([0, *(end for _, end in used)], [*(low for low, _ in used), WORD], strict=True)
+        return Cat(self.word[low:high] for low, high in gaps if low < high).any()
+
+    def _rules(self, m: Module, op: Opcode, f: dict[str, Value]) -> dict[Rule, Value]:
+        config = self._config
+        rules: dict[Rule, Value] = {}
+        places = [f[name] for name in _aligned(op)]
+        if places:
+            rules[Rule.ALIGNMENT] = Cat(place[:6] for place in places).any()
+        has_dual = config.quant_config.dual_format is not None
+        if "dual" in f and not has_dual:
+            rules[Rule.DUAL] = f["dual"]
+
+        def total(name: str, value: Value) -> Signal:
+            register = Signal(len(value), name=f"{op.name.lower()}_{name}")
+            m.d.sync += register.eq(value)
+            return register
+
+        def outside(value: Value, limit: int) -> Value:
+            """0 or above the limit."""
+            return (value == 0) | (value > limit if limit < 1 << len(value) else Const(0))
+
+        if op is Opcode.FETCH:
+            rules[Rule.BEATS] = (
+                (f["beats"] == 0) | (f["panels"] == 0) | (f["repeat"] == 0) | (f["repeat"] == 3)
+            )
+        elif op is Opcode.FRONT:
+            end = total("end", f["row_first"] + f["rows"])
+            wide = config.max_width // GROUP
+            rules[Rule.ROWS] = (f["rows"] == 0) | (end > config.rows)
+            rules[Rule.BANK] = f["bank"] >= config.act_banks
+            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups) | (
+                f["norm"] & (f["groups"] > wide)
+            )
+        elif op is Opcode.MATRIX:
+            banks = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
+            rules[Rule.ROWS] = outside(f["rows"], config.rows)
+            rules[Rule.BANK] = banks
+            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups)
+            rules[Rule.OUTPUTS] = (f["blocks"] < MIN_OUTPUTS // WEIGHT_BLOCK) | (
+                f["blocks"] > config.acc_depth // WEIGHT_BLOCK
+            )
+        elif op is Opcode.POST:
+            end = total("end", f["row_first"] + f["rows"])
+            groups = f["row_group"] >= config.row_groups
+            blocks = total("blocks", f["block_first"] + f["blocks"])
+            layer = total("layer", f["heads"] + f["heads"][1:])
+            qkv = f["op"] == int(PostOp.QKV)
+            heads = outside(f["heads"], config.max_width // HEAD_DIM) | f["heads"][0]
+            rules[Rule.ROWS] = (f["rows"] == 0) | (end > ROW_GROUP)
+            rules[Rule.BANK] = (f["acc_bank"] >= config.acc_banks) | groups
+            rules[Rule.OUTPUTS] = outside(f["blocks"], config.acc_depth // GROUP)
+            rules[Rule.HEADS] = qkv & (heads | (blocks > layer))
+        elif op is Opcode.ATTEND:
+            rules[Rule.ROWS] = f["rows"] == 0
+            rules[Rule.HEADS] = outside(f["heads"], config.max_width // HEAD_DIM)
+            rules[Rule.KEYS] = outside(f["keys"], config.max_keys)
+        return rules
+
+
+def _aligned(op: Opcode) -> Iterator[str]:
+    """Fields that are multiples of 64 bytes."""
+    for item in PAYLOAD_FIELDS[op]:
+        if item.kind == "address" or item.name.endswith("stride"):
+            yield item.name
+
+
+class AddressResolver(wiring.Component):
+    """Adds the base registers to an instruction's address fields, two cycles after ``word``.
+
+    Members:
+        word: the instruction. bases: base address of each region (64 bits each).
+        addresses: 64 bits for each address field of the opcode, in the order of the fields.
+    """
+
+    SLOTS = max(sum(f.kind == "address" for f in fields) for fields in PAYLOAD_FIELDS.values())
+
+    def __init__(self) -> None:
+        super().__init__({"word": In(WORD), "bases": In(4 * 64), "addresses": Out(64 * self.SLOTS)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        opcode = operand(self.word, HEADER_FIELDS[0])[:3]
+        for slot in range(self.SLOTS):
+            field = Signal(40, name=f"field_{slot}", reset_less=True)
+            for op in Opcode:
+                places = [f for f in PAYLOAD_FIELDS[op] if f.kind == "address"]
+                if slot < len(places):
+                    with m.If(opcode == int(op)):
+                        m.d.sync += field.eq(operand(self.word, places[slot]))
+            base = self.bases.word_select(field[38:], 64)
+            m.d.sync += self.addresses.word_select(slot, 64).eq(base + field[:38])
+        return m
+
+
+def first_rule(broken: Value) -> Value:
+    """Value of the first broken rule, 0 when there is none."""
+    result: Value = Const(0, len(Rule).bit_length())
+    for rule in reversed(Rule):
+        result = Mux(broken[int(rule) - 1], Const(int(rule), len(Rule).bit_length()), result)
+    return result

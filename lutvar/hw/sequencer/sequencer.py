@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads a program, checks it, and gives each unit its instructions in order."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import HeaderRule
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import (
+    HEADER_FIELDS,
+    MAX_INSTRUCTIONS,
+    PAYLOAD_FIELDS,
+    PROGRAM_HEADER,
+    PROGRAM_MAGIC,
+    UNITS,
+    Opcode,
+)
+from lutvar.hw.axi.reader import BurstReader
+from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, axi_read, payload_layout
+
+from .checks import (
+    CHECK_LATENCY,
+    INDEX_BITS,
+    AddressResolver,
+    InstructionCheck,
+    first_rule,
+    operand,
+)
+from .queue import WAITS, UnitQueue
+
+CHUNK = 1024  #: instructions in one request to memory
+COUNT = 32  #: bits of the counts of completed instructions
+IN_FLIGHT = 10  #: bits of the number of instructions that are dispatched and not complete
+READ_AHEAD = 32  #: instructions read ahead
+_OPCODES = {unit: Opcode[unit.name] for unit in UNITS}
+
+
+class Sequencer(wiring.Component):
+    """Runs one program at a time.
+
+    Instructions are dispatched in program order; one whose unit's queue is full holds up the rest.
+    Its unit gets it when the waits are over (see :class:`UnitQueue`).
+
+    Members:
+        start: one cycle, only while not ``running``; program (address) and bases are sampled while
+            the program runs and must stay.
+        serial: dispatch an instruction when all earlier ones are complete.
+        halt: dispatch and offer nothing new. stop, quiet: as for a unit.
+        command_<unit>: instructions; dones: ``done`` of each unit, by number.
+        running: a program is under way. finished: one cycle at its end.
+        bad_header, bad_instruction: one cycle; ``bad_info`` is their ERROR_INFO. Then the sequencer
+            waits for a reset.
+        completed: instructions completed by each unit since the start, 32 bits each.
+        incomplete, empty, waiting: one bit for each unit, see STATE. dispatching, ending: likewise.
+        progress: an instruction was dispatched or the header read.
+        error, error_address: of the program's port.
+
+    Throughput: one instruction every 6 cycles. About 60 cycles and the memory's latency from
+    ``start`` to the first command; the first instructions are checked while the rest is read.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        units = len(UNITS)
+        super().__init__({
+            "start": In(1), "program": In(ADDRESS), "bases": In(4 * ADDRESS), "serial": In(1),
+            "halt": In(1), "stop": In(1), "quiet": Out(1),
+            **{f"command_{unit.name.lower()}": Out(stream.Signature(payload_layout(op)))
+               for unit, op in _OPCODES.items()},
+            "dones": In(units), "running": Out(1), "finished": Out(1),
+            "bad_header": Out(1), "bad_instruction": Out(1), "bad_info": Out(32),
+            "completed": Out(data.ArrayLayout(COUNT, units)),
+            "incomplete": Out(units), "empty": Out(units), "waiting": Out(units),
+            "dispatching": Out(1), "ending": Out(1), "progress": Out(1),
+            "memory": Out(axi_read()), "error": Out(1), "error_address": Out(ADDRESS),
+        })  # fmt: skip
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.reader = reader = BurstReader(READ_AHEAD)
+        m.submodules.check = check = InstructionCheck(self._config)
+        m.submodules.resolve = resolve = AddressResolver()
+        wiring.connect(m, reader.memory, wiring.flipped(self.memory))
+        word = reader.data.payload
+        index, length = Signal(INDEX_BITS), Signal(INDEX_BITS + 1)
+        last = Signal()
+        m.d.sync += last.eq(index + 1 == length)
+        m.d.comb += [
+            reader.stop.eq(self.stop),
+            self.quiet.eq(reader.quiet),
+            self.error.eq(reader.error),
+            self.error_address.eq(reader.error_address),
+            check.word.eq(word), check.index.eq(index), check.last.eq(last),
+            resolve.word.eq(word), resolve.bases.eq(self.bases),
+        ]  # fmt: skip
+        opcode = Signal(3)
+        m.d.sync += opcode.eq(operand(word, HEADER_FIELDS[0])[:3])
+        push, clear = Signal(), Signal()
+        room = self._queues(m, word, resolve.addresses, opcode, push)
+        self._count(m, opcode, push, clear)
+        header = self._header(m, word)
+        ask = self._ask(m, reader, clear)
+        self._control(
+            m, reader, check.broken, header,
+            {"index": index, "length": length, "opcode": opcode, "room": room, "push": push,
+             "clear": clear, "ask": ask, "word_length": operand(word, PROGRAM_HEADER[2])},
+        )  # fmt: skip
+        return m
+
+    def _control(
+        self, m: Module, reader: BurstReader, broken: Signal, header: Signal, s: dict[str, Any]
+    ) -> None:
+        settle = Signal(range(CHECK_LATENCY + 2))
+        free = Signal()  # the serial mode lets the next instruction go
+        m.d.sync += free.eq(~self.serial | ~self.incomplete.any())
+        bad = Signal(32)
+        m.d.comb += [self.running.eq(1), self.bad_info.eq(bad)]
+        # The word at the queue's output stays until it is taken; the checks follow in registers.
+        with m.FSM():
+            with m.State("IDLE"):
+                m.d.comb += self.running.eq(0)
+                with m.If(self.start):
+                    m.d.comb += s["clear"].eq(1)
+                    m.d.sync += [s["index"].eq(0), settle.eq(0)]
+                    m.next = "HEADER"
+            with m.State("HEADER"):
+                with m.If(reader.data.valid):
+                    m.d.sync += settle.eq(settle + 1)
+                with m.If(settle == 2):
+                    m.next = "JUDGE_HEADER"
+            with m.State("JUDGE_HEADER"):
+                m.d.comb += reader.data.ready.eq(1)
+                m.d.sync += [settle.eq(0), s["length"].eq(s["word_length"])]
+                for rule in reversed(HeaderRule):
+                    with m.If(header[int(rule) - 1]):
+                        m.d.sync += bad.eq(int(rule))
+                with m.If(header.any()):
+                    m.next = "REFUSE_HEADER"
+                with m.Else():
+                    m.d.comb += [s["ask"].eq(1), self.progress.eq(1)]
+                    m.next = "WAIT"
+            with m.State("WAIT"):
+                with m.If(reader.data.valid):
+                    m.d.sync += settle.eq(settle + 1)
+                with m.If(settle == CHECK_LATENCY):
+                    m.next = "JUDGE"
+            with m.State("JUDGE"):
+                m.d.comb += self.dispatching.eq(1)
+                m.d.sync += [settle.eq(0), bad.eq(Cat(s["index"], first_rule(broken)))]
+                with m.If(broken.any()), m.If(~self.halt):
+                    m.next = "REFUSE"
+                with m.Elif(s["opcode"] == int(Opcode.END)):
+                    m.d.comb += reader.data.ready.eq(1)
+                    m.next = "END"
+                with m.Elif(s["room"] & free & ~self.halt):
+                    m.d.comb += [
+                        s["push"].eq(1), reader.data.ready.eq(1), self.progress.eq(1),
+                    ]  # fmt: skip
+                    m.d.sync += s["index"].eq(s["index"] + 1)
+                    m.next = "WAIT"
+            with m.State("END"):
+                m.d.comb += self.ending.eq(1)
+                with m.If(~self.incomplete.any() & ~self.halt):
+                    m.d.comb += self.finished.eq(1)
+                    m.next = "IDLE"
+            with m.State("REFUSE_HEADER"):
+                m.d.comb += self.bad_header.eq(1)
+                m.next = "STOPPED"
+            with m.State("REFUSE"):
+                m.d.comb += self.bad_instruction.eq(1)
+                m.next = "STOPPED"
+            with m.State("STOPPED"):
+                pass
+
+    def _header(self, m: Module, word: Value) -> Signal:
+        """One bit for each HeaderRule, one cycle after the word."""
+        field = {item.name: operand(word, item) for item in PROGRAM_HEADER}
+        end = PROGRAM_HEADER[-1].low + PROGRAM_HEADER[-1].width
+        length = field["length"]
+        conditions = {
+            HeaderRule.MAGIC: field["magic"] != PROGRAM_MAGIC,
+            HeaderRule.HASH: field["hash"] != accelerator_hash(self._config),
+            HeaderRule.LENGTH: (length == 0) | (length > MAX_INSTRUCTIONS),
+            HeaderRule.ZERO: (field["zero"] != 0) | (word[end:] != 0),
+        }
+        header = Signal(len(HeaderRule))
+        for rule, condition in conditions.items():
+            m.d.sync += header[int(rule) - 1].eq(condition)
+        return header
+
+    def _ask(self, m: Module, reader: BurstReader, clear: Signal) -> Signal:
+        """Requests of the header and, from the returned strobe on, of the instructions."""
+        ask = Signal()
+        left = Signal(INDEX_BITS + 1)
+        address = Signal(BEAT_ADDRESS, reset_less=True)
+        request = reader.request
+        bits = CHUNK.bit_length() - 1
+        whole, size = Signal(), Signal(bits + 1)
+        m.d.comb += [
+            whole.eq(left[bits:].any()),
+            size.eq(Mux(whole, CHUNK, left[:bits])),
+        ]
+        with m.If(~request.valid):
+            m.d.sync += [
+                request.valid.eq(left != 0),
+                request.payload.address.eq(address << 6),
+                request.payload.beats.eq(size),
+                address.eq(address + size),
+                left.eq(left - size),
+            ]
+        with m.Elif(request.ready):
+            m.d.sync += request.valid.eq(0)
+        with m.If(clear):
+            m.d.sync += [left.eq(1), address.eq(self.program[6:])]
+        with m.If(ask):
+            m.d.sync += left.eq(operand(reader.data.payload, PROGRAM_HEADER[2]))
+        return ask
+
+    def _queues(
+        self, m: Module, word: Value, addresses: Signal, opcode: Signal, push: Signal
+    ) -> Signal:
+        """The queues of the units. Returns: the instruction's queue has room."""
+        room = Signal()
+        waits = [f for f in HEADER_FIELDS if f.name.startswith("wait_")]
+        completed = Cat(self.completed[int(unit)][:16] for unit in UNITS)
+        for unit, op in _OPCODES.items():
+            name = unit.name.lower()
+            queue = UnitQueue(op, self._config.queue)
+            m.submodules[f"queue_{name}"] = queue
+            wiring.connect(m, queue.command, wiring.flipped(getattr(self, f"command_{name}")))
+            slot = 0
+            for item in PAYLOAD_FIELDS[op]:
+                value = operand(word, item)
+                if item.kind == "address":
+                    value = addresses.word_select(slot, ADDRESS)
+                    slot += 1
+                m.d.comb += queue.payload[item.name].eq(value)
+            m.d.comb += [
+                queue.waits.eq(word[waits[0].low : waits[0].low + WAITS]),
+                queue.completed.eq(completed),
+                queue.halt.eq(self.halt),
+                self.empty[int(unit)].eq(queue.empty),
+                self.waiting[int(unit)].eq(queue.waiting),
+            ]
+            with m.If(opcode == int(op)):
+                m.d.comb += [queue.push.eq(push), room.eq(queue.room)]
+        return room
+
+    def _count(self, m: Module, opcode: Signal, push: Signal, clear: Signal) -> None:
+        for unit, op in _OPCODES.items():
+            number = int(unit)
+            done = self.dones[number]
+            pushed = Signal(name=f"pushed_{unit.name.lower()}")
+            flight = Signal(IN_FLIGHT, name=f"flight_{unit.name.lower()}")
+            count = self.completed[number]
+            m.d.comb += pushed.eq(push & (opcode == int(op)))
+            m.d.sync += [
+                flight.eq(flight + pushed - done),
+                count.eq(count + done),
+                self.incomplete[number].eq((flight != 0) | pushed),
+            ]
+            with m.If(clear):
+                m.d.sync += count.eq(0)

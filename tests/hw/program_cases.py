@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random legal programs, and programs as bytes."""
+
+import random
+from collections.abc import Sequence
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import (
+    PAYLOAD_FIELDS,
+    UNITS,
+    Instruction,
+    Opcode,
+    PostOp,
+    Region,
+    address,
+    encode,
+    encode_header,
+    split_address,
+)
+
+BASES = (0x1_0000_0000, 0x22_0000_0040, 0x333_0000_0080, 0x4444_0000_00C0)
+END = Instruction(Opcode.END)
+
+
+def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[str, int]:
+    """Operands at random, limits included."""
+
+    def up_to(limit: int, low: int = 1) -> int:
+        return rng.choice([low, limit, rng.randint(low, limit)])
+
+    def where() -> int:
+        return address(rng.choice(list(Region)), rng.randrange(1 << 32) * 64)
+
+    def stride() -> int:
+        return rng.randrange(1 << 18) * 64
+
+    groups = up_to(config.bank_groups)
+    heads = 2 * up_to(config.max_width // 128)
+    if op is Opcode.FETCH:
+        return {"address": where(), "beats": up_to((1 << 20) - 1), "panels": up_to(255),
+                "repeat": rng.randint(1, 2)}  # fmt: skip
+    if op is Opcode.FRONT:
+        norm = groups <= config.max_width // 128 and rng.randint(0, 1)
+        rows = up_to(config.rows)
+        return {
+            "address": where(), "stride": stride(), "rows": rows,
+            "row_first": up_to(config.rows - rows, 0), "bank": up_to(config.act_banks - 1, 0),
+            "groups": groups, "norm": int(norm), "rotate": rng.randint(0, 1),
+            "dual": rng.randint(0, 1), "scale": where(), "shift": where(),
+            "inverse_width": rng.getrandbits(32), "epsilon": rng.getrandbits(32),
+        }  # fmt: skip
+    if op is Opcode.MATRIX:
+        return {
+            "bank": up_to(config.act_banks - 1, 0), "acc_bank": up_to(config.acc_banks - 1, 0),
+            "groups": groups, "blocks": up_to(config.acc_depth // 32, 4),
+            "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(config.rows),
+        }  # fmt: skip
+    if op is Opcode.POST:
+        rows = up_to(16)
+        blocks = up_to(min(config.acc_depth // 128, heads + heads // 2))
+        return {
+            "acc_bank": up_to(config.acc_banks - 1, 0),
+            "row_group": up_to(config.row_groups - 1, 0),
+            "row_first": up_to(16 - rows, 0), "rows": rows, "blocks": blocks,
+            "op": int(rng.choice(list(PostOp))), "vector": rng.randint(0, 1),
+            "scalar": rng.getrandbits(16), "output": where(), "output_stride": stride(),
+            "input": where(), "input_stride": stride(), "vector_address": where(),
+            "heads": heads, "block_first": up_to(heads + heads // 2 - blocks, 0),
+            "keys": where(), "values": where(), "head_stride": stride(),
+        }  # fmt: skip
+    if op is Opcode.ATTEND:
+        return {
+            "rows": up_to(1023), "heads": heads, "keys": up_to(config.max_keys),
+            "query": where(), "query_stride": stride(), "keys_address": where(),
+            "values_address": where(), "head_stride": stride(), "output": where(),
+            "output_stride": stride(),
+        }  # fmt: skip
+    return {}
+
+
+def random_program(config: AcceleratorConfig, length: int, seed: int) -> list[Instruction]:
+    """A program that ends: an instruction waits only for others before it."""
+    rng = random.Random(seed)
+    counts = [0] * len(UNITS)
+    program = []
+    for _ in range(length - 1):
+        unit = rng.choice(UNITS)
+        op = Opcode[unit.name]
+        waits = [rng.choice([0, max(0, n - rng.randint(0, 4)), n]) for n in counts]
+        program.append(Instruction(op, operands(config, op, rng), tuple(waits)))
+        counts[int(unit)] += 1
+    return [*program, END]
+
+
+def program_bytes(config: AcceleratorConfig, program: Sequence[Instruction]) -> bytes:
+    words = [encode(instruction, i) for i, instruction in enumerate(program)]
+    return encode_header(accelerator_hash(config), len(program)) + b"".join(words)
+
+
+def resolved(instruction: Instruction) -> dict[str, int]:
+    """Operands as a unit must get them."""
+    result = dict(instruction.operands)
+    for item in PAYLOAD_FIELDS[instruction.opcode]:
+        if item.kind == "address":
+            region, offset = split_address(result[item.name])
+            result[item.name] = BASES[region] + offset
+    return result
