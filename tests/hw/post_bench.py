@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from amaranth.hdl import Value
-from amaranth.sim import Simulator
 from axi_memory import AxiMemory, serve
+from verilated_unit import UnitSimulator
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
@@ -193,6 +194,7 @@ class Result:
 
 
 def run_program(
+    library: Path,
     program: Program,
     *,
     memory: AxiMemory | None = None,
@@ -239,12 +241,12 @@ def run_program(
 
     async def watch(ctx: Any) -> None:
         cycle = 0
-        async for _, _, done, taken in ctx.tick().sample(
-            unit.done, unit.command.valid & unit.command.ready
+        async for _, _, done, valid, ready in ctx.tick().sample(
+            unit.done, unit.command.valid, unit.command.ready
         ):
             if done:
                 result.done.append(cycle)
-            if taken:
+            if valid and ready:
                 result.taken.append(cycle)
             cycle += 1
 
@@ -272,11 +274,12 @@ def run_program(
                 ctx.set(Value.cast(unit.drained), line[0])
             cycle += 1
 
-    simulator = Simulator(unit)
+    simulator = UnitSimulator(unit, library)
     simulator.add_clock(1e-6)
     simulator.add_testbench(commands)
     simulator.add_testbench(watch, background=True)
     simulator.add_testbench(matrix, background=True)
     serve(simulator, result.memory, [unit.read], [unit.write])
     simulator.run()
+    simulator.close()
     return result
