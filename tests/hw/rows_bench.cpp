@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+// Drives a Verilated matrix unit: queues of bank writes, commands, weight beats and drain requests,
+// each with pauses and with what it waits for. C interface for ctypes.
+#include <cstdint>
+#include <cstring>
+#include <deque>
+#include <vector>
+
+#include "Vtop.h"
+#include "verilated.h"
+
+// Verilator's way to write two underscores.
+#define command__payload command___05Fpayload
+#define command__valid command___05Fvalid
+#define command__ready command___05Fready
+#define weights__payload weights___05Fpayload
+#define weights__valid weights___05Fvalid
+#define weights__ready weights___05Fready
+
+namespace {
+
+constexpr size_t kRecord = 32;  // bytes of a packed bank write, command or drain request
+
+struct Item {
+    uint8_t data[kRecord];
+    uint64_t writes, dones, drains;  // counts that must have been reached
+};
+
+struct Pauses {
+    uint64_t state = 88172645463325252ull, threshold = 0;
+    bool draw() {
+        if (!threshold) return false;
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        return (state >> 32) < threshold;
+    }
+};
+
+struct Bench {
+    VerilatedContext context;
+    Vtop top{&context};
+    std::deque<Item> writes, commands, drains;
+    std::deque<std::vector<uint8_t>> beats;
+    Pauses pause[4];
+    uint64_t latency = 0, cycle = 0, written = 0, taken = 0, done = 0, drained = 0, asked = 0;
+    uint64_t issues = 0, waits = 0, beats_taken = 0;
+    bool beat_valid = false, command_valid = false;
+    std::deque<bool> due;
+    std::vector<uint8_t> values;
+    std::vector<uint64_t> done_cycles, taken_cycles, issue_cycles;
+
+    bool may(const Item& item) const {
+        return written >= item.writes && done >= item.dones && asked >= item.drains;
+    }
+
+    template <class Port> static void set(Port& port, const uint8_t* data) {
+        std::memcpy(&port, data, sizeof port);
+    }
+
+    void step() {
+        const bool write = !writes.empty() && may(writes.front()) && !pause[0].draw();
+        if (write) set(top.bank_write, writes.front().data);
+        else std::memset(&top.bank_write, 0, sizeof top.bank_write);
+        if (!command_valid && !commands.empty() && may(commands.front()) && !pause[1].draw()) {
+            set(top.command__payload, commands.front().data);
+            command_valid = true;
+        }
+        top.command__valid = command_valid;
+        if (!beat_valid && !beats.empty() && !pause[2].draw()) {
+            set(top.weights__payload, beats.front().data());
+            beat_valid = true;
+        }
+        top.weights__valid = beat_valid;
+        const bool ask = !drains.empty() && may(drains.front()) && !pause[3].draw();
+        if (ask) set(top.drain, drains.front().data);
+        top.clk = 0;
+        top.eval();
+        due.push_back(ask);
+        if (due.size() > latency) {
+            if (due.front()) {
+                const uint8_t* data = reinterpret_cast<const uint8_t*>(&top.drained);
+                values.insert(values.end(), data, data + 64);
+                ++drained;
+            }
+            due.pop_front();
+        }
+        if (write) writes.pop_front(), ++written;
+        if (ask) drains.pop_front(), ++asked;
+        if (top.weights__ready && beat_valid) beats.pop_front(), beat_valid = false, ++beats_taken;
+        if (top.command__ready && command_valid) {
+            commands.pop_front(), command_valid = false, ++taken;
+            taken_cycles.push_back(cycle);
+        }
+        if (top.issue) issue_cycles.push_back(cycle);
+        issues += top.issue, waits += top.wait_weights;
+        if (top.done) ++done, done_cycles.push_back(cycle);
+        top.clk = 1;
+        top.eval();
+        ++cycle;
+    }
+};
+
+void put(std::deque<Item>& queue, const uint8_t* data, uint64_t count, const uint64_t* gates) {
+    for (uint64_t i = 0; i < count; ++i) {
+        Item item;
+        std::memcpy(item.data, data + i * kRecord, kRecord);
+        item.writes = gates[0], item.dones = gates[1], item.drains = gates[2];
+        queue.push_back(item);
+    }
+}
+
+}  // namespace
+
+#define API extern "C" __attribute__((visibility("default")))
+
+API Bench* bench_create(uint64_t latency) {
+    Bench* bench = new Bench;
+    bench->latency = latency;
+    bench->top.rst = 1;
+    for (int i = 0; i < 4; ++i) bench->step();
+    bench->top.rst = 0;
+    bench->step();
+    return bench;
+}
+API void bench_destroy(Bench* bench) { delete bench; }
+API void bench_pauses(Bench* bench, int which, double share, uint64_t seed) {
+    bench->pause[which].threshold = uint64_t(share * 4294967296.0);
+    bench->pause[which].state = seed * 2862933555777941757ull + 3037000493ull;
+}
+API void bench_queue(Bench* bench, int which, const uint8_t* data, uint64_t count, const uint64_t* gates) {
+    put(which == 0 ? bench->writes : which == 1 ? bench->commands : bench->drains, data, count, gates);
+}
+API void bench_beats(Bench* bench, const uint8_t* data, uint64_t count) {
+    for (uint64_t i = 0; i < count; ++i) bench->beats.emplace_back(data + 64 * i, data + 64 * i + 64);
+}
+// Runs until `done` instructions and `drained` requests are complete; 1 if they are.
+API int bench_run(Bench* bench, uint64_t done, uint64_t drained, uint64_t limit) {
+    for (uint64_t i = 0; i < limit; ++i) {
+        if (bench->done >= done && bench->drained >= drained) return 1;
+        bench->step();
+    }
+    return bench->done >= done && bench->drained >= drained;
+}
+// 0 cycle, 1 written, 2 taken, 3 done, 4 drained, 5 issues, 6 waits, 7 beats taken, 8 busy
+API uint64_t bench_count(Bench* b, int which) {
+    const uint64_t counts[] = {b->cycle, b->written, b->taken, b->done, b->drained,
+                               b->issues, b->waits, b->beats_taken, b->top.busy};
+    return counts[which];
+}
+API void bench_values(Bench* b, uint8_t* to) { std::memcpy(to, b->values.data(), b->values.size()); }
+API uint64_t bench_cycles(Bench* b, int which, uint64_t* to) {
+    const auto& from = which == 0 ? b->taken_cycles : which == 1 ? b->done_cycles : b->issue_cycles;
+    if (to) std::memcpy(to, from.data(), from.size() * 8);
+    return from.size();
+}

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Verilated matrix unit, jobs for it, and what must come out (contract, section 5)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from amaranth.lib import data
+
+from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
+from lutvar.contract.bits import pack_codes
+from lutvar.contract.config import GROUP
+from lutvar.contract.isa import Opcode
+from lutvar.contract.memory import WEIGHT_BLOCK, pack_panel
+from lutvar.hw.links import (
+    WORDS,
+    bank_write_layout,
+    drain_latency,
+    drain_layout,
+    payload_layout,
+)
+from lutvar.hw.rows.unit import MatrixUnit
+from lutvar.hw.shared import export_verilog
+from lutvar.quant.golden.activations import ActivationCodes
+from lutvar.quant.golden.linear import GoldenLinear
+from lutvar.quant.ptq.linear import QuantizedLinear
+from lutvar.quant.var.sites import LinearSite
+from lutvar.sim.verilator import build
+
+TOP = "lutvar_matrix_unit"
+RECORD = 32  #: bytes of a packed struct in the bench's queues
+WRITES, COMMANDS, BEATS, DRAINS = range(4)
+COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "beats", "busy")
+
+
+def small(quant: str = "fp4", dot: str = "table", **changes: object) -> AcceleratorConfig:
+    sizes = {
+        "name": "test", "quant": quant, "rows": 16, "dot": dot, "act_banks": 2, "bank_groups": 4,
+        "acc_banks": 2, "acc_depth": 256, "max_width": 128, "attention_rows": 1, "max_keys": 16,
+    }  # fmt: skip
+    return AcceleratorConfig(**{**sizes, **changes})
+
+
+def pack(layout: data.StructLayout, **fields: np.ndarray | int) -> np.ndarray:
+    """Packed structs, [n, RECORD] bytes; a field is an integer, [n] integers or [n, bytes]."""
+    count = max(len(v) for v in fields.values() if isinstance(v, np.ndarray))
+    bits = np.zeros((count, RECORD * 8), np.uint8)
+    for name, value in fields.items():
+        low, width = layout[name].offset, layout[name].width
+        if isinstance(value, np.ndarray) and value.ndim == 2:
+            bits[:, low : low + width] = np.unpackbits(value, axis=1, bitorder="little")[:, :width]
+        else:
+            column = np.broadcast_to(np.asarray(value, np.int64), (count,))
+            bits[:, low : low + width] = column[:, None] >> np.arange(width) & 1
+    return np.packbits(bits, axis=1, bitorder="little")
+
+
+class Unit:
+    """The simulated unit. Queue writes, commands, beats and drains, then :meth:`run`."""
+
+    def __init__(self, config: AcceleratorConfig, build_dir: Path | str = "build/sim") -> None:
+        self.config = config
+        self.unit = MatrixUnit(config)
+        folder = Path(build_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = "-".join(
+            str(part) for part in ("rows", config.quant, config.dot, config.rows, config.pipelined)
+        )
+        verilog = folder / f"{name}.v"
+        verilog.write_text(export_verilog(self.unit, TOP))
+        library = build(
+            verilog, top=TOP, wrapper=Path(__file__).with_name("rows_bench.cpp"),
+            build_dir=folder, jobs=2,
+        )  # fmt: skip
+        self._library = ctypes.CDLL(str(library))
+        self._library.bench_create.restype = ctypes.c_void_p
+        for name in ("count", "cycles"):
+            getattr(self._library, f"bench_{name}").restype = ctypes.c_uint64
+        self.handle: ctypes.c_void_p | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """A fresh unit with empty queues."""
+        if self.handle is not None:
+            self._library.bench_destroy(self.handle)
+        latency = ctypes.c_uint64(drain_latency(self.config))
+        self.handle = ctypes.c_void_p(self._library.bench_create(latency))
+
+    def pauses(self, which: int, share: float, seed: int = 1) -> None:
+        self._library.bench_pauses(
+            self.handle, which, ctypes.c_double(share), ctypes.c_uint64(seed)
+        )
+
+    def queue(self, which: int, records: np.ndarray, gates: Sequence[int] = (0, 0, 0)) -> None:
+        """``gates``: writes sent, instructions done, drains asked before the records may go."""
+        records = np.ascontiguousarray(records)
+        kind = {WRITES: 0, COMMANDS: 1, DRAINS: 2}[which]
+        self._library.bench_queue(
+            self.handle, kind, records.ctypes.data_as(ctypes.c_void_p),
+            ctypes.c_uint64(len(records)), (ctypes.c_uint64 * 3)(*gates),
+        )  # fmt: skip
+
+    def beats(self, raw: bytes) -> None:
+        self._library.bench_beats(self.handle, raw, ctypes.c_uint64(len(raw) // 64))
+
+    def run(self, done: int, drained: int, limit: int = 200_000) -> None:
+        args = (ctypes.c_uint64(v) for v in (done, drained, limit))
+        ok = self._library.bench_run(self.handle, *args)
+        assert ok, {name: self.count(name) for name in COUNTS}
+
+    def idle(self, cycles: int) -> None:
+        args = (ctypes.c_uint64(v) for v in (1 << 60, 0, cycles))
+        self._library.bench_run(self.handle, *args)
+
+    def count(self, name: str) -> int:
+        return int(self._library.bench_count(self.handle, COUNTS.index(name)))
+
+    def values(self) -> np.ndarray:
+        """All drained values so far, [n, 16] float32."""
+        values = np.empty((self.count("drained"), ROW_GROUP), np.float32)
+        self._library.bench_values(self.handle, values.ctypes.data_as(ctypes.c_void_p))
+        return values
+
+    def cycles(self, what: str) -> np.ndarray:
+        """Cycles in which commands were taken, instructions done or vectors issued."""
+        which = ("taken", "done", "issue").index(what)
+        count = int(self._library.bench_cycles(self.handle, which, None))
+        cycles = np.empty(count, np.uint64)
+        self._library.bench_cycles(self.handle, which, cycles.ctypes.data_as(ctypes.c_void_p))
+        return cycles.astype(np.int64)
+
+
+class Work:
+    """One instruction: random operands, and the accumulators that must result."""
+
+    def __init__(
+        self, config: AcceleratorConfig, rng: np.random.Generator, *, groups: int, outputs: int,
+        dual: bool, bank: int, acc_bank: int, exponent: int = -3,
+    ) -> None:  # fmt: skip
+        self.config, self.dual, self.bank, self.acc_bank = config, dual, bank, acc_bank
+        quant = config.quant_config
+        self.bits = quant.code_bits
+        fmt = quant.dual_format if dual else quant.plain_format
+        assert fmt is not None
+        weight, inputs, rows = quant.weight_format, groups * GROUP, config.rows
+        codes = rng.choice(np.array(fmt.codes_used, np.uint8), size=(rows, inputs))
+        weights = rng.choice(np.array(weight.codes_used, np.uint8), size=(outputs, inputs))
+        # Rows and outputs of the largest magnitudes, and of nothing.
+        codes[0] = max(fmt.codes_used, key=lambda c: fmt.decode_int(c) or 0)
+        codes[1] = min(fmt.codes_used, key=lambda c: fmt.decode_int(c) or 0)
+        codes[2] = 0
+        weights[0] = max(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
+        weights[1] = min(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
+        scale = patterns(rng, (rows, groups))
+        negative = patterns(rng, (rows, groups), extended=True) if dual else np.zeros_like(scale)
+        self.activations = ActivationCodes(codes, scale, negative)
+        bias = (rng.normal(size=outputs) * 10.0 ** rng.integers(-4, 5, outputs)).astype(np.float32)
+        bias[::5] = 0
+        self.layer = QuantizedLinear(
+            site=LinearSite(0, "fc2" if dual else "proj"), codes=weights,
+            scales=patterns(rng, (outputs, groups)), exponent=exponent, bias=bias,
+            weight_format=weight, activation_format=fmt, rotate=False, ties=quant.ties,
+        )  # fmt: skip
+        self.expected, _ = GoldenLinear(self.layer).multiply(self.activations)
+
+    @property
+    def command(self) -> np.ndarray:
+        outputs, inputs = self.layer.codes.shape
+        fields = {
+            "bank": self.bank, "acc_bank": self.acc_bank, "groups": inputs // GROUP,
+            "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.config.rows,
+            "exponent": np.array([self.layer.exponent]),
+        }  # fmt: skip
+        return pack(payload_layout(Opcode.MATRIX), **fields)
+
+    @property
+    def writes(self) -> np.ndarray:
+        """All words of the bank, in an order of their own."""
+        rows, inputs = self.activations.codes.shape
+        words = inputs // LANES
+        row, word = (axis.reshape(-1) for axis in np.mgrid[:rows, :words])
+        codes = pack_codes(self.activations.codes.reshape(-1, LANES), self.bits)
+        both = np.stack([self.activations.scale, self.activations.scale_neg], -1)
+        scale = both.astype("<u2").view(np.uint8)  # [rows, groups, 4]
+        k = word % WORDS
+        scales = np.where(k < 4, scale[row, word // WORDS, k % 4], 0)
+        records = pack(
+            bank_write_layout(self.config), valid=1, bank=self.bank, row=row, word=word,
+            codes=codes, scales=scales,
+        )  # fmt: skip
+        return np.random.default_rng(len(records)).permutation(records)
+
+    @property
+    def beats(self) -> bytes:
+        layer, raw = self.layer, b""
+        for g in range(layer.groups):
+            codes = layer.codes[:, g * GROUP : (g + 1) * GROUP]
+            bias = None if g else layer.bias
+            panel = pack_panel(codes, layer.scales[:, g], bias, self.bits)
+            raw += panel * (2 if self.dual else 1)
+        return raw
+
+    @property
+    def drains(self) -> np.ndarray:
+        """Every accumulator of every row group, row group by row group."""
+        group, column = (
+            axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, : self.layer.outputs]
+        )
+        return pack(
+            drain_layout(self.config), valid=1, bank=self.acc_bank, row_group=group, column=column
+        )
+
+    def check(self, values: np.ndarray) -> None:
+        """``values`` [row groups * outputs, 16] as drained; equal but for the sign of zero."""
+        got = values.reshape(self.config.row_groups, -1, ROW_GROUP).transpose(0, 2, 1)
+        got = got.reshape(self.config.rows, -1) + np.float32(0)
+        want = self.expected + np.float32(0)
+        wrong = np.argwhere(got.view(np.uint32) != want.view(np.uint32))
+        assert not len(wrong), (len(wrong), wrong[:4], got[tuple(wrong[0])], want[tuple(wrong[0])])
+
+
+def patterns(
+    rng: np.random.Generator, shape: tuple[int, ...], extended: bool = False
+) -> np.ndarray:
+    """FP16 scales of all kinds."""
+    scales = rng.integers(0x0400, 0x6800, size=shape)
+    special = rng.random(shape)
+    scales[special < 0.05] = 0
+    scales[special > 0.95] = 0x0155  # subnormal
+    if extended:
+        scales[(special > 0.5) & (special < 0.53)] = 0x7C01
+    return scales.astype(np.uint16)
+
+
+def run_works(unit: Unit, works: Sequence[Work]) -> list[np.ndarray]:
+    """Run instructions back to back and drain each while the next ones run.
+
+    A bank is written again once the instruction that read it is done; an accumulator bank is used
+    again once it has been asked for.
+    """
+    written, asked = [], []
+    start, drained, sent = unit.count("done"), unit.count("drained"), unit.count("written")
+    first = drained
+    for i, work in enumerate(works):
+        before = max((j + 1 for j in range(i) if works[j].bank == work.bank), default=0)
+        writes, drains = work.writes, work.drains
+        unit.queue(WRITES, writes, (0, start + before, 0))
+        sent += len(writes)
+        written.append(sent)
+        previous = [j for j in range(i) if works[j].acc_bank == work.acc_bank]
+        gate = asked[previous[-1]] if previous else 0
+        unit.queue(COMMANDS, work.command, (written[i], 0, gate))
+        unit.beats(work.beats)
+        unit.queue(DRAINS, drains, (0, start + i + 1, 0))
+        drained += len(drains)
+        asked.append(drained)
+    unit.run(start + len(works), drained)
+    values = unit.values()[first:]
+    ends = np.cumsum([len(work.drains) for work in works])
+    return np.split(values, ends[:-1])

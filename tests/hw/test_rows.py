@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix unit against the golden linear layer, bit by bit, and its cycle counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from rows_bench import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, small
+
+from lutvar.contract.memory import panel_beats
+
+CONFIGS = {
+    "fp4": small(rows=32),
+    "fp6": small("fp6"),
+    "da": small(dot="da"),
+}
+
+
+@pytest.fixture(scope="module")
+def units(request):
+    made: dict[str, Unit] = {}
+
+    def get(name: str) -> Unit:
+        if name not in made:
+            made[name] = Unit(CONFIGS[name])
+        made[name].reset()
+        return made[name]
+
+    return get
+
+
+def works(config, rng, shapes):
+    return [
+        Work(
+            config, rng, groups=groups, outputs=outputs, dual=dual, bank=i % config.act_banks,
+            acc_bank=i % config.acc_banks, exponent=int(rng.integers(-20, 10)),
+        )
+        for i, (groups, outputs, dual) in enumerate(shapes)
+    ]  # fmt: skip
+
+
+SHAPES = [(1, 128, False), (3, 128, True), (4, 256, False), (1, 32, True), (2, 64, False)]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+def test_back_to_back_instructions(units, name, stall):
+    unit, rng = units(name), np.random.default_rng(len(name))
+    for which in (WRITES, COMMANDS, BEATS, DRAINS):
+        unit.pauses(which, stall, which + 1)
+    jobs = works(unit.config, rng, SHAPES)
+    for job, values in zip(jobs, run_works(unit, jobs), strict=True):
+        job.check(values)
+    assert unit.count("issues") == sum(
+        job.layer.outputs * job.layer.groups * (1 + job.dual) for job in jobs
+    )
+    # A second round on the same unit: nothing is left over from the first.
+    jobs = works(unit.config, rng, SHAPES[:2])
+    for job, values in zip(jobs, run_works(unit, jobs), strict=True):
+        job.check(values)
+    unit.idle(5)
+    assert not unit.count("busy")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_cycles_are_as_documented(units, name):
+    unit, rng = units(name), np.random.default_rng(7)
+    config, bits = unit.config, unit.config.quant_config.code_bits
+    jobs = works(config, rng, [(4, 256, False), (2, 256, True)])
+    for job in jobs:
+        unit.queue(WRITES, job.writes)
+    total = sum(len(job.writes) for job in jobs)
+    for job in jobs:
+        unit.queue(COMMANDS, job.command, (total, 0, 0))
+        unit.beats(job.beats)
+    unit.run(2, 0)
+    taken, done, issue = (unit.cycles(what) for what in ("taken", "done", "issue"))
+    # `issue` is registered: one cycle after the vector left.
+    assert issue[0] - 1 - taken[0] == unit.unit.start_cycles
+    assert done[1] - (issue[-1] - 1) == unit.unit.drain_cycles
+    expected, fill = 0, unit.unit.fill
+    for job in jobs:
+        passes = 1 + job.dual
+        v = panel_beats(job.layer.outputs, bits, False)
+        expected += job.layer.groups * passes * max(v + fill - 1, unit.unit.operand_cycles)
+        expected += passes * job.layer.outputs // 32 * 2
+    # The first pass's beats before its first vector came while the unit loaded its operand.
+    assert abs(int(issue[-1] - issue[0]) - expected) <= 4 * fill + 8
+    if fill == 1 and bits == 4:
+        assert len(issue) / (issue[-1] - issue[0] + 1) > 0.9
