@@ -39,6 +39,12 @@ hardware_option = click.option(
     metavar="CONFIG",
     help="A shipped accelerator size, or a .yaml file.",
 )
+accelerator_option = click.option(
+    "--config",
+    default="small-fp4",
+    metavar="NAME|FILE",
+    help="A shipped accelerator size, or a .yaml file.",
+)
 seed_option = click.option("--seed", default=0, help="Seed of everything random.")
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import click
 
-from .common import command, hardware_option, json_option, out_option
+from .common import accelerator_option, command, json_option, model_option, out_option
 from .errors import FAILED, OK
 
 DEFAULT_SEED = 1  #: of the sheet in the README
 
 
 @command("demo")
-@out_option("Folder for the sheet and the reports.", "build/demo", folder=True)
-@hardware_option
+@out_option("Folder for the pictures and the reports.", "build/demo", folder=True)
+@model_option
+@accelerator_option
 @click.option(
     "--class",
     "labels",
@@ -25,18 +26,33 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     metavar="N",
     help="Class to draw; repeat for several. Default: every class once.",
 )
-@click.option("--seed", default=DEFAULT_SEED, help="Seed of the sampling.")
+@click.option("--seed", default=DEFAULT_SEED, help="Seed of the first image; the others follow.")
+@click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all.")
+@click.option(
+    "--stagger", type=click.IntRange(0), default=0, help="Passes between the starts of two images."
+)
 @json_option
-def demo(out: Path, hardware: str, labels: tuple[int, ...], seed: int, as_json: bool) -> int:
-    """Generate images with every large matrix product in simulated Verilog, and compare all of it.
+def demo(
+    out: Path,
+    model: str,
+    config: str,
+    labels: tuple[int, ...],
+    seed: int,
+    slots: int | None,
+    stagger: int,
+    as_json: bool,
+) -> int:
+    """Generate images with the whole transformer in simulated Verilog, and compare all of it.
 
-    Writes sheet.png, report.html, report.md and report.json. Exit code 1 when a code, a result, a
-    token or an image differs from the golden model.
+    Writes sheet.png, timeline.png, roofline.png, report.html, report.md and report.json. Exit code
+    1 when a record, a logit, a token or an image differs from the golden model.
     """
-    from lutvar.demo.job import run_demo
+    from lutvar.run.demo import run_demo
 
     chosen = labels or tuple(range(10))
-    report = run_demo(out, hardware=hardware, labels=chosen, seed=seed, progress=True)
+    report = run_demo(
+        out, config=config, model=model, labels=chosen, seed=seed, slots=slots, stagger=stagger
+    )
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, default=str))
     return OK if report.ok else FAILED

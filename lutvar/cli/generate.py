@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lutvar generate`: one row of images from the float model, the golden model or the simulation."""
+"""`lutvar generate`: one row of images from float model, golden model or simulated accelerator."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from .common import (
+    accelerator_option,
     command,
     emit,
-    hardware_option,
     json_option,
     model_option,
     note,
     out_option,
     progress,
     seed_option,
+    table,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lutvar.quant.var import LinearBackend, Var
+    from lutvar.host.device_transformer import PassReport
+    from lutvar.quant.passes import Transformer
+    from lutvar.run.session import Quantized
 
 
 @command("generate")
@@ -34,10 +39,7 @@ if TYPE_CHECKING:
     default="golden",
     help="float: unquantized; golden: quantized, code level; sim: the Verilog, simulated.",
 )
-@click.option(
-    "--preset", metavar="CONFIG", help="Quantization preset. Default: the one of --hardware."
-)
-@hardware_option
+@accelerator_option
 @click.option(
     "--class",
     "labels",
@@ -48,68 +50,103 @@ if TYPE_CHECKING:
 )
 @seed_option
 @click.option("--cfg", type=float, help="Guidance. Default: the model's.")
+@click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all.")
+@click.option(
+    "--stagger", type=click.IntRange(0), default=0, help="Passes between the starts of two images."
+)
 @click.option("--zoom", type=click.IntRange(1, 64), default=12, help="Screen pixels per pixel.")
 @out_option("PNG file.", "build/generate.png")
 @json_option
 def generate(
     model: str,
     backend: str,
-    preset: str | None,
-    hardware: str,
+    config: str,
     labels: tuple[int, ...],
     seed: int,
     cfg: float | None,
+    slots: int | None,
+    stagger: int,
     zoom: int,
     out: Path,
     as_json: bool,
 ) -> None:
-    """Generate one image for each class given, next to each other in one PNG."""
-    from lutvar.models import load_model
-    from lutvar.quant.var import generate as run
+    """Generate one image for each class given, next to each other in one PNG.
 
-    loaded = load_model(model)
+    Image i has seed SEED + i. With --backend sim a table tells what each pass took: host, transfer,
+    device.
+    """
+    from lutvar.quant.var.passes import generate_passes
+    from lutvar.run.session import quantize
+
+    quantized = quantize(model, config)
+    loaded = quantized.loaded
     chosen = labels or tuple(range(len(loaded.info.classes)))
-    if backend != "float":
-        loaded.var.linear_backend = _backend(loaded.var, backend, preset, hardware)
-    with progress(f"{backend}: scales") as update:
-        result = run(
+    count = slots or len(chosen)
+    reports: list[PassReport] = []
+    with (
+        _backend(quantized, backend, count, out.parent, reports) as transformer,
+        progress(f"{backend}: scales") as update,
+    ):
+        result = generate_passes(
             loaded.var,
             loaded.vqvae,
+            transformer,
             chosen,
-            seed,
+            [seed + i for i in range(len(chosen))],
             loaded.info.cfg if cfg is None else cfg,
             loaded.info.top_k,
             loaded.info.top_p,
+            slots=count,
+            stagger=stagger,
             progress=update,
         )
     _write_row(result.images_BCHW, zoom, out)
     tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(chosen))]
-    emit(
-        as_json,
-        {"file": str(out), "backend": backend, "seed": seed, "classes": chosen, "tokens": tokens},
-        f"{out}: classes {', '.join(map(str, chosen))}, backend {backend}, seed {seed}",
-    )
+    data = {"file": str(out), "backend": backend, "seed": seed, "classes": chosen, "tokens": tokens}
+    text = f"{out}: classes {', '.join(map(str, chosen))}, backend {backend}, seed {seed}"
+    if reports:
+        rows = [_timing(i, report) for i, report in enumerate(reports)]
+        data["passes"] = [dict(zip(_TIMING, row, strict=True)) for row in rows]
+        text = f"{table(_TIMING, rows)}\n{text}"
+    emit(as_json, data, text)
 
 
-def _backend(var: Var, backend: str, preset: str | None, hardware_name: str) -> LinearBackend:
-    """The golden model, or the simulated accelerator with its driver."""
-    from lutvar.contract.config import ConfigError, load_hardware, load_quant
-    from lutvar.quant.golden import GoldenBackend
-    from lutvar.quant.ptq import quantize_model
+_TIMING = ("pass", "images", "token rows", "device cycles", "array busy", "compile s",
+           "transfer s", "simulation s")  # fmt: skip
 
-    hardware = load_hardware(hardware_name)
-    quant = load_quant(preset or hardware.quant)
-    if backend == "golden":
-        return GoldenBackend(quantize_model(var, quant))
-    if quant.name != load_quant(hardware.quant).name:
-        raise ConfigError(
-            f"preset {quant.name} does not run on {hardware.name}, which is built for "
-            f"{hardware.quant}; choose another --hardware or leave --preset away"
-        )
-    from lutvar.demo.job import open_simulated
 
-    note(f"building the simulation of {hardware.name} (kept in build/sim for the next time)")
-    return open_simulated(var, hardware, quant)
+def _timing(index: int, report: PassReport) -> tuple[str, ...]:
+    rows = sum(s.tokens * (2 if s.guided else 1) for s in report.steps)
+    counters = report.counters
+    return (
+        str(index + 1), str(len(report.steps)), str(rows), f"{counters.cycles:,}",
+        f"{100 * counters.utilisation:.1f} %", f"{report.compile_seconds:.2f}",
+        f"{report.transfer_seconds:.3f}", f"{report.device_seconds:.1f}",
+    )  # fmt: skip
+
+
+@contextmanager
+def _backend(
+    quantized: Quantized, backend: str, slots: int, folder: Path, reports: list[PassReport]
+) -> Iterator[Transformer]:
+    """What computes the logits."""
+    if backend == "float":
+        from lutvar.quant.var.passes import FloatTransformer
+
+        yield FloatTransformer(quantized.loaded.var)
+    elif backend == "golden":
+        from lutvar.quant.golden.transformer import GoldenTransformer
+
+        yield GoldenTransformer(quantized.transformer)
+    else:
+        from lutvar.run.session import Session, Stages
+
+        verilog = folder / "verilog"
+        note(f"building the simulation of {quantized.config.name} (kept for the next time)")
+        with Session(
+            quantized, verilog, slots=slots, on_pass=reports.append, stages=Stages(note)
+        ) as session:
+            yield session.transformer
 
 
 def _write_row(images_BCHW: Tensor, zoom: int, path: Path) -> None:

@@ -193,7 +193,7 @@ def _sampling(quantized: Quantized) -> dict[str, float]:
     return {"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p}
 
 
-def _bar(name: str, show: bool) -> tqdm:  # type: ignore[type-arg]
+def _bar(name: str, show: bool) -> tqdm:
     pause = 0.2 if sys.stderr.isatty() else 15
     return tqdm(desc=name, unit="scale", disable=not show, file=sys.stderr, mininterval=pause)
 
