@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts the words of the second pass, in order, as soon as what they need is known."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.hw.links import WORDS
+
+from .slots import TURN_BITS, row_words, slot_layout
+
+
+def statistics_layout() -> data.StructLayout:
+    """What normalises a row: two float32."""
+    return data.StructLayout({"mean": 32, "root": 32})
+
+
+class RowIssue(wiring.Component):
+    """Pops one word in each cycle: of a norm row when its statistics are there, else at once.
+
+    Members:
+        accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
+            ``turn`` names.
+        turn: instructions issued completely, modulo 4.
+        some: the ring has a word. room: its result has a place.
+        alone: the words before it are all written; only asked for when ``alone_first``.
+        statistics: of each norm row, in order.
+        issue: a word is popped. word: its position in the row. last: the instruction's last.
+        mean, root: of its row, one cycle later.
+
+    Args:
+        alone_first: a group starts only when ``alone``.
+    """
+
+    def __init__(self, config: AcceleratorConfig, *, alone_first: bool) -> None:
+        self.alone_first = alone_first
+        super().__init__(
+            {
+                "accepted": In(TURN_BITS),
+                "slot": In(slot_layout()),
+                "turn": Out(TURN_BITS),
+                "some": In(1),
+                "room": In(1),
+                "alone": In(1),
+                "statistics": In(stream.Signature(statistics_layout())),
+                "issue": Out(1),
+                "word": Out(range(row_words(config))),
+                "last": Out(1),
+                "mean": Out(32),
+                "root": Out(32),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        slot = self.slot
+        word = Signal(len(self.word))
+        first = Signal(init=1)
+        rows = Signal(len(slot.rows))  # issued
+        begin = first & slot.norm
+        may = (self.turn != self.accepted) & self.room & self.some
+        if self.alone_first:
+            may &= self.alone | word[:3].any()
+        last_word = Signal()
+        m.d.comb += [
+            self.issue.eq(may & (~begin | self.statistics.valid)),
+            self.statistics.ready.eq(may & begin),
+            self.word.eq(word),
+            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)]),
+            self.last.eq(last_word & (rows == slot.rows - 1)),
+        ]
+        with m.If(begin):
+            m.d.sync += Cat(self.mean, self.root).eq(self.statistics.payload)
+        with m.If(self.issue):
+            m.d.sync += [word.eq(Mux(last_word, 0, word + 1)), first.eq(last_word)]
+            with m.If(last_word):
+                m.d.sync += rows.eq(rows + 1)
+            with m.If(self.last):
+                m.d.sync += [rows.eq(0), self.turn.eq(self.turn + 1)]
+        return m

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Takes what memory delivers apart: vectors, float32 rows, FP16 rows."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.hw.links import BEAT, WORDS
+
+from .slots import TURN_BITS, row_words, slot_layout
+
+
+class Receiver(wiring.Component):
+    """Beats from the reader to words of 16 values, each with its place in the instruction.
+
+    A beat of FP16 values is two words, a beat of float32 values one; a vector or row is
+    ``8 * groups`` words.
+
+    Args:
+        gap: cycles after a float32 row's last word in which no word may follow (it would meet the
+            row's own partial sums in the adder tree).
+
+    Members:
+        accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
+            ``turn`` names.
+        turn: instructions received completely, modulo 4.
+        data: beats in the order of the requests.
+        room: the ring takes at least 8 more words. start: a row may start.
+        row, vector, shift: the word belongs to a row, to a vector, to the second vector.
+        beat: 16 float32 values, or 16 FP16 values in the low half.
+        norm, word, last, number: the row is float32; position in it; its last word; slot.
+        take: as ``row``, one cycle earlier.
+
+    Latency 1 cycle. Throughput: one word in each cycle, all outputs from registers.
+    """
+
+    def __init__(self, config: AcceleratorConfig, gap: int) -> None:
+        self.gap = gap
+        super().__init__(
+            {
+                "accepted": In(TURN_BITS),
+                "slot": In(slot_layout()),
+                "turn": Out(TURN_BITS),
+                "data": In(stream.Signature(unsigned(BEAT))),
+                "room": In(1),
+                "start": In(1),
+                "take": Out(1),
+                "row": Out(1),
+                "vector": Out(1),
+                "shift": Out(1),
+                "beat": Out(BEAT),
+                "norm": Out(1),
+                "word": Out(range(row_words(config))),
+                "last": Out(1),
+                "number": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        slot = self.slot
+        pending = Signal()  # the second word of a beat follows
+        word = Signal(len(self.word))  # position of the next word
+        first = Signal(init=1)  # it is 0
+        vectors = Signal(2)  # received, of this instruction
+        rows = Signal(len(slot.rows))  # received, of this instruction
+        history = Signal(self.gap)  # bit t: a float32 row's last word was emitted t + 1 cycles ago
+
+        is_vector = slot.norm & ~vectors[1]
+        wide = slot.norm & vectors[1]
+        may, emit, last = Signal(), Signal(), Signal()
+        m.d.comb += [
+            may.eq(
+                (self.turn != self.accepted) & self.room & ~history[-1] & ~pending
+                & (self.start | ~first | is_vector)
+            ),
+            self.data.ready.eq(may),
+            emit.eq(pending | may & self.data.valid),
+            last.eq(emit & (word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)])),
+            self.take.eq(emit & ~is_vector),
+        ]  # fmt: skip
+        m.d.sync += [
+            history.eq(Cat(last & wide, history)),
+            pending.eq(emit & ~pending & ~wide),
+            self.row.eq(emit & ~is_vector),
+            self.vector.eq(emit & is_vector),
+            self.shift.eq(vectors[0]),
+            self.norm.eq(slot.norm),
+            self.word.eq(word),
+            self.last.eq(last),
+            self.number.eq(self.turn[0]),
+            self.beat.eq(Mux(pending, self.beat[BEAT // 2 :], self.data.payload)),
+        ]
+        with m.If(emit):
+            m.d.sync += [word.eq(word + 1), first.eq(0)]
+        with m.If(last):
+            m.d.sync += [word.eq(0), first.eq(1)]
+            with m.If(is_vector):
+                m.d.sync += vectors.eq(vectors + 1)
+            with m.Elif(rows == slot.rows - 1):
+                m.d.sync += [vectors.eq(0), rows.eq(0), self.turn.eq(self.turn + 1)]
+            with m.Else():
+                m.d.sync += rows.eq(rows + 1)
+        return m

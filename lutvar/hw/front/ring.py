@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ring of FP16 words between the two passes over a row."""
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import LANES
+from lutvar.hw.matrix.memory import READ_LATENCY, ChunkMemory
+
+WIDTH = LANES * 16
+#: Words that may be reserved after ``room`` was computed, and some more.
+MARGIN = 8
+
+
+class WordRing(wiring.Component):
+    """Queue of words of 16 FP16 values, in block memory, whose places are set aside in advance.
+
+    Rows follow each other without gaps, so many short rows fit where few long ones do.
+
+    Args:
+        depth: words, a power of two.
+
+    Members:
+        reserve: a word will come. room: at least ``MARGIN`` places were free 2 cycles ago.
+        push, data: it comes.
+        some: a word can be popped. pop: take it; ``word`` follows ``READ_LATENCY`` cycles later.
+        empty: no place is set aside or taken.
+    """
+
+    READ_LATENCY = READ_LATENCY
+
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
+        super().__init__(
+            {
+                "reserve": In(1),
+                "room": Out(1),
+                "push": In(1),
+                "data": In(WIDTH),
+                "some": Out(1),
+                "pop": In(1),
+                "word": Out(WIDTH),
+                "empty": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.memory = memory = ChunkMemory(WIDTH, WIDTH, self.depth)
+        used = Signal(range(self.depth + 1))  # set aside
+        level = Signal(range(self.depth + 1))  # present
+        write = Signal(range(self.depth))
+        read = Signal(range(self.depth))
+        m.d.sync += [
+            used.eq(used + self.reserve - self.pop),
+            level.eq(level + self.push - self.pop),
+            write.eq(write + self.push),
+            read.eq(read + self.pop),
+            self.room.eq(used <= self.depth - MARGIN),
+        ]
+        m.d.comb += [
+            self.some.eq(level != 0),
+            self.empty.eq(used == 0),
+            memory.write_en.eq(self.push),
+            memory.write_addr.eq(write),
+            memory.write_data.eq(self.data),
+            memory.read_addr.eq(read),
+            self.word.eq(memory.read_data),
+        ]
+        return m
