@@ -8,7 +8,7 @@ model on the way, so a variant that computes something else is found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig
@@ -42,7 +42,7 @@ class Variant:
     images: int = 1
     slots: int = 1
     stagger: int = 0
-    timing: MemoryTiming = MemoryTiming()
+    timing: MemoryTiming = field(default_factory=MemoryTiming)
 
 
 @dataclass(frozen=True)
