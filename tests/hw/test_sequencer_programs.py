@@ -323,7 +323,10 @@ def test_unused_bits_must_be_zero() -> None:
 
 
 def test_dual_needs_a_dual_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = CONFIG.quant_config.model_copy(update={"dual": None})
+    quant = CONFIG.quant_config
+    site = next(site for site in quant.sites.values() if not site.format.dual)
+    plain = quant.model_copy(update={"sites": dict.fromkeys(quant.sites, site)})
+    assert plain.dual_format is None
     monkeypatch.setattr(AcceleratorConfig, "quant_config", plain)
     words = []
     for op in (Opcode.FRONT, Opcode.MATRIX):

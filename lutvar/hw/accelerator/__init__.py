@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole accelerator: units, registers and memory ports under one top."""

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control half of the accelerator: registers and what they steer."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import (
+    ADDRESS_BITS,
+    BY_NAME,
+    MAGIC,
+    READ_PORTS,
+    REGISTERS,
+    VERSION,
+    WRITE_PORTS,
+    DeviceError,
+)
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import UNITS
+from lutvar.hw.axi.lite import RegisterBusSignature
+from lutvar.hw.axi.register_file import RegisterFile
+from lutvar.hw.links import ADDRESS
+
+from .monitor import EventCounters, FirstError, Watchdog
+
+RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
+STOP_CYCLES = 16  #: from ``stop`` to the first look at ``quiet``
+#: Who keeps the address of a failed burst.
+ADDRESS_SOURCES = ("sequencer", "fetch", "front", "post", "attend")
+_SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4}
+_READ_ERRORS = {port: DeviceError[f"READ_{port.upper()}"] for port in READ_PORTS}
+_WRITE_ERRORS = {port: DeviceError[f"WRITE_{port.upper()}"] for port in WRITE_PORTS}
+_COUNTED = (
+    *(f"BUSY_{u.name}" for u in UNITS), *(f"ACTIVE_{u.name}" for u in UNITS),
+    "MATRIX_ISSUE", "MATRIX_WAIT_WEIGHTS",
+    *(f"READ_BEATS_{p.upper()}" for p in READ_PORTS),
+    *(f"WRITE_BEATS_{p.upper()}" for p in WRITE_PORTS), "PROGRAMS",
+)  # fmt: skip
+
+
+def pack_fields(name: str, values: dict[str, Any]) -> Value:
+    """A register word from the values of all its fields."""
+    fields = {f.name: f for f in BY_NAME[name].fields}
+    if set(fields) != set(values):
+        raise ValueError(f"{name} has fields {sorted(fields)}, not {sorted(values)}")
+    parts: list[Value] = []
+    at = 0
+    for item in sorted(fields.values(), key=lambda f: f.low):
+        value = values[item.name]
+        if isinstance(value, int):
+            if not 0 <= value < 1 << item.width:
+                raise ValueError(f"{name}.{item.name} = {value} needs over {item.width} bits")
+            value = Const(value, item.width)
+        parts += [Const(0, item.low - at), value]
+        at = item.low + item.width
+    return Cat(parts, Const(0, 32 - at))
+
+
+def constants(config: AcceleratorConfig) -> dict[str, int]:
+    """Values of the read-only registers that identify a build."""
+    digest = accelerator_hash(config)
+    caps = {
+        "CAPS0": {
+            "rows": config.rows, "code_bits": config.quant_config.code_bits,
+            "kv_bits": config.kv.bits, "act_banks": config.act_banks,
+            "acc_banks": config.acc_banks, "attention_rows": config.attention_rows,
+        },
+        "CAPS1": {
+            "bank_groups": config.bank_groups, "acc_depth": config.acc_depth,
+            "queue": config.queue,
+        },
+        "CAPS2": {"max_width": config.max_width, "max_keys": config.max_keys},
+    }  # fmt: skip
+    return {
+        "MAGIC": MAGIC, "VERSION": VERSION,
+        "HASH_LO": digest & 0xFFFFFFFF, "HASH_HI": digest >> 32,
+        **{name: Const.cast(pack_fields(name, values)).value for name, values in caps.items()},
+    }  # fmt: skip
+
+
+class Control(wiring.Component):
+    """Registers, start, errors, watchdog, counters, soft reset, interrupt.
+
+    Clock domains (one clock): register storage and soft reset are in ``bus``; everything else is in
+    ``sync``, whose reset the top derives from ``core_reset``.
+
+    A start is accepted when CTRL.ready is 1 and ignored otherwise. After an error nothing is
+    dispatched until SOFT_RESET, which also clears CTRL.done, ISR and the counters. SOFT_RESET
+    stops the units, waits until their memory ports are quiet, and resets them.
+
+    Members:
+        bus: register accesses. bus_hold: they have to wait (during the reset itself).
+        start, program, bases, serial, halt, stop: to sequencer and units.
+        the sequencer's status, under its names; units: busy, active, done (a bit each).
+        quiet: no memory port has anything outstanding. issue, wait_weights: of the array.
+        ports: bits of PORTS. read_beats, write_beats: a beat moves. read_bad, write_bad: a response
+            that is not OKAY. addresses: ``error_address`` of each of ADDRESS_SOURCES.
+        core_reset: resets everything but the registers; high after power-up. interrupt: level.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self._config = config
+        units = len(UNITS)
+        super().__init__({
+            "bus": In(RegisterBusSignature(ADDRESS_BITS)), "bus_hold": Out(1),
+            "start": Out(1), "program": Out(ADDRESS), "bases": Out(4 * ADDRESS),
+            "serial": Out(1), "halt": Out(1), "stop": Out(1),
+            "running": In(1), "finished": In(1), "progress": In(1),
+            "bad_header": In(1), "bad_instruction": In(1), "bad_info": In(32),
+            "completed": In(data.ArrayLayout(32, units)), "incomplete": In(units),
+            "empty": In(units), "waiting": In(units), "dispatching": In(1), "ending": In(1),
+            "busy": In(units), "active": In(units), "done": In(units), "quiet": In(1),
+            "issue": In(1), "wait_weights": In(1),
+            "ports": In(max(f.low + f.width for f in BY_NAME["PORTS"].fields)),
+            "read_beats": In(len(READ_PORTS)), "write_beats": In(len(WRITE_PORTS)),
+            "read_bad": In(len(READ_PORTS)), "write_bad": In(len(WRITE_PORTS)),
+            "addresses": In(data.ArrayLayout(ADDRESS, len(ADDRESS_SOURCES))),
+            "core_reset": Out(1, init=1), "interrupt": Out(1),
+        })  # fmt: skip
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.registers = registers = DomainRenamer("bus")(
+            RegisterFile(
+                REGISTERS,
+                constants=constants(self._config),
+                live=("CTRL",),
+                watched=("CTRL", "CYCLES_LO"),
+            )
+        )
+        wiring.connect(m, wiring.flipped(self.bus), registers.bus)
+        resetting = self._soft_reset(m, registers)
+        state = Signal(32)
+        m.d.sync += state.eq(self._state(resetting))
+        errors = self._errors(m, registers, state)
+        self._control_register(m, registers)
+        self._count(m, registers)
+        self._interrupts(m, registers, errors.raised)
+        m.d.comb += [
+            self.program.eq(Cat(registers.program_lo, registers.program_hi)),
+            self.bases.eq(Cat(
+                getattr(registers, f"base{i}_{half}") for i in range(4) for half in ("lo", "hi")
+            )),
+            self.serial.eq(registers.mode[0]),
+            self.halt.eq(errors.halt | resetting),
+            registers.state.eq(state),
+        ]  # fmt: skip
+        m.d.sync += registers.ports.eq(self.ports)
+        return m
+
+    def _state(self, resetting: Signal) -> Value:
+        each = {"busy": self.busy, "active": self.active, "empty": self.empty,
+                "waits": self.waiting, "incomplete": self.incomplete}  # fmt: skip
+        return pack_fields("STATE", {
+            **{f"{what}_{u.name.lower()}": bits[int(u)] for what, bits in each.items()
+               for u in UNITS},
+            "dispatch": self.dispatching, "end": self.ending, "quiet": self.quiet,
+            "resetting": resetting, "halted": self.halt,
+        })  # fmt: skip
+
+    def _errors(self, m: Module, registers: Any, state: Signal) -> FirstError:
+        m.submodules.stall_timer = watchdog = Watchdog()
+        m.submodules.errors = errors = FirstError([c for c in DeviceError if c.value])
+        moved = Cat(self.active, self.done, self.read_beats, self.write_beats, self.progress)
+        m.d.comb += [
+            watchdog.limit.eq(registers.watchdog),
+            watchdog.active.eq(self.running & ~errors.halt),
+            watchdog.progress.eq(moved.any()),
+        ]
+        hits: dict[DeviceError, tuple[Value, Value | int]] = {
+            DeviceError.BAD_HEADER: (self.bad_header, self.bad_info),
+            DeviceError.BAD_INSTRUCTION: (self.bad_instruction, self.bad_info),
+            DeviceError.WATCHDOG: (watchdog.fire, state),
+        }
+        source_of = {}
+        for codes, bad in ((_READ_ERRORS, self.read_bad), (_WRITE_ERRORS, self.write_bad)):
+            for number, (port, code) in enumerate(codes.items()):
+                hits[code] = (bad[number], 0)
+                source_of[code] = _SOURCE_OF_PORT[port]
+        for number, code in enumerate(c for c in DeviceError if c.value):
+            m.d.comb += [
+                errors.hits[number].eq(hits[code][0]),
+                errors.infos[number].eq(hits[code][1]),
+            ]
+        # The source keeps its address; it is there before anybody can read the code.
+        address = Signal(ADDRESS)
+        with m.Switch(errors.code):
+            for code, source in source_of.items():
+                with m.Case(int(code)):
+                    m.d.sync += address.eq(self.addresses[source])
+        m.d.comb += [
+            registers.error.eq(errors.code),
+            registers.error_info.eq(errors.info),
+            Cat(registers.error_address_lo, registers.error_address_hi).eq(address),
+        ]
+        return errors
+
+    def _control_register(self, m: Module, registers: Any) -> None:
+        done, pending, begin = Signal(), Signal(), Signal()
+        with m.If(self.finished):
+            m.d.sync += done.eq(1)
+        with m.Elif(registers.ctrl_seen):
+            m.d.sync += done.eq(0)
+        ready = ~self.running & ~self.halt & ~pending
+        # A register in the path; the next write to an argument comes at least three cycles later.
+        m.d.sync += begin.eq(registers.ctrl_write[0])
+        m.d.comb += self.start.eq(begin & ready)
+        m.d.sync += pending.eq(self.start)  # until the sequencer runs
+        word = pack_fields("CTRL", {
+            "start": pending, "done": done, "idle": ~self.running & ~pending, "ready": ready,
+        })  # fmt: skip
+        m.d.comb += registers.ctrl.eq(word)
+
+    def _count(self, m: Module, registers: Any) -> None:
+        m.submodules.counters = counters = EventCounters(len(_COUNTED))
+        m.d.comb += [
+            counters.events.eq(Cat(
+                self.busy, self.active, self.issue, self.wait_weights,
+                self.read_beats, self.write_beats, self.finished,
+            )),
+            counters.running.eq(self.running & ~self.halt),
+            counters.cycles_lo_seen.eq(registers.cycles_lo_seen),
+            registers.cycles_lo.eq(counters.cycles_lo),
+            registers.cycles_hi.eq(counters.cycles_hi),
+        ]  # fmt: skip
+        for number, name in enumerate(_COUNTED):
+            m.d.comb += getattr(registers, name.lower()).eq(counters.counts[number])
+        for unit in UNITS:
+            value = getattr(registers, f"instructions_{unit.name.lower()}")
+            m.d.comb += value.eq(self.completed[int(unit)])
+
+    def _interrupts(self, m: Module, registers: Any, raised: Signal) -> None:
+        pending, events = Signal(2), Signal(2)
+        fields = {f.name: f.low for f in BY_NAME["ISR"].fields}
+        m.d.comb += [
+            events[fields["done"]].eq(self.finished),
+            events[fields["error"]].eq(raised),
+            registers.isr.eq(pending),
+        ]
+        m.d.sync += pending.eq((pending & ~registers.isr_write) | events)
+        m.d.sync += self.interrupt.eq(registers.gie[0] & (pending & registers.ier).any())
+
+    def _soft_reset(self, m: Module, registers: Any) -> Signal:
+        """Returns: a reset was asked for and waits for the memory ports."""
+        resetting = Signal()
+        stopped = Signal(range(STOP_CYCLES + 1))
+        left = Signal(range(RESET_CYCLES + 1))
+        request, force = registers.soft_reset_write[0], registers.soft_reset_write[1]
+        over = Signal()
+        m.d.comb += [
+            self.stop.eq(resetting),
+            over.eq(resetting & (stopped == STOP_CYCLES) & self.quiet),
+            self.bus_hold.eq((left != 0) | self.core_reset),
+        ]
+        m.d.bus += self.core_reset.eq(left != 0)
+        with m.If(resetting & (stopped != STOP_CYCLES)):
+            m.d.bus += stopped.eq(stopped + 1)
+        with m.If(force | over):
+            m.d.bus += [resetting.eq(0), stopped.eq(0), left.eq(RESET_CYCLES)]
+        with m.Elif(request):
+            m.d.bus += resetting.eq(1)
+        with m.If((left != 0) & ~(force | over)):
+            m.d.bus += left.eq(left - 1)
+        return resetting

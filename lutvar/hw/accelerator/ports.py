@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4 ports as Vivado infers them, and what the registers want to know about them."""
+
+from typing import Any
+
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.links import axi_read, axi_write
+
+#: What every burst says: whole beats of 64 bytes, INCR, normal memory (modifiable, bufferable).
+_CONSTANTS = {
+    "id": (1, 0), "size": (3, 6), "burst": (2, 1), "lock": (1, 0), "cache": (4, 0b0011),
+    "prot": (3, 0), "qos": (4, 0),
+}  # fmt: skip
+
+
+class AxiMasterSignature(wiring.Signature):
+    """AXI4 with 512-bit data and 64-bit addresses, seen from the master."""
+
+    def __init__(self, *, read: bool, write: bool) -> None:
+        members: dict[str, Any] = {}
+        for present, channel, signature, answer in (
+            (write, "aw", axi_write(), "bid"),
+            (read, "ar", axi_read(), "rid"),
+        ):
+            if present:
+                members |= {f"{channel}{k}": Out(width) for k, (width, _) in _CONSTANTS.items()}
+                members |= dict(signature.members)
+                members[answer] = In(1)
+        super().__init__(members)
+
+
+def connect_master(m: Module, port: Any, *, read: Any = None, write: Any = None) -> None:
+    """Connect a unit's memory interface (``links.axi_read``/``axi_write``) to a port of the top."""
+    for unit, channel, signature in ((read, "ar", axi_read()), (write, "aw", axi_write())):
+        if unit is None:
+            continue
+        for name, member in signature.members.items():
+            inner, outer = getattr(unit, name), getattr(port, name)
+            source, sink = (inner, outer) if member.flow is Out else (outer, inner)
+            m.d.comb += sink.eq(source)
+        for name, (_, value) in _CONSTANTS.items():
+            m.d.comb += getattr(port, f"{channel}{name}").eq(value)

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerator as Vivado and the host see it: AXI4-Lite, seven memory ports, an interrupt."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Signal
+from amaranth.hdl._ir import PortDirection
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import ADDRESS_BITS, READ_PORTS, WRITE_PORTS
+from lutvar.contract.isa import UNITS
+from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
+from lutvar.hw.sequencer.fetch import FetchUnit
+from lutvar.hw.sequencer.sequencer import Sequencer
+from lutvar.hw.shared import place
+
+from .control import Control
+from .ports import AxiMasterSignature, connect_master
+
+TOP_NAME = "lutvar_accelerator"
+_PORTS = tuple(dict.fromkeys((*READ_PORTS, *WRITE_PORTS)))
+
+
+def _members() -> dict[str, Any]:
+    ports = {
+        f"m_axi_{name}": Out(AxiMasterSignature(read=name in READ_PORTS, write=name in WRITE_PORTS))
+        for name in _PORTS
+    }
+    return {
+        "interrupt": Out(1),
+        "s_axi_control": In(AxiLiteSignature(ADDRESS_BITS)),
+        **ports,
+        "unit_busy": Out(len(UNITS)),
+        "unit_active": Out(len(UNITS)),
+    }
+
+
+def make_units(config: AcceleratorConfig) -> dict[str, Any]:
+    """The units of a build by name, FETCH included."""
+    from lutvar.hw.attention.unit import AttendUnit
+    from lutvar.hw.front.unit import FrontUnit
+    from lutvar.hw.post.unit import PostUnit
+    from lutvar.hw.rows.unit import MatrixUnit
+
+    return {
+        "fetch": FetchUnit(config),
+        "front": FrontUnit(config),
+        "matrix": MatrixUnit(config),
+        "post": PostUnit(config),
+        "attend": AttendUnit(config),
+    }
+
+
+class AcceleratorCore(wiring.Component):
+    """Everything but the clock domains ``bus`` and ``sync``, which are on one clock.
+
+    Args:
+        config: the build.
+        units: units by name (:func:`make_units`); others with the same members may stand in.
+
+    Members: those of :class:`Accelerator`, and ``core_reset``, the reset of ``sync``.
+    """
+
+    def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
+        self._config = config
+        self._units = dict(units) if units is not None else make_units(config)
+        super().__init__({**_members(), "core_reset": Out(1, init=1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.axi_lite = axi_lite = DomainRenamer("bus")(AxiLite(ADDRESS_BITS))
+        m.submodules.control = control = Control(self._config)
+        sequencer = Sequencer(self._config)
+        place(m, platform, "sequencer", sequencer, "sequencer")
+        wiring.connect(m, wiring.flipped(self.s_axi_control), axi_lite.axi)
+        wiring.connect(m, axi_lite.bus, control.bus)
+        m.d.comb += [
+            axi_lite.hold.eq(control.bus_hold),
+            self.interrupt.eq(control.interrupt),
+            self.core_reset.eq(control.core_reset),
+        ]
+        units = self._units
+        for name, unit in units.items():
+            place(m, platform, f"unit_{name}", unit, f"unit_{name}")
+        self._steer(m, control, sequencer)
+        wiring.connect(m, units["fetch"].weights, units["matrix"].weights)
+        m.d.comb += [
+            units["matrix"].bank_write.eq(units["front"].bank_write),
+            units["matrix"].drain.eq(units["post"].drain),
+            units["post"].drained.eq(units["matrix"].drained),
+        ]
+        reads = {
+            "prog": sequencer.memory, "wgt": units["fetch"].memory,
+            "front": units["front"].memory, "post": units["post"].read,
+            "keys": units["attend"].keys_memory, "values": units["attend"].values_memory,
+        }  # fmt: skip
+        writes = {"post": units["post"].write, "values": units["attend"].write}
+        for name in _PORTS:
+            port = getattr(self, f"m_axi_{name}")
+            connect_master(m, port, read=reads.get(name), write=writes.get(name))
+        self._observe(m, control)
+        return m
+
+    def _steer(self, m: Module, control: Control, sequencer: Sequencer) -> None:
+        for name in ("start", "program", "bases", "serial", "halt", "stop"):
+            m.d.comb += getattr(sequencer, name).eq(getattr(control, name))
+        for name in (
+            "running", "finished", "progress", "bad_header", "bad_instruction", "bad_info",
+            "completed", "incomplete", "empty", "waiting", "dispatching", "ending",
+        ):  # fmt: skip
+            m.d.comb += getattr(control, name).eq(getattr(sequencer, name))
+        units = [self._units[unit.name.lower()] for unit in UNITS]
+        for unit, part in zip(UNITS, units, strict=True):
+            number = int(unit)
+            wiring.connect(m, getattr(sequencer, f"command_{unit.name.lower()}"), part.command)
+            m.d.comb += [
+                sequencer.dones[number].eq(part.done),
+                control.done[number].eq(part.done),
+                control.busy[number].eq(part.busy),
+                control.active[number].eq(part.active),
+                part.stop.eq(control.stop),
+            ]
+        quiet = Signal()
+        m.d.sync += quiet.eq(sequencer.quiet & Cat(part.quiet for part in units).all())
+        matrix = self._units["matrix"]
+        m.d.comb += [
+            control.quiet.eq(quiet),
+            control.issue.eq(matrix.issue),
+            control.wait_weights.eq(matrix.wait_weights),
+            control.addresses[0].eq(sequencer.error_address),
+        ]
+        for number, name in enumerate(("fetch", "front", "post", "attend"), start=1):
+            m.d.comb += control.addresses[number].eq(self._units[name].error_address)
+        m.d.sync += [self.unit_busy.eq(control.busy), self.unit_active.eq(control.active)]
+
+    def _observe(self, m: Module, control: Control) -> None:
+        """What the registers see of the memory ports."""
+        bits = []
+        for number, name in enumerate(READ_PORTS):
+            port = getattr(self, f"m_axi_{name}")
+            beat = port.rvalid & port.rready
+            bits += [port.arvalid, port.arready, port.rvalid]
+            m.d.comb += [
+                control.read_beats[number].eq(beat),
+                control.read_bad[number].eq(beat & (port.rresp != 0)),
+            ]
+        for number, name in enumerate(WRITE_PORTS):
+            port = getattr(self, f"m_axi_{name}")
+            bits += [port.awvalid, port.awready, port.wvalid, port.wready, port.bvalid]
+            m.d.comb += [
+                control.write_beats[number].eq(port.wvalid & port.wready),
+                control.write_bad[number].eq(port.bvalid & port.bready & (port.bresp != 0)),
+            ]
+        m.d.comb += control.ports.eq(Cat(bits))
+
+
+class Accelerator(wiring.Component):
+    """The top: clock domains around :class:`AcceleratorCore`.
+
+    Reset: ``ap_rst_n`` is synchronous and active low; it resets everything. SOFT_RESET resets the
+    units alone, after their memory ports have ended what they began.
+
+    Members:
+        ap_clk, ap_rst_n; interrupt: a level.
+        s_axi_control: AXI4-Lite, 4 KiB, see ``contract/device_registers``.
+        m_axi_prog (program, read), m_axi_wgt (weights, read), m_axi_front (activations, read),
+        m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write): AXI4, 512
+        bit, one ID, INCR bursts of at most 1 KiB that do not cross a multiple of 1 KiB.
+        unit_busy, unit_active: one bit for each unit, for tracing; one cycle late.
+    """
+
+    def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
+        self._core = AcceleratorCore(config, units)
+        super().__init__({"ap_clk": In(1), "ap_rst_n": In(1), **_members()})
+
+    def port_map(self) -> dict[str, tuple[Signal, PortDirection]]:
+        """Port name in Verilog -> (signal, direction), in declaration order."""
+        return {
+            "_".join(path): (
+                value,
+                PortDirection.Input if member.flow is In else PortDirection.Output,
+            )
+            for path, member, value in self.signature.flatten(self)
+        }
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.core = core = self._core
+        for name, reset in (("bus", ~self.ap_rst_n), ("sync", core.core_reset)):
+            domain = ClockDomain(name)
+            domain.clk = self.ap_clk
+            m.domains += domain
+            m.d.comb += domain.rst.eq(reset)
+        for path, member, value in core.signature.flatten(core):
+            if path[0] == "core_reset":
+                continue
+            outer: Any = self
+            for step in path:
+                outer = getattr(outer, str(step))
+            if member.flow is In:
+                m.d.comb += value.eq(outer)
+            else:
+                m.d.comb += outer.eq(value)
+        return m
