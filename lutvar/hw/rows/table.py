@@ -66,7 +66,6 @@ class RowOperand(wiring.Component):
         super().__init__(
             {
                 "load_valid": In(1),
-                "load_word": In(range(WORDS)),
                 "load_codes": In(LANES * design.plain.bits),
                 "load_dual": In(1),
                 "load_negative": In(1),
@@ -83,19 +82,22 @@ class RowOperand(wiring.Component):
             m, list(code), self.load_dual, self.load_negative, "recoded"
         )
         planes = [*magnitude, sign]
-        following = Signal.like(self.operand, reset_less=True)
+        # Words come in order: each moves those before it down, which needs no decoder.
+        parts: list[Value] = []
+        above: list[Value] = planes
+        for chunk in reversed(range(GROUP // CHUNK)):
+            held = []
+            for k, entering in enumerate(above):
+                plane = Signal(CHUNK, name=f"next{chunk}_{k}", reset_less=True)
+                with m.If(self.load_valid):
+                    m.d.sync += plane.eq(Cat(plane[LANES:], entering))
+                held.append(plane)
+            above = [plane[:LANES] for plane in held]
+            parts = [*held, *parts]
         current = Signal.like(self.operand, reset_less=True)
         m.d.comb += self.operand.eq(current)
         with m.If(self.start):
-            m.d.sync += current.eq(following)
-        with m.If(self.load_valid), m.Switch(self.load_word):
-            for word in range(WORDS):
-                with m.Case(word):
-                    base = word // WORDS_PER_PLANE * CHUNK * len(planes)
-                    base += word % WORDS_PER_PLANE * LANES
-                    for k, plane in enumerate(planes):
-                        low = base + k * CHUNK
-                        m.d.sync += following[low : low + LANES].eq(plane)
+            m.d.sync += current.eq(Cat(*parts))
         return m
 
 
@@ -122,7 +124,6 @@ class TableGroupDot(wiring.Component):
             place(m, platform, f"dot_{row}", dot, "rows_dot")
             m.d.comb += [
                 operand.load_valid.eq(self.load_valid),
-                operand.load_word.eq(self.load_word),
                 operand.load_codes.eq(self.load_codes[row * span : (row + 1) * span]),
                 operand.load_dual.eq(self.load_dual),
                 operand.load_negative.eq(self.load_negative),
