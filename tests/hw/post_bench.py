@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from amaranth.hdl import Value
+from amaranth.sim import Simulator
 from axi_memory import AxiMemory, serve
 from verilated_unit import UnitSimulator
 
@@ -169,7 +170,9 @@ class Program:
     def check(self, memory: AxiMemory) -> None:
         for at, content in self.after.items():
             assert memory.read(at, len(content)) == content, self._difference(memory, at, content)
-        written = {a for at, content in self.after.items() for a in range(at, at + len(content), 64)}
+        written = {
+            a for at, content in self.after.items() for a in range(at, at + len(content), 64)
+        }
         for address, beats in memory.write_bursts:
             for a in range(address, address + 64 * beats, 64):
                 assert a in written, f"wrote at {a:#x}, which belongs to nothing"
@@ -194,19 +197,22 @@ class Result:
 
 
 def run_program(
-    library: Path,
+    library: Path | None,
     program: Program,
     *,
     memory: AxiMemory | None = None,
     pause: float = 0.0,
     limit: int = 20_000,
     wait_each: bool = False,
+    stop_after: int | None = None,
 ) -> Result:
     """Offer all instructions, wait for the last `done`.
 
     Args:
+        library: the Verilated unit; None for Amaranth's simulator.
         pause: probability of a cycle without an instruction offered.
         wait_each: an instruction is offered when the last one is complete.
+        stop_after: cycles until ``stop``; then only ``quiet`` is waited for.
     """
     config = program.config
     unit = PostUnit(config)
@@ -274,12 +280,29 @@ def run_program(
                 ctx.set(Value.cast(unit.drained), line[0])
             cycle += 1
 
-    simulator = UnitSimulator(unit, library)
+    async def stop(ctx: Any) -> None:
+        assert stop_after is not None
+        await ctx.tick().repeat(stop_after)
+        ctx.set(unit.stop, 1)
+        await ctx.tick().repeat(3)
+        for _ in range(limit):
+            if ctx.get(unit.quiet):
+                break
+            await ctx.tick()
+        else:
+            raise AssertionError("never quiet")
+        await ctx.tick().repeat(50)
+        assert ctx.get(unit.quiet)
+
+    simulator = Simulator(unit) if library is None else UnitSimulator(unit, library)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(commands)
+    simulator.add_testbench(commands, background=stop_after is not None)
+    if stop_after is not None:
+        simulator.add_testbench(stop)
     simulator.add_testbench(watch, background=True)
     simulator.add_testbench(matrix, background=True)
     serve(simulator, result.memory, [unit.read], [unit.write])
     simulator.run()
-    simulator.close()
+    if library is not None:
+        simulator.close()
     return result

@@ -28,7 +28,15 @@ def test_every_segment() -> None:
 
 
 def test_ends() -> None:
-    values = [0.0, -0.0, 8.0, -8.0, np.nextafter(np.float32(8), np.float32(0)), 2.0**100, -(2.0**90)]
+    values = [
+        0.0,
+        -0.0,
+        8.0,
+        -8.0,
+        np.nextafter(np.float32(8), np.float32(0)),
+        2.0**100,
+        -(2.0**90),
+    ]
     values += [-np.nextafter(np.float32(8), np.float32(0)), 2.0**-80, -(2.0**-80), 2.0**-126]
     values += [s * 2.0**e for e in range(-20, 5) for s in (1, -1)]
     values += [s * 2.0**e * 1.9999999 for e in range(-20, 5) for s in (1, -1)]

@@ -28,7 +28,11 @@ class Path(IntEnum):
 def drain_order(config: AcceleratorConfig) -> data.StructLayout:
     """Blocks from column 0 of a bank of accumulators."""
     return data.StructLayout(
-        {"bank": range(config.acc_banks), "row_group": range(max(2, config.row_groups)), "blocks": 8}
+        {
+            "bank": range(config.acc_banks),
+            "row_group": range(max(2, config.row_groups)),
+            "blocks": 8,
+        }
     )
 
 

@@ -123,13 +123,16 @@ class PostUnit(wiring.Component):
         """The lanes and what gathers their results. Cycle t: t cycles after ``issue.fire``."""
         job = issue.job.payload
         at_y = BlockBuffer.READ_LATENCY
-        at_sum, at_gelu = at_y + PostLane.SUM_LATENCY, at_y + PostLane.GELU_LATENCY
-        at_half = at_y + PostLane.HALF_LATENCY
-        history = Signal(max(at_sum, at_gelu) + 1)
-        m.d.comb += history[0].eq(issue.fire)
-        fired = Signal(len(history) - 1)
-        m.d.sync += fired.eq(history[:-1])
-        m.d.comb += history[1:].eq(fired)
+        after = {
+            Path.SUM: PostLane.SUM_LATENCY,
+            Path.GELU: PostLane.GELU_LATENCY,
+            Path.RECORD: PostLane.HALF_LATENCY,
+        }
+        arrived = {}  # results of the lanes, by path
+        for path, latency in after.items():
+            line = Signal(at_y + latency, name=f"fired_{path.name.lower()}")
+            m.d.sync += line.eq(Cat(issue.fire & (issue.path == path), line))
+            arrived[path] = line[-1]
 
         # Cycle 1: the factors' memory was read. Cycle 2: factors. The lane takes them ahead of y.
         scalar_1, vector_1 = Signal(16, reset_less=True), Signal(reset_less=True)
@@ -167,20 +170,19 @@ class PostUnit(wiring.Component):
             records.tag.kind.eq(delay(m, job.kind, 2, "kind_line")),
             records.tag.kappa.eq(g[:16]),
             records.values.eq(half),
-            records.valid.eq(history[at_half] & (issue.path == Path.RECORD)),
+            records.valid.eq(arrived[Path.RECORD]),
         ]
 
         # Results as beats.
         odd, low = Signal(), Signal(BEAT // 2, reset_less=True)
-        arrived = history[at_gelu] & (issue.path == Path.GELU)
-        with m.If(arrived):
+        with m.If(arrived[Path.GELU]):
             m.d.sync += [odd.eq(~odd), low.eq(half)]
         push, beat = Signal(), Signal(BEAT, reset_less=True)
         with m.Switch(issue.path):
             with m.Case(Path.SUM):
-                m.d.sync += [push.eq(history[at_sum]), beat.eq(Cat(*sums))]
+                m.d.sync += [push.eq(arrived[Path.SUM]), beat.eq(Cat(*sums))]
             with m.Case(Path.GELU):
-                m.d.sync += [push.eq(arrived & odd), beat.eq(Cat(low, half))]
+                m.d.sync += [push.eq(arrived[Path.GELU] & odd), beat.eq(Cat(low, half))]
             with m.Default():
                 m.d.sync += [push.eq(records.done), beat.eq(records.record)]
         sent = Signal()
@@ -213,5 +215,7 @@ class PostUnit(wiring.Component):
         with m.If(~self.error):
             m.d.sync += [
                 self.error.eq(reader.error | writer.error),
-                self.error_address.eq(Mux(reader.error, reader.error_address, writer.error_address)),
+                self.error_address.eq(
+                    Mux(reader.error, reader.error_address, writer.error_address)
+                ),
             ]

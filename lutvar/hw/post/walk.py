@@ -27,7 +27,10 @@ class Walk(wiring.Component):
 
     def __init__(self) -> None:
         super().__init__(
-            {"order": In(stream.Signature(walk_order())), "job": Out(stream.Signature(job_layout()))}
+            {
+                "order": In(stream.Signature(walk_order())),
+                "job": Out(stream.Signature(job_layout())),
+            }
         )
 
     def elaborate(self, platform: Any) -> Module:
