@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
+from lutvar.contract.accelerator import BEAT_BYTES, LANES, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp
-from lutvar.contract.memory import panel_beats
+from lutvar.contract.memory import BIAS_BEATS, block_beats
 
 #: Memory ports, each 64 bytes a cycle.
 PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "attend_write")
@@ -22,39 +22,40 @@ PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "atten
 
 @dataclass(frozen=True)
 class UnitTimes:
-    """Constants of the cycle model, in cycles.
+    """Constants of the cycle model, in cycles. Each unit's docstring has the formula.
 
     Attributes:
         memory: from a read request to its first beat; from a write to its response.
-        operand_gap: MATRIX, lost between two groups, or passes of a group.
-        operand_least: MATRIX, an operand lasts at least as long: the next one is prepared.
-        matrix_start, matrix_tail: from the start to the first vector; from the last vector on.
-        front_start, front_tail, front_row: FRONT, see `_front`; the last is least cycles of a row.
-        post_start, post_tail: POST.
-        attend_block, attend_least, attend_tail: ATTEND: extra of a block of query rows, least
-            cycles of its pass over keys, and after the last.
+        fill: MATRIX, from the start of an operand to its first vector.
+        operand: MATRIX, from the start of an operand to that of the next, at least.
+        matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
+        front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
+        post_issue: POST, between instructions.
+        post_tail: from the first column drained to the first result, and at the end.
+        attend_least: ATTEND, least cycles of a block of n query rows beyond ``4 n``.
+        attend_tail: from the last key of a block to its results, without the keys' second pass.
     """
 
     memory: int = 100
-    operand_gap: int = 2
-    operand_least: int = 16
-    matrix_start: int = 20
-    matrix_tail: int = 60
-    front_start: int = 10
-    front_tail: int = 150
-    front_row: int = 16
-    post_start: int = 10
-    post_tail: int = 150
-    attend_block: int = 8
-    attend_least: int = 40
-    attend_tail: int = 150
+    fill: int = 1
+    operand: int = 13
+    matrix_start: int = 16
+    matrix_tail: int = 32
+    front_tail: int = 95
+    front_statistics: int = 136
+    post_issue: int = 4
+    post_tail: int = 220
+    attend_least: int = 12
+    attend_tail: int = 120
 
 
 def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     if config.dot == "da":
-        return UnitTimes(operand_gap=2, operand_least=160)
-    return UnitTimes()
+        return UnitTimes(
+            fill=196, operand=206, matrix_start=213, matrix_tail=34 + config.row_groups
+        )
+    return UnitTimes(matrix_tail=31 + config.row_groups)
 
 
 @dataclass(frozen=True)
@@ -101,47 +102,59 @@ class CostModel:
         return self.of(instruction.opcode, instruction.operands)
 
     def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
-        t, outputs, passes = self.times, blocks * 32, 2 if dual else 1
-        operand = max(outputs, t.operand_least) + t.operand_gap
-        bits = self.config.quant_config.code_bits
-        beats = panel_beats(outputs, bits, True) + (groups - 1) * panel_beats(outputs, bits, False)
-        # The weight port brings a beat a cycle: 33 beats (FP6: 49) are 32 vectors.
-        cycles = max(groups * passes * operand, beats * passes)
-        return Cost(t.matrix_start + cycles, t.matrix_tail, (), groups * passes * outputs)
+        t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
+        outputs = blocks * WEIGHT_BLOCK
+        # The unit takes a beat a cycle: 33 beats (49 at 6 bits) are 32 vectors.
+        vectors = blocks * block_beats(bits, first=False)
+        if not self.config.pipelined:
+            vectors = outputs * t.matrix_tail
+        cycles = groups * passes * (max(vectors, t.operand) + t.fill - 1)
+        cycles += passes * blocks * BIAS_BEATS
+        tail = t.matrix_start + t.matrix_tail
+        return Cost(cycles, tail, (), groups * passes * outputs)
 
     def _front(self, rows: int, groups: int, norm: int) -> Cost:
         t, width = self.times, groups * GROUP
-        cycles = t.front_start + rows * max(width // LANES, t.front_row if norm else 0)
-        moved = rows * width * (4 if norm else 2) + (2 * width * 2 if norm else 0)
+        words = width // LANES
+        tail = t.front_tail + t.memory
         if norm:
-            cycles += 2 * width * 2 // BEAT_BYTES
-        return Cost(cycles, t.front_tail + t.memory, (("front", moved),))
+            moved = rows * width * 4 + 2 * width * 2
+            tail += t.front_statistics + words
+            return Cost(rows * (words + 1) + 2 * words, tail, (("front", moved),))
+        return Cost(rows * words, tail, (("front", rows * width * 2),))
 
     def _post(self, rows: int, blocks: int, op: int, vector: int) -> Cost:
         t, columns = self.times, blocks * GROUP
-        # 16 rows are drained whatever part of them is used.
-        cycles = t.post_start + columns
         read = columns * 2 if vector else 0
         written = rows * columns * 4
+        block = GROUP  # 16 rows are drained, whatever part of them is used
         if op == PostOp.ADD:
+            block = max(block, 8 * rows + (4 if vector else 0))
             read += written
         elif op == PostOp.GELU:
             written //= 2
         elif op == PostOp.QKV:
             written = rows * columns  # a record of 64 bytes for 64 columns
-        return Cost(cycles, t.post_tail + t.memory, (("post_read", read), ("post_write", written)))
+        tail = t.post_tail + 2 * self.config.row_groups + t.memory
+        traffic = (("post_read", read), ("post_write", written))
+        return Cost(t.post_issue + blocks * block, tail, traffic)
 
     def _attend(self, rows: int, heads: int, keys: int) -> Cost:
         t, share = self.times, self.config.attention_rows
-        blocks = heads * -(-rows // share)
-        cycles = blocks * (max(keys, t.attend_least) + t.attend_block)
-        moved = blocks * keys * BEAT_BYTES
+        full, rest = divmod(rows, share)
+        cycles = full * self._attend_block(share, keys)
+        if rest:
+            cycles += self._attend_block(rest, keys)
+        moved = (full + bool(rest)) * heads * keys * BEAT_BYTES
         return Cost(
-            cycles,
-            t.attend_tail + t.memory + max(keys, t.attend_least),
+            heads * cycles,
+            t.attend_tail + t.memory + keys,
             (
                 ("keys", moved + rows * heads * BEAT_BYTES),
                 ("values", moved),
                 ("attend_write", rows * heads * 128),
             ),
         )
+
+    def _attend_block(self, rows: int, keys: int) -> int:
+        return max(rows + keys + 1, self.times.attend_least + 4 * rows)
