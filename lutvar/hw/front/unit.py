@@ -47,10 +47,14 @@ class FrontUnit(wiring.Component):
     one's are normalised and quantized. Rows pass through a ring of words, so the statistics of
     long and short rows alike are computed while others move.
 
-    Cycles of an instruction, W = 8 * groups words a row, memory delivering one beat in each cycle:
-    ``rows * (W + 1) + 2 * W`` with norm (the vectors take ``2 * W``), ``rows * W`` without; that
-    is also the rate of instructions back to back. From its first beat to ``done``: about 95 cycles
-    more, with norm another ``STATISTICS_CYCLES + W``.
+    Cycles, with W = 8 * groups words a row and memory delivering one beat in each cycle: back to
+    back ``rows * W`` for each instruction, with norm ``rows * (W + 1) + 2 * W`` (the vectors take
+    ``2 * W``). From the first beat of an instruction to its ``done``: about 100 more, with norm
+    another 125 + W. As two are in progress at most, short ones take half of that whole time at
+    least.
+
+    ``config.pipelined = False``: one group at a time between the ring and the bank, one row at a
+    time in the ring.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
