@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.hw.links import transfer_layout
 from lutvar.hw.matrix.memory import Fifo
 
-from .orders import PARTS, Path, job_layout
+from .orders import PARTS, job_layout
 from .transpose import SLOTS
 
 _REQUESTS = 8  #: writes that wait for the burst writer

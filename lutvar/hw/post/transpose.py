@@ -32,7 +32,7 @@ def rotate(m: Module, value: Value, places: Value, name: str) -> Value:
 
 
 class BlockBuffer(wiring.Component):
-    """A ring of ``SLOTS`` blocks, written by columns and read by rows, both 16 values in each cycle.
+    """A ring of ``SLOTS`` blocks, written by columns, read by rows, 16 values in each cycle.
 
     Members:
         write, write_slot, write_column, values: a column, rows 0 to 15 in order. Column 127
