@@ -44,18 +44,19 @@ class CompiledPass:
     cycles: int
 
     def embeddings(self, steps: Sequence[ImageStep]) -> NDArray[np.float32]:
-        """What to write to IO at offset 0 before the run: [rows, C] float32."""
-        parts = []
+        """What to write to IO at offset 0 before the run: [rows, C] float32, unused rows 0."""
+        width = self.plan.shape.width
+        result = np.zeros((self.rows.rows, width), np.float32)
         for seq in self.rows.sequences:
             step = steps[seq.step]
             x = step.x_cond if seq.conditional else step.x_uncond
-            if x is None or x.shape != (seq.tokens, self.plan.shape.width):
+            if x is None or x.shape != (seq.tokens, width):
                 raise CompileError(
                     f"image step {seq.step} has embeddings {None if x is None else x.shape}; the "
-                    f"program is for ({seq.tokens}, {self.plan.shape.width})"
+                    f"program is for ({seq.tokens}, {width})"
                 )
-            parts.append(np.asarray(x, np.float32))
-        return np.ascontiguousarray(np.concatenate(parts))
+            result[seq.first : seq.first + seq.tokens] = x
+        return result
 
     @property
     def logits_first(self) -> int:

@@ -2,9 +2,11 @@
 """The rows of a pass: sequences, where they lie among the tiles, and which may share work.
 
 A pass computes a list of image steps. Each gives one or two sequences of token rows: the
-unconditional half, if there is one, and the conditional half. All unconditional sequences come
-first, because their logits are stored before the conditional ones are added to them, and because
-they share one set of AdaLN vectors. Row r of the pass is row ``r mod rows`` of tile ``r // rows``.
+unconditional half, if there is one, and the conditional half. Row r of the pass is row
+``r mod rows`` of tile ``r // rows``. If it takes no tile more, sequences are placed so that none
+lies in two tiles: tiles that share no sequence need not wait for each other. Then rows at the end
+of a tile may be unused. The unconditional half of a step is never behind the conditional one,
+which is added to its logits.
 """
 
 from __future__ import annotations
@@ -99,16 +101,28 @@ class PassRows:
 
     @property
     def rows(self) -> int:
+        """Rows of the pass, unused ones included."""
         last = self.sequences[-1]
         return last.first + last.tokens
+
+    @property
+    def used(self) -> int:
+        """Rows that hold tokens."""
+        return sum(seq.tokens for seq in self.sequences)
 
     @property
     def tiles(self) -> int:
         return -(-self.rows // self.tile_rows)
 
     def tile(self, index: int) -> Rows:
+        """The rows of a tile, without unused ones at its end."""
         first = index * self.tile_rows
-        return Rows(index, first, min(self.tile_rows, self.rows - first))
+        last = max(
+            min(seq.first + seq.tokens, first + self.tile_rows)
+            for seq in self.sequences
+            if seq.first < first + self.tile_rows and seq.first + seq.tokens > first
+        )
+        return Rows(index, first, last - first)
 
     def segments(self, tile: int) -> Iterator[tuple[TokenRows, Rows]]:
         """The part of each sequence that lies in a tile."""
@@ -154,38 +168,63 @@ def place_rows(
         _check_step(i, s, shape, config)
     halves = [(i, s, False) for i, s in enumerate(steps) if s.guided]
     halves += [(i, s, True) for i, s in enumerate(steps)]
-    # Whole groups of 16 rows first: fewer groups are shared by sequences, which cost a drain each.
-    halves.sort(
-        key=lambda h: (
-            h[2],
-            h[1].tokens % ROW_GROUP != 0,
-            -h[1].tokens,
-            h[1].label,
-            h[0],
-        )
-    )
-    sequences, at = [], 0
-    for index, step, conditional in halves:
-        if not step.guided:
-            scalar = 1.0
-        else:
+    sequences = []
+    for at, (index, step, conditional) in _place(halves, config.rows):
+        scalar = 1.0
+        if step.guided:
             scalar = 1 + step.guidance if conditional else -step.guidance
-        label = step.label if conditional else null_label
         sequences.append(
             TokenRows(
-                index,
-                conditional,
-                label,
-                at,
-                step.tokens,
-                step.slot,
-                step.position,
-                fp16_pattern(scalar),
-                conditional and step.guided,
-            )  # fmt: skip
+                step=index,
+                conditional=conditional,
+                label=step.label if conditional else null_label,
+                first=at,
+                tokens=step.tokens,
+                slot=step.slot,
+                position=step.position,
+                scalar=fp16_pattern(scalar),
+                accumulate=conditional and step.guided,
+            )
         )
-        at += step.tokens
     return PassRows(tuple(steps), tuple(sequences), config.rows)
+
+
+_Half = tuple[int, StepShape, bool]
+
+
+def _place(halves: Sequence[_Half], tile: int) -> Iterator[tuple[int, _Half]]:
+    """(first row, sequence), in order of rows."""
+
+    def order(half: _Half) -> tuple[object, ...]:
+        # Whole groups of 16 rows first: fewer groups are shared, each of which is drained twice.
+        index, step, conditional = half
+        return conditional, step.tokens % ROW_GROUP != 0, -step.tokens, step.label, index
+
+    bins = _bins(halves, tile)
+    if bins is None:
+        bins = [list(halves)]
+    for number, part in enumerate(bins):
+        at = number * tile
+        for half in sorted(part, key=order):
+            yield at, half
+            at += half[1].tokens
+
+
+def _bins(halves: Sequence[_Half], tile: int) -> list[list[_Half]] | None:
+    """Sequences by tile, largest first into the first tile with room; None if that needs more
+    tiles than there must be. Of equal length the unconditional ones come first, so no conditional
+    one gets an earlier tile."""
+    count = -(-sum(step.tokens for _, step, _ in halves) // tile)
+    bins: list[list[_Half]] = [[] for _ in range(count)]
+    room = [tile] * count
+    for half in sorted(halves, key=lambda h: (-h[1].tokens, h[2], h[1].label, h[0])):
+        tokens = half[1].tokens
+        number = next((i for i, left in enumerate(room) if left >= tokens), None)
+        if number is None:
+            return None
+        bins[number].append(half)
+        room[number] -= tokens
+    return bins
 
 
 def _check_step(

@@ -217,7 +217,7 @@ class Estimator:
         traffic = {name: port(name) for name in PORTS}
         return PassEstimate(
             name=what.name,
-            rows=rows.rows,
+            rows=rows.used,
             tiles=rows.tiles,
             images=what.images,
             cycles=value(lambda s: s.cycles),
@@ -226,5 +226,5 @@ class Estimator:
             traffic=traffic,
             waits={name: wait(name) for name in reasons},
             memory=sum(traffic.values()) / budget,
-            useful=rows.rows / (rows.tiles * self.config.rows),
+            useful=rows.used / (rows.tiles * self.config.rows),
         )
