@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From bytes in a cycle to what the network-on-chip is asked for, port by port."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from board import LEAST_MBPS, LINK_MBPS, MEMORIES
+from traffic import flows
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.isa import Region
+
+#: Where each region lies. The driver places all of them in one buffer; `split` needs a driver
+#: that sets the base registers to two.
+PLACEMENTS: dict[str, dict[Region, str]] = {
+    "lpddr4": dict.fromkeys(Region, "lpddr4"),
+    "ddr4": dict.fromkeys(Region, "ddr4"),
+    "split": {
+        Region.MODEL: "lpddr4",
+        Region.CACHE: "lpddr4",
+        Region.WORK: "ddr4",
+        Region.IO: "ddr4",
+    },
+}
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A port's path to a memory.
+
+    Attributes:
+        channel: port of the memory controllers, MC_<channel>.
+        read, write: MB/s.
+    """
+
+    port: str
+    memory: str
+    channel: int
+    read: int
+    write: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All connections, and the part of the wish that each memory can grant (1 if all of it)."""
+
+    connections: tuple[Connection, ...]
+    granted: Mapping[str, float]
+
+    def total(self, memory: str) -> int:
+        """MB/s that all ports together ask of a memory."""
+        return sum(c.read + c.write for c in self.connections if c.memory == memory)
+
+
+def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float) -> Plan:
+    """Every port to every memory: the base registers decide at run time what is where.
+
+    A port and direction asks for what `traffic.flows` finds at `mhz`, at most a link's bandwidth;
+    if a memory cannot grant all of that, for the same part of it on each port.
+    """
+    wanted: dict[tuple[str, str, bool], float] = {}
+    for flow, rate in flows(config).items():
+        key = flow.port, placement[flow.region], flow.write
+        wanted[key] = wanted.get(key, 0.0) + rate * mhz
+    for port in READ_PORTS:
+        for write in (False, True):
+            keys = [k for k in wanted if k[0] == port and k[2] == write]
+            factor = min(1.0, LINK_MBPS / (sum(wanted[k] for k in keys) or 1.0))
+            for key in keys:
+                wanted[key] *= factor
+
+    connections, granted = [], {}
+    for name, memory in MEMORIES.items():
+        paths = {
+            port: (
+                wanted.get((port, name, False), 0.0),
+                wanted.get((port, name, True), 0.0) if port in WRITE_PORTS else 0.0,
+            )
+            for port in READ_PORTS
+        }
+        total = sum(map(sum, paths.values()))
+        # The least shares come off the top, so that the sum never passes the limit.
+        room = memory.usable_mbps - LEAST_MBPS * (len(READ_PORTS) + len(WRITE_PORTS))
+        granted[name] = factor = min(1.0, room / (total or 1.0))
+        channels = _spread({port: sum(path) for port, path in paths.items()}, memory.ports)
+        for port, (read, write) in paths.items():
+            least = LEAST_MBPS if port in WRITE_PORTS else 0
+            connections.append(
+                Connection(
+                    port,
+                    name,
+                    channels[port],
+                    max(LEAST_MBPS, int(read * factor)),
+                    max(least, int(write * factor)),
+                )
+            )
+    order = {port: i for i, port in enumerate(READ_PORTS)}
+    connections.sort(key=lambda c: (order[c.port], c.memory))
+    return Plan(tuple(connections), granted)
+
+
+def _spread(load: Mapping[str, float], channels: int) -> dict[str, int]:
+    """Channels of the controllers: the largest load first, to the channel that has least."""
+    sums, found = [0.0] * channels, {}
+    for port in sorted(load, key=lambda p: -load[p]):
+        channel = sums.index(min(sums))
+        sums[channel] += max(load[port], 1.0)
+        found[port] = channel
+    return found
