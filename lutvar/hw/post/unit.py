@@ -47,13 +47,12 @@ class PostUnit(wiring.Component):
     Instructions overlap: the next one's blocks are drained and its rows read while the last one's
     results are written. ``done`` follows the last write response of the instruction.
 
-    Cycles of an instruction between others of the same path (STORE and ADD are one), with memory
-    that keeps up: ``blocks * max(128, r)``, where r = ``8 * rows`` of issue, and for an ADD with
-    vector ``8 * rows + 4`` (beats read). The first one takes ``drain_latency + 150`` cycles more
-    until its first block is in the buffer, and from the last part to ``done`` pass the latency of
-    the lanes (STORE, ADD 20, GELU 26, QKV about 65) and 12, and that of the memory's response.
-    A change of path costs the latency of the lanes once. An ADD of rows that instructions still
-    under way store waits for them (``Prepare``).
+    Cycles of an instruction, from ``done`` of the one before: ``blocks * max(128, r)`` while
+    memory keeps up; r is ``8 * rows``, for an ADD with vector ``8 * rows + 4`` (beats read). Where
+    the path changes (STORE and ADD are one, GELU, QKV) 25 more, to QKV 55. Alone, from its start:
+    ``(blocks - 1) * max(128, r) + drain_latency + 175 + 8 * rows + p`` and the latency of a write
+    response; p is 0 for STORE and ADD, 2 for GELU, 28 for q and 38 for k and v. An ADD of rows
+    that instructions under way store begins when they are complete (``Prepare``).
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
