@@ -17,10 +17,6 @@ from lutvar.hw.attention.unit import AttendUnit
 from lutvar.quant.formats import NumberFormat
 from lutvar.quant.golden.attention import attend
 
-#: Largest FP16 patterns of q and k scales that keep scores of full codes within 19 bits are near
-#: 2**-9; these ranges reach from vanishing to saturated.
-EXPONENTS = {"plain": (8, 13), "wide": (1, 31)}
-
 
 def config(**changes: object) -> AcceleratorConfig:
     """A small accelerator; only what the attention unit reads matters."""
@@ -132,8 +128,9 @@ def random_job(
 
 @dataclass
 class Outcome:
-    """cycles: from the first command offered to each ``done``."""
+    """cycles: from the first command offered to each ``done``. errors: flag and address."""
 
+    errors: tuple[int, int] = (0, 0)
     cycles: list[int] = field(default_factory=list)
     unit: AttendUnit | None = None
     memory: AxiMemory | None = None
@@ -144,6 +141,7 @@ def run_jobs(
     jobs: Sequence[Job],
     *,
     memory: AxiMemory | None = None,
+    values: AxiMemory | None = None,
     idle: int = 0,
     limit: int = 20_000,
     check: bool = True,
@@ -151,6 +149,8 @@ def run_jobs(
     """Run jobs one after the other without reset and compare all results.
 
     Args:
+        memory: behind all ports; default: one that answers at once.
+        values: how the port of the values behaves instead; its content is that of ``memory``.
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()
@@ -189,12 +189,17 @@ def run_jobs(
             assert not done, "done without an instruction"
         assert not ctx.get(unit.busy) and ctx.get(unit.quiet)
         assert memory.outstanding == 0
+        outcome.errors = ctx.get(unit.error), ctx.get(unit.error_address)
+        assert memory.bad or not outcome.errors[0]
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.add_testbench(count)
-    serve(simulator, memory, [unit.keys_memory, unit.values_memory], [unit.write])
+    values = values or memory
+    values.beats = memory.beats
+    serve(simulator, memory, [unit.keys_memory], [unit.write])
+    serve(simulator, values, [unit.values_memory], [])
     simulator.run()
     if check:
         written = set()

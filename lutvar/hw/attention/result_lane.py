@@ -117,7 +117,7 @@ class ResultLane(wiring.Component):
                 if width < kept:
                     moved = Cat(Const(0, kept - width), moved)
                 lost = moved[: len(moved) - kept].any()
-                with m.Case(k):
+                with m.Default() if k == 3 else m.Case(k):
                     m.d.sync += [
                         result.eq(moved[len(moved) - kept :]),
                         rest.eq(lost if sticky is None else lost | sticky),

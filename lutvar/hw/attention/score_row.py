@@ -97,9 +97,7 @@ class ScoreRow(wiring.Component):
         coarse, over = self._shift(m, wide, sign, shift[4:], 16, _AFTER_COARSE, "coarse")
         sign = delay(m, sign, 1, "sign1")
         shift = delay(m, shift[:4], 1, "shift1")
-        middle, over = self._shift(
-            m, coarse, sign, shift[2:], 4, _AFTER_MIDDLE, "middle", over
-        )
+        middle, over = self._shift(m, coarse, sign, shift[2:], 4, _AFTER_MIDDLE, "middle", over)
         sign = delay(m, sign, 1, "sign2")
         shift = delay(m, shift[:2], 1, "shift2")
         fine, over = self._shift(m, middle, sign, shift, 1, _DOUBLED, "fine", over)
@@ -117,7 +115,13 @@ class ScoreRow(wiring.Component):
 
     @staticmethod
     def _shift(
-        m: Module, value: Any, sign: Any, count: Any, unit: int, kept: int, name: str,
+        m: Module,
+        value: Any,
+        sign: Any,
+        count: Any,
+        unit: int,
+        kept: int,
+        name: str,
         over: Any = None,
     ) -> tuple[Signal, Signal]:
         """Arithmetic shift right by 0..3 units into ``kept`` bits, and whether bits were lost."""
@@ -130,7 +134,7 @@ class ScoreRow(wiring.Component):
                     moved = Cat(moved, sign.replicate(kept - len(moved)))
                 above = moved[kept - 1 :]
                 differs = (above ^ sign.replicate(len(above))).any()
-                with m.Case(k):
+                with m.Default() if k == 3 else m.Case(k):
                     m.d.sync += [
                         result.eq(moved[:kept]),
                         lost.eq(differs if over is None else differs | over),

@@ -124,9 +124,7 @@ class ScorePhase(wiring.Component):
         m.d.sync += complete.eq(arrived[2])
         m.d.comb += [
             queue.i.valid.eq(complete),
-            Value.cast(queue.i.payload).eq(
-                Cat(counts, largest, *(unit.maximum for unit in units))
-            ),
+            Value.cast(queue.i.payload).eq(Cat(counts, largest, *(unit.maximum for unit in units))),
         ]
         wiring.connect(m, queue.o, wiring.flipped(self.scored))
         return m

@@ -110,4 +110,3 @@ class AttentionSizes:
         # The smallest limit must not be negative: then a result would have to move right.
         if 1 + self.limit_offset < 0:
             raise ValueError(f"{self.fmt.name} with {self.max_keys} keys: results out of range")
-

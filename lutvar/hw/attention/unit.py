@@ -17,7 +17,7 @@ from lutvar.hw.matrix.memory import Fifo
 from .results import ResultPhase
 from .scores import ScorePhase, block_layout
 from .sizes import AttentionSizes
-from .values import SUMS_LATENCY, TOTAL_LATENCY, ValuePhase
+from .values import TOTAL_LATENCY, ValuePhase
 from .walk import QueryKeyWalk, ResultWalk, ValueWalk, command_layout
 
 _AHEAD = 8  #: blocks whose records are requested ahead of the score phase
@@ -62,9 +62,7 @@ class AttendUnit(wiring.Component):
     def block_cycles(self, rows: int, keys: int) -> int:
         """Cycles from block to block in a long run of equal blocks."""
         if not self.sizes.pipelined:
-            scores = rows + keys + (rows + keys) * self.scores.latency + 1
-            values = keys + keys * SUMS_LATENCY + 1
-            return max(scores, values)
+            return (rows + keys) * (self.scores.latency + 1)
         return max(rows + keys + 1, self.results.interval(rows))
 
     def latency(self, rows: int, keys: int) -> int:

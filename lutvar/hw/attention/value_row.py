@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,18 +13,19 @@ from .sizes import WEIGHT, AttentionSizes
 
 QUARTERS = HEAD_DIM // LANES
 #: Cycles, counted from the one in which w and the codes are here.
-ADD_CYCLE, SUM_CYCLE = 1, 2
+ADD_CYCLE, SUM_CYCLE = 2, 3
 
 
 class ValueRow(wiring.Component):
     """``A_d += w * c_d`` for the 64 columns of a head, and the finished sums of the last block.
 
-    No handshake; one key in each cycle.
+    No handshake; one key in each cycle, but for one cycle between the keys of two blocks.
 
     Members:
         weight, grid: w and the 64 codes as two's-complement integers; cycle 0.
-        add, first: the key counts, and is the first of a block; cycle ``ADD_CYCLE``.
-        capture: keep the sums of this cycle, which is ``SUM_CYCLE`` of the block's last key.
+        add: the key counts; cycle ``ADD_CYCLE``.
+        capture: keep the sums of this cycle, which is ``SUM_CYCLE`` of the block's last key, and
+            start the next ones at 0. Not in a cycle with ``add``.
         select, quarter: which 16 of the sums that were kept to show; none: zeros.
         word: 16 sums, one cycle after ``select``.
 
@@ -40,7 +41,6 @@ class ValueRow(wiring.Component):
                 "weight": In(WEIGHT),
                 "grid": In(HEAD_DIM * sizes.code_bits),
                 "add": In(1),
-                "first": In(1),
                 "capture": In(1),
                 "select": In(1),
                 "quarter": In(range(QUARTERS)),
@@ -51,15 +51,21 @@ class ValueRow(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         bits, width = self.sizes.code_bits, self.width
-        weight = Cat(self.weight, Const(0, 1)).as_signed()
+        # Input, product and sum registers of a DSP; a sum that is cleared instead of loaded uses
+        # the reset of its register.
+        weight, grid = Signal(WEIGHT, reset_less=True), Signal(len(self.grid), reset_less=True)
+        m.d.sync += [weight.eq(self.weight), grid.eq(self.grid)]
+        weight = Cat(weight, Const(0, 1)).as_signed()
         sums = []
         for lane in range(HEAD_DIM):
-            code = self.grid[lane * bits : (lane + 1) * bits].as_signed()
+            code = grid[lane * bits : (lane + 1) * bits].as_signed()
             product = Signal(signed(bits + WEIGHT), name=f"product{lane}", reset_less=True)
-            total = Signal(signed(width), name=f"sum{lane}", reset_less=True)
+            total = Signal(signed(width), name=f"sum{lane}")
             m.d.sync += product.eq(weight * code)
             with m.If(self.add):
-                m.d.sync += total.eq(Mux(self.first, 0, total) + product)
+                m.d.sync += total.eq(total + product)
+            with m.If(self.capture):
+                m.d.sync += total.eq(0)
             sums.append(total)
         kept = Signal(HEAD_DIM * width, reset_less=True)
         with m.If(self.capture):

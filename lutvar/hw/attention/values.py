@@ -125,7 +125,6 @@ class ValuePhase(wiring.Component):
                 row.weight.eq(weight.weight),
                 row.grid.eq(grid),
                 row.add.eq(flag(add_cycle, 0)),
-                row.first.eq(flag(add_cycle, 1)),
                 row.capture.eq(flag(SUMS_LATENCY, 2)),
                 row.select.eq(self.select[r]),
                 row.quarter.eq(self.quarter),
