@@ -33,7 +33,7 @@ struct Random {
 };
 
 struct Faults {
-    uint64_t first = 1, last = 0;  // addresses of bursts that are refused; none
+    uint64_t first = ~uint64_t(0), last = 0;  // addresses of bursts that are refused; none
     uint32_t response = 2;
 
     uint32_t of(uint64_t address, uint64_t limit, uint64_t bytes) const {

@@ -166,7 +166,7 @@ class VerilatedDevice:
 
     def accept(self, port: Port, *, write: bool = False) -> None:
         """Undo :meth:`refuse`."""
-        self._call("fault", _index(port, write), int(write), 1, 0, 0)
+        self._call("fault", _index(port, write), int(write), (1 << 64) - 1, 0, 0)
 
     def beats(self, port: Port, *, write: bool = False) -> int:
         """Beats of 64 bytes moved on a port since creation."""
