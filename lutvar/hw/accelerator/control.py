@@ -145,7 +145,7 @@ class Control(wiring.Component):
                 getattr(registers, f"base{i}_{half}") for i in range(4) for half in ("lo", "hi")
             )),
             self.serial.eq(registers.mode[0]),
-            self.halt.eq(errors.halt | resetting),
+            self.halt.eq(errors.halt | self.stop),
             registers.state.eq(state),
         ]  # fmt: skip
         m.d.sync += registers.ports.eq(self.ports)
@@ -251,7 +251,8 @@ class Control(wiring.Component):
         request, force = registers.soft_reset_write[0], registers.soft_reset_write[1]
         over = Signal()
         m.d.comb += [
-            self.stop.eq(resetting),
+            # Until the reset has taken effect: nothing may start on a port that is quiet.
+            self.stop.eq(resetting | (left != 0)),
             over.eq(resetting & (stopped == STOP_CYCLES) & self.quiet),
             self.bus_hold.eq((left != 0) | self.core_reset),
         ]
