@@ -2,7 +2,8 @@
 # Out-of-context synthesis and implementation of the exported accelerator for the VCK190:
 #
 #     lutvar verilog vck190-fp4 -o build/verilog
-#     vivado -mode batch -source constraints/ooc.tcl -tclargs build/verilog/vck190-fp4.v build/ooc 200
+#     vivado -mode batch -source constraints/ooc.tcl \
+#         -tclargs build/verilog/vck190-fp4.v build/ooc 200
 #
 # Arguments: Verilog file, report folder, clock in MHz (default 200), last stage (synth or route,
 # default route). Non-project flow; every stage leaves a checkpoint and reports; the script exits

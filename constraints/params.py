@@ -4,8 +4,8 @@
     lutvar verilog vck190-fp4 -o build/verilog
     python constraints/params.py vck190-fp4 -v build/verilog -o build/vivado --mhz 200
 
-writes ``params.tcl``, ``lutvar_vck190.v`` and ``lutvar.dtsi``. Nothing in them is typed by hand that
-the configuration, the register table or the exported Verilog knows.
+writes ``params.tcl``, ``lutvar_vck190.v`` and ``lutvar.dtsi``. Nothing in them is typed by hand
+that the configuration, the register table or the exported Verilog knows.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, default=Path("build/vivado"))
     parser.add_argument("--mhz", type=float, default=200.0, help="clock (PL0), default 200")
     parser.add_argument("--memory", choices=sorted(PLACEMENTS), default="lpddr4",
-                        help="where the driver's buffer lies; split: WORK and IO in DDR4")  # fmt: skip
+                        help="where the buffer lies; split: WORK and IO in DDR4")  # fmt: skip
     parser.add_argument("--buffer-mib", type=int, default=2048, help="size of the data buffer")
     found = parser.parse_args(argv)
     if not 10 <= found.mhz <= 500:

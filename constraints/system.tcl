@@ -2,7 +2,8 @@
 # The VCK190 system: project, block design, synthesis, implementation, device image, XSA.
 #
 #     python constraints/params.py vck190-fp4 -v build/verilog -o build/vivado --mhz 200
-#     vivado -mode batch -source constraints/system.tcl -tclargs build/vivado/params.tcl build/system
+#     vivado -mode batch -source constraints/system.tcl \
+#         -tclargs build/vivado/params.tcl build/system
 #
 # Arguments: params.tcl, project folder (must not hold a project yet), last stage (bd, synth or
 # image; default image), jobs (default 2; the whole device in many jobs takes much memory). Exits

@@ -35,10 +35,7 @@ class Flow:
 
 def matrix_cycles(config: AcceleratorConfig) -> float:
     """Cycles of the array for qkv, proj, fc1 and fc2 of a tile; fc2 twice if it is dual."""
-    width = config.max_width
-    passes = 2 if config.quant_config.dual_format else 1
-    vectors = width // GROUP * width * (3 + 1 + 4 + 4 * passes)
-    return vectors * max(1.0, _beats_per_vector(config))
+    return _vectors(config) * max(1.0, _beats_per_vector(config))
 
 
 def attend_cycles(config: AcceleratorConfig, keys: int) -> int:
@@ -51,8 +48,6 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
     width, rows = config.max_width, config.rows
     tile = width * rows  # values
     matrix = matrix_cycles(config)
-    passes = 2 if config.quant_config.dual_format else 1
-    vectors = width // GROUP * width * (3 + 1 + 4 + 4 * passes)
     scans = attend_cycles(config, config.max_keys) * RECORD_BYTES
 
     def read(port: str, region: Region) -> Flow:
@@ -62,7 +57,7 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
         return Flow(port, True, region)
 
     moved: dict[Flow, float] = {
-        read("wgt", Region.MODEL): vectors * _beats_per_vector(config) * BEAT_BYTES,
+        read("wgt", Region.MODEL): _vectors(config) * _beats_per_vector(config) * BEAT_BYTES,
         # x twice as float32, o and h as FP16.
         read("front", Region.WORK): tile * (4 + 4 + 2 + 4 * 2),
         read("front", Region.MODEL): 2 * 2 * width * 2,
@@ -81,6 +76,12 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
     # The program lies beside IO.
     found[read("prog", Region.IO)] = 0.0
     return _limit(found)
+
+
+def _vectors(config: AcceleratorConfig) -> int:
+    """Weight vectors (one output, one group) of a block."""
+    passes = 2 if config.quant_config.dual_format else 1
+    return config.max_width // GROUP * config.max_width * (3 + 1 + 4 + 4 * passes)
 
 
 def _beats_per_vector(config: AcceleratorConfig) -> float:

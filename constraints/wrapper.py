@@ -22,7 +22,8 @@ UNUSED = ("unit_busy", "unit_active")
 AXI_READ = ("araddr", "arlen", "arsize", "arburst", "arvalid", "arready",
             "rdata", "rresp", "rlast", "rvalid", "rready")  # fmt: skip
 AXI_WRITE = ("awaddr", "awlen", "awsize", "awburst", "awvalid", "awready",
-             "wdata", "wstrb", "wlast", "wvalid", "wready", "bresp", "bvalid", "bready")  # fmt: skip
+             "wdata", "wstrb", "wlast", "wvalid", "wready",
+             "bresp", "bvalid", "bready")  # fmt: skip
 LITE = ("awaddr", "awvalid", "awready", "wdata", "wstrb", "wvalid", "wready", "bresp", "bvalid",
         "bready", "araddr", "arvalid", "arready", "rdata", "rresp", "rvalid", "rready")  # fmt: skip
 DATA_BITS, ADDRESS_BITS = 512, 64
@@ -173,4 +174,6 @@ def _info(kind: str, text: str) -> str:
 
 
 def _parameters(interface: str, *facts: str) -> str:
-    return f'(* X_INTERFACE_PARAMETER = "{", ".join((f"XIL_INTERFACENAME {interface}", *facts))}" *)'
+    return (
+        f'(* X_INTERFACE_PARAMETER = "{", ".join((f"XIL_INTERFACENAME {interface}", *facts))}" *)'
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Vivado scripts in a plain Tcl shell, and makes the scripts' Python modules importable."""
+"""Runs the Vivado scripts in a plain Tcl shell; makes their Python modules importable."""
 
 from __future__ import annotations
 
@@ -40,3 +40,51 @@ def shell(tmp_path: Path) -> Shell:
         return subprocess.run([tclsh, str(program)], capture_output=True, text=True, timeout=30)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as `lutvar verilog vck190-fp4` writes it: the real ports around an empty module."""
+    import hashlib
+    import json
+    from typing import Any
+
+    from amaranth.hdl import Module
+    from amaranth.lib import wiring
+    from amaranth.lib.wiring import In
+
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.contract.identity import accelerator_hash
+    from lutvar.hw.accelerator.top import TOP_NAME, Accelerator, _members
+    from lutvar.hw.shared import export_verilog
+
+    class Ports(Accelerator):
+        def __init__(self) -> None:
+            wiring.Component.__init__(self, {"ap_clk": In(1), "ap_rst_n": In(1), **_members()})
+
+        def elaborate(self, platform: Any) -> Module:
+            return Module()
+
+    config = load_accelerator("vck190-fp4")
+    top = Ports()
+    ports = top.port_map()
+    text = export_verilog(top, TOP_NAME, ports=ports)
+    folder = tmp_path_factory.mktemp("verilog")
+    (folder / "vck190-fp4.v").write_text(text)
+    manifest = {
+        "config_hash": f"{accelerator_hash(config):016x}",
+        "verilog": {"sha256": hashlib.sha256(text.encode()).hexdigest()},
+        "ports": [[name, len(s), way.name.lower()] for name, (s, way) in ports.items()],
+    }
+    (folder / "vck190-fp4.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def prepared(export: Path, tmp_path: Path) -> Path:
+    """What params.py writes for that export."""
+    import params
+
+    out = tmp_path / "vivado"
+    assert params.main(["vck190-fp4", "-v", str(export), "-o", str(out)]) == 0
+    return out

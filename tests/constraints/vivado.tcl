@@ -61,7 +61,7 @@ proc create_bd_cell {kind_flag kind what_flag what name} {
         if {![dict exists $reference $name]} { error "no module $what among the sources" }
         dict set cells $name module
     } else {
-        dict set cells $name [lindex [split $what :] 3]
+        dict set cells $name [lindex [split $what :] 2]
     }
     return $name
 }
@@ -104,8 +104,10 @@ proc terminals {cell} {
                     lappend pins {*}$clocks
                 }
             }
-            foreach channel [expr {[dict exists $ps PS_IRQ_USAGE] ? [dict get $ps PS_IRQ_USAGE] : {}}] {
-                if {[lindex $channel 1]} { lappend pins pl_ps_irq[string range $channel 2 end-2] }
+            set channels {}
+            if {[dict exists $ps PS_IRQ_USAGE]} { set channels [dict get $ps PS_IRQ_USAGE] }
+            foreach channel $channels {
+                if {[lindex $channel 1]} { lappend pins pl_ps_irq[string range [lindex $channel 0] 2 end] }
             }
             return [list $interfaces $pins]
         }

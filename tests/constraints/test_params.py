@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What params.py derives: ports, wrapper, bandwidth, addresses, device tree."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import board
+import params
+import pytest
+import wrapper
+from device_tree import device_tree
+from qos import PLACEMENTS, plan
+from traffic import Flow, attend_cycles, flows, matrix_cycles
+
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.device_registers import (
+    ADDRESS_BITS,
+    READ_PORTS,
+    REGISTERS,
+    WRITE_PORTS,
+)
+from lutvar.contract.isa import Region
+
+
+@pytest.fixture
+def ports(export: Path) -> list[wrapper.Port]:
+    return wrapper.ports_of_verilog((export / "vck190-fp4.v").read_text(), params.MODULE)
+
+
+def test_ports_are_read_from_the_verilog(ports: list[wrapper.Port], export: Path) -> None:
+    known = json.loads((export / "vck190-fp4.json").read_text())["ports"]
+    assert len(known) > 150
+    assert {(p.name, p.width, p.direction) for p in ports} == {tuple(p) for p in known}
+    wrapper.check(ports)
+
+
+def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
+    at = {p.name: i for i, p in enumerate(ports)}
+
+    def changed(port: str, **values: object) -> list[wrapper.Port]:
+        copy = list(ports)
+        copy[at[port]] = replace(copy[at[port]], **values)
+        return copy
+
+    for name, values, message in (
+        ("m_axi_wgt_rdata", {"width": 256}, "input of 512 bits is needed"),
+        ("m_axi_post_awaddr", {"width": 32}, "output of 64 bits is needed"),
+        ("s_axi_control_wready", {"direction": "input"}, "output of 1 bits is needed"),
+        ("ap_rst_n", {"name": "reset"}, "no port ap_rst_n"),
+        ("m_axi_prog_arvalid", {"name": "m_axi_prog_start"}, "no port m_axi_prog_arvalid"),
+    ):
+        with pytest.raises(wrapper.PortError, match=message):
+            wrapper.check(changed(name, **values))
+    with pytest.raises(wrapper.PortError, match="debug belongs to no known interface"):
+        wrapper.check([*ports, wrapper.Port("debug", 1, "output")])
+    with pytest.raises(wrapper.PortError, match="no module nothing"):
+        wrapper.ports_of_verilog("module something; endmodule", "nothing")
+
+
+def test_wrapper_elaborates_around_the_export(prepared: Path, export: Path, tmp_path: Path) -> None:
+    if shutil.which("iverilog") is None:
+        pytest.skip("iverilog is not installed")
+    result = subprocess.run(
+        ["iverilog", "-g2001", "-Wall", "-s", wrapper.NAME, "-o", str(tmp_path / "out"),
+         str(prepared / "lutvar_vck190.v"), str(export / "vck190-fp4.v")],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "lutvar_vck190.v" not in result.stderr  # no warning about the wrapper
+
+
+def test_wrapper_names_every_interface(prepared: Path) -> None:
+    text = (prepared / "lutvar_vck190.v").read_text()
+    buses = re.search(r"ASSOCIATED_BUSIF ([\w:]+)", text)
+    assert buses is not None
+    assert set(buses[1].split(":")) == {"s_axi_control", *(f"m_axi_{p}" for p in READ_PORTS)}
+    for port in READ_PORTS:
+        mode = "READ_WRITE" if port in WRITE_PORTS else "READ_ONLY"
+        facts = re.findall(rf"XIL_INTERFACENAME m_axi_{port}, ([^\"]*)", text)
+        assert len(facts) == 1
+        assert f"READ_WRITE_MODE {mode}," in facts[0]
+    # Every port but the traces has an attribute.
+    assert "unit_busy()" in text
+    assert text.count("X_INTERFACE_INFO") == len(re.findall(r"^  (?:in|out)put ", text, re.M))
+
+
+def test_registers_fit_the_window() -> None:
+    assert max(r.offset for r in REGISTERS) < 1 << ADDRESS_BITS <= board.CONTROL_WINDOW
+    assert board.CONTROL_BASE % (1 << ADDRESS_BITS) == 0
+    windows = sorted(w for m in board.MEMORIES.values() for w in m.windows)
+    assert all(a + size <= b for (a, size), (b, _) in pairwise(windows))
+    assert not any(a <= board.CONTROL_BASE < a + size for a, size in windows)
+
+
+def test_traffic_of_a_block_by_hand() -> None:
+    config = load_accelerator("vck190-fp4")
+    width, rows = config.max_width, config.rows
+    # qkv, proj, fc1 once and fc2 twice (dual): 3 + 1 + 4 + 8; 33 beats bring 32 vectors.
+    vectors = width // 128 * width * (16 if config.quant_config.dual_format else 12)
+    assert matrix_cycles(config) == vectors * 33 / 32
+    found = flows(config)
+    assert found[Flow("wgt", False, Region.MODEL)] == pytest.approx(64)
+    front = found[Flow("front", False, Region.WORK)]
+    assert front == pytest.approx(width * rows * 18 / matrix_cycles(config))
+    slow = attend_cycles(config, config.max_keys) > matrix_cycles(config)
+    assert (found[Flow("values", False, Region.CACHE)] == pytest.approx(64)) == slow
+    for port in READ_PORTS:
+        for write in (False, True):
+            assert sum(v for k, v in found.items() if (k.port, k.write) == (port, write)) <= 64.01
+
+
+@pytest.mark.parametrize("name", ["vck190-fp4", "vck190-fp6", "small-fp4", "small-da-fp4"])
+@pytest.mark.parametrize("placement", list(PLACEMENTS))
+@pytest.mark.parametrize("mhz", [100, 200, 300])
+def test_no_memory_or_link_is_promised_twice(name: str, placement: str, mhz: int) -> None:
+    wished = plan(load_accelerator(name), PLACEMENTS[placement], mhz)
+    for memory in board.MEMORIES.values():
+        assert 0 < wished.total(memory.name) <= memory.usable_mbps
+        mine = [c for c in wished.connections if c.memory == memory.name]
+        assert [c.port for c in mine] == list(READ_PORTS)
+        assert all(0 <= c.channel < memory.ports for c in mine)
+    for c in wished.connections:
+        assert board.LEAST_MBPS <= c.read <= board.LINK_MBPS
+        assert (c.write >= board.LEAST_MBPS) == (c.port in WRITE_PORTS)
+
+
+def test_bandwidth_follows_clock_and_placement() -> None:
+    config = load_accelerator("small-fp4")
+
+    def read(port: str, memory: str, placement: str, mhz: float) -> int:
+        wished = plan(config, PLACEMENTS[placement], mhz)
+        return next(c.read for c in wished.connections if (c.port, c.memory) == (port, memory))
+
+    assert read("wgt", "lpddr4", "lpddr4", 100) == 6400
+    assert read("wgt", "lpddr4", "lpddr4", 200) == 12_800
+    assert read("wgt", "lpddr4", "lpddr4", 400) == board.LINK_MBPS
+    assert read("front", "ddr4", "split", 200) > 500
+    assert read("front", "ddr4", "lpddr4", 200) == board.LEAST_MBPS
+    # The slow memory alone cannot feed the large device: everybody gets less.
+    large = plan(load_accelerator("vck190-fp4"), PLACEMENTS["ddr4"], 200)
+    assert large.granted["ddr4"] < 0.5
+
+
+def test_stale_export_is_refused(export: Path, tmp_path: Path, capsys) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(export, copy)
+    manifest = copy / "vck190-fp4.json"
+    data = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**data, "config_hash": "0" * 16}))
+    arguments = ["vck190-fp4", "-v", str(copy), "-o", str(tmp_path / "out")]
+    assert params.main(arguments) == 1
+    assert "another configuration" in capsys.readouterr().err
+    manifest.write_text(json.dumps(data))
+    verilog = copy / "vck190-fp4.v"
+    verilog.write_text(verilog.read_text() + "// changed\n")
+    assert params.main(arguments) == 1
+    assert "not the file that" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert params.main(["nonsense", "-v", str(copy)]) == 1
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_device_tree_compiles(prepared: Path, tmp_path: Path) -> None:
+    text = (prepared / "lutvar.dtsi").read_text()
+    assert "reg = <0x0 0xa4000000 0x0 0x1000>" in text
+    assert "interrupts = <0 84 4>" in text
+    assert "lutvar-pool@50000000000" in text
+    dtc = shutil.which("dtc")
+    if dtc is None:
+        pytest.skip("dtc is not installed")
+    root = tmp_path / "board.dts"
+    root.write_text(
+        "/dts-v1/;\n/ { #address-cells = <2>; #size-cells = <2>;\n"
+        "gic: interrupt-controller@f9000000 { #interrupt-cells = <3>; #address-cells = <0>;\n"
+        "interrupt-controller; reg = <0x0 0xf9000000 0x0 0x80000>; }; };\n" + text
+    )
+    result = subprocess.run(
+        [dtc, "-I", "dts", "-O", "dts", str(root)], capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr, result.stderr
+    assert "memory-region = <" in result.stdout
+
+
+def test_device_tree_limits() -> None:
+    def tree(memory: str, size: int) -> str:
+        return device_tree("x", "0", board.CONTROL_BASE, 4096, memory, size)
+
+    assert "memory@" not in tree("ddr4", 1 << 30)
+    assert "lutvar-pool@800000000" in tree("ddr4", 1 << 30)
+    with pytest.raises(ValueError, match="multiple of"):
+        tree("lpddr4", 4096)
+    with pytest.raises(ValueError, match="has 6442450944"):
+        tree("ddr4", 8 << 30)

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The system script on a model of Vivado's block design: connections, addresses, gates."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lutvar.contract.device_registers import ADDRESS_BITS, READ_PORTS
+
+
+def test_block_design_is_complete(shell, prepared: Path, tmp_path: Path) -> None:
+    result = shell("system.tcl", prepared / "params.tcl", tmp_path / "project", "bd")
+    assert result.returncode == 0, result.stderr
+    out = result.stdout
+    # The model refuses unknown pins, double connections and open ends before it says so.
+    assert "\nvalid\n" in out
+    for number, port in enumerate(READ_PORTS):
+        assert f"connect accelerator/m_axi_{port} noc_ddr4/S{6 + number:02d}_AXI" in out
+        assert f"connect noc_ddr4/M{1 + number:02d}_INI noc_lpddr4/S{1 + number:02d}_INI" in out
+    assert "connect accelerator/interrupt cips/pl_ps_irq0" in out
+    assert "connect cips/pl0_ref_clk accelerator/ap_clk" in out
+    assert "connect reset/peripheral_aresetn accelerator/ap_rst_n" in out
+    assert "board noc_lpddr4/CH1_LPDDR4_1 ch1_lpddr4_c1" in out
+    # The newest board files, by number and not by letter.
+    assert "xilinx.com:vck190:part0:3.10" in out
+    assert "property accelerator/ap_clk CONFIG.FREQ_HZ 199998001" in out
+    assert (
+        f"assign_bd_address -offset 0xA4000000 -range 0x{1 << ADDRESS_BITS:X} "
+        "-target_address_space cips/M_AXI_FPD accelerator/s_axi_control/reg0"
+    ) in out
+    assert "launch_runs" not in out
+
+
+def test_bandwidth_is_the_same_on_both_sides_of_a_link(shell, prepared, tmp_path) -> None:
+    out = shell("system.tcl", prepared / "params.tcl", tmp_path / "project", "bd").stdout
+    connections = dict(
+        re.findall(r"^property (\w+/\w+) CONFIG.CONNECTIONS \{(.*)\}$", out, re.MULTILINE)
+    )
+    assert len(connections) == 6 + 6 + 7
+    for number in range(len(READ_PORTS)):
+        near = connections[f"noc_ddr4/S{6 + number:02d}_AXI"]
+        far = connections[f"noc_lpddr4/S{1 + number:02d}_INI"]
+        share = re.search(rf"M{1 + number:02d}_INI (\{{.*?\}})", near)
+        assert share is not None
+        assert share[1] in far
+    weights = connections["noc_lpddr4/S02_INI"]
+    assert int(re.findall(r"read_bw (\d+)", weights)[0]) > 12_000
+
+
+def test_whole_flow(shell, prepared: Path, tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    result = shell("system.tcl", prepared / "params.tcl", project)
+    assert result.returncode == 0, result.stderr
+    for run in ("launch_runs synth_1", "-to_step route_design", "-to_step write_device_image"):
+        assert run in result.stdout
+    names = {p.name for p in (project / "results").iterdir()}
+    assert {"lutvar.pdi", "lutvar.xsa", "summary.txt"} <= names
+    summary = (project / "results" / "summary.txt").read_text()
+    assert "clock_hz: 199998001" in summary
+    assert "configuration: vck190-fp4" in summary
+
+
+@pytest.mark.parametrize(
+    ("stub", "message"),
+    [
+        ({"slack": -0.05}, "setup slack is -0.05 ns at 200 MHz"),
+        ({"status": "synth_design ERROR"}, "synth_1 ended as 'synth_design ERROR'"),
+        ({"hertz": 166_666_664}, "PL0 runs at '166666664' Hz instead of 200 MHz"),
+        ({"hertz": ""}, "PL0 runs at ''"),
+        ({"noc_mc": 1}, "noc_lpddr4 has not both"),
+        ({"window": 0}, "m_axi_prog does not see lpddr4 at 0x50000000000"),
+    ],
+)
+def test_failures_end_the_run(shell, prepared: Path, tmp_path: Path, stub, message) -> None:
+    project = tmp_path / "project"
+    result = shell("system.tcl", prepared / "params.tcl", project, **stub)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert not (project / "results" / "lutvar.pdi").exists()
+
+
+def test_a_missing_interface_is_named(shell, prepared: Path, tmp_path: Path) -> None:
+    module = prepared / "lutvar_vck190.v"
+    module.write_text(module.read_text().replace("m_axi_keys AR", "m_axi_other AR")
+                      .replace("m_axi_keys R", "m_axi_other R"))  # fmt: skip
+    result = shell("system.tcl", prepared / "params.tcl", tmp_path / "project", "bd")
+    assert result.returncode == 1
+    assert "Vivado sees no interface m_axi_keys" in result.stderr
+
+
+def test_the_model_notices_an_open_port(shell, prepared: Path, tmp_path: Path) -> None:
+    params = prepared / "params.tcl"
+    params.write_text(
+        params.read_text().replace("set lutvar(masters) {prog ", "set lutvar(masters) {")
+    )
+    result = shell("system.tcl", params, tmp_path / "project", "bd")
+    assert result.returncode != 0
+    assert "accelerator/m_axi_prog is open" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "usage"),
+        (("missing.tcl", "out"), "missing.tcl does not exist"),
+        ((__file__, "out", "route"), "last stage is 'route'"),
+        ((__file__, "out", "bd", "many"), "jobs is 'many'"),
+    ],
+)
+def test_bad_arguments(shell, argv: tuple[str, ...], message: str) -> None:
+    result = shell("system.tcl", *argv)
+    assert result.returncode == 2
+    assert message in result.stderr
+
+
+def test_existing_project_is_kept(shell, prepared: Path, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "mine.xpr").write_text("precious")
+    result = shell("system.tcl", prepared / "params.tcl", tmp_path / "project")
+    assert result.returncode == 2
+    assert "holds a project" in result.stderr
