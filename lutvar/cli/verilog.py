@@ -17,15 +17,15 @@ from .common import command, emit, json_option, note, out_option
 def verilog(config: str, out: Path, as_json: bool) -> None:
     """Write the accelerator CONFIG as Verilog with a manifest.
 
-    CONFIG is a shipped size (small-fp4, small-fp6, ...) or the path of a .yaml file. Equal input
+    CONFIG is a shipped size (small-fp4, vck190-fp4, ...) or the path of a .yaml file. Equal input
     gives equal bytes.
     """
-    from lutvar.contract.config import load_hardware, load_quant
+    from lutvar.contract.accelerator import load_accelerator
 
-    hardware = load_hardware(config)  # first: a wrong name must not wait for Amaranth
-    from lutvar.hw.top.export import export
+    accelerator = load_accelerator(config)  # first: a wrong name must not wait for Amaranth
+    from lutvar.hw.accelerator.export import export
 
-    manifest = export(hardware, load_quant(hardware.quant), out, progress=note)
+    manifest = export(accelerator, out, progress=note)
     emit(
         as_json,
         {"files": [str(manifest.verilog), str(manifest.json)], **manifest.data},

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write an accelerator: one self-contained Verilog file and a manifest that describes it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from amaranth._toolchain.yosys import find_yosys
+
+from lutvar import __version__
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import DeviceError, HeaderRule, InstructionRule
+from lutvar.contract.identity import accelerator_hash, accelerator_identity
+from lutvar.contract.isa import Region
+from lutvar.hw.shared import export_verilog
+
+from .top import TOP_NAME, Accelerator
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was written.
+
+    Attributes:
+        verilog: path of the Verilog file.
+        json: path of the manifest file, which holds `data`.
+        data: plain data; keys are described in :func:`manifest_data`.
+    """
+
+    verilog: Path
+    json: Path
+    data: dict[str, Any]
+
+    @property
+    def config_hash(self) -> int:
+        return int(self.data["config_hash"], 16)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the Verilog file."""
+        return self.data["verilog"]["sha256"]
+
+
+def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> dict[str, Any]:
+    """Contents of the manifest.
+
+    ``parameters`` sizes; ``config_hash`` as in HASH_HI:HASH_LO; ``ports`` name, width, direction in
+    declaration order; ``registers`` the register map; ``errors``, ``header_rules``,
+    ``instruction_rules`` codes of ERROR and ERROR_INFO; ``instructions`` the instruction set;
+    ``regions`` of addresses; ``formats`` grids and tie rule; ``signs`` of the Hadamard transform;
+    ``verilog`` file name, module, SHA-256; ``tools`` versions that the text depends on.
+    """
+    known = accelerator_identity(config)
+    return {
+        "name": config.name,
+        "contract_version": known["version"],
+        "config_hash": f"{accelerator_hash(config):016x}",
+        "parameters": {
+            **config.model_dump(exclude={"name", "quant"}),
+            "group": known["group"],
+            "code_bits": config.quant_config.code_bits,
+        },
+        "quantization": config.quant,
+        "formats": {key: known[key] for key in ("weight", "activation", "dual", "kv", "ties")},
+        "signs": known["signs"],
+        "ports": [
+            {"name": name, "width": len(signal), "direction": direction.name.lower()}
+            for name, (signal, direction) in top.port_map().items()
+        ],
+        "registers": known["registers"],
+        "errors": {code.name: int(code) for code in DeviceError},
+        "header_rules": {rule.name: int(rule) for rule in HeaderRule},
+        "instruction_rules": {rule.name: int(rule) for rule in InstructionRule},
+        "instructions": known["instructions"],
+        "regions": {region.name: int(region) for region in Region},
+        "verilog": {
+            "file": f"{config.name}.v",
+            "module": TOP_NAME,
+            "bytes": len(verilog.encode()),
+            "sha256": hashlib.sha256(verilog.encode()).hexdigest(),
+        },
+        "tools": {
+            "lutvar": __version__,
+            "amaranth": metadata.version("amaranth"),
+            "yosys": ".".join(map(str, find_yosys(lambda _version: True).version())),
+        },
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole, so that no reader ever sees half of it."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(text)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def export(
+    config: AcceleratorConfig,
+    out_dir: Path | str,
+    *,
+    units: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Write ``<name>.v`` and ``<name>.json`` into a folder.
+
+    The same configuration gives the same bytes on every machine with the same versions of Amaranth
+    and its Yosys; the manifest is written last.
+
+    Args:
+        config: the build.
+        out_dir: folder; made when missing.
+        units: stand in for the units in tests.
+        progress: called with a line of text for each step.
+    """
+    say = progress or (lambda _line: None)
+    folder = Path(out_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    say(f"Verilog: elaborating {config.name}")
+    top = Accelerator(config, units)
+    digest = f"{accelerator_hash(config):016x}"
+    text = (
+        f"// lutvar accelerator {config.name}, configuration {digest}. Generated; do not edit.\n"
+        + export_verilog(top, TOP_NAME, ports=top.port_map()).strip()
+        + "\n"
+    )
+    data = manifest_data(config, top, text)
+    result = Manifest(folder / f"{config.name}.v", folder / f"{config.name}.json", data)
+    _write(result.verilog, text)
+    _write(result.json, json.dumps(data, indent=1) + "\n")
+    say(f"Verilog: {result.verilog} ({len(text) / 1e6:.1f} MB)")
+    return result
