@@ -107,7 +107,8 @@ proc terminals {cell} {
             set channels {}
             if {[dict exists $ps PS_IRQ_USAGE]} { set channels [dict get $ps PS_IRQ_USAGE] }
             foreach channel $channels {
-                if {[lindex $channel 1]} { lappend pins pl_ps_irq[string range [lindex $channel 0] 2 end] }
+                if {![lindex $channel 1]} { continue }
+                lappend pins pl_ps_irq[string range [lindex $channel 0] 2 end]
             }
             return [list $interfaces $pins]
         }
