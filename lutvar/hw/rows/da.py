@@ -19,8 +19,8 @@ from lutvar.hw.links import WORDS
 from lutvar.hw.units.planes import PlaneLogic, to_planes
 
 from .da_design import TABLE_LANES, DaDesign
-from .da_fill import FillControl, FillEngine
-from .da_heap import Column, levels_of, reduce_columns, transpose
+from .da_fill import FillControl, FillEngine, fill_cycles
+from .da_heap import Column, height_of, levels_of, reduce_columns, transpose
 from .da_table import LutStore
 
 
@@ -84,11 +84,11 @@ class DaRows(wiring.Component):
     def __init__(self, design: DaDesign) -> None:
         self.design = design
         blank = Const(0, ROW_GROUP * design.entry_bits * design.planes)
-        heights = [column.height for column in self._columns([blank] * len(design.tables))]
+        heights = [height_of(column) for column in self._columns([blank] * len(design.tables))]
         self.latency = 2 + levels_of(heights) + 1
         self.interval = design.phases
         self.settle = max(1, design.phases - 1)
-        self.fill = FillControl(design).cycles - 2
+        self.fill = fill_cycles(design) - 2
         self.hold = self.fill
         super().__init__(
             {
@@ -106,11 +106,11 @@ class DaRows(wiring.Component):
     def _columns(self, tables: list[Value]) -> list[Column]:
         """Everything to be added: lookups of all tables and planes, and the constant."""
         design = self.design
-        columns = [Column() for _ in range(design.sum_bits)]
+        columns: list[Column] = [[] for _ in range(design.sum_bits)]
         width = ROW_GROUP * design.entry_bits
         for weight, column in enumerate(columns):
             if design.constant >> weight & 1:
-                column.parts.append(Const((1 << ROW_GROUP) - 1, ROW_GROUP))
+                column.append(Const((1 << ROW_GROUP) - 1, ROW_GROUP))
         for words in tables:
             for plane in range(design.planes):
                 word = words[width * plane :][:width]
@@ -118,7 +118,7 @@ class DaRows(wiring.Component):
                 for bit in range(design.entry_bits):
                     part = word[ROW_GROUP * bit :][:ROW_GROUP]
                     if plane + bit < len(columns):
-                        columns[plane + bit].parts.append(~part if top else part)
+                        columns[plane + bit].append(~part if top else part)
         return columns
 
     def elaborate(self, platform: Any) -> Module:
@@ -221,8 +221,8 @@ class DaRows(wiring.Component):
         operands: list[Value] = []
         for which in range(2):
             planes = [
-                Cat(*column.parts)[ROW_GROUP * which :][:ROW_GROUP]
-                if column.height > which
+                Cat(*column)[ROW_GROUP * which :][:ROW_GROUP]
+                if height_of(column) > which
                 else Const(0, ROW_GROUP)
                 for column in columns
             ]

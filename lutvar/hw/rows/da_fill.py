@@ -31,6 +31,16 @@ def chunks_of(design: DaDesign) -> int:
     return -(-design.entry_bits // CHUNK)
 
 
+def write_distance(design: DaDesign) -> int:
+    """Cycles from a step's count to the write of its sum."""
+    return FillEngine.LATENCY + chunks_of(design) - 1
+
+
+def fill_cycles(design: DaDesign) -> int:
+    """Cycles from a start to the last write, both included."""
+    return 1 + write_distance(design) + DEPTH * design.turns
+
+
 class FillControl(wiring.Component):
     """Steps of all engines of a row group.
 
@@ -43,15 +53,11 @@ class FillControl(wiring.Component):
         gray: its address, one cycle before (0 when none is written).
         writing, write_step, write_turn: in the same cycle: whether, the number of the word, and
             the turn of its table.
-
-    ``cycles``: from ``start`` to the last write, both included.
     """
 
     def __init__(self, design: DaDesign) -> None:
         self.design = design
-        #: Distance of a write from its step: see FillEngine.
-        self.distance = FillEngine.LATENCY + chunks_of(design) - 1
-        self.cycles = 1 + self.distance + DEPTH * design.turns
+        self.distance = write_distance(design)
         super().__init__(
             {
                 "start": In(1),

@@ -8,7 +8,7 @@ counters is a few word-wide operations in simulation and one LUT a bit in hardwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 
@@ -42,46 +42,71 @@ def _count3(b: Sequence[Value]) -> list[Value]:
 _COUNTERS = {6: _count6, 5: _count5, 3: _count3}
 
 
-class Column:
-    """All bits of one weight. ``parts``: vectors of 16 bits, or of several times 16."""
+#: All bits of one weight: words of several times 16 bits.
+Column = list[Value]
 
-    def __init__(self, parts: Sequence[Value] = ()) -> None:
-        self.parts = list(parts)
 
-    @property
-    def height(self) -> int:
-        return sum(len(part) for part in self.parts) // ROW_GROUP
+def height_of(column: Column) -> int:
+    """Bits in a column."""
+    return sum(len(word) for word in column) // ROW_GROUP
 
-    def take(self, count: int) -> Value:
-        """Remove ``count`` vectors of 16 bits."""
-        bits = Cat(*self.parts)
-        width = count * ROW_GROUP
-        self.parts = [bits[width:]] if len(bits) > width else []
-        return bits[:width]
+
+def _cut(column: Column, counts: Sequence[int]) -> list[Value]:
+    """The first ``counts[0]`` bits of a column, the next ``counts[1]`` and so on.
+
+    Neighbours stay together: the fewer slices, the faster everything that reads the design.
+    """
+    result: list[Value] = []
+    words = iter(column)
+    word, at = next(words, Const(0, 0)), 0
+    for count in counts:
+        parts: list[Value] = []
+        missing = count * ROW_GROUP
+        while missing:
+            if at == len(word):
+                word, at = next(words), 0
+            step = min(missing, len(word) - at)
+            parts.append(word[at : at + step])
+            at, missing = at + step, missing - step
+        result.append(parts[0] if len(parts) == 1 else Cat(*parts))
+    return result
 
 
 def count_level(columns: Sequence[Column]) -> list[Column]:
     """One level of counters. Columns beyond the last one are dropped."""
-    result = [Column() for _ in columns]
+    result: list[Column] = [[] for _ in columns]
     for weight, column in enumerate(columns):
+        left = height_of(column)
+        counts: list[int] = []
+        used: list[tuple[Callable[..., list[Value]], int]] = []
         for inputs, counter in _COUNTERS.items():
-            n = column.height // inputs
-            if not n:
-                continue
-            outputs = counter([column.take(n) for _ in range(inputs)])
-            for place, output in enumerate(outputs):
+            n, left = divmod(left, inputs)
+            if n:
+                counts += [n] * inputs
+                used.append((counter, inputs))
+        *operands, rest = _cut(column, [*counts, left])
+        for counter, inputs in used:
+            mine, operands = operands[:inputs], operands[inputs:]
+            for place, output in enumerate(counter(mine)):
                 if weight + place < len(columns):
-                    result[weight + place].parts.append(output)
-        result[weight].parts += column.parts
+                    result[weight + place].append(output)
+        if left:
+            result[weight].append(rest)
     return result
 
 
 def levels_of(heights: Sequence[int]) -> int:
     """Levels of :func:`count_level` until no column is higher than two."""
-    columns = [Column([Const(0, ROW_GROUP)] * height) for height in heights]
     levels = 0
-    while max(column.height for column in columns) > 2:
-        columns = count_level(columns)
+    while max(heights) > 2:
+        following = [0] * (len(heights) + 3)
+        for weight, height in enumerate(heights):
+            for inputs in _COUNTERS:
+                n, height = divmod(height, inputs)
+                for place in range(inputs.bit_length()):
+                    following[weight + place] += n
+            following[weight] += height
+        heights = following[: len(heights)]
         levels += 1
     return levels
 
@@ -93,18 +118,12 @@ def reduce_columns(m: Module, columns: Sequence[Column], name: str) -> list[Colu
     """
     level = 0
     columns = list(columns)
-    while max(column.height for column in columns) > 2:
-        staged = []
+    while max(map(height_of, columns)) > 2:
         for weight, column in enumerate(count_level(columns)):
-            if not column.parts:
-                staged.append(Column())
-                continue
-            held = Signal(
-                column.height * ROW_GROUP, name=f"{name}{level}_{weight}", reset_less=True
-            )
-            m.d.sync += held.eq(Cat(*column.parts))
-            staged.append(Column([held]))
-        columns = staged
+            word = Cat(*column)
+            held = Signal(len(word), name=f"{name}{level}_{weight}", reset_less=True)
+            m.d.sync += held.eq(word)
+            columns[weight] = [held] if column else []
         level += 1
     return columns
 

@@ -15,9 +15,9 @@ have the values):
    cycles after ``start`` and later belong to the new one; no vector that matters comes in between.
 3. The first word of the next operand comes ``hold`` cycles after ``start`` at the earliest.
 
-All four are at least 1. With ``fill`` = 1 no cycle is lost between two
-operands. A form that has to fill tables may do it before ``start`` (two sets of tables, large
-``settle``) or after it (one set, large ``fill``).
+All four are at least 1. With ``fill`` = 1 no cycle is lost between two operands. A form that has to
+fill tables may do it before ``start`` (two sets of tables, large ``settle``) or after it (one set,
+large ``fill``).
 """
 
 from __future__ import annotations
@@ -141,6 +141,7 @@ class DotTiming:
     weight_bits: int
     recode_latency: int
     latency: int
+    interval: int
     settle: int
     fill: int
     hold: int
@@ -149,4 +150,6 @@ class DotTiming:
 def dot_timing(config: AcceleratorConfig) -> DotTiming:
     """What the units around a form need to know of it."""
     dot, recoder = looked_at(make_group_dot(config)), looked_at(make_weight_recoder(config))
-    return DotTiming(len(dot.weights), recoder.latency, dot.latency, dot.settle, dot.fill, dot.hold)
+    return DotTiming(
+        len(dot.weights), recoder.latency, dot.latency, dot.interval, dot.settle, dot.fill, dot.hold
+    )

@@ -39,7 +39,8 @@ class OperandLoader(wiring.Component):
         #: From start to the cycle in which the next pass may begin; its first word reaches the dot
         #: product two registers and the memory's latency later.
         self.hold = max(1, dot.hold - GroupOperands.LATENCY - 2)
-        self.cycles = self.hold + WORDS + 1 + self.settle
+        self.interval = dot.interval
+        self.cycles = self.hold + (WORDS - 1) * self.interval + 2 + self.settle
         super().__init__(
             {
                 "work": In(stream.Signature(operand_layout(config))),
@@ -58,7 +59,7 @@ class OperandLoader(wiring.Component):
         address = Signal(len(self.load.address), reset_less=True)
         word = Signal(range(WORDS))
         loading = Signal()
-        timer = Signal(range(max(self.settle, self.hold) + 1))
+        timer = Signal(range(max(self.settle, self.hold, self.interval) + 1))
         waiting = Signal()  # for the timer, after the last word; then loaded
         final = Signal()
         done = Signal()
@@ -69,7 +70,7 @@ class OperandLoader(wiring.Component):
             self.work.ready.eq(~active | done),
         ]
         m.d.sync += [
-            self.load_valid.eq(loading),
+            self.load_valid.eq(loading & (timer == 0)),
             self.load.address.eq(address),
             self.load.word.eq(word),
             self.load.dual.eq(dual),
@@ -78,8 +79,8 @@ class OperandLoader(wiring.Component):
         begin = Signal()  # a pass is known and its words may be read
         with m.If(timer != 0):
             m.d.sync += timer.eq(timer - 1)
-        with m.If(loading):
-            m.d.sync += [address.eq(address + 1), word.eq(word + 1)]
+        with m.If(loading & (timer == 0)):
+            m.d.sync += [address.eq(address + 1), word.eq(word + 1), timer.eq(self.interval - 1)]
             with m.If(word == WORDS - 1):
                 m.d.sync += [loading.eq(0), waiting.eq(1), timer.eq(self.settle - 1)]
         with m.If(waiting & (timer == 0)):
