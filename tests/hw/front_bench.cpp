@@ -15,9 +15,9 @@
 
 // Verilator spells the second of two underscores as __05F.
 struct Header {
-    uint64_t beats, commands, words, latency, jitter, stall, limit, stop, bad, seed;
+    uint64_t beats, commands, words, latency, jitter, stall, limit, stop, restart, bad, seed;
 };
-enum Kind : uint32_t { kWrite, kDone, kAccept, kEnd, kRead };
+enum Kind : uint32_t { kWrite, kDone, kAccept, kEnd, kRead, kReset };
 struct Record {
     uint32_t cycle, kind, data[6];
 };
@@ -61,7 +61,8 @@ int main(int argc, char** argv) {
     std::deque<Beat> waiting;
     std::vector<uint32_t> noise(16);
     uint64_t next = 0, done = 0, cycle = 0, tail = 0;
-    bool offered = false, showing = false;
+    bool offered = false, showing = false, restarted = false;
+    uint64_t running = 4;  // reset until then
     top.rst = 1;
     top.stop = top.command___05Fvalid = top.memory___05Frvalid = 0;
     auto write = [&](uint32_t kind, const void* data, size_t size) {
@@ -70,9 +71,16 @@ int main(int argc, char** argv) {
         std::fwrite(&record, sizeof record, 1, out);
     };
     for (; cycle < h.limit && tail < 50; ++cycle) {
-        if (cycle == 4) top.rst = 0;
+        if (h.restart && top.stop && tail >= 40 && !restarted) {
+            restarted = true;
+            running = cycle + 4;
+            top.stop = offered = showing = false;
+            next = done = tail = 0;
+            write(kReset, &done, 8);
+        }
+        top.rst = cycle < running;
         if (h.stop && cycle == h.stop) top.stop = 1;
-        if (!offered && next < h.commands && cycle > 4 && draw() >= h.stall) {
+        if (!offered && next < h.commands && !top.rst && draw() >= h.stall) {
             fill(top.command___05Fpayload, &commands[next * h.words], 4 * h.words);
             offered = true;
         }
@@ -95,8 +103,7 @@ int main(int argc, char** argv) {
         top.memory___05Farready = draw() >= h.stall;
         top.clk = 0;
         top.eval();
-        if (top.rst) {
-        } else {
+        if (!top.rst) {
             if (offered && top.command___05Fready) {
                 offered = false;
                 ++next;
@@ -122,7 +129,7 @@ int main(int argc, char** argv) {
                 write(kDone, &done, 8);
             }
         }
-        const bool idle = !top.busy && next == h.commands;
+        const bool idle = !top.busy && !top.rst && next == h.commands;
         tail = idle || (top.stop && top.quiet) ? tail + 1 : 0;
         top.clk = 1;
         top.eval();

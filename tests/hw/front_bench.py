@@ -22,7 +22,7 @@ from lutvar.quant.golden.activations import hadamard_fp16, quantize_activations
 from lutvar.quant.golden.norm import inverse_width, layer_norm
 from lutvar.sim import tools
 
-WRITE, DONE, ACCEPT, END, READ = range(5)
+WRITE, DONE, ACCEPT, END, READ, RESET = range(6)
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Bench:
             }  # fmt: skip
             bits = sum(values[name] << at.offset for name, at in layout)
             commands += bits.to_bytes(4 * words, "little")
-        order = ("latency", "jitter", "stall", "limit", "stop", "bad", "seed")
+        order = ("latency", "jitter", "stall", "limit", "stop", "restart", "bad", "seed")
         head = [len(memory), len(jobs), words, *(header[name] for name in order)]
         with path.open("wb") as file:
             file.write(np.array(head, np.uint64).tobytes())
@@ -122,8 +122,12 @@ class Bench:
         check: bool = True,
         **header: int,
     ) -> np.ndarray:
-        """Records [n] of cycle, kind, data; the words are compared with the golden model."""
-        whole = {"limit": 200_000, "stop": 0, "bad": 0, "seed": 1, **header}
+        """Records [n] of cycle, kind, data; the words are compared with the golden model.
+
+        With ``stop`` the unit is stopped in that cycle; with ``restart`` it is then reset and runs
+        all instructions again, and the records are those after the reset.
+        """
+        whole = {"limit": 200_000, "stop": 0, "restart": 0, "bad": 0, "seed": 1, **header}
         whole |= {"latency": latency, "jitter": jitter, "stall": int(stall * 2**32)}
         source, result = self.folder / "jobs.bin", self.folder / "records.bin"
         self._write(jobs, source, whole)
@@ -134,6 +138,9 @@ class Bench:
         assert ran.returncode == 0, f"bench ended with {ran.returncode}: {ran.stderr}"
         kinds = [("cycle", "<u4"), ("kind", "<u4"), ("data", "<u4", 6)]
         records = np.fromfile(result, np.dtype(kinds))
+        if whole["restart"]:
+            assert (records["kind"] == RESET).sum() == 1
+            records = records[np.flatnonzero(records["kind"] == RESET)[0] :]
         if check:
             self._check(jobs, records)
         return records

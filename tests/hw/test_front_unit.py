@@ -76,3 +76,10 @@ def test_stop_and_error(bench: Bench) -> None:
     assert end["data"][0] == 1
     assert int(end["data"][2:4].copy().view(np.uint64)[0]) == bad
     assert len(cycles(records, DONE)) == 2
+
+
+@pytest.mark.parametrize("stop", [60, 150, 330, 460, 650])
+def test_reset_in_the_middle(bench: Bench, stop: int) -> None:
+    """Whatever was under way when the unit was stopped leaves no trace after a reset."""
+    jobs = [norm_job(7, 256, 1, rotate=1), raw_job(5, 512, 2, dual=1), norm_job(3, 128, 4)]
+    bench.run(jobs, latency=30, jitter=9, stop=stop, restart=1)

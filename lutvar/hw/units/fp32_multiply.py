@@ -23,7 +23,7 @@ class Fp32Multiply(wiring.Component):
     zero is a zero with the sign that IEEE 754 gives. Infinities, NaNs, overflow and underflow are
     not handled; none arises in the accelerator (contract, section 7).
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: one DSP58 and about 75 LUTs.
+    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: one DSP58, 80 to 115 LUTs.
 
     Raises ValueError for other numbers of bits.
     """
