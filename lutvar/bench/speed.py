@@ -10,32 +10,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lutvar.contract.config import load_hardware, load_quant
+from lutvar.contract.config import load_quant
 
 from .report import Measurement
 
 #: Where compiled simulations are kept; the same place as for the other commands.
 CACHE = Path("build/sim")
-#: Rows of the timed layer: enough row vectors to fill the array's row blocks.
-_ROWS = 128
 
 
 def golden_speed(preset: str = "fp4") -> list[Measurement]:
-    """Image tokens per second of the golden model: one guided image for each class of `digits`."""
+    """Image tokens a second of the golden model: one guided image for each class of `digits`."""
     from lutvar.models import load_model
-    from lutvar.quant.golden import GoldenBackend
-    from lutvar.quant.ptq import quantize_model
-    from lutvar.quant.var import generate
+    from lutvar.quant.golden.transformer import GoldenTransformer
+    from lutvar.quant.ptq.transformer import quantize_transformer
+    from lutvar.quant.var.passes import generate_passes
 
     model = load_model("digits")
-    quantized = quantize_model(model.var, load_quant(preset), progress=False)
-    model.var.linear_backend = GoldenBackend(quantized)
+    golden = GoldenTransformer(quantize_transformer(model.var, load_quant(preset), progress=False))
     labels = range(len(model.info.classes))
-    generate(model.var, model.vqvae, labels, 0)  # expands the weights, which stay
+
+    def generate() -> int:
+        result = generate_passes(model.var, model.vqvae, golden, labels, [0] * len(labels))
+        return sum(t.numel() for t in result.tokens)
+
+    generate()  # expands the weights, which stay
     started = time.monotonic()
-    result = generate(model.var, model.vqvae, labels, 0)
+    tokens = generate()
     seconds = time.monotonic() - started
-    tokens = sum(t.numel() for t in result.tokens)
     return [
         Measurement(
             f"golden model, {preset}",
@@ -48,68 +49,62 @@ def golden_speed(preset: str = "fp4") -> list[Measurement]:
     ]
 
 
-def simulation_speed(
-    hardware_name: str = "small-fp4", fresh: bool = True, seconds: float = 5.0
-) -> list[Measurement]:
-    """Export and build a core, then run one of the model's layers for some seconds.
+def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list[Measurement]:
+    """Export and build an accelerator, then generate one image of `digits` on it.
 
     Args:
-        hardware_name: accelerator size.
+        config_name: accelerator size.
         fresh: build in an empty folder and report the time; otherwise use the cache.
-        seconds: how long to simulate at least.
     """
-    import numpy as np
+    from lutvar.quant.var.passes import generate_passes
+    from lutvar.run.measure import figures, total
+    from lutvar.run.session import Session, Stages, quantize
 
-    from lutvar.demo.job import Stages, prepare
-    from lutvar.host.sim_transport import SimTransport
-    from lutvar.models import load_model
-    from lutvar.quant.ptq import quantize_model
-
-    hardware = load_hardware(hardware_name)
-    quant = load_quant(hardware.quant)
-    quantized = quantize_model(load_model("digits").var, quant, progress=False)
-    stages = Stages(lambda _line: None)
-    with _folder(fresh) as folder, tempfile.TemporaryDirectory() as files:
-        simulation = prepare(
-            quantized, hardware, quant, Path(files), build_dir=folder, stages=stages
-        )
-        transport = simulation.device.transport
-        assert isinstance(transport, SimTransport)
-        with simulation.device as device:
-            layer = simulation.packed["block0.fc1"]
-            rows = np.random.default_rng(0).standard_normal((_ROWS, layer.args.in_features))
-            device.run(layer, rows.astype(np.float32))
-            before, first = device.counters(), transport.top.cycles
-            started = time.monotonic()
-            while time.monotonic() - started < seconds:
-                device.run(layer, rows.astype(np.float32))
-            elapsed = time.monotonic() - started
-            cycles = transport.top.cycles - first
-            used = device.counters().since(before)
-        transport.close()
-    made = [
-        Measurement(f"export, {hardware_name}", stages.seconds["export the Verilog"], "s", "timed")
-    ]
+    quantized = quantize("digits", config_name)
+    stages, reports = Stages(), []
+    with (
+        _folder(fresh) as folder,
+        tempfile.TemporaryDirectory() as files,
+        Session(
+            quantized, Path(files), build_dir=folder, on_pass=reports.append, stages=stages
+        ) as session,
+    ):
+        info, loaded = quantized.loaded.info, quantized.loaded
+        generate_passes(
+            loaded.var, loaded.vqvae, session.transformer, [0], [0], info.cfg, info.top_k,
+            info.top_p,
+        )  # fmt: skip
+    shape = quantized.transformer.shape
+    used = total("image", [figures(str(i), r, shape) for i, r in enumerate(reports)])
+    made = [Measurement(f"export, {config_name}", stages.seconds["export Verilog"], "s", "timed")]
     if fresh:
         build = stages.seconds["build the simulation"]
-        made.append(Measurement(f"simulation build, {hardware_name}", build, "s", "timed"))
+        made.append(Measurement(f"simulation build, {config_name}", build, "s", "timed"))
+    detail = {"cycles": used.cycles, "seconds": used.device_seconds, "images": 1}
     return [
         *made,
         Measurement(
-            f"simulation, {hardware_name}",
-            cycles / elapsed,
+            f"simulation, {config_name}",
+            used.cycles / used.device_seconds,
             "cycles/s",
             "timed",
-            detail={"cycles": cycles, "seconds": elapsed, "layer": "block0.fc1", "rows": _ROWS},
+            detail=detail,
         ),
         Measurement(
-            f"array busy, {hardware_name}",
-            100 * used.busy / used.cycles,
+            f"one image alone, {config_name}",
+            used.cycles,
+            "cycles",
+            "simulated (Verilator)",
+            detail=detail,
+        ),
+        Measurement(
+            f"array busy, one image alone, {config_name}",
+            100 * used.utilisation,
             "%",
             "simulated (Verilator)",
-            detail={"layer": "block0.fc1", "rows": _ROWS},
+            detail=detail,
         ),
-        *_memory(f"whole bench so far, {hardware_name}", children=True),
+        *_memory(f"whole bench so far, {config_name}", children=True),
     ]
 
 

@@ -33,12 +33,6 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 model_option = click.option(
     "--model", default="digits", metavar="NAME|DIR", help="A shipped model, or a model folder."
 )
-hardware_option = click.option(
-    "--hardware",
-    default="small-fp4",
-    metavar="CONFIG",
-    help="A shipped accelerator size, or a .yaml file.",
-)
 accelerator_option = click.option(
     "--config",
     default="small-fp4",

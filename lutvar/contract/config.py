@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Validated presets: how to quantize a model, and how large to build the accelerator.
+"""Validated presets: how to quantize a model.
 
-Both are YAML files in ``lutvar/configs``. Unknown keys are refused with the valid ones listed.
+Presets are YAML files in ``lutvar/configs``. Unknown keys are refused with the valid ones listed.
+Sizes of the accelerator are in `accelerator`.
 """
 
 from __future__ import annotations
@@ -118,50 +119,13 @@ class QuantConfig(_Strict):
         return self.dual_formats[0] if self.dual_formats else None
 
 
-class HardwareConfig(_Strict):
-    """Size of the accelerator. One file in ``lutvar/configs/hw`` is one bitstream."""
-
-    name: str
-    quant: str = Field(description="name of the quantization preset that it runs")
-    token_rows: int = Field(ge=1, le=64, description="token rows multiplied in parallel (T)")
-    outputs: int = Field(ge=1, le=64, description="output features computed in parallel (N)")
-    stream_bytes: Literal[32, 64] = Field(
-        default=32, description="width of each AXI4-Stream, bytes"
-    )
-    max_groups: int = Field(ge=1, le=128, description="largest K / 128 of a layer")
-    buffer_vectors: int = Field(
-        ge=2, le=65536, description="activation bank size: token-row vectors (T rows) times groups"
-    )
-    row_block: int = Field(
-        default=16, ge=16, le=256, description="row vectors interleaved to hide the adder's latency"
-    )
-
-    @model_validator(mode="after")
-    def _sizes(self) -> Self:
-        for key in ("buffer_vectors", "row_block"):
-            value = getattr(self, key)
-            if value & (value - 1):
-                raise ValueError(f"{key} is {value}; it must be a power of two")
-        if self.token_rows * self.outputs * 4 % self.stream_bytes:
-            raise ValueError(
-                f"token_rows * outputs * 4 = {self.token_rows * self.outputs * 4} bytes a result; "
-                f"it must be a multiple of stream_bytes = {self.stream_bytes}"
-            )
-        if self.buffer_vectors < self.max_groups:
-            raise ValueError(
-                f"buffer_vectors {self.buffer_vectors} cannot hold one row of max_groups "
-                f"{self.max_groups}"
-            )
-        return self
-
-
 def _names(kind: str) -> list[str]:
     folder = resources.files("lutvar") / "configs" / kind
     names = (p.name for p in folder.iterdir())
     return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
 
 
-def preset_names(kind: Literal["quant", "hw", "accelerator"]) -> list[str]:
+def preset_names(kind: Literal["quant", "accelerator"]) -> list[str]:
     """Names of the shipped presets of a kind."""
     return _names(kind)
 
@@ -210,11 +174,3 @@ def load_quant(name_or_path: str | Path) -> QuantConfig:
     """Read a quantization preset by name or from a YAML file. Raises ConfigError."""
     data, where = _read("quant", name_or_path)
     return _validate(QuantConfig, data, where)
-
-
-def load_hardware(name_or_path: str | Path) -> HardwareConfig:
-    """Read an accelerator size by name or from a YAML file. Raises ConfigError."""
-    data, where = _read("hw", name_or_path)
-    config = _validate(HardwareConfig, data, where)
-    load_quant(config.quant)
-    return config

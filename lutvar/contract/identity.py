@@ -2,7 +2,8 @@
 """The hash that ties gateware, packed weights and driver together.
 
 It covers everything that must agree: contract version, sizes, number formats, sign vector, register
-map. The driver compares it with HASH_LO/HASH_HI before the first job.
+map, instructions, tables. The driver compares it with HASH_LO/HASH_HI before the first program,
+and the sequencer with the header of each program.
 """
 
 from __future__ import annotations
@@ -12,25 +13,8 @@ import json
 
 from . import device_registers, functions, isa
 from .accelerator import AcceleratorConfig
-from .config import GROUP, HardwareConfig, QuantConfig
+from .config import GROUP
 from .hadamard import sign_vector
-from .registers import VERSION, as_json
-
-
-def identity(hardware: HardwareConfig, quant: QuantConfig) -> dict[str, object]:
-    """Everything that the configuration hash covers, as plain data."""
-    dual = quant.dual_format
-    return {
-        "version": VERSION,
-        "group": GROUP,
-        "hardware": {k: v for k, v in hardware.model_dump().items() if k not in ("name", "quant")},
-        "weight": quant.weight_format.as_dict(),
-        "activation": quant.plain_format.as_dict(),
-        "dual": dual.as_dict() if dual else None,
-        "ties": quant.ties,
-        "signs": "".join("+" if s > 0 else "-" for s in sign_vector(quant.hadamard_seed)),
-        "registers": as_json(),
-    }
 
 
 def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
@@ -57,11 +41,6 @@ def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
 def accelerator_hash(config: AcceleratorConfig) -> int:
     """64-bit hash of an accelerator; programs carry it and the sequencer checks it."""
     return _digest(accelerator_identity(config))
-
-
-def config_hash(hardware: HardwareConfig, quant: QuantConfig) -> int:
-    """64-bit configuration hash of the core of one matrix unit."""
-    return _digest(identity(hardware, quant))
 
 
 def _digest(known: dict[str, object]) -> int:

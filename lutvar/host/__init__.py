@@ -1,42 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host side: driver, transports, weight packing, and the backend that runs a VAR on a device."""
+"""Host side: driver, transport, and the transformer on a device."""
 
-from .driver import Accelerator
-from .errors import (
-    BadInput,
-    BusError,
-    DeviceError,
-    DeviceTimeout,
-    FrameError,
-    HostError,
-    IncompatibleDevice,
-    PackedFileError,
-    TransferTimeout,
-)
-from .packed import LayerArgs, PackedLinear, PackedModel, pack_linear
-from .packing import DumpedCodes
-from .status import Counters, Snapshot
-from .transport import Stream, Transfer, Transport
+from .device import Device, ProgramTimeout
+from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
+from .device_transformer import DeviceTransformer, PassReport
+from .errors import BadInput, BusError, HostError, IncompatibleDevice
+from .memory_transport import MemoryTransport, SimulatedMemory
 
 __all__ = [
-    "Accelerator",
+    "AcceleratorError",
     "BadInput",
     "BusError",
-    "Counters",
-    "DeviceError",
-    "DeviceTimeout",
-    "DumpedCodes",
-    "FrameError",
+    "Device",
+    "DeviceCounters",
+    "DeviceSnapshot",
+    "DeviceTransformer",
     "HostError",
     "IncompatibleDevice",
-    "LayerArgs",
-    "PackedFileError",
-    "PackedLinear",
-    "PackedModel",
-    "Snapshot",
-    "Stream",
-    "Transfer",
-    "TransferTimeout",
-    "Transport",
-    "pack_linear",
+    "MemoryTransport",
+    "PassReport",
+    "ProgramTimeout",
+    "SimulatedMemory",
 ]

@@ -12,8 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lutvar.sim.device import VerilatedDevice
-from lutvar.sim.verilated import SimulationTimeout
+from lutvar.sim.device import SimulationTimeout, VerilatedDevice
 
 from .errors import BadInput, BusError
 

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from .verilated import SimulationTimeout
 from .verilator import build
 
 WRAPPER = Path(__file__).with_name("device.cpp")
@@ -42,6 +41,10 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "trace_count": (_U64, ()),
     "trace_take": (None, (_VOID,)),
 }
+
+
+class SimulationTimeout(RuntimeError):
+    """The device did not answer on its control port within the cycle limit."""
 
 
 @dataclass(frozen=True)

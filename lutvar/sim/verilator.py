@@ -14,8 +14,8 @@ from pathlib import Path
 
 from .tools import Tool, ToolError, verilator
 
-WRAPPER = Path(__file__).with_name("wrapper.cpp")
-LIBRARY = "liblutvar_top.so"
+WRAPPER = Path(__file__).with_name("device.cpp")
+LIBRARY = "liblutvar.so"
 #: Flags that decide what the model does and how fast it is; part of the cache key.
 VERILATOR_FLAGS = (
     "-O3",
@@ -45,10 +45,9 @@ class BuildError(RuntimeError):
     """The model could not be built; the message ends with the tail of the log."""
 
 
-def _key(verilog: bytes, stream_bytes: int, tool: Tool, wrapper: Path) -> str:
+def _key(verilog: bytes, tool: Tool, wrapper: Path) -> str:
     digest = hashlib.sha256(verilog)
     for part in (
-        str(stream_bytes),
         tool.found or "",
         FAST_FLAGS,
         SLOW_FLAGS,
@@ -81,9 +80,8 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
 
 def build(
     verilog: Path | str,
-    stream_bytes: int = 64,
     *,
-    top: str = "lutvar_top",
+    top: str = "lutvar_accelerator",
     wrapper: Path = WRAPPER,
     build_dir: Path | str = "build/sim",
     jobs: int | None = None,
@@ -93,7 +91,6 @@ def build(
 
     Args:
         verilog: self-contained Verilog file with the module `top`.
-        stream_bytes: width of its streams, bytes.
         top: name of the module.
         wrapper: C++ that drives it.
         build_dir: cache; each model has a folder named after the hash of its sources.
@@ -101,7 +98,7 @@ def build(
         progress: called with a line of text for each step.
 
     Returns:
-        Path of the shared library, for :class:`lutvar.sim.verilated.VerilatedTop`.
+        Path of the shared library, for :class:`lutvar.sim.device.VerilatedDevice`.
 
     Raises:
         ToolError: Verilator or a compiler is missing.
@@ -112,7 +109,7 @@ def build(
     root = Path(build_dir).absolute()
     tool = verilator(root).require(_HINT)
     content = source.read_bytes()
-    folder = root / _key(content, stream_bytes, tool, wrapper)
+    folder = root / _key(content, tool, wrapper)
     library = folder / LIBRARY
     if library.exists():
         say(f"simulation model: cached in {folder}")
@@ -130,7 +127,7 @@ def build(
             [
                 tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module",
                 top, "--Mdir", "model", "-o", f"../{LIBRARY}",
-                "-CFLAGS", f"-std=c++17 -fPIC -fvisibility=hidden -DSTREAM_BYTES={stream_bytes}",
+                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden",
                 "-LDFLAGS", "-shared",
                 "top.v", str(wrapper),
             ],

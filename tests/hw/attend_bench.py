@@ -144,7 +144,7 @@ def run_jobs(
     values: AxiMemory | None = None,
     idle: int = 0,
     limit: int = 20_000,
-    check: bool = True,
+    score_form: str = "table",
 ) -> Outcome:
     """Run jobs one after the other without reset and compare all results.
 
@@ -154,7 +154,7 @@ def run_jobs(
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()
-    unit, outcome = AttendUnit(configuration), Outcome(memory=memory)
+    unit, outcome = AttendUnit(configuration, score_form), Outcome(memory=memory)
     outcome.unit = unit
     fmt = configuration.kv
     base = 1 << 20
@@ -201,16 +201,15 @@ def run_jobs(
     serve(simulator, memory, [unit.keys_memory], [unit.write])
     serve(simulator, values, [unit.values_memory], [])
     simulator.run()
-    if check:
-        written = set()
-        for number, job in enumerate(jobs):
-            np.testing.assert_array_equal(
-                job.found(memory), job.expected(fmt), f"job {number}, {job.shape}"
-            )
-            at = job.addresses
-            for r in range(job.shape[1]):
-                first = at["output"] + r * at["output_stride"]
-                written |= {first + 64 * b for b in range(2 * job.shape[0])}
-        for address, beat in memory.beats.items():
-            assert address in written or before.get(address) == beat, f"{address:#x} overwritten"
+    written = set()
+    for number, job in enumerate(jobs):
+        np.testing.assert_array_equal(
+            job.found(memory), job.expected(fmt), f"job {number}, {job.shape}"
+        )
+        at = job.addresses
+        for r in range(job.shape[1]):
+            first = at["output"] + r * at["output_stride"]
+            written |= {first + 64 * b for b in range(2 * job.shape[0])}
+    for address, beat in memory.beats.items():
+        assert address in written or before.get(address) == beat, f"{address:#x} overwritten"
     return outcome

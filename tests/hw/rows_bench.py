@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from amaranth.lib import data
@@ -28,7 +29,7 @@ from lutvar.quant.golden.activations import ActivationCodes
 from lutvar.quant.golden.linear import GoldenLinear
 from lutvar.quant.ptq.linear import QuantizedLinear
 from lutvar.quant.var.sites import LinearSite
-from lutvar.sim.verilator import build
+from lutvar.sim import verilator
 
 TOP = "lutvar_matrix_unit"
 RECORD = 32  #: bytes of a packed struct in the bench's queues
@@ -69,12 +70,14 @@ class Unit:
         name = "-".join(
             str(part) for part in ("rows", config.quant, config.dot, config.rows, config.pipelined)
         )
-        verilog = folder / f"{name}.v"
-        verilog.write_text(export_verilog(self.unit, TOP))
-        library = build(
-            verilog, top=TOP, wrapper=Path(__file__).with_name("rows_bench.cpp"),
-            build_dir=folder, jobs=2,
-        )  # fmt: skip
+        source = folder / f"{name}.v"
+        source.write_text(export_verilog(self.unit, TOP))
+        # A model of a few thousand cycles: compiling costs more than running.
+        with mock.patch.object(verilator, "FAST_FLAGS", "-O0"):
+            library = verilator.build(
+                source, top=TOP, wrapper=Path(__file__).with_name("rows_bench.cpp"),
+                build_dir=folder, jobs=2,
+            )  # fmt: skip
         self._library = ctypes.CDLL(str(library))
         self._library.bench_create.restype = ctypes.c_void_p
         for name in ("count", "cycles"):

@@ -89,10 +89,10 @@ def boundary_jobs(kv: str) -> list[Job]:
     return jobs
 
 
-@pytest.mark.parametrize("kv", ["E2M3", "E2M1"])
-def test_boundary_records(kv: str) -> None:
+@pytest.mark.parametrize(("kv", "form"), [("E2M3", "table"), ("E2M1", "table"), ("E2M3", "dsp")])
+def test_boundary_records(kv: str, form: str) -> None:
     jobs = boundary_jobs(kv)
-    outcome = run_jobs(config(kv_format=kv), jobs)
+    outcome = run_jobs(config(kv_format=kv), jobs, score_form=form)
     found = [job.found(outcome.memory) for job in jobs]
     assert not found[0].any() and not found[1].any()
     assert set(np.unique(found[7])) == {0xFBFF}

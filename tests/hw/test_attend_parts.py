@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parts of the attention unit at the boundaries of their arithmetic, against exact fractions."""
 
+import dataclasses
 import random
 from fractions import Fraction
 
@@ -18,7 +19,6 @@ from lutvar.hw.attention.score_row import ScoreRow
 from lutvar.hw.attention.sizes import AttentionSizes
 from lutvar.hw.attention.value_row import ValueRow
 from lutvar.hw.attention.weight_row import WeightRow
-from lutvar.hw.units.product import ActivationRecode, WeightRecode
 from lutvar.quant.formats import get_format
 
 FORMATS = ("E2M3", "E2M1")
@@ -204,15 +204,10 @@ def test_value_row() -> None:
 # -- scores --------------------------------------------------------------------------------
 
 
-def recoded(unit: object, codes: list[list[int]], bits: int) -> list[int]:
-    words = [{"codes": sum(c << bits * i for i, c in enumerate(row))} for row in codes]
-    return [word for (word,) in run_pipeline(unit, words, ("operand",), 1)]
-
-
-@pytest.mark.parametrize("name", FORMATS)
-def test_score_row(name: str) -> None:
+@pytest.mark.parametrize(("name", "form"), [*((n, "table") for n in FORMATS), ("E2M3", "dsp")])
+def test_score_row(name: str, form: str) -> None:
     """Ties, saturation and vanishing scores: sums of few codes and scales of every exponent."""
-    size = sizes(name)
+    size = dataclasses.replace(sizes(name), score_form=form)
     fmt = size.fmt
     rng = random.Random(5)
     top = fmt.encode_int(size.top, False)
@@ -233,9 +228,6 @@ def test_score_row(name: str) -> None:
         ([rng.randrange(fmt.code_count) for _ in range(64)], 0x2555),
         ([rng.randrange(fmt.code_count) for _ in range(64)], 0x7FFF),
     ]
-    bits = fmt.bits
-    key_words = recoded(WeightRecode(size.design, 64), [k for k, _ in keys], bits)
-    query_words = recoded(ActivationRecode(size.design, 64), [q for q, _ in queries], bits)
     grid = [fmt.decode_int(c) or 0 for c in range(fmt.code_count)]
 
     row = ScoreRow(size)
@@ -247,8 +239,21 @@ def test_score_row(name: str) -> None:
     def event(index: int) -> tuple[int, int]:
         return events[index] if 0 <= index < len(events) else (-1, -1)
 
+    # Operands arrive in parts; between two of a kind come others, which must not matter.
+    def operands(unit: object, codes: list[list[int] | None]) -> list[int]:
+        words = [
+            {"codes": sum(c << fmt.bits * i for i, c in enumerate(row or [top] * 64))}
+            for row in codes
+        ]
+        return [word for (word,) in run_pipeline(unit, words, ("operand",), 1)]
+
+    cycles = range(len(events) + late)
+    query_unit, key_unit = size.make_operands()
+    picked = [event(cycle) for cycle in cycles]
+    query_words = operands(query_unit, [queries[q][0] if q >= 0 else None for q, _ in picked])
+    key_words = operands(key_unit, [keys[k][0] if k >= 0 else None for _, k in picked])
     inputs = []
-    for cycle in range(len(events) + late):
+    for cycle in cycles:
         q, k = event(cycle)
         q_scale, k_scale = event(cycle - scale)
         _, k_late = event(cycle - late)
@@ -256,8 +261,8 @@ def test_score_row(name: str) -> None:
         if q_scale >= 0 or k_scale >= 0:
             pattern = queries[q_scale][1] if q_scale >= 0 else keys[k_scale][1]
         inputs.append({
-            "key": key_words[k] if k >= 0 else rng.getrandbits(100),
-            "query": query_words[q] if q >= 0 else rng.getrandbits(100),
+            "key": key_words[cycle],
+            "query": query_words[cycle],
             "query_load": int(q >= 0),
             "significand": (pattern & 1023) + (1024 if pattern >> 10 else 0),
             "exponent": max(1, pattern >> 10),

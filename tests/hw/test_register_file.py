@@ -10,7 +10,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 from amaranth.sim import Simulator
 
-from lutvar.contract.registers import (
+from lutvar.contract.device_registers import (
     ADDRESS_BITS,
     BY_NAME,
     REGISTERS,
@@ -18,8 +18,8 @@ from lutvar.contract.registers import (
     Field,
     Register,
 )
-from lutvar.hw.top.axi_lite import OKAY, SLVERR, AxiLite, AxiLiteSignature
-from lutvar.hw.top.register_file import RegisterFile, writable_bits
+from lutvar.hw.axi.lite import OKAY, SLVERR, AxiLite, AxiLiteSignature
+from lutvar.hw.axi.register_file import RegisterFile, writable_bits
 
 LIVE = ("CTRL",)
 CONSTANT = {"MAGIC": 0x11223344, "VERSION": 0x55667788}

@@ -14,8 +14,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from lutvar.hw.matrix.memory import ChunkMemory
 from lutvar.hw.shared import ExportPlatform, export_verilog, instantiate, place
+from lutvar.hw.units.memory import ChunkMemory
 
 
 class Step(wiring.Component):

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Storage of the engine: wide words written in chunks, and queues."""
+
+from typing import Any
+
+from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
+from amaranth.lib import fifo, memory, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.shared import ExportPlatform, instantiate
+
+#: Amaranth writes the initial value of every word, which for a bank is most of the whole file.
+_RAM = """\
+// Memory with words of WIDTH bits, written in chunks and read whole, two registers after
+// the address.
+module lutvar_ram #(
+  parameter WIDTH = 1, parameter CHUNK = 1, parameter DEPTH = 2,
+  parameter ADDRESS = 1, parameter SELECT = 1
+) (
+  input clk,
+  input write_en,
+  input [ADDRESS-1:0] write_addr,
+  input [SELECT-1:0] write_chunk,
+  input [CHUNK-1:0] write_data,
+  input [ADDRESS-1:0] read_addr,
+  output [WIDTH-1:0] read_data
+);
+  localparam CHUNKS = (WIDTH + CHUNK - 1) / CHUNK;
+  genvar c;
+  generate
+    for (c = 0; c < CHUNKS; c = c + 1) begin : part
+      localparam LOW = c * CHUNK;
+      localparam BITS = WIDTH - LOW < CHUNK ? WIDTH - LOW : CHUNK;
+      localparam [SELECT-1:0] NUMBER = c;
+      reg [BITS-1:0] words [0:DEPTH-1];
+      reg [BITS-1:0] stage;
+      reg [BITS-1:0] out;
+      integer i;
+      initial begin
+        for (i = 0; i < DEPTH; i = i + 1) words[i] = {BITS{1'b0}};
+        stage = {BITS{1'b0}};
+        out = {BITS{1'b0}};
+      end
+      always @(posedge clk) begin
+        if (write_en && write_chunk == NUMBER) words[write_addr] <= write_data[BITS-1:0];
+        stage <= words[read_addr];
+        out <= stage;
+      end
+      assign read_data[LOW +: BITS] = out;
+    end
+  endgenerate
+endmodule
+"""
+
+READ_LATENCY = 2  #: cycles from ``read_addr`` to ``read_data``: the memory and its output register
+
+
+class ChunkMemory(wiring.Component):
+    """A memory with words of any width, written one chunk at a time and read whole.
+
+    Members:
+        write_en, write_addr, write_chunk, write_data: write ``chunk`` bits; chunk 0 is the least
+            significant. Bits of the last chunk beyond ``width`` are ignored.
+        read_addr, read_data: a new address in each cycle; data after ``READ_LATENCY``.
+
+    A word that is written in the cycle in which it is read gives old or new bits, undefined which:
+    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` x ``depth``,
+    and a register of ``width`` bits.
+    """
+
+    def __init__(self, width: int, chunk: int, depth: int) -> None:
+        if width < 1 or chunk < 1 or depth < 1:
+            raise ValueError(
+                f"width {width}, chunk {chunk} and depth {depth} must all be at least 1"
+            )
+        self.width, self.chunk, self.depth = width, chunk, depth
+        self.chunks = -(-width // chunk)
+        super().__init__(
+            {
+                "write_en": In(1),
+                "write_addr": In(range(depth)),
+                "write_chunk": In(range(self.chunks)),
+                "write_data": In(chunk),
+                "read_addr": In(range(depth)),
+                "read_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        if isinstance(platform, ExportPlatform):
+            ports = {name: getattr(self, name) for name in self.signature.members}
+            output = {"read_data": ports.pop("read_data")}
+            # Verilog has no vectors of no bits.
+            ports = {name: value if len(value) else Const(0, 1) for name, value in ports.items()}
+            instantiate(
+                m, platform, "ram", "ram", _RAM,
+                parameters={
+                    "WIDTH": self.width, "CHUNK": self.chunk, "DEPTH": self.depth,
+                    "ADDRESS": len(ports["read_addr"]), "SELECT": len(ports["write_chunk"]),
+                },
+                inputs=ports, outputs=output,
+            )  # fmt: skip
+            return m
+        single = self.chunks == 1
+        stored = self.width if single else self.chunk * self.chunks
+        m.submodules.memory = store = memory.Memory(
+            shape=unsigned(stored), depth=self.depth, init=[]
+        )
+        write = store.write_port(granularity=None if single else self.chunk)
+        read = store.read_port(domain="sync")
+        register = Signal(self.width, reset_less=True)
+        m.d.comb += [
+            write.addr.eq(self.write_addr),
+            write.data.eq(self.write_data if single else self.write_data.replicate(self.chunks)),
+            read.addr.eq(self.read_addr),
+            self.read_data.eq(register),
+        ]
+        if single:
+            m.d.comb += write.en.eq(self.write_en)
+        else:
+            m.d.comb += write.en.eq(Mux(self.write_en, 1 << self.write_chunk, 0))
+        m.d.sync += register.eq(read.data)
+        return m
+
+
+class Fifo(wiring.Component):
+    """Queue between two streams.
+
+    ``depth`` counts all places, the output register included. Latency 2 cycles; one item in each
+    cycle when ``depth`` is at least 4. ``i.ready`` and ``o.valid`` come from registers.
+    """
+
+    def __init__(self, shape: Any, depth: int) -> None:
+        self.depth = depth
+        super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        width = len(Value.cast(self.i.payload))
+        # Its memory is never read at an address that is being written, and has no transparent port.
+        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=width, depth=self.depth)
+        m.d.comb += [
+            self.i.ready.eq(queue.w_rdy),
+            queue.w_en.eq(self.i.valid),
+            queue.w_data.eq(self.i.payload),
+            self.o.valid.eq(queue.r_rdy),
+            queue.r_en.eq(self.o.ready),
+            Value.cast(self.o.payload).eq(queue.r_data),
+        ]
+        return m
