@@ -56,12 +56,14 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
         config_name: accelerator size.
         fresh: build in an empty folder and report the time; otherwise use the cache.
     """
+    from lutvar.host.device_transformer import PassReport
     from lutvar.quant.var.passes import generate_passes
     from lutvar.run.measure import figures, total
     from lutvar.run.session import Session, Stages, quantize
 
     quantized = quantize("digits", config_name)
-    stages, reports = Stages(), []
+    stages = Stages()
+    reports: list[PassReport] = []
     with (
         _folder(fresh) as folder,
         tempfile.TemporaryDirectory() as files,

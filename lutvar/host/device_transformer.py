@@ -130,6 +130,6 @@ class DeviceTransformer:
                     finished - sent,
                     len(embeddings) + len(program),
                     len(raw),
-                )  # fmt: skip
+                )
             )
         return logits

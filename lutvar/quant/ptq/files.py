@@ -23,7 +23,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from lutvar.contract.bits import pack_codes, unpack_codes
 from lutvar.contract.config import QuantConfig
-from lutvar.contract.registers import VERSION
+from lutvar.contract.device_registers import VERSION
 from lutvar.quant.formats import CATALOG, NumberFormat, get_format
 from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
