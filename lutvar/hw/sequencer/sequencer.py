@@ -18,6 +18,7 @@ from lutvar.contract.isa import (
     PROGRAM_MAGIC,
     UNITS,
     Opcode,
+    Unit,
 )
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, axi_read, payload_layout
@@ -48,7 +49,7 @@ class Sequencer(wiring.Component):
     Members:
         start: one cycle, only while not ``running``; program (address) and bases are sampled while
             the program runs and must stay.
-        serial: dispatch an instruction when all earlier ones are complete.
+        serial: dispatch an instruction when all earlier ones but those of FETCH are complete.
         halt: dispatch and offer nothing new. stop, quiet: as for a unit.
         command_<unit>: instructions; dones: ``done`` of each unit, by number.
         running: a program is under way. finished: one cycle at its end.
@@ -116,7 +117,9 @@ class Sequencer(wiring.Component):
     ) -> None:
         settle = Signal(range(CHECK_LATENCY + 2))
         free = Signal()  # the serial mode lets the next instruction go
-        m.d.sync += free.eq(~self.serial | ~self.incomplete.any())
+        # FETCH is not waited for: its beats leave only when MATRIX, which follows, takes them.
+        others = Cat(self.incomplete[int(u)] for u in UNITS if u != Unit.FETCH)
+        m.d.sync += free.eq(~self.serial | ~others.any())
         bad = Signal(32)
         m.d.comb += [self.running.eq(1), self.bad_info.eq(bad)]
         # The word at the queue's output stays until it is taken; the checks follow in registers.
