@@ -7,11 +7,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.hw.shared import place
-from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.float_steps import delay
 
+from .lines import valid_line
 from .sizes import EXPONENT, SCORE, SIGNIFICAND, AttentionSizes
 
 _DOUBLED = SCORE + 1  #: bits of a score with one more fraction bit
@@ -25,27 +24,26 @@ class ScoreRow(wiring.Component):
     No handshake; one key in each cycle. Cycle 0 is the one in which a key's operand is here.
 
     Members:
-        key: recoded K codes (``WeightRecode``), cycle 0.
-        query, query_load: recoded q codes (``ActivationRecode``); taken for the keys from the
-            next cycle on.
+        key: operand of the K codes (``AttentionSizes.make_operands``), cycle 0.
+        query, query_load: operand of q codes; taken for the keys from the next cycle on.
         significand, exponent: of the key's scale, cycle ``scale_cycle``. scale_load: they are of a
             query; taken for the keys from the next cycle on.
         t: the score, cycle ``latency``.
         update, first: t is of a key, and of the first one of a block; cycle ``latency``.
         maximum: of the scores so far, from one cycle after ``update``.
 
-    Cost: a dot product of 64 lanes, 2 DSP, about 150 LUTs.
+    Cost: a dot product of 64 lanes, 2 DSP58, about 150 LUTs.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes
         self.scale_cycle = sizes.dot_latency - 2
         self.latency = sizes.dot_latency + 6
-        design = sizes.design
+        query_bits, key_bits = sizes.operand_bits
         super().__init__(
             {
-                "key": In(HEAD_DIM * (design.weight_width + 1)),
-                "query": In(HEAD_DIM * (design.activation_width + 1)),
+                "key": In(key_bits),
+                "query": In(query_bits),
                 "query_load": In(1),
                 "significand": In(SIGNIFICAND),
                 "exponent": In(EXPONENT),
@@ -59,15 +57,19 @@ class ScoreRow(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        dot = make_dot(self.sizes.design, HEAD_DIM)
+        dot = self.sizes.make_dot()
         if dot.latency != self.sizes.dot_latency:
             raise ValueError(f"the dot product takes {dot.latency} cycles")
         place(m, platform, "dot", dot, "attend_dot")
         query = Signal(len(self.query), reset_less=True)
         significand = Signal(SIGNIFICAND, reset_less=True)
         exponent = Signal(EXPONENT, reset_less=True)
-        with m.If(self.query_load):
-            m.d.sync += query.eq(self.query)
+        steps = self.sizes.load_steps
+        part = len(query) // steps
+        for step in range(steps):
+            here = slice(step * part, (step + 1) * part)
+            with m.If(valid_line(m, self.query_load, step, f"query_load{step}")):
+                m.d.sync += query[here].eq(self.query[here])
         with m.If(self.scale_load):
             m.d.sync += [significand.eq(self.significand), exponent.eq(self.exponent)]
         m.d.comb += [dot.activations.eq(query), dot.weights.eq(self.key)]

@@ -11,7 +11,6 @@ from lutvar.hw.links import BEAT
 from lutvar.hw.matrix.memory import ChunkMemory, Fifo
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
-from lutvar.hw.units.product import ActivationRecode, WeightRecode
 
 from .lines import valid_line
 from .records import record_codes, record_scale, record_value_scale, scale_parts
@@ -78,9 +77,8 @@ class ScorePhase(wiring.Component):
         m.d.sync += record.eq(self.beats.payload)
 
         # Cycle 1: the record; 2: its operand, cycle 0 of the rows.
-        design = sizes.design
-        m.submodules.recode_key = recode_key = WeightRecode(design, 64)
-        m.submodules.recode_query = recode_query = ActivationRecode(design, 64)
+        recode_query, recode_key = sizes.make_operands()
+        m.submodules.recode_key, m.submodules.recode_query = recode_key, recode_query
         codes = record_codes(record, sizes.fmt)
         m.d.comb += [recode_key.codes.eq(codes), recode_query.codes.eq(codes)]
         loads = Signal(2 * sizes.rows)
@@ -132,7 +130,7 @@ class ScorePhase(wiring.Component):
     def _control(
         self, m: Module, take_query: Signal, take_key: Signal, block: Any
     ) -> tuple[Signal, Signal, Signal]:
-        """Which record is taken as what. Returns the query's row; the key is the first, the last."""
+        """Which record is taken as what. Returns the query's row; the key is first, last."""
         sizes = self.sizes
         row = Signal(range(sizes.rows))
         left = Signal(range(sizes.max_keys + 1))
