@@ -142,7 +142,7 @@ REGISTERS: tuple[Register, ...] = (
     ], _A.RW),
     _R("MODE", 0x38, _A.RW, "how to run", 0, (
         Field("serial", 0, 1,
-              "dispatch an instruction when all earlier ones but FETCH's are complete (comparisons)"),
+              "an instruction starts when all earlier ones but FETCH's are complete"),
     )),
     _R("WATCHDOG", 0x3C, _A.RW,
        "cycles without any progress before ERROR = WATCHDOG; 0 switches it off", 1 << 24),
