@@ -9,10 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_values
-from lutvar.hw.matrix.memory import READ_LATENCY, ChunkMemory
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_add import Fp32Add
+from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
 from lutvar.hw.units.scale import ScaleMultiply
 
 from .chain import vector_layout

@@ -9,7 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import WORDS
-from lutvar.hw.matrix.memory import READ_LATENCY, ChunkMemory
+from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
 
 from .chain import load_layout, operand_words, word_bits
 

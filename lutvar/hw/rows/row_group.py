@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_layout, drain_values
-from lutvar.hw.matrix.memory import READ_LATENCY
 from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.memory import READ_LATENCY
 
 from .accumulate import GroupAccumulator
 from .chain import load_layout, marks_layout, vector_layout, write_layout

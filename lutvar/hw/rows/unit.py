@@ -19,9 +19,9 @@ from lutvar.hw.links import (
     drain_values,
     unit_members,
 )
-from lutvar.hw.matrix.memory import Fifo
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.memory import Fifo
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
 from .dot_form import dot_timing, looked_at, make_weight_recoder

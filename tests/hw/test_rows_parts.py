@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix unit's sequencing by itself, in Amaranth's simulator."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+from rows_bench import small
+
+from lutvar.contract.config import GROUP
+from lutvar.contract.memory import pack_panel
+from lutvar.hw.rows.issue import IssueGate
+from lutvar.hw.rows.loader import OperandLoader
+from lutvar.hw.rows.unpack import WeightUnpack
+
+
+def simulate(dut, bench):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("fill", [1, 5])
+@pytest.mark.parametrize("interval", [1, 7])
+@pytest.mark.parametrize("busy", [0.3, 1.0])
+def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
+    dut, rng = IssueGate(fill, interval), random.Random(fill + interval)
+    starts, goes, ends = [], [], []
+
+    async def bench(ctx):
+        valid = loaded = end = 0
+        for cycle in range(400):
+            if not valid and rng.random() < busy:
+                valid, end = 1, rng.random() < 0.3
+            loaded = loaded or rng.random() < busy
+            ctx.set(dut.valid, valid)
+            ctx.set(dut.end, valid and end)
+            ctx.set(dut.loaded, loaded)
+            if ctx.get(dut.go):
+                goes.append(cycle)
+                if end:
+                    ends.append(cycle)
+                valid = 0
+            if ctx.get(dut.start):
+                assert loaded
+                loaded = 0
+                starts.append(cycle)
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert len(starts) > 10
+    for k, start in enumerate(starts):
+        before = ends[k - 1] if k else -1
+        after = [cycle for cycle in goes if cycle > before]
+        assert start >= before  # the pass before is over, or ends now
+        assert all(cycle >= start + fill for cycle in after)
+    assert all(b - a >= interval for a, b in pairwise(goes))
+    if busy == 1.0 and fill == interval == 1:
+        assert goes == list(range(goes[0], goes[0] + len(goes)))  # no cycle lost
+
+
+@pytest.mark.parametrize("quant", ["fp4", "fp6"])
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_unpack_finds_every_vector(quant, stall):
+    config = small(quant)
+    bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
+    pause = random.Random(4)
+    works, beats, expected = [], b"", []
+    for groups, blocks, dual, bank, exponent in [
+        (2, 1, 1, 0, -5),
+        (1, 2, 0, 1, 7),
+        (2, 1, 0, 0, 0),
+    ]:
+        works.append((groups, blocks, dual, bank, exponent))
+        outputs = 32 * blocks
+        for g in range(groups):
+            codes = rng.integers(0, 1 << bits, (outputs, GROUP)).astype(np.uint8)
+            scales = rng.integers(0, 1 << 15, outputs).astype(np.uint16)
+            bias = rng.normal(size=outputs).astype(np.float32)
+            panel = pack_panel(codes, scales, None if g else bias, bits)
+            for p in range(1 + dual):
+                beats += panel
+                for n in range(outputs):
+                    word = sum(int(c) << bits * i for i, c in enumerate(codes[n]))
+                    first = g == p == 0
+                    end = n == outputs - 1
+                    expected.append((
+                        word, int(scales[n]), int(bias.view(np.uint32)[n]) if first else None,
+                        first, end, end and g == groups - 1 and p == dual, bank, n, exponent,
+                    ))  # fmt: skip
+    dut = WeightUnpack(config)
+    queue = [int.from_bytes(beats[i : i + 64], "little") for i in range(0, len(beats), 64)]
+    total, got, cycles = len(queue), [], []
+
+    async def bench(ctx):
+        offered = shown = False
+        for cycle in range(6 * total + 50):
+            shown = shown or (bool(queue) and pause.random() >= stall)
+            offered = offered or (bool(works) and pause.random() >= stall)
+            ctx.set(dut.beats.valid, shown)
+            if shown:
+                ctx.set(dut.beats.payload, queue[0])
+            ctx.set(dut.work.valid, offered)
+            if offered:
+                names = ("groups", "blocks", "dual", "acc_bank", "exponent")
+                for name, value in zip(names, works[0], strict=True):
+                    ctx.set(getattr(dut.work.payload, name), value)
+            ready = pause.random() >= stall
+            ctx.set(dut.vectors.ready, ready)
+            if ready and ctx.get(dut.vectors.valid):
+                v = ctx.get(dut.vectors.payload)
+                got.append((v.codes, v.ws, v.bias if v.first else None, bool(v.first), bool(v.end),
+                            bool(v.last), v.bank, v.column, v.exponent))  # fmt: skip
+                cycles.append(cycle)
+            took, began = ctx.get(dut.beats.ready), ctx.get(dut.work.ready)
+            await ctx.tick()
+            if shown and took:
+                queue.pop(0)
+                shown = False
+            if offered and began:
+                works.pop(0)
+                offered = False
+
+    simulate(dut, bench)
+    assert got == expected
+    assert not queue
+    if not stall:  # a beat in each cycle, from the first to the last
+        assert cycles[-1] + 1 == total + 1 + 1
+
+
+@pytest.mark.parametrize(
+    ("settle", "hold", "interval"), [(1, 1, 1), (4, 1, 1), (3, 40, 1), (1, 9, 6)]
+)
+def test_loader_keeps_the_declared_cycles(settle, hold, interval):
+    config = small()
+    dot = SimpleNamespace(settle=settle, hold=hold, interval=interval)
+    dut = OperandLoader(config, dot)
+    rng, works = random.Random(1), [(8, 3, 1), (0, 2, 0)]
+    words, starts, ready_at = [], [], []
+
+    async def bench(ctx):
+        for cycle in range(1500):
+            ctx.set(dut.work.valid, bool(works))
+            if works:
+                for name, value in zip(("address", "groups", "dual"), works[0], strict=True):
+                    ctx.set(getattr(dut.work.payload, name), value)
+            ready = ctx.get(dut.ready)
+            if ready and len(ready_at) == len(starts):
+                ready_at.append(cycle)
+            start = ready and rng.random() < 0.5
+            ctx.set(dut.start, start)
+            if start:
+                starts.append(cycle)
+            if ctx.get(dut.load_valid):
+                load = ctx.get(dut.load)
+                words.append((cycle, load.address, load.word, load.dual, load.negative))
+            taken = works and ctx.get(dut.work.ready)
+            await ctx.tick()
+            if taken:
+                works.pop(0)
+
+    simulate(dut, bench)
+    passes = [(8 + 8 * g, 1, n) for g in range(3) for n in (1, 0)]
+    passes += [(8 * g, 0, 0) for g in range(2)]
+    assert [w[1:] for w in words] == [(a + k, k, d, n) for a, d, n in passes for k in range(8)]
+    assert all(b - a >= interval for (a, *_), (b, *_) in pairwise(words))
+    memory = 2  # cycles from a word's address to the dot product
+    for k, start in enumerate(starts):
+        assert start >= words[8 * k + 7][0] + memory + settle
+        if k + 1 < len(starts):
+            assert words[8 * k + 8][0] + memory >= start + hold
+            assert ready_at[k + 1] - start == dut.cycles
