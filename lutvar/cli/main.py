@@ -17,8 +17,10 @@ import lutvar
 from .bench import bench
 from .common import SETTINGS, debug_option
 from .demo import demo
+from .disassemble import disassemble
 from .doctor import doctor
 from .errors import BAD_INPUT, OK, describe
+from .estimate import estimate
 from .generate import generate
 from .quality import quality
 from .quantize import quantize
@@ -26,7 +28,9 @@ from .sim import sim
 from .train import train
 from .verilog import verilog
 
-COMMANDS = (demo, generate, quantize, quality, verilog, sim, train, bench, doctor)
+COMMANDS = (
+    demo, generate, quantize, quality, verilog, estimate, disassemble, sim, train, bench, doctor,
+)  # fmt: skip
 INTERRUPTED = 130
 
 

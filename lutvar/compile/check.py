@@ -159,8 +159,9 @@ class _Checker:
         else:
             limits = {"keys": c.max_keys, "heads": c.max_width // 64} if "keys" in o else {}
         bad += [name for name, limit in limits.items() if o[name] > limit]
-        zero = [n for n in ("rows", "groups", "blocks", "keys", "beats", "panels")
-                if n in o and not o[n] and not (n == "keys" and item.opcode == Opcode.POST)]  # fmt: skip
+        counted = ["rows", "groups", "blocks", "beats", "panels"]
+        counted += ["keys"] if item.opcode == Opcode.ATTEND else []
+        zero = [name for name in counted if name in o and not o[name]]
         if bad or zero:
             raise OrderError(f"{where}: {(bad + zero)[0]} is {o[(bad + zero)[0]]}, out of limits")
         for address, _ in touched.model:

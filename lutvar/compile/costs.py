@@ -53,7 +53,7 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     if config.dot == "da":
         return UnitTimes(
-            fill=196, operand=206, matrix_start=213, matrix_tail=34 + config.row_groups
+            fill=196, operand=227, matrix_start=234, matrix_tail=34 + config.row_groups
         )
     return UnitTimes(matrix_tail=31 + config.row_groups)
 

@@ -10,8 +10,8 @@ from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     UNITS,
     Instruction,
-    OperandField,
     Opcode,
+    OperandField,
     PostOp,
     split_address,
 )

@@ -8,6 +8,7 @@ class vectors, label by label. Tiles start at multiples of 4 KiB, vectors at mul
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,7 +86,7 @@ def split_outputs(outputs: int, depth: int) -> list[tuple[int, int]]:
     units, most = outputs // GROUP, depth // GROUP
     count = -(-units // most)
     edges = [units * i // count for i in range(count + 1)]
-    return [(a * GROUP, (b - a) * GROUP) for a, b in zip(edges, edges[1:], strict=False)]
+    return [(a * GROUP, (b - a) * GROUP) for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ class ModelLayout:
                     treatment.rotate,
                     treatment.format.dual,
                     tuple(tiles),
-                )  # fmt: skip
+                )
             )
         class_base = at + shape.depth * shape.width * 2
         layout = cls(shape, config, tuple(labels), tuple(layers), at, class_base, 0)

@@ -3,8 +3,8 @@
 
 One order of operations fixes the order of FRONT, MATRIX and POST, because banks are given out in
 turn; ATTEND follows the qkv results. At each step the operation is taken whose MATRIX part could
-begin first; among those that would not keep the array waiting, the one whose tile is furthest
-behind. Instructions get their starting time in the model, which orders the program.
+begin first; among those that would not keep the array waiting, the one that has waited longest.
+Instructions get their starting time in the model, which orders the program.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Scheduler:
     # Choice ----------------------------------------------------------------------------------
     def _choose(self) -> Operation:
         line = self.timeline
-        best: tuple[int, int, int] | None = None
+        best: tuple[int, int, int, int] | None = None
         chosen = -1
         for tile in range(self.rows.tiles):
             ready = self._data_ready(tile)
@@ -110,7 +110,7 @@ class Scheduler:
             block, site = self._chain[self._next[tile]]
             begin = max(line.free[Unit.FRONT], ready, self._bank_free())
             begin = max(begin + self._front_time[tile][site], line.free[Unit.MATRIX])
-            key = (begin, self._next[tile], tile)
+            key = (begin, ready, self._next[tile], tile)
             if best is None or key < best:
                 best, chosen = key, tile
         assert chosen >= 0, "no tile can go on"

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Resources of a configuration, reckoned from synthesised units, against the device's limits.
+
+LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`), for the largest
+configuration; the array grows with its row groups, ATTEND with its query rows. Banks are counted
+from their sizes: activation words in block RAM, accumulators in UltraRAM, two rows in one. Nothing
+of this has been placed on a Versal device.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+
+DATA = Path(__file__).parent / "data"
+#: What XCVC1902 has, and the share of it that may be used.
+DEVICE = {"lut": (899_840, 0.70), "dsp": (1968, 0.75), "bram36": (967, 0.80), "uram": (463, 0.80)}
+REFERENCE = {"fp4": "vck190-fp4", "fp6": "vck190-fp6"}
+KINDS = tuple(DEVICE)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One unit's share: amounts by kind; ``None`` where there is no figure."""
+
+    unit: str
+    amounts: dict[str, int | None]
+    source: str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """All lines, and their sum against the limits. ``complete``: no figure is missing."""
+
+    lines: tuple[Line, ...]
+
+    def total(self, kind: str) -> int:
+        return sum(line.amounts.get(kind) or 0 for line in self.lines)
+
+    def missing(self, kind: str) -> list[str]:
+        """Units without a figure of this kind."""
+        return [line.unit for line in self.lines if line.amounts.get(kind, 0) is None]
+
+    @staticmethod
+    def limit(kind: str) -> int:
+        count, share = DEVICE[kind]
+        return int(count * share)
+
+    def fits(self, kind: str) -> bool:
+        return self.total(kind) <= self.limit(kind)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "modelled": True,
+            "units": {line.unit: {**line.amounts, "source": line.source} for line in self.lines},
+            "total": {
+                kind: {"used": self.total(kind), "limit": self.limit(kind),
+                       "missing": self.missing(kind)}
+                for kind in KINDS
+            },
+        }  # fmt: skip
+
+
+def resources(config: AcceleratorConfig) -> Resources:
+    """Reckon the resources of a configuration."""
+    reference = REFERENCE.get(config.quant, "")
+    path = DATA / f"{reference}.json"
+    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    lines = [_unit(data, name, config, reference) for name in ("fetch", "front", "post")]
+    lines += [_unit(data, "attend", config, reference), _unit(data, "row_group", config, reference)]
+    return Resources((*lines, _banks(config)))
+
+
+def _unit(data: dict[str, Any], name: str, config: AcceleratorConfig, reference: str) -> Line:
+    times = 1.0
+    label = name.upper()
+    if name == "row_group":
+        times, label = config.row_groups, f"MATRIX, {config.row_groups} row groups"
+    if name not in data:
+        return Line(label, dict.fromkeys(("lut", "dsp"), None), "not synthesised yet")
+    if name == "attend":
+        rows = load_accelerator(reference).attention_rows
+        times = config.attention_rows / rows
+        label = f"ATTEND, {config.attention_rows} query rows"
+    # A row group's own memories are its banks, counted from their sizes.
+    kinds = KINDS if name != "row_group" else ("lut", "dsp")
+    amounts: dict[str, int | None] = {k: round(data[name].get(k, 0) * times) for k in kinds}
+    return Line(label, amounts, data[name]["source"])
+
+
+def _banks(config: AcceleratorConfig) -> Line:
+    """Activation banks in BRAM36 of 512 words of 72 bits, accumulators in URAM of 4096 words."""
+    words = config.act_banks * config.bank_groups * 8
+    width = 16 * config.quant_config.code_bits + 8
+    bram = -(-words // 512) * -(-width * config.rows // 72)
+    uram = -(-config.acc_depth // 4096) * config.acc_banks * -(-config.rows // 2)
+    return Line("banks", {"bram36": bram, "uram": uram}, "from sizes")
