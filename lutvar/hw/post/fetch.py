@@ -56,6 +56,7 @@ class Fetch(wiring.Component):
         rows = Signal(5, reset_less=True)
         vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
         row = Signal(BEAT_ADDRESS, reset_less=True)
+        more = Signal(reset_less=True)  # factors are left
         is_row, offer, taken = Signal(), Signal(), Signal()
         m.d.comb += [
             self.request.valid.eq(offer & tags.i.ready),
@@ -73,20 +74,25 @@ class Fetch(wiring.Component):
                     order.eq(o),
                     blocks.eq(o.blocks),
                     factors.eq(o.vector_blocks),
+                    more.eq(o.vector_blocks != 0),
                     vector.eq(o.vector),
                     block.eq(o.input),
                 ]
                 with m.If(self.order.valid):
                     m.next = "factors"
             with m.State("factors"):
-                m.d.comb += offer.eq(factors != 0)
+                m.d.comb += offer.eq(more)
                 m.d.sync += [row.eq(block), rows.eq(order["rows"])]
                 with m.If(taken):
-                    m.d.sync += [factors.eq(factors - 1), vector.eq(vector + VECTOR_BEATS)]
-                with m.If(taken | (factors == 0)):
+                    m.d.sync += [
+                        factors.eq(factors - 1),
+                        more.eq(factors != 1),
+                        vector.eq(vector + VECTOR_BEATS),
+                    ]
+                with m.If(taken | ~more):
                     with m.If(order.add):
                         m.next = "rows"
-                    with m.Elif(factors <= 1):
+                    with m.Elif(~more | (factors == 1)):
                         m.next = "idle"
             with m.State("rows"):
                 m.d.comb += [is_row.eq(1), offer.eq(1)]

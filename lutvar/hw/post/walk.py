@@ -38,15 +38,16 @@ class Walk(wiring.Component):
         order = Signal(walk_order(), reset_less=True)
         running = Signal()
         blocks, row_blocks = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
-        row = Signal(4, reset_less=True)
+        row, rows = Signal(4, reset_less=True), Signal(5, reset_less=True)  # number; left
+        heads = Signal(reset_less=True)  # a block of v and k
+        final = Signal(reset_less=True)  # block
         upper = Signal(reset_less=True)
         names = ("at", "block", "keys", "values")
         at, block, keys, values = (Signal(BEAT_ADDRESS, name=n, reset_less=True) for n in names)
 
         job = self.job.payload
         records = order.path == Path.RECORD
-        heads = row_blocks == 0  # a block of v and k
-        last_row = row + 1 == order["rows"]
+        last_row = rows == 1
         end = last_row & (upper | ~heads)  # of the block
         row_beats = Signal(4)
         with m.Switch(order.path):
@@ -67,19 +68,24 @@ class Walk(wiring.Component):
             job.upper.eq(upper),
             job.whole.eq(~heads),
             job.release.eq(end),
-            job.last.eq(end & (blocks == 1)),
+            job.last.eq(end & final),
             job.request.eq(~heads | (row == 0)),
             job.address.eq(Mux(heads, Mux(upper, keys, values), at)),
             job.beats.eq(Mux(heads, order["rows"], row_beats)),
             self.order.ready.eq(~running | (self.job.ready & job.last)),
         ]
         with m.If(running & self.job.ready):
-            m.d.sync += [row.eq(Mux(last_row, 0, row + 1)), at.eq(at + order.output_stride)]
+            m.d.sync += [
+                row.eq(Mux(last_row, 0, row + 1)),
+                rows.eq(Mux(last_row, order["rows"], rows - 1)),
+                at.eq(at + order.output_stride),
+            ]
             with m.If(last_row):
                 m.d.sync += upper.eq(heads & ~upper)
             with m.If(end):
                 m.d.sync += [
                     blocks.eq(blocks - 1),
+                    final.eq(blocks == 2),
                     block.eq(block + row_beats),
                     at.eq(block + row_beats),
                 ]
@@ -89,15 +95,18 @@ class Walk(wiring.Component):
                         values.eq(values + order.head_stride),
                     ]
                 with m.Else():
-                    m.d.sync += row_blocks.eq(row_blocks - 1)
+                    m.d.sync += [row_blocks.eq(row_blocks - 1), heads.eq(row_blocks == 1)]
         with m.If(self.order.ready):
             o = self.order.payload
             m.d.sync += [
                 running.eq(self.order.valid),
                 order.eq(o),
                 blocks.eq(o.blocks),
+                final.eq(o.blocks == 1),
                 row_blocks.eq(o.row_blocks),
+                heads.eq(o.row_blocks == 0),
                 row.eq(0),
+                rows.eq(o["rows"]),
                 upper.eq(0),
                 at.eq(o.output),
                 block.eq(o.output),
