@@ -75,11 +75,11 @@ def estimate(
                 results += [estimator.estimate(s, n, not no_guidance) for s, n in plans]
         emit(as_json, [r.as_dict() for r in results], table_text(results))
         return
-    size = load(config)
-    result = Estimator(size, _shape(model), model, clock=clock, full=full).estimate(
+    hardware = load(config)
+    result = Estimator(hardware, _shape(model), model, clock=clock, full=full).estimate(
         schedule, batch, not no_guidance
     )
-    used = resources(size)
+    used = resources(hardware)
     emit(
         as_json,
         {**result.as_dict(), "resources": used.as_dict()},

@@ -199,6 +199,7 @@ class Emitter:
     # POST ------------------------------------------------------------------------------------
     def post(self, op: Operation, tile: WeightTile, number: int) -> Iterator[Draft]:
         """Send the results of one tile of weights on, 16 rows at a time."""
+        parts: list[tuple[int, TokenRows | None, Rows]]
         if op.site in ("qkv", HEAD):
             parts = [(seq.label, seq, rows) for seq, rows in self.rows.segments(op.tile)]
         elif op.site == "fc1":

@@ -34,8 +34,12 @@ class Access(NamedTuple):
     part: tuple[Any, ...]
 
     @property
-    def index(self) -> tuple[Any, ...]:
+    def every(self) -> tuple[Any, ...]:
         return (slice(None), *self.part)
+
+    def of(self, unit: Unit) -> tuple[Any, ...]:
+        """Index of one unit's counts."""
+        return (int(unit), *self.part)
 
 
 def _last(counts: NDArray[np.int64]) -> Counts:
@@ -46,16 +50,16 @@ def needed(reads: Iterable[Access], writes: Iterable[Access]) -> Counts:
     """Completed instructions of each unit that an instruction with these accesses needs."""
     need = np.zeros(len(UNITS), np.int64)
     for access in reads:
-        np.maximum(need, _last(access.cells.written[access.index]), out=need)
+        np.maximum(need, _last(access.cells.written[access.every]), out=need)
     for access in writes:
-        np.maximum(need, _last(access.cells.written[access.index]), out=need)
-        np.maximum(need, _last(access.cells.read[access.index]), out=need)
+        np.maximum(need, _last(access.cells.written[access.every]), out=need)
+        np.maximum(need, _last(access.cells.read[access.every]), out=need)
     return need
 
 
 def record(unit: Unit, count: int, reads: Iterable[Access], writes: Iterable[Access]) -> None:
     """The ``count``-th instruction of a unit has these accesses."""
     for access in reads:
-        access.cells.read[(int(unit), *access.part)] = count
+        access.cells.read[access.of(unit)] = count
     for access in writes:
-        access.cells.written[(int(unit), *access.part)] = count
+        access.cells.written[access.of(unit)] = count

@@ -211,8 +211,8 @@ class Machine:
             v = self._view(o["values_address"] + head * o["head_stride"], size, o["keys"], size)
             parts = [packed_memory.unpack_records(r, fmt) for r in (q, k, v)]
             assert np.array_equal(parts[1][2], parts[2][1]), "K records repeat the scale of V"
-            flat = [array for codes, scales, _ in parts for array in (codes, scales)]
-            result = attend(*flat, fmt)
+            query, key, value = parts
+            result = attend(*query[:2], *key[:2], *value[:2], fmt)
             raw = np.ascontiguousarray(result).view(np.uint8)
             at = o["output"] + head * HEAD_DIM * 2
             self._view(at, o["output_stride"], rows, HEAD_DIM * 2)[:] = raw

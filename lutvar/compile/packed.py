@@ -166,7 +166,7 @@ def pack_transformer(
     exponents = []
     for block in range(layout.shape.depth):
         for site in ("qkv", "proj", "fc1", "fc2"):
-            layer = transformer.layer(block, site)  # type: ignore[arg-type]
+            layer = transformer.layer(block, site)
             order = qkv_order(layout.shape.width) if site == "qkv" else None
             _pack_layer(image, layout.layer(block, site), layer, config, order)
             exponents.append(int(layer.exponent))
