@@ -31,7 +31,7 @@ WITH_LUTRAM = tuple(option for option in LOGIC_ONLY if option != "-nolutram")
 MAX_LEVELS = 6  #: LUT levels between registers, everywhere
 _MODULE = f"{PREFIX}bench_unit"
 #: Amaranth elaborates in one thread at a time; Yosys runs beside it.
-_EXPORTING = threading.Lock()
+EXPORTING = threading.Lock()
 _HOW: How = "synthesised (Yosys xcup)"
 #: Values in a beat of the 32-byte streams.
 _STREAM_LANES = 16
@@ -132,7 +132,7 @@ def measure(case: AreaCase) -> list[Measurement]:
     May be called from several threads. A synthesis that fails gives a line without a value, so that
     it does not take the other lines with it.
     """
-    with _EXPORTING:
+    with EXPORTING:
         verilog = export_verilog(case.make(), _MODULE)
     try:
         found = count_luts_verilog(verilog, _MODULE, options=case.options)

@@ -15,6 +15,16 @@ DUAL_INPUTS = 5
 _WIDE_NET = 64
 _NEIGHBOURS = 16
 
+#: LUT sites of the primitives that use LUTs as memory, by the start of their names; the first that
+#: fits counts.
+_MEMORY_SITES = {
+    "RAM32M16": 8, "RAM64M8": 8, "RAM32M": 4, "RAM64M": 4, "RAM16X1D": 2, "RAM32X1D": 2,
+    "RAM64X1D": 2, "RAM128X1D": 4, "RAM256X1D": 8, "RAM128X1S": 2, "RAM256X1S": 4, "RAM512X1S": 8,
+    "RAM": 1, "SRL": 1,
+}  # fmt: skip
+#: Ports through which such a memory is read without a clock.
+_ADDRESS_PORTS = ("ADDR", "A", "DPRA")
+
 Net = int | str  #: Yosys numbers nets; constants are "0", "1", "x", "z"
 
 
@@ -62,8 +72,35 @@ class Cell:
         return self.kind.startswith("MUXF")
 
     @property
+    def is_lut_memory(self) -> bool:
+        """A memory or shift register made of LUTs."""
+        return self.kind.startswith(("RAM", "SRL")) and not self.kind.startswith("RAMB")
+
+    @property
+    def memory_sites(self) -> int:
+        """LUT sites that it takes as a memory, 0 for other cells."""
+        if not self.is_lut_memory:
+            return 0
+        return next(n for kind, n in _MEMORY_SITES.items() if self.kind.startswith(kind))
+
+    @property
     def is_combinational(self) -> bool:
         return self.is_lut or self.is_carry or self.is_mux
+
+    @cached_property
+    def through_nets(self) -> frozenset[int]:
+        """Inputs that reach the outputs without a clock: of a LUT memory, its read addresses."""
+        if self.is_combinational:
+            return self.input_nets
+        if not self.is_lut_memory:
+            return frozenset()
+        return frozenset(
+            net
+            for port, nets in self.bits.items()
+            if port not in self.outputs and port.startswith(_ADDRESS_PORTS)
+            for net in nets
+            if isinstance(net, int)
+        )
 
 
 def read_cells(netlist: Mapping[str, Any], top: str) -> list[Cell]:
@@ -192,7 +229,7 @@ def _arrivals(cells: list[Cell]) -> dict[int, int]:
     Raises:
         ValueError: a combinational loop.
     """
-    driver = {net: cell for cell in cells if cell.is_combinational for net in cell.output_nets}
+    driver = {net: cell for cell in cells if cell.through_nets for net in cell.output_nets}
     arrival: dict[int, int] = {}
     for start in driver:
         if start in arrival:
@@ -201,7 +238,7 @@ def _arrivals(cells: list[Cell]) -> dict[int, int]:
         on_path = {id(driver[start])}
         while path:
             cell = driver[path[-1]]
-            below = next((n for n in cell.input_nets if n in driver and n not in arrival), None)
+            below = next((n for n in cell.through_nets if n in driver and n not in arrival), None)
             if below is None:
                 level = _level(cell, arrival, driver)
                 arrival.update(dict.fromkeys(cell.output_nets, level))
@@ -216,10 +253,12 @@ def _arrivals(cells: list[Cell]) -> dict[int, int]:
 
 
 def _level(cell: Cell, arrival: Mapping[int, int], driver: Mapping[int, Cell]) -> int:
-    """Levels after a cell: a LUT or a whole carry chain adds one, a slice multiplexer none."""
+    """Levels after a cell: a LUT, the reading of one as memory, or a whole carry chain adds one, a
+    slice multiplexer none.
+    """
     step = 0 if cell.is_mux else 1
     level = step
-    for net in cell.input_nets:
+    for net in cell.through_nets:
         chained = cell.is_carry and net in driver and driver[net].is_carry
         level = max(level, arrival.get(net, 0) + (0 if chained else step))
     return level
@@ -235,6 +274,6 @@ def level_histogram(cells: list[Cell], outputs: list[Net]) -> dict[int, int]:
     for cell in cells:
         if not cell.is_combinational:
             for port, nets in cell.bits.items():
-                if port not in cell.outputs and port != "C":
+                if port not in cell.outputs and port not in ("C", "CLK", "WCLK"):
                     ends += [net for net in nets if isinstance(net, int)]
     return dict(sorted(Counter(arrival.get(net, 0) for net in ends).items()))

@@ -66,6 +66,10 @@ def _area(quick: bool, yosys: bool) -> list[Step]:
             "area", None, "LUT", "synthesised (Yosys xcup)", detail={"reason": "Yosys is missing"}
         )
         return [("area", lambda: [missing])]
-    from .area import cases, measure
+    from . import area, array
 
-    return [(c.title, partial(measure, c)) for c in cases() if c.quick or not quick]
+    steps: list[Step] = []
+    for module in (area, array):
+        chosen = [c for c in module.cases() if c.quick or not quick]
+        steps += [(c.title, partial(module.measure, c)) for c in chosen]
+    return steps

@@ -44,6 +44,7 @@ class SynthReport:
         carry: carry primitives.
         muxes: slice multiplexers (MUXF7..9).
         lutrams: LUTs used as memory or shift register (0 with ``LOGIC_ONLY``), in primitives.
+        lutram_sites: the same in LUT sites; ``luts`` and ``luts_packed`` do not contain them.
         dsps: DSP primitives.
         brams: block RAM and UltraRAM primitives.
         levels: logic levels -> register inputs and output ports behind so many. LUT: 1, carry
@@ -60,6 +61,7 @@ class SynthReport:
     carry: int
     muxes: int
     lutrams: int
+    lutram_sites: int
     dsps: int
     brams: int
     levels: dict[int, int]
@@ -146,6 +148,7 @@ def count_luts_verilog(
         carry=total("CARRY"),
         muxes=total("MUXF"),
         lutrams=total("RAM16", "RAM32", "RAM64", "RAM128", "RAM256", "RAM512", "SRL"),
+        lutram_sites=sum(cell.memory_sites for cell in cells),
         dsps=total("DSP"),
         brams=total("RAMB", "URAM"),
         levels=level_histogram(cells, outputs),

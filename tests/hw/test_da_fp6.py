@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distributed arithmetic in 6-bit formats: wider tables, more planes."""
+
+from __future__ import annotations
+
+from da_bench import check_extremes_and_single_lanes, check_random_operands_at_any_pace
+
+
+def test_extremes_and_single_lanes() -> None:
+    check_extremes_and_single_lanes("fp6")
+
+
+def test_random_operands_at_any_pace() -> None:
+    check_random_operands_at_any_pace("fp6")
