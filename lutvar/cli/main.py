@@ -25,11 +25,12 @@ from .generate import generate
 from .quality import quality
 from .quantize import quantize
 from .sim import sim
+from .study import study
 from .train import train
 from .verilog import verilog
 
 COMMANDS = (
-    demo, generate, quantize, quality, verilog, estimate, disassemble, sim, train, bench, doctor,
+    demo, generate, quantize, quality, verilog, estimate, disassemble, sim, study, train, bench, doctor,
 )  # fmt: skip
 INTERRUPTED = 130
 

@@ -34,6 +34,7 @@ class PassReport:
         instructions: of the program, END included.
         counters: of the device.
         modelled: cycles in the scheduler's model.
+        compiled: the program and its rows.
         compile_seconds, transfer_seconds, device_seconds: wall time on the host (of a simulated
             device: of the simulation).
         sent, received: bytes between host and device memory, the program included.
@@ -48,6 +49,7 @@ class PassReport:
     device_seconds: float
     sent: int
     received: int
+    compiled: CompiledPass
 
 
 class DeviceTransformer:
@@ -130,6 +132,7 @@ class DeviceTransformer:
                     finished - sent,
                     len(embeddings) + len(program),
                     len(raw),
+                    compiled,
                 )
             )
         return logits

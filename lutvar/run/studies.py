@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lutvar.compile.costs import CostModel
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.estimate.simulate import Simulation, simulate
 from lutvar.host.device_transformer import PassReport
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var.passes import generate_passes
@@ -53,6 +55,7 @@ class Outcome:
     overall: PassFigures
     last: PassFigures
     mismatches: int
+    modelled: int  #: cycles of the cycle model for the same programs
 
     @property
     def cycles_per_image(self) -> float:
@@ -132,35 +135,76 @@ def _config(config: AcceleratorConfig, pipelined: bool) -> AcceleratorConfig:
     )
 
 
+def _model(report: PassReport, config: AcceleratorConfig) -> Simulation:
+    return simulate(report.compiled.program, CostModel(config))
+
+
 def _outcome(
     variant: Variant, quantized: Quantized, reports: Sequence[PassReport], comparison: Comparison
 ) -> Outcome:
-    shape = quantized.transformer.shape
+    shape, config = quantized.transformer.shape, quantized.config
     passes = [figures(str(i), r, shape) for i, r in enumerate(reports)]
     start = shape.tokens - sum(shape.scale_tokens[-2:])
     last = [p for p, r in zip(passes, reports, strict=True)
             if all(s.position >= start for s in r.steps)]  # fmt: skip
     return Outcome(
         variant, total("all", passes), total("last two scales", last or passes),
-        comparison.mismatches,
+        comparison.mismatches, sum(_model(r, config).cycles for r in reports),
     )  # fmt: skip
 
 
-def ablation_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Rows: pipelining, cycles, speed-up over the first, array busy, values that differ."""
+def ablation_table(outcomes: Sequence[Outcome]) -> Table:
+    """What each pipeline level brings."""
     slowest = outcomes[0].overall.cycles
-    return [
-        [o.variant.name, f"{o.overall.cycles:,}", f"{slowest / o.overall.cycles:.2f}",
-         f"{100 * o.overall.utilisation:.1f} %", str(o.mismatches)]
-        for o in outcomes
-    ]  # fmt: skip
+    return Table(
+        ["pipelining", "cycles", "speed-up", "array busy", "values that differ"],
+        [
+            [o.variant.name, f"{o.overall.cycles:,}", f"{slowest / o.overall.cycles:.2f}",
+             _percent(o.overall.utilisation), str(o.mismatches)]
+            for o in outcomes
+        ],
+    )  # fmt: skip
 
 
-def sharing_table(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Rows: schedule, cycles an image, array busy, busy in the last two scales, MB an image."""
-    return [
-        [o.variant.name, f"{o.cycles_per_image:,.0f}", f"{100 * o.overall.utilisation:.1f} %",
-         f"{100 * o.last.utilisation:.1f} %", f"{o.overall.traffic / o.variant.images / 1e6:.2f}",
-         str(o.mismatches)]
-        for o in outcomes
-    ]  # fmt: skip
+def sharing_table(outcomes: Sequence[Outcome]) -> Table:
+    """What a shared read of the weights brings."""
+    return Table(
+        ["schedule", "cycles an image", "array busy", "in the last two scales",
+         "MB of memory traffic an image", "values that differ"],
+        [
+            [o.variant.name, f"{o.cycles_per_image:,.0f}", _percent(o.overall.utilisation),
+             _percent(o.last.utilisation), f"{o.overall.traffic / o.variant.images / 1e6:.2f}",
+             str(o.mismatches)]
+            for o in outcomes
+        ],
+    )  # fmt: skip
+
+
+def memory_table(outcomes: Sequence[Outcome]) -> Table:
+    """What slow memory costs."""
+    first = outcomes[0].overall.cycles
+    return Table(
+        ["memory", "cycles", "more than the first", "array busy", "values that differ"],
+        [
+            [o.variant.name, f"{o.overall.cycles:,}",
+             f"{100 * (o.overall.cycles / first - 1):+.1f} %", _percent(o.overall.utilisation),
+             str(o.mismatches)]
+            for o in outcomes
+        ],
+    )  # fmt: skip
+
+
+def model_table(named: Sequence[tuple[str, Outcome]]) -> Table:
+    """The cycle model against the simulated Verilog, for the same programs."""
+    return Table(
+        ["accelerator and workload", "simulated cycles", "modelled cycles", "difference"],
+        [
+            [name, f"{o.overall.cycles:,}", f"{o.modelled:,}",
+             f"{100 * (o.modelled / o.overall.cycles - 1):+.1f} %"]
+            for name, o in named
+        ],
+    )  # fmt: skip
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

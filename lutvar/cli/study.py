@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar study`: simulated comparisons of pipelining, schedules and memories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from .common import accelerator_option, command, emit, model_option, note, out_option
+
+STUDIES = ("ablation", "sharing", "memory")
+
+
+@command("study")
+@click.argument("studies", nargs=-1, type=click.Choice(STUDIES))
+@model_option
+@accelerator_option
+@out_option("JSON file; a Markdown page is written beside it.", "build/study.json")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json: bool) -> int:
+    """Simulate variants of one workload and compare their cycles; all STUDIES by default.
+
+    ablation: each pipeline level on and off. sharing: images together and staggered. memory:
+    latency and stalls. Every run is compared with the golden model; exit code 1 when one differs.
+    Each also shows what the cycle model says.
+    """
+    from lutvar.run.document import Heading, Paragraph, Table, to_markdown
+    from lutvar.run.session import quantize
+    from lutvar.run.studies import (
+        ABLATION,
+        MEMORY,
+        SHARING,
+        ablation_table,
+        memory_table,
+        model_table,
+        run_variants,
+        sharing_table,
+    )
+
+    tables = {
+        "ablation": ("Pipeline levels", ABLATION, ablation_table),
+        "sharing": ("Sharing weights", SHARING, sharing_table),
+        "memory": ("Memory latency", MEMORY, memory_table),
+    }
+    quantized = quantize(model, config)
+    name = f"{quantized.config.name}, model {quantized.loaded.info.name}"
+    blocks: list[Heading | Paragraph | Table] = []
+    data: dict[str, object] = {"accelerator": quantized.config.model_dump(), "model": model}
+    wrong, modelled = 0, []
+    for key in studies or STUDIES:
+        title, variants, make = tables[key]
+        outcomes = run_variants(quantized, variants, out.parent / "study", say=note)
+        made = make(outcomes)
+        blocks += [
+            Heading(title, 3),
+            Paragraph(f"Simulated: {name}. `lutvar study {key} --config {config}`"),
+            made,
+        ]
+        data[key] = [dict(zip(made.head, row, strict=True)) for row in made.rows]
+        wrong += sum(o.mismatches for o in outcomes)
+        modelled += [(f"{name}: {o.variant.name}", o) for o in outcomes
+                     if o.variant.pipelined and not o.variant.serial]  # fmt: skip
+    agreement = model_table(modelled)
+    blocks += [Heading("Cycle model", 3), agreement]
+    data["model"] = [dict(zip(agreement.head, row, strict=True)) for row in agreement.rows]
+    data["different"] = wrong
+    out.parent.mkdir(parents=True, exist_ok=True)
+    page = to_markdown(blocks)
+    out.write_text(json.dumps(data, indent=2) + "\n")
+    out.with_suffix(".md").write_text(page)
+    emit(as_json, data, page)
+    note(f"written: {out}, {out.with_suffix('.md')}")
+    return 1 if wrong else 0
