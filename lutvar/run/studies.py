@@ -20,6 +20,7 @@ from lutvar.quant.var.passes import generate_passes
 from lutvar.sim.device import MemoryTiming
 
 from .comparing import ComparingTransformer, Comparison
+from .document import Table
 from .measure import PassFigures, figures, total
 from .session import Quantized, Session, silent
 
