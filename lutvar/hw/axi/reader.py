@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.hw.links import ADDRESS, BEAT, BEAT_ADDRESS, axi_read, transfer_layout
 
 from .queue import WideQueue
-from .split import BurstSplitter
+from .split import BurstSplitter, enough
 
 OUTSTANDING = 64  #: bursts under way at most
 
@@ -37,7 +37,8 @@ class BurstReader(wiring.Component):
         error_address: start of the first such burst.
 
     Latency: 3 cycles from ``request`` to ``arvalid``, 4 from ``rvalid`` to ``data.valid``.
-    Throughput: one beat in each cycle, one burst in each cycle. AR is from registers.
+    Throughput: one beat in each cycle; a burst in each cycle while 32 beats are free, else in every
+    second. AR is from registers.
     """
 
     def __init__(self, depth: int, *, serial: bool = False) -> None:
@@ -69,7 +70,7 @@ class BurstReader(wiring.Component):
         burst, issue, ended = split.o.payload, Signal(), Signal()
         m.d.comb += [
             issue.eq(
-                split.o.valid & (~axi.arvalid | axi.arready) & (free >= burst.beats)
+                split.o.valid & (~axi.arvalid | axi.arready) & enough(m, split.o, free, issue)
                 & ~bursts[-1] & ~self.stop
             ),
             split.o.ready.eq(issue),

@@ -95,3 +95,19 @@ class BurstSplitter(wiring.Component):
                     burst.last.eq(rest == 0),
                 ]
         return m
+
+
+def enough(m: Module, source: Any, amount: Signal, issue: Signal) -> Signal:
+    """Whether the burst that ``source`` offers may take its beats from ``amount``, in a register.
+
+    Issues take from ``amount``, everything else adds. With room for two of the largest bursts one
+    can be issued in each cycle; with less, one in two, for the comparison takes a cycle.
+    """
+    plenty, fits = Signal(), Signal()
+    m.d.sync += [
+        plenty.eq(amount[_ALIGNED + 1 :].any()),
+        fits.eq(source.valid & (amount >= source.payload.beats) & ~issue),
+    ]
+    result = Signal()
+    m.d.comb += result.eq(plenty | fits)
+    return result

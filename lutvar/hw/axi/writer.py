@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.hw.links import ADDRESS, BEAT, BEAT_ADDRESS, MAX_BURST, axi_write, transfer_layout
 
 from .queue import WideQueue
-from .split import BurstSplitter
+from .split import BurstSplitter, enough
 
 OUTSTANDING = 64  #: bursts without response at most
 PENDING = 16  #: bits of ``pending_requests``
@@ -39,8 +39,8 @@ class BurstWriter(wiring.Component):
         error_address: start of the first such burst.
 
     Latency: 4 cycles from a burst's last beat to ``awvalid``, 3 to ``wvalid`` of its first beat
-    after that; 1 from ``bvalid`` to ``responses``. Throughput: one beat in each cycle, also with
-    bursts of one beat.
+    after that; 1 from ``bvalid`` to ``responses``. Throughput: one beat in each cycle; a burst in
+    each cycle while 32 beats wait, else in every second.
     """
 
     def __init__(self, depth: int) -> None:
@@ -85,7 +85,7 @@ class BurstWriter(wiring.Component):
         bursts = Signal(range(OUTSTANDING + 1))
         m.d.comb += [
             issue.eq(
-                split.o.valid & (~axi.awvalid | axi.awready) & (here >= burst.beats)
+                split.o.valid & (~axi.awvalid | axi.awready) & enough(m, split.o, here, issue)
                 & ~bursts[-1] & ~self.stop
             ),
             split.o.ready.eq(issue),

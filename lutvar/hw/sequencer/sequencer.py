@@ -115,7 +115,12 @@ class Sequencer(wiring.Component):
     def _control(
         self, m: Module, reader: BurstReader, broken: Signal, header: Signal, s: dict[str, Any]
     ) -> None:
-        settle = Signal(range(CHECK_LATENCY + 2))
+        settle = Signal(range(CHECK_LATENCY + 3))
+        refused, is_end = Signal(), Signal()
+        m.d.sync += [
+            refused.eq(broken.any()),
+            is_end.eq(s["opcode"] == int(Opcode.END)),
+        ]
         free = Signal()  # the serial mode lets the next instruction go
         # FETCH is not waited for: its beats leave only when MATRIX, which follows, takes them.
         others = Cat(self.incomplete[int(u)] for u in UNITS if u != Unit.FETCH)
@@ -149,17 +154,19 @@ class Sequencer(wiring.Component):
             with m.State("WAIT"):
                 with m.If(reader.data.valid):
                     m.d.sync += settle.eq(settle + 1)
-                with m.If(settle == CHECK_LATENCY):
+                with m.If(settle == CHECK_LATENCY + 1):
                     m.next = "JUDGE"
             with m.State("JUDGE"):
                 m.d.comb += self.dispatching.eq(1)
                 m.d.sync += [settle.eq(0), bad.eq(Cat(s["index"], first_rule(broken)))]
-                with m.If(broken.any()), m.If(~self.halt):
+                with m.If(self.halt):
+                    pass
+                with m.Elif(refused):
                     m.next = "REFUSE"
-                with m.Elif(s["opcode"] == int(Opcode.END)):
+                with m.Elif(is_end):
                     m.d.comb += reader.data.ready.eq(1)
                     m.next = "END"
-                with m.Elif(s["room"] & free & ~self.halt):
+                with m.Elif(s["room"] & free):
                     m.d.comb += [
                         s["push"].eq(1), reader.data.ready.eq(1), self.progress.eq(1),
                     ]  # fmt: skip
@@ -226,8 +233,12 @@ class Sequencer(wiring.Component):
     def _queues(
         self, m: Module, word: Value, addresses: Signal, opcode: Signal, push: Signal
     ) -> Signal:
-        """The queues of the units. Returns: the instruction's queue has room."""
-        room = Signal()
+        """The queues of the units. Returns: the instruction's queue has room, one cycle late.
+
+        A queue gets an instruction every six cycles at most, so what was true stays true.
+        """
+        room, rooms = Signal(), Signal(len(UNITS))
+        m.d.sync += room.eq(rooms.any())
         waits = [f for f in HEADER_FIELDS if f.name.startswith("wait_")]
         completed = Cat(self.completed[int(unit)][:16] for unit in UNITS)
         for unit, op in _OPCODES.items():
@@ -249,8 +260,9 @@ class Sequencer(wiring.Component):
                 self.empty[int(unit)].eq(queue.empty),
                 self.waiting[int(unit)].eq(queue.waiting),
             ]
-            with m.If(opcode == int(op)):
-                m.d.comb += [queue.push.eq(push), room.eq(queue.room)]
+            chosen = Signal(name=f"for_{name}")
+            m.d.sync += chosen.eq(opcode == int(op))
+            m.d.comb += [queue.push.eq(push & chosen), rooms[int(unit)].eq(queue.room & chosen)]
         return room
 
     def _count(self, m: Module, opcode: Signal, push: Signal, clear: Signal) -> None:
