@@ -68,6 +68,26 @@ class Measurement:
 
 HEAD = ("what", "target", "measured", "", "how", "details")
 
+#: Lines of a page between which `lutvar bench --markdown` writes its section.
+BEGIN, END = "<!-- lutvar bench: begin -->\n", "<!-- lutvar bench: end -->\n"
+
+
+def insert(page: str, section: str) -> str:
+    """The page with the section between its marks, or the section alone for an empty page.
+
+    Raises:
+        ValueError: the page is not empty and has no marks.
+    """
+    if not page:
+        return f"{BEGIN}\n{section}\n{END}"
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(
+            f"the page has no lines {BEGIN.strip()!r} and {END.strip()!r} to write between"
+        )
+    return f"{before}{begin}\n{section}\n{end}{after}"
+
 
 @dataclass(frozen=True)
 class BenchReport:
@@ -101,17 +121,12 @@ class BenchReport:
         return f"{table(HEAD, (m.cells() for m in self.measurements))}\n\n{self._summary()}"
 
     def markdown(self) -> str:
-        """Page for docs/performance.md."""
+        """Section for docs/performance.md: the table, its summary, the machine."""
         rows = ["| " + " | ".join(m.cells()) + " |" for m in self.measurements]
         command = "lutvar bench" + (" --quick" if self.quick else "")
         return "\n".join(
             [
-                "# Performance",
-                "",
-                f"Written by `{command} --markdown docs/performance.md`; do not edit. "
-                "What each line means is in [bench.md](bench.md).",
-                "",
-                "No figure is from a board or from Vivado.",
+                f"Written by `{command} --markdown docs/performance.md`.",
                 "",
                 "| " + " | ".join(HEAD) + " |",
                 "|" + "---|" * len(HEAD),

