@@ -37,6 +37,7 @@ DATA = Path(__file__).with_name("data") / "array_costs.json"
 COMMAND = "python -m lutvar.bench.array"
 _HOW: How = "synthesised (Yosys xcup)"
 _MODULE = f"{PREFIX}array"
+_PATIENCE = 7200.0  #: seconds for one synthesis
 Form = Literal["table", "da"]
 
 
@@ -161,7 +162,7 @@ def synthesise(case: ArrayCase) -> ArrayCost:
     with EXPORTING:
         unit = case.make()
         verilog = export_verilog(unit, _MODULE)
-    found = count_luts_verilog(verilog, _MODULE, options=WITH_LUTRAM, timeout=3600)
+    found = count_luts_verilog(verilog, _MODULE, options=WITH_LUTRAM, timeout=_PATIENCE)
     return _cost(case, found, unit.latency, unit.fill)
 
 

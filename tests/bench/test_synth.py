@@ -89,6 +89,28 @@ def test_slice_multiplexers_are_free() -> None:
     assert level_histogram([lut(100, 2, 3), lut(101, 2, 4), mux], [102]) == {1: 1}
 
 
+def memory(address: int, data: int, out: int) -> Cell:
+    ports: dict[str, tuple[int | str, ...]] = {
+        "ADDRA": (address,), "ADDRH": (address,), "DIA": (data,), "WE": (data,), "WCLK": (1,),
+        "DOA": (out,),
+    }  # fmt: skip
+    return Cell("RAM32M16", ports, frozenset(["DOA"]))
+
+
+def test_reading_a_lut_memory_is_a_level() -> None:
+    """Its address leads to its output; what is written ends there."""
+    cells = [lut(100, 2, 3), memory(100, 100, 101), lut(102, 101, 2), flip_flop(102, 2)]
+    assert level_histogram(cells, []) == {1: 4, 3: 1}
+
+
+def test_sites_of_memories() -> None:
+    assert memory(2, 3, 4).memory_sites == 8
+    assert Cell("RAM64X1D", {}, frozenset()).memory_sites == 2
+    assert Cell("SRL16E", {}, frozenset()).memory_sites == 1
+    assert Cell("RAMB36E2", {}, frozenset()).memory_sites == 0
+    assert lut(5, 6).memory_sites == 0
+
+
 def test_a_loop_is_reported() -> None:
     with pytest.raises(ValueError, match="combinational loop"):
         level_histogram([lut(100, 101, 2), lut(101, 100, 3)], [101])

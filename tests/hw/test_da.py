@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import verilated_unit
+from amaranth.sim import Simulator
 from da_bench import (
     CASES,
     check_extremes_and_single_lanes,
@@ -16,6 +20,8 @@ from lutvar.contract.accelerator import LANES
 from lutvar.contract.config import GROUP
 from lutvar.hw.rows.da_design import DaDesign
 from lutvar.hw.rows.da_heap import levels_of
+from lutvar.hw.rows.da_table import LutStore
+from lutvar.hw.shared import export_verilog
 from lutvar.quant.formats import get_format
 
 
@@ -53,3 +59,43 @@ def test_counters_end_at_two() -> None:
         DaDesign(get_format("E2M1"), get_format("INT8"))
     with pytest.raises(ValueError, match="engines"):
         design("fp4", 17)
+
+
+def store_bench(simulator: Any, unit: LutStore) -> None:
+    """Writes all words, reads two copies at different addresses, then writes again."""
+    rng = np.random.default_rng(5)
+
+    async def bench(ctx: Any) -> None:
+        assert ctx.get(unit.words) == 0
+        for _ in range(2):
+            words = rng.integers(0, 1 << unit.width, 32)
+            for address, word in enumerate(words):
+                ctx.set(unit.address, address * 33)
+                ctx.set(unit.data, int(word))
+                ctx.set(unit.write, 1)
+                await ctx.tick()
+            ctx.set(unit.write, 0)
+            for a, b in rng.integers(0, 32, (40, 2)):
+                ctx.set(unit.address, int(a | b << 5))
+                ctx.set(unit.data, int(rng.integers(0, 1 << unit.width)))
+                await ctx.tick()
+                assert ctx.get(unit.words) == int(words[a] | words[b] << unit.width)
+
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_store() -> None:
+    unit = LutStore(9, copies=2)
+    store_bench(Simulator(unit), unit)
+
+
+@pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n"])
+def test_store_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text has one body for synthesis and another for simulators."""
+    monkeypatch.setattr(
+        verilated_unit, "export_verilog", lambda *args: define + export_verilog(*args)
+    )
+    unit = LutStore(9, copies=2)
+    store_bench(verilated_unit.UnitSimulator(unit, verilated_unit.build_unit(unit)), unit)
