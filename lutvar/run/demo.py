@@ -53,11 +53,11 @@ def run_demo(
         build_dir: cache of simulation models.
         progress: say what happens, on standard error.
     """
-    out.mkdir(parents=True, exist_ok=True)
     say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else silent
     stages = Stages(say)
     with stages("load and quantize the model"):
         quantized = quantize(model, config)
+    out.mkdir(parents=True, exist_ok=True)  # not for a wrong name
     seeds = [seed + i for i in range(len(labels))]
     slots = slots or len(labels)
 
