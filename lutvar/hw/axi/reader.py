@@ -87,8 +87,10 @@ class BurstReader(wiring.Component):
             ]
         with m.If(~axi.arvalid | axi.arready):
             m.d.sync += axi.arvalid.eq(issue)
+        freed = Signal()
         m.d.sync += [
-            free.eq(free + queue.taken - Mux(issue, burst.beats, 0)),
+            freed.eq(queue.taken),
+            free.eq(free + freed - Mux(issue, burst.beats, 0)),
             bursts.eq(bursts + issue - ended),
             self.quiet.eq((bursts == 0) & ~issue),
         ]

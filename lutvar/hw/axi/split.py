@@ -43,10 +43,22 @@ class BurstSplitter(wiring.Component):
         first = Signal.like(self.i.payload, reset_less=True)
         second = Signal.like(self.i.payload, reset_less=True)
         accept, load = Signal(), Signal()
-        m.d.comb += [self.i.ready.eq(~spare), accept.eq(self.i.valid & ~spare)]
+        upcoming = Signal.like(self.i.payload)
+        room = Signal(_ALIGNED + 1, reset_less=True)  # beats up to the end of the window
+        large = Signal(reset_less=True)  # more beats than any window has
+        m.d.comb += [
+            self.i.ready.eq(~spare),
+            accept.eq(self.i.valid & ~spare),
+            upcoming.eq(Mux(spare, second, self.i.payload)),
+        ]
         with m.If(load | ~held):
-            m.d.sync += [held.eq(spare | accept), spare.eq(0)]
-            m.d.sync += first.eq(Mux(spare, second, self.i.payload))
+            m.d.sync += [
+                held.eq(spare | accept),
+                spare.eq(0),
+                first.eq(upcoming),
+                room.eq(MAX_BURST - upcoming.address[6 : 6 + _ALIGNED]),
+                large.eq(upcoming.beats[_ALIGNED + 1 :].any()),
+            ]
         with m.Elif(accept):
             m.d.sync += spare.eq(1)
         with m.If(accept):
@@ -56,14 +68,14 @@ class BurstSplitter(wiring.Component):
         left = Signal(len(first.beats))  # beats after the current burst
         more = Signal()  # left is not 0
         # The first burst ends at the window's end.
-        room, size = Signal(_ALIGNED + 1), Signal(_ALIGNED + 1)
+        size = Signal(_ALIGNED + 1)
+        few = first.beats[: _ALIGNED + 1]
         start = first.address[6:]
         rest = Signal(len(first.beats))
-        whole = Signal()  # the transfer reaches the end of the window
+        more_than_one = Signal()
         m.d.comb += [
-            room.eq(MAX_BURST - start[:_ALIGNED]),
-            whole.eq(first.beats[_ALIGNED + 1 :].any() | (first.beats[: _ALIGNED + 1] >= room)),
-            size.eq(Mux(whole, room, first.beats[: _ALIGNED + 1])),
+            size.eq(Mux(large | (few >= room), room, few)),
+            more_than_one.eq(large | (few > room)),
             rest.eq(first.beats - size),
         ]
         # Every later burst starts at a window.
@@ -84,7 +96,9 @@ class BurstSplitter(wiring.Component):
                     burst.address.eq(Cat(Const(0, _ALIGNED), (burst.address[_ALIGNED:] + 1)[:-1])),
                     burst.beats.eq(Mux(full, MAX_BURST, left[:_ALIGNED])),
                     left.eq(next_left),
-                    burst.last.eq(next_left == 0),
+                    burst.last.eq(
+                        (left[_ALIGNED + 1 :] == 0) & (left[: _ALIGNED + 1] <= MAX_BURST)
+                    ),
                 ]
             with m.Else():
                 m.d.sync += [
@@ -92,7 +106,7 @@ class BurstSplitter(wiring.Component):
                     burst.address.eq(start),
                     burst.beats.eq(size),
                     left.eq(rest),
-                    burst.last.eq(rest == 0),
+                    burst.last.eq(~more_than_one),
                 ]
         return m
 

@@ -73,12 +73,13 @@ class BurstWriter(wiring.Component):
         m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         free = Signal(range(self.depth + 1), init=self.depth)
         here = Signal(range(self.depth + 3))
-        take = Signal()
+        take, freed = Signal(), Signal()
         m.d.comb += [self.data.ready.eq(free != 0), take.eq(self.data.valid & self.data.ready)]
         m.d.sync += [
             queue.push.eq(take),
             queue.data.eq(self.data.payload),
-            free.eq(free + queue.taken - take),
+            freed.eq(queue.taken),
+            free.eq(free + freed - take),
             here.eq(here + take - Mux(issue, burst.beats, 0)),
         ]
 
