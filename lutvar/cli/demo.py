@@ -47,6 +47,9 @@ def demo(
     Writes sheet.png, timeline.png, roofline.png, report.html, report.md and report.json. Exit code
     1 when a record, a logit, a token or an image differs from the golden model.
     """
+    from lutvar.contract.accelerator import load_accelerator
+
+    load_accelerator(config)  # first: a wrong name must not wait for torch
     from lutvar.run.demo import run_demo
 
     chosen = labels or tuple(range(10))
