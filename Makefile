@@ -3,6 +3,7 @@
 #
 #   PYTHON     interpreter for the environment (3.10 or later)
 #   VENV       where the environment goes
+#   CONFIG     accelerator size: a name from lutvar/configs/accelerator, or a .yaml file
 #   PIP_EXTRA  more arguments for pip, e.g. the CPU-only builds of PyTorch, which save gigabytes:
 #              make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
 
@@ -22,12 +23,12 @@ PINS := pyproject.toml requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verilog sim bench train clean tools
+.PHONY: help demo test lint verilog sim study estimate bench train clean tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: tools $(VENV)/.core ## generate ten images on the simulated accelerator, compare every bit
+demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compare every bit
 	$(LUTVAR) demo -o $(BUILD)/demo
 
 test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
@@ -37,11 +38,17 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4)
+verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4, vck190-fp4, ...)
 	$(LUTVAR) verilog $(CONFIG) -o $(BUILD)/verilog
 
-sim: tools $(VENV)/.sim ## cocotb benches on the exported Verilog, Verilator and Icarus
-	$(LUTVAR) sim
+sim: tools $(VENV)/.sim ## cocotb benches on the exported Verilog of small-fp4, with Verilator
+	$(LUTVAR) sim --sim verilator -o $(BUILD)/cocotb
+
+study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated
+	$(LUTVAR) study --config $(CONFIG) -o $(BUILD)/study.json
+
+estimate: $(VENV)/.core ## speed of the released models on the VCK190, modelled
+	$(LUTVAR) estimate --table
 
 bench: tools $(VENV)/.bench ## LUT counts, simulation speed, memory
 	$(LUTVAR) bench -o $(BUILD)/bench.json
