@@ -38,7 +38,11 @@ def sim(
     out: Path,
     as_json: bool,
 ) -> int:
-    """Run the benches on the Verilog of CONFIG (default: a tiny accelerator).
+    """Run the benches on the Verilog of CONFIG, an accelerator preset or YAML file.
+
+    Default: small-fp4 on Verilator, a tiny accelerator on Icarus. Icarus takes hours for everything;
+    choose with --match.
+
 
     Exit code 1 when a bench fails.
     """

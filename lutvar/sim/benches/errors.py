@@ -1,138 +1,250 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error that the core reports is provoked, and SOFT_RESET brings the core back each time."""
+"""Errors of each kind: their code, context and interrupt, and a program that is right afterwards."""
 
 import cocotb
 
-from lutvar.contract.registers import BY_NAME, ErrorCode
+from lutvar.contract.device_registers import (
+    BY_NAME,
+    READ_PORTS,
+    WRITE_PORTS,
+    DeviceError,
+    HeaderRule,
+    InstructionRule,
+)
+from lutvar.contract.isa import (
+    HEADER_FIELDS,
+    INSTRUCTION_BYTES,
+    PAYLOAD_FIELDS,
+    PROGRAM_HEADER,
+    UNITS,
+    Opcode,
+    OperandField,
+    Region,
+    split_address,
+)
 
-from .cases import make_case, run_case
-from .common import Bench
+from .common import BASES, PROGRAM, Bench
+from .units import UnitsCase, make_units_case
 
-ERROR = 1 << next(f.low for f in BY_NAME["ISR"].fields if f.name == "error")
-WATCHDOG_CYCLES = 120
+WATCHDOG_CYCLES = 400
+#: Memory port -> the instruction that uses it, its operand with the address, the unit.
+USES = {
+    ("wgt", False): (Opcode.FETCH, "address"), ("front", False): (Opcode.FRONT, "address"),
+    ("post", False): (Opcode.POST, "input"), ("post", True): (Opcode.POST, "output"),
+    ("keys", False): (Opcode.ATTEND, "keys_address"),
+    ("values", False): (Opcode.ATTEND, "values_address"),
+    ("values", True): (Opcode.ATTEND, "output"),
+}  # fmt: skip
+PORTS = [*(f"read_{p}" for p in READ_PORTS), *(f"write_{p}" for p in WRITE_PORTS)]
 
 
-async def recover(bench: Bench, seed: int) -> None:
-    """SOFT_RESET clears error, status and counters; then a job must be right."""
+def _key(port: str) -> tuple[str, bool]:
+    direction, name = port.split("_")
+    return name, direction == "write"
+
+
+def _address(case: UnitsCase, port: str) -> int:
+    """First address that the program touches on a port."""
+    if port == "read_prog":
+        return PROGRAM
+    opcode, operand = USES[_key(port)]
+    instruction = next(i for i in case.instructions if i.opcode is opcode)
+    region, offset = split_address(instruction.operands[operand])
+    return BASES[region] + offset
+
+
+async def _recover(bench: Bench, case: UnitsCase) -> None:
+    """SOFT_RESET clears error, status and counters; then a program must be right."""
     await bench.soft_reset()
-    for name in ("ERROR", "ERROR_INFO", "ISR", "JOBS", "BEATS_ACT", "BEATS_OUT", "CYCLES_LO"):
+    await _clean(bench)
+    await case.run(bench)
+
+
+async def _clean(bench: Bench) -> None:
+    for name in ("ERROR", "ERROR_INFO", "ISR", "PROGRAMS", "READ_BEATS_PROG", "CYCLES_LO"):
         assert await bench.read(name) == 0, f"{name} is not 0 after SOFT_RESET"
-    assert await bench.read("CTRL") == BY_NAME["CTRL"].reset
-    await run_case(bench, make_case(bench, seed, vectors=1, groups=2, site="qkv"))
-    await bench.wait_for("CTRL", "idle")
-    assert await bench.read("JOBS") == 1 and await bench.read("ERROR") == 0
+    assert await bench.read("CTRL") == BY_NAME["CTRL"].reset | 1 << 3  # idle and ready
+    assert not bench.dut.interrupt.value
+    assert await bench.read64("BASE3") == BASES[Region.CACHE], "SOFT_RESET keeps the arguments"
 
 
-def bad_arguments(bench: Bench) -> list[tuple[str, dict[str, int]]]:
-    hardware = bench.hardware
-    rows, most = hardware.token_rows, hardware.max_groups
-    cases = [
-        ("ROWS", {"ROWS": 0}),
-        ("ROWS", {"ROWS": (hardware.buffer_vectors // most + 1) * rows, "GROUPS": most}),
-        ("ROWS", {"ROWS": 0xFFFFFFFF // rows * rows}),
-        ("GROUPS", {"GROUPS": 0}),
-        ("GROUPS", {"GROUPS": most + 1}),
-        ("TILES", {"TILES": 0}),
-        ("SCALE_EXP", {"SCALE_EXP": 32}),
-        ("SCALE_EXP", {"SCALE_EXP": -33}),
+@cocotb.test()
+@cocotb.parametrize(port=PORTS, response=[2, 3])
+async def memory_refuses(dut, port: str, response: int) -> None:
+    """SLVERR and DECERR on each port are told with the start of the burst."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 71)
+    await case.open(bench)
+    where = _address(case, port)
+    bench.memory.refused = {_key(port): (where, where, response)}
+    await bench.start_program(case.raw)
+    info = await bench.expect_error(DeviceError[port.upper()])
+    assert info == 0
+    found = await bench.read64("ERROR_ADDRESS")
+    assert found == where, f"ERROR_ADDRESS is {found:#x}; {where:#x} was refused"
+    bench.memory.refused = {}
+    await _recover(bench, case)
+
+
+def _changed(raw: bytes, at: int, item: OperandField, value: int) -> bytes:
+    """A program with one field of the word at index `at` replaced."""
+    low = at * INSTRUCTION_BYTES
+    word = int.from_bytes(raw[low : low + INSTRUCTION_BYTES], "little")
+    mask = (1 << item.width) - 1
+    word = word & ~(mask << item.low) | (value & mask) << item.low
+    return raw[:low] + word.to_bytes(INSTRUCTION_BYTES, "little") + raw[low + INSTRUCTION_BYTES :]
+
+
+def _bad_headers(raw: bytes) -> dict[HeaderRule, bytes]:
+    fields = {f.name: f for f in PROGRAM_HEADER}
+    word = int.from_bytes(raw[:INSTRUCTION_BYTES], "little")
+    changes = {
+        HeaderRule.MAGIC: ("magic", 0), HeaderRule.HASH: ("hash", word >> 64 ^ 1 << 63),
+        HeaderRule.LENGTH: ("length", 0), HeaderRule.ZERO: ("zero", 1 << 31),
+    }  # fmt: skip
+    return {rule: _changed(raw, 0, fields[n], v) for rule, (n, v) in changes.items()}
+
+
+@cocotb.test()
+async def bad_headers(dut) -> None:
+    """Each rule of the program's first word; nothing is dispatched."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 72)
+    await case.open(bench)
+    for rule, raw in _bad_headers(case.raw).items():
+        await bench.start_program(raw)
+        info = await bench.expect_error(DeviceError.BAD_HEADER)
+        assert info == rule, f"ERROR_INFO is {info}, {rule.name} was broken"
+        assert bench.memory.beats("wgt") == 0
+        await bench.soft_reset()
+        await _clean(bench)
+    await case.run(bench)
+
+
+def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes]]:
+    """(rule, index of the instruction, program)."""
+    index = {i.opcode: number for number, i in enumerate(case.instructions)}
+    head = {f.name: f for f in HEADER_FIELDS}
+    config, rule = case.config, InstructionRule
+    top = OperandField("", 1, "", INSTRUCTION_BYTES * 8 - 1)
+
+    def payload(r: InstructionRule, op: Opcode, name: str, value: int):
+        item = next(f for f in PAYLOAD_FIELDS[op] if f.name == name)
+        return r, index[op], _changed(case.raw, index[op] + 1, item, value)
+
+    def header(r: InstructionRule, at: int, name: str, value: int):
+        return r, at, _changed(case.raw, at + 1, head[name], value)
+
+    front = index[Opcode.FRONT]
+    return [
+        header(rule.MARK, 0, "mark", 0),
+        header(rule.INDEX, front, "index", 7),
+        header(rule.OPCODE, front, "opcode", 9),
+        (rule.UNUSED, front, _changed(case.raw, front + 1, top, 1)),
+        header(rule.END, front, "opcode", int(Opcode.END)),
+        payload(rule.ALIGNMENT, Opcode.FRONT, "address", 32),
+        payload(rule.ROWS, Opcode.FRONT, "rows", config.rows + 1),
+        payload(rule.BANK, Opcode.MATRIX, "acc_bank", 7),
+        payload(rule.GROUPS, Opcode.MATRIX, "groups", 0),
+        payload(rule.OUTPUTS, Opcode.MATRIX, "blocks", 1),
+        payload(rule.HEADS, Opcode.ATTEND, "heads", 0),
+        payload(rule.KEYS, Opcode.ATTEND, "keys", config.max_keys + 1),
+        payload(rule.BEATS, Opcode.FETCH, "beats", 0),
     ]
-    if rows > 1:
-        cases.append(("ROWS", {"ROWS": rows + 1}))
-    if bench.quant.dual_format is None:
-        cases.append(("FLAGS", {"FLAGS": 2}))
-    return cases
 
 
 @cocotb.test()
-async def bad_arguments_are_named(dut) -> None:
-    """A job with a bad argument never starts; ERROR_INFO is the offset of the register."""
+async def bad_instructions(dut) -> None:
+    """Rules of instructions; ERROR_INFO has the rule and the index."""
     bench = await Bench.start(dut)
-    await bench.write("GIE", 1)
-    await bench.write("IER", ERROR)
-    good = {"ROWS": bench.hardware.token_rows, "GROUPS": 1, "TILES": 1, "FLAGS": 0, "SCALE_EXP": 0}
-    for name, change in bad_arguments(bench):
-        await bench.start_job(good | change)
-        await bench.expect_error(ErrorCode.BAD_ARGUMENT, BY_NAME[name].offset)
-        assert dut.interrupt.value
-        await bench.write("CTRL", 1)  # ignored: the core has halted
+    case = make_units_case(bench.config, 73)
+    await case.open(bench)
+    for rule, index, raw in _bad_instructions(case):
+        await bench.start_program(raw)
+        info = await bench.expect_error(DeviceError.BAD_INSTRUCTION)
+        found = InstructionRule(info >> 24).name
+        # An END too early also has bits that END does not use: the lowest rule is told.
+        assert found in (rule.name, "UNUSED") if rule is InstructionRule.END else (
+            found == rule.name
+        ), f"{found} is reported, {rule.name} was broken"
+        assert info & 0xFF_FFFF == index, f"{rule.name}: instruction {info & 0xFFFFFF}, not {index}"
         await bench.soft_reset()
-        assert await bench.field("CTRL", "idle") and not dut.interrupt.value
-    await recover(bench, 51)
+    await _clean(bench)
+    await case.run(bench)
 
 
 @cocotb.test()
-@cocotb.parametrize(stream=["act", "wgt"], late=[False, True])
-async def wrong_tlast(dut, stream: str, late: bool) -> None:
-    """TLAST one beat early, and missing on the last beat."""
+@cocotb.parametrize(port=PORTS)
+async def silent_memory(dut, port: str) -> None:
+    """A port that never answers ends in WATCHDOG, which names the unit; the reset waits for it."""
     bench = await Bench.start(dut)
-    case = make_case(bench, 61, vectors=2, groups=1, site="proj")
-    packet = case.act if stream == "act" else case.wgt
-    size = bench.size
-    wrong = packet + bytes(size) if late else packet[:-size]
-    packets = {"act": case.act, "wgt": case.wgt, stream: wrong}
-    await bench.start_job(case.arguments)
-    await bench.feed(packets["act"], packets["wgt"])
-    beats = len(packet) // size - (not late)
-    await bench.expect_error(ErrorCode[f"FRAME_{stream.upper()}"], beats)
-    await recover(bench, 62)
-
-
-@cocotb.test()
-async def nonfinite_activation(dut) -> None:
-    """FP16 exponent 31 anywhere; ERROR_INFO is the index of its group."""
-    bench = await Bench.start(dut)
-    case = make_case(bench, 71, vectors=2, groups=2, site="qkv")
-    group_bytes = bench.layout.act_group_beats * bench.size
-    for bits, group in ((0x7C00, 0), (0xFE01, 3)):
-        act = bytearray(case.act)
-        act[group * group_bytes + 20 : group * group_bytes + 22] = bits.to_bytes(2, "little")
-        await bench.start_job(case.arguments)
-        await bench.feed(bytes(act), case.wgt)
-        await bench.expect_error(ErrorCode.NONFINITE, group)
-        await bench.soft_reset()
-    await recover(bench, 72)
-
-
-@cocotb.test()
-@cocotb.parametrize(stalled=["act", "wgt", "out"])
-async def watchdog(dut, stalled: str) -> None:
-    """A stream that stops for good ends in STALL with the state of that moment."""
-    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 74)
+    await case.open(bench)
     await bench.write("WATCHDOG", WATCHDOG_CYCLES)
-    case = make_case(bench, 81, vectors=2, groups=1, site="proj")
-    await bench.start_job(case.arguments)
-    await bench.feed(case.act, case.wgt)
-    await bench.cycles(5)  # in the middle of both packets, before any result
-    getattr(bench, stalled).pause = True
-    await bench.expect_error(ErrorCode.STALL, None, limit=WATCHDOG_CYCLES)
-    state = await bench.read("ERROR_INFO")
+    key = _key(port)
+    bench.memory.silent = {key}
+    await bench.start_program(case.raw)
+    state = await bench.expect_error(DeviceError.WATCHDOG)
     field = BY_NAME["STATE"].field_value
-    if stalled == "out":
-        assert field(state, "out_valid") and not field(state, "out_ready")
-    else:
-        assert not field(state, f"{stalled}_valid") and field(state, f"{stalled}_ready")
-    getattr(bench, stalled).pause = False
-    await recover(bench, 82)
+    if key in USES:
+        unit = USES[key][0].name.lower()
+        assert field(state, f"incomplete_{unit}"), f"{unit} is not named: STATE {state:#x}"
+        assert not field(state, f"empty_{unit}") or field(state, f"busy_{unit}")
+    named = {u.name.lower() for u in UNITS if field(state, f"incomplete_{u.name.lower()}")}
+    # Without weights MATRIX cannot end, and POST waits for MATRIX; nobody else waits for ATTEND.
+    follows = {"fetch": {"matrix", "post"}, "front": {"matrix", "post", "fetch"}}
+    allowed = {USES[key][0].name.lower()} if key in USES else set()
+    for unit in tuple(allowed):
+        allowed |= follows.get(unit, set())
+    assert named <= allowed, f"{named - allowed} are named without a reason"
+    assert not field(state, "quiet")
+    # The memory ports end what they have begun before anything is reset.
+    await bench.write("SOFT_RESET", 1)
+    await bench.cycles(100)
+    assert await bench.field("STATE", "resetting"), "a soft reset left a burst behind"
+    bench.memory.silent = set()
+    for _ in range(40):
+        if not await bench.field("STATE", "resetting"):
+            break
+    assert not bench.memory.outstanding, "reset with bursts outstanding"
+    await _clean(bench)
+    assert await bench.read("WATCHDOG") == WATCHDOG_CYCLES
+    await case.run(bench)
+
+
+@cocotb.test()
+async def dead_memory(dut) -> None:
+    """SOFT_RESET.force ends everything at once when a memory never answers again."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 75)
+    await case.open(bench)
+    bench.memory.silent = {(p, False) for p in READ_PORTS}
+    await bench.start_program(case.raw)
+    await bench.cycles(60)
+    await bench.write("SOFT_RESET", 3)
+    bench.memory.clear()  # the interconnect is reset as well
+    bench.memory.silent = set()
+    await _clean(bench)
+    await case.run(bench)
 
 
 @cocotb.test()
 @cocotb.parametrize(hard=[False, True])
 async def reset_in_the_middle(dut, hard: bool) -> None:
-    """SOFT_RESET or ap_rst_n at different moments of a job; the next job must be right."""
+    """SOFT_RESET or ap_rst_n at different moments of a program; the next one must be right."""
     bench = await Bench.start(dut)
-    case = make_case(bench, 91, vectors=2, groups=2, tiles=2, site="fc2")
-    for moment in (7, 40, 75):
-        await bench.start_job(case.arguments)
-        await bench.feed(case.act, case.wgt)
+    case = make_units_case(bench.config, 76)
+    await case.open(bench)
+    for moment in (30, 80, 150, 260, 370):
+        await bench.start_program(case.raw)
         await bench.cycles(moment)
         if hard:
-            for model in (bench.act, bench.wgt, bench.out):
-                model.clear()
             await bench.reset()
-            for model in (bench.act, bench.wgt, bench.out):
-                model.clear()
+            await bench.cycles(12)
+            assert await bench.read64("BASE3") == 0
+            await case.open(bench)
         else:
             await bench.soft_reset()
-        assert await bench.read("CTRL") == BY_NAME["CTRL"].reset
-        assert await bench.read("BEATS_ACT") == 0
-    await recover(bench, 92)
+            assert not bench.memory.outstanding
+        await _clean(bench)
+    await case.run(bench)
