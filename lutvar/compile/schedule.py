@@ -3,7 +3,8 @@
 
 One order of operations fixes the order of FRONT, MATRIX and POST, because banks are given out in
 turn; ATTEND follows the qkv results. At each step the operation is taken whose MATRIX part could
-begin first; among those that would not keep the array waiting, the one that has waited longest.
+begin first; among those that would not keep the array waiting, the one that has waited longest,
+but while POST is far behind the array, the one that gives POST least to do for its MATRIX time.
 Instructions get their starting time in the model, which orders the program.
 """
 
@@ -29,6 +30,12 @@ _UNIT = {
     Opcode.POST: Unit.POST,
     Opcode.ATTEND: Unit.ATTEND,
 }
+
+
+#: An operation that begins so many cycles after the array is free does not keep it waiting.
+SLACK = 64
+#: POST is far behind when it has more work than this share of what the accumulator banks hold.
+LAG = 0.5
 
 
 def unit_of(opcode: Opcode) -> Unit:
@@ -90,6 +97,8 @@ class Scheduler:
         self._ready: list[int | None] = [0] * self.rows.tiles
         self._head_after = _head_order(self.rows)
         self._front_time = self._front_times()
+        self._drains, post = self._post_work()
+        self._lag = LAG * emitter.config.acc_banks * post
 
     def run(self) -> Timeline:
         """Schedule everything."""
@@ -101,16 +110,21 @@ class Scheduler:
     # Choice ----------------------------------------------------------------------------------
     def _choose(self) -> Operation:
         line = self.timeline
-        best: tuple[int, int, int, int] | None = None
-        chosen = -1
+        best: tuple[float, ...] | None = None
+        chosen, free = -1, line.free[Unit.MATRIX]
+        behind = line.free[Unit.POST] - free > self._lag
         for tile in range(self.rows.tiles):
             ready = self._data_ready(tile)
             if ready is None:
                 continue
             block, site = self._chain[self._next[tile]]
             begin = max(line.free[Unit.FRONT], ready, self._bank_free())
-            begin = max(begin + self._front_time[tile][site], line.free[Unit.MATRIX])
-            key = (begin, ready, self._next[tile], tile)
+            begin += self._front_time[tile][site]
+            key = (
+                begin if begin > free + SLACK else 0,
+                self._drains[tile][site] if behind else 0,
+                ready, self._next[tile], tile,
+            )  # fmt: skip
             if best is None or key < best:
                 best, chosen = key, tile
         assert chosen >= 0, "no tile can go on"
@@ -147,6 +161,26 @@ class Scheduler:
             hidden = rows * shape.hidden // 16 + tail
             times.append({"qkv": norm, "proj": norm, "fc1": norm, "fc2": hidden, HEAD: norm})
         return times
+
+    def _post_work(self) -> tuple[list[dict[str, float]], float]:
+        """POST's cycles for each of MATRIX, by tile and layer; its mean cycles of an operation.
+
+        POST drains a group of 16 rows once for each sequence (or class) with rows in it.
+        """
+        rows, layout = self.rows, self.emitter.layout
+        shares, cycles = [], []
+        for tile in range(rows.tiles):
+            own = list(rows.groups(rows.tile(tile)))
+            runs = [g for _, part in rows.runs(tile) for g in rows.groups(part)]
+            parts = [g for _, part in rows.segments(tile) for g in rows.groups(part)]
+            drains = {
+                "qkv": len(parts), "proj": len(runs), "fc1": len(own), "fc2": len(runs),
+                HEAD: len(parts),
+            }  # fmt: skip
+            layers = {site: layout.layer(0, site) for site in drains}
+            shares.append({s: n / (layers[s].groups * layers[s].passes) for s, n in drains.items()})
+            cycles += [n * layers[s].outputs for s, n in drains.items()]
+        return shares, sum(cycles) / len(cycles)
 
     # Commitment ------------------------------------------------------------------------------
     def _commit(self, op: Operation) -> None:
