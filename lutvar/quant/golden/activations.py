@@ -67,8 +67,8 @@ def quantize_activations(
         ties: tie rule.
 
     Raises:
-        ValueError: K is not a multiple of 128, or a pattern has exponent field 31 (the device
-            stops with NONFINITE).
+        ValueError: K is not a multiple of 128, or a pattern has exponent field 31 (the
+            device's roundings to FP16 saturate, so it has none).
     """
     rows, inputs = patterns.shape
     if inputs % GROUP:
