@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 import lutvar
 from lutvar.host.device_transformer import PassReport
+from lutvar.host.errors import HostError
 from lutvar.quant.golden.transformer import GoldenTransformer
-from lutvar.quant.passes import Transformer
+from lutvar.quant.passes import ImageStep, Transformer
 from lutvar.quant.var import GenerationResult
 from lutvar.quant.var.passes import FloatTransformer, generate_passes
 from lutvar.sim.device import MemoryTiming
@@ -22,11 +25,15 @@ from lutvar.sim.tools import versions
 
 from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
+from .locate import locate
 from .measure import PORT_BYTES, figures, lanes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
 from .session import Quantized, Session, Stages, quantize, silent
 from .sheet import SheetRow, write_sheet
+
+#: File in the output folder that says which instruction differed first; only if one did.
+DIVERGENCE = "divergence.txt"
 
 
 def run_demo(
@@ -43,6 +50,9 @@ def run_demo(
     progress: bool = True,
 ) -> RunReport:
     """Generate one image for each label on the simulated device, and compare all of it.
+
+    If a pass differs, the first such pass is repeated to find the instruction that did it; the
+    answer is said and written to ``divergence.txt``.
 
     Args:
         out: folder for pictures, reports, Verilog.
@@ -96,8 +106,13 @@ def run_demo(
 
         session.transformer.on_pass = finished
         session.simulation.start_trace()
-        device = ComparingTransformer(
-            GoldenTransformer(quantized.transformer), session.transformer, comparison
+        device = _Locating(
+            ComparingTransformer(
+                GoldenTransformer(quantized.transformer), session.transformer, comparison
+            ),
+            out / DIVERGENCE,
+            say,
+            session.simulation.start_trace,
         )
         simulated = generate(device, "simulated accelerator")
         violations = session.simulation.violations
@@ -145,6 +160,37 @@ def run_demo(
     report.write(out)
     say(report.summary())
     return report
+
+
+class _Locating:
+    """Runs passes; after the first one that differs, finds the instruction that did it."""
+
+    def __init__(
+        self,
+        comparing: ComparingTransformer,
+        file: Path,
+        say: Callable[[str], None],
+        afterwards: Callable[[], None],
+    ) -> None:
+        self._comparing, self._file, self._say = comparing, file, say
+        self._afterwards = afterwards
+        file.unlink(missing_ok=True)
+
+    def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
+        comparison = self._comparing.comparison
+        equal_before = not comparison.mismatches
+        logits = self._comparing.run(steps)
+        if equal_before and comparison.mismatches:
+            text = f"first difference in {comparison.first[0]}"
+            self._say(f"{text}; repeating the pass to find its cause")
+            try:
+                text += f"\n{locate(self._comparing.device, steps)}"
+            except HostError as error:
+                text += f"\n{error}"
+            self._say(text)
+            self._file.write_text(text + "\n")
+            self._afterwards()
+        return logits
 
 
 def _draw(
