@@ -10,9 +10,9 @@ from rows_bench import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, s
 from lutvar.contract.memory import panel_beats
 
 CONFIGS = {
-    "fp4": small(rows=32),
+    "fp4": small(),
     "fp6": small("fp6"),
-    "da": small(dot="da"),
+    "da": small(dot="da", rows=32),
 }
 
 
