@@ -19,10 +19,16 @@ from lutvar.contract.isa import (
     Instruction,
     Opcode,
     ProgramError,
+    Unit,
 )
 
 from .clocks import WRAP, Clocks
-from .schedule import Timeline, program_order
+from .schedule import Timeline, _fetches_of, program_order
+
+#: FETCH and MATRIX need nothing of each other but the weights. So that neither loses count of the
+#: other units, each waits for what the other did so many MATRIX instructions ago, which costs
+#: nothing: the weights of the present one can only flow when that is long over.
+_ABREAST = 32
 
 
 class Note(NamedTuple):
@@ -120,8 +126,15 @@ def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0)
     clocks = Clocks()
     instructions: list[Instruction] = []
     notes: list[Note] = []
+    ends = np.cumsum([0, *_fetches_of(timeline)])
     for unit, item in program_order(timeline, config.queue):
-        known = clocks.add(unit, np.asarray(item.need))
+        need = np.asarray(item.need).copy()
+        if unit == Unit.FETCH:
+            matrix = int(np.searchsorted(ends, clocks.count(unit), side="right")) - 1
+            need[Unit.MATRIX] = max(0, matrix - _ABREAST)
+        elif unit == Unit.MATRIX:
+            need[Unit.FETCH] = ends[max(0, clocks.count(unit) - _ABREAST)]
+        known = clocks.add(unit, need)
         draft = item.draft
         instructions.append(Instruction(draft.opcode, draft.operands, tuple(map(int, known))))
         op = draft.operation

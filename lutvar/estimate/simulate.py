@@ -175,6 +175,7 @@ class _Simulator:
         available = self.fetched[0][2]
         for _ in range(count):
             self.fetched.popleft()
+        self.done[Unit.FETCH] += count  # once their last beat has left, which nobody is waiting for
         return beats, available
 
     def _advance(self) -> None:

@@ -14,6 +14,7 @@ from lutvar.compile.check import check_program
 from lutvar.compile.clocks import Clocks
 from lutvar.compile.errors import OrderError
 from lutvar.compile.program import Program
+from lutvar.compile.schedule import unit_of
 from lutvar.compile.steps import StepShape
 from lutvar.contract.isa import Opcode, Unit
 
@@ -154,6 +155,20 @@ def test_a_program_that_gets_stuck_is_found() -> None:
     check_program(replace(program, instructions=tuple(items)), accelerator(queue=16))
     with pytest.raises(OrderError, match="stuck"):
         check_program(replace(program, instructions=tuple(items)), config)
+
+
+def test_no_unit_loses_count_of_another() -> None:
+    """The device compares counts modulo 2**16: how far units can be apart must not grow."""
+    leads = []
+    for depth in (12, 24):
+        shape = replace(DIGITS, depth=depth)
+        compiled = compile_pass(shape, accelerator(queue=4), staggered(shape))
+        clocks = Clocks()
+        for item in compiled.program.instructions[:-1]:
+            clocks.add(unit_of(item.opcode), np.asarray(item.waits))
+        leads.append([clocks.lead(a, b) for a in Unit for b in Unit])
+        assert clocks.count(Unit.POST) > 1.3 * max(leads[-1])
+    assert max(leads[1]) <= max(leads[0]) + 8
 
 
 def test_clocks_know_what_follows() -> None:
