@@ -229,14 +229,17 @@ def _cells(cost: ArrayCost) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write; with ``--only`` keep what the file has of the other cases."""
+    """Measure and write; what the file has of cases that are not measured stays."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--only", default="", help="cases whose title contains this")
+    parser.add_argument("--missing", action="store_true", help="cases that the file lacks")
     parser.add_argument("--show", action="store_true", help="print the file, measure nothing")
     options = parser.parse_args(arguments)
     known = {_key(cost): cost for cost in load_costs()} if DATA.exists() else {}
     chosen = [] if options.show else [c for c in cases() if options.only in c.title]
     for case in chosen:
+        if options.missing and any(_key(cost) == _key(case) for cost in known.values()):
+            continue
         cost = synthesise(case)
         known[_key(cost)] = cost
         save_costs(list(known.values()))
@@ -245,8 +248,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(table(head, (_cells(cost) for cost in known.values())))
 
 
-def _key(cost: ArrayCost) -> tuple[Any, ...]:
-    return cost.form, cost.weight, cost.plain, cost.dual, cost.engines
+def _key(cost: ArrayCase | ArrayCost) -> tuple[Any, ...]:
+    engines = cost.engines if cost.form == "da" else 0
+    return cost.form, cost.weight, cost.plain, cost.dual, engines
 
 
 if __name__ == "__main__":
