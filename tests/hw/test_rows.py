@@ -84,7 +84,10 @@ def test_cycles_are_as_documented(units, name):
         v = panel_beats(job.layer.outputs, bits, False)
         expected += job.layer.groups * passes * max(v + fill - 1, unit.unit.operand_cycles)
         expected += passes * job.layer.outputs // 32 * 2
-    # The first pass's beats before its first vector came while the unit loaded its operand.
-    assert abs(int(issue[-1] - issue[0]) - expected) <= 4 * fill + 8
+    # From the first vector on: what comes before it is part of the start. Beats of scales may hide
+    # behind the filling of tables.
+    expected -= fill - 1
+    passes = sum(job.layer.groups * (1 + job.dual) for job in jobs)
+    assert 0 <= expected - (issue[-1] - issue[0] + 1) <= 3 + (2 * passes if fill > 1 else 1)
     if fill == 1 and bits == 4:
         assert len(issue) / (issue[-1] - issue[0] + 1) > 0.9

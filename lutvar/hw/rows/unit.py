@@ -54,8 +54,9 @@ class MatrixUnit(wiring.Component):
 
     cycles from the one before it, where ``v = N / 32 * 33`` (49 at 6 bits) are the beats of a pass
     without biases, and ``fill`` is the dot form's (1 for form ``table``): nothing is lost between
-    passes or instructions. When the unit is idle, the first vector is issued ``start_cycles`` after
-    the command. ``done`` comes ``drain_cycles`` after the last vector.
+    passes or instructions (with ``fill`` above 1, up to 2 cycles a pass less). When the unit is
+    idle, the first vector is issued ``start_cycles`` after the command. ``done`` comes
+    ``drain_cycles`` after the last vector.
     Not pipelined (``config.pipelined`` false): a vector every ``drain_cycles`` instead of every
     cycle.
     """
