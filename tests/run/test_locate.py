@@ -82,7 +82,7 @@ def test_nothing_differs(sound: Case) -> None:
 
 
 def test_beginnings_are_programs(sound: Case) -> None:
-    """Each keeps the rules of order, multiplies all weights that it fetches, and waits for itself."""
+    """Each keeps the rules of order and multiplies all weights that it fetches."""
     for cut, item in enumerate(sound.program.instructions):
         if item.opcode not in (Opcode.POST, Opcode.ATTEND):
             continue
@@ -131,7 +131,7 @@ def test_matrix_and_front(sound: Case, what: str, tensor: str) -> None:
         machine._accumulators[item.operands["acc_bank"], 1, 3] += np.float32(1e3)
 
     def codes(item: Instruction, machine: Machine) -> None:
-        machine._scale[item.operands["bank"], item.operands["row_first"]] += 64
+        machine._codes[item.operands["bank"], item.operands["row_first"], 0, 5] ^= 1
 
     for index, change in ((matrix, sums), (front, codes)):
         where = Case(after(index, change)).locate().divergence
@@ -160,13 +160,13 @@ def test_attend_records_and_stray_writes(sound: Case) -> None:
 
     def record(item: Instruction, machine: Machine) -> None:
         region, at = split_address(item.operands["values"])
-        machine.memory[region][at + 3 * item.operands["head_stride"] + 49] ^= 1
+        machine.memory[region][at + 3 * item.operands["head_stride"] + 9] ^= 1
 
     where = Case(after(keyed, record)).locate().divergence
     assert where is not None and where.index == keyed
     row = sound.program.notes[keyed].first
     assert (where.tensor, where.element) == (f"block{sound.program.notes[keyed].block}.v",
-                                             (row, 3, 49))  # fmt: skip
+                                             (row, 3, 9))  # fmt: skip
 
     def stray(_item: Instruction, machine: Machine) -> None:
         machine.memory[Region.IO][5] ^= 1  # an embedding

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The driver on a transport that answers as told: identity, regions, programs, errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transport_double import TransportDouble
+
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.device_registers import DeviceError, HeaderRule, InstructionRule
+from lutvar.contract.isa import INSTRUCTION_BYTES, UNITS, Region
+from lutvar.host import (
+    AcceleratorError,
+    BadInput,
+    Device,
+    DeviceCounters,
+    HostError,
+    IncompatibleDevice,
+    ProgramTimeout,
+)
+
+CONFIG = load_accelerator("small-fp4")
+MODEL = (np.arange(5000) % 251).astype(np.uint8)
+PROGRAM = bytes(range(64)) * 3
+
+
+@pytest.fixture
+def double() -> TransportDouble:
+    return TransportDouble(CONFIG)
+
+
+def placed(double: TransportDouble) -> Device:
+    device = Device(double, CONFIG)
+    device.open()
+    device.place(MODEL, 100, 4096, 8192)
+    return device
+
+
+@pytest.mark.parametrize("register", ["MAGIC", "VERSION", "HASH_LO", "HASH_HI"])
+def test_another_device_is_refused(double: TransportDouble, register: str) -> None:
+    right = double.registers[register]
+    double.registers[register] ^= 0x10
+    with pytest.raises(IncompatibleDevice) as caught:
+        Device(double, CONFIG).open()
+    error = caught.value
+    assert (error.register, error.expected, error.found) == (register, right, right ^ 0x10)
+    assert register in str(error) and f"0x{right:X}" in str(error)
+    assert not double.log  # nothing was written to a stranger
+
+
+def test_open_resets_and_sets_up(double: TransportDouble) -> None:
+    double.reset_takes = 3
+    with Device(double, CONFIG, watchdog=777) as device:
+        assert double.log == [("SOFT_RESET", 1), ("WATCHDOG", 777), ("GIE", 1), ("IER", 3)]
+        assert double.cycles == 3 * 64
+        device.set_serial(True)
+        device.set_serial(False)
+    assert double.written("MODE") == [1, 0]
+
+
+def test_the_default_watchdog_is_kept(double: TransportDouble) -> None:
+    Device(double, CONFIG).open()
+    assert not double.written("WATCHDOG")
+
+
+def test_a_reset_that_never_ends(double: TransportDouble) -> None:
+    double.reset_takes = 1 << 60
+    with pytest.raises(ProgramTimeout, match="soft reset not finished after 1000 cycles") as caught:
+        Device(double, CONFIG, grace=1000).open()
+    assert "resetting" in str(caught.value) and caught.value.cycles == 1000
+    assert 1000 <= double.cycles <= 1128
+
+
+def test_place_divides_the_memory(double: TransportDouble) -> None:
+    device = placed(double)
+    starts = {Region.MODEL: 0, Region.WORK: 8192, Region.IO: 12288, Region.CACHE: 16384}
+    for region, start in starts.items():
+        low, high = (double.registers[f"BASE{int(region)}_{half}"] for half in ("LO", "HI"))
+        assert low | high << 32 == double.base + start
+    np.testing.assert_array_equal(device.read(Region.MODEL, 0, 5000), MODEL)
+    device.write(Region.IO, 4092, np.array([1.5], np.float32).view(np.uint8))
+    assert device.read_float32(Region.IO, 4092, 1)[0] == 1.5
+    assert double.memory[12288 + 4092 : 16384].any()
+
+
+def test_a_memory_that_is_too_small() -> None:
+    # Two pages, one each, and one for the program: five pages and not a byte less.
+    for size, fits in ((6 * 4096, True), (6 * 4096 - 1, False)):
+        device = Device(TransportDouble(CONFIG, size=size), CONFIG)
+        if fits:
+            device.place(MODEL, 1, 1, 4096)
+            continue
+        with pytest.raises(BadInput, match=r"20,480 bytes are needed \(MODEL 5,000, .*24,575"):
+            device.place(MODEL, 1, 1, 4096)
+        assert not device.transport.log  # type: ignore[attr-defined]
+
+
+def test_access_outside_a_region(double: TransportDouble) -> None:
+    with pytest.raises(BadInput, match="call place"):
+        Device(double, CONFIG).read(Region.WORK, 0, 1)
+    device = placed(double)
+    device.read(Region.WORK, 100, 0)
+    for offset, count in ((-1, 4), (97, 4), (100, 1), (1 << 40, 1)):
+        with pytest.raises(BadInput, match="of region WORK, which has 100"):
+            device.read(Region.WORK, offset, count)
+        with pytest.raises(BadInput, match="of region WORK, which has 100"):
+            device.write(Region.WORK, offset, np.zeros(count, np.uint8))
+
+
+def test_a_program(double: TransportDouble) -> None:
+    device = placed(double)
+
+    def start(double: TransportDouble) -> None:
+        double.registers |= {"CYCLES_LO": 90, "MATRIX_ISSUE": 45, "INSTRUCTIONS_POST": 7,
+                             "READ_BEATS_WGT": 12, "WRITE_BEATS_POST": 3}  # fmt: skip
+        double.finish(100)
+
+    double.started = start
+    counters = device.run(PROGRAM, 1000)
+    at = double.registers["PROGRAM_LO"] | double.registers["PROGRAM_HI"] << 32
+    assert at - double.base == 24576
+    assert double.memory[24576 : 24576 + len(PROGRAM)].tobytes() == PROGRAM
+    assert (counters.cycles, counters.utilisation, counters.traffic) == (90, 0.5, 15 * 64)
+    assert counters.instructions == (0, 0, 0, 7, 0)
+    assert double.cycles == 100
+    # Start comes last, after the interrupt is cleared.
+    names = [name for name, _ in double.log]
+    assert names[-5:] == ["PROGRAM_LO", "PROGRAM_HI", "ISR", "CTRL", "ISR"]
+    assert device.run(PROGRAM, 1000).cycles == 0  # only what this program took
+
+
+def test_programs_that_are_none(double: TransportDouble) -> None:
+    with pytest.raises(BadInput, match="call place"):
+        Device(double, CONFIG).run(PROGRAM, 10)
+    device = placed(double)
+    for size in (0, INSTRUCTION_BYTES, 3 * INSTRUCTION_BYTES - 1):
+        with pytest.raises(BadInput, match=f"a program of {size} bytes"):
+            device.run(bytes(size), 10)
+    assert not double.written("CTRL")
+
+
+def test_a_deadline(double: TransportDouble) -> None:
+    device = placed(double)
+    double.registers |= {"STATE": 1 << 2 | 1 << 18, "PORTS": 1, "INSTRUCTIONS_MATRIX": 5}
+    double.started = lambda double: double.finish(5_000_001)
+    with pytest.raises(ProgramTimeout) as caught:
+        device.run(PROGRAM, 5_000_000, "the pass")
+    text = str(caught.value)
+    assert text.startswith("the pass not finished after 5000000 cycles. Call soft_reset()")
+    for part in ("busy_matrix", "waits_post", "prog_arvalid", "MATRIX 5"):
+        assert part in text
+    assert double.cycles == 5_000_000 and max(double.waits) <= 1 << 20
+    double.ends = None
+    double.started = lambda double: double.finish(5_000_000)
+    device.run(PROGRAM, 5_000_000)
+
+
+def explained(double: TransportDouble, error: int, info: int = 0, address: int = 0) -> str:
+    """The driver's words for an error at the end of a program."""
+    device = placed(double)
+
+    def start(double: TransportDouble) -> None:
+        double.registers |= {
+            "ERROR": error, "ERROR_INFO": info, "ERROR_ADDRESS_LO": address & 0xFFFF_FFFF,
+            "ERROR_ADDRESS_HI": address >> 32,
+        }  # fmt: skip
+        double.finish(10)
+
+    double.started = start
+    with pytest.raises(AcceleratorError) as caught:
+        device.run(PROGRAM, 1000)
+    assert caught.value.code == error and caught.value.snapshot.error_info == info
+    starts = len(double.written("CTRL"))
+    with pytest.raises(AcceleratorError):  # kept: no program starts before a soft reset
+        device.run(PROGRAM, 1000)
+    assert len(double.written("CTRL")) == starts
+    device.soft_reset()
+    double.started = lambda double: double.finish(10)
+    device.run(PROGRAM, 1000)
+    assert "Call soft_reset()" in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("code", [c for c in DeviceError if c >= DeviceError.READ_PROG])
+def test_refused_bursts_in_words(double: TransportDouble, code: DeviceError) -> None:
+    direction, port = code.name.lower().split("_")
+    text = explained(double, int(code), address=0x7_1234_5640)
+    assert f"refused a {direction} of m_axi_{port} at 0x712345640" in text and code.name in text
+
+
+def test_bad_programs_in_words(double: TransportDouble) -> None:
+    for rule in HeaderRule:
+        assert f"program header, {rule.name}" in explained(double, 1, int(rule))
+    for number in InstructionRule:
+        text = explained(double, 2, 70_000 | number << 24)
+        assert f"instruction 70000 breaks rule {number.name}" in text
+    assert "program header, 99" in explained(double, 1, 99)
+    assert "instruction 5 breaks rule 200" in explained(double, 2, 5 | 200 << 24)
+
+
+def test_other_errors_in_words(double: TransportDouble) -> None:
+    text = explained(double, 3, 1 << 4 | 1 << 18)
+    assert "no progress" in text and "busy_attend waits_post" in text
+    for code in (9, 23, 77):
+        text = explained(double, code)
+        assert f"device error {code} (unknown)" in text and "does not know" in text
+    assert issubclass(AcceleratorError, HostError) and issubclass(BadInput, ValueError)
+
+
+def test_counters_that_wrap() -> None:
+    def counters(n: int, cycles: int) -> DeviceCounters:
+        many = (n,) * len(UNITS)
+        ports = {"wgt": n}
+        return DeviceCounters(cycles, many, many, many, n, n, ports, dict(ports))
+
+    late, early = counters(5, 2**32 + 10), counters(2**32 - 3, 2**32 - 5)
+    found = late.since(early)
+    assert found.busy == found.active == (8,) * 5 and found.issue == found.wait_weights == 8
+    assert found.read_beats == found.write_beats == {"wgt": 8}
+    assert found.cycles == 15 and found.instructions == (5,) * 5
+    assert found.traffic == 16 * 64
+    assert counters(0, 0).utilisation == 0.0
+
+
+def test_cycles_are_read_low_word_first(double: TransportDouble) -> None:
+    double.registers |= {"CYCLES_LO": 7, "CYCLES_HI": 3}
+    order: list[str] = []
+
+    def read(name: str) -> int:
+        order.append(name)
+        return double.registers[name]
+
+    assert DeviceCounters.read(read).cycles == 3 << 32 | 7
+    assert order[:2] == ["CYCLES_LO", "CYCLES_HI"]  # the high word is latched by the low one
