@@ -38,7 +38,7 @@ def test_constants_are_those_of_the_matrix_unit(name: str) -> None:
 def test_constants_are_those_of_the_attend_unit() -> None:
     from lutvar.hw.attention.unit import AttendUnit
 
-    config = load_accelerator("vck190-fp4")
+    config = accelerator("vck190-fp4", attention_rows=12)
     unit, costs = AttendUnit(config), CostModel(config)
     for rows, keys in ((12, 680), (12, 1), (5, 30)):
         operands = {"rows": rows, "heads": 1, "keys": keys}
@@ -131,10 +131,10 @@ def test_more_images_fill_the_array() -> None:
 
 
 def test_resources_have_limits() -> None:
-    found = resources(load_accelerator("vck190-fp4"))
+    found = resources(accelerator("vck190-fp4", rows=336))
     assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
     assert found.total("uram") == 336
-    assert not found.fits("bram36")
+    assert not found.fits("bram36")  # three for each row's activations
     assert resources(SMALL).fits("bram36")
 
 
