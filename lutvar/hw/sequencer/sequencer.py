@@ -60,7 +60,7 @@ class Sequencer(wiring.Component):
         progress: an instruction was dispatched or the header read.
         error, error_address: of the program's port.
 
-    Throughput: one instruction every 6 cycles. About 60 cycles and the memory's latency from
+    Throughput: one instruction every 7 cycles. About 60 cycles and the memory's latency from
     ``start`` to the first command; the first instructions are checked while the rest is read.
     """
 
@@ -164,14 +164,16 @@ class Sequencer(wiring.Component):
                 with m.Elif(refused):
                     m.next = "REFUSE"
                 with m.Elif(is_end):
-                    m.d.comb += reader.data.ready.eq(1)
-                    m.next = "END"
+                    m.next = "LAST"
                 with m.Elif(s["room"] & free):
-                    m.d.comb += [
-                        s["push"].eq(1), reader.data.ready.eq(1), self.progress.eq(1),
-                    ]  # fmt: skip
-                    m.d.sync += s["index"].eq(s["index"] + 1)
-                    m.next = "WAIT"
+                    m.next = "PUSH"
+            with m.State("PUSH"):
+                m.d.comb += [s["push"].eq(1), reader.data.ready.eq(1), self.progress.eq(1)]
+                m.d.sync += s["index"].eq(s["index"] + 1)
+                m.next = "WAIT"
+            with m.State("LAST"):
+                m.d.comb += reader.data.ready.eq(1)
+                m.next = "END"
             with m.State("END"):
                 m.d.comb += self.ending.eq(1)
                 with m.If(~self.incomplete.any() & ~self.halt):
@@ -235,7 +237,7 @@ class Sequencer(wiring.Component):
     ) -> Signal:
         """The queues of the units. Returns: the instruction's queue has room, one cycle late.
 
-        A queue gets an instruction every six cycles at most, so what was true stays true.
+        A queue gets an instruction every seven cycles at most, so what was true stays true.
         """
         room, rooms = Signal(), Signal(len(UNITS))
         m.d.sync += room.eq(rooms.any())
