@@ -163,11 +163,8 @@ def test_register_accesses_that_are_refused() -> None:
         board.answer = answer
         with pytest.raises(BusError, match=f"read of register offset 0x040 was .* {name}") as read:
             memory.read32(offset)
-        assert (read.value.operation, read.value.address, read.value.resp) == (
-            "read",
-            offset,
-            answer,
-        )
+        error = read.value
+        assert (error.operation, error.address, error.resp) == ("read", offset, answer)
         with pytest.raises(BusError, match=f"write of .* {name}"):
             memory.write32(offset, 1)
     board.silent = True

@@ -97,10 +97,8 @@ def test_a_refused_burst_of_each_port(small: Small) -> None:
         # The start of a burst that holds the line; no burst crosses 4 KiB.
         assert 0 <= line - error.snapshot.error_address < PAGE
         assert line // PAGE == error.snapshot.error_address // PAGE
-        kind = "write" if write else "read"
-        assert f"refused a {kind} of m_axi_{port} at 0x{error.snapshot.error_address:X}" in str(
-            error
-        )
+        words = f"refused a {'write' if write else 'read'} of m_axi_{port} at 0x"
+        assert f"{words}{error.snapshot.error_address:X}" in str(error)
     small.right()
     assert not rig.simulation.violations
 

@@ -131,7 +131,7 @@ def test_matrix_and_front(sound: Case, what: str, tensor: str) -> None:
         machine._accumulators[item.operands["acc_bank"], 1, 3] += np.float32(1e3)
 
     def codes(item: Instruction, machine: Machine) -> None:
-        machine._codes[item.operands["bank"], item.operands["row_first"], 0, 5] ^= 1
+        machine._codes[item.operands["bank"], item.operands["row_first"], 0, :16] ^= 4
 
     for index, change in ((matrix, sums), (front, codes)):
         where = Case(after(index, change)).locate().divergence
