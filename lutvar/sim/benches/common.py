@@ -161,10 +161,10 @@ class Bench:
         assert not self.memory.outstanding, "the program ended before its memory accesses"
 
     async def snapshot(self) -> DeviceSnapshot:
-        words: dict[str, int] = {}
-        for name in ("CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO", "ERROR_ADDRESS_LO",
-                     "ERROR_ADDRESS_HI", *(n for n in BY_NAME if n.startswith("INSTRUCTIONS_"))):
-            words[name] = await self.read(name)  # fmt: skip
+        names = ["CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO"]
+        names += ["ERROR_ADDRESS_LO", "ERROR_ADDRESS_HI"]
+        names += [name for name in BY_NAME if name.startswith("INSTRUCTIONS_")]
+        words = {name: await self.read(name) for name in names}
         return DeviceSnapshot.read(words.__getitem__)
 
     async def expect_error(self, code: DeviceError, limit: int = 20_000) -> int:

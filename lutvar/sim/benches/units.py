@@ -106,7 +106,9 @@ def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instructi
     ]  # fmt: skip
 
 
-def make_units_case(config: AcceleratorConfig, seed: int, rows: int = 2, keys: int = 3) -> UnitsCase:
+def make_units_case(
+    config: AcceleratorConfig, seed: int, rows: int = 2, keys: int = 3
+) -> UnitsCase:
     """A random case; rows from 1 to 3, keys from 1 to 8."""
     rng = np.random.default_rng(seed)
     weight = config.quant_config.weight_format
