@@ -212,6 +212,9 @@ def load_costs(path: Path = DATA) -> list[ArrayCost]:
 
 
 def save_costs(costs: Sequence[ArrayCost], path: Path = DATA) -> None:
+    """Write costs in the order of :func:`cases`, others behind them."""
+    order = [_key(case) for case in cases()]
+    costs = sorted(costs, key=lambda c: order.index(_key(c)) if _key(c) in order else len(order))
     data = {
         "command": COMMAND,
         "unit": "LUT sites and flip-flops for each multiplier lane; synthesised, not placed",
