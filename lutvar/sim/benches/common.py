@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cocotb
 from cocotb.clock import Clock
@@ -17,9 +17,11 @@ from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.device_registers import BY_NAME, DeviceError
 from lutvar.contract.isa import Region
-from lutvar.host.device_status import DeviceSnapshot
 
 from .memory import Memory
+
+if TYPE_CHECKING:
+    from lutvar.host.device_status import DeviceSnapshot
 
 SETTINGS = "LUTVAR_BENCH"  #: environment variable: path of the runner's settings file
 OKAY, SLVERR = 0, 2
@@ -160,7 +162,10 @@ class Bench:
         assert ctrl == 0b1110, f"CTRL is {ctrl:#x} after a program; done, idle and ready expected"
         assert not self.memory.outstanding, "the program ended before its memory accesses"
 
-    async def snapshot(self) -> DeviceSnapshot:
+    async def snapshot(self) -> "DeviceSnapshot":
+        # The package of the driver needs torch, which takes seconds to import.
+        from lutvar.host.device_status import DeviceSnapshot
+
         names = ["CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO"]
         names += ["ERROR_ADDRESS_LO", "ERROR_ADDRESS_HI"]
         names += [name for name in BY_NAME if name.startswith("INSTRUCTIONS_")]
@@ -194,4 +199,3 @@ class Bench:
             await edge
             for name, pin in pins:
                 assert pin.value.is_resolvable, f"{name} is {pin.value}"
-
