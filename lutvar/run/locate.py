@@ -18,16 +18,14 @@ from numpy.typing import NDArray
 from lutvar.compile.compiler import CompiledPass
 from lutvar.compile.footprint import footprint
 from lutvar.compile.interpret import Machine
-from lutvar.compile.model_layout import ModelLayout
 from lutvar.compile.program import Program, totals
-from lutvar.contract.accelerator import BEAT_BYTES
 from lutvar.contract.isa import ALIGN, Instruction, Opcode, Region
 from lutvar.host.device_transformer import DeviceTransformer
 from lutvar.host.errors import HostError
 from lutvar.host.memory_transport import Bytes, as_bytes
 from lutvar.quant.passes import ImageStep
 
-from .locate_tensors import element_of
+from .locate_tensors import element_of, part_of_model
 
 #: What lies in memory before a run where the program writes: nothing old can pass for new.
 _POISON = 0xA5
@@ -132,6 +130,10 @@ def locate(
             low = middle
         else:
             high, found = ends.index(earlier.index), earlier
+    if found is not None and ends[high] != search.cut:
+        # Later instructions may have covered some of what differs.
+        found = search.run(ends[high]) or found
+        runs += 1
     search.restore()
     return Located(search.model_differs(), program, found, runs)
 
@@ -155,6 +157,7 @@ class _Search:
             for region, lines in footprint(item).writes:
                 self.start[region].reshape(-1, ALIGN)[lines] = _POISON
         self.written = self._interpret()
+        self.cut = -1  # of the latest run
 
     def _interpret(self) -> list[tuple[int, Region, NDArray[np.int64], Bytes]]:
         """(instruction, region, lines, contents) of every write, in program order."""
@@ -198,6 +201,7 @@ class _Search:
 
     def run(self, cut: int) -> Divergence | None:
         """Run the program to the instruction `cut` on fresh memory; the first one that differs."""
+        self.cut = cut
         self.device.soft_reset()
         for region, contents in self.start.items():
             self.device.write(region, 0, contents)
@@ -217,20 +221,17 @@ class _Search:
             if i <= cut:
                 expected[region].reshape(-1, ALIGN)[lines] = contents
                 writer[region][lines] = i
-        best: tuple[int, Region, int, int] | None = None
         got = {region: self.device.read(region, 0, m.size) for region, m in expected.items()}
+        wrong: dict[int, list[tuple[Region, int]]] = {}
         for region, contents in expected.items():
-            wrong = np.flatnonzero(got[region] != contents)
-            writers = writer[region][wrong // ALIGN]
-            for i in np.unique(writers):
+            for at in np.flatnonzero(got[region] != contents).tolist():
+                owner = int(writer[region][at // ALIGN])
                 # A write where none belongs counts for the last instruction that ran.
-                owner = cut if i < 0 else int(i)
-                if best is None or owner < best[0]:
-                    own = wrong[writers == i]
-                    best = owner, region, int(own[0]), own.size
-        if best is None:
+                wrong.setdefault(cut if owner < 0 else owner, []).append((region, at))
+        if not wrong:
             return None
-        index, region, at, count = best
+        index = min(wrong)
+        (region, at), count = wrong[index][0], len(wrong[index])
         item = self.program.instructions[index]
         what = element_of(item, self.program.notes[index], self.compiled.plan, region, at)
         size = ALIGN * sum(lines.size for _, lines in footprint(item).writes)
@@ -299,26 +300,3 @@ def beginning(program: Program, cut: int) -> Program:
         (*body, Instruction(Opcode.END, {}, tuple(ends))),
         program.accelerator_hash, program.model_hash,
     )  # fmt: skip
-
-
-def part_of_model(layout: ModelLayout, offset: int) -> str:
-    """What lies at an offset in region MODEL, for people."""
-    for layer in layout.layers:
-        for tile in layer.tiles:
-            inside = offset - tile.offset
-            if not 0 <= inside < layer.panel_bytes(tile):
-                continue
-            beat = inside // BEAT_BYTES - tile.first_beats
-            group, beats = 0, tile.first_beats
-            if beat >= 0:
-                group, beats = 1 + beat // tile.beats, tile.beats
-            block = (beat % beats if group else beat + beats) // (beats // tile.blocks)
-            output = tile.first + block * 32
-            return f"{layer.name}, group {group}, outputs {output} to {output + 31}"
-    if offset >= layout.class_base:
-        index = (offset - layout.class_base) // layout.class_stride
-        if index < len(layout.labels):
-            return f"AdaLN vectors of class {layout.labels[index]}"
-    elif offset >= layout.kappa_base:
-        return f"kappa of block {(offset - layout.kappa_base) // layout.vector_bytes}"
-    return "unused"

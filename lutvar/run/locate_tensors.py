@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a byte in memory to the element of a tensor that an instruction has put there."""
+"""From a byte in memory to the element that an instruction has put there, or part of the model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from lutvar.compile.memory_plan import MemoryPlan
+from lutvar.compile.model_layout import ModelLayout
 from lutvar.compile.program import Note
-from lutvar.contract.accelerator import HEAD_DIM
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
 from lutvar.contract.memory import RECORD_BYTES
@@ -85,3 +86,26 @@ def _inside(
     own, start = split_address(address)
     row, byte = divmod(offset - start, stride)
     return (row, byte) if own == region and 0 <= row < rows and byte < size else None
+
+
+def part_of_model(layout: ModelLayout, offset: int) -> str:
+    """What lies at an offset in region MODEL, for people."""
+    for layer in layout.layers:
+        for tile in layer.tiles:
+            inside = offset - tile.offset
+            if not 0 <= inside < layer.panel_bytes(tile):
+                continue
+            beat = inside // BEAT_BYTES - tile.first_beats
+            group, beats = 0, tile.first_beats
+            if beat >= 0:
+                group, beats = 1 + beat // tile.beats, tile.beats
+            block = (beat % beats if group else beat + beats) // (beats // tile.blocks)
+            output = tile.first + block * 32
+            return f"{layer.name}, group {group}, outputs {output} to {output + 31}"
+    if offset >= layout.class_base:
+        index = (offset - layout.class_base) // layout.class_stride
+        if index < len(layout.labels):
+            return f"AdaLN vectors of class {layout.labels[index]}"
+    elif offset >= layout.kappa_base:
+        return f"kappa of block {(offset - layout.kappa_base) // layout.vector_bytes}"
+    return "unused"

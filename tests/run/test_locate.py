@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +23,8 @@ from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.passes import ImageStep
 from lutvar.run import demo
 from lutvar.run.comparing import Comparison
-from lutvar.run.locate import Located, beginning, locate, part_of_model
+from lutvar.run.locate import Located, beginning, locate
+from lutvar.run.locate_tensors import part_of_model
 
 FIRST = [(0, 1, 0, 1), (1, 2, 0, 1)]
 SECOND = [(0, 1, 1, 4), (1, 2, 1, 4)]
@@ -58,7 +60,7 @@ class Case:
 
 def after(index: int, change: Callable[[Instruction, Machine], None]) -> Any:
     """A fault after the instruction that has the operands of instruction `index` of the pass."""
-    target = Case().program.instructions[index]
+    target = pristine().program.instructions[index]
 
     def fault(item: Instruction, machine: Machine) -> None:
         if item.opcode == target.opcode and item.operands == target.operands:
@@ -67,9 +69,14 @@ def after(index: int, change: Callable[[Instruction, Machine], None]) -> Any:
     return fault
 
 
-@pytest.fixture(scope="module")
-def sound() -> Case:
+@cache
+def pristine() -> Case:
     return Case()
+
+
+@pytest.fixture
+def sound() -> Case:
+    return pristine()
 
 
 def test_nothing_differs(sound: Case) -> None:
