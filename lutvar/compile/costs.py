@@ -15,6 +15,7 @@ from lutvar.contract.accelerator import BEAT_BYTES, LANES, WEIGHT_BLOCK, Acceler
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp
 from lutvar.contract.memory import BIAS_BEATS, block_beats
+from lutvar.hw.links import drain_latency
 
 #: Memory ports, each 64 bytes a cycle.
 PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "attend_write")
@@ -31,7 +32,8 @@ class UnitTimes:
         matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
         front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
         post_issue: POST, between instructions.
-        post_tail: from the first column drained to the first result, and at the end.
+        post_tail: from the last block's first value to the last write, without its rows.
+        post_records: more of it when records are made.
         attend_least: ATTEND, least cycles of a block of n query rows beyond ``4 n``.
         attend_tail: from the last key of a block to its results, without the keys' second pass.
     """
@@ -44,7 +46,8 @@ class UnitTimes:
     front_tail: int = 95
     front_statistics: int = 136
     post_issue: int = 4
-    post_tail: int = 220
+    post_tail: int = 175
+    post_records: int = 38
     attend_least: int = 12
     attend_tail: int = 120
 
@@ -135,7 +138,9 @@ class CostModel:
             written //= 2
         elif op == PostOp.QKV:
             written = rows * columns  # a record of 64 bytes for 64 columns
-        tail = t.post_tail + 2 * self.config.row_groups + t.memory
+        # The last block counts whole in what is occupied; few rows leave it sooner.
+        tail = t.post_tail + drain_latency(self.config) + 8 * rows - GROUP + t.memory
+        tail += t.post_records if op == PostOp.QKV else 0
         traffic = (("post_read", read), ("post_write", written))
         return Cost(t.post_issue + blocks * block, tail, traffic)
 

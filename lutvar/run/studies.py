@@ -8,10 +8,10 @@ model on the way, so a variant that computes something else is found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lutvar.compile.costs import CostModel
+from lutvar.compile.costs import CostModel, unit_times
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.estimate.simulate import Simulation, simulate
 from lutvar.host.device_transformer import PassReport
@@ -136,8 +136,10 @@ def _config(config: AcceleratorConfig, pipelined: bool) -> AcceleratorConfig:
     )
 
 
-def _model(report: PassReport, config: AcceleratorConfig) -> Simulation:
-    return simulate(report.compiled.program, CostModel(config))
+def _model(report: PassReport, config: AcceleratorConfig, timing: MemoryTiming) -> Simulation:
+    """The cycle model with the mean latency of the simulated memory."""
+    times = replace(unit_times(config), memory=sum(timing.latency) // 2)
+    return simulate(report.compiled.program, CostModel(config, times))
 
 
 def _outcome(
@@ -150,7 +152,7 @@ def _outcome(
             if all(s.position >= start for s in r.steps)]  # fmt: skip
     return Outcome(
         variant, total("all", passes), total("last two scales", last or passes),
-        comparison.mismatches, sum(_model(r, config).cycles for r in reports),
+        comparison.mismatches, sum(_model(r, config, variant.timing).cycles for r in reports),
     )  # fmt: skip
 
 
