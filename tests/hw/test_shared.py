@@ -167,7 +167,7 @@ endmodule
 
 def test_text_is_the_same_in_every_process():
     code = (
-        "from test_matrix_shared import Row\n"
+        "from test_shared import Row\n"
         "from lutvar.hw.shared import export_verilog\n"
         "import sys; sys.stdout.write(export_verilog(Row(), 'lutvar_row'))"
     )
