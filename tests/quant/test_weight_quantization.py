@@ -271,9 +271,9 @@ def test_another_preset_version_or_format_is_refused(
         QuantizedModel.load(saved, other)
     bad = tmp_path / "bad.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr("lutvar.quant.ptq.files.VERSION", 0x0002_0000)
+        patch.setattr("lutvar.quant.ptq.files.VERSION", 0x0003_0000)
         quantize_model(Layers(), load_quant(saved.stem)).save(bad)
-    with pytest.raises(QuantizedFileError, match="contract version 0x00020000"):
+    with pytest.raises(QuantizedFileError, match="contract version 0x00030000"):
         QuantizedModel.load(bad)
     changed = {name: get_format("INT8") for name in ("E2M1", "E2M3")}
     with monkeypatch.context() as patch:
