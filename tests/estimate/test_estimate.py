@@ -18,6 +18,7 @@ from lutvar.estimate.model import Estimator
 from lutvar.estimate.plans import plan
 from lutvar.estimate.resources import resources
 from lutvar.estimate.simulate import simulate
+from lutvar.hw.rows.dot_form import looked_at
 from lutvar.quant.shape import TransformerShape
 
 SMALL = accelerator()
@@ -28,7 +29,7 @@ def test_constants_are_those_of_the_matrix_unit(name: str) -> None:
     from lutvar.hw.rows.unit import MatrixUnit
 
     config = load_accelerator(name)
-    unit, times = MatrixUnit(config), unit_times(config)
+    unit, times = looked_at(MatrixUnit(config)), unit_times(config)
     assert abs(unit.fill - times.fill) <= 4
     assert abs(unit.operand_cycles - times.operand) <= 24
     assert abs(unit.start_cycles - times.matrix_start) <= 24
@@ -39,7 +40,7 @@ def test_constants_are_those_of_the_attend_unit() -> None:
     from lutvar.hw.attention.unit import AttendUnit
 
     config = accelerator("vck190-fp4", attention_rows=12)
-    unit, costs = AttendUnit(config), CostModel(config)
+    unit, costs = looked_at(AttendUnit(config)), CostModel(config)
     for rows, keys in ((12, 680), (12, 1), (5, 30)):
         operands = {"rows": rows, "heads": 1, "keys": keys}
         found = costs.of(Opcode.ATTEND, operands).occupied
