@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lutvar.contract.accelerator import ROW_GROUP
+from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Opcode, PostOp, Region, address
+from lutvar.contract.memory import RECORD_BYTES
 
 from .hazards import Access, Cells
 from .memory_plan import MemoryPlan
@@ -76,7 +77,7 @@ class Emitter:
         count = {s: len(layout.layer(0, s).tiles) for s in ("qkv", "proj", "fc1", HEAD)}
         self.x = Cells(n, count["proj"])
         self.q = Cells(n, count["qkv"])
-        self.o = Cells(n, 1)
+        self.o = Cells(n, shape.heads)
         self.h = Cells(n, count["fc1"])
         self.records = [Cells(n, count["qkv"]) for _ in range(shape.depth)]
         self.logits = [Cells(s.tokens, count[HEAD]) for s in self.rows.steps]
@@ -304,28 +305,36 @@ class Emitter:
 
     # ATTEND ----------------------------------------------------------------------------------
     def attend(self, block: int, seq: TokenRows, part: Rows) -> Iterator[Draft]:
-        """Attention of some rows of a sequence, whose records must all be written before."""
-        plan, share = self.plan, self.config.attention_rows
-        cycles = self.shape.heads * max(seq.keys, 40)
-        chunk = max(1, round(4 * CHUNK_CYCLES / cycles)) * share
+        """Attention of some rows of a sequence, whose records must all be written before.
+
+        Split by heads: the unit reads keys and values of a head once for all rows.
+        """
+        plan, total = self.plan, self.shape.heads
+        blocks = -(-part.count // self.config.attention_rows)
+        cycles = blocks * max(seq.keys + self.config.attention_rows, 40)
+        chunk = max(1, round(4 * CHUNK_CYCLES / cycles))
         op = Operation(part.tile, block, "attention")
-        for start in range(0, part.count, chunk):
-            rows = Rows(part.tile, part.first + start, min(chunk, part.count - start))
-            span = slice(rows.first, rows.first + rows.count)
-            everything = slice(seq.first, seq.first + seq.tokens)
+        span = slice(part.first, part.first + part.count)
+        everything = slice(seq.first, seq.first + seq.tokens)
+        for head in range(0, total, chunk):
+            heads = min(chunk, total - head)
             yield Draft(
                 Opcode.ATTEND,
                 {
-                    "rows": rows.count, "heads": self.shape.heads, "keys": seq.keys,
-                    "query": plan.q(rows.first), "query_stride": plan.q_stride,
-                    "keys_address": plan.keys(seq.slot, seq.conditional, block, 0),
-                    "values_address": plan.values(seq.slot, seq.conditional, block, 0),
+                    "rows": part.count, "heads": heads, "keys": seq.keys,
+                    "query": plan.q(part.first) + head * RECORD_BYTES,
+                    "query_stride": plan.q_stride,
+                    "keys_address": plan.keys(seq.slot, seq.conditional, block, 0)
+                    + head * plan.head_stride,
+                    "values_address": plan.values(seq.slot, seq.conditional, block, 0)
+                    + head * plan.head_stride,
                     "head_stride": plan.head_stride,
-                    "output": plan.o(rows.first), "output_stride": plan.o_stride,
+                    "output": plan.o(part.first) + head * 2 * HEAD_DIM,
+                    "output_stride": plan.o_stride,
                 },
-                op, rows,
+                op, part,
                 [Access(self.q, (span,)), Access(self.records[block], (everything,))],
-                [Access(self.o, (span,))],
+                [Access(self.o, (span, slice(head, head + heads)))],
             )  # fmt: skip
 
 
