@@ -11,12 +11,19 @@ import click
 from .common import command, emit, json_option, note
 
 MODELS = ("d16", "d20", "d24", "d30", "d36-s")
-TABLE_CONFIGS = ("vck190-fp4", "vck190-fp6")
-TABLE_BATCHES = (1, 2, 4, 8)
+#: A board's name stands for all its configurations.
+BOARDS = {"vck190": ("vck190-fp4", "vck190-fp6")}
+#: Schedules of a table, with images in a pass (staggered: at each scale).
+PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1), ("stagger", 4))
 
 
 @command("estimate")
-@click.option("--config", default="vck190-fp4", metavar="NAME|FILE", help="Accelerator size.")
+@click.option(
+    "--config",
+    default="vck190-fp4",
+    metavar="NAME|FILE",
+    help="Accelerator size; or a board, vck190: a table of all its sizes and schedules.",
+)
 @click.option(
     "--model",
     default="d30",
@@ -63,16 +70,13 @@ def estimate(
         base = load_accelerator(name)
         return _changed(base, changes) if changes else base
 
-    if as_table:
+    if as_table or config in BOARDS:
         results = []
-        for name in TABLE_CONFIGS:
-            for size in MODELS:
+        for name in BOARDS.get(config, BOARDS["vck190"] if as_table else ()):
+            for size in MODELS if as_table else (model,):
                 note(f"modelling {size} on {name}")
                 estimator = Estimator(load(name), _shape(size), size, clock=clock, full=full)
-                plans: Sequence[tuple[str, int]] = [
-                    *(("single" if n == 1 else "batch", n) for n in TABLE_BATCHES), ("stagger", 1)
-                ]  # fmt: skip
-                results += [estimator.estimate(s, n, not no_guidance) for s, n in plans]
+                results += [estimator.estimate(s, n, not no_guidance) for s, n in PLANS]
         emit(as_json, [r.as_dict() for r in results], table_text(results))
         return
     hardware = load(config)

@@ -10,7 +10,7 @@ import click
 
 from .common import accelerator_option, command, emit, model_option, note, out_option
 
-STUDIES = ("ablation", "sharing", "memory")
+STUDIES = ("ablation", "sharing", "memory", "agreement")
 
 
 @command("study")
@@ -23,9 +23,11 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     """Simulate variants of one workload and compare their cycles; all STUDIES by default.
 
     ablation: each pipeline level on and off. sharing: images together and staggered. memory:
-    latency and stalls. Every run is compared with the golden model; exit code 1 when one differs.
-    Each also shows what the cycle model says.
+    latency and stalls. agreement: the cycle model against simulation, for several models and
+    accelerators of its own. Every run is compared with the golden model; exit code 1 when one
+    differs.
     """
+    from lutvar.run.agreement import agreement_table, run_agreement
     from lutvar.run.document import Heading, Paragraph, Table, to_markdown
     from lutvar.run.session import quantize
     from lutvar.run.studies import (
@@ -34,7 +36,6 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
         SHARING,
         ablation_table,
         memory_table,
-        model_table,
         run_variants,
         sharing_table,
     )
@@ -48,23 +49,24 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     name = f"{quantized.config.name}, model {quantized.loaded.info.name}"
     blocks: list[Heading | Paragraph | Table] = []
     data: dict[str, object] = {"accelerator": quantized.config.model_dump(), "model": model}
-    wrong, modelled = 0, []
-    for key in studies or STUDIES:
-        title, variants, make = tables[key]
-        outcomes = run_variants(quantized, variants, out.parent / "study", say=note)
-        made = make(outcomes)
-        blocks += [
-            Heading(title, 3),
-            Paragraph(f"Simulated: {name}. `lutvar study {key} --config {config}`"),
-            made,
-        ]
+    wrong, folder = 0, out.parent / "study"
+
+    def add(key: str, title: str, what: str, made: Table) -> None:
+        blocks.extend([Heading(title, 3), Paragraph(what), made])
         data[key] = [dict(zip(made.head, row, strict=True)) for row in made.rows]
+
+    for key in studies or STUDIES:
+        if key == "agreement":
+            pairs = run_agreement(folder, say=note)
+            add(key, "Cycle model", "Simulated and modelled: `lutvar study agreement`",
+                agreement_table(pairs))  # fmt: skip
+            wrong += sum(p.mismatches for p in pairs)
+            continue
+        title, variants, make = tables[key]
+        outcomes = run_variants(quantized, variants, folder, say=note)
+        add(key, title, f"Simulated: {name}. `lutvar study {key} --config {config}`",
+            make(outcomes))  # fmt: skip
         wrong += sum(o.mismatches for o in outcomes)
-        modelled += [(f"{name}: {o.variant.name}", o) for o in outcomes
-                     if o.variant.pipelined and not o.variant.serial]  # fmt: skip
-    agreement = model_table(modelled)
-    blocks += [Heading("Cycle model", 3), agreement]
-    data["model"] = [dict(zip(agreement.head, row, strict=True)) for row in agreement.rows]
     data["different"] = wrong
     out.parent.mkdir(parents=True, exist_ok=True)
     page = to_markdown(blocks)

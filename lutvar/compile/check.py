@@ -65,8 +65,14 @@ class _Checker:
         touched = footprint(item)
         self._limits(where, item, touched)
         accesses = self._accesses(touched)
+        own = unit if item.operands.get("more") else None
         for what, shared, cells, write in accesses:
-            self._ordered(f"{where} {'writes' if write else 'reads'} {what}", shared, cells, known,
+            after = known
+            if shared is self.accumulators and own is not None:
+                # Sums that go on: MATRIX keeps its own order of passes over an accumulator.
+                after = known.copy()
+                after[own] = self.clocks.count(own) - 1
+            self._ordered(f"{where} {'writes' if write else 'reads'} {what}", shared, cells, after,
                           write)  # fmt: skip
         for region, lines in touched.reads:
             if region not in _GIVEN and not self.memory[region].written[:, lines].any(axis=0).all():
@@ -126,6 +132,12 @@ class _Checker:
                     f"{sorted(set(held.tolist()))}"
                 )
         if item.opcode == Opcode.MATRIX:
+            if o["more"] and self.accumulated[o["acc_bank"]] != (o["blocks"], o["rows"]):
+                blocks, rows = self.accumulated[o["acc_bank"]]
+                raise OrderError(
+                    f"{where} goes on with {o['blocks']} blocks of 32 and {o['rows']} rows; bank "
+                    f"{o['acc_bank']} holds {blocks} and {rows}"
+                )
             self.accumulated[o["acc_bank"]] = (o["blocks"], o["rows"])
         elif item.opcode == Opcode.POST:
             blocks, rows = self.accumulated[o["acc_bank"]]
@@ -206,7 +218,8 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
             continue
         o = item.operands
         for group in range(o["groups"]):
-            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, not group), 1 + o["dual"])
+            biased = not group and not o["more"]
+            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, biased), 1 + o["dual"])
             if at >= len(panels) or panels[at] != want:
                 found = panels[at] if at < len(panels) else "nothing"
                 raise OrderError(

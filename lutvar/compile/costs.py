@@ -92,7 +92,7 @@ class CostModel:
             beats = o["beats"] * o["panels"] * o["repeat"]
             return Cost(beats, self.times.memory, (("weights", beats * BEAT_BYTES),))
         if opcode == Opcode.MATRIX:
-            return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
+            return self._matrix_cost(o["groups"], o["blocks"], o["dual"], o.get("more", 0))
         if opcode == Opcode.FRONT:
             return self._front_cost(o["rows"], o["groups"], o["norm"])
         if opcode == Opcode.POST:
@@ -104,7 +104,7 @@ class CostModel:
     def instruction(self, instruction: Instruction) -> Cost:
         return self.of(instruction.opcode, instruction.operands)
 
-    def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
+    def _matrix(self, groups: int, blocks: int, dual: int, more: int) -> Cost:
         t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
         outputs = blocks * WEIGHT_BLOCK
         # The unit takes a beat a cycle: 33 beats (49 at 6 bits) are 32 vectors.
@@ -112,7 +112,7 @@ class CostModel:
         if not self.config.pipelined:
             vectors = outputs * t.matrix_tail
         cycles = groups * passes * (max(vectors, t.operand) + t.fill - 1)
-        cycles += passes * blocks * BIAS_BEATS
+        cycles += 0 if more else passes * blocks * BIAS_BEATS
         tail = t.matrix_start + t.matrix_tail
         return Cost(cycles, tail, (), groups * passes * outputs)
 

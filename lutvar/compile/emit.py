@@ -8,13 +8,14 @@ Banks are given out in turn, so all units but ATTEND see operations in one order
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, LANES, ROW_GROUP
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Opcode, PostOp, Region, address
 from lutvar.contract.memory import RECORD_BYTES
@@ -27,6 +28,14 @@ from .steps import PassRows, Rows, TokenRows
 #: A FRONT or ATTEND instruction of more than this many cycles is split, so that others can follow.
 CHUNK_CYCLES = 4096
 ONE = 0x3C00  #: 1.0 as FP16
+
+
+class InputSlice(NamedTuple):
+    """Groups of 128 inputs of a layer that are multiplied at a time."""
+
+    first: int
+    groups: int
+    last: bool
 
 
 class Operation(NamedTuple):
@@ -50,6 +59,8 @@ class Draft:
     rows: Rows
     reads: list[Access] = field(default_factory=list)
     writes: list[Access] = field(default_factory=list)
+    #: Written too, but in an order that the unit itself keeps.
+    extends: list[Access] = field(default_factory=list)
 
 
 def float32_pattern(value: float) -> int:
@@ -84,12 +95,6 @@ class Emitter:
         self.banks = Cells(self.config.act_banks, self.config.rows)
         self.accumulators = Cells(self.config.acc_banks)
         self._bank, self._accumulator = -1, -1
-        width = max(1, shape.width // 16)
-        self._front_rows = {
-            "norm": self._chunk(CHUNK_CYCLES / width),
-            "o": self._chunk(CHUNK_CYCLES / width),
-            "h": self._chunk(CHUNK_CYCLES / max(1, shape.hidden // 16)),
-        }
 
     @staticmethod
     def _chunk(rows: float) -> int:
@@ -102,24 +107,35 @@ class Emitter:
         cells = {"qkv": self.x, "proj": self.o, "fc1": self.x, "fc2": self.h, HEAD: self.x}
         return Access(cells[op.site], (slice(own.first, own.first + own.count),))
 
-    def front(self, op: Operation) -> Iterator[Draft]:
-        """Fill the next activation bank."""
+    def slices(self, op: Operation) -> list[InputSlice]:
+        """The layer's inputs in parts that fit an activation bank, as equal as can be.
+
+        Rows that are normalised come whole: the bank holds any width of the model.
+        """
+        groups = self.layout.layer(op.block, op.site).groups
+        count = -(-groups // self.config.bank_groups)
+        edges = [groups * i // count for i in range(count + 1)]
+        return [InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges)]
+
+    def front(self, op: Operation, part: InputSlice) -> Iterator[Draft]:
+        """Fill the next activation bank with a part of the inputs."""
         self._bank = (self._bank + 1) % self.config.act_banks
         layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         norm = op.site in ("qkv", "fc1", HEAD)
         runs = list(self.rows.runs(op.tile)) if norm else [(0, own)]
-        chunk = self._front_rows["norm" if norm else "o" if op.site == "proj" else "h"]
+        chunk = self._chunk(CHUNK_CYCLES / (part.groups * GROUP // LANES))
         source = self.inputs(op).cells
         for label, run in runs:
             for rows in self._chunks(run, chunk):
                 span = slice(rows.first, rows.first + rows.count)
                 inside = rows.first - own.first
                 at, stride, scale, shift = self._row_source(op, rows, label)
+                at += part.first * GROUP * 2  # FP16: rows with norm are whole
                 yield Draft(
                     Opcode.FRONT,
                     {
                         "address": at, "stride": stride, "rows": rows.count, "row_first": inside,
-                        "bank": self._bank, "groups": layer.groups, "norm": int(norm),
+                        "bank": self._bank, "groups": part.groups, "norm": int(norm),
                         "rotate": int(layer.rotate), "dual": int(layer.dual),
                         "scale": scale, "shift": shift,
                         "inverse_width": self.inverse if norm else 0,
@@ -162,14 +178,23 @@ class Emitter:
         return at, plan.x_stride, scale, shift
 
     # MATRIX ----------------------------------------------------------------------------------
-    def matrix(self, op: Operation, tile: WeightTile) -> tuple[list[Draft], Draft]:
-        """Fetch one tile of weights, and multiply the current bank with it."""
+    def accumulator(self) -> int:
+        """The next accumulator bank."""
         self._accumulator = (self._accumulator + 1) % self.config.acc_banks
+        return self._accumulator
+
+    def matrix(
+        self, op: Operation, part: InputSlice, tile: WeightTile, accumulator: int
+    ) -> tuple[list[Draft], Draft]:
+        """Fetch the weights of a part of the inputs and a tile of outputs; multiply them."""
         layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         index = len(self.layout.layers) - 1 if op.site == HEAD else self._index(op)
-        parts = [(tile.offset, tile.first_beats, 1)]
-        if layer.groups > 1:
-            parts.append((tile.offset + tile.first_beats * 64, tile.beats, layer.groups - 1))
+        # Panels with biases (group 0 only) are longer, so they have an instruction of their own.
+        others = tile.offset + tile.first_beats * BEAT_BYTES
+        at = others + (part.first - 1) * tile.beats * BEAT_BYTES
+        parts = [(at, tile.beats, part.groups)]
+        if part.first == 0:
+            parts = [(tile.offset, tile.first_beats, 1), (others, tile.beats, part.groups - 1)]
         fetches = [
             Draft(
                 Opcode.FETCH,
@@ -180,25 +205,30 @@ class Emitter:
                 op, own,
             )
             for offset, beats, panels in parts
+            if panels
         ]  # fmt: skip
         matrix = Draft(
             Opcode.MATRIX,
             {
-                "bank": self._bank, "acc_bank": self._accumulator, "groups": layer.groups,
+                "bank": self._bank, "acc_bank": accumulator, "groups": part.groups,
                 "blocks": tile.blocks, "dual": int(layer.dual),
-                "exponent": self.exponents[index], "rows": own.count,
+                "exponent": self.exponents[index], "rows": own.count, "more": int(part.first > 0),
             },
             op, own,
             [Access(self.banks, (self._bank, slice(0, own.count)))],
-            [Access(self.accumulators, (self._accumulator,))],
         )  # fmt: skip
+        # Sums that go on follow in the unit's own order: nothing to wait for.
+        sums = matrix.extends if part.first else matrix.writes
+        sums.append(Access(self.accumulators, (accumulator,)))
         return fetches, matrix
 
     def _index(self, op: Operation) -> int:
         return op.block * 4 + ("qkv", "proj", "fc1", "fc2").index(op.site)
 
     # POST ------------------------------------------------------------------------------------
-    def post(self, op: Operation, tile: WeightTile, number: int) -> Iterator[Draft]:
+    def post(
+        self, op: Operation, tile: WeightTile, number: int, accumulator: int
+    ) -> Iterator[Draft]:
         """Send the results of one tile of weights on, 16 rows at a time."""
         parts: list[tuple[int, TokenRows | None, Rows]]
         if op.site in ("qkv", HEAD):
@@ -209,7 +239,7 @@ class Emitter:
             parts = [(label, None, rows) for label, rows in self.rows.runs(op.tile)]
         for label, seq, part in parts:
             for group, inside, rows in self.rows.groups(part):
-                draft = self._post_draft(op, tile, rows)
+                draft = self._post_draft(op, tile, rows, accumulator)
                 draft.operands |= {"row_group": group, "row_first": inside}
                 if op.site == "qkv":
                     assert seq is not None
@@ -228,13 +258,15 @@ class Emitter:
                     self._to_residual(draft, tile, number, label, rows)
                 yield draft
 
-    def _post_draft(self, op: Operation, tile: WeightTile, rows: Rows) -> Draft:
+    def _post_draft(
+        self, op: Operation, tile: WeightTile, rows: Rows, accumulator: int
+    ) -> Draft:
         operands = {
-            "acc_bank": self._accumulator, "rows": rows.count, "blocks": tile.outputs // GROUP,
+            "acc_bank": accumulator, "rows": rows.count, "blocks": tile.outputs // GROUP,
             "vector": 0, "scalar": ONE, "input": 0, "input_stride": 0, "vector_address": 0,
             "heads": 0, "block_first": 0, "keys": 0, "values": 0, "head_stride": 0,
         }  # fmt: skip
-        reads = [Access(self.accumulators, (self._accumulator,))]
+        reads = [Access(self.accumulators, (accumulator,))]
         return Draft(Opcode.POST, operands, op, rows, reads)
 
     @staticmethod

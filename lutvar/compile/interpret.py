@@ -143,22 +143,24 @@ class Machine:
         for group in range(o["groups"]):
             panel, twice = self._panels.popleft()
             assert twice == bool(o["dual"]), "weights are not for this instruction"
-            parts.append(unpack_panel(panel, outputs, self.quant.code_bits, group == 0))
-        bias = parts[0][2]
+            biased = group == 0 and not o["more"]
+            parts.append(unpack_panel(panel, outputs, self.quant.code_bits, biased))
+        into = o["acc_bank"], slice(0, rows), slice(0, outputs)
+        start = self._accumulators[into].copy() if o["more"] else parts[0][2]
         fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
-        assert bias is not None and fmt is not None
+        assert start is not None and fmt is not None
         layer = QuantizedLinear(
             LinearSite(0, "qkv"),
             np.concatenate([codes for codes, _, _ in parts], axis=1),
             np.stack([scales for _, scales, _ in parts], axis=1),
-            o["exponent"], bias, self.quant.weight_format, fmt, False, self.quant.ties,
+            o["exponent"], np.zeros(outputs, np.float32), self.quant.weight_format, fmt, False,
+            self.quant.ties,
         )  # fmt: skip
         at = bank, slice(0, rows), slice(0, o["groups"])
         codes = ActivationCodes(
             self._codes[at].reshape(rows, -1), self._scale[at].copy(), self._negative[at].copy()
         )
-        y, _ = GoldenLinear(layer).multiply(codes)
-        self._accumulators[o["acc_bank"], :rows, :outputs] = y
+        self._accumulators[into], _ = GoldenLinear(layer).multiply(codes, start=start)
 
     def _post(self, o: Operands) -> None:
         rows, columns = o["rows"], o["blocks"] * GROUP

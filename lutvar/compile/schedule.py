@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lutvar.contract.isa import UNITS, Opcode, Unit
+from lutvar.hw.links import WORDS
 
 from .costs import CostModel
-from .emit import Draft, Emitter, Operation, sequences_in
+from .emit import Draft, Emitter, InputSlice, Operation, sequences_in
 from .hazards import Counts, needed, record
-from .model_layout import HEAD, SITES
+from .model_layout import HEAD, SITES, WeightTile
 from .steps import PassRows
 
 _UNIT = {
@@ -73,7 +74,7 @@ class Timeline:
         start = max(self.free[unit], self.ready(need))
         item = Scheduled(draft, need, start)
         self.items[unit].append(item)
-        record(unit, len(self.items[unit]), draft.reads, draft.writes)
+        record(unit, len(self.items[unit]), draft.reads, [*draft.writes, *draft.extends])
         self.free[unit] = start + cost.occupied
         self.done[unit].append(max(self.done[unit][-1], start + cost.occupied + cost.tail))
         return item
@@ -158,7 +159,8 @@ class Scheduler:
             rows = self.rows.tile(tile).count
             tail = self.costs.times.front_tail + self.costs.times.memory
             norm = rows * shape.width // 16 + tail
-            hidden = rows * shape.hidden // 16 + tail
+            part = self.emitter.slices(Operation(tile, 0, "fc2"))[0]
+            hidden = rows * part.groups * WORDS + tail
             times.append({"qkv": norm, "proj": norm, "fc1": norm, "fc2": hidden, HEAD: norm})
         return times
 
@@ -184,21 +186,38 @@ class Scheduler:
 
     # Commitment ------------------------------------------------------------------------------
     def _commit(self, op: Operation) -> None:
-        emitter, line = self.emitter, self.timeline
-        for draft in emitter.front(op):
-            line.add(draft)
-        for number, tile in enumerate(emitter.layout.layer(op.block, op.site).tiles):
-            fetches, matrix = emitter.matrix(op, tile)
-            line.add(matrix)
-            for fetch in fetches:
-                line.add(fetch)
-            for draft in emitter.post(op, tile, number):
-                line.add(draft)
+        emitter = self.emitter
+        parts = emitter.slices(op)
+        tiles = list(enumerate(emitter.layout.layer(op.block, op.site).tiles))
+        # Sums of a layer in parts stay in their banks until the last part.
+        share = len(tiles) if len(parts) == 1 else emitter.config.acc_banks
+        for first in range(0, len(tiles), share):
+            self._multiply(op, parts, tiles[first : first + share])
         self._next[op.tile] += 1
         self._ready[op.tile] = None
         if op.site == "qkv":
             self._qkv_done[op.tile] = op.block + 1
             self._attend(op.block, op.tile)
+
+    def _multiply(
+        self, op: Operation, parts: list[InputSlice], tiles: list[tuple[int, WeightTile]]
+    ) -> None:
+        """All parts of the inputs through some tiles of outputs."""
+        emitter, line = self.emitter, self.timeline
+        banks: dict[int, int] = {}
+        for part in parts:
+            for draft in emitter.front(op, part):
+                line.add(draft)
+            for number, tile in tiles:
+                if part.first == 0:
+                    banks[number] = emitter.accumulator()
+                fetches, matrix = emitter.matrix(op, part, tile, banks[number])
+                line.add(matrix)
+                for fetch in fetches:
+                    line.add(fetch)
+                if part.last:
+                    for draft in emitter.post(op, tile, number, banks[number]):
+                        line.add(draft)
 
     def _attend(self, block: int, changed: int) -> None:
         """Attention of all tiles whose sequences are complete now."""

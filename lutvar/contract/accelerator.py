@@ -36,7 +36,7 @@ class AcceleratorConfig(_Strict):
         default="table", description="product tables, or distributed arithmetic in LUTRAM"
     )
     act_banks: int = Field(default=4, ge=2, le=8, description="banks of activation codes")
-    bank_groups: int = Field(ge=1, le=128, description="groups of 128 in a bank: largest K / 128")
+    bank_groups: int = Field(ge=1, le=128, description="groups of 128 in a bank")
     acc_banks: int = Field(default=2, ge=2, le=8, description="banks of accumulators")
     acc_depth: int = Field(ge=128, le=8192, description="outputs in a bank of accumulators")
     max_width: int = Field(ge=128, le=2304, description="largest model width C")
@@ -59,10 +59,10 @@ class AcceleratorConfig(_Strict):
             raise ValueError(f"rows is {self.rows}; it must be a multiple of {ROW_GROUP}")
         if self.max_width % GROUP:
             raise ValueError(f"max_width is {self.max_width}; it must be a multiple of {GROUP}")
-        if self.bank_groups * GROUP < 4 * self.max_width:
+        if self.bank_groups * GROUP < self.max_width:
             raise ValueError(
-                f"bank_groups {self.bank_groups} holds {self.bank_groups * GROUP} inputs; a hidden "
-                f"layer of max_width {self.max_width} has {4 * self.max_width}"
+                f"bank_groups {self.bank_groups} holds {self.bank_groups * GROUP} inputs; a row of "
+                f"max_width {self.max_width} is normalised as a whole and must fit"
             )
         return self
 

@@ -141,6 +141,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("dual", 1, "two passes for each group, negative half first"),
         _F("exponent", 6, "SCALE_EXP e of the layer", signed=True),
         _F("rows", 10, "rows of the tile that hold data"),
+        _F("more", 1, "sums go on from what the accumulators hold; no panel has biases"),
     ]),
     Opcode.POST: _place(PAYLOAD_LOW, [
         _F("acc_bank", 3, "accumulator bank to drain"),

@@ -117,6 +117,21 @@ class Estimate:
         return sum(p.issue * p.useful for p in self.passes) / self.cycles
 
     @property
+    def bound(self) -> str:
+        """What bounds most of the time: the unit, or memory, that is busy longest in all passes."""
+        return max(self._bounds, key=lambda k: self._bounds[k])
+
+    @property
+    def reached(self) -> float:
+        """Share of that bound's rate that is reached."""
+        return self._bounds[self.bound] / self.cycles
+
+    @property
+    def _bounds(self) -> dict[str, float]:
+        names = self.passes[0].bounds
+        return {name: sum(p.bounds[name] for p in self.passes) for name in names}
+
+    @property
     def gigabytes_per_second(self) -> float:
         return sum(p.bytes for p in self.passes) / self.cycles * self.clock * 1e6 / 1e9
 
@@ -135,6 +150,8 @@ class Estimate:
             "utilisation": self.utilisation,
             "useful": self.useful,
             "gigabytes_per_second": self.gigabytes_per_second,
+            "bound": self.bound,
+            "reached": self.reached,
             "extrapolated": self.extrapolated,
             "passes": [
                 {**dataclasses.asdict(p), "bound": p.bound, "reached": p.reached}

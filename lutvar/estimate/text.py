@@ -56,12 +56,12 @@ def table_text(estimates: Sequence[Estimate]) -> str:
         (
             e.model, e.config, f"{e.schedule} {e.batch}" if e.schedule != "single" else "single",
             f"{e.images_per_second:.2f}", f"{e.latency:.2f}", percent(e.utilisation),
-            percent(e.useful), f"{e.gigabytes_per_second:.1f}",
+            percent(e.useful), f"{e.gigabytes_per_second:.1f}", e.bound, percent(e.reached),
         )
         for e in estimates
     ]  # fmt: skip
     names = ["model", "accelerator", "schedule", "image/s", "latency s", "array busy", "useful",
-             "GB/s"]  # fmt: skip
+             "GB/s", "bound by", "reached"]  # fmt: skip
     clock = estimates[0].clock if estimates else 0
     return f"modelled at {clock:g} MHz, guidance as asked:\n{table(names, rows)}"
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from typing_extensions import Self
 
@@ -70,6 +71,16 @@ def quantize(model: str, config: AcceleratorConfig | str) -> Quantized:
     return Quantized(loaded, made, config)
 
 
+class Runnable(Protocol):
+    """What a session needs of a model: `Quantized`, or a transformer without a tokenizer."""
+
+    @property
+    def transformer(self) -> QuantizedTransformer: ...
+
+    @property
+    def config(self) -> AcceleratorConfig: ...
+
+
 class Session:
     """A simulated accelerator with a model on it.
 
@@ -86,7 +97,7 @@ class Session:
 
     def __init__(
         self,
-        quantized: Quantized,
+        quantized: Runnable,
         out: Path,
         *,
         build_dir: Path | str = "build/sim",

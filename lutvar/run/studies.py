@@ -8,12 +8,10 @@ model on the way, so a variant that computes something else is found.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from lutvar.compile.costs import CostModel, unit_times
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.estimate.simulate import Simulation, simulate
 from lutvar.host.device_transformer import PassReport
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var.passes import generate_passes
@@ -56,7 +54,6 @@ class Outcome:
     overall: PassFigures
     last: PassFigures
     mismatches: int
-    modelled: int  #: cycles of the cycle model for the same programs
 
     @property
     def cycles_per_image(self) -> float:
@@ -136,23 +133,17 @@ def _config(config: AcceleratorConfig, pipelined: bool) -> AcceleratorConfig:
     )
 
 
-def _model(report: PassReport, config: AcceleratorConfig, timing: MemoryTiming) -> Simulation:
-    """The cycle model with the mean latency of the simulated memory."""
-    times = replace(unit_times(config), memory=sum(timing.latency) // 2)
-    return simulate(report.compiled.program, CostModel(config, times))
-
-
 def _outcome(
     variant: Variant, quantized: Quantized, reports: Sequence[PassReport], comparison: Comparison
 ) -> Outcome:
-    shape, config = quantized.transformer.shape, quantized.config
+    shape = quantized.transformer.shape
     passes = [figures(str(i), r, shape) for i, r in enumerate(reports)]
     start = shape.tokens - sum(shape.scale_tokens[-2:])
     last = [p for p, r in zip(passes, reports, strict=True)
             if all(s.position >= start for s in r.steps)]  # fmt: skip
     return Outcome(
         variant, total("all", passes), total("last two scales", last or passes),
-        comparison.mismatches, sum(_model(r, config, variant.timing).cycles for r in reports),
+        comparison.mismatches,
     )  # fmt: skip
 
 
@@ -193,18 +184,6 @@ def memory_table(outcomes: Sequence[Outcome]) -> Table:
              f"{100 * (o.overall.cycles / first - 1):+.1f} %", _percent(o.overall.utilisation),
              str(o.mismatches)]
             for o in outcomes
-        ],
-    )  # fmt: skip
-
-
-def model_table(named: Sequence[tuple[str, Outcome]]) -> Table:
-    """The cycle model against the simulated Verilog, for the same programs."""
-    return Table(
-        ["accelerator and workload", "simulated cycles", "modelled cycles", "difference"],
-        [
-            [name, f"{o.overall.cycles:,}", f"{o.modelled:,}",
-             f"{100 * (o.modelled / o.overall.cycles - 1):+.1f} %"]
-            for name, o in named
         ],
     )  # fmt: skip
 

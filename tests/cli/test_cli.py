@@ -301,7 +301,7 @@ def test_study_fails_when_a_value_differs(
     def run_variants(
         _model: object, variants: Sequence[studies.Variant], _out: Path, **_: object
     ) -> list[studies.Outcome]:
-        return [studies.Outcome(v, used, used, mismatches, 90) for v in variants]
+        return [studies.Outcome(v, used, used, mismatches) for v in variants]
 
     monkeypatch.setattr(studies, "run_variants", run_variants)
     out = tmp_path / "study.json"

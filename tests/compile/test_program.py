@@ -121,7 +121,6 @@ def test_tiles_of_outputs() -> None:
         (replace(DIGITS, width=640, heads=10), SMALL, "max_width 512"),
         (replace(DIGITS, heads=4), SMALL, "heads"),
         (replace(DIGITS, width=192, heads=3), SMALL, "multiple of 128"),
-        (replace(DIGITS, hidden=4096), SMALL, "bank_groups 16"),
         (replace(DIGITS, patch_nums=(1, 16)), SMALL, "max_keys 256"),
     ],
 )

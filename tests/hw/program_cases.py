@@ -55,6 +55,7 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
             "bank": up_to(config.act_banks - 1, 0), "acc_bank": up_to(config.acc_banks - 1, 0),
             "groups": groups, "blocks": up_to(config.acc_depth // 32, 4),
             "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(config.rows),
+            "more": rng.randint(0, 1),
         }  # fmt: skip
     if op is Opcode.POST:
         rows = up_to(16)

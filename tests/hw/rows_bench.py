@@ -137,11 +137,14 @@ class Unit:
 
 
 class Work:
-    """One instruction: random operands, and the accumulators that must result."""
+    """One instruction: random operands, and the accumulators that must result.
+
+    ``after``: the one whose sums it goes on with, in the same bank.
+    """
 
     def __init__(
         self, config: AcceleratorConfig, rng: np.random.Generator, *, groups: int, outputs: int,
-        dual: bool, bank: int, acc_bank: int, exponent: int = -3,
+        dual: bool, bank: int, acc_bank: int, exponent: int = -3, after: Work | None = None,
     ) -> None:  # fmt: skip
         self.config, self.dual, self.bank, self.acc_bank = config, dual, bank, acc_bank
         quant = config.quant_config
@@ -167,7 +170,11 @@ class Work:
             scales=patterns(rng, (outputs, groups)), exponent=exponent, bias=bias,
             weight_format=weight, activation_format=fmt, rotate=False, ties=quant.ties,
         )  # fmt: skip
-        self.expected, _ = GoldenLinear(self.layer).multiply(self.activations)
+        self.more, self.drained = after is not None, True
+        start = None
+        if after is not None:
+            start, after.drained = after.expected, False
+        self.expected, _ = GoldenLinear(self.layer).multiply(self.activations, start=start)
 
     @property
     def command(self) -> np.ndarray:
@@ -175,7 +182,7 @@ class Work:
         fields = {
             "bank": self.bank, "acc_bank": self.acc_bank, "groups": inputs // GROUP,
             "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.config.rows,
-            "exponent": np.array([self.layer.exponent]),
+            "exponent": np.array([self.layer.exponent]), "more": self.more,
         }  # fmt: skip
         return pack(payload_layout(Opcode.MATRIX), **fields)
 
@@ -201,16 +208,17 @@ class Work:
         layer, raw = self.layer, b""
         for g in range(layer.groups):
             codes = layer.codes[:, g * GROUP : (g + 1) * GROUP]
-            bias = None if g else layer.bias
+            bias = None if g or self.more else layer.bias
             panel = pack_panel(codes, layer.scales[:, g], bias, self.bits)
             raw += panel * (2 if self.dual else 1)
         return raw
 
     @property
     def drains(self) -> np.ndarray:
-        """Every accumulator of every row group, row group by row group."""
+        """Every accumulator of every row group, row group by row group; none if others go on."""
+        outputs = self.layer.outputs if self.drained else 0
         group, column = (
-            axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, : self.layer.outputs]
+            axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, :outputs]
         )
         return pack(
             drain_layout(self.config), valid=1, bank=self.acc_bank, row_group=group, column=column
@@ -254,7 +262,7 @@ def run_works(unit: Unit, works: Sequence[Work]) -> list[np.ndarray]:
         sent += len(writes)
         written.append(sent)
         previous = [j for j in range(i) if works[j].acc_bank == work.acc_bank]
-        gate = asked[previous[-1]] if previous else 0
+        gate = asked[previous[-1]] if previous and not work.more else 0
         unit.queue(COMMANDS, work.command, (written[i], 0, gate))
         unit.beats(work.beats)
         unit.queue(DRAINS, drains, (0, start + i + 1, 0))

@@ -63,6 +63,28 @@ def test_back_to_back_instructions(units, name, stall):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("stall", [0.0, 0.3])
+def test_sums_that_go_on(units, name, stall):
+    """A layer in parts, each with codes of its own, without waiting between them."""
+    unit, rng = units(name), np.random.default_rng(len(name))
+    for which in (WRITES, COMMANDS, BEATS, DRAINS):
+        unit.pauses(which, stall, which + 7)
+    config, jobs = unit.config, []
+    for part, (groups, dual) in enumerate([(2, False), (1, False), (3, True), (1, True)]):
+        jobs.append(
+            Work(
+                config, rng, groups=groups, outputs=128, dual=dual, bank=part % config.act_banks,
+                acc_bank=1, after=jobs[-1] if part else None,
+            )
+        )  # fmt: skip
+    jobs += works(config, rng, SHAPES[:1])
+    values = run_works(unit, jobs)
+    jobs[3].check(values[3])
+    jobs[4].check(values[4])
+    assert all(len(drained) == 0 for drained in values[:3])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_cycles_are_as_documented(units, name):
     unit, rng = units(name), np.random.default_rng(7)
     config, bits = unit.config, unit.config.quant_config.code_bits

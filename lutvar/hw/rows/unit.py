@@ -153,6 +153,7 @@ class MatrixUnit(wiring.Component):
             works.i.payload.dual.eq(payload.dual),
             works.i.payload.acc_bank.eq(payload.acc_bank),
             works.i.payload.exponent.eq(payload.exponent),
+            works.i.payload.more.eq(payload.more),
         ]
         for queue, walk in ((loads, loader), (works, unpack)):
             m.d.comb += [

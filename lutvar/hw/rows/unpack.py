@@ -22,6 +22,7 @@ def work_layout(config: AcceleratorConfig) -> data.StructLayout:
             "dual": 1,
             "acc_bank": range(config.acc_banks),
             "exponent": signed(6),
+            "more": 1,
         }
     )
 
@@ -29,7 +30,8 @@ def work_layout(config: AcceleratorConfig) -> data.StructLayout:
 def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A weight vector.
 
-    bias is meaningful with ``first`` only, which marks the first pass of group 0. end: the last
+    bias is meaningful with ``first`` only, which marks the first pass of group 0 unless the
+    instruction goes on from older sums (``more``). end: the last
     vector of a pass. last: of an instruction.
     """
     return data.StructLayout(
@@ -151,8 +153,8 @@ class WeightUnpack(wiring.Component):
                 work.eq(following),
                 passes_left.eq(Mux(following.dual, following.groups << 1, following.groups) - 1),
                 blocks_left.eq(following.blocks - 1),
-                first.eq(1),
-                biased.eq(1),
+                first.eq(~following.more),
+                biased.eq(~following.more),
                 column.eq(0),
             ]
         return m

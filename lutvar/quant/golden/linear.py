@@ -60,20 +60,27 @@ class GoldenLinear:
         return patterns, quantize_activations(patterns, fmt, ties)
 
     def multiply(
-        self, activations: ActivationCodes, keep_sums: bool = False
+        self,
+        activations: ActivationCodes,
+        keep_sums: bool = False,
+        start: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
-        """y [R, O] float32, and the group sums [R, O, P] int32 if `keep_sums`."""
+        """y [R, O] float32, and the group sums [R, O, P] int32 if `keep_sums`.
+
+        ``start``: what the sums begin with instead of the bias, [O] or [R, O].
+        """
         halves_RK = self._halves(activations)
         scales_RG = [values_of(activations.scale)]
         if self.layer.dual:
             scales_RG.insert(0, values_of(activations.scale_neg))
         rows, outputs = activations.codes.shape[0], self.layer.outputs
-        y_RO = self._bias_O.repeat(rows, 1)
+        begin = self._bias_O if start is None else torch.from_numpy(start)
+        y_RO = begin.expand(rows, outputs).clone()
         passes = self.layer.groups * len(halves_RK)
         sums = np.empty((rows, outputs, passes), np.int32) if keep_sums else None
         step = max(1, _CHUNK_RESULTS // outputs)
-        for start in range(0, rows, step):
-            chunk = slice(start, start + step)
+        for first in range(0, rows, step):
+            chunk = slice(first, first + step)
             acc = y_RO[chunk]
             product, factor = torch.empty_like(acc), torch.empty_like(acc)
             number = 0

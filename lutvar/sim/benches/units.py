@@ -93,7 +93,7 @@ def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instructi
         }),
         Instruction(Opcode.MATRIX, {
             "bank": 1, "acc_bank": 1, "groups": 1, "blocks": GROUP // 32, "dual": 0,
-            "exponent": exponent, "rows": rows,
+            "exponent": exponent, "rows": rows, "more": 0,
         }, (0, 1, 0, 0, 0)),
         Instruction(Opcode.POST, {
             "acc_bank": 1, "row_group": 0, "row_first": 0, "rows": rows, "blocks": 1,
