@@ -19,7 +19,7 @@ from lutvar.contract.bits import pack_codes
 from lutvar.contract.config import GROUP
 from lutvar.hw.links import WORDS
 from lutvar.hw.rows.da import DaRecoder, DaRows
-from lutvar.hw.rows.da_design import DaDesign
+from lutvar.hw.rows.da_design import ENGINES, DaDesign
 from lutvar.quant.formats import get_format
 
 CASES = {
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-def design(name: str, engines: int = 5) -> DaDesign:
+def design(name: str, engines: int = ENGINES) -> DaDesign:
     weight, plain, dual = CASES[name]
     return DaDesign(get_format(weight), get_format(plain), dual and get_format(dual), engines)
 
