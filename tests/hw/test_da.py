@@ -13,6 +13,7 @@ from da_bench import (
     CASES,
     check_extremes_and_single_lanes,
     check_random_operands_at_any_pace,
+    check_uniform_operands_back_to_back,
     design,
 )
 
@@ -26,6 +27,10 @@ from lutvar.quant.formats import get_format
 
 def test_extremes_and_single_lanes() -> None:
     check_extremes_and_single_lanes("fp4")
+
+
+def test_uniform_operands_back_to_back() -> None:
+    check_uniform_operands_back_to_back("fp4")
 
 
 def test_random_operands_at_any_pace() -> None:
