@@ -56,7 +56,7 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     if config.dot == "da":
         return UnitTimes(
-            fill=196, operand=227, matrix_start=234, matrix_tail=34 + config.row_groups
+            fill=189, operand=220, matrix_start=227, matrix_tail=33 + config.row_groups
         )
     return UnitTimes(matrix_tail=31 + config.row_groups)
 

@@ -19,7 +19,7 @@ from lutvar.contract.bits import pack_codes
 from lutvar.contract.config import GROUP
 from lutvar.hw.links import WORDS
 from lutvar.hw.rows.da import DaRecoder, DaRows
-from lutvar.hw.rows.da_design import DaDesign
+from lutvar.hw.rows.da_design import ENGINES, DaDesign
 from lutvar.quant.formats import get_format
 
 CASES = {
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-def design(name: str, engines: int = 5) -> DaDesign:
+def design(name: str, engines: int = ENGINES) -> DaDesign:
     weight, plain, dual = CASES[name]
     return DaDesign(get_format(weight), get_format(plain), dual and get_format(dual), engines)
 
@@ -157,6 +157,11 @@ def extremes(d: DaDesign, rng: np.random.Generator, dual: int, negative: int) ->
     for row, lane in zip(range(5, 9), (0, 1, 64, 127), strict=True):
         codes[row] = zero
         codes[row, lane] = high if row % 2 else low
+    # Tables that reach both ends of their range, side by side.
+    for number, table in enumerate(d.tables):
+        for row in range(9, 12):
+            codes[row, list(table.lanes)] = low if number % (row - 7) else high
+    codes[12:14] = rng.choice([low, high], (2, GROUP))
     single = np.full((GROUP, GROUP), zero)
     np.fill_diagonal(single, weights[-1])
     single[::2] = np.where(single[::2] == weights[-1], weights[0], zero)
@@ -175,6 +180,25 @@ def check_extremes_and_single_lanes(name: str) -> None:
         np.testing.assert_array_equal(got, operand.sums(d))
     top = max(int(abs(got).max()) for got in results)
     assert top.bit_length() == d.sum_bits - 1  # the extremes are extreme
+
+
+def check_uniform_operands_back_to_back(name: str) -> None:
+    """All rows change from one end of the range to the other, with vectors until the last cycle
+    before an operand starts and from the first cycle after its tables are full."""
+    unit, library = built(name)
+    d, rng = unit.rows.design, np.random.default_rng(5)
+    weights = sorted(range(d.weight.code_count), key=lambda c: d.weight.decode_int(c) or 0)
+    ends = np.array([np.full(GROUP, weights[0]), np.full(GROUP, weights[-1])])
+    operands = []
+    for dual, negative in passes(d):
+        codes = sorted(range(d.plain.code_count), key=lambda c: d.activation(c, dual, negative))
+        both = np.arange(GROUP) % 2
+        for lane_codes in (codes[0], codes[-1], 0, np.where(both, codes[0], codes[-1])):
+            filled = np.broadcast_to(lane_codes, (ROW_GROUP, GROUP)).copy()
+            between = rng.integers(0, d.weight.code_count, (60, GROUP))
+            operands.append(Operand(filled, dual, negative, np.vstack([ends, between, ends])))
+    for operand, got in zip(operands, run(unit, library, operands), strict=True):
+        np.testing.assert_array_equal(got, operand.sums(d))
 
 
 def check_random_operands_at_any_pace(name: str) -> None:

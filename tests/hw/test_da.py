@@ -13,13 +13,13 @@ from da_bench import (
     CASES,
     check_extremes_and_single_lanes,
     check_random_operands_at_any_pace,
+    check_uniform_operands_back_to_back,
     design,
 )
 
 from lutvar.contract.accelerator import LANES
 from lutvar.contract.config import GROUP
 from lutvar.hw.rows.da_design import DaDesign
-from lutvar.hw.rows.da_heap import levels_of
 from lutvar.hw.rows.da_table import LutStore
 from lutvar.hw.shared import export_verilog
 from lutvar.quant.formats import get_format
@@ -27,6 +27,10 @@ from lutvar.quant.formats import get_format
 
 def test_extremes_and_single_lanes() -> None:
     check_extremes_and_single_lanes("fp4")
+
+
+def test_uniform_operands_back_to_back() -> None:
+    check_uniform_operands_back_to_back("fp4")
 
 
 def test_random_operands_at_any_pace() -> None:
@@ -51,10 +55,7 @@ def test_design_covers_each_lane_once(name: str, engines: int) -> None:
     assert d.turns == -(-26 // engines)
 
 
-def test_counters_end_at_two() -> None:
-    assert levels_of([2, 2]) == 0
-    assert levels_of([3, 2, 0, 0]) == 2  # the carry makes a third bit there
-    assert levels_of([6, 0, 0]) == 1
+def test_design_says_what_is_wrong() -> None:
     with pytest.raises(ValueError, match="same width"):
         DaDesign(get_format("E2M1"), get_format("INT8"))
     with pytest.raises(ValueError, match="engines"):

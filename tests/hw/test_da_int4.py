@@ -3,11 +3,19 @@
 
 from __future__ import annotations
 
-from da_bench import check_extremes_and_single_lanes, check_random_operands_at_any_pace
+from da_bench import (
+    check_extremes_and_single_lanes,
+    check_random_operands_at_any_pace,
+    check_uniform_operands_back_to_back,
+)
 
 
 def test_extremes_and_single_lanes() -> None:
     check_extremes_and_single_lanes("int4")
+
+
+def test_uniform_operands_back_to_back() -> None:
+    check_uniform_operands_back_to_back("int4")
 
 
 def test_random_operands_at_any_pace() -> None:

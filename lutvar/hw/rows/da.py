@@ -3,8 +3,12 @@
 
 Each row keeps 26 tables with the sums of all subsets of five activations (see ``da_design``). The
 bit planes of a weight vector address them, the same addresses in all 16 rows, so that a word of
-LUTRAM holds an entry of every row. Counters add up what comes out. Filling the tables of a new
+LUTRAM holds an entry of every row. Carry chains add up what comes out. Filling the tables of a new
 operand takes ``fill`` cycles in which no vector can pass.
+
+Tables have offsets, each its own, and the top plane enters inverted. Both add the same to the raw
+sum of every vector, so a vector of zeros, read when the tables are full, shows how much: it is kept
+and subtracted from then on.
 """
 
 from typing import Any
@@ -18,9 +22,11 @@ from lutvar.contract.config import GROUP
 from lutvar.hw.links import WORDS
 from lutvar.hw.units.planes import PlaneLogic, to_planes
 
+from .da_carry import add_planes
 from .da_design import TABLE_LANES, DaDesign
 from .da_fill import FillControl, FillEngine, fill_cycles
-from .da_heap import Column, height_of, levels_of, reduce_columns, transpose
+from .da_heap import Column, add_columns, height_of, transpose
+from .da_plan import make_plan
 from .da_table import LutStore
 
 
@@ -77,18 +83,20 @@ class DaRows(wiring.Component):
     """Dot products of 16 rows by distributed arithmetic. Members and timing as ``GroupDot``.
 
     Throughput: a vector in each cycle, outside of filling. The LUT sites for each lane are in
-    ``lutvar/bench/data/array_costs.json``. The memories are read without delay, one counter level
-    behind; every other level has its register.
+    ``lutvar/bench/data/array_costs.json``. The memories are read without delay, with one level of
+    carry chains behind them; every other level has its register.
     """
 
     def __init__(self, design: DaDesign) -> None:
         self.design = design
         blank = Const(0, ROW_GROUP * design.entry_bits * design.planes)
         heights = [height_of(column) for column in self._columns([blank] * len(design.tables))]
-        self.latency = 2 + levels_of(heights) + 1
+        #: From weights to the raw sum, before the offsets' part is subtracted.
+        self.raw_latency = 2 + len(make_plan(heights).levels) + 1
+        self.latency = self.raw_latency + 1
         self.interval = design.phases
         self.settle = max(1, design.phases - 1)
-        self.fill = fill_cycles(design) - 2
+        self.fill = fill_cycles(design)
         self.hold = self.fill
         super().__init__(
             {
@@ -104,13 +112,10 @@ class DaRows(wiring.Component):
         )
 
     def _columns(self, tables: list[Value]) -> list[Column]:
-        """Everything to be added: lookups of all tables and planes, and the constant."""
+        """Everything to be added: lookups of all tables and planes."""
         design = self.design
         columns: list[Column] = [[] for _ in range(design.sum_bits)]
         width = ROW_GROUP * design.entry_bits
-        for weight, column in enumerate(columns):
-            if design.constant >> weight & 1:
-                column.append(Const((1 << ROW_GROUP) - 1, ROW_GROUP))
         for words in tables:
             for plane in range(design.planes):
                 word = words[width * plane :][:width]
@@ -151,7 +156,7 @@ class DaRows(wiring.Component):
                 store.data.eq(entries[table.engine]),
             ]
             tables.append(store.words)
-        self._add(m, tables)
+        self._add(m, tables, control.zero)
         return m
 
     def _addresses(self, m: Module, control: FillControl) -> Value:
@@ -205,6 +210,7 @@ class DaRows(wiring.Component):
                 engine.place.eq(Cat(phase, number)),
                 engine.lane.eq(control.lane),
                 engine.add.eq(control.add),
+                engine.first.eq(control.first),
                 engine.turn.eq(control.turn),
                 engine.last.eq(control.last),
                 engine.dual.eq(dual),
@@ -213,24 +219,28 @@ class DaRows(wiring.Component):
             entries.append(engine.entry)
         return entries
 
-    def _add(self, m: Module, tables: list[Value]) -> None:
-        """Counters down to two numbers for each row, then one adder for each."""
+    def _add(self, m: Module, tables: list[Value], zero: Value) -> None:
+        """The raw sum of each row, less that of the vector of zeros."""
         design = self.design
-        columns = reduce_columns(m, self._columns(tables), "count")
+        width = ROW_GROUP * design.sum_bits
+        raw = Signal(width, reset_less=True)
+        m.d.sync += raw.eq(Cat(*add_columns(m, self._columns(tables), "sum")))
+        arriving = Signal(self.raw_latency)
+        base = Signal(width, reset_less=True)
+        m.d.sync += arriving.eq(Cat(zero, arriving))
+        with m.If(arriving[-1]):
+            m.d.sync += base.eq(raw)
+        kept, lost = (
+            [word[ROW_GROUP * k :][:ROW_GROUP] for k in range(design.sum_bits)]
+            for word in (raw, ~base)
+        )
+        ones = Const((1 << ROW_GROUP) - 1, ROW_GROUP)
+        planes = add_planes(m, "subtract", kept, lost, ones)[: design.sum_bits]
         size = 1 << (design.sum_bits - 1).bit_length()
-        operands: list[Value] = []
-        for which in range(2):
-            planes = [
-                Cat(*column)[ROW_GROUP * which :][:ROW_GROUP]
-                if height_of(column) > which
-                else Const(0, ROW_GROUP)
-                for column in columns
-            ]
-            padded = Cat(*planes, Const(0, ROW_GROUP * (size - len(planes))))
-            operands.append(transpose(m, padded, ROW_GROUP, f"operand{which}"))
+        padded = Cat(*planes, Const(0, ROW_GROUP * (size - len(planes))))
+        rows = transpose(m, padded, ROW_GROUP, "sums")
         for row in range(ROW_GROUP):
-            a, b = (operand[size * row :][: design.sum_bits] for operand in operands)
-            m.d.sync += self.sums[row].eq((a + b)[: design.sum_bits])
+            m.d.sync += self.sums[row].eq(rows[size * row :][: design.sum_bits])
 
 
 class DaWeightRecode(DaRecoder):

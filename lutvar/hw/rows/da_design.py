@@ -5,12 +5,19 @@
 ``sum_p +-2**p sum_t T_t[b_p of the lanes of table t]``, where ``T_t`` holds the sums of all subsets
 of the activations of its five lanes. A lookup with one bit of each of five weights replaces five
 additions.
+
+A subset sum lies between the sum of the table's negative activations and that of its positive ones,
+so with five activations of at most M the range is 5 M, not 10 M. A table holds ``T_t + N_t`` with
+``N_t`` the sum of the magnitudes of its negative activations: unsigned, and a bit shorter than with
+one offset for all tables. What the offsets do to the sum is the same for each weight vector, and
+weights of zero show how much it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.config import GROUP
@@ -19,8 +26,8 @@ from lutvar.quant.formats import NumberFormat
 
 TABLE_LANES = 5  #: address bits of a LUTRAM with two output bits a LUT
 DEPTH = 1 << TABLE_LANES
-#: Fill engines of a row. Five fill 26 tables in six rounds, each engine's lanes fit one LUTRAM.
-ENGINES = 5
+#: Fill engines of a row. Six fill 26 tables in five rounds, each engine's lanes fit one LUTRAM.
+ENGINES = 6
 
 
 @dataclass(frozen=True)
@@ -58,33 +65,13 @@ def _shares(tables: int, engines: int) -> list[int]:
 
 
 def _positions(needs: Sequence[int]) -> list[list[tuple[int, int]]]:
-    """Give each engine its number of elements, as (word, element of the word).
+    """Give each engine its number of elements, as (word, element of the word), in this order.
 
-    An engine prefers the same elements of each word: its multiplexer is then narrow.
+    An engine takes the same elements of all words as far as possible: its multiplexer is narrow.
     """
-    engines = len(needs)
-    base = LANES // engines
-    left = list(needs)
-    known: list[set[int]] = [set() for _ in needs]
-    taken: list[list[tuple[int, int]]] = [[] for _ in needs]
-    for word in range(WORDS):
-        rest: list[int] = []
-        for position in range(LANES):
-            engine = position // base
-            if engine < engines and left[engine]:
-                known[engine].add(position)
-                taken[engine].append((word, position))
-                left[engine] -= 1
-            else:
-                rest.append(position)
-        for position in rest:
-            order = sorted(
-                range(engines), key=lambda e: (not left[e], position not in known[e], -left[e])
-            )
-            known[order[0]].add(position)
-            taken[order[0]].append((word, position))
-            left[order[0]] -= 1
-    return taken
+    every = [(word, position) for position in range(LANES) for word in range(WORDS)]
+    ends = list(accumulate(needs))
+    return [sorted(every[end - n : end]) for n, end in zip(needs, ends, strict=True)]
 
 
 class DaDesign:
@@ -93,11 +80,8 @@ class DaDesign:
     Attributes:
         weight, plain, dual: formats; dual may be None.
         planes: bits of a weight in two's complement, the lookups of a table in each cycle.
-        offset: added to every subset sum, so that entries are unsigned.
-        entry_bits: bits of an entry.
+        entry_bits: bits of an entry, a subset sum plus the table's own offset.
         sum_bits: bits of the signed sum.
-        constant: what to add to the sum of all lookups, modulo ``2**sum_bits``. The lookup of the
-            top plane enters inverted, as ``2**entry_bits - 1 - T``.
         tables, engines: see :class:`Table` and :class:`Engine`.
         order: element of the group at each position; tables are consecutive positions.
         phases: cycles in which the engines take their elements of a word, a power of two.
@@ -120,27 +104,16 @@ class DaDesign:
         weights = _values(weight)
         values = [v for f in (plain, dual) if f is not None for v in _values(f)]
         self.planes = max(max(weights).bit_length(), (-min(weights) - 1).bit_length()) + 1
-        lowest = TABLE_LANES * min(0, *values)
-        highest = TABLE_LANES * max(values)
-        self.entry_bits = (highest - lowest).bit_length()
+        self.entry_bits = (TABLE_LANES * max(map(abs, values))).bit_length()
         top = max(map(abs, weights)) * max(map(abs, values))
         self.sum_bits = (GROUP * top).bit_length() + 1
         self._place(engines)
-        ones = (1 << self.entry_bits) - 1
-        choices = [(self._constant(o).bit_count(), o) for o in range(-lowest, ones - highest + 1)]
-        self.offset = min(choices)[1]
-        self.constant = self._constant(self.offset)
 
     @classmethod
     def of(cls, config: AcceleratorConfig) -> DaDesign:
         """The design for the formats of a configuration."""
         quant = config.quant_config
         return cls(quant.weight_format, quant.plain_format, quant.dual_format)
-
-    def _constant(self, offset: int) -> int:
-        upper = 1 << self.planes - 1
-        of_table = (upper - 1) * offset + upper * ((1 << self.entry_bits) - 1 - offset)
-        return -len(self.tables) * of_table % (1 << self.sum_bits)
 
     def _place(self, engines: int) -> None:
         count = -(-GROUP // TABLE_LANES)

@@ -2,45 +2,20 @@
 """Sums of many numbers for 16 rows at once, and the transposition that separates the rows.
 
 The rows of a group compute the same thing on different bits. So a bit of weight ``2**c`` is a
-vector over the rows, and all bits of one weight are one column: a wide word, for which a level of
-counters is a few word-wide operations in simulation and one LUT a bit in hardware.
+vector over the rows, and all bits of one weight are one column: a wide word, for which equal
+chains and counters are a few word-wide operations in simulation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 from lutvar.contract.accelerator import ROW_GROUP
 
-
-def full_add(a: Value, b: Value, c: Value) -> tuple[Value, Value]:
-    """Sum and carry of three bits (of each position)."""
-    return a ^ b ^ c, a & b | c & (a ^ b)
-
-
-def _count5(b: Sequence[Value]) -> list[Value]:
-    low, carry1 = full_add(b[0], b[1], b[2])
-    low, carry2 = full_add(low, b[3], b[4])
-    return [low, carry1 ^ carry2, carry1 & carry2]
-
-
-def _count6(b: Sequence[Value]) -> list[Value]:
-    low1, carry1 = full_add(b[0], b[1], b[2])
-    low2, carry2 = full_add(b[3], b[4], b[5])
-    middle, high = full_add(carry1, carry2, low1 & low2)
-    return [low1 ^ low2, middle, high]
-
-
-def _count3(b: Sequence[Value]) -> list[Value]:
-    return list(full_add(b[0], b[1], b[2]))
-
-
-#: Counters by the number of their inputs. Each removes one bit for each LUT site: six inputs are
-#: three LUTs, five are three functions of five inputs in two sites, three are one site.
-_COUNTERS = {6: _count6, 5: _count5, 3: _count3}
-
+from .da_carry import add_planes, full_add
+from .da_plan import Chain, Level, make_plan
 
 #: All bits of one weight: words of several times 16 bits.
 Column = list[Value]
@@ -51,81 +26,88 @@ def height_of(column: Column) -> int:
     return sum(len(word) for word in column) // ROW_GROUP
 
 
-def _cut(column: Column, counts: Sequence[int]) -> list[Value]:
-    """The first ``counts[0]`` bits of a column, the next ``counts[1]`` and so on.
+class _Supply:
+    """Gives away the bits of a column from its start; neighbours stay together.
 
-    Neighbours stay together: the fewer slices, the faster everything that reads the design.
+    The fewer slices, the faster everything that reads the design.
     """
-    result: list[Value] = []
-    words = iter(column)
-    word, at = next(words, Const(0, 0)), 0
-    for count in counts:
+
+    def __init__(self, column: Column) -> None:
+        self.words = list(column)
+
+    def take(self, count: int) -> Value:
+        """The next ``count`` bits, of all rows."""
         parts: list[Value] = []
         missing = count * ROW_GROUP
         while missing:
-            if at == len(word):
-                word, at = next(words), 0
-            step = min(missing, len(word) - at)
-            parts.append(word[at : at + step])
-            at, missing = at + step, missing - step
-        result.append(parts[0] if len(parts) == 1 else Cat(*parts))
-    return result
+            word = self.words.pop(0)
+            if len(word) > missing:
+                self.words.insert(0, word[missing:])
+                word = word[:missing]
+            parts.append(word)
+            missing -= len(word)
+        return parts[0] if len(parts) == 1 else Cat(*parts)
 
 
-def count_level(columns: Sequence[Column]) -> list[Column]:
-    """One level of counters. Columns beyond the last one are dropped."""
-    result: list[Column] = [[] for _ in columns]
-    for weight, column in enumerate(columns):
-        left = height_of(column)
-        counts: list[int] = []
-        used: list[tuple[Callable[..., list[Value]], int]] = []
-        for inputs, counter in _COUNTERS.items():
-            n, left = divmod(left, inputs)
-            if n:
-                counts += [n] * inputs
-                used.append((counter, inputs))
-        *operands, rest = _cut(column, [*counts, left])
-        for counter, inputs in used:
-            mine, operands = operands[:inputs], operands[inputs:]
-            for place, output in enumerate(counter(mine)):
-                if weight + place < len(columns):
-                    result[weight + place].append(output)
-        if left:
-            result[weight].append(rest)
-    return result
+def _chain(
+    m: Module, name: str, supplies: Sequence[_Supply], chain: Chain, count: int
+) -> list[Value]:
+    """``count`` equal chains: their sums, a word for each column and one for the one above."""
+    zero = Const(0, count * ROW_GROUP)
+    a: list[Value] = []
+    b: list[Value] = []
+    majority: Value | None = None
+    for place, taken in enumerate(chain.taken):
+        bits = [supplies[chain.start + place].take(count) for _ in range(taken)]
+        bits += [zero] * (4 - taken)
+        if majority is not None:
+            a.append(bits[0])
+            b.append(majority)
+            majority = None
+        elif taken > 2:
+            parity, majority = full_add(*bits[:3])
+            a.append(bits[3])
+            b.append(parity)
+        else:
+            a.append(bits[0])
+            b.append(bits[1])
+    carry = supplies[chain.start].take(count) if chain.carry else None
+    return add_planes(m, name, a, b, carry)
 
 
-def levels_of(heights: Sequence[int]) -> int:
-    """Levels of :func:`count_level` until no column is higher than two."""
-    levels = 0
-    while max(heights) > 2:
-        following = [0] * (len(heights) + 3)
-        for weight, height in enumerate(heights):
-            for inputs in _COUNTERS:
-                n, height = divmod(height, inputs)
-                for place in range(inputs.bit_length()):
-                    following[weight + place] += n
-            following[weight] += height
-        heights = following[: len(heights)]
-        levels += 1
-    return levels
+def _one_level(m: Module, name: str, columns: Sequence[Column], level: Level) -> list[Column]:
+    supplies = [_Supply(column) for column in columns]
+    result: list[Column] = [[] for _ in range(len(columns) + 2)]
+    for number, (chain, count) in enumerate(level.chains):
+        sums = _chain(m, f"{name}_chain{number}", supplies, chain, count)
+        for place, word in enumerate(sums):
+            result[chain.start + place].append(word)
+    for weight, count in enumerate(level.threes):
+        if count:
+            total, carry = full_add(*(supplies[weight].take(count) for _ in range(3)))
+            result[weight].append(total)
+            result[weight + 1].append(carry)
+    for supply, column in zip(supplies, result, strict=False):
+        column += supply.words
+    return result[: len(columns)]
 
 
-def reduce_columns(m: Module, columns: Sequence[Column], name: str) -> list[Column]:
-    """Counters with a register after each level, until no column is higher than two.
+def add_columns(m: Module, columns: Sequence[Column], name: str) -> list[Value]:
+    """The sum of everything, modulo two to the number of columns: a word for each bit.
 
-    Latency: ``levels_of`` the heights.
+    Registers after each level of chains and counters; none behind the last chain. Latency:
+    ``len(make_plan(heights).levels)``.
     """
-    level = 0
     columns = list(columns)
-    while max(map(height_of, columns)) > 2:
-        for weight, column in enumerate(count_level(columns)):
+    plan = make_plan([height_of(column) for column in columns])
+    for number, level in enumerate(plan.levels):
+        for weight, column in enumerate(_one_level(m, f"{name}{number}", columns, level)):
             word = Cat(*column)
-            held = Signal(len(word), name=f"{name}{level}_{weight}", reset_less=True)
+            held = Signal(len(word), name=f"{name}{number}_{weight}", reset_less=True)
             m.d.sync += held.eq(word)
             columns[weight] = [held] if column else []
-        level += 1
-    return columns
+    supplies = [_Supply(column) for column in columns]
+    return _chain(m, f"{name}_last", supplies, plan.last, 1)[: len(columns)]
 
 
 def transpose(m: Module, value: Value, rows: int, name: str) -> Value:
