@@ -67,9 +67,8 @@ class Unit:
         self.unit = MatrixUnit(config)
         folder = Path(build_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "-".join(
-            str(part) for part in ("rows", config.quant, config.dot, config.rows, config.pipelined)
-        )
+        parts = (config.quant, config.dot, config.float32, config.rows, config.pipelined)
+        name = "-".join(map(str, ("rows", *parts)))
         source = folder / f"{name}.v"
         source.write_text(export_verilog(self.unit, TOP))
         # A model of a few thousand cycles: compiling costs more than running.
@@ -159,6 +158,8 @@ class Work:
         weights[1] = min(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
         scale = patterns(rng, (rows, groups))
         negative = patterns(rng, (rows, groups), extended=True) if dual else np.zeros_like(scale)
+        if config.float32 == "dsp58":  # the quantizer gives no subnormal scale, nor does this take it
+            scale, negative = (np.where(s < 0x0400, s & 0, s) for s in (scale, negative))
         self.activations = ActivationCodes(codes, scale, negative)
         bias = (rng.normal(size=outputs) * 10.0 ** rng.integers(-4, 5, outputs)).astype(np.float32)
         bias[::5] = 0

@@ -12,10 +12,11 @@ from lutvar.hw.links import drain_layout, drain_values
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY
 
-from .accumulate import GroupAccumulator
+from .accumulate import GroupAccumulator, accumulator_latency
 from .chain import load_layout, marks_layout, vector_layout, write_layout
 from .dot_form import dot_timing, make_group_dot
 from .operands import GroupOperands
+from .scale_add import weight_scale
 
 #: Ports that lead from link to link in the direction of the weights.
 CHAIN = ("marks", "vector", "operand", "load", "write")
@@ -23,7 +24,7 @@ CHAIN = ("marks", "vector", "operand", "load", "write")
 
 def row_group_latency(config: AcceleratorConfig) -> int:
     """Cycles from a vector at a link to the cycle in which its results may be read there."""
-    return 1 + dot_timing(config).latency + GroupAccumulator.LATENCY
+    return 1 + dot_timing(config).latency + accumulator_latency(config)
 
 
 class RowGroup(wiring.Component):
@@ -106,6 +107,9 @@ class RowGroup(wiring.Component):
             accumulator.valid.eq(arrived[-1]),
             Value.cast(accumulator.vector).eq(late_vector),
             Value.cast(accumulator.m).eq(late_scales),
+            accumulator.scale.eq(
+                weight_scale(m, self.config, vector.ws, vector.exponent, dot.latency)
+            ),
             accumulator.drain_bank.eq(drain.bank),
             accumulator.drain_column.eq(drain.column),
         ]
