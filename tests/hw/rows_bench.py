@@ -158,8 +158,10 @@ class Work:
         weights[1] = min(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
         scale = patterns(rng, (rows, groups))
         negative = patterns(rng, (rows, groups), extended=True) if dual else np.zeros_like(scale)
-        if config.float32 == "dsp58":  # the quantizer gives no subnormal scale, nor does this take it
-            scale, negative = (np.where(s < 0x0400, s & 0, s) for s in (scale, negative))
+        if config.float32 == "dsp58":
+            # It counts a subnormal scale of a row as zero, and the quantizer never gives one.
+            for scales in (scale, negative):
+                scales[scales < 0x0400] = 0
         self.activations = ActivationCodes(codes, scale, negative)
         bias = (rng.normal(size=outputs) * 10.0 ** rng.integers(-4, 5, outputs)).astype(np.float32)
         bias[::5] = 0
