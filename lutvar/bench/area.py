@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.config import GROUP, QuantConfig, load_quant
 from lutvar.contract.hadamard import sign_vector
-from lutvar.hw.shared import PREFIX, export_verilog
 from lutvar.hw.rows.scale_add import DspScaleAdd, PortableScaleAdd
+from lutvar.hw.shared import PREFIX, export_verilog
 from lutvar.hw.units.accumulate import Accumulator
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.fp32_add import Fp32Add

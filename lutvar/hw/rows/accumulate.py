@@ -46,6 +46,7 @@ class GroupAccumulator(wiring.Component):
         # Cycles from the sums to the adder's operand registers, to the read, to the word to write.
         self._operands, self._write = timing.stored, timing.total
         self._read = timing.stored - 1 - READ_LATENCY
+        assert self._read >= 1, "the read address is a register's"
         self.latency = accumulator_latency(config)
         self.min_interval = self.latency - self._read
         super().__init__(
