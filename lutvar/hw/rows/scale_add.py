@@ -54,9 +54,7 @@ def scale_bits(config: AcceleratorConfig) -> int:
     return DspScaleAdd.SCALE if config.float32 == "dsp58" else PortableScaleAdd.SCALE
 
 
-def weight_scale(
-    m: Module, config: AcceleratorConfig, ws: Value, e: Value, cycles: int
-) -> Value:
+def weight_scale(m: Module, config: AcceleratorConfig, ws: Value, e: Value, cycles: int) -> Value:
     """``ws`` and ``e`` as all rows take them (``scale``), ``cycles`` later; once for many rows.
 
     Raises ValueError for fewer cycles than the conversion takes.

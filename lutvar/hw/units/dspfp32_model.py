@@ -88,9 +88,7 @@ class Fp32Sum(wiring.Component):
             lost.eq(wide[:_SUM].any()),
         ]
         aligned = Cat(wide[_SUM] | lost, wide[_SUM + 1 :])
-        m.d.comb += total.eq(
-            Mux(subtract, significand(big) - aligned, significand(big) + aligned)
-        )
+        m.d.comb += total.eq(Mux(subtract, significand(big) - aligned, significand(big) + aligned))
         for place in range(_SUM):  # the last assignment that applies wins: the highest set bit
             with m.If(total[place]):
                 m.d.comb += left.eq(_SUM - 1 - place)
