@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # What ooc.tcl and system.tcl share: errors, reports, and gates that a failed run cannot pass.
 
+# Makes configurations with `float32: dsp58` take the DSP58 of the device, not its model.
+set versal_define LUTVAR_DSP58=1
+
 proc fail {message {code 1}} {
     puts stderr "error: $message"
     exit $code

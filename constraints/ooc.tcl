@@ -36,7 +36,8 @@ set lutvar_period_ns [format %.3f [expr {1000.0 / $mhz}]]
 read_verilog $verilog
 read_xdc -unmanaged -mode out_of_context [file join $here ooc.xdc]
 
-synth_design -mode out_of_context -top $top -part $part -flatten_hierarchy rebuilt
+synth_design -mode out_of_context -top $top -part $part -flatten_hierarchy rebuilt \
+    -verilog_define $versal_define
 write_checkpoint -force [file join $out_dir post_synth.dcp]
 report_stage $out_dir post_synth
 if {$last eq "synth"} { return }

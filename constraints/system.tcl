@@ -60,6 +60,7 @@ if {$board eq ""} {
 }
 set_property board_part $board [current_project]
 add_files -norecurse $sources
+set_property verilog_define $versal_define [current_fileset]
 update_compile_order -fileset sources_1
 
 set design lutvar_system

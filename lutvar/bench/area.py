@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.config import GROUP, QuantConfig, load_quant
 from lutvar.contract.hadamard import sign_vector
+from lutvar.hw.rows.scale_add import DspScaleAdd, PortableScaleAdd
 from lutvar.hw.shared import PREFIX, export_verilog
 from lutvar.hw.units.accumulate import Accumulator
 from lutvar.hw.units.dot import make_dot
@@ -120,8 +121,10 @@ def cases() -> list[AreaCase]:
             options=WITH_LUTRAM,
             quick=False,
         ),
-        AreaCase("scale multiply", lambda: _scale(fp4), options=WITH_DSP),
+        AreaCase("scale multiply", lambda: ScaleMultiply(_bits(fp4)), options=WITH_DSP),
         AreaCase("float32 add", Fp32Add),
+        AreaCase("scale and add, portable", lambda: PortableScaleAdd(_bits(fp4)), options=WITH_DSP),
+        AreaCase("scale and add, dsp58", lambda: DspScaleAdd(_bits(fp4)), 4),
         AreaCase("accumulator", lambda: Accumulator(_ROW_BLOCK), options=WITH_LUTRAM),
     ]
 
@@ -181,5 +184,5 @@ def _quantizer(
     return AreaCase(title, make, target, options=WITH_DSP)
 
 
-def _scale(quant: QuantConfig) -> ScaleMultiply:
-    return ScaleMultiply(_product(quant)().sum_bits(GROUP))
+def _bits(quant: QuantConfig) -> int:
+    return _product(quant)().sum_bits(GROUP)

@@ -35,6 +35,10 @@ class AcceleratorConfig(_Strict):
     dot: Literal["table", "da"] = Field(
         default="table", description="product tables, or distributed arithmetic in LUTRAM"
     )
+    float32: Literal["portable", "dsp58"] = Field(
+        default="portable",
+        description="scaling and accumulation in LUTs and any DSP, or in DSP58 of Versal",
+    )
     act_banks: int = Field(default=4, ge=2, le=8, description="banks of activation codes")
     bank_groups: int = Field(ge=1, le=128, description="groups of 128 in a bank")
     acc_banks: int = Field(default=2, ge=2, le=8, description="banks of accumulators")

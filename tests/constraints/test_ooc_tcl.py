@@ -24,6 +24,7 @@ def test_flow_runs_every_stage(shell, verilog: Path, tmp_path: Path) -> None:
     assert [commands.index(s) for s in stages] == sorted(commands.index(s) for s in stages)
     assert "xcvc1902-vsva2197-2MP-e-S" in result.stdout
     assert "-top lutvar_accelerator" in result.stdout
+    assert "-verilog_define LUTVAR_DSP58=1" in result.stdout
     assert "property {port ap_clk} HD.CLK_SRC BUFG_PS_X0Y0" in result.stdout
     histogram = (tmp_path / "out" / "post_route_slack_histogram.txt").read_text().split()
     assert histogram[-2:] == ["0.1", "1"]

@@ -116,7 +116,9 @@ def test_traffic_of_a_block_by_hand() -> None:
             assert sum(v for k, v in found.items() if (k.port, k.write) == (port, write)) <= 64.01
 
 
-@pytest.mark.parametrize("name", ["vck190-fp4", "vck190-fp6", "small-fp4", "small-da-fp4"])
+@pytest.mark.parametrize(
+    "name", ["vck190-fp4", "vck190-fp6", "small-fp4", "small-da-fp4", "small-dsp-fp4"]
+)
 @pytest.mark.parametrize("placement", list(PLACEMENTS))
 @pytest.mark.parametrize("mhz", [100, 200, 300])
 def test_no_memory_or_link_is_promised_twice(name: str, placement: str, mhz: int) -> None:

@@ -31,6 +31,7 @@ def test_block_design_is_complete(shell, prepared: Path, tmp_path: Path) -> None
         f"assign_bd_address -offset 0xA4000000 -range 0x{1 << ADDRESS_BITS:X} "
         "-target_address_space cips/M_AXI_FPD accelerator/s_axi_control/reg0"
     ) in out
+    assert "property sources_1 verilog_define LUTVAR_DSP58=1" in out
     assert "launch_runs" not in out
 
 

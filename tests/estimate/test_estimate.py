@@ -24,7 +24,9 @@ from lutvar.quant.shape import TransformerShape
 SMALL = accelerator()
 
 
-@pytest.mark.parametrize("name", ["small-fp4", "small-da-fp4", "small-fp6", "vck190-fp4"])
+@pytest.mark.parametrize(
+    "name", ["small-fp4", "small-da-fp4", "small-dsp-fp4", "small-fp6", "vck190-fp4"]
+)
 def test_constants_are_those_of_the_matrix_unit(name: str) -> None:
     from lutvar.hw.rows.unit import MatrixUnit
 

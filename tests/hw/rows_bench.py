@@ -67,9 +67,8 @@ class Unit:
         self.unit = MatrixUnit(config)
         folder = Path(build_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "-".join(
-            str(part) for part in ("rows", config.quant, config.dot, config.rows, config.pipelined)
-        )
+        parts = (config.quant, config.dot, config.float32, config.rows, config.pipelined)
+        name = "-".join(map(str, ("rows", *parts)))
         source = folder / f"{name}.v"
         source.write_text(export_verilog(self.unit, TOP))
         # A model of a few thousand cycles: compiling costs more than running.
@@ -162,6 +161,10 @@ class Work:
         weights[1] = min(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
         scale = patterns(rng, (rows, groups))
         negative = patterns(rng, (rows, groups), extended=True) if dual else np.zeros_like(scale)
+        if config.float32 == "dsp58":
+            # It counts a subnormal scale of a row as zero, and the quantizer never gives one.
+            for scales in (scale, negative):
+                scales[scales < 0x0400] = 0
         self.activations = ActivationCodes(codes, scale, negative)
         bias = (rng.normal(size=outputs) * 10.0 ** rng.integers(-4, 5, outputs)).astype(np.float32)
         bias[::5] = 0

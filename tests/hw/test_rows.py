@@ -13,6 +13,8 @@ CONFIGS = {
     "fp4": small(),
     "fp6": small("fp6"),
     "da": small(dot="da", rows=32),
+    "dsp": small(dot="da", rows=32, float32="dsp58"),
+    "dsp fp6": small("fp6", float32="dsp58"),
 }
 
 

@@ -119,7 +119,7 @@ def test_a_wider_model(verilog: Path) -> None:
 
 
 @pytest.mark.skipif(not os.environ.get("LUTVAR_SLOW"), reason="LUTVAR_SLOW is not set")
-@pytest.mark.parametrize("config", ["small-fp6", "small-da-fp4"])
+@pytest.mark.parametrize("config", ["small-fp6", "small-da-fp4", "small-dsp-fp4"])
 def test_an_image_on_another_accelerator(config: str, tmp_path: Path) -> None:
     quantized, comparison = quantize("digits", config), Comparison()
     golden = GoldenTransformer(quantized.transformer)

@@ -11,17 +11,16 @@ from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_values
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
-from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
-from lutvar.hw.units.scale import ScaleMultiply
 
 from .chain import vector_layout
 from .dot_form import sum_bits
+from .scale_add import make_scale_add, scale_add_timing, scale_bits
 
-#: From the sums to the adder's operand registers, and to the word to write.
-_OPERANDS = ScaleMultiply.LATENCY + 1
-_READ = _OPERANDS - 1 - READ_LATENCY
-_WRITE = _OPERANDS + Fp32Add.LATENCY
+
+def accumulator_latency(config: AcceleratorConfig) -> int:
+    """Cycles from sums to the cycle in which their accumulators may be read."""
+    return scale_add_timing(config).total + 1
 
 
 class GroupAccumulator(wiring.Component):
@@ -29,28 +28,34 @@ class GroupAccumulator(wiring.Component):
 
     Members:
         valid: sums that count.
-        vector: bank, column, scale, exponent; ``first``: start from the bias.
+        vector: bank, column; ``first``: start from the bias. ``ws`` and ``exponent`` come as
+            ``scale``, what ``scale_add.weight_scale`` makes of them.
         sums: exact sums of the 16 rows. m: their FP16 scales. All in the cycle of ``valid``.
         drain_bank, drain_column: read 16 values; ``drained`` follows ``READ_LATENCY`` cycles
             later. Ignored (the values mean nothing) while sums go to the same bank.
 
-    The same column may come again after ``MIN_INTERVAL`` cycles. A word is written at the end of
-    cycle ``LATENCY`` - 1 after its sums and may be read from ``LATENCY`` on. Throughput: 16
+    The same column may come again after ``min_interval`` cycles. A word is written at the end of
+    cycle ``latency`` - 1 after its sums and may be read from ``latency`` on. Throughput: 16
     additions and 16 reads a cycle. Cost: 2 DSP a row, and a memory of 512 bits x ``acc_depth`` for
     each bank with one write and one read port: 8 UltraRAM or 8 block RAM for each 512 words.
     """
 
-    LATENCY = _WRITE + 1
-    MIN_INTERVAL = LATENCY - _READ
-
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
+        timing = scale_add_timing(config)
+        # Cycles from the sums to the adder's operand registers, to the read, to the word to write.
+        self._operands, self._write = timing.stored, timing.total
+        self._read = timing.stored - 1 - READ_LATENCY
+        assert self._read >= 1, "the read address is a register's"
+        self.latency = accumulator_latency(config)
+        self.min_interval = self.latency - self._read
         super().__init__(
             {
                 "valid": In(1),
                 "vector": In(vector_layout(config)),
                 "sums": In(data.ArrayLayout(signed(sum_bits(config)), ROW_GROUP)),
                 "m": In(data.ArrayLayout(unsigned(16), ROW_GROUP)),
+                "scale": In(scale_bits(config)),
                 "drain_bank": In(range(config.acc_banks)),
                 "drain_column": In(range(config.acc_depth)),
                 "drained": Out(drain_values()),
@@ -61,7 +66,7 @@ class GroupAccumulator(wiring.Component):
         m = Module()
         config, width = self.config, len(Value.cast(self.drained))
         vector = self.vector
-        valid = Signal(_WRITE)
+        valid = Signal(self._write)
         m.d.sync += valid.eq(Cat(self.valid, valid))
 
         def at(value: Value, cycle: int, name: str, start: int = 0) -> Value:
@@ -69,11 +74,11 @@ class GroupAccumulator(wiring.Component):
 
         place_bits = Cat(vector.column, vector.bank)
         columns = len(vector.column)
-        reading = at(place_bits, _READ, "read_line")
-        bank_then = at(reading[columns:], _OPERANDS - 1, "bank_line", _READ)
-        writing = at(reading, _WRITE, "write_line", _READ)
-        first = at(vector.first, _OPERANDS - 1, "first_line")
-        bias = at(vector.bias, _OPERANDS - 1, "bias_line")
+        reading = at(place_bits, self._read, "read_line")
+        bank_then = at(reading[columns:], self._operands - 1, "bank_line", self._read)
+        writing = at(reading, self._write, "write_line", self._read)
+        first = at(vector.first, self._operands - 1, "first_line")
+        bias = at(vector.bias, self._operands - 1, "bias_line")
         drain_bank = at(self.drain_bank, READ_LATENCY, "drain_bank_line")
 
         words: list[Value] = []
@@ -81,7 +86,7 @@ class GroupAccumulator(wiring.Component):
         for bank in range(config.acc_banks):
             store = ChunkMemory(width, width, config.acc_depth)
             m.submodules[f"bank_{bank}"] = store
-            busy = valid[_READ - 1] & (reading[columns:] == bank)
+            busy = valid[self._read - 1] & (reading[columns:] == bank)
             m.d.comb += [
                 store.read_addr.eq(Mux(busy, reading[:columns], self.drain_column)),
                 store.write_en.eq(valid[-1] & (writing[columns:] == bank)),
@@ -91,35 +96,22 @@ class GroupAccumulator(wiring.Component):
             words.append(store.read_data)
 
         stored = Signal(width, reset_less=True)
-        added = Signal(width, reset_less=True)
-        scaled, sums = Signal(width), Signal(width)
-        m.d.sync += added.eq(scaled)
         m.d.sync += stored.eq(
             Mux(first, bias.replicate(ROW_GROUP), _choose(m, words, bank_then, "stored_word"))
         )
-        m.d.comb += [
-            written.eq(sums),
-            Value.cast(self.drained).eq(_choose(m, words, drain_bank, "drained_word")),
-        ]
-        scaled_parts: list[Value] = []
+        m.d.comb += Value.cast(self.drained).eq(_choose(m, words, drain_bank, "drained_word"))
         sum_parts: list[Value] = []
         for row in range(ROW_GROUP):
-            scale = ScaleMultiply(sum_bits(config))
-            place(m, platform, f"scale_{row}", scale, "rows_scale")
-            adder = Fp32Add()
-            place(m, platform, f"adder_{row}", adder, "rows_adder")
-            part = slice(32 * row, 32 * row + 32)
+            adder = make_scale_add(config)
+            place(m, platform, f"row_{row}", adder, "rows_scale_add")
             m.d.comb += [
-                scale.d.eq(self.sums[row]),
-                scale.m.eq(self.m[row]),
-                scale.ws.eq(vector.ws),
-                scale.e.eq(vector.exponent),
-                adder.x.eq(stored[part]),
-                adder.y.eq(added[part]),
+                adder.d.eq(self.sums[row]),
+                adder.m.eq(self.m[row]),
+                adder.scale.eq(self.scale),
+                adder.stored.eq(stored[32 * row : 32 * row + 32]),
             ]
-            scaled_parts.append(scale.p)
             sum_parts.append(adder.s)
-        m.d.comb += [scaled.eq(Cat(*scaled_parts)), sums.eq(Cat(*sum_parts))]
+        m.d.comb += written.eq(Cat(*sum_parts))
         return m
 
 

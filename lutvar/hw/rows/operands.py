@@ -25,7 +25,8 @@ class GroupOperands(wiring.Component):
         load_valid, load: read a word of all rows.
         word_valid, word: ``load``, ``LATENCY`` cycles later, and codes: what was read, row 0
             lowest.
-        start: the scales of the words loaded since the last start become current.
+        start: the scales of the words loaded since the last start become current, from the next
+            cycle on.
         scales: current FP16 scale of each row, of the half that was loaded.
 
     Cost: ``word_bits`` x ``operand_words`` of memory for each row: one UltraRAM of 72 bits for

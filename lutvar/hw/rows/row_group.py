@@ -12,10 +12,11 @@ from lutvar.hw.links import drain_layout, drain_values
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY
 
-from .accumulate import GroupAccumulator
+from .accumulate import GroupAccumulator, accumulator_latency
 from .chain import load_layout, marks_layout, vector_layout, write_layout
 from .dot_form import dot_timing, make_group_dot
 from .operands import GroupOperands
+from .scale_add import weight_scale
 
 #: Ports that lead from link to link in the direction of the weights.
 CHAIN = ("marks", "vector", "operand", "load", "write")
@@ -23,7 +24,7 @@ CHAIN = ("marks", "vector", "operand", "load", "write")
 
 def row_group_latency(config: AcceleratorConfig) -> int:
     """Cycles from a vector at a link to the cycle in which its results may be read there."""
-    return 1 + dot_timing(config).latency + GroupAccumulator.LATENCY
+    return 1 + dot_timing(config).latency + accumulator_latency(config)
 
 
 class RowGroup(wiring.Component):
@@ -87,7 +88,6 @@ class RowGroup(wiring.Component):
             operands.write_data.eq(write.data),
             operands.load_valid.eq(marks.load),
             operands.load.eq(held["load"]),
-            operands.start.eq(marks.start),
             dot.load_valid.eq(operands.word_valid),
             dot.load_word.eq(operands.word.word),
             dot.load_codes.eq(operands.codes),
@@ -101,11 +101,14 @@ class RowGroup(wiring.Component):
         arrived = Signal(dot.latency)
         m.d.sync += arrived.eq(Cat(marks.vector, arrived))
         late_vector = delay(m, Value.cast(vector), dot.latency, "vector_line")
-        late_scales = delay(m, Value.cast(operands.scales), dot.latency, "scales_line")
+        late_scales = self._late_scales(m, operands, marks.start, dot)
         m.d.comb += [
             accumulator.valid.eq(arrived[-1]),
             Value.cast(accumulator.vector).eq(late_vector),
             Value.cast(accumulator.m).eq(late_scales),
+            accumulator.scale.eq(
+                weight_scale(m, self.config, vector.ws, vector.exponent, dot.latency)
+            ),
             accumulator.drain_bank.eq(drain.bank),
             accumulator.drain_column.eq(drain.column),
         ]
@@ -118,3 +121,17 @@ class RowGroup(wiring.Component):
             Mux(mine, Value.cast(accumulator.drained), Value.cast(self.drained_in))
         )
         return m
+
+    def _late_scales(self, m: Module, operands: GroupOperands, start: Value, dot: Any) -> Value:
+        """Scales of the rows, in step with the sums.
+
+        A form whose next operand comes long after the start lets them change that much later, which
+        saves a delay line of 16 bits for each row.
+        """
+        if dot.hold <= dot.latency + GroupOperands.LATENCY:
+            m.d.comb += operands.start.eq(start)
+            return delay(m, Value.cast(operands.scales), dot.latency, "scales_line")
+        starts = Signal(dot.latency)  # with reset: valid bits
+        m.d.sync += starts.eq(Cat(start, starts))
+        m.d.comb += operands.start.eq(starts[-1])
+        return Value.cast(operands.scales)
