@@ -108,6 +108,8 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
     )
 
 
+DRAIN_COLUMNS = 2  #: columns that are drained together
+
 #: Cycles from a drain request to its values.
 DRAIN_LATENCY_BASE = 4
 
@@ -118,20 +120,22 @@ def drain_latency(config: AcceleratorConfig) -> int:
 
 
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """POST to MATRIX: read column ``column`` of the 16 rows of a group. One in each cycle.
+    """POST to MATRIX: read a pair of columns of the 16 rows of a group. One in each cycle.
 
-    The 16 float32 values (``drain_values``) are there ``drain_latency`` cycles later. Only banks
-    whose MATRIX instruction is complete may be read.
+    ``column`` counts pairs: columns ``2 * column`` and the next. The 32 float32 values
+    (``drain_values``) are there ``drain_latency`` cycles later. Only banks whose MATRIX
+    instruction is complete may be read.
     """
     return data.StructLayout(
         {
             "valid": 1,
             "bank": range(config.acc_banks),
             "row_group": range(max(2, config.row_groups)),
-            "column": range(config.acc_depth),
+            "column": range(config.acc_depth // DRAIN_COLUMNS),
         }
     )
 
 
 def drain_values() -> data.ArrayLayout:
-    return data.ArrayLayout(unsigned(32), ROW_GROUP)
+    """Element ``row + 16 * c`` is of this row and column ``2 * pair + c``."""
+    return data.ArrayLayout(unsigned(32), DRAIN_COLUMNS * ROW_GROUP)

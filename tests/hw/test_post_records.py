@@ -17,14 +17,14 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
     rng = np.random.default_rng(7)
     unit = RecordMaker(fmt)
     found: list[bytes] = []
-    patterns = heads.view(np.uint16).reshape(len(heads), 4, 16)
+    patterns = heads.view(np.uint16).reshape(len(heads), 2, 32)
 
     async def bench(ctx) -> None:
         for head, kind, kappa in zip(patterns, kinds, kappas.view(np.uint16), strict=True):
             while rng.random() < idle:
                 ctx.set(unit.values, int(rng.integers(1 << 60)))
                 await ctx.tick()
-            for beat in range(4):
+            for beat in range(2):
                 while rng.random() < idle / 2:
                     await ctx.tick()
                 ctx.set(Value.cast(unit.tag), int(kind) | int(kappa) << 2)
