@@ -18,9 +18,8 @@ from .transpose import SLOTS
 
 _REQUESTS = 8  #: writes that wait for the burst writer
 
-#: Cycles between a value of one path and the first of the next (exclusive of both): after GELU sums
-#: would overtake it, and values for records would meet its products in the conversion. One of
-#: these cycles is that of the change itself.
+#: Cycles between a value for GELU and one of another path, both excluded: sums would overtake it,
+#: values for records meet its products in the conversion.
 GELU_TO_SUM = GELU_CYCLES - SUM_CYCLES
 GELU_TO_RECORD = HalfLane.GELU_LEAD
 # Sums and GELU results leave after the records that were near when their path began.
@@ -107,24 +106,24 @@ class Issue(wiring.Component):
             inside.eq(inside + enter - self.left),
             self.requests.eq(self.requests + queue.i.valid),
         ]
-        with m.If(self.job.valid & self._clear(m, path, sums, enter)):
+        with m.If(self.job.valid & self._clear(m, path, enter)):
             m.d.sync += path.eq(job.path)
         return m
 
-    def _clear(self, m: Module, path: Value, sums: Value, enter: Value) -> Value:
-        """Values of the job's path may follow those of ``path``, two cycles after the last."""
-        recent = Signal(GELU_TO_RECORD - 1)  # cycles in which values entered
+    def _clear(self, m: Module, path: Value, enter: Value) -> Value:
+        """Values of the job's path may enter from the next cycle on, whatever is in the lanes."""
+        gelu = Signal(GELU_TO_RECORD - 1)  # cycles in which values for GELU entered
         far = Signal(range(RecordMaker.UNDER_WAY + 1))  # records begun and not near yet
         clear = Signal()
         m.d.sync += [
-            recent.eq(Cat(self.fire, recent)),
+            gelu.eq(Cat(self.fire & (path == Path.GELU), gelu)),
             far.eq(far + (enter & (path == Path.RECORD)) - self.near),
         ]
-        with m.Switch(path):
+        with m.Switch(self.job.payload.path):
             with m.Case(Path.SUM):
-                m.d.comb += clear.eq(1)
+                m.d.comb += clear.eq((far == 0) & ~gelu[: GELU_TO_SUM - 1].any())
             with m.Case(Path.GELU):
-                m.d.comb += clear.eq(~Mux(sums, recent[: GELU_TO_SUM - 1].any(), recent.any()))
-            with m.Default():
                 m.d.comb += clear.eq(far == 0)
+            with m.Default():
+                m.d.comb += clear.eq(~gelu.any())
         return clear

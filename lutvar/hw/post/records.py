@@ -121,7 +121,10 @@ class RecordMaker(wiring.Component):
 
     #: From squares.done to the record's scale.
     _SCALE_LATENCY = Rsqrt.LATENCY + Fp32Multiply.LATENCY + Fp32ToFp16.LATENCY
-    LATENCY = 45
+    LATENCY = (
+        2 * BEATS - 1 + Quantizer.LATENCY + (PART - 1).bit_length()
+        + SquareSum.LATENCY + _SCALE_LATENCY + 1
+    )  # fmt: skip
     NEAR = 21
     #: Heads between ``tag`` and ``record`` at most, with a tag up to 16 cycles early.
     UNDER_WAY = 32
