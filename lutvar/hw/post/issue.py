@@ -16,7 +16,9 @@ from .orders import PARTS, Path, job_layout
 from .records import RecordMaker
 from .transpose import SLOTS
 
-_REQUESTS = 8  #: writes that wait for the burst writer
+#: Writes that wait for the burst writer: every fourth cycle brings one whose records take 65
+#: cycles until they can be written.
+_REQUESTS = 32
 
 #: Cycles between a value for GELU and one of another path, both excluded: sums would overtake it,
 #: values for records meet its products in the conversion.
