@@ -12,7 +12,9 @@ from lutvar.hw.post.transpose import PAIRS, PART, SLOTS, BlockBuffer
 def test_transpose() -> None:
     rng = random.Random(1)
     buffer = BlockBuffer()
-    blocks = [[[rng.getrandbits(32) for _ in range(128)] for _ in range(16)] for _ in range(SLOTS + 3)]
+    blocks = [
+        [[rng.getrandbits(32) for _ in range(128)] for _ in range(16)] for _ in range(SLOTS + 3)
+    ]
     stored: list[int] = []
     expected: list[tuple[int, list[int]]] = []
 

@@ -69,9 +69,8 @@ class BlockBuffer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        pairs = Cat(
-            self.values[row + ROW_GROUP * c] for row in range(ROW_GROUP) for c in range(2)
-        )
+        columns = range(DRAIN_COLUMNS)
+        pairs = Cat(self.values[row + ROW_GROUP * c] for row in range(ROW_GROUP) for c in columns)
         turned = rotate(m, pairs, self.write_pair[:4], "turned")
         write_addr = delay(m, Cat(self.write_pair, self.write_slot), 2, "write_line")
         write = Signal(3)
