@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lutvar.contract.accelerator import BEAT_BYTES, LANES, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    LANES,
+    ROW_GROUP,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp
 from lutvar.contract.memory import BIAS_BEATS, block_beats
-from lutvar.hw.links import DRAIN_COLUMNS, drain_latency
+from lutvar.hw.links import drain_latency, drain_values
 
 #: Memory ports, each 64 bytes a cycle.
 PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "attend_write")
@@ -136,7 +142,8 @@ class CostModel:
         t, columns = self.times, blocks * GROUP
         read = columns * 2 if vector else 0
         written = rows * columns * 4
-        drain = GROUP // DRAIN_COLUMNS  # 16 rows are drained, whatever part of them is used
+        # 16 rows are drained, whatever part of them is used.
+        drain = GROUP * ROW_GROUP // drain_values().length
         own, records = 8 * rows, 0
         if op == PostOp.ADD:
             own += 4 if vector else 0

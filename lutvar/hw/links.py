@@ -108,8 +108,6 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
     )
 
 
-DRAIN_COLUMNS = 2  #: columns that are drained together
-
 #: Cycles from a drain request to its values.
 DRAIN_LATENCY_BASE = 4
 
@@ -120,22 +118,21 @@ def drain_latency(config: AcceleratorConfig) -> int:
 
 
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """POST to MATRIX: read a pair of columns of the 16 rows of a group. One in each cycle.
+    """POST to MATRIX: read two columns of the 16 rows of a group. One request in each cycle.
 
-    ``column`` counts pairs: columns ``2 * column`` and the next. The 32 float32 values
-    (``drain_values``) are there ``drain_latency`` cycles later. Only banks whose MATRIX
-    instruction is complete may be read.
+    column: index of the pair, ``column >> 1``. The 32 float32 values (``drain_values``) are there
+    ``drain_latency`` cycles later. Only banks whose MATRIX instruction is complete may be read.
     """
     return data.StructLayout(
         {
             "valid": 1,
             "bank": range(config.acc_banks),
             "row_group": range(max(2, config.row_groups)),
-            "column": range(config.acc_depth // DRAIN_COLUMNS),
+            "column": range(config.acc_depth // 2),
         }
     )
 
 
 def drain_values() -> data.ArrayLayout:
-    """Element ``row + 16 * c`` is of this row and column ``2 * pair + c``."""
-    return data.ArrayLayout(unsigned(32), DRAIN_COLUMNS * ROW_GROUP)
+    """Element ``row + 16 * c`` is (row, column ``2 * pair + c``)."""
+    return data.ArrayLayout(unsigned(32), 2 * ROW_GROUP)

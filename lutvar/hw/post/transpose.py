@@ -9,15 +9,16 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.config import GROUP
-from lutvar.hw.links import DRAIN_COLUMNS, drain_values
+from lutvar.hw.links import drain_values
 from lutvar.hw.matrix.memory import READ_LATENCY, ChunkMemory
 from lutvar.hw.units.float_steps import delay
 
 SLOTS = 8  #: blocks in the buffer; block RAMs of 512 words of 64 bits are used to the full
-PAIRS = GROUP // DRAIN_COLUMNS  #: pairs of columns in a block
-PART = DRAIN_COLUMNS * LANES  #: columns of a part of a row
-WORD = DRAIN_COLUMNS * 32  #: bits of a pair of values of a row
+PAIRS = GROUP // 2  #: pairs of columns in a block
+PART = 2 * LANES  #: columns of a part of a row
+WORD = 2 * 32  #: bits of a pair of values of a row
 
+assert drain_values().length == 2 * ROW_GROUP, "columns are drained in pairs"
 assert LANES == ROW_GROUP == 16, "the rotations need as many rows as pairs in a part"
 
 
@@ -69,8 +70,8 @@ class BlockBuffer(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        columns = range(DRAIN_COLUMNS)
-        pairs = Cat(self.values[row + ROW_GROUP * c] for row in range(ROW_GROUP) for c in columns)
+        columns = (0, ROW_GROUP)
+        pairs = Cat(self.values[row + at] for row in range(ROW_GROUP) for at in columns)
         turned = rotate(m, pairs, self.write_pair[:4], "turned")
         write_addr = delay(m, Cat(self.write_pair, self.write_slot), 2, "write_line")
         write = Signal(3)
