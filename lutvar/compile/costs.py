@@ -11,11 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lutvar.contract.accelerator import BEAT_BYTES, LANES, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    LANES,
+    ROW_GROUP,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp
 from lutvar.contract.memory import BIAS_BEATS, block_beats
-from lutvar.hw.links import drain_latency
+from lutvar.hw.links import drain_latency, drain_values
 
 #: Memory ports, each 64 bytes a cycle.
 PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "attend_write")
@@ -31,9 +37,11 @@ class UnitTimes:
         operand: MATRIX, from the start of an operand to that of the next, at least.
         matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
         front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
-        post_issue: POST, between instructions.
+        post_issue: POST, between instructions: pauses where the path changes, on average.
         post_tail: from the last block's first value to the last write, without its rows.
         post_records: more of it when records are made.
+        post_drain: from the start to a block's first value in the lanes, beyond what its fetch
+            takes without the memory.
         attend_least: ATTEND, least cycles of a block of n query rows beyond ``4 n``.
         attend_tail: from the last key of a block to its results, without the keys' second pass.
     """
@@ -45,9 +53,10 @@ class UnitTimes:
     matrix_tail: int = 32
     front_tail: int = 95
     front_statistics: int = 136
-    post_issue: int = 4
-    post_tail: int = 175
-    post_records: int = 38
+    post_issue: int = 2
+    post_tail: int = 107
+    post_records: int = 27
+    post_drain: int = 59
     attend_least: int = 12
     attend_tail: int = 120
 
@@ -99,7 +108,10 @@ class CostModel:
         if opcode == Opcode.FRONT:
             return self._front_cost(o["rows"], o["groups"], o["norm"])
         if opcode == Opcode.POST:
-            return self._post_cost(o["rows"], o["blocks"], o["op"], o["vector"])
+            vector = o["vector"]
+            if o["op"] == PostOp.QKV:  # k and v have no factors
+                vector &= o["block_first"] < o["heads"] // 2
+            return self._post_cost(o["rows"], o["blocks"], o["op"], vector)
         if opcode == Opcode.ATTEND:
             return self._attend_cost(o["rows"], o["heads"], o["keys"])
         return Cost(0, 0)
@@ -133,17 +145,22 @@ class CostModel:
         t, columns = self.times, blocks * GROUP
         read = columns * 2 if vector else 0
         written = rows * columns * 4
-        block = GROUP  # 16 rows are drained, whatever part of them is used
+        # 16 rows are drained, whatever part of them is used.
+        drain = GROUP * ROW_GROUP // drain_values().length
+        own, records = 8 * rows, 0
         if op == PostOp.ADD:
-            block = max(block, 8 * rows + (4 if vector else 0))
+            own += 4 if vector else 0
             read += written
         elif op == PostOp.GELU:
-            written //= 2
+            own, written = 4 * rows, written // 2
         elif op == PostOp.QKV:
-            written = rows * columns  # a record of 64 bytes for 64 columns
+            # A record of 64 bytes for 64 columns; those of k of all rows are one write.
+            own, written, records = 4 * rows, rows * columns, t.post_records + rows
+        block, latency = max(drain, own), drain_latency(self.config)
         # The last block counts whole in what is occupied; few rows leave it sooner.
-        tail = t.post_tail + drain_latency(self.config) + 8 * rows - GROUP + t.memory
-        tail += t.post_records if op == PostOp.QKV else 0
+        tail = t.post_tail + latency + own + records - block + t.memory
+        if read:
+            tail += max(0, t.memory - t.post_drain - latency)
         traffic = (("post_read", read), ("post_write", written))
         return Cost(t.post_issue + blocks * block, tail, traffic)
 

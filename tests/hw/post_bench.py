@@ -258,22 +258,23 @@ def run_program(
 
     async def matrix(ctx: Any) -> None:
         drain, line, cycle = unit.drain, [None] * drain_latency(config), 0
-        number = column = 0
+        number = pair = 0
         # Values are set after an edge, so they are there one cycle later than they are computed.
         async for _, _, valid, bank, group, at in ctx.tick().sample(
             drain.valid, drain.bank, drain.row_group, drain.column
         ):
-            value = rng.getrandbits(512)
+            value = rng.getrandbits(1024)
             if valid:
                 result.drains.append(cycle)
                 case = program.cases[number]
                 seen = (bank, group, at)
                 o = case.operands
-                assert seen == (o["acc_bank"], o["row_group"], column), seen
-                value = int.from_bytes(np.ascontiguousarray(case.y[:, column]).tobytes(), "little")
-                column += 1
-                if column == case.y.shape[1]:
-                    number, column = number + 1, 0
+                assert seen == (o["acc_bank"], o["row_group"], pair), seen
+                columns = case.y[:, 2 * pair : 2 * pair + 2].T
+                value = int.from_bytes(np.ascontiguousarray(columns).tobytes(), "little")
+                pair += 1
+                if 2 * pair == case.y.shape[1]:
+                    number, pair = number + 1, 0
             line.append(value)
             line.pop(0)
             if line[0] is not None:

@@ -1,40 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lane of POST against the golden functions."""
+"""The lanes of POST against the golden functions."""
 
 import numpy as np
-import pytest
 from amaranth.sim import Simulator
 
-from lutvar.hw.post.lane import PostLane
+from lutvar.hw.post.lane import HalfLane, SumLane
 from lutvar.quant.golden import pointwise
 
 
-def run_lane(y, g, x, gelu: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sums and halves of values fed back to back."""
-    lane, count = PostLane(), len(y)
-    lag = {"y": PostLane.G_LEAD, "g": 0, "x": PostLane.G_LEAD + PostLane.X_LAG}
-    bits = {"y": y.view(np.uint32), "g": g.view(np.uint16), "x": x.view(np.uint32)}
-    after_sum = PostLane.G_LEAD + PostLane.SUM_LATENCY
-    after_half = PostLane.G_LEAD + (PostLane.GELU_LATENCY if gelu else PostLane.HALF_LATENCY)
-    sums, halves = [], []
+def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str, latency: int):
+    """Patterns of ``output``; each input is fed back to back, ``lags`` cycles late."""
+    count, found = len(fed["y"]), []
 
     async def bench(ctx) -> None:
-        ctx.set(lane.gelu, gelu)
-        for cycle in range(count + max(after_sum, after_half)):
-            for name, delay in lag.items():
-                if 0 <= cycle - delay < count:
-                    ctx.set(getattr(lane, name), int(bits[name][cycle - delay]))
-            if 0 <= cycle - after_sum < count:
-                sums.append(ctx.get(lane.sum))
-            if 0 <= cycle - after_half < count:
-                halves.append(ctx.get(lane.half))
+        for cycle in range(count + latency):
+            for name, lag in lags.items():
+                if 0 <= cycle - lag < count:
+                    ctx.set(getattr(lane, name), int(fed[name][cycle - lag]))
+            if cycle >= latency:
+                found.append(ctx.get(getattr(lane, output)))
             await ctx.tick()
 
     simulator = Simulator(lane)
     simulator.add_clock(1e-6)
     simulator.add_testbench(bench)
     simulator.run()
-    return np.array(sums, np.uint32), np.array(halves, np.uint16)
+    return np.array(found)
+
+
+def run_sum(y, g, x) -> np.ndarray:
+    lags = {"y": SumLane.G_LEAD, "g": 0, "x": SumLane.G_LEAD + SumLane.X_LAG}
+    fed = {"y": y.view(np.uint32), "g": g.view(np.uint16), "x": x.view(np.uint32)}
+    latency = SumLane.G_LEAD + SumLane.LATENCY
+    return run_lane(SumLane(), lags, fed, "sum", latency).astype(np.uint32)
+
+
+def run_half(y, direct: int) -> np.ndarray:
+    fed = {"y": y.view(np.uint32), "direct": np.full(len(y), direct)}
+    latency = HalfLane.DIRECT_LATENCY if direct else HalfLane.LATENCY
+    found = run_lane(HalfLane(), {"y": 0, "direct": 0}, fed, "half", latency)
+    return found.astype(np.uint16)
 
 
 def vectors(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -56,20 +61,32 @@ def vectors(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return y, g, x
 
 
-@pytest.mark.parametrize("gelu", [0, 1])
-def test_lane(gelu: int) -> None:
-    y, g, x = vectors(gelu, 1500)
-    sums, halves = run_lane(y, g, x, gelu)
-    want = pointwise.add(x, y, g).view(np.uint32)
-    assert np.array_equal(sums, want)
-    want = (pointwise.gelu(y) if gelu else pointwise.fp16(y)).view(np.uint16)
-    assert np.array_equal(halves, want)
+def test_sum() -> None:
+    y, g, x = vectors(0, 1500)
+    assert np.array_equal(run_sum(y, g, x), pointwise.add(x, y, g).view(np.uint32))
 
 
 def test_product_alone() -> None:
     y, g, _ = vectors(3, 800)
-    sums, _ = run_lane(y, g, np.zeros_like(y), 0)
-    assert np.array_equal(sums, pointwise.store(y, g).view(np.uint32))
+    assert np.array_equal(run_sum(y, g, np.zeros_like(y)), pointwise.store(y, g).view(np.uint32))
+
+
+def test_half() -> None:
+    y, _, _ = vectors(1, 1500)
+    assert np.array_equal(run_half(y, 0), pointwise.gelu(y).view(np.uint16))
+    assert np.array_equal(run_half(y, 1), pointwise.fp16(y).view(np.uint16))
+
+
+def test_direct_and_gelu_share_the_conversion() -> None:
+    """A direct value takes the place of the GELU that is ready with it, of no other."""
+    y, _, _ = vectors(4, 600)
+    lead = HalfLane.GELU_LEAD
+    direct = np.random.default_rng(6).random(len(y)) < 0.5
+    fed = {"y": y.view(np.uint32), "direct": direct}
+    found = run_lane(HalfLane(), {"y": 0, "direct": 0}, fed, "half", HalfLane.DIRECT_LATENCY)
+    gelu = np.roll(pointwise.gelu(y), lead)
+    want = np.where(direct, pointwise.fp16(y), gelu).view(np.uint16)
+    assert np.array_equal(found[lead:], want[lead:])
 
 
 def test_gelu_ties() -> None:
@@ -79,5 +96,4 @@ def test_gelu_ties() -> None:
     y = np.concatenate([large[:500] * 2.0**-4, large[500:] * 2.0 ** rng.integers(-8, -3, 1000)])
     y = y.astype(np.float32)  # from 8 on the gate is 1: exact ties
     y = np.concatenate([y, np.nextafter(y, np.float32(0)), np.nextafter(y, np.float32(1e9))])
-    _, halves = run_lane(y, np.zeros(len(y), np.float16), np.zeros_like(y), 1)
-    assert np.array_equal(halves, pointwise.gelu(y).view(np.uint16))
+    assert np.array_equal(run_half(y, 0), pointwise.gelu(y).view(np.uint16))

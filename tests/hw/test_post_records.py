@@ -17,14 +17,16 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
     rng = np.random.default_rng(7)
     unit = RecordMaker(fmt)
     found: list[bytes] = []
-    patterns = heads.view(np.uint16).reshape(len(heads), 4, 16)
+    begun: list[int] = []
+    near: list[int] = []
+    patterns = heads.view(np.uint16).reshape(len(heads), 2, 32)
 
     async def bench(ctx) -> None:
         for head, kind, kappa in zip(patterns, kinds, kappas.view(np.uint16), strict=True):
             while rng.random() < idle:
                 ctx.set(unit.values, int(rng.integers(1 << 60)))
                 await ctx.tick()
-            for beat in range(4):
+            for beat in range(2):
                 while rng.random() < idle / 2:
                     await ctx.tick()
                 ctx.set(Value.cast(unit.tag), int(kind) | int(kappa) << 2)
@@ -37,9 +39,19 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
         await ctx.tick().repeat(80)
 
     async def watch(ctx) -> None:
-        async for _, _, done, record in ctx.tick().sample(unit.done, unit.record):
+        cycle = 0
+        signals = unit.tag_valid, unit.near, unit.done, unit.record
+        async for _, _, begin, close, done, record in ctx.tick().sample(*signals):
+            if begin:
+                begun.append(cycle)
+            if close:
+                near.append(cycle)
             if done:
+                assert cycle == near[len(found)] + unit.NEAR
+                if not idle:
+                    assert cycle == begun[len(found)] + unit.LATENCY
                 found.append(record.to_bytes(64, "little"))
+            cycle += 1
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)

@@ -3,15 +3,18 @@
 
 import random
 
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
-from lutvar.hw.post.transpose import SLOTS, BlockBuffer
+from lutvar.hw.post.transpose import PAIRS, PART, SLOTS, BlockBuffer
 
 
 def test_transpose() -> None:
     rng = random.Random(1)
     buffer = BlockBuffer()
-    blocks = [[[rng.getrandbits(32) for _ in range(128)] for _ in range(16)] for _ in range(6)]
+    blocks = [
+        [[rng.getrandbits(32) for _ in range(128)] for _ in range(16)] for _ in range(SLOTS + 3)
+    ]
     stored: list[int] = []
     expected: list[tuple[int, list[int]]] = []
 
@@ -19,18 +22,22 @@ def test_transpose() -> None:
         for number, block in enumerate(blocks):
             while number >= len(done) + SLOTS:
                 await ctx.tick()
-            for column in range(128):
+            for pair in range(PAIRS):
                 while rng.random() < 0.1:
                     ctx.set(buffer.write, 0)
                     await ctx.tick()
-                value = sum(block[row][column] << 32 * row for row in range(16))
+                value = sum(
+                    block[row][2 * pair + c] << 32 * (row + 16 * c)
+                    for row in range(16)
+                    for c in range(2)
+                )
                 ctx.set(buffer.write, 1)
                 ctx.set(buffer.write_slot, number % SLOTS)
-                ctx.set(buffer.write_column, column)
-                ctx.set(buffer.values, value)
+                ctx.set(buffer.write_pair, pair)
+                ctx.set(Value.cast(buffer.values), value)
                 await ctx.tick()
             ctx.set(buffer.write, 0)
-            ctx.set(buffer.values, rng.getrandbits(512))
+            ctx.set(Value.cast(buffer.values), rng.getrandbits(1024))
 
     async def watch(ctx) -> None:
         async for _, _, written in ctx.tick().sample(buffer.written):
@@ -45,17 +52,17 @@ def test_transpose() -> None:
             while len(stored) <= number:
                 await ctx.tick()
                 cycle += 1
-            order = [(row, part) for row in range(16) for part in range(8)]
+            order = [(row, part) for row in range(16) for part in range(128 // PART)]
             rng.shuffle(order)
             for row, part in order + order[:8]:
                 if expected and expected[0][0] == cycle:
                     want = expected.pop(0)[1]
                     got = ctx.get(buffer.part)
-                    assert [got >> 32 * i & 0xFFFFFFFF for i in range(16)] == want
+                    assert [got >> 32 * i & 0xFFFFFFFF for i in range(PART)] == want
                 ctx.set(buffer.read_slot, number % SLOTS)
                 ctx.set(buffer.read_row, row)
                 ctx.set(buffer.read_part, part)
-                want = block[row][16 * part : 16 * part + 16]
+                want = block[row][PART * part :][:PART]
                 expected.append((cycle + BlockBuffer.READ_LATENCY, want))
                 await ctx.tick()
                 cycle += 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Drains accumulators into the block buffer, one column of 16 rows in each cycle."""
+"""Drains accumulators into the block buffer, two columns of 16 rows in each cycle."""
 
 from typing import Any
 
@@ -8,21 +8,20 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.config import GROUP
 from lutvar.hw.links import drain_latency, drain_layout
 from lutvar.hw.units.float_steps import delay
 
 from .orders import drain_order
-from .transpose import SLOTS
+from .transpose import PAIRS, SLOTS
 
 
 class Drain(wiring.Component):
-    """Requests columns of whole blocks, as long as the block buffer has free slots.
+    """Requests pairs of columns of whole blocks, as long as the block buffer has free slots.
 
     Members:
         order: instructions (``drain_order``).
         request: to the matrix unit.
-        write, write_slot, write_column: to the block buffer, when the values are there.
+        write, write_slot, write_pair: to the block buffer, when the values are there.
         release: one cycle: the oldest block was read and its slot is free.
     """
 
@@ -34,7 +33,7 @@ class Drain(wiring.Component):
                 "request": Out(drain_layout(config)),
                 "write": Out(1),
                 "write_slot": Out(range(SLOTS)),
-                "write_column": Out(range(GROUP)),
+                "write_pair": Out(range(PAIRS)),
                 "release": In(1),
             }
         )
@@ -45,23 +44,23 @@ class Drain(wiring.Component):
         running = Signal()
         left = Signal(8, reset_less=True)  # blocks, the current one included
         block = Signal(8, reset_less=True)
-        column = Signal(range(GROUP))
+        pair = Signal(range(PAIRS))
         slot, free = Signal(range(SLOTS)), Signal(range(SLOTS + 1), init=SLOTS)
 
         fire, end, claim = Signal(), Signal(), Signal()
         m.d.comb += [
-            fire.eq(running & ((column != 0) | (free != 0))),
-            claim.eq(fire & (column == 0)),
-            end.eq(fire & (column == GROUP - 1)),
+            fire.eq(running & ((pair != 0) | (free != 0))),
+            claim.eq(fire & (pair == 0)),
+            end.eq(fire & (pair == PAIRS - 1)),
             self.order.ready.eq(~running | (end & (left == 1))),
         ]
         m.d.sync += [free.eq(free + self.release - claim), self.request.valid.eq(fire)]
         with m.If(fire):
             m.d.sync += [
-                column.eq(column + 1),
+                pair.eq(pair + 1),
                 self.request.bank.eq(order.bank),
                 self.request.row_group.eq(order.row_group),
-                self.request.column.eq(Cat(column, block)),
+                self.request.column.eq(Cat(pair, block)),
             ]
         with m.If(end):
             m.d.sync += [slot.eq(slot + 1), block.eq(block + 1), left.eq(left - 1)]
@@ -76,6 +75,6 @@ class Drain(wiring.Component):
         latency = drain_latency(self.config)
         here = Signal(latency + 1)
         m.d.sync += here.eq(Cat(fire, here))
-        where = delay(m, Cat(column, slot), latency + 1, "where")
-        m.d.comb += [self.write.eq(here[-1]), Cat(self.write_column, self.write_slot).eq(where)]
+        where = delay(m, Cat(pair, slot), latency + 1, "where")
+        m.d.comb += [self.write.eq(here[-1]), Cat(self.write_pair, self.write_slot).eq(where)]
         return m

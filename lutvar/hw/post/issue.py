@@ -1,26 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides in each cycle whether the next part of 16 values enters the lanes."""
+"""Decides in each cycle whether the next values of a row enter the lanes."""
 
 from typing import Any
 
-from amaranth.hdl import Array, C, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import transfer_layout
 from lutvar.hw.matrix.memory import Fifo
 
-from .orders import PARTS, job_layout
+from .lane import HalfLane
+from .lanes import GELU_CYCLES, SUM_CYCLES
+from .orders import PARTS, Path, job_layout
+from .records import RecordMaker
 from .transpose import SLOTS
 
-_REQUESTS = 8  #: writes that wait for the burst writer
+#: Writes that wait for the burst writer: every fourth cycle brings one whose records take 65
+#: cycles until they can be written.
+_REQUESTS = 32
+
+#: Cycles between a value for GELU and one of another path, both excluded: sums would overtake it,
+#: values for records meet its products in the conversion.
+GELU_TO_SUM = GELU_CYCLES - SUM_CYCLES
+GELU_TO_RECORD = HalfLane.GELU_LEAD
+# Sums and GELU results leave after the records that were near when their path began.
+assert 1 < GELU_TO_SUM <= GELU_TO_RECORD and RecordMaker.NEAR <= SUM_CYCLES < GELU_CYCLES
 
 
 class Issue(wiring.Component):
-    """Parts of jobs in order, one in each cycle when all that they need is there.
+    """Parts of jobs in order, one or two in each cycle when all that they need is there.
 
-    Behind it nothing waits: places for results are taken in advance (``sent`` returns them), and
-    results of one path leave the lanes before those of another enter them.
+    Behind it nothing waits: places for results are taken in advance (``sent`` returns them).
+    Results leave the lanes in the order in which their values enter: GELU takes longer than sums,
+    records longer than GELU, so only a change to a shorter path waits, and one from GELU to records
+    (``HalfLane``).
 
     Args:
         places: beats that the burst writer takes without pause.
@@ -30,9 +44,10 @@ class Issue(wiring.Component):
         job: from ``Walk``. request: to the burst writer.
         written, release: a block was stored; the oldest one was read.
         factors_valid, factors_release, row_valid, row_take: see ``Fetch``.
-        fire: a part enters. Then ``job.payload``, ``part``, ``slot`` are what it is.
-        left: a beat of results has left the lanes. sent: one has left for memory.
-        path: of the parts in the lanes; changes only while there are none.
+        fire: a part of 16 values enters, or two of them (paths other than SUM). Then
+            ``job.payload``, ``part`` (the first one), ``slot`` are what it is.
+        left: a beat of results has left the lanes. sent: one has left for memory. near: see
+            ``Lanes``.
         requests: writes so far, modulo 2**10; ``last``: one cycle: an instruction's last part.
     """
 
@@ -46,7 +61,7 @@ class Issue(wiring.Component):
                 "factors_valid": In(1), "factors_release": Out(1),
                 "row_valid": In(1), "row_take": Out(1),
                 "fire": Out(1), "part": Out(range(PARTS)), "slot": Out(range(SLOTS)),
-                "left": In(1), "sent": In(1), "path": Out(2),
+                "left": In(1), "sent": In(1), "near": In(1),
                 "requests": Out(10), "last": Out(1),
             }
         )  # fmt: skip
@@ -56,25 +71,25 @@ class Issue(wiring.Component):
         m.submodules.queue = queue = Fifo(transfer_layout(), _REQUESTS)
         wiring.connect(m, queue.o, wiring.flipped(self.request))
         job = self.job.payload
-        step = Signal(range(PARTS))
+        step = Signal(range(PARTS))  # in parts
         blocks = Signal(range(SLOTS + 1))  # in the buffer
         places = Signal(range(self.places + 1), init=self.places)  # free
         inside = Signal(range(self.places + 1))  # beats of results in the lanes
 
-        begin, end, other = Signal(), Signal(), Signal()  # of a beat; of the job
-        masks = Array([C(0, 2), C(1, 2), C(3, 2), C(3, 2)])
+        path = Signal(Path)  # of the last values
+        sums = job.path == Path.SUM
+        begin, end = Signal(), Signal()  # of a beat; of the job
         m.d.comb += [
-            begin.eq((step[:2] & masks[job.path]) == 0),
-            end.eq(step == Mux(job.whole, PARTS - 1, PARTS // 2 - 1)),
-            other.eq(self.path != job.path),
+            begin.eq((job.path != Path.RECORD) | ~step[1]),
+            end.eq((step[0] | ~sums) & step[1] & (step[2] | ~job.whole)),
             self.fire.eq(
-                self.job.valid & (blocks != 0) & ~other
+                self.job.valid & (blocks != 0) & (path == job.path)
                 & (~job.vector | self.factors_valid)
                 & (~job.add | self.row_valid)
                 & (~begin | ((places != 0) & ((inside == 0) | self.pipelined)))
                 & ((step != 0) | queue.i.ready)
             ),
-            self.part.eq(step + Mux(job.upper, PARTS // 2, 0)),
+            self.part.eq(Cat(step[:2], step[2] | job.upper)),
             self.job.ready.eq(self.fire & end),
             self.row_take.eq(self.fire & job.add),
             self.release.eq(self.fire & end & job.release),
@@ -86,13 +101,31 @@ class Issue(wiring.Component):
         ]  # fmt: skip
         enter = self.fire & begin
         m.d.sync += [
-            step.eq(Mux(self.fire, Mux(end, 0, step + 1), step)),
+            step.eq(Mux(self.fire, Mux(end, 0, step + Mux(sums, 1, 2)), step)),
             self.slot.eq(self.slot + self.release),
             blocks.eq(blocks + self.written - self.release),
             places.eq(places + self.sent - enter),
             inside.eq(inside + enter - self.left),
             self.requests.eq(self.requests + queue.i.valid),
         ]
-        with m.If(self.job.valid & other & (inside == 0)):
-            m.d.sync += self.path.eq(job.path)
+        with m.If(self.job.valid & self._clear(m, path, enter)):
+            m.d.sync += path.eq(job.path)
         return m
+
+    def _clear(self, m: Module, path: Value, enter: Value) -> Value:
+        """Values of the job's path may enter from the next cycle on, whatever is in the lanes."""
+        gelu = Signal(GELU_TO_RECORD - 1)  # cycles in which values for GELU entered
+        far = Signal(range(RecordMaker.UNDER_WAY + 1))  # records begun and not near yet
+        clear = Signal()
+        m.d.sync += [
+            gelu.eq(Cat(self.fire & (path == Path.GELU), gelu)),
+            far.eq(far + (enter & (path == Path.RECORD)) - self.near),
+        ]
+        with m.Switch(self.job.payload.path):
+            with m.Case(Path.SUM):
+                m.d.comb += clear.eq((far == 0) & ~gelu[: GELU_TO_SUM - 1].any())
+            with m.Case(Path.GELU):
+                m.d.comb += clear.eq(far == 0)
+            with m.Default():
+                m.d.comb += clear.eq(~gelu.any())
+        return clear

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One of the 16 lanes: what becomes of one float32 result of the matrix unit (contract, 10)."""
+"""What becomes of one float32 result of the matrix unit (contract, 10): sums, and FP16 values."""
 
 from typing import Any
 
@@ -23,34 +23,26 @@ def positive_zero(pattern: Value) -> Value:
     return Cat(pattern[:31], pattern[31] & pattern[FRACTION:31].any())
 
 
-class PostLane(wiring.Component):
-    """The three ways of a value, each of its own fixed latency.
+class SumLane(wiring.Component):
+    """``RNE(x + RNE(y * g))``: STORE and ADD.
 
     Members:
         y: float32 result of the matrix unit.
         g: FP16 factor, ``G_LEAD`` cycles before its ``y``.
-        x: float32 summand, ``X_LAG`` cycles after its ``y``.
-        sum: ``RNE(x + RNE(y * g))``, ``SUM_LATENCY`` cycles after ``y``; with x = +0 the rounded
-            product itself.
-        gelu: what ``half`` is; constant while values are under way.
-        half: FP16 of ``y * gate(y)`` after ``GELU_LATENCY`` cycles, or of y after ``HALF_LATENCY``.
+        x: float32 summand, ``X_LAG`` cycles after its ``y``; +0 for the rounded product itself.
+        sum: float32, ``LATENCY`` cycles after ``y``.
 
-    Throughput: one value in each cycle. Cost: three DSPs (two multiplications by factors, one
-    interpolation) and half a BRAM36.
+    Throughput: one value in each cycle. Cost: one DSP.
     """
 
     G_LEAD = Fp16ToFp32.LATENCY
     X_LAG = Fp32Multiply.LATENCY
-    SUM_LATENCY = Fp32Multiply.LATENCY + Fp32Add.LATENCY
-    HALF_LATENCY = Fp32ToFp16.LATENCY + 1
-    GELU_LATENCY = GeluGate.LATENCY + Fp32Multiply.LATENCY + HALF_LATENCY
+    LATENCY = Fp32Multiply.LATENCY + Fp32Add.LATENCY
 
     y: In(32)
     g: In(16)
     x: In(32)
-    gelu: In(1)
     sum: Out(32)
-    half: Out(16)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -65,7 +57,32 @@ class PostLane(wiring.Component):
             add.y.eq(positive_zero(scale.s)),
             self.sum.eq(add.s),
         ]
+        return m
 
+
+class HalfLane(wiring.Component):
+    """FP16 of a value, or of its GELU.
+
+    Members:
+        y: float32 result of the matrix unit.
+        direct: comes with ``y``: ``half`` is ``fp16(y)`` after ``DIRECT_LATENCY`` cycles, instead
+            of that of the value whose product is ready now.
+        half: FP16 of ``y * gate(y)`` after ``LATENCY`` cycles, or see ``direct``.
+
+    Throughput: one value in each cycle. Cost: two DSPs (interpolation and product) and half a
+    BRAM36.
+    """
+
+    GELU_LEAD = GeluGate.LATENCY + Fp32Multiply.LATENCY  #: how much longer GELU takes
+    DIRECT_LATENCY = Fp32ToFp16.LATENCY + 1
+    LATENCY = GELU_LEAD + DIRECT_LATENCY
+
+    y: In(32)
+    direct: In(1)
+    half: Out(16)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
         # Rounded to odd, so that the conversion is the only rounding.
         m.submodules.gate = gate = GeluGate()
         m.submodules.product = product = Fp32Multiply(GATE_BITS, odd=True)
@@ -78,5 +95,5 @@ class PostLane(wiring.Component):
             convert.x.eq(chosen),
             self.half.eq(convert.y),
         ]
-        m.d.sync += chosen.eq(positive_zero(Mux(self.gelu, product.s, self.y)))
+        m.d.sync += chosen.eq(positive_zero(Mux(self.direct, self.y, product.s)))
         return m

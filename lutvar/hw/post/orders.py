@@ -12,7 +12,7 @@ from lutvar.contract.config import GROUP
 from lutvar.hw.links import BEAT_ADDRESS
 
 STRIDE = 24 - 6  #: bits of a stride in beats
-PARTS = GROUP // LANES  #: parts of 16 columns in a row of a block
+PARTS = GROUP // LANES  #: parts of 16 columns in a row of a block, each a beat of float32
 VECTOR_BEATS = GROUP * 2 // 64  #: beats of a block's factors g
 ROW_BEATS = GROUP * 4 // 64  #: beats of a row of a block in float32
 
@@ -20,9 +20,9 @@ ROW_BEATS = GROUP * 4 // 64  #: beats of a row of a block in float32
 class Path(IntEnum):
     """Which results of the lanes are written, and how many parts make a beat."""
 
-    SUM = 0  #: STORE and ADD: every part is a beat
-    GELU = 1  #: two parts
-    RECORD = 2  #: four parts
+    SUM = 0  #: STORE and ADD: every part of 16 values is a beat
+    GELU = 1  #: two parts, which enter together
+    RECORD = 2  #: four parts, in two cycles
 
 
 def drain_order(config: AcceleratorConfig) -> data.StructLayout:
@@ -64,6 +64,8 @@ def walk_order() -> data.StructLayout:
 
 def job_layout() -> data.StructLayout:
     """One row of a block, or its half: parts ``4 * upper ..``, 8 of them when ``whole``, else 4.
+
+    Sums take a cycle for each part, the other paths for two.
 
     release: the block is not needed afterwards. request: a write of ``beats`` beats begins with
     this job. last: of its instruction.

@@ -19,6 +19,8 @@ MAX_STARTED = 8  #: instructions started and not complete, at most
 class Prepare(wiring.Component):
     """Decodes one instruction in about 10 cycles, while earlier ones are at work.
 
+    What to drain is known at once, mostly also what to read, and goes ahead of the rest.
+
     Members:
         command: instructions.
         done: one cycle for each that is complete.
@@ -70,8 +72,7 @@ class Prepare(wiring.Component):
         some = Signal()
         above, below, lower, higher = (held(1, n) for n in ("above", "below", "lower", "higher"))
         pushed = Signal(3)
-        streams = (self.drain, self.fetch, self.walk)
-        with m.FSM():
+        with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += self.command.ready.eq(~started[-1])
                 with m.If(taken):
@@ -126,13 +127,21 @@ class Prepare(wiring.Component):
                         with m.If(alone | ~some | higher):
                             m.d.sync += high.eq(ends["out"])
             with m.State("push"):
-                for k, port in enumerate(streams):
-                    m.d.comb += port.valid.eq(~pushed[k])
-                    with m.If(port.ready):
-                        m.d.sync += pushed[k].eq(1)
+                m.d.comb += self.walk.valid.eq(~pushed[2])
                 with m.If(pushed.all()):
                     m.d.sync += pushed.eq(0)
                     m.next = "idle"
+        # Nothing in the way of reading: no need to know yet where results go.
+        free = ~qkv & ((p.op != PostOp.ADD) | (started == 1) | ~some)
+        m.d.comb += [
+            self.drain.valid.eq(~fsm.ongoing("idle") & ~pushed[0]),
+            self.fetch.valid.eq(
+                ((~fsm.ongoing("idle") & free) | fsm.ongoing("push")) & ~pushed[1]
+            ),
+        ]
+        for k, port in enumerate((self.drain, self.fetch, self.walk)):
+            with m.If(port.valid & port.ready):
+                m.d.sync += pushed[k].eq(1)
         return m
 
     def _orders(
@@ -149,7 +158,7 @@ class Prepare(wiring.Component):
             fetch.add.eq(p.op == PostOp.ADD),
             fetch["rows"].eq(p.rows),
             fetch.blocks.eq(p.blocks),
-            fetch.vector_blocks.eq(Mux(p.vector, row_blocks, 0)),
+            fetch.vector_blocks.eq(Mux(p.vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)),
             fetch.vector.eq(p.vector_address[6:]),
             fetch.input.eq(p.input[6:]),
             fetch.input_stride.eq(p.input_stride[6:]),

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import HEAD_DIM, LANES, ROW_GROUP
+from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
 from lutvar.contract.memory import RECORD_BYTES, SCALE_BYTE
 from lutvar.hw.units.float_steps import BIAS, FRACTION, delay, normalise_step
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
@@ -21,9 +21,9 @@ from lutvar.hw.units.tables import lookup
 from lutvar.quant.formats import NumberFormat
 
 from .lane import HALF_BITS
+from .transpose import PART
 
-#: Records between the first value in and the record out: less than the latency over 4 cycles.
-UNDER_WAY = 32
+BEATS = HEAD_DIM // PART  #: beats of a head
 
 
 class Kind(IntEnum):
@@ -43,16 +43,16 @@ class SquareSum(wiring.Component):
     """``N``: the sum of squares of the grid integers of 64 codes, as float32 (exact).
 
     Members:
-        codes, valid: 16 codes; four such beats are a head.
-        total, done: the sum and one cycle for it, ``LATENCY`` cycles after the fourth beat.
+        codes, valid: 32 codes; two such beats are a head.
+        total, done: the sum and one cycle for it, ``LATENCY`` cycles after the second beat.
     """
 
-    LATENCY = 9
+    LATENCY = PART.bit_length() + 4  #: the tree, the total, three steps that normalise
 
     def __init__(self, fmt: NumberFormat) -> None:
         self.fmt = fmt
         super().__init__(
-            {"codes": In(LANES * fmt.bits), "valid": In(1), "total": Out(32), "done": Out(1)}
+            {"codes": In(PART * fmt.bits), "valid": In(1), "total": Out(32), "done": Out(1)}
         )
 
     def elaborate(self, platform: Any) -> Module:
@@ -61,7 +61,7 @@ class SquareSum(wiring.Component):
         squares = [magnitude**2 for magnitude in fmt.positive.magnitudes]
         width = max(squares).bit_length()
         values: Sequence[Value] = [
-            lookup(self.codes.word_select(k, fmt.bits)[:-1], squares, width) for k in range(LANES)
+            lookup(self.codes.word_select(k, fmt.bits)[:-1], squares, width) for k in range(PART)
         ]
         level = 0
         while True:
@@ -75,11 +75,10 @@ class SquareSum(wiring.Component):
 
         valid = Signal(level + 1)
         m.d.sync += valid.eq(Cat(self.valid, valid))
-        position = Signal(range(HEAD_DIM // LANES))
-        beats = HEAD_DIM // LANES
+        position = Signal(range(BEATS))
         total = Signal((HEAD_DIM * max(squares)).bit_length(), reset_less=True)
         history = Signal(4)
-        m.d.sync += history.eq(Cat(valid[-1] & (position == beats - 1), history))
+        m.d.sync += history.eq(Cat(valid[-1] & (position == BEATS - 1), history))
         with m.If(valid[-1]):
             m.d.sync += [
                 total.eq(Mux(position == 0, 0, total) + words[0]),
@@ -108,15 +107,28 @@ class RecordMaker(wiring.Component):
 
     Members:
         tag, tag_valid: what the next head is; not after its first beat.
-        values, valid: 16 FP16 patterns; four beats are a head.
+        values, valid: 32 FP16 patterns; two beats are a head.
         record, done: 512 bits as they lie in memory. ``done`` for one cycle.
+        near: one cycle, ``NEAR`` cycles before a record's ``done``.
 
     A K record repeats the scale of a V record: V records come before the K records of the same
     heads, in the same order, at most 16 ahead.
 
-    Latency: about 60 cycles. Throughput: one beat in each cycle. Nothing is ever refused. Cost: 16
-    lanes of the quantizer, 4 DSPs and 1 BRAM36 besides.
+    Latency: ``LATENCY`` cycles from a head's first beat, when its second follows at once.
+    Throughput: one beat in each cycle. Nothing is ever refused. Cost: 32 lanes of the quantizer, 4
+    DSPs and 1 BRAM36 besides.
     """
+
+    #: From squares.done to the record's scale.
+    _SCALE_LATENCY = Rsqrt.LATENCY + Fp32Multiply.LATENCY + Fp32ToFp16.LATENCY
+    LATENCY = (
+        2 * BEATS - 1 + Quantizer.LATENCY + (PART - 1).bit_length()
+        + SquareSum.LATENCY + _SCALE_LATENCY + 1
+    )  # fmt: skip
+    NEAR = 21
+    #: Heads between ``tag`` and ``record`` at most, with a tag up to 16 cycles early.
+    UNDER_WAY = 32
+    assert BEATS * UNDER_WAY > LATENCY + 16
 
     def __init__(self, fmt: NumberFormat) -> None:
         self.fmt = fmt
@@ -124,17 +136,18 @@ class RecordMaker(wiring.Component):
             {
                 "tag": In(tag_layout()),
                 "tag_valid": In(1),
-                "values": In(LANES * 16),
+                "values": In(PART * 16),
                 "valid": In(1),
                 "record": Out(RECORD_BYTES * 8),
                 "done": Out(1),
+                "near": Out(1),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         fmt = self.fmt
-        m.submodules.quantizer = quantizer = Quantizer(LANES, fmt, None, group=HEAD_DIM)
+        m.submodules.quantizer = quantizer = Quantizer(PART, fmt, None, group=HEAD_DIM)
         m.submodules.squares = squares = SquareSum(fmt)
         quantized = quantizer.o.payload
         codes = Value.cast(quantized.codes)
@@ -147,11 +160,14 @@ class RecordMaker(wiring.Component):
         ]
 
         # The codes of a head wait for its scale.
-        position = Signal(range(HEAD_DIM // LANES))
+        position = Signal(range(BEATS))
         head = Signal(HEAD_DIM * fmt.bits, reset_less=True)
         peak = Signal(16, reset_less=True)
-        complete = Signal()
-        m.d.sync += complete.eq(quantizer.o.valid & (position == HEAD_DIM // LANES - 1))
+        latency = self._SCALE_LATENCY
+        wait = Signal(SquareSum.LATENCY + latency + 1 - self.NEAR)
+        complete = wait[0]
+        m.d.sync += wait.eq(Cat(quantizer.o.valid & (position == BEATS - 1), wait))
+        m.d.comb += self.near.eq(wait[-1])
         with m.If(quantizer.o.valid):
             m.d.sync += [
                 head.eq(Cat(head[len(codes) :], codes)),
@@ -175,7 +191,6 @@ class RecordMaker(wiring.Component):
             product.y.eq(delay(m, kappa.y, Rsqrt.LATENCY - Fp16ToFp32.LATENCY, "kappa_line")),
             convert.x.eq(product.s),
         ]
-        latency = Rsqrt.LATENCY + Fp32Multiply.LATENCY + Fp32ToFp16.LATENCY
         history = Signal(latency)
         m.d.sync += history.eq(Cat(squares.done, history))
         m.d.comb += done.eq(history[-1])
@@ -195,12 +210,15 @@ class RecordMaker(wiring.Component):
 
     @staticmethod
     def _line(
-        m: Module, name: str, value: Any, push: Value, pop: Value, depth: int = UNDER_WAY
+        m: Module, name: str, value: Any, push: Value, pop: Value, depth: int = 0
     ) -> Value:
         """A queue in LUTRAM without checks; the head of it."""
         value = Value.cast(value)
         queue = memory.Memory(
-            shape=unsigned(len(value)), depth=depth, init=[], attrs={"ram_style": "distributed"}
+            shape=unsigned(len(value)),
+            depth=depth or RecordMaker.UNDER_WAY,
+            init=[],
+            attrs={"ram_style": "distributed"},
         )
         m.submodules[name] = queue
         write, read = queue.write_port(), queue.read_port(domain="comb")

@@ -17,7 +17,7 @@ ONE = 0x3C00
 
 
 class Walk(wiring.Component):
-    """Orders to jobs, one job in each cycle (a job takes four cycles or eight to compute).
+    """Orders to jobs, one job in each cycle (a job takes two to eight cycles to compute).
 
     Members: ``order`` (``walk_order``), ``job`` (``job_layout``).
 

@@ -100,6 +100,8 @@ class Quantizer(wiring.Component):
             scales.dual.eq(maxima.dual),
             scales.valid.eq(maxima.done),
         ]
+        if fmt.dual is None:  # one maximum of magnitudes: the negative values' one is not built
+            m.d.comb += [maxima.beat.data[k][15].eq(0) for k in range(lanes)]
 
         # Two steps, because up to 128 lanes are searched.
         infinite = Signal(lanes, reset_less=True)
