@@ -90,6 +90,16 @@ class Job:
         }  # fmt: skip
         return self.addresses
 
+    def records(self) -> list[int]:
+        """Addresses of all records, each of which is to be read once."""
+        at, (heads, rows, keys) = self.addresses, self.shape
+        return [
+            *(at["query"] + r * at["query_stride"] + h * 64 for h in range(heads)
+              for r in range(rows)),
+            *(at[base] + h * at["head_stride"] + k * 64 for base in ("keys_address",
+              "values_address") for h in range(heads) for k in range(keys)),
+        ]  # fmt: skip
+
     @property
     def end(self) -> int:
         return self.addresses["output"] + self.shape[1] * self.addresses["output_stride"]
@@ -201,6 +211,9 @@ def run_jobs(
     serve(simulator, memory, [unit.keys_memory], [unit.write])
     serve(simulator, values, [unit.values_memory], [])
     simulator.run()
+    bursts = memory.read_bursts + (values.read_bursts if values is not memory else [])
+    read = sorted(first + 64 * beat for first, beats in bursts for beat in range(beats))
+    assert read == sorted(address for job in jobs for address in job.records())
     written = set()
     for number, job in enumerate(jobs):
         np.testing.assert_array_equal(

@@ -40,8 +40,8 @@ class ScorePhase(wiring.Component):
 
     Members:
         block: blocks in the order of their records.
-        beats: q and K records. One is taken in each cycle but one for each block, while the ring
-            has room and fewer than ``BLOCKS`` blocks wait for the value phase.
+        queries, beats: q and K records. One is taken in each cycle but one for each block, while
+            the ring has room and fewer than ``BLOCKS`` blocks wait for the value phase.
         scored: complete blocks; ``scored.payload`` stays until taken.
         read: the value phase reads the scores of the next key in this cycle.
         scores: R scores, two cycles after ``read``.
@@ -59,6 +59,7 @@ class ScorePhase(wiring.Component):
         super().__init__(
             {
                 "block": In(stream.Signature(block_layout(sizes))),
+                "queries": In(stream.Signature(unsigned(BEAT))),
                 "beats": In(stream.Signature(unsigned(BEAT))),
                 "scored": Out(stream.Signature(scored_layout(sizes))),
                 "read": In(1),
@@ -74,7 +75,7 @@ class ScorePhase(wiring.Component):
         take_query, take_key = Signal(), Signal()
         block = Signal(block_layout(sizes), reset_less=True)
         row, first, last = self._control(m, take_query, take_key, block)
-        m.d.sync += record.eq(self.beats.payload)
+        m.d.sync += record.eq(Mux(take_query, self.queries.payload, self.beats.payload))
 
         # Cycle 1: the record; 2: its operand, cycle 0 of the rows.
         recode_query, recode_key = sizes.make_operands()
@@ -176,8 +177,8 @@ class ScorePhase(wiring.Component):
                     m.next = "QUERIES"
             with m.State("QUERIES"):
                 m.d.comb += [
-                    self.beats.ready.eq(may),
-                    take_query.eq(self.beats.valid & self.beats.ready),
+                    self.queries.ready.eq(may),
+                    take_query.eq(self.queries.valid & self.queries.ready),
                 ]
                 with m.If(take_query):
                     m.d.sync += row.eq(row + 1)
