@@ -154,7 +154,6 @@ def run_jobs(
     values: AxiMemory | None = None,
     idle: int = 0,
     limit: int = 20_000,
-    score_form: str = "table",
 ) -> Outcome:
     """Run jobs one after the other without reset and compare all results.
 
@@ -164,7 +163,7 @@ def run_jobs(
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()
-    unit, outcome = AttendUnit(configuration, score_form), Outcome(memory=memory)
+    unit, outcome = AttendUnit(configuration), Outcome(memory=memory)
     outcome.unit = unit
     fmt = configuration.kv
     base = 1 << 20

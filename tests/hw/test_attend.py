@@ -102,10 +102,11 @@ def boundary_jobs(kv: str) -> list[Job]:
     return jobs
 
 
-@pytest.mark.parametrize(("kv", "form"), [("E2M3", "table"), ("E2M1", "table"), ("E2M3", "dsp")])
-def test_boundary_records(kv: str, form: str) -> None:
+@pytest.mark.parametrize(("kv", "dsp"), [("E2M3", 0), ("E2M1", 0), ("E2M3", 2), ("E2M3", 1)])
+def test_boundary_records(kv: str, dsp: int) -> None:
+    """Scores of all rows from tables, of all in multipliers, of one in either."""
     jobs = boundary_jobs(kv)
-    outcome = run_jobs(config(kv_format=kv), jobs, score_form=form)
+    outcome = run_jobs(config(kv_format=kv, attention_dsp_rows=dsp), jobs)
     found = [job.found(outcome.memory) for job in jobs]
     assert not found[0].any() and not found[1].any()
     assert set(np.unique(found[7])) == {0xFBFF}

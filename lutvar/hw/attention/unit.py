@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit ATTEND: instructions in, attention results in memory."""
 
-from typing import Any, Literal
+from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
@@ -30,9 +30,6 @@ _COMMANDS = 8  #: instructions in progress
 class AttendUnit(wiring.Component):
     """Attention of query rows over the keys of one sequence, for a number of heads.
 
-    Args:
-        score_form: dot products q * k from LUTs ("table"), or 32 DSP58 for each row ("dsp").
-
     A block is one head and up to R = ``config.attention_rows`` query rows, which share a pass over
     the K and V records. Heads are worked through one after the other, the rows of each in blocks
     of R. Three blocks are in progress at a time (scores, values, results), those of the next
@@ -50,11 +47,9 @@ class AttendUnit(wiring.Component):
     Reads are prefetched through queues of ``config.read_fifo`` beats, whatever the phases do.
     """
 
-    def __init__(
-        self, config: AcceleratorConfig, score_form: Literal["table", "dsp"] = "table"
-    ) -> None:
+    def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.sizes = AttentionSizes.of(config, score_form)
+        self.sizes = AttentionSizes.of(config)
         self.scores = ScorePhase(self.sizes)
         self.values = ValuePhase(self.sizes)
         self.results = ResultPhase(self.sizes)
