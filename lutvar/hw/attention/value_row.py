@@ -71,7 +71,7 @@ class ValueRow(wiring.Component):
         word: P and then h of 8 pairs (``split_word``), one cycle after ``select``.
 
     Cost: 32 DSP58 with input, product and sum registers; 18 LUTs for each pair of columns, and
-    a flip-flop and half a LUT (a multiplexer of four) for each bit of what is kept.
+    a flip-flop and a quarter of a LUT (a multiplexer of four) for each bit of what is kept.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
