@@ -170,7 +170,7 @@ class CostModel:
         cycles = full * self._attend_block(share, keys)
         if rest:
             cycles += self._attend_block(rest, keys)
-        moved = (full + bool(rest)) * heads * keys * BEAT_BYTES
+        moved = heads * keys * BEAT_BYTES  # a head's records serve all of its blocks
         return Cost(
             heads * cycles,
             t.attend_tail + t.memory + keys,

@@ -45,6 +45,9 @@ class AcceleratorConfig(_Strict):
     acc_depth: int = Field(ge=128, le=8192, description="outputs in a bank of accumulators")
     max_width: int = Field(ge=128, le=2304, description="largest model width C")
     attention_rows: int = Field(ge=1, le=32, description="query rows that share a pass over keys")
+    attention_dsp_rows: int = Field(
+        default=0, ge=0, description="of these, rows whose scores take 32 DSP instead of LUTs"
+    )
     max_keys: int = Field(ge=16, le=4095, description="largest number of keys")
     weight_fifo: int = Field(default=256, ge=64, description="beats of weights fetched ahead")
     read_fifo: int = Field(default=64, ge=32, description="beats of other data fetched ahead")
@@ -59,6 +62,11 @@ class AcceleratorConfig(_Strict):
             value = getattr(self, key)
             if value & (value - 1):
                 raise ValueError(f"{key} is {value}; it must be a power of two")
+        if self.attention_dsp_rows > self.attention_rows:
+            raise ValueError(
+                f"attention_dsp_rows is {self.attention_dsp_rows}; there are "
+                f"{self.attention_rows} attention_rows"
+            )
         if self.rows % ROW_GROUP:
             raise ValueError(f"rows is {self.rows}; it must be a multiple of {ROW_GROUP}")
         if self.max_width % GROUP:

@@ -43,6 +43,8 @@ def test_constants_are_those_of_the_attend_unit() -> None:
 
     config = accelerator("vck190-fp4", attention_rows=12)
     unit, costs = looked_at(AttendUnit(config)), CostModel(config)
+    for part in (unit.scores, unit.values, unit.results, *unit.scores.units):
+        looked_at(part)
     for rows, keys in ((12, 680), (12, 1), (5, 30)):
         operands = {"rows": rows, "heads": 1, "keys": keys}
         found = costs.of(Opcode.ATTEND, operands).occupied

@@ -90,6 +90,16 @@ class Job:
         }  # fmt: skip
         return self.addresses
 
+    def records(self) -> list[int]:
+        """Addresses of all records, each of which is to be read once."""
+        at, (heads, rows, keys) = self.addresses, self.shape
+        return [
+            *(at["query"] + r * at["query_stride"] + h * 64 for h in range(heads)
+              for r in range(rows)),
+            *(at[base] + h * at["head_stride"] + k * 64 for base in ("keys_address",
+              "values_address") for h in range(heads) for k in range(keys)),
+        ]  # fmt: skip
+
     @property
     def end(self) -> int:
         return self.addresses["output"] + self.shape[1] * self.addresses["output_stride"]
@@ -144,7 +154,6 @@ def run_jobs(
     values: AxiMemory | None = None,
     idle: int = 0,
     limit: int = 20_000,
-    score_form: str = "table",
 ) -> Outcome:
     """Run jobs one after the other without reset and compare all results.
 
@@ -154,7 +163,7 @@ def run_jobs(
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()
-    unit, outcome = AttendUnit(configuration, score_form), Outcome(memory=memory)
+    unit, outcome = AttendUnit(configuration), Outcome(memory=memory)
     outcome.unit = unit
     fmt = configuration.kv
     base = 1 << 20
@@ -201,6 +210,9 @@ def run_jobs(
     serve(simulator, memory, [unit.keys_memory], [unit.write])
     serve(simulator, values, [unit.values_memory], [])
     simulator.run()
+    bursts = memory.read_bursts + (values.read_bursts if values is not memory else [])
+    read = sorted(first + 64 * beat for first, beats in bursts for beat in range(beats))
+    assert read == sorted(address for job in jobs for address in job.records())
     written = set()
     for number, job in enumerate(jobs):
         np.testing.assert_array_equal(

@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 from pipeline_bench import run_pipeline
 
-from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.functions import exp2_table
-from lutvar.hw.attention import reciprocal, result_lane, value_row, weight_row
+from lutvar.hw.attention import reciprocal, result_lane, weight_row
 from lutvar.hw.attention.reciprocal import Reciprocal
 from lutvar.hw.attention.result_lane import ResultLane
 from lutvar.hw.attention.score_row import ScoreRow
 from lutvar.hw.attention.sizes import AttentionSizes
-from lutvar.hw.attention.value_row import ValueRow
 from lutvar.hw.attention.weight_row import WeightRow
 from lutvar.quant.formats import get_format
 
@@ -152,62 +150,17 @@ def test_weight_row() -> None:
         assert rows[index + weight_row.SUM_CYCLE + 1][1] == total, cases[index]
 
 
-def test_value_row() -> None:
-    """All sums at their largest magnitude, a pause, and a second block while the first is read."""
-    size = sizes(keys=16)
-    rng = random.Random(4)
-    bits = size.code_bits
-    blocks = []
-    for sign in (1, -1, 0):
-        keys = []
-        for _ in range(16):
-            codes = [rng.randint(-60, 60) if sign == 0 else 60 * sign for _ in range(HEAD_DIM)]
-            keys.append((32752 if sign else rng.randrange(32753), codes))
-        blocks.append(keys)
-    events = []  # (weight, codes, add, last)
-    for keys in blocks:
-        for index, (weight, codes) in enumerate(keys):
-            events.append((weight, codes, 1, int(index == 15)))
-            if index in (0, 7, 15):
-                events.append((999, codes, 0, 0))
-    idle = (0, [0] * HEAD_DIM, 0, 0)
-    events += [idle] * 8
-    inputs, shown = [], []
-    for cycle, (weight, codes, _, _) in enumerate(events):
-        add = events[cycle - value_row.ADD_CYCLE][2] if cycle >= value_row.ADD_CYCLE else 0
-        after = cycle - value_row.SUM_CYCLE
-        capture = events[after][3] if after >= 0 else 0
-        since = next((k for k in range(5) if after > k and events[after - 1 - k][3]), None)
-        selected = since is not None and since < 4
-        inputs.append({
-            "weight": weight,
-            "grid": sum((c & (1 << bits) - 1) << bits * i for i, c in enumerate(codes)),
-            "add": add, "capture": capture,
-            "select": int(selected), "quarter": since if selected else 3,
-        })  # fmt: skip
-        shown.append(selected)
-    rows = run_pipeline(ValueRow(size), inputs, ("word",), 1)
-    width = size.magnitude_bits + 1
-    words = [word for (word,), selected in zip(rows, shown, strict=True) if selected]
-    assert not any(word for (word,), selected in zip(rows, shown, strict=True) if not selected)
-    assert len(words) == 12
-    for number, keys in enumerate(blocks):
-        expected = [sum(w * codes[d] for w, codes in keys) for d in range(HEAD_DIM)]
-        found = []
-        for word in words[4 * number : 4 * number + 4]:
-            for lane in range(16):
-                value = word >> lane * width & (1 << width) - 1
-                found.append(value - (1 << width) if value >> width - 1 else value)
-        assert found == expected
-
-
 # -- scores --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "form"), [*((n, "table") for n in FORMATS), ("E2M3", "dsp")])
-def test_score_row(name: str, form: str) -> None:
-    """Ties, saturation and vanishing scores: sums of few codes and scales of every exponent."""
-    size = dataclasses.replace(sizes(name), score_form=form)
+@pytest.mark.parametrize(("name", "dsp"), [*((n, 0) for n in FORMATS), ("E2M3", 2), ("E2M3", 1)])
+def test_score_row(name: str, dsp: int) -> None:
+    """Ties, saturation and vanishing scores: sums of few codes and scales of every exponent.
+
+    With one row in multipliers the other one is tested, whose operands are then late.
+    """
+    size = dataclasses.replace(sizes(name), dsp_rows=dsp)
+    form = size.form(1)
     fmt = size.fmt
     rng = random.Random(5)
     top = fmt.encode_int(size.top, False)
@@ -230,7 +183,8 @@ def test_score_row(name: str, form: str) -> None:
     ]
     grid = [fmt.decode_int(c) or 0 for c in range(fmt.code_count)]
 
-    row = ScoreRow(size)
+    row = ScoreRow(size, form)
+    assert (row.lag > 0) == (dsp == 1)
     events: list[tuple[int, int]] = []  # query or -1, key or -1
     for q in range(len(queries)):
         events += [(q, -1), *((-1, k) for k in range(len(keys)))]
@@ -248,13 +202,13 @@ def test_score_row(name: str, form: str) -> None:
         return [word for (word,) in run_pipeline(unit, words, ("operand",), 1)]
 
     cycles = range(len(events) + late)
-    query_unit, key_unit = size.make_operands()
-    picked = [event(cycle) for cycle in cycles]
+    query_unit, key_unit = form.make_operands()
+    picked = [event(cycle - row.lag) for cycle in cycles]
     query_words = operands(query_unit, [queries[q][0] if q >= 0 else None for q, _ in picked])
     key_words = operands(key_unit, [keys[k][0] if k >= 0 else None for _, k in picked])
     inputs = []
     for cycle in cycles:
-        q, k = event(cycle)
+        q, _ = picked[cycle]
         q_scale, k_scale = event(cycle - scale)
         _, k_late = event(cycle - late)
         pattern = 0
@@ -299,3 +253,9 @@ def test_sizes_hold_the_largest_values(name: str, keys: int) -> None:
     assert keys * 32752 * size.top < 1 << size.magnitude_bits <= 1 << 35
     assert keys << 15 < 1 << size.sum_bits <= 1 << 28
     assert attend_bench.config(kv_format=name).kv is size.fmt
+
+
+def test_rows_in_multipliers_are_some_of_the_rows() -> None:
+    assert attend_bench.config(attention_rows=2, attention_dsp_rows=2).attention_dsp_rows == 2
+    with pytest.raises(ValueError, match="attention_dsp_rows is 3; there are 2 attention_rows"):
+        attend_bench.config(attention_rows=2, attention_dsp_rows=3)

@@ -19,7 +19,7 @@ from .reciprocal import Reciprocal
 from .result_lane import ResultLane
 from .sizes import EXPONENT, LIMIT, AttentionSizes
 from .value_row import QUARTERS
-from .values import SUMS_LATENCY, TOTAL_LATENCY, select_latency
+from .values import KEPT, SUMS_LATENCY, TOTAL_LATENCY, select_latency
 
 BEATS_A_ROW = 2  #: of 64 FP16 values
 
@@ -45,7 +45,7 @@ class ResultPhase(wiring.Component):
         )
         #: Beats in the queue: two blocks.
         self.depth = max(32, 1 << (2 * BEATS_A_ROW * sizes.rows - 1).bit_length())
-        if TOTAL_LATENCY + self.select_delay < SUMS_LATENCY + 1:
+        if TOTAL_LATENCY + self.select_delay < KEPT:
             raise ValueError("the reciprocal would come before the sums")
         super().__init__(
             {

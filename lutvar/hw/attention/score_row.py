@@ -11,6 +11,7 @@ from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
 
 from .lines import valid_line
+from .score_form import ScoreForm
 from .sizes import EXPONENT, SCORE, SIGNIFICAND, AttentionSizes
 
 _DOUBLED = SCORE + 1  #: bits of a score with one more fraction bit
@@ -21,10 +22,10 @@ _AFTER_MIDDLE = _DOUBLED + 3
 class ScoreRow(wiring.Component):
     """``t = floor(D * s_q * s_k * 2**10 + 1/2)`` of one row, saturated to 19 bits.
 
-    No handshake; one key in each cycle. Cycle 0 is the one in which a key's operand is here.
+    No handshake; one key in each cycle. A key's operand is here in cycle ``lag``.
 
     Members:
-        key: operand of the K codes (``AttentionSizes.make_operands``), cycle 0.
+        key: operand of the K codes (``ScoreForm.make_operands``), cycle ``lag``.
         query, query_load: operand of q codes; taken for the keys from the next cycle on.
         significand, exponent: of the key's scale, cycle ``scale_cycle``. scale_load: they are of a
             query; taken for the keys from the next cycle on.
@@ -35,11 +36,11 @@ class ScoreRow(wiring.Component):
     Cost: a dot product of 64 lanes, 2 DSP58, about 150 LUTs.
     """
 
-    def __init__(self, sizes: AttentionSizes) -> None:
-        self.sizes = sizes
+    def __init__(self, sizes: AttentionSizes, form: ScoreForm) -> None:
+        self.sizes, self.form, self.lag = sizes, form, sizes.lag(form)
         self.scale_cycle = sizes.dot_latency - 2
         self.latency = sizes.dot_latency + 6
-        query_bits, key_bits = sizes.operand_bits
+        query_bits, key_bits = form.operand_bits
         super().__init__(
             {
                 "key": In(key_bits),
@@ -57,14 +58,14 @@ class ScoreRow(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        dot = self.sizes.make_dot()
-        if dot.latency != self.sizes.dot_latency:
+        dot = self.form.make_dot()
+        if dot.latency != self.form.latency:
             raise ValueError(f"the dot product takes {dot.latency} cycles")
-        place(m, platform, "dot", dot, "attend_dot")
+        place(m, platform, "dot", dot, f"attend_dot{self.form.module}")
         query = Signal(len(self.query), reset_less=True)
         significand = Signal(SIGNIFICAND, reset_less=True)
         exponent = Signal(EXPONENT, reset_less=True)
-        steps = self.sizes.load_steps
+        steps = self.form.load_steps
         part = len(query) // steps
         for step in range(steps):
             here = slice(step * part, (step + 1) * part)

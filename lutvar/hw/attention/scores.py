@@ -14,6 +14,7 @@ from lutvar.hw.units.float_steps import delay
 
 from .lines import valid_line
 from .records import record_codes, record_scale, record_value_scale, scale_parts
+from .score_form import ScoreForm
 from .score_row import ScoreRow
 from .sizes import BLOCKS, EXPONENT, SCORE, AttentionSizes
 
@@ -40,8 +41,8 @@ class ScorePhase(wiring.Component):
 
     Members:
         block: blocks in the order of their records.
-        beats: q and K records. One is taken in each cycle but one for each block, while the ring
-            has room and fewer than ``BLOCKS`` blocks wait for the value phase.
+        queries, beats: q and K records. One is taken in each cycle but one for each block, while
+            the ring has room and fewer than ``BLOCKS`` blocks wait for the value phase.
         scored: complete blocks; ``scored.payload`` stays until taken.
         read: the value phase reads the scores of the next key in this cycle.
         scores: R scores, two cycles after ``read``.
@@ -53,12 +54,13 @@ class ScorePhase(wiring.Component):
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes
-        self.units = [ScoreRow(sizes) for _ in range(sizes.rows)]
+        self.units = [ScoreRow(sizes, sizes.form(row)) for row in range(sizes.rows)]
         #: Cycles from a record to the score in the ring.
         self.latency = 2 + self.units[0].latency
         super().__init__(
             {
                 "block": In(stream.Signature(block_layout(sizes))),
+                "queries": In(stream.Signature(unsigned(BEAT))),
                 "beats": In(stream.Signature(unsigned(BEAT))),
                 "scored": Out(stream.Signature(scored_layout(sizes))),
                 "read": In(1),
@@ -74,13 +76,10 @@ class ScorePhase(wiring.Component):
         take_query, take_key = Signal(), Signal()
         block = Signal(block_layout(sizes), reset_less=True)
         row, first, last = self._control(m, take_query, take_key, block)
-        m.d.sync += record.eq(self.beats.payload)
+        m.d.sync += record.eq(Mux(take_query, self.queries.payload, self.beats.payload))
 
         # Cycle 1: the record; 2: its operand, cycle 0 of the rows.
-        recode_query, recode_key = sizes.make_operands()
-        m.submodules.recode_key, m.submodules.recode_query = recode_key, recode_query
-        codes = record_codes(record, sizes.fmt)
-        m.d.comb += [recode_key.codes.eq(codes), recode_query.codes.eq(codes)]
+        operands = {form: self._operands(m, record, form) for form in sizes.forms}
         loads = Signal(2 * sizes.rows)
         m.d.sync += loads.eq(
             Cat(*(take_query & (row == r) for r in range(sizes.rows)), loads[: sizes.rows])
@@ -95,11 +94,12 @@ class ScorePhase(wiring.Component):
         arrived = valid_line(m, Cat(take_key, take_key & first, take_key & last),
                              self.latency, "arrived")  # fmt: skip
         for r, unit in enumerate(units):
-            place(m, platform, f"row{r}", unit, "attend_score_row")
+            place(m, platform, f"row{r}", unit, f"attend_score_row{unit.form.module}")
+            query, key = operands[unit.form]
             m.d.comb += [
-                unit.key.eq(recode_key.operand),
-                unit.query.eq(recode_query.operand),
-                unit.query_load.eq(load[r]),
+                unit.key.eq(key),
+                unit.query.eq(query),
+                unit.query_load.eq(valid_line(m, load[r], unit.lag, f"query_load{r}")),
                 unit.significand.eq(scale_line[: len(significand)]),
                 unit.exponent.eq(scale_line[len(significand) :]),
                 unit.scale_load.eq(scale_load[r]),
@@ -126,6 +126,16 @@ class ScorePhase(wiring.Component):
         ]
         wiring.connect(m, queue.o, wiring.flipped(self.scored))
         return m
+
+    def _operands(self, m: Module, record: Value, form: ScoreForm) -> list[Value]:
+        """Operands of query and key, in cycle ``lag`` of the rows."""
+        found = []
+        for name, recode in zip(("query", "key"), form.make_operands(), strict=True):
+            m.submodules[f"recode_{name}{form.module}"] = recode
+            m.d.comb += recode.codes.eq(record_codes(record, self.sizes.fmt))
+            line = f"{name}{form.module}_line"
+            found.append(delay(m, recode.operand, self.sizes.lag(form), line))
+        return found
 
     def _control(
         self, m: Module, take_query: Signal, take_key: Signal, block: Any
@@ -176,8 +186,8 @@ class ScorePhase(wiring.Component):
                     m.next = "QUERIES"
             with m.State("QUERIES"):
                 m.d.comb += [
-                    self.beats.ready.eq(may),
-                    take_query.eq(self.beats.valid & self.beats.ready),
+                    self.queries.ready.eq(may),
+                    take_query.eq(self.queries.valid & self.queries.ready),
                 ]
                 with m.If(take_query):
                     m.d.sync += row.eq(row + 1)

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
 
-from lutvar.contract.accelerator import HEAD_DIM, AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.functions import EXP2_ONE
-from lutvar.hw.units.dot import make_dot
-from lutvar.hw.units.product import ActivationRecode, WeightRecode, make_product
-from lutvar.hw.units.product_design import ProductDesign
 from lutvar.quant.formats import NumberFormat
 
-from . import packed_dot
-from .packed_dot import PackedDot, PackedOperand
+from .score_form import ScoreForm
 
 SCORE = 19  #: bits of a score, two's complement, units of 2**-10
 PROBABILITY = EXP2_ONE + 1  #: bits of p: 0 .. 2**15
@@ -41,61 +36,39 @@ class AttentionSizes:
         max_keys: largest number of keys.
         fmt: format of all codes.
         pipelined: False: one key at a time in each phase.
-        score_form: dot product q * k from product tables ("table") or in multipliers ("dsp").
+        dsp_rows: rows whose dot product q * k is in multipliers; the others have product tables.
     """
 
     rows: int
     max_keys: int
     fmt: NumberFormat
     pipelined: bool = True
-    score_form: Literal["table", "dsp"] = "table"
+    dsp_rows: int = 0
 
     @classmethod
-    def of(
-        cls, config: AcceleratorConfig, score_form: Literal["table", "dsp"] = "table"
-    ) -> AttentionSizes:
-        return cls(config.attention_rows, config.max_keys, config.kv, config.pipelined, score_form)
+    def of(cls, config: AcceleratorConfig) -> AttentionSizes:
+        return cls(
+            config.attention_rows, config.max_keys, config.kv, config.pipelined,
+            config.attention_dsp_rows,
+        )  # fmt: skip
+
+    def form(self, row: int) -> ScoreForm:
+        """Form of a row's dot product q * k."""
+        return ScoreForm(self.fmt, row < self.dsp_rows)
 
     @property
-    def design(self) -> ProductDesign:
-        """The lane of the dot product q * k."""
-        return make_product(self.fmt, self.fmt, None)
+    def forms(self) -> list[ScoreForm]:
+        """The forms that some row has."""
+        return [*dict.fromkeys(self.form(row) for row in range(self.rows))]
 
     @property
     def dot_latency(self) -> int:
-        """Cycles from the operands to D."""
-        if self.score_form == "dsp":
-            return packed_dot.LATENCY
-        # Products, an adder tree, one correction.
-        return self.design.latency + (HEAD_DIM - 1).bit_length() + 1
+        """Cycles from the operands to D. Operands of a quicker form than the slowest are late."""
+        return max(form.latency for form in self.forms)
 
-    def make_dot(self) -> Any:
-        """The dot product of a row: ``activations`` (query), ``weights`` (key), ``sum``."""
-        if self.score_form == "dsp":
-            return PackedDot(self.code_bits, self.design.sum_bits(HEAD_DIM))
-        return make_dot(self.design, HEAD_DIM)
-
-    def make_operands(self) -> tuple[Any, Any]:
-        """Units that turn ``codes`` of a query and of a key into ``operand``; latency 1."""
-        if self.score_form == "dsp":
-            return (
-                PackedOperand(self.fmt, self.code_bits, key=False),
-                PackedOperand(self.fmt, self.code_bits, key=True),
-            )
-        return ActivationRecode(self.design, HEAD_DIM), WeightRecode(self.design, HEAD_DIM)
-
-    @property
-    def operand_bits(self) -> tuple[int, int]:
-        """Bits of the operands of a query and of a key."""
-        if self.score_form == "dsp":
-            return HEAD_DIM * self.code_bits, HEAD_DIM * self.code_bits
-        design = self.design
-        return HEAD_DIM * (design.activation_width + 1), HEAD_DIM * (design.weight_width + 1)
-
-    @property
-    def load_steps(self) -> int:
-        """The query's operand arrives in so many equal parts, one a cycle, lowest first."""
-        return packed_dot.CHAIN if self.score_form == "dsp" else 1
+    def lag(self, form: ScoreForm) -> int:
+        """Cycles that the operands of a form are late."""
+        return self.dot_latency - form.latency
 
     @property
     def top(self) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit ATTEND: instructions in, attention results in memory."""
 
-from typing import Any, Literal
+from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -14,9 +14,11 @@ from lutvar.hw.axi.writer import BurstWriter
 from lutvar.hw.links import axi_read, axi_write, unit_members
 from lutvar.hw.matrix.memory import Fifo
 
+from .head_memory import HeadMemory, pass_layout
 from .results import ResultPhase
 from .scores import ScorePhase, block_layout
 from .sizes import AttentionSizes
+from .sorter import RecordSorter
 from .values import TOTAL_LATENCY, ValuePhase
 from .walk import QueryKeyWalk, ResultWalk, ValueWalk, command_layout
 
@@ -28,13 +30,11 @@ _COMMANDS = 8  #: instructions in progress
 class AttendUnit(wiring.Component):
     """Attention of query rows over the keys of one sequence, for a number of heads.
 
-    Args:
-        score_form: dot products q * k from LUTs ("table"), or 32 DSP58 for each row ("dsp").
-
     A block is one head and up to R = ``config.attention_rows`` query rows, which share a pass over
     the K and V records. Heads are worked through one after the other, the rows of each in blocks
     of R. Three blocks are in progress at a time (scores, values, results), those of the next
-    instruction included.
+    instruction included. An instruction reads each record from memory once: those of a head are
+    kept for all of its blocks.
 
     Members:
         those of ``links.unit_members``; ``rows``, ``heads`` and ``keys`` are at least 1 and
@@ -47,11 +47,9 @@ class AttendUnit(wiring.Component):
     Reads are prefetched through queues of ``config.read_fifo`` beats, whatever the phases do.
     """
 
-    def __init__(
-        self, config: AcceleratorConfig, score_form: Literal["table", "dsp"] = "table"
-    ) -> None:
+    def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
-        self.sizes = AttentionSizes.of(config, score_form)
+        self.sizes = AttentionSizes.of(config)
         self.scores = ScorePhase(self.sizes)
         self.values = ValuePhase(self.sizes)
         self.results = ResultPhase(self.sizes)
@@ -88,15 +86,27 @@ class AttendUnit(wiring.Component):
         m.submodules.walk_keys = walk_keys = QueryKeyWalk(self.sizes)
         m.submodules.walk_values = walk_values = ValueWalk(self.sizes)
         m.submodules.walk_results = walk_results = ResultWalk(self.sizes)
+        m.submodules.kept_keys = kept_keys = HeadMemory(self.sizes, scales=2)
+        m.submodules.kept_values = kept_values = HeadMemory(self.sizes, scales=1)
+        m.submodules.sorter = sorter = RecordSorter(self.sizes)
         m.submodules.blocks = blocks = Fifo(block_layout(self.sizes), _AHEAD)
+        m.submodules.key_passes = key_passes = Fifo(pass_layout(self.sizes), _AHEAD)
+        m.submodules.value_passes = value_passes = Fifo(pass_layout(self.sizes), _AHEAD)
 
         connect, flipped = wiring.connect, wiring.flipped
         connect(m, walk_keys.request, read_keys.request)
-        connect(m, walk_keys.block, blocks.i)
+        self._fork(m, walk_keys.block, (blocks.i, key_passes.i, sorter.block))
         connect(m, blocks.o, scores.block)
         connect(m, walk_values.request, read_values.request)
-        connect(m, read_keys.data, scores.beats)
-        connect(m, read_values.data, values.beats)
+        connect(m, read_keys.data, sorter.records)
+        connect(m, sorter.queries, scores.queries)
+        connect(m, sorter.keys, kept_keys.records)
+        connect(m, key_passes.o, kept_keys.passes)
+        connect(m, kept_keys.o, scores.beats)
+        connect(m, read_values.data, kept_values.records)
+        connect(m, walk_values.passes, value_passes.i)
+        connect(m, value_passes.o, kept_values.passes)
+        connect(m, kept_values.o, values.beats)
         connect(m, scores.scored, values.scored)
         connect(m, results.beats, writer.data)
         connect(m, read_keys.memory, flipped(self.keys_memory))
@@ -130,6 +140,16 @@ class AttendUnit(wiring.Component):
             self.active.eq(scores.active | values.active | results.active),
         ]
         return m
+
+    @staticmethod
+    def _fork(m: Module, source: Any, sinks: tuple[Any, ...]) -> None:
+        """Each sink takes its fields of every item, all in the same cycle."""
+        for index, sink in enumerate(sinks):
+            others = [other.ready for other in (*sinks[:index], *sinks[index + 1 :])]
+            m.d.comb += sink.valid.eq(Cat(source.valid, *others).all())
+            for name in sink.payload.shape().members:
+                m.d.comb += sink.payload[name].eq(source.payload[name])
+        m.d.comb += source.ready.eq(Cat(*(sink.ready for sink in sinks)).all())
 
     def _commands(self, m: Module, walks: tuple[Any, ...]) -> None:
         """An instruction goes to all three walks, each of which may be ahead of the others."""

@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import LANES
+from lutvar.contract.accelerator import HEAD_DIM, LANES
 from lutvar.hw.links import BEAT
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
@@ -16,7 +16,15 @@ from . import value_row, weight_row
 from .records import decode_codes, record_codes, record_scale, scale_parts
 from .scores import scored_layout
 from .sizes import EXPONENT, SCORE, AttentionSizes
-from .value_row import QUARTERS, ValueRow
+from .value_row import (
+    KEPT_LATENCY,
+    QUARTERS,
+    ValueRow,
+    code_signs,
+    code_units,
+    pack_grid,
+    split_word,
+)
 from .weight_row import WeightRow
 
 #: Cycles from taking a V record to its score, its weight, the sum of weights with it, and the
@@ -25,8 +33,10 @@ _SCORE = 2
 _WEIGHT = _SCORE + weight_row.LATENCY
 TOTAL_LATENCY = _SCORE + weight_row.SUM_CYCLE + 1
 SUMS_LATENCY = _WEIGHT + value_row.SUM_CYCLE
+#: Cycles from taking the last V record of a block until all of its sums may be selected.
+KEPT = SUMS_LATENCY + KEPT_LATENCY
 #: Cycles from ``select`` to ``word`` are this and the levels of a tree of six-input ORs.
-SELECT_BASE = 1
+SELECT_BASE = 2
 
 
 def select_latency(rows: int) -> int:
@@ -50,7 +60,7 @@ class ValuePhase(wiring.Component):
             block, in this cycle only.
         totals: S of all rows.
         select, quarter: one-hot row of the sums to show, and which 16 columns of it. The sums of a
-            block are there from ``SUMS_LATENCY`` + 1 cycles after ``ended``, until as many cycles
+            block are there from ``KEPT`` cycles after ``ended`` until ``SUMS_LATENCY`` cycles
             after the next ``ended``.
         word: these sums, two's complement, ``select_latency`` cycles later.
         active: a record is taken in this cycle.
@@ -105,9 +115,16 @@ class ValuePhase(wiring.Component):
         significand_cycle = _SCORE + weight_row.SIGNIFICAND_CYCLE
         significand = delay(m, significand, significand_cycle - 1, "significand_line")
         shift = delay(m, shift, _SCORE + weight_row.SHIFT_CYCLE - 2, "shift_line")
-        codes = delay(m, record_codes(record, sizes.fmt), _WEIGHT - 2, "codes_line")
-        grid = Signal(64 * sizes.code_bits, reset_less=True)
-        m.d.sync += grid.eq(decode_codes(m, codes, sizes.fmt, sizes.code_bits))
+        codes = delay(m, record_codes(record, sizes.fmt), _WEIGHT - 3, "codes_line")
+        bits = sizes.code_bits
+        grid = Signal(HEAD_DIM * bits, reset_less=True)
+        packed = Signal(HEAD_DIM * bits, reset_less=True)
+        m.d.sync += [
+            grid.eq(decode_codes(m, codes, sizes.fmt, bits)),
+            packed.eq(pack_grid(grid, bits)),
+        ]
+        units = delay(m, code_units(grid, bits), 1 + value_row.UNITS_CYCLE, "units_line")
+        signs = delay(m, code_signs(grid, bits), 1 + value_row.SIGN_CYCLE, "signs_line")
 
         totals, words = [], []
         sum_cycle, add_cycle = _SCORE + weight_row.SUM_CYCLE, _WEIGHT + value_row.ADD_CYCLE
@@ -123,7 +140,9 @@ class ValuePhase(wiring.Component):
                 weight.significand.eq(significand),
                 weight.shift.eq(shift),
                 row.weight.eq(weight.weight),
-                row.grid.eq(grid),
+                row.grid.eq(packed),
+                row.units.eq(units),
+                row.signs.eq(signs),
                 row.add.eq(flag(add_cycle, 0)),
                 row.capture.eq(flag(SUMS_LATENCY, 2)),
                 row.select.eq(self.select[r]),
@@ -131,13 +150,15 @@ class ValuePhase(wiring.Component):
             ]
             totals.append(weight.total)
             words.append(row.word)
+        word = Signal(len(self.word), reset_less=True)
+        m.d.sync += word.eq(split_word(self._gather(m, words), sizes))
         m.d.comb += [
             self.done.eq(flag(TOTAL_LATENCY, 2)),
             self.totals.eq(Cat(*totals)),
             Cat(self.rows, self.exponent).eq(
                 delay(m, Cat(block.rows, block.exponent), TOTAL_LATENCY, "block_line")
             ),
-            self.word.eq(self._gather(m, words)),
+            self.word.eq(word),
         ]
         return m
 

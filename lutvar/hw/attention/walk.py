@@ -11,6 +11,7 @@ from lutvar.contract.isa import Opcode
 from lutvar.contract.memory import RECORD_BYTES
 from lutvar.hw.links import payload_layout, transfer_layout
 
+from .head_memory import pass_layout
 from .results import BEATS_A_ROW
 from .scores import block_layout
 from .sizes import AttentionSizes
@@ -22,6 +23,11 @@ def command_layout(*names: str) -> data.StructLayout:
     """Some operands of the instruction."""
     members = payload_layout(Opcode.ATTEND).members
     return data.StructLayout({name: members[name] for name in names})
+
+
+def walk_layout(sizes: AttentionSizes) -> data.StructLayout:
+    """A block as ``block_layout``; whether it is the first and the last one of its head."""
+    return data.StructLayout({**block_layout(sizes).members, "first": 1, "last": 1})
 
 
 class _Walk(wiring.Component):
@@ -50,7 +56,9 @@ class _Walk(wiring.Component):
 
 
 class QueryKeyWalk(_Walk):
-    """For each head and block: the block, one request for each row's q, one for all keys.
+    """For each head and block: the block, one request for each row's q, one for the head's keys.
+
+    The keys are requested after the first block's q only.
 
     Members: ``block``: the blocks, in the order of their requests.
     """
@@ -60,7 +68,7 @@ class QueryKeyWalk(_Walk):
     )  # fmt: skip
 
     def __init__(self, sizes: AttentionSizes) -> None:
-        super().__init__(sizes, block=Out(stream.Signature(block_layout(sizes))))
+        super().__init__(sizes, block=Out(stream.Signature(walk_layout(sizes))))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -69,12 +77,31 @@ class QueryKeyWalk(_Walk):
         rows = Signal.like(command.rows)  # of the head, not yet in a block
         heads = Signal.like(command.heads)
         count, left = Signal(range(sizes.rows + 1)), Signal(range(sizes.rows + 1))
+        first, last = Signal(), Signal()
         head_query, query = Signal(64, reset_less=True), Signal(64, reset_less=True)
         keys = Signal(64, reset_less=True)
         m.d.comb += [
             self.block.payload.rows.eq(count),
             self.block.payload.keys.eq(command.keys),
+            self.block.payload.first.eq(first),
+            self.block.payload.last.eq(last),
         ]
+
+        def next_block() -> None:
+            """After the last request of a block."""
+            m.next = "SPLIT"
+            m.d.sync += first.eq(last)
+            with m.If(last):
+                m.d.sync += [
+                    rows.eq(command.rows),
+                    heads.eq(heads - 1),
+                    keys.eq(keys + command.head_stride),
+                    query.eq(head_query + RECORD_BYTES),
+                    head_query.eq(head_query + RECORD_BYTES),
+                ]
+                with m.If(heads == 1):
+                    m.next = "IDLE"
+
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -86,12 +113,18 @@ class QueryKeyWalk(_Walk):
                         head_query.eq(payload.query),
                         query.eq(payload.query),
                         keys.eq(payload.keys_address),
+                        first.eq(1),
                     ]
                     m.next = "SPLIT"
             with m.State("SPLIT"):
                 size = Signal(range(sizes.rows + 1))
                 m.d.comb += size.eq(Mux(rows >= sizes.rows, sizes.rows, rows))
-                m.d.sync += [count.eq(size), left.eq(size), rows.eq(rows - size)]
+                m.d.sync += [
+                    count.eq(size),
+                    left.eq(size),
+                    rows.eq(rows - size),
+                    last.eq(rows <= sizes.rows),
+                ]
                 m.next = "BLOCK"
             with m.State("BLOCK"):
                 m.d.comb += self.block.valid.eq(1)
@@ -106,7 +139,10 @@ class QueryKeyWalk(_Walk):
                 with m.If(self.request.ready):
                     m.d.sync += [query.eq(query + command.query_stride), left.eq(left - 1)]
                     with m.If(left == 1):
-                        m.next = "KEYS"
+                        with m.If(first):
+                            m.next = "KEYS"
+                        with m.Else():
+                            next_block()
             with m.State("KEYS"):
                 m.d.comb += [
                     self.request.valid.eq(1),
@@ -114,35 +150,37 @@ class QueryKeyWalk(_Walk):
                     self.request.payload.beats.eq(command.keys),
                 ]
                 with m.If(self.request.ready):
-                    m.next = "SPLIT"
-                    with m.If(rows == 0):
-                        m.d.sync += [
-                            rows.eq(command.rows),
-                            heads.eq(heads - 1),
-                            keys.eq(keys + command.head_stride),
-                            query.eq(head_query + RECORD_BYTES),
-                            head_query.eq(head_query + RECORD_BYTES),
-                        ]
-                        with m.If(heads == 1):
-                            m.next = "IDLE"
+                    next_block()
         return m
 
 
 class ValueWalk(_Walk):
-    """For each head and block: one request for the V records of all keys."""
+    """For each head one request for the V records of all keys, and a pass for each block.
+
+    Members: ``passes``: as ``HeadMemory`` takes them.
+    """
 
     OPERANDS = ("rows", "heads", "keys", "values_address", "head_stride")
+
+    def __init__(self, sizes: AttentionSizes) -> None:
+        super().__init__(sizes, passes=Out(stream.Signature(pass_layout(sizes))))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         command, load = self._begin(m)
         rows, heads = Signal.like(command.rows), Signal.like(command.heads)
-        values, busy = Signal(64, reset_less=True), Signal()
+        values = Signal(64, reset_less=True)
+        # A head is offered to both sides at once, and is over when both have taken their part.
+        busy, asked, last = Signal(), Signal(), Signal()
         m.d.comb += [
+            last.eq(rows <= self.sizes.rows),
             self.command.ready.eq(~busy),
-            self.request.valid.eq(busy),
+            self.request.valid.eq(busy & ~asked),
             self.request.payload.address.eq(values),
             self.request.payload.beats.eq(command.keys),
+            self.passes.valid.eq(busy & (asked | ~last)),
+            self.passes.payload.keys.eq(command.keys),
+            self.passes.payload.last.eq(last),
         ]
         with m.If(load):
             payload = self.command.payload
@@ -153,12 +191,15 @@ class ValueWalk(_Walk):
                 busy.eq(1),
             ]
         with m.If(self.request.valid & self.request.ready):
+            m.d.sync += asked.eq(1)
+        with m.If(self.passes.valid & self.passes.ready):
             m.d.sync += rows.eq(rows - self.sizes.rows)
-            with m.If(rows <= self.sizes.rows):
+            with m.If(last):
                 m.d.sync += [
                     rows.eq(command.rows),
                     heads.eq(heads - 1),
                     values.eq(values + command.head_stride),
+                    asked.eq(0),
                     busy.eq(heads != 1),
                 ]
         return m
