@@ -59,7 +59,7 @@ class RowIssue(wiring.Component):
         slot = self.slot
         word = Signal(len(self.word))
         first = Signal(init=1)
-        rows = Signal(len(slot.rows))  # issued
+        rows = Signal(len(slot.last_row))  # issued
         begin = first & slot.norm
         may = (self.turn != self.accepted) & self.room & self.some
         if self.alone_first:
@@ -69,8 +69,8 @@ class RowIssue(wiring.Component):
             self.issue.eq(may & (~begin | self.statistics.valid)),
             self.statistics.ready.eq(may & begin),
             self.word.eq(word),
-            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)]),
-            self.last.eq(last_word & (rows == slot.rows - 1)),
+            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)]),
+            self.last.eq(last_word & (rows == slot.last_row)),
         ]
         with m.If(begin):
             m.d.sync += Cat(self.mean, self.root).eq(self.statistics.payload)
