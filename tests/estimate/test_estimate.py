@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 from compile_cases import DIGITS, accelerator, compiler, staggered
 
+from lutvar.bench.units import UnitCost
 from lutvar.cli.main import cli
 from lutvar.compile.costs import CostModel, UnitTimes, unit_times
 from lutvar.contract.accelerator import load_accelerator
@@ -141,6 +142,27 @@ def test_resources_have_limits() -> None:
     assert found.total("uram") == 336
     assert not found.fits("bram36")  # three for each row's activations
     assert resources(SMALL).fits("bram36")
+
+
+def test_resources_add_up_the_measured_units() -> None:
+    """Every unit once, a further row group for each 16 rows, ATTEND by its query rows."""
+    names = ("sequencer", "control", "fetch", "front", "post", "attend", "matrix", "row_group")
+    costs = {
+        name: UnitCost(lut=10**k, lut_unpacked=0, ff=0, dsp=k, bram36=1, uram=1,
+                       levels={1: 1}, seconds=1.0, source="Yosys")
+        for k, name in enumerate(names)
+    }  # fmt: skip
+    config = accelerator("vck190-fp4", rows=64)
+    config = config.model_copy(update={"attention_rows": 2 * config.attention_rows})
+    found = resources(config, costs)
+    assert found.total("lut") == 11111 + 2 * 10**5 + 10**6 + 3 * 10**7
+    assert found.total("dsp") == 0 + 1 + 2 + 3 + 4 + 2 * 5 + 6 + 3 * 7
+    assert not found.missing("lut")
+    # The array's memories are its banks.
+    banks = found.lines[-1].amounts
+    assert found.total("bram36") == 5 + 2 + (banks["bram36"] or 0)
+    del costs["row_group"]
+    assert resources(config, costs).missing("lut") == ["MATRIX, 4 row groups"]
 
 
 def test_command() -> None:

@@ -248,21 +248,22 @@ class Control(wiring.Component):
         resetting = Signal()
         stopped = Signal(range(STOP_CYCLES + 1))
         left = Signal(range(RESET_CYCLES + 1))
+        going = Signal()  # left is not 0: the bus waits for it, and the reset comes over the bus
         request, force = registers.soft_reset_write[0], registers.soft_reset_write[1]
         over = Signal()
         m.d.comb += [
             # Until the reset has taken effect: nothing may start on a port that is quiet.
-            self.stop.eq(resetting | (left != 0)),
+            self.stop.eq(resetting | going),
             over.eq(resetting & (stopped == STOP_CYCLES) & self.quiet),
-            self.bus_hold.eq((left != 0) | self.core_reset),
+            self.bus_hold.eq(going | self.core_reset),
         ]
-        m.d.bus += self.core_reset.eq(left != 0)
+        m.d.bus += self.core_reset.eq(going)
         with m.If(resetting & (stopped != STOP_CYCLES)):
             m.d.bus += stopped.eq(stopped + 1)
         with m.If(force | over):
-            m.d.bus += [resetting.eq(0), stopped.eq(0), left.eq(RESET_CYCLES)]
+            m.d.bus += [resetting.eq(0), stopped.eq(0), left.eq(RESET_CYCLES), going.eq(1)]
         with m.Elif(request):
             m.d.bus += resetting.eq(1)
-        with m.If((left != 0) & ~(force | over)):
-            m.d.bus += left.eq(left - 1)
+        with m.If(going & ~(force | over)):
+            m.d.bus += [left.eq(left - 1), going.eq(left != 1)]
         return resetting

@@ -40,13 +40,13 @@ class BankWriter(wiring.Component):
         m = Module()
         slot, codes = self.slot, self.codes.payload
         word = Signal(len(self.write.word))
-        row = Signal(len(slot.rows))
+        row = Signal(len(slot.last_row))
         last_word, last = Signal(), Signal()
         scales = Cat(codes.scale, codes.scale_neg, Const(0, 32))
         m.d.comb += [
             self.codes.ready.eq(1),
-            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)]),
-            last.eq(self.codes.valid & last_word & (row == slot.rows - 1)),
+            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)]),
+            last.eq(self.codes.valid & last_word & (row == slot.last_row)),
         ]
         m.d.sync += [
             self.write.valid.eq(self.codes.valid),

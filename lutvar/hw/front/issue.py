@@ -59,21 +59,27 @@ class RowIssue(wiring.Component):
         slot = self.slot
         word = Signal(len(self.word))
         first = Signal(init=1)
-        rows = Signal(len(slot.rows))  # issued
+        rows = Signal(len(slot.last_row))  # issued
         begin = first & slot.norm
+        # The next row's statistics, in a register: the queue's ready must not depend on `may`.
+        own, known = Signal.like(self.statistics.payload, reset_less=True), Signal()
         may = (self.turn != self.accepted) & self.room & self.some
         if self.alone_first:
             may &= self.alone | word[:3].any()
         last_word = Signal()
         m.d.comb += [
-            self.issue.eq(may & (~begin | self.statistics.valid)),
-            self.statistics.ready.eq(may & begin),
+            self.issue.eq(may & (~begin | known)),
+            self.statistics.ready.eq(~known),
             self.word.eq(word),
-            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)]),
-            self.last.eq(last_word & (rows == slot.rows - 1)),
+            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)]),
+            self.last.eq(last_word & (rows == slot.last_row)),
         ]
+        with m.If(~known):
+            m.d.sync += [own.eq(self.statistics.payload), known.eq(self.statistics.valid)]
+        with m.Elif(begin & self.issue):
+            m.d.sync += known.eq(0)
         with m.If(begin):
-            m.d.sync += Cat(self.mean, self.root).eq(self.statistics.payload)
+            m.d.sync += Cat(self.mean, self.root).eq(own)
         with m.If(self.issue):
             m.d.sync += [word.eq(Mux(last_word, 0, word + 1)), first.eq(last_word)]
             with m.If(last_word):

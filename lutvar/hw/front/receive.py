@@ -66,7 +66,7 @@ class Receiver(wiring.Component):
         word = Signal(len(self.word))  # position of the next word
         first = Signal(init=1)  # it is 0
         vectors = Signal(2)  # received, of this instruction
-        rows = Signal(len(slot.rows))  # received, of this instruction
+        rows = Signal(len(slot.last_row))  # received, of this instruction
         history = Signal(self.gap)  # bit t: a float32 row's last word was emitted t + 1 cycles ago
 
         is_vector = slot.norm & ~vectors[1]
@@ -79,7 +79,7 @@ class Receiver(wiring.Component):
             ),
             self.data.ready.eq(may),
             emit.eq(pending | may & self.data.valid),
-            last.eq(emit & (word == Cat(Const(WORDS - 1, 3), slot.groups - 1)[: len(word)])),
+            last.eq(emit & (word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)])),
             self.take.eq(emit & ~is_vector),
         ]  # fmt: skip
         m.d.sync += [
@@ -100,7 +100,7 @@ class Receiver(wiring.Component):
             m.d.sync += [word.eq(0), first.eq(1)]
             with m.If(is_vector):
                 m.d.sync += vectors.eq(vectors + 1)
-            with m.Elif(rows == slot.rows - 1):
+            with m.Elif(rows == slot.last_row):
                 m.d.sync += [vectors.eq(0), rows.eq(0), self.turn.eq(self.turn + 1)]
             with m.Else():
                 m.d.sync += rows.eq(rows + 1)

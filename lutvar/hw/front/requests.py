@@ -51,7 +51,6 @@ class RowRequests(wiring.Component):
 
         wide = norm & (vectors == 0)
         m.d.comb += [
-            self.busy.eq(rows != 0),
             self.request.valid.eq(self.busy & ~self.stop),
             self.request.payload.address.eq(Mux(vectors != 0, vector, row)),
             self.request.payload.beats.eq(Mux(wide, groups << FLOAT_SHIFT, groups << HALF_SHIFT)),
@@ -60,11 +59,13 @@ class RowRequests(wiring.Component):
             with m.If(vectors != 0):
                 m.d.sync += [vectors.eq(vectors - 1), vector.eq(later)]
             with m.Else():
-                m.d.sync += [rows.eq(rows - 1), row.eq(row + stride)]
+                # Rows are at least 1; a flag of its own, for the next command waits for it.
+                m.d.sync += [rows.eq(rows - 1), row.eq(row + stride), self.busy.eq(rows != 1)]
         with m.If(self.start):
             m.d.sync += [
                 vectors.eq(Mux(work.norm, 2, 0)),
                 rows.eq(work.rows),
+                self.busy.eq(1),
                 norm.eq(work.norm),
                 groups.eq(work.groups),
                 stride.eq(work.stride),

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -51,7 +51,8 @@ class WordRing(wiring.Component):
         m = Module()
         m.submodules.memory = memory = ChunkMemory(WIDTH, WIDTH, self.depth)
         used = Signal(range(self.depth + 1))  # set aside
-        level = Signal(range(self.depth + 1))  # present
+        # Words present, less 1: its sign tells at once whether there is one.
+        level = Signal(signed((self.depth - 1).bit_length() + 1), init=-1)
         write = Signal(range(self.depth))
         read = Signal(range(self.depth))
         m.d.sync += [
@@ -62,7 +63,7 @@ class WordRing(wiring.Component):
             self.room.eq(used <= self.depth - MARGIN),
         ]
         m.d.comb += [
-            self.some.eq(level != 0),
+            self.some.eq(~level[-1]),
             self.empty.eq(used == 0),
             memory.write_en.eq(self.push),
             memory.write_addr.eq(write),

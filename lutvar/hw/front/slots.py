@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the stages of FRONT must know about the instructions in progress."""
 
+from typing import Any
+
+from amaranth.hdl import Value
 from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
@@ -13,14 +16,27 @@ SLOTS = 2
 TURN_BITS = 2
 
 _KEPT = (
-    "rows", "row_first", "bank", "groups", "norm", "rotate", "dual", "inverse_width", "epsilon",
+    "row_first", "bank", "norm", "rotate", "dual", "inverse_width", "epsilon",
 )  # fmt: skip
+#: Kept less 1, which spares every stage a subtraction before it compares: name -> operand.
+_LAST = {"last_row": "rows", "last_group": "groups"}
 
 
 def slot_layout() -> data.StructLayout:
     """Operands kept while an instruction is in progress."""
     shapes = payload_layout(Opcode.FRONT).members
-    return data.StructLayout({name: shapes[name] for name in _KEPT})
+    return data.StructLayout(
+        {name: shapes[name] for name in _KEPT}
+        | {name: shapes[operand] for name, operand in _LAST.items()}
+    )
+
+
+def slot_values(command: Any) -> dict[str, Value]:
+    """What a slot keeps of an instruction's operands."""
+    values = {name: Value.cast(command[name]) for name in _KEPT}
+    for name, operand in _LAST.items():
+        values[name] = (command[operand] - 1)[: len(command[operand])]
+    return values
 
 
 def vector_words(config: AcceleratorConfig) -> int:

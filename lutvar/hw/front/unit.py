@@ -26,7 +26,7 @@ from .normalise import NormaliseLane
 from .receive import Receiver
 from .requests import RowRequests
 from .ring import WordRing
-from .slots import SLOTS, TURN_BITS, slot_layout, vector_words
+from .slots import SLOTS, TURN_BITS, slot_layout, slot_values, vector_words
 from .statistics import RowStatistics
 from .sums import RowSums
 
@@ -103,12 +103,10 @@ class FrontUnit(wiring.Component):
             accepted.eq(accepted + accept),
             progress.eq(progress + accept - writer.done),
         ]
-        kept = slot_layout()
+        kept = slot_values(self.command.payload)
         for number in range(SLOTS):
             with m.If(accept & (accepted[0] == number)):
-                m.d.sync += [
-                    slots[number][name].eq(self.command.payload[name]) for name in kept.members
-                ]
+                m.d.sync += [slots[number][name].eq(value) for name, value in kept.items()]
         for stage in (receiver, issue, writer):
             m.d.comb += stage.slot.eq(Mux(stage.turn[0], slots[1].as_value(), slots[0].as_value()))
         for stage in (receiver, issue):

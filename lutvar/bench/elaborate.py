@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory from a configuration to a checked netlist: export, lint, Yosys elaboration.
+
+``python -m lutvar.bench.elaborate vck190-fp4`` prints both as JSON. It is a process of its own, so
+that its peak of memory is nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from .report import Measurement
+
+MOST_SECONDS = 300
+MOST_GB = 12
+
+
+def run(config_name: str) -> dict[str, Any]:
+    """Do it once here. Seconds of each step; peak of this process and its largest child in GB;
+    what lint and Yosys object to."""
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.hw.accelerator.export import export
+    from lutvar.hw.accelerator.top import TOP_NAME
+    from lutvar.sim.lint import check_yosys, lint_verilator
+
+    seconds: dict[str, float] = {}
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="lutvar-elaborate-") as name:
+        folder = Path(name)
+        started = time.monotonic()
+        verilog = export(load_accelerator(config_name), folder).verilog
+        seconds["export s"] = time.monotonic() - started
+        for step, check in (
+            ("lint s", lambda: lint_verilator(verilog, TOP_NAME, folder)),
+            ("Yosys s", lambda: check_yosys(verilog, TOP_NAME)),
+        ):
+            started = time.monotonic()
+            problems += check()
+            seconds[step] = time.monotonic() - started
+    # ru_maxrss is in KiB on Linux.
+    peaks = [resource.getrusage(who).ru_maxrss * 1024 / 1e9
+             for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]  # fmt: skip
+    return {"seconds": seconds, "gb": max(peaks), "problems": problems}
+
+
+def elaboration(config_name: str) -> list[Measurement]:
+    """Lines of ``lutvar bench``: time and peak memory. Problems of the checks are an error."""
+    what = f"{config_name}: export, lint, Yosys elaboration"
+    done = subprocess.run(
+        [sys.executable, "-m", "lutvar.bench.elaborate", config_name],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    error = None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines()
+        error = lines[-1] if lines else f"ended with status {done.returncode}"
+    else:
+        found = json.loads(done.stdout.splitlines()[-1])
+        if found["problems"]:
+            error = found["problems"][0]
+    if error is not None:
+        return [Measurement(what, None, "s", "timed", MOST_SECONDS, detail={"error": error})]
+    seconds = found["seconds"]
+    return [
+        Measurement(what, sum(seconds.values()), "s", "timed", MOST_SECONDS, detail=seconds),
+        Measurement(f"{what}: peak memory", found["gb"], "GB", "counted", MOST_GB),
+    ]
+
+
+if __name__ == "__main__":
+    print(json.dumps(run(sys.argv[1])))

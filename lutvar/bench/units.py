@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The accelerator's units, each synthesised on its own: area, memories and levels at once.
+
+A synthesis takes minutes, so what was found is kept in the build folder under a hash of the unit's
+Verilog and of how it was mapped; a unit that did not change is not mapped again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from amaranth.hdl import DomainRenamer, Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In
+
+from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
+from lutvar.contract.device_registers import ADDRESS_BITS
+from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
+
+from .area import EXPORTING, MAX_LEVELS
+from .report import How, Measurement
+from .synth import SynthesisError, SynthReport, count_luts_verilog, synthesis_tool
+
+#: Where figures of units are kept.
+CACHE = Path("build/synth")
+#: Changes when the flow or the counting does, so that older figures are not taken.
+_FLOW = "shared modules once, 1"
+_PATIENCE = 7200.0  #: seconds for one synthesis
+_HOW: How = "synthesised (Yosys xcup)"
+
+
+class ControlPort(wiring.Component):
+    """The AXI4-Lite port with the registers, counters and monitors behind it."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        from lutvar.hw.accelerator.control import Control
+
+        self.control = Control(config)
+        members = dict(self.control.signature.members)
+        del members["bus"], members["bus_hold"]
+        super().__init__({**members, "axi": In(AxiLiteSignature(ADDRESS_BITS))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.port = port = AxiLite(ADDRESS_BITS)
+        m.submodules.control = control = self.control
+        wiring.connect(m, wiring.flipped(self.axi), port.axi)
+        wiring.connect(m, port.bus, control.bus)
+        m.d.comb += port.hold.eq(control.bus_hold)
+        for name, member in control.signature.members.items():
+            if name in ("bus", "bus_hold"):
+                continue
+            inner, outer = getattr(control, name), getattr(self, name)
+            m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
+        return m
+
+
+@dataclass(frozen=True)
+class UnitCase:
+    """A unit of the accelerator.
+
+    Attributes:
+        title: for tables.
+        make: builds it for a configuration.
+        small: seconds to synthesise, not minutes.
+    """
+
+    title: str
+    make: Callable[[AcceleratorConfig], Any]
+    small: bool = False
+
+
+def _sequencer(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.sequencer.sequencer import Sequencer
+
+    return Sequencer(config)
+
+
+def _fetch(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.sequencer.fetch import FetchUnit
+
+    return FetchUnit(config)
+
+
+def _control(config: AcceleratorConfig) -> Any:
+    return DomainRenamer({"bus": "sync"})(ControlPort(config))
+
+
+def _front(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.front.unit import FrontUnit
+
+    return FrontUnit(config)
+
+
+def _post(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.post.unit import PostUnit
+
+    return PostUnit(config)
+
+
+def _attend(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.attention.unit import AttendUnit
+
+    return AttendUnit(config)
+
+
+def _matrix(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.rows.unit import MatrixUnit
+
+    return MatrixUnit(config.model_copy(update={"rows": ROW_GROUP}))
+
+
+def _row_group(config: AcceleratorConfig) -> Any:
+    from lutvar.hw.rows.row_group import RowGroup
+
+    return RowGroup(config)
+
+
+#: All units. ``matrix`` is built with one row group; ``row_group`` is what each further one adds.
+UNITS: dict[str, UnitCase] = {
+    "sequencer": UnitCase("sequencer", _sequencer, small=True),
+    "control": UnitCase("control port, registers, monitor", _control, small=True),
+    "fetch": UnitCase("FETCH", _fetch, small=True),
+    "front": UnitCase("FRONT", _front),
+    "post": UnitCase("POST", _post),
+    "attend": UnitCase("ATTEND", _attend),
+    "matrix": UnitCase("MATRIX with one row group", _matrix),
+    "row_group": UnitCase("row group", _row_group),
+}
+
+
+@dataclass(frozen=True)
+class UnitCost:
+    """What one unit takes.
+
+    Attributes:
+        lut: LUT sites after packing, memory included. lut_unpacked: before packing.
+        ff, dsp, uram: primitives. bram36: block RAMs, two of 18 Kbit being one.
+        levels: logic levels -> register inputs and output ports behind so many.
+        seconds: that the synthesis took. source: the tool.
+    """
+
+    lut: int
+    lut_unpacked: int
+    ff: int
+    dsp: int
+    bram36: int
+    uram: int
+    levels: dict[int, int]
+    seconds: float
+    source: str
+
+    @property
+    def max_levels(self) -> int:
+        return max(self.levels, default=0)
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> UnitCost:
+        """From the plain data of :meth:`as_dict`."""
+        return cls(**{**raw, "levels": {int(k): n for k, n in raw["levels"].items()}})
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> UnitCost:
+    """Area and levels of a unit, from the cache when its Verilog is the one that was mapped.
+
+    Memories, DSPs and shift registers are mapped, unlike for comparisons of LUTs. A module that is
+    used often is mapped once and joined afterwards: paths through its ports count whole.
+
+    Raises ToolError without Yosys, SynthesisError when it fails.
+    """
+    from lutvar.hw.shared import PREFIX, export_verilog
+
+    tool = synthesis_tool()
+    module = PREFIX + name
+    with EXPORTING:
+        verilog = export_verilog(UNITS[name].make(config), module)
+    key = hashlib.sha256("\0".join((_FLOW, tool.found or "", verilog)).encode()).hexdigest()[:24]
+    kept = cache / f"{name}-{key}.json"
+    if kept.exists():
+        return UnitCost.of(json.loads(kept.read_text(encoding="utf-8")))
+    started = time.monotonic()
+    found = count_luts_verilog(verilog, module, options=(), timeout=_PATIENCE, flat=False)
+    cost = _cost(found, time.monotonic() - started)
+    cache.mkdir(parents=True, exist_ok=True)
+    part = kept.with_suffix(".part")
+    part.write_text(json.dumps(cost.as_dict()) + "\n", encoding="utf-8")
+    part.replace(kept)
+    return cost
+
+
+def _cost(found: SynthReport, seconds: float) -> UnitCost:
+    cells = found.cells
+    return UnitCost(
+        lut=found.luts_packed + found.lutram_sites,
+        lut_unpacked=found.luts + found.lutram_sites,
+        ff=found.ffs,
+        dsp=found.dsps,
+        bram36=cells.get("RAMB36E2", 0) + -(-cells.get("RAMB18E2", 0) // 2),
+        uram=cells.get("URAM288", 0),
+        levels=found.levels,
+        seconds=round(seconds, 1),
+        source=f"{found.tool}, {found.family}",
+    )
+
+
+def measure(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> list[Measurement]:
+    """Lines of ``lutvar bench`` for a unit: its longest path with the histogram, and its area."""
+    title = f"{UNITS[name].title}, {config.name}"
+    try:
+        cost = synthesise_unit(name, config, cache)
+    except SynthesisError as error:
+        detail = {"error": str(error).partition("\n")[0]}
+        return [Measurement(f"levels: {title}", None, "LUT", _HOW, MAX_LEVELS, detail=detail)]
+    histogram = {f"at {level}": count for level, count in cost.levels.items()}
+    area = {"mapped": cost.lut_unpacked, "FF": cost.ff, "DSP": cost.dsp, "BRAM36": cost.bram36,
+            "URAM": cost.uram, "synthesis s": cost.seconds}  # fmt: skip
+    return [
+        Measurement(
+            f"levels: {title}", cost.max_levels, "LUT", _HOW, MAX_LEVELS, detail=histogram
+        ),
+        Measurement(f"area: {title}", cost.lut, "LUT", _HOW, detail=area),
+    ]
