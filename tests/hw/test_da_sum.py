@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ class Columns(wiring.Component):
         held = Signal(len(self.bits))
         m.d.sync += held.eq(self.bits)
         ends = np.cumsum((0, *self.heights)) * ROW_GROUP
-        columns = [[held[int(a) : int(b)]] if b > a else [] for a, b in zip(ends, ends[1:])]
+        columns = [[held[int(a) : int(b)]] if b > a else [] for a, b in pairwise(ends)]
         m.d.comb += self.sum.eq(Cat(*add_columns(m, columns, "sum")))
         return m
 

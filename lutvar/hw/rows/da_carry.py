@@ -98,9 +98,7 @@ class PlaneAdder(wiring.Component):
         carry: Value = self.carry
         planes: list[Value] = []
         for k in range(self.width):
-            total, carry = full_add(
-                self.a[lanes * k :][:lanes], self.b[lanes * k :][:lanes], carry
-            )
+            total, carry = full_add(self.a[lanes * k :][:lanes], self.b[lanes * k :][:lanes], carry)
             planes.append(total)
         m.d.comb += self.sum.eq(Cat(*planes, carry))
         return m

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 #: LUT sites that a level less is worth: for its registers.
 _LEVEL = 4
@@ -76,7 +76,7 @@ def make_plan(heights: Sequence[int]) -> Plan:
     return found[1]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _plan(heights: tuple[int, ...], most: int) -> tuple[int, Plan] | None:
     last = _last(heights)
     if last is not None:
