@@ -218,7 +218,7 @@ def _pack_layer(
         for group in range(plan.groups):
             raw = pack_panel(
                 codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],
-                bias[part] if group == 0 else None, bits,
+                bias[part] if group == 0 else None, bits, config.weight_ports,
             )  # fmt: skip
             image[at : at + len(raw)] = np.frombuffer(raw, np.uint8)
             at += len(raw)

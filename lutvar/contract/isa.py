@@ -114,7 +114,7 @@ PAYLOAD_LOW = 128
 PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
     Opcode.FETCH: _place(PAYLOAD_LOW, [
         _address("address", "first weight panel"),
-        _F("beats", 20, "64-byte beats of one panel"),
+        _F("beats", 20, "64-byte beats of one panel, on all weight ports together"),
         _F("panels", 8, "panels, one after the other in memory"),
         _F("repeat", 2, "times that each panel is read before the next: 1, or 2 for dual formats"),
     ]),

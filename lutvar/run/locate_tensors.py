@@ -11,7 +11,7 @@ from lutvar.compile.program import Note
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
-from lutvar.contract.memory import RECORD_BYTES
+from lutvar.contract.memory import RECORD_BYTES, block_at
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ def part_of_model(layout: ModelLayout, offset: int) -> str:
             group, beats = 0, tile.first_beats
             if beat >= 0:
                 group, beats = 1 + beat // tile.beats, tile.beats
-            block = (beat % beats if group else beat + beats) // (beats // tile.blocks)
+            inside = beat % beats if group else beat + beats
+            bits, ports = layout.config.quant_config.code_bits, layout.config.weight_ports
+            block = block_at(inside, tile.outputs, bits, not group, ports)
             output = tile.first + block * 32
             return f"{layer.name}, group {group}, outputs {output} to {output + 31}"
     if offset >= layout.class_base:
