@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_accelerator(options.config)
         verilog, digest, ports = read_export(config, options.verilog)
-        module = wrapper.wrapper(MODULE, ports, ADDRESS_BITS, read_ports(config.weight_ports))
+        masters = read_ports(config.weight_ports)
+        module = wrapper.wrapper(MODULE, ports, ADDRESS_BITS, masters)
         wished = plan(config, PLACEMENTS[options.memory], options.mhz)
         buffer = "ddr4" if options.memory == "ddr4" else "lpddr4"
         tree = device_tree(
