@@ -27,6 +27,7 @@ its 64 columns of k, so that one block of 128 columns has what a K record needs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -106,8 +107,12 @@ def pack_panel(
     code_bits: int,
     ports: int = 1,
 ) -> bytes:
-    """One panel: codes [N, 128], scales [N], bias [N] (group 0 only); N a multiple of 32 * ports."""
-    raw = {"scales": np.ascontiguousarray(scales, "<u2").reshape(-1, ports, 1, WEIGHT_BLOCK)}
+    """One panel: codes [N, 128], scales [N], bias [N] (group 0 only).
+
+    N is a multiple of 32 * ports.
+    """
+    raw: dict[str, NDArray[Any]] = {}
+    raw["scales"] = np.ascontiguousarray(scales, "<u2").reshape(-1, ports, 1, WEIGHT_BLOCK)
     if bias is not None:
         raw["bias"] = np.ascontiguousarray(bias, "<f4").reshape(-1, ports, HALVES, HALF_BLOCK)
     lanes = codes.reshape(-1, ports, HALVES, HALF_BLOCK, ports, GROUP // ports)
@@ -125,7 +130,7 @@ def pack_panel(
 def unpack_panel(
     panel: NDArray[np.uint8], outputs: int, code_bits: int, first: bool, ports: int = 1
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32] | None]:
-    """The inverse of `pack_panel`: codes [N, 128], scales [N], bias [N] from the bytes of a panel."""
+    """The inverse of `pack_panel`: codes [N, 128], scales [N], bias [N]."""
     periods = outputs // (WEIGHT_BLOCK * ports)
     codes = np.empty((periods, ports, HALVES, HALF_BLOCK, ports, GROUP // ports), np.uint8)
     scales = np.empty((periods, ports, WEIGHT_BLOCK), np.uint16)

@@ -67,9 +67,9 @@ class Unit:
         self.unit = MatrixUnit(config)
         folder = Path(build_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        name = "-".join(
-            str(part) for part in ("rows", config.quant, config.dot, config.rows, config.pipelined, config.weight_ports)
-        )
+        parts = ("rows", config.quant, config.dot, config.rows, config.pipelined,
+                 config.weight_ports)  # fmt: skip
+        name = "-".join(map(str, parts))
         source = folder / f"{name}.v"
         source.write_text(export_verilog(self.unit, TOP))
         # A model of a few thousand cycles: compiling costs more than running.

@@ -264,7 +264,7 @@ class WeightUnpack(wiring.Component):
         steps = self.steps
         phase = Signal(range(max(2, len(steps))))
         with m.If(step):
-            m.d.sync += phase.eq(0 if len(steps) == 1 else Mux(phase == len(steps) - 1, 0, phase + 1))
+            m.d.sync += phase.eq(Mux(phase == len(steps) - 1, 0, phase + 1))
         width, most = GROUP // self.ports * self.bits, max(s.held for s in steps)
         parts = []
         for port, beats in enumerate(self.beats):
@@ -282,6 +282,7 @@ class WeightUnpack(wiring.Component):
 
         def known(name: str) -> Value:
             numbers = [i for i, s in enumerate(steps) if getattr(s, name)]
-            return Const(1) if len(numbers) == len(steps) else Cat(phase == i for i in numbers).any()
+            every = len(numbers) == len(steps)
+            return Const(1) if every else Cat(phase == i for i in numbers).any()
 
         return known("take"), known("give"), Cat(parts)
