@@ -24,6 +24,7 @@ from lutvar.contract.isa import (
 CHECK_LATENCY = 3  #: cycles from a stable ``word`` to ``broken``
 MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
 INDEX_BITS = 24
+UNUSED_PIECE = 36  #: unused bits that are looked at in one step: two levels of LUT6
 WORD = INSTRUCTION_BYTES * 8
 
 
@@ -71,7 +72,7 @@ class InstructionCheck(wiring.Component):
             chosen = Signal(name=f"is_{op.name.lower()}")
             m.d.sync += chosen.eq(header["opcode"] == int(op))
             fields = {item.name: operand(self.word, item) for item in PAYLOAD_FIELDS[op]}
-            conditions = {Rule.UNUSED: self._unused(op), **self._rules(m, op, fields)}
+            conditions = {Rule.UNUSED: self._unused(m, op), **self._rules(m, op, fields)}
             for rule, condition in conditions.items():
                 bit = Signal(name=f"{op.name.lower()}_{rule.name.lower()}")
                 m.d.sync += bit.eq(condition)
@@ -80,11 +81,15 @@ class InstructionCheck(wiring.Component):
             m.d.sync += self.broken[int(rule) - 1].eq(Cat(bits).any())
         return m
 
-    def _unused(self, op: Opcode) -> Value:
-        """A bit is set that no field covers."""
+    def _unused(self, m: Module, op: Opcode) -> Value:
+        """A bit is set that no field covers; one cycle late, for there are hundreds of them."""
         used = sorted((f.low, f.low + f.width) for f in (*HEADER_FIELDS, *PAYLOAD_FIELDS[op]))
         gaps = zip([0, *(end for _, end in used)], [*(low for low, _ in used), WORD], strict=True)
-        return Cat(self.word[low:high] for low, high in gaps if low < high).any()
+        bits = Cat(self.word[low:high] for low, high in gaps if low < high)
+        pieces = range(0, len(bits), UNUSED_PIECE)
+        found = Signal(len(pieces), name=f"{op.name.lower()}_unused_pieces")
+        m.d.sync += found.eq(Cat(bits[low : low + UNUSED_PIECE].any() for low in pieces))
+        return found.any()
 
     def _rules(self, m: Module, op: Opcode, f: dict[str, Value]) -> dict[Rule, Value]:
         config = self._config

@@ -13,6 +13,7 @@ from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import BEAT_ADDRESS, axi_read, unit_members, weight_stream
 
+READINGS = 9  #: bits of the readings of an instruction's panels: ``panels * repeat``
 AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
 SKEW = 8  #: beats that one weight port may hand out before the other one has
 
@@ -55,24 +56,27 @@ class FetchUnit(wiring.Component):
         m.d.comb += self.quiet.eq(Cat(reader.quiet for reader in readers).all())
         self._errors(m, readers)
         # Instructions between the requests and the beats: one register each and a small ring.
-        counts = data.StructLayout({"beats": 20, "panels": 8, "repeat": 2})
+        counts = data.StructLayout({"beats": 20, "readings": READINGS})
         ring = Signal(data.ArrayLayout(counts, AHEAD))
         put, get = Signal(range(AHEAD)), Signal(range(AHEAD))
         level = Signal(range(AHEAD + 1))
         begin, load = Signal(), Signal()
         asking = self._ask(m, readers, begin, level)
+        command = self.command.payload
         with m.If(begin):
             m.d.sync += [
-                ring[put].beats.eq(self.command.payload.beats),
-                ring[put].panels.eq(self.command.payload.panels),
-                ring[put].repeat.eq(self.command.payload.repeat),
+                ring[put].beats.eq(command.beats),
+                ring[put].readings.eq(
+                    Mux(command.repeat[1], command.panels << 1, command.panels)
+                ),
             ]
         m.d.sync += [put.eq(put + begin), get.eq(get + load), level.eq(level + begin - load)]
 
         head = Signal(counts, reset_less=True)
         head_valid, refill = Signal(), Signal()
         giving = self._give(m, readers, head, head_valid, refill)
-        m.d.comb += load.eq((level != 0) & (~head_valid | refill))
+        # Not in the cycle of a refill, which comes from the array's ready: the path would be long.
+        m.d.comb += load.eq((level != 0) & ~head_valid)
         with m.If(load):
             m.d.sync += head.eq(ring[get])
         m.d.sync += head_valid.eq(load | (head_valid & ~refill))
@@ -162,15 +166,14 @@ class FetchUnit(wiring.Component):
         giving = Signal()
         beats, left = Signal(20, reset_less=True), Signal(20, reset_less=True)
         last, one = Signal(), Signal()  # last beat of a reading; panels of a single beat
-        readings = Signal(10)  # panels * repeat, less 1
-        twice = Signal(9)
+        readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
+        ending = Signal()  # only one of them is left
         each = head.beats >> (len(readers) - 1)
         taken, final = Signal(), Signal()
         m.d.comb += [
             taken.eq(self._hand_out(m, readers, giving)),
-            final.eq(taken & last & (readings == 0)),
+            final.eq(taken & last & ending),
             refill.eq(head_valid & (~giving | final)),
-            twice.eq(head.panels << 1),
         ]
         m.d.sync += self.done.eq(final)
         with m.If(refill):
@@ -180,12 +183,18 @@ class FetchUnit(wiring.Component):
                 left.eq(each),
                 one.eq(each == 1),
                 last.eq(each == 1),
-                readings.eq(Mux(head.repeat[1], twice, head.panels) - 1),
+                readings.eq(head.readings),
+                ending.eq(head.readings == 1),
             ]
         with m.Elif(taken):
             m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             with m.If(last):
-                m.d.sync += [left.eq(beats), last.eq(one), readings.eq(readings - 1)]
+                m.d.sync += [
+                    left.eq(beats),
+                    last.eq(one),
+                    readings.eq(readings - 1),
+                    ending.eq(readings == 2),
+                ]
             with m.If(final):
                 m.d.sync += giving.eq(0)
         return giving
