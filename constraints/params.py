@@ -25,7 +25,7 @@ from qos import PLACEMENTS, Plan, plan
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.config import ConfigError
-from lutvar.contract.device_registers import ADDRESS_BITS, READ_PORTS
+from lutvar.contract.device_registers import ADDRESS_BITS, read_ports
 from lutvar.contract.identity import accelerator_hash
 
 MODULE = "lutvar_accelerator"
@@ -66,7 +66,7 @@ def tcl(
         ("control", wrapper.CONTROL),
         ("control_base", f"0x{board.CONTROL_BASE:X}"),
         ("control_range", f"0x{1 << ADDRESS_BITS:X}"),
-        ("masters", " ".join(READ_PORTS)),
+        ("masters", " ".join(read_ports(config.weight_ports))),
         ("memories", " ".join(board.MEMORIES)),
         ("placement", placement),
     ]
@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = load_accelerator(options.config)
         verilog, digest, ports = read_export(config, options.verilog)
-        module = wrapper.wrapper(MODULE, ports, ADDRESS_BITS)
+        masters = read_ports(config.weight_ports)
+        module = wrapper.wrapper(MODULE, ports, ADDRESS_BITS, masters)
         wished = plan(config, PLACEMENTS[options.memory], options.mhz)
         buffer = "ddr4" if options.memory == "ddr4" else "lpddr4"
         tree = device_tree(

@@ -10,7 +10,7 @@ from board import LEAST_MBPS, LINK_MBPS, MEMORIES
 from traffic import flows
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.device_registers import WRITE_PORTS, read_ports
 from lutvar.contract.isa import Region
 
 #: Where each region lies. The driver places all of them in one buffer; `split` needs a driver
@@ -61,11 +61,12 @@ def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float)
     A port and direction asks for what `traffic.flows` finds at `mhz`, at most a link's bandwidth;
     if a memory cannot grant all of that, for the same part of it on each port.
     """
+    ports = read_ports(config.weight_ports)
     wanted: dict[tuple[str, str, bool], float] = {}
     for flow, rate in flows(config).items():
         key = flow.port, placement[flow.region], flow.write
         wanted[key] = wanted.get(key, 0.0) + rate * mhz
-    for port in READ_PORTS:
+    for port in ports:
         for write in (False, True):
             keys = [k for k in wanted if k[0] == port and k[2] == write]
             factor = min(1.0, LINK_MBPS / (sum(wanted[k] for k in keys) or 1.0))
@@ -79,11 +80,11 @@ def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float)
                 wanted.get((port, name, False), 0.0),
                 wanted.get((port, name, True), 0.0) if port in WRITE_PORTS else 0.0,
             )
-            for port in READ_PORTS
+            for port in ports
         }
         total = sum(map(sum, paths.values()))
         # The least shares come off the top, so that the sum never passes the limit.
-        room = memory.usable_mbps - LEAST_MBPS * (len(READ_PORTS) + len(WRITE_PORTS))
+        room = memory.usable_mbps - LEAST_MBPS * (len(ports) + len(WRITE_PORTS))
         granted[name] = factor = min(1.0, room / (total or 1.0))
         channels = _spread({port: sum(path) for port, path in paths.items()}, memory.ports)
         for port, (read, write) in paths.items():
@@ -97,7 +98,7 @@ def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float)
                     max(least, int(write * factor)),
                 )
             )
-    order = {port: i for i, port in enumerate(READ_PORTS)}
+    order = {port: i for i, port in enumerate(ports)}
     connections.sort(key=lambda c: (order[c.port], c.memory))
     return Plan(tuple(connections), granted)
 

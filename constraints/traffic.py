@@ -20,8 +20,9 @@ from lutvar.contract.accelerator import (
     AcceleratorConfig,
 )
 from lutvar.contract.config import GROUP
+from lutvar.contract.device_registers import WEIGHT_PORTS
 from lutvar.contract.isa import Region
-from lutvar.contract.memory import RECORD_BYTES, block_beats
+from lutvar.contract.memory import RECORD_BYTES, block_beats, block_cycles
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Flow:
 
 def matrix_cycles(config: AcceleratorConfig) -> float:
     """Cycles of the array for qkv, proj, fc1 and fc2 of a tile; fc2 twice if it is dual."""
-    return _vectors(config) * max(1.0, _beats_per_vector(config))
+    block = block_cycles(config.quant_config.code_bits, False, config.weight_ports)
+    return _vectors(config) * block / WEIGHT_BLOCK
 
 
 def attend_cycles(config: AcceleratorConfig, keys: int) -> int:
@@ -57,7 +59,10 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
         return Flow(port, True, region)
 
     moved: dict[Flow, float] = {
-        read("wgt", Region.MODEL): _vectors(config) * _beats_per_vector(config) * BEAT_BYTES,
+        **{
+            read(port, Region.MODEL): _weight_beats(config) * BEAT_BYTES
+            for port in WEIGHT_PORTS[: config.weight_ports]
+        },
         # x twice as float32, o and h as FP16.
         read("front", Region.WORK): tile * (4 + 4 + 2 + 4 * 2),
         read("front", Region.MODEL): 2 * 2 * width * 2,
@@ -84,8 +89,10 @@ def _vectors(config: AcceleratorConfig) -> int:
     return config.max_width // GROUP * config.max_width * (3 + 1 + 4 + 4 * passes)
 
 
-def _beats_per_vector(config: AcceleratorConfig) -> float:
-    return block_beats(config.quant_config.code_bits, False) / WEIGHT_BLOCK
+def _weight_beats(config: AcceleratorConfig) -> float:
+    """Beats of a block's weights on each weight port."""
+    beats = block_beats(config.quant_config.code_bits, False) / config.weight_ports
+    return _vectors(config) / WEIGHT_BLOCK * beats
 
 
 def _limit(found: Mapping[Flow, float]) -> dict[Flow, float]:

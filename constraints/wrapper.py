@@ -15,6 +15,7 @@ from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
 
 NAME = "lutvar_vck190"
 CONTROL = "s_axi_control"
+#: Memory ports of any build; every one of them reads.
 MASTERS = tuple(f"m_axi_{port}" for port in READ_PORTS)
 #: Left open in the block design.
 UNUSED = ("unit_busy", "unit_active")
@@ -40,21 +41,24 @@ class PortError(ValueError):
     """The accelerator's ports are not those that the flow connects."""
 
 
-def required() -> dict[str, tuple[str, ...]]:
+def required(read_ports: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Interface -> signals that it must have, without the prefix."""
     found = {CONTROL: LITE}
-    for master in MASTERS:
+    for master in (f"m_axi_{port}" for port in read_ports):
         writes = master.removeprefix("m_axi_") in WRITE_PORTS
         found[master] = AXI_READ + (AXI_WRITE if writes else ())
     return found
 
 
-def check(ports: Iterable[Port]) -> None:
-    """Raise PortError for a missing or surplus port, or a wrong width or direction."""
+def check(ports: Iterable[Port], read_ports: Sequence[str]) -> None:
+    """Raise PortError for a missing or surplus port, or a wrong width or direction.
+
+    `read_ports`: names of the build's memory ports.
+    """
     known = {p.name: p for p in ports}
     for name, direction in (("ap_clk", "input"), ("ap_rst_n", "input"), ("interrupt", "output")):
         _expect(known, name, direction, 1)
-    for interface, signals in required().items():
+    for interface, signals in required(read_ports).items():
         master = interface != CONTROL
         for signal in signals:
             towards_slave = not (
@@ -70,7 +74,7 @@ def check(ports: Iterable[Port]) -> None:
             direction = "output" if towards_slave == master else "input"
             _expect(known, f"{interface}_{signal}", direction, width)
     for name in known:
-        if interface_of(name) is None and name not in ("ap_clk", "ap_rst_n", "interrupt", *UNUSED):
+        if interface_of(name) not in required(read_ports) and name not in ("ap_clk", "ap_rst_n", "interrupt", *UNUSED):
             raise PortError(f"port {name} belongs to no known interface; connect it in wrapper.py")
 
 
@@ -82,9 +86,11 @@ def interface_of(name: str) -> str | None:
     return None
 
 
-def wrapper(module: str, ports: Sequence[Port], address_bits: int) -> str:
+def wrapper(
+    module: str, ports: Sequence[Port], address_bits: int, read_ports: Sequence[str]
+) -> str:
     """Verilog of module `lutvar_vck190` around `module`; ports as in its manifest."""
-    check(ports)
+    check(ports, read_ports)
     kept = [p for p in ports if p.name not in UNUSED]
     first: set[str] = set()
     lines = [
@@ -94,7 +100,7 @@ def wrapper(module: str, ports: Sequence[Port], address_bits: int) -> str:
         f"module {NAME} (",
     ]
     for i, port in enumerate(kept):
-        lines += [f"  {text}" for text in _attributes(port, first, address_bits)]
+        lines += [f"  {text}" for text in _attributes(port, first, address_bits, read_ports)]
         span = f" [{port.width - 1}:0]" if port.width > 1 else ""
         comma = "," if i + 1 < len(kept) else ""
         lines.append(f"  {port.direction} wire{span} {port.name}{comma}")
@@ -132,11 +138,13 @@ def _expect(known: dict[str, Port], name: str, direction: str, width: int | None
         )
 
 
-def _attributes(port: Port, first: set[str], address_bits: int) -> list[str]:
+def _attributes(
+    port: Port, first: set[str], address_bits: int, read_ports: Sequence[str]
+) -> list[str]:
     """Attributes of a port; the first one of an interface also carries the interface's."""
     interface = interface_of(port.name)
     if port.name == "ap_clk":
-        buses = ":".join((CONTROL, *MASTERS))
+        buses = ":".join(required(read_ports))
         return [
             _info("xilinx.com:signal:clock:1.0", "ap_clk CLK"),
             _parameters("ap_clk", f"ASSOCIATED_BUSIF {buses}", "ASSOCIATED_RESET ap_rst_n"),

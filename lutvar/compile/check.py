@@ -218,8 +218,7 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
             continue
         o = item.operands
         for group in range(o["groups"]):
-            biased = not group and not o["more"]
-            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, biased), 1 + o["dual"])
+            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, not group), 1 + o["dual"])
             if at >= len(panels) or panels[at] != want:
                 found = panels[at] if at < len(panels) else "nothing"
                 raise OrderError(

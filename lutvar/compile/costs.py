@@ -20,11 +20,13 @@ from lutvar.contract.accelerator import (
 )
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp
-from lutvar.contract.memory import BIAS_BEATS, block_beats
+from lutvar.contract.memory import block_cycles
 from lutvar.hw.links import drain_latency, drain_values
 
-#: Memory ports, each 64 bytes a cycle.
-PORTS = ("weights", "front", "post_read", "post_write", "keys", "values", "attend_write")
+#: Memory ports, each 64 bytes a cycle. "weights1" is there in builds with two weight ports.
+PORTS = (
+    "weights", "weights1", "front", "post_read", "post_write", "keys", "values", "attend_write",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -101,10 +103,12 @@ class CostModel:
         """The cost of an instruction."""
         o = operands
         if opcode == Opcode.FETCH:
-            beats = o["beats"] * o["panels"] * o["repeat"]
-            return Cost(beats, self.times.memory, (("weights", beats * BEAT_BYTES),))
+            ports = self.config.weight_ports
+            beats = o["beats"] * o["panels"] * o["repeat"] // ports  # on each port
+            traffic = tuple((name, beats * BEAT_BYTES) for name in PORTS[:ports])
+            return Cost(beats, self.times.memory, traffic)
         if opcode == Opcode.MATRIX:
-            return self._matrix_cost(o["groups"], o["blocks"], o["dual"], o.get("more", 0))
+            return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
         if opcode == Opcode.FRONT:
             return self._front_cost(o["rows"], o["groups"], o["norm"])
         if opcode == Opcode.POST:
@@ -119,15 +123,16 @@ class CostModel:
     def instruction(self, instruction: Instruction) -> Cost:
         return self.of(instruction.opcode, instruction.operands)
 
-    def _matrix(self, groups: int, blocks: int, dual: int, more: int) -> Cost:
+    def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
         t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
-        outputs = blocks * WEIGHT_BLOCK
-        # The unit takes a beat a cycle: 33 beats (49 at 6 bits) are 32 vectors.
-        vectors = blocks * block_beats(bits, first=False)
+        outputs, ports = blocks * WEIGHT_BLOCK, self.config.weight_ports
+        # 32 vectors are 33 beats (49 at 6 bits); each port brings a beat a cycle.
+        block, first = (block_cycles(bits, first, ports) for first in (False, True))
+        vectors = blocks * block
         if not self.config.pipelined:
             vectors = outputs * t.matrix_tail
         cycles = groups * passes * (max(vectors, t.operand) + t.fill - 1)
-        cycles += 0 if more else passes * blocks * BIAS_BEATS
+        cycles += passes * blocks * (first - block)
         tail = t.matrix_start + t.matrix_tail
         return Cost(cycles, tail, (), groups * passes * outputs)
 

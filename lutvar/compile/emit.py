@@ -8,34 +8,25 @@ Banks are given out in turn, so all units but ATTEND see operations in one order
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 
-from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, LANES, ROW_GROUP
+from lutvar.contract.accelerator import HEAD_DIM, LANES, ROW_GROUP
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Opcode, PostOp, Region, address
 from lutvar.contract.memory import RECORD_BYTES
 
 from .hazards import Access, Cells
 from .memory_plan import MemoryPlan
-from .model_layout import HEAD, ModelLayout, WeightTile
+from .model_layout import HEAD, InputSlice, ModelLayout, WeightTile
 from .steps import PassRows, Rows, TokenRows
 
 #: A FRONT or ATTEND instruction of more than this many cycles is split, so that others can follow.
 CHUNK_CYCLES = 4096
 ONE = 0x3C00  #: 1.0 as FP16
-
-
-class InputSlice(NamedTuple):
-    """Groups of 128 inputs of a layer that are multiplied at a time."""
-
-    first: int
-    groups: int
-    last: bool
 
 
 class Operation(NamedTuple):
@@ -106,16 +97,6 @@ class Emitter:
         own = self.rows.tile(op.tile)
         cells = {"qkv": self.x, "proj": self.o, "fc1": self.x, "fc2": self.h, HEAD: self.x}
         return Access(cells[op.site], (slice(own.first, own.first + own.count),))
-
-    def slices(self, op: Operation) -> list[InputSlice]:
-        """The layer's inputs in parts that fit an activation bank, as equal as can be.
-
-        Rows that are normalised come whole: the bank holds any width of the model.
-        """
-        groups = self.layout.layer(op.block, op.site).groups
-        count = -(-groups // self.config.bank_groups)
-        edges = [groups * i // count for i in range(count + 1)]
-        return [InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges)]
 
     def front(self, op: Operation, part: InputSlice) -> Iterator[Draft]:
         """Fill the next activation bank with a part of the inputs."""
@@ -189,22 +170,18 @@ class Emitter:
         """Fetch the weights of a part of the inputs and a tile of outputs; multiply them."""
         layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         index = len(self.layout.layers) - 1 if op.site == HEAD else self._index(op)
-        # Panels with biases (group 0 only) are longer, so they have an instruction of their own.
-        others = tile.offset + tile.first_beats * BEAT_BYTES
-        at = others + (part.first - 1) * tile.beats * BEAT_BYTES
-        parts = [(at, tile.beats, part.groups)]
-        if part.first == 0:
-            parts = [(tile.offset, tile.first_beats, 1), (others, tile.beats, part.groups - 1)]
+        # The first panel has biases and so another length: an instruction of its own.
+        first, *others = layer.panels(tile, part)
         fetches = [
             Draft(
                 Opcode.FETCH,
                 {
-                    "address": address(Region.MODEL, offset), "beats": beats, "panels": panels,
-                    "repeat": layer.passes,
+                    "address": address(Region.MODEL, panels[0].offset), "beats": panels[0].beats,
+                    "panels": len(panels), "repeat": layer.passes,
                 },
                 op, own,
             )
-            for offset, beats, panels in parts
+            for panels in ([first], others)
             if panels
         ]  # fmt: skip
         matrix = Draft(

@@ -23,7 +23,6 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
-from lutvar.contract.bits import unpack_codes
 from lutvar.contract.config import GROUP
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit, split_address
@@ -143,8 +142,11 @@ class Machine:
         for group in range(o["groups"]):
             panel, twice = self._panels.popleft()
             assert twice == bool(o["dual"]), "weights are not for this instruction"
-            biased = group == 0 and not o["more"]
-            parts.append(unpack_panel(panel, outputs, self.quant.code_bits, biased))
+            parts.append(
+                packed_memory.unpack_panel(
+                    panel, outputs, self.quant.code_bits, group == 0, self.config.weight_ports
+                )
+            )
         into = o["acc_bank"], slice(0, rows), slice(0, outputs)
         start = self._accumulators[into].copy() if o["more"] else parts[0][2]
         fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
@@ -218,17 +220,3 @@ class Machine:
             raw = np.ascontiguousarray(result).view(np.uint8)
             at = o["output"] + head * HEAD_DIM * 2
             self._view(at, o["output_stride"], rows, HEAD_DIM * 2)[:] = raw
-
-
-def unpack_panel(
-    panel: Bytes, outputs: int, bits: int, first: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32] | None]:
-    """The inverse of `contract.memory.pack_panel`: codes [N, 128], scales [N], bias [N]."""
-    blocks = np.ascontiguousarray(panel).reshape(outputs // WEIGHT_BLOCK, -1)
-    split = [BEAT_BYTES, (1 + packed_memory.BIAS_BEATS if first else 1) * BEAT_BYTES]
-    scales, bias, codes = np.split(blocks, split, axis=1)
-    return (
-        unpack_codes(np.ascontiguousarray(codes), bits).reshape(outputs, GROUP),
-        np.ascontiguousarray(scales).view("<u2").reshape(-1).astype(np.uint16),
-        np.ascontiguousarray(bias).view("<f4").reshape(-1).astype(np.float32) if first else None,
-    )

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from lutvar.contract.accelerator import (
     BEAT_BYTES,
@@ -39,8 +40,8 @@ class WeightTile:
 
     Attributes:
         first, outputs: columns; multiples of 128.
-        offset: byte offset of the panel of group 0 in MODEL; the others follow.
-        first_beats, beats: beats of the panel of group 0 and of each other one.
+        offset: byte offset of the first panel in MODEL; the others follow.
+        first_beats, beats: beats of the first panel of a slice and of each other one.
     """
 
     first: int
@@ -55,9 +56,29 @@ class WeightTile:
         return self.outputs // WEIGHT_BLOCK
 
 
+class InputSlice(NamedTuple):
+    """Groups of 128 inputs of a layer that are multiplied at a time."""
+
+    first: int
+    groups: int
+    last: bool
+
+
+class Panel(NamedTuple):
+    """A weight panel of a tile: its group of inputs, where it lies, its beats."""
+
+    group: int
+    offset: int
+    beats: int
+
+
 @dataclass(frozen=True)
 class LayerPlan:
-    """One linear layer: K = 128 * groups inputs, N outputs (padded to a multiple of 128)."""
+    """One linear layer: K = 128 * groups inputs, N outputs (padded to a multiple of 128).
+
+    ``slices``: its inputs in parts that fit an activation bank. The first panel of each has place
+    for biases, though only those of the first slice are used.
+    """
 
     name: str
     site: str
@@ -66,6 +87,7 @@ class LayerPlan:
     rotate: bool
     dual: bool
     tiles: tuple[WeightTile, ...]
+    slices: tuple[InputSlice, ...]
 
     @property
     def passes(self) -> int:
@@ -73,7 +95,29 @@ class LayerPlan:
 
     def panel_bytes(self, tile: WeightTile) -> int:
         """Bytes of a tile's panels, each counted once."""
-        return (tile.first_beats + (self.groups - 1) * tile.beats) * BEAT_BYTES
+        return _panel_bytes(self.slices, tile.first_beats, tile.beats)
+
+    def panels(self, tile: WeightTile, part: InputSlice) -> list[Panel]:
+        """The panels of a slice, in their order in memory."""
+        before = self.slices[: self.slices.index(part)]
+        at = tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
+        found = []
+        for group in range(part.first, part.first + part.groups):
+            beats = tile.beats if group > part.first else tile.first_beats
+            found.append(Panel(group, at, beats))
+            at += beats * BEAT_BYTES
+        return found
+
+
+def _panel_bytes(slices: Sequence[InputSlice], first_beats: int, beats: int) -> int:
+    return sum(first_beats + (s.groups - 1) * beats for s in slices) * BEAT_BYTES
+
+
+def split_inputs(groups: int, most: int) -> tuple[InputSlice, ...]:
+    """Slices of at most ``most`` groups, as equal as can be."""
+    count = -(-groups // most)
+    edges = [groups * i // count for i in range(count + 1)]
+    return tuple(InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges))
 
 
 def padded(outputs: int) -> int:
@@ -130,11 +174,12 @@ class ModelLayout:
             # The head is treated as fc1 is: contract, section 12.
             treatment = quant.sites["fc1" if site == HEAD else site]
             groups = inputs // GROUP
+            slices = split_inputs(groups, config.bank_groups)
             tiles = []
             for first, count in split_outputs(outputs, config.acc_depth):
                 beats = panel_beats(count, bits, first=True), panel_beats(count, bits, first=False)
                 tiles.append(WeightTile(first, count, at, *beats))
-                size = (beats[0] + (groups - 1) * beats[1]) * BEAT_BYTES
+                size = _panel_bytes(slices, *beats)
                 at += -(-size // PAGE) * PAGE
             layers.append(
                 LayerPlan(
@@ -145,6 +190,7 @@ class ModelLayout:
                     treatment.rotate,
                     treatment.format.dual,
                     tuple(tiles),
+                    slices,
                 )
             )
         class_base = at + shape.depth * shape.width * 2

@@ -214,14 +214,15 @@ def _pack_layer(
         bias = np.pad(bias, (0, pad))
     bits = config.quant_config.code_bits
     for tile in plan.tiles:
-        at, part = tile.offset, slice(tile.first, tile.first + tile.outputs)
-        for group in range(plan.groups):
-            raw = pack_panel(
-                codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],
-                bias[part] if group == 0 else None, bits,
-            )  # fmt: skip
-            image[at : at + len(raw)] = np.frombuffer(raw, np.uint8)
-            at += len(raw)
+        part = slice(tile.first, tile.first + tile.outputs)
+        for inputs in plan.slices:
+            for panel in plan.panels(tile, inputs):
+                group = panel.group
+                raw = pack_panel(
+                    codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],
+                    bias[part] if group == inputs.first else None, bits, config.weight_ports,
+                )  # fmt: skip
+                image[panel.offset : panel.offset + len(raw)] = np.frombuffer(raw, np.uint8)
 
 
 def _digest(meta: dict[str, Any], image: Bytes) -> str:

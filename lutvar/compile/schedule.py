@@ -10,7 +10,7 @@ Instructions get their starting time in the model, which orders the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,9 +19,9 @@ from lutvar.contract.isa import UNITS, Opcode, Unit
 from lutvar.hw.links import WORDS
 
 from .costs import CostModel
-from .emit import Draft, Emitter, InputSlice, Operation, sequences_in
+from .emit import Draft, Emitter, Operation, sequences_in
 from .hazards import Counts, needed, record
-from .model_layout import HEAD, SITES, WeightTile
+from .model_layout import HEAD, SITES, InputSlice, WeightTile
 from .steps import PassRows
 
 _UNIT = {
@@ -159,7 +159,7 @@ class Scheduler:
             rows = self.rows.tile(tile).count
             tail = self.costs.times.front_tail + self.costs.times.memory
             norm = rows * shape.width // 16 + tail
-            part = self.emitter.slices(Operation(tile, 0, "fc2"))[0]
+            part = self.emitter.layout.layer(0, "fc2").slices[0]
             hidden = rows * part.groups * WORDS + tail
             times.append({"qkv": norm, "proj": norm, "fc1": norm, "fc2": hidden, HEAD: norm})
         return times
@@ -187,7 +187,7 @@ class Scheduler:
     # Commitment ------------------------------------------------------------------------------
     def _commit(self, op: Operation) -> None:
         emitter = self.emitter
-        parts = emitter.slices(op)
+        parts = emitter.layout.layer(op.block, op.site).slices
         tiles = list(enumerate(emitter.layout.layer(op.block, op.site).tiles))
         # Sums of a layer in parts stay in their banks until the last part.
         share = len(tiles) if len(parts) == 1 else emitter.config.acc_banks
@@ -200,7 +200,7 @@ class Scheduler:
             self._attend(op.block, op.tile)
 
     def _multiply(
-        self, op: Operation, parts: list[InputSlice], tiles: list[tuple[int, WeightTile]]
+        self, op: Operation, parts: Sequence[InputSlice], tiles: list[tuple[int, WeightTile]]
     ) -> None:
         """All parts of the inputs through some tiles of outputs."""
         emitter, line = self.emitter, self.timeline

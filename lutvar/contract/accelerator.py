@@ -49,7 +49,12 @@ class AcceleratorConfig(_Strict):
         default=0, ge=0, description="of these, rows whose scores take 32 DSP instead of LUTs"
     )
     max_keys: int = Field(ge=16, le=4095, description="largest number of keys")
-    weight_fifo: int = Field(default=256, ge=64, description="beats of weights fetched ahead")
+    weight_ports: Literal[1, 2] = Field(
+        default=1, description="memory ports that weights come through, each half of every panel"
+    )
+    weight_fifo: int = Field(
+        default=256, ge=64, description="beats of weights fetched ahead on each weight port"
+    )
     read_fifo: int = Field(default=64, ge=32, description="beats of other data fetched ahead")
     queue: int = Field(default=16, ge=2, le=64, description="instructions waiting at each unit")
     pipelined: bool = Field(

@@ -13,14 +13,24 @@ from .isa import UNITS
 from .registers import ADDRESS_BITS, MAGIC, Access, Field, Register
 
 __all__ = [
-    "ADDRESS_BITS", "BY_NAME", "MAGIC", "READ_PORTS", "REGISTERS", "VERSION", "WRITE_PORTS",
-    "DeviceError", "HeaderRule", "InstructionRule", "as_json", "as_markdown",
+    "ADDRESS_BITS", "BY_NAME", "MAGIC", "READ_PORTS", "REGISTERS", "VERSION", "WEIGHT_PORTS",
+    "WRITE_PORTS", "DeviceError", "HeaderRule", "InstructionRule", "as_json", "as_markdown",
+    "read_ports",
 ]  # fmt: skip
 
 VERSION = 0x0002_0000  #: register map and contract version, major in the upper half
 #: Memory ports with an AR and R channel, and those with AW, W and B. Names as in ``m_axi_<name>``.
-READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values")
+#: The register map has all of them; a build with one weight port has no ``wgt1``, and its bits and
+#: counters read 0.
+READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values", "wgt1")
 WRITE_PORTS = ("post", "values")
+#: The ports that bring weights, in order.
+WEIGHT_PORTS = ("wgt", "wgt1")
+
+
+def read_ports(weight_ports: int) -> tuple[str, ...]:
+    """Read ports of a build with so many weight ports."""
+    return tuple(p for p in READ_PORTS if p not in WEIGHT_PORTS[weight_ports:])
 
 
 class DeviceError(IntEnum):
@@ -36,6 +46,7 @@ class DeviceError(IntEnum):
     READ_POST = 19
     READ_KEYS = 20
     READ_VALUES = 21
+    READ_WGT1 = 22
     WRITE_POST = 24  #: a write response was not OKAY; ERROR_ADDRESS: start of the burst
     WRITE_VALUES = 25
 
@@ -61,11 +72,11 @@ class InstructionRule(IntEnum):
     ROWS = 7  #: none, or more than the tile, row group or bank has
     BANK = 8  #: no such activation or accumulator bank, or row group
     GROUPS = 9  #: none, or more than a bank (with norm: than max_width) holds
-    OUTPUTS = 10  #: fewer than 128 (MATRIX), none (POST), or more than an accumulator bank holds
+    OUTPUTS = 10  #: none (POST), under 128 or odd blocks for 2 weight ports (MATRIX), over a bank
     DUAL = 11  #: the accelerator has no dual format
     HEADS = 12  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
     KEYS = 13  #: none, or more than max_keys
-    BEATS = 14  #: no beats or panels, or repeat not 1 or 2
+    BEATS = 14  #: no beats or panels, unequal halves for two weight ports, or repeat not 1 or 2
 
 
 _R, _A = Register, Access

@@ -114,7 +114,7 @@ PAYLOAD_LOW = 128
 PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
     Opcode.FETCH: _place(PAYLOAD_LOW, [
         _address("address", "first weight panel"),
-        _F("beats", 20, "64-byte beats of one panel"),
+        _F("beats", 20, "64-byte beats of one panel, on all weight ports together"),
         _F("panels", 8, "panels, one after the other in memory"),
         _F("repeat", 2, "times that each panel is read before the next: 1, or 2 for dual formats"),
     ]),
@@ -141,7 +141,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("dual", 1, "two passes for each group, negative half first"),
         _F("exponent", 6, "SCALE_EXP e of the layer", signed=True),
         _F("rows", 10, "rows of the tile that hold data"),
-        _F("more", 1, "sums go on from what the accumulators hold; no panel has biases"),
+        _F("more", 1, "sums go on from what the accumulators hold; biases count for nothing"),
     ]),
     Opcode.POST: _place(PAYLOAD_LOW, [
         _F("acc_bank", 3, "accumulator bank to drain"),

@@ -4,7 +4,7 @@
 Events in time order. An instruction is dispatched in program order when its unit's queue has room;
 it starts when its unit may take it and its waits are over; it occupies the unit for the cycles of
 `costs`, longer when all ports together want more than the memory gives; it is done some cycles
-later. MATRIX takes weights from a FIFO that FETCH fills a beat a cycle.
+later. MATRIX takes weights from FIFOs that FETCH fills, a beat a cycle on each weight port.
 """
 
 from __future__ import annotations
@@ -63,13 +63,16 @@ class _Running:
 
 
 class _Weights:
-    """Beats of weights ahead of the array."""
+    """Beats of weights ahead of the array, on each weight port: a port brings one in each cycle."""
 
     def __init__(self, fifo: int) -> None:
         self.fifo, self.free_since = fifo, 0.0
 
     def matrix(self, start: float, available: float, beats: int, cycles: float) -> float:
-        """Cycles that MATRIX needs for so many beats, that can come from ``available`` on."""
+        """Cycles that MATRIX needs for so many beats, that can come from ``available`` on.
+
+        It cannot take fewer than ``cycles``, whether beats come faster than it uses them or not.
+        """
         ahead = min(self.fifo, max(0.0, start - max(self.free_since, available)))
         end = max(start + cycles, start + beats - ahead, available + beats)
         self.free_since = max(end - self.fifo, available)
@@ -125,7 +128,8 @@ class _Simulator:
                 o = item.operands
                 beats = o["beats"] * o["panels"] * o["repeat"]
                 self.fetched.append((beats, o["panels"], self.now + self.costs.times.memory))
-                self.result.traffic["weights"] += beats * BEAT_BYTES
+                for port, size in self.costs.instruction(item).traffic:
+                    self.result.traffic[port] += size
             else:
                 if len(self.queues[unit]) >= depth:
                     return
@@ -150,7 +154,8 @@ class _Simulator:
                 beats = self._take(item.operands["groups"])
                 if beats is None:
                     continue
-                occupied = self.weights.matrix(self.now, beats[1], beats[0], occupied)
+                each = beats[0] // self.costs.config.weight_ports
+                occupied = self.weights.matrix(self.now, beats[1], each, occupied)
                 self.result.issue += cost.issue
                 moved = beats[0] * BEAT_BYTES
             else:

@@ -73,6 +73,11 @@ def axi_read() -> wiring.Signature:
     )  # fmt: skip
 
 
+def weight_stream() -> wiring.Signature:
+    """FETCH to MATRIX, one for each weight port: beats in order; each may stall on its own."""
+    return stream.Signature(unsigned(BEAT))
+
+
 def axi_write() -> wiring.Signature:
     """AW, W and B channels of an AXI4 master, as :func:`axi_read`."""
     return wiring.Signature(

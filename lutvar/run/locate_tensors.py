@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from lutvar.compile.memory_plan import MemoryPlan
 from lutvar.compile.model_layout import ModelLayout
 from lutvar.compile.program import Note
-from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK
 from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
-from lutvar.contract.memory import RECORD_BYTES
+from lutvar.contract.memory import RECORD_BYTES, block_at
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,15 @@ def part_of_model(layout: ModelLayout, offset: int) -> str:
             inside = offset - tile.offset
             if not 0 <= inside < layer.panel_bytes(tile):
                 continue
-            beat = inside // BEAT_BYTES - tile.first_beats
-            group, beats = 0, tile.first_beats
-            if beat >= 0:
-                group, beats = 1 + beat // tile.beats, tile.beats
-            block = (beat % beats if group else beat + beats) // (beats // tile.blocks)
-            output = tile.first + block * 32
-            return f"{layer.name}, group {group}, outputs {output} to {output + 31}"
+            panels = [(p, p.group == s.first) for s in layer.slices for p in layer.panels(tile, s)]
+            panel, biased = max(
+                (found for found in panels if found[0].offset <= offset), key=lambda f: f[0].offset
+            )
+            beat = (offset - panel.offset) // BEAT_BYTES
+            bits, ports = layout.config.quant_config.code_bits, layout.config.weight_ports
+            output = tile.first + block_at(beat, tile.outputs, bits, biased, ports) * WEIGHT_BLOCK
+            last = output + WEIGHT_BLOCK - 1
+            return f"{layer.name}, group {panel.group}, outputs {output} to {last}"
     if offset >= layout.class_base:
         index = (offset - layout.class_base) // layout.class_stride
         if index < len(layout.labels):

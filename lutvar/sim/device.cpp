@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "Vtop.h"
@@ -17,7 +19,7 @@ namespace {
 
 constexpr int kBeat = 64;
 constexpr uint64_t kPage = 4096;
-enum Port { kProg, kWgt, kFront, kPost, kKeys, kValues, kPorts };
+enum Port { kProg, kWgt, kFront, kPost, kKeys, kValues, kWgt1 };  // kWgt1: not in every build
 
 struct Random {
     uint64_t state = 0x9E3779B97F4A7C15u;
@@ -202,6 +204,16 @@ struct Change {
               &top.p##_wstrb, &top.p##_wlast, &top.p##_wvalid, &top.p##_wready, &top.p##_bresp,     \
               &top.p##_bvalid, &top.p##_bready, {}, {}, {}, 0, 0, false}
 
+// The port that only builds with two weight ports have.
+template <class Top, class = void> struct SecondWeights {
+    static void add(Top&, std::vector<ReadPort>&) {}
+};
+template <class Top> struct SecondWeights<Top, std::void_t<decltype(std::declval<Top&>().m_axi_wgt1_rdata)>> {
+    static void add(Top& top, std::vector<ReadPort>& reads) {
+        reads.push_back(READ_PORT(top, m_axi_wgt1));
+    }
+};
+
 struct Simulation {
     VerilatedContext context;
     Vtop top{&context};
@@ -216,6 +228,7 @@ struct Simulation {
         memory.data.resize(bytes);
         reads = {READ_PORT(top, m_axi_prog), READ_PORT(top, m_axi_wgt), READ_PORT(top, m_axi_front),
                  READ_PORT(top, m_axi_post), READ_PORT(top, m_axi_keys), READ_PORT(top, m_axi_values)};
+        SecondWeights<Vtop>::add(top, reads);
         writes = {WRITE_PORT(top, m_axi_post), WRITE_PORT(top, m_axi_values)};
         top.ap_clk = 0;
         top.ap_rst_n = 0;
@@ -242,9 +255,10 @@ struct Simulation {
             uint64_t at, strobe;
             uint32_t length;
             uint8_t bytes[kBeat];
-        } r[kPorts], w[2];
+        } r[kWgt1 + 1], w[2];
         const bool running = top.ap_rst_n;
-        for (int i = 0; i < kPorts; ++i) {
+        const int count = reads.size();
+        for (int i = 0; i < count; ++i) {
             const ReadPort& p = reads[i];
             r[i].address = running && *p.arvalid && *p.arready;
             r[i].at = *p.araddr;
@@ -269,7 +283,7 @@ struct Simulation {
         }
         top.ap_clk = 1;
         top.eval();
-        for (int i = 0; i < kPorts; ++i)
+        for (int i = 0; i < count; ++i)
             reads[i].step(memory, r[i].address, r[i].at, r[i].length, r[i].data);
         for (int i = 0; i < 2; ++i)
             writes[i].step(memory, w[i].address, w[i].at, w[i].length, w[i].data, w[i].strobe,
@@ -294,6 +308,7 @@ void lutvar_destroy(void* handle) { delete self(handle); }
 uint64_t lutvar_cycles(void* handle) { return self(handle)->memory.now; }
 int lutvar_interrupt(void* handle) { return self(handle)->interrupt(); }
 uint8_t* lutvar_memory(void* handle) { return self(handle)->memory.data.data(); }
+int lutvar_read_ports(void* handle) { return self(handle)->reads.size(); }
 uint64_t lutvar_violations(void* handle) { return self(handle)->memory.violations; }
 
 // Hold ap_rst_n low for some cycles. Bursts under way are forgotten, as the interconnect resets too.

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
+from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+
 from .verilator import build
 
 WRAPPER = Path(__file__).with_name("device.cpp")
 TOP = "lutvar_accelerator"
-Port = Literal["prog", "wgt", "front", "post", "keys", "values"]
-PORTS: tuple[Port, ...] = ("prog", "wgt", "front", "post", "keys", "values")
-WRITE_PORTS: tuple[Port, ...] = ("post", "values")
+Port = Literal["prog", "wgt", "front", "post", "keys", "values", "wgt1"]
 
 _VOID, _INT, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
 #: name in device.cpp without the prefix -> (result, arguments after the handle)
@@ -27,6 +27,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "destroy": (None, ()),
     "cycles": (_U64, ()),
     "interrupt": (_INT, ()),
+    "read_ports": (_INT, ()),
     "memory": (_VOID, ()),
     "violations": (_U64, ()),
     "reset": (None, (_U64,)),
@@ -127,6 +128,12 @@ class VerilatedDevice:
             raise ValueError("this simulation is closed; open a new VerilatedDevice")
         return self._calls[name](self._handle, *arguments)
 
+    def _index(self, port: Port, write: bool) -> int:
+        built = READ_PORTS[: self._call("read_ports")]
+        if port not in built or (write and port not in WRITE_PORTS):
+            raise ValueError(f"there is no {'write' if write else 'read'} port {port!r}")
+        return built.index(port)
+
     def close(self) -> None:
         """Free model and memory. Closing twice is harmless."""
         if self._handle is not None:
@@ -165,15 +172,15 @@ class VerilatedDevice:
         self, port: Port, first: int, last: int, *, write: bool = False, response: int = 2
     ) -> None:
         """Answer bursts of a port that touch the addresses first..last with an error response."""
-        self._call("fault", _index(port, write), int(write), first, last, response)
+        self._call("fault", self._index(port, write), int(write), first, last, response)
 
     def accept(self, port: Port, *, write: bool = False) -> None:
         """Undo :meth:`refuse`."""
-        self._call("fault", _index(port, write), int(write), (1 << 64) - 1, 0, 0)
+        self._call("fault", self._index(port, write), int(write), (1 << 64) - 1, 0, 0)
 
     def beats(self, port: Port, *, write: bool = False) -> int:
         """Beats of 64 bytes moved on a port since creation."""
-        return int(self._call("beats", _index(port, write), int(write)))
+        return int(self._call("beats", self._index(port, write), int(write)))
 
     def reset(self, cycles: int = 8) -> None:
         """Hold ap_rst_n low; bursts under way are forgotten, memory keeps its contents."""
@@ -216,9 +223,3 @@ class VerilatedDevice:
         self._call("trace_take", records.ctypes.data)
         self._call("trace", 0)
         return records
-
-
-def _index(port: Port, write: bool) -> int:
-    if port not in PORTS or (write and port not in WRITE_PORTS):
-        raise ValueError(f"there is no {'write' if write else 'read'} port {port!r}")
-    return PORTS.index(port)

@@ -12,10 +12,9 @@ from compile_cases import accelerator
 from test_meaning import transformer
 
 from lutvar.compile.errors import CompileError, ImageError
-from lutvar.compile.interpret import unpack_panel
 from lutvar.compile.model_layout import ModelLayout
 from lutvar.compile.packed import PackedTransformer, class_image, pack_transformer
-from lutvar.contract.memory import qkv_order
+from lutvar.contract.memory import qkv_order, unpack_panel
 from lutvar.quant.formats import get_format
 
 CONFIG = accelerator(acc_depth=256)
@@ -35,8 +34,10 @@ def test_layout_follows_from_sizes(packed: PackedTransformer) -> None:
     assert ends[-1] <= packed.layout.kappa_base < packed.layout.class_base
 
 
-def test_panels_hold_the_layers(packed: PackedTransformer) -> None:
+@pytest.mark.parametrize("ports", [1, 2])
+def test_panels_hold_the_layers(ports: int) -> None:
     model = transformer("small-fp4")
+    packed = pack_transformer(model, accelerator(acc_depth=256, weight_ports=ports))
     for block, site in ((0, "qkv"), (1, "fc2"), (0, "head")):
         layer, plan = model.layer(block, site), packed.layout.layer(block, site)  # type: ignore[arg-type]
         order = qkv_order(256) if site == "qkv" else np.arange(plan.outputs)
@@ -47,7 +48,7 @@ def test_panels_hold_the_layers(packed: PackedTransformer) -> None:
             for group in range(plan.groups):
                 size = (tile.beats if group else tile.first_beats) * 64
                 codes, scales, bias = unpack_panel(
-                    packed.image[at : at + size], tile.outputs, 4, group == 0
+                    packed.image[at : at + size], tile.outputs, 4, group == 0, ports
                 )
                 at += size
                 part = slice(group * 128, group * 128 + 128)

@@ -58,14 +58,16 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lutvar.hw.accelerator.top import TOP_NAME, Accelerator, _members
     from lutvar.hw.shared import export_verilog
 
+    config = load_accelerator("vck190-fp4")
+
     class Ports(Accelerator):
         def __init__(self) -> None:
-            wiring.Component.__init__(self, {"ap_clk": In(1), "ap_rst_n": In(1), **_members()})
+            members = {"ap_clk": In(1), "ap_rst_n": In(1), **_members(config)}
+            wiring.Component.__init__(self, members)
 
         def elaborate(self, platform: Any) -> Module:
             return Module()
 
-    config = load_accelerator("vck190-fp4")
     top = Ports()
     ports = top.port_map()
     text = export_verilog(top, TOP_NAME, ports=ports)

@@ -25,6 +25,7 @@ from lutvar.contract.device_registers import (
     READ_PORTS,
     REGISTERS,
     WRITE_PORTS,
+    read_ports,
 )
 from lutvar.contract.isa import Region
 
@@ -38,7 +39,9 @@ def test_ports_are_read_from_the_verilog(ports: list[wrapper.Port], export: Path
     known = json.loads((export / "vck190-fp4.json").read_text())["ports"]
     assert len(known) > 150
     assert {(p.name, p.width, p.direction) for p in ports} == {tuple(p) for p in known}
-    wrapper.check(ports)
+    wrapper.check(ports, READ_PORTS)
+    with pytest.raises(wrapper.PortError, match=r"m_axi_wgt1_\w+ belongs to no known interface"):
+        wrapper.check(ports, read_ports(1))
 
 
 def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
@@ -57,9 +60,9 @@ def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
         ("m_axi_prog_arvalid", {"name": "m_axi_prog_start"}, "no port m_axi_prog_arvalid"),
     ):
         with pytest.raises(wrapper.PortError, match=message):
-            wrapper.check(changed(name, **values))
+            wrapper.check(changed(name, **values), READ_PORTS)
     with pytest.raises(wrapper.PortError, match="debug belongs to no known interface"):
-        wrapper.check([*ports, wrapper.Port("debug", 1, "output")])
+        wrapper.check([*ports, wrapper.Port("debug", 1, "output")], READ_PORTS)
     with pytest.raises(wrapper.PortError, match="no module nothing"):
         wrapper.ports_of_verilog("module something; endmodule", "nothing")
 
@@ -102,11 +105,17 @@ def test_registers_fit_the_window() -> None:
 def test_traffic_of_a_block_by_hand() -> None:
     config = load_accelerator("vck190-fp4")
     width, rows = config.max_width, config.rows
-    # qkv, proj, fc1 once and fc2 twice (dual): 3 + 1 + 4 + 8; 33 beats bring 32 vectors.
+    # qkv, proj, fc1 once and fc2 twice (dual): 3 + 1 + 4 + 8; 33 beats bring 32 vectors, through
+    # two ports in 32 cycles.
     vectors = width // 128 * width * (16 if config.quant_config.dual_format else 12)
-    assert matrix_cycles(config) == vectors * 33 / 32
+    assert matrix_cycles(config) == vectors
     found = flows(config)
-    assert found[Flow("wgt", False, Region.MODEL)] == pytest.approx(64)
+    for port in ("wgt", "wgt1"):
+        assert found[Flow(port, False, Region.MODEL)] == pytest.approx(64 * 33 / 64)
+    single = config.model_copy(update={"weight_ports": 1})
+    assert matrix_cycles(single) == vectors * 33 / 32
+    assert flows(single)[Flow("wgt", False, Region.MODEL)] == pytest.approx(64)
+    assert not any(flow.port == "wgt1" for flow in flows(single))
     front = found[Flow("front", False, Region.WORK)]
     assert front == pytest.approx(width * rows * 18 / matrix_cycles(config))
     slow = attend_cycles(config, config.max_keys) > matrix_cycles(config)
@@ -122,11 +131,12 @@ def test_traffic_of_a_block_by_hand() -> None:
 @pytest.mark.parametrize("placement", list(PLACEMENTS))
 @pytest.mark.parametrize("mhz", [100, 200, 300])
 def test_no_memory_or_link_is_promised_twice(name: str, placement: str, mhz: int) -> None:
-    wished = plan(load_accelerator(name), PLACEMENTS[placement], mhz)
+    config = load_accelerator(name)
+    wished = plan(config, PLACEMENTS[placement], mhz)
     for memory in board.MEMORIES.values():
         assert 0 < wished.total(memory.name) <= memory.usable_mbps
         mine = [c for c in wished.connections if c.memory == memory.name]
-        assert [c.port for c in mine] == list(READ_PORTS)
+        assert [c.port for c in mine] == list(read_ports(config.weight_ports))
         assert all(0 <= c.channel < memory.ports for c in mine)
     for c in wished.connections:
         assert board.LEAST_MBPS <= c.read <= board.LINK_MBPS

@@ -66,6 +66,31 @@ def test_formulas() -> None:
     assert dict(post.traffic)["post_write"] == 16 * 256 * 4
 
 
+def test_two_weight_ports() -> None:
+    """A vector in each cycle at 4 and 6 bits, half of the weights through each port."""
+    matrix = {"groups": 3, "blocks": 8, "dual": 1}
+    fetch = {"beats": 8 * 49, "panels": 2, "repeat": 2}
+    for name in ("small-fp4", "small-fp6"):
+        one, two = (CostModel(accelerator(name, weight_ports=ports)) for ports in (1, 2))
+        assert two.of(Opcode.MATRIX, matrix).occupied == 3 * 2 * 256
+        assert two.of(Opcode.MATRIX, matrix).issue == one.of(Opcode.MATRIX, matrix).issue
+        assert one.of(Opcode.FETCH, fetch).traffic == (("weights", 8 * 49 * 4 * 64),)
+        half = 8 * 49 * 4 * 32
+        assert two.of(Opcode.FETCH, fetch).traffic == (("weights", half), ("weights1", half))
+        assert two.of(Opcode.FETCH, fetch).occupied == 8 * 49 * 2
+    # Whole passes: at 6 bits the array is a third less busy, and all bytes are counted.
+    runs = []
+    for ports in (1, 2):
+        own = compiler(DIGITS, accelerator("small-fp6", weight_ports=ports))
+        runs.append(simulate(own.compile(staggered(DIGITS)).program, own.costs))
+    one_, two_ = runs
+    assert one_.issue == two_.issue and one_.bytes == two_.bytes
+    assert two_.traffic["weights"] == two_.traffic["weights1"] == one_.traffic["weights"] // 2
+    assert two_.busy[Unit.MATRIX] == pytest.approx(one_.busy[Unit.MATRIX] * 32 / 49, rel=0.03)
+    assert two_.busy[Unit.MATRIX] >= two_.issue
+    assert two_.cycles < one_.cycles
+
+
 def test_a_simulation_obeys_its_bounds() -> None:
     own = compiler(DIGITS, SMALL)
     compiled = own.compile(staggered(DIGITS))

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "Vtop.h"
@@ -13,9 +15,7 @@
 #define command__payload command___05Fpayload
 #define command__valid command___05Fvalid
 #define command__ready command___05Fready
-#define weights__payload weights___05Fpayload
-#define weights__valid weights___05Fvalid
-#define weights__ready weights___05Fready
+#define WEIGHT(top, port, end) top.weights___05F##port##___05F##end
 
 namespace {
 
@@ -35,18 +35,40 @@ struct Pauses {
     }
 };
 
+// A weight port, and what it brings.
+struct Weights {
+    VlWide<16>* payload;
+    CData *valid, *ready;
+    std::deque<std::vector<uint8_t>> beats;
+    bool shown;
+};
+
+// Units for two weight ports have a second one.
+template <class Top, class = void> struct Second {
+    static void add(Top&, std::vector<Weights>&) {}
+};
+template <class Top>
+struct Second<Top, std::void_t<decltype(WEIGHT(std::declval<Top&>(), 1, valid))>> {
+    static void add(Top& top, std::vector<Weights>& ports) {
+        ports.push_back({&WEIGHT(top, 1, payload), &WEIGHT(top, 1, valid), &WEIGHT(top, 1, ready), {}, false});
+    }
+};
+
 struct Bench {
     VerilatedContext context;
     Vtop top{&context};
     std::deque<Item> writes, commands, drains;
-    std::deque<std::vector<uint8_t>> beats;
+    std::vector<Weights> weights{
+        {&WEIGHT(top, 0, payload), &WEIGHT(top, 0, valid), &WEIGHT(top, 0, ready), {}, false}};
     Pauses pause[4];
     uint64_t latency = 0, cycle = 0, written = 0, taken = 0, done = 0, drained = 0, asked = 0;
     uint64_t issues = 0, waits = 0, beats_taken = 0;
-    bool beat_valid = false, command_valid = false;
+    bool command_valid = false;
     std::deque<bool> due;
     std::vector<uint8_t> values;
     std::vector<uint64_t> done_cycles, taken_cycles, issue_cycles;
+
+    Bench() { Second<Vtop>::add(top, weights); }
 
     bool may(const Item& item) const {
         return written >= item.writes && done >= item.dones && asked >= item.drains;
@@ -65,11 +87,13 @@ struct Bench {
             command_valid = true;
         }
         top.command__valid = command_valid;
-        if (!beat_valid && !beats.empty() && !pause[2].draw()) {
-            set(top.weights__payload, beats.front().data());
-            beat_valid = true;
+        for (Weights& port : weights) {
+            if (!port.shown && !port.beats.empty() && !pause[2].draw()) {
+                set(*port.payload, port.beats.front().data());
+                port.shown = true;
+            }
+            *port.valid = port.shown;
         }
-        top.weights__valid = beat_valid;
         const bool ask = !drains.empty() && may(drains.front()) && !pause[3].draw();
         if (ask) set(top.drain, drains.front().data);
         top.clk = 0;
@@ -85,7 +109,8 @@ struct Bench {
         }
         if (write) writes.pop_front(), ++written;
         if (ask) drains.pop_front(), ++asked;
-        if (top.weights__ready && beat_valid) beats.pop_front(), beat_valid = false, ++beats_taken;
+        for (Weights& port : weights)
+            if (*port.ready && port.shown) port.beats.pop_front(), port.shown = false, ++beats_taken;
         if (top.command__ready && command_valid) {
             commands.pop_front(), command_valid = false, ++taken;
             taken_cycles.push_back(cycle);
@@ -129,8 +154,9 @@ API void bench_pauses(Bench* bench, int which, double share, uint64_t seed) {
 API void bench_queue(Bench* bench, int which, const uint8_t* data, uint64_t count, const uint64_t* gates) {
     put(which == 0 ? bench->writes : which == 1 ? bench->commands : bench->drains, data, count, gates);
 }
-API void bench_beats(Bench* bench, const uint8_t* data, uint64_t count) {
-    for (uint64_t i = 0; i < count; ++i) bench->beats.emplace_back(data + 64 * i, data + 64 * i + 64);
+API void bench_beats(Bench* bench, int port, const uint8_t* data, uint64_t count) {
+    for (uint64_t i = 0; i < count; ++i)
+        bench->weights[port].beats.emplace_back(data + 64 * i, data + 64 * i + 64);
 }
 // Runs until `done` instructions and `drained` requests are complete; 1 if they are.
 API int bench_run(Bench* bench, uint64_t done, uint64_t drained, uint64_t limit) {

@@ -67,8 +67,9 @@ class Unit:
         self.unit = MatrixUnit(config)
         folder = Path(build_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        parts = (config.quant, config.dot, config.float32, config.rows, config.pipelined)
-        name = "-".join(map(str, ("rows", *parts)))
+        parts = ("rows", config.quant, config.dot, config.float32, config.rows, config.pipelined,
+                 config.weight_ports)  # fmt: skip
+        name = "-".join(map(str, parts))
         source = folder / f"{name}.v"
         source.write_text(export_verilog(self.unit, TOP))
         # A model of a few thousand cycles: compiling costs more than running.
@@ -105,8 +106,9 @@ class Unit:
             ctypes.c_uint64(len(records)), (ctypes.c_uint64 * 3)(*gates),
         )  # fmt: skip
 
-    def beats(self, raw: bytes) -> None:
-        self._library.bench_beats(self.handle, raw, ctypes.c_uint64(len(raw) // 64))
+    def beats(self, ports: Sequence[bytes]) -> None:
+        for port, raw in enumerate(ports):
+            self._library.bench_beats(self.handle, port, raw, ctypes.c_uint64(len(raw) // 64))
 
     def run(self, done: int, drained: int, limit: int = 200_000) -> None:
         args = (ctypes.c_uint64(v) for v in (done, drained, limit))
@@ -207,13 +209,17 @@ class Work:
         return np.random.default_rng(len(records)).permutation(records)
 
     @property
-    def beats(self) -> bytes:
-        layer, raw = self.layer, b""
+    def beats(self) -> list[bytes]:
+        """What each weight port brings."""
+        layer, ports = self.layer, self.config.weight_ports
+        raw = [b""] * ports
         for g in range(layer.groups):
             codes = layer.codes[:, g * GROUP : (g + 1) * GROUP]
-            bias = None if g or self.more else layer.bias
-            panel = pack_panel(codes, layer.scales[:, g], bias, self.bits)
-            raw += panel * (2 if self.dual else 1)
+            bias = None if g else layer.bias
+            panel = pack_panel(codes, layer.scales[:, g], bias, self.bits, ports)
+            each = len(panel) // ports
+            halves = [panel[p * each : (p + 1) * each] for p in range(ports)]
+            raw = [r + half * (2 if self.dual else 1) for r, half in zip(raw, halves, strict=True)]
         return raw
 
     @property

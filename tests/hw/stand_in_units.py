@@ -4,7 +4,7 @@
 from typing import Any
 
 from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
@@ -12,13 +12,13 @@ from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
 from lutvar.hw.links import (
-    BEAT,
     axi_read,
     axi_write,
     bank_write_layout,
     drain_layout,
     drain_values,
     unit_members,
+    weight_stream,
 )
 from lutvar.hw.sequencer.fetch import FetchUnit
 
@@ -48,7 +48,7 @@ class StandInUnit(wiring.Component):
         ends, quiet, errors, ready = [], [], [], []
         begin, ended = Signal(), Signal()
         if "weights" in self.signature.members:
-            m.d.comb += self.weights.ready.eq(1)
+            m.d.comb += [weights.ready.eq(1) for weights in self.weights]
         for name, operand in (self._reads | self._writes).items():
             write = name in self._writes
             part = BurstWriter(32) if write else BurstReader(32)
@@ -113,7 +113,7 @@ def stand_ins(config: AcceleratorConfig, delay: int = 20) -> dict[str, Any]:
             {"bank_write": Out(bank_write_layout(config))},
         ),
         "matrix": StandInUnit(Opcode.MATRIX, delay, {}, {}, {
-            "weights": In(stream.Signature(BEAT)),
+            "weights": In(weight_stream()).array(config.weight_ports),
             "bank_write": In(bank_write_layout(config)),
             "drain": In(drain_layout(config)), "drained": Out(drain_values()),
             "issue": Out(1), "wait_weights": Out(1),

@@ -14,11 +14,11 @@ from stand_in_units import stand_ins
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.device_registers import (
-    READ_PORTS,
     REGISTERS,
     WRITE_PORTS,
     DeviceError,
     as_markdown,
+    read_ports,
 )
 from lutvar.contract.identity import accelerator_hash
 from lutvar.hw.accelerator.export import Manifest, export
@@ -41,7 +41,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return export(CONFIG, tmp_path_factory.mktemp("export"), units=stand_ins(CONFIG))
 
 
-def _expected_ports() -> dict[str, tuple[int, str]]:
+def _expected_ports(weight_ports: int = 1) -> dict[str, tuple[int, str]]:
     ports = {
         "ap_clk": (1, "input"), "ap_rst_n": (1, "input"), "interrupt": (1, "output"),
         "unit_busy": (5, "output"), "unit_active": (5, "output"),
@@ -54,7 +54,7 @@ def _expected_ports() -> dict[str, tuple[int, str]]:
     ports |= {f"s_axi_control_{k}": (w, "output") for k, w in answers.items()}
     address = {"id": 1, "addr": 64, "len": 8, "size": 3, "burst": 2, "lock": 1, "cache": 4,
                "prot": 3, "qos": 4, "valid": 1}  # fmt: skip
-    for name in READ_PORTS:
+    for name in read_ports(weight_ports):
         out = {f"ar{k}": w for k, w in address.items()} | {"rready": 1}
         back = {"arready": 1, "rid": 1, "rdata": 512, "rresp": 2, "rlast": 1, "rvalid": 1}
         ports |= {f"m_axi_{name}_{k}": (w, "output") for k, w in out.items()}
@@ -81,6 +81,18 @@ def test_ports_are_what_vivado_infers(exported: Manifest) -> None:
     assert "3'h6" in module[0] and "4'h3" in module[0]  # size of 64 bytes, cache
 
 
+def test_two_weight_ports_are_two_masters(tmp_path: Path) -> None:
+    config = load_accelerator("small-fp6")
+    assert config.weight_ports == 2 and CONFIG.weight_ports == 1
+    found = export(config, tmp_path, units=stand_ins(config))
+    ports = {p["name"]: (p["width"], p["direction"]) for p in found.data["ports"]}
+    assert ports == _expected_ports(2)
+    assert {n for n in ports if n not in _expected_ports()} == {
+        n for n in ports if n.startswith("m_axi_wgt1_")
+    }
+    assert found.data["parameters"]["weight_ports"] == 2
+
+
 def test_manifest_describes_the_build(exported: Manifest) -> None:
     data = json.loads(exported.json.read_text())
     assert data == json.loads(json.dumps(exported.data))
@@ -102,7 +114,9 @@ def test_manifest_describes_the_build(exported: Manifest) -> None:
 def test_hash_covers_sizes_but_not_the_name() -> None:
     same = CONFIG.model_copy(update={"name": "other"})
     assert accelerator_hash(same) == accelerator_hash(CONFIG)
-    for change in ({"rows": 32}, {"kv_format": "E2M1"}, {"quant": "fp6"}, {"queue": 8}):
+    for change in (
+        {"rows": 32}, {"kv_format": "E2M1"}, {"quant": "fp6"}, {"queue": 8}, {"weight_ports": 2},
+    ):
         other = CONFIG.model_copy(update=change)
         assert accelerator_hash(other) != accelerator_hash(CONFIG), change
 

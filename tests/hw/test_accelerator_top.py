@@ -12,20 +12,21 @@ from axi_memory import AxiMemory, serve
 from program_cases import BASES, END, operands, program_bytes, random_program
 from stand_in_units import stand_ins
 
-from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.device_registers import (
     BY_NAME,
     MAGIC,
-    READ_PORTS,
     WRITE_PORTS,
     DeviceError,
     InstructionRule,
+    read_ports,
 )
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS, Instruction, Opcode, Region, address
 from lutvar.hw.accelerator.top import AcceleratorCore
 
 CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "queue": 4})
+TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})
 PROGRAM = 0x55_0000_1000
 
 
@@ -119,16 +120,17 @@ def simulate(
     *,
     memory: AxiMemory | None = None,
     delay: int = 20,
+    config: AcceleratorConfig = CONFIG,
 ) -> AxiMemory:
     memory = memory or AxiMemory(latency=6, jitter=5, stall=0.1)
     memory.write(PROGRAM, program)
-    core = AcceleratorCore(CONFIG, stand_ins(CONFIG, delay))
+    core = AcceleratorCore(config, stand_ins(config, delay))
     simulator = Simulator(_Bench(core))
     simulator.add_clock(1e-6, domain="sync")
     simulator.add_clock(1e-6, domain="bus")
     serve(
         simulator, memory,
-        [getattr(core, f"m_axi_{p}") for p in READ_PORTS],
+        [getattr(core, f"m_axi_{p}") for p in read_ports(config.weight_ports)],
         [getattr(core, f"m_axi_{p}") for p in WRITE_PORTS],
     )  # fmt: skip
 
@@ -245,6 +247,45 @@ def test_memory_errors_name_port_and_address() -> None:
             assert not await host.read("ERROR") and await host.read("PROGRAMS") == 1
 
     simulate(b"", scenario, memory=memory)
+
+
+def test_two_weight_ports_share_panels_and_tell_errors_apart() -> None:
+    """Half of the beats through each; a refused burst of the second half is told as such."""
+    memory = AxiMemory(latency=6, jitter=5, stall=0.1)
+    fetch = _small(Opcode.FETCH, address=_AT, beats=10, panels=3, repeat=2)
+    program = program_bytes(TWO_PORTS, [fetch, fetch, END])
+
+    async def scenario(host: Host) -> None:
+        await host.load()
+        await host.run()
+        assert not await host.read("ERROR")
+        assert await host.read("INSTRUCTIONS_FETCH") == 2
+        for port in ("WGT", "WGT1"):
+            assert await host.read(f"READ_BEATS_{port}") == 2 * 3 * 2 * 5
+        for beat, code in ((5, DeviceError.READ_WGT1), (10, DeviceError.READ_WGT)):
+            where = _WHERE + 64 * beat
+            memory.bad = frozenset({where})
+            await host.run()
+            await host.tick(60)
+            assert await host.read("ERROR") == code
+            found = await host.read("ERROR_ADDRESS_LO") | await host.read("ERROR_ADDRESS_HI") << 32
+            assert found == where
+            memory.bad = frozenset()
+            await host.write("SOFT_RESET", 1)
+            await host.tick(80)
+            assert await host.field("STATE", "quiet") and memory.outstanding == 0
+        odd = _small(Opcode.FETCH, address=_AT, beats=11)
+        for bad, rule in (
+            (odd, InstructionRule.BEATS), (_small(Opcode.MATRIX, blocks=5), InstructionRule.OUTPUTS)
+        ):  # fmt: skip
+            memory.write(PROGRAM, program_bytes(TWO_PORTS, [bad, END]))
+            await host.run()
+            assert await host.read("ERROR") == DeviceError.BAD_INSTRUCTION
+            assert await host.read("ERROR_INFO") == int(rule) << 24
+            await host.write("SOFT_RESET", 1)
+            await host.tick(80)
+
+    simulate(program, scenario, memory=memory, config=TWO_PORTS)
 
 
 def test_bad_programs_are_reported() -> None:

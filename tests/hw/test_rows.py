@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from rows_bench import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, small
 
-from lutvar.contract.memory import panel_beats
+from lutvar.contract.memory import block_cycles
 
 CONFIGS = {
     "fp4": small(),
     "fp6": small("fp6"),
+    "fp6-two-ports": small("fp6", weight_ports=2),
     "da": small(dot="da", rows=32),
     "dsp": small(dot="da", rows=32, float32="dsp58"),
     "dsp fp6": small("fp6", float32="dsp58"),
@@ -41,7 +42,9 @@ def works(config, rng, shapes):
     ]  # fmt: skip
 
 
-SHAPES = [(1, 128, False), (3, 128, True), (4, 256, False), (1, 32, True), (2, 64, False)]
+SHAPES = [(1, 128, False), (3, 128, True), (4, 256, False), (1, 64, True), (2, 64, False)]
+#: Odd numbers of blocks, for one weight port.
+SHAPES_ODD = [(2, 32, True), (1, 96, False)]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -50,7 +53,8 @@ def test_back_to_back_instructions(units, name, stall):
     unit, rng = units(name), np.random.default_rng(len(name))
     for which in (WRITES, COMMANDS, BEATS, DRAINS):
         unit.pauses(which, stall, which + 1)
-    jobs = works(unit.config, rng, SHAPES)
+    odd = SHAPES_ODD if unit.config.weight_ports == 1 else []
+    jobs = works(unit.config, rng, SHAPES + odd)
     for job, values in zip(jobs, run_works(unit, jobs), strict=True):
         job.check(values)
     assert unit.count("issues") == sum(
@@ -105,9 +109,10 @@ def test_cycles_are_as_documented(units, name):
     expected, fill = 0, unit.unit.fill
     for job in jobs:
         passes = 1 + job.dual
-        v = panel_beats(job.layer.outputs, bits, False)
+        blocks = job.layer.outputs // 32
+        v, w = (blocks * block_cycles(bits, first, config.weight_ports) for first in (False, True))
         expected += job.layer.groups * passes * max(v + fill - 1, unit.unit.operand_cycles)
-        expected += passes * job.layer.outputs // 32 * 2
+        expected += passes * (w - v)
     # From the first vector on: what comes before it is part of the start. Beats of scales may hide
     # behind the filling of tables.
     expected -= fill - 1
@@ -115,3 +120,5 @@ def test_cycles_are_as_documented(units, name):
     assert 0 <= expected - (issue[-1] - issue[0] + 1) <= 3 + (2 * passes if fill > 1 else 1)
     if fill == 1 and bits == 4:
         assert len(issue) / (issue[-1] - issue[0] + 1) > 0.9
+    if fill == 1 and config.weight_ports == 2:  # a vector in each cycle, from the first to the last
+        assert (np.diff(issue) == 1).all()

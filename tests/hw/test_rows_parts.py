@@ -66,16 +66,20 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
 
 
 @pytest.mark.parametrize("quant", ["fp4", "fp6"])
-@pytest.mark.parametrize("stall", [0.0, 0.5])
-def test_unpack_finds_every_vector(quant, stall):
-    config = small(quant)
+@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("stall", [(0.0,), (0.5,), (0.0, 0.6), (0.6, 0.1)])
+def test_unpack_finds_every_vector(quant, ports, stall):
+    """``stall``: of the streams in turn; the last one's also that of works and vectors."""
+    config = small(quant, weight_ports=ports)
     bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
     pause = random.Random(4)
-    works, beats, expected = [], b"", []
+    rests = [stall[p % len(stall)] for p in range(ports)]
+    works, beats, expected = [], [b""] * ports, []
     for groups, blocks, dual, bank, exponent in [
-        (2, 1, 1, 0, -5),
+        (2, ports, 1, 0, -5),
         (1, 2, 0, 1, 7),
-        (2, 1, 0, 0, 0),
+        (2, 2 * ports, 0, 0, 0),
+        (1, ports, 0, 1, 3),
     ]:
         works.append((groups, blocks, dual, bank, exponent))
         outputs = 32 * blocks
@@ -83,9 +87,10 @@ def test_unpack_finds_every_vector(quant, stall):
             codes = rng.integers(0, 1 << bits, (outputs, GROUP)).astype(np.uint8)
             scales = rng.integers(0, 1 << 15, outputs).astype(np.uint16)
             bias = rng.normal(size=outputs).astype(np.float32)
-            panel = pack_panel(codes, scales, None if g else bias, bits)
+            panel = pack_panel(codes, scales, None if g else bias, bits, ports)
             for p in range(1 + dual):
-                beats += panel
+                each = len(panel) // ports
+                beats = [b + panel[q * each : (q + 1) * each] for q, b in enumerate(beats)]
                 for n in range(outputs):
                     word = sum(int(c) << bits * i for i, c in enumerate(codes[n]))
                     first = g == p == 0
@@ -95,43 +100,50 @@ def test_unpack_finds_every_vector(quant, stall):
                         first, end, end and g == groups - 1 and p == dual, bank, n, exponent,
                     ))  # fmt: skip
     dut = WeightUnpack(config)
-    queue = [int.from_bytes(beats[i : i + 64], "little") for i in range(0, len(beats), 64)]
-    total, got, cycles = len(queue), [], []
+    queues = [
+        [int.from_bytes(b[i : i + 64], "little") for i in range(0, len(b), 64)] for b in beats
+    ]
+    total, got, cycles = len(queues[0]), [], []
+    assert all(len(queue) == total for queue in queues)
 
     async def bench(ctx):
-        offered = shown = False
-        for cycle in range(6 * total + 50):
-            shown = shown or (bool(queue) and pause.random() >= stall)
-            offered = offered or (bool(works) and pause.random() >= stall)
-            ctx.set(dut.beats.valid, shown)
-            if shown:
-                ctx.set(dut.beats.payload, queue[0])
+        offered, shown = False, [False] * ports
+        for cycle in range(8 * ports * total + 50):
+            shown = [s or (bool(q) and pause.random() >= r)
+                     for s, q, r in zip(shown, queues, rests, strict=True)]  # fmt: skip
+            offered = offered or (bool(works) and pause.random() >= stall[-1])
+            for stream, valid, queue in zip(dut.beats, shown, queues, strict=True):
+                ctx.set(stream.valid, valid)
+                ctx.set(stream.payload, queue[0] if valid else rng.integers(1 << 62).item())
             ctx.set(dut.work.valid, offered)
             if offered:
                 names = ("groups", "blocks", "dual", "acc_bank", "exponent")
                 for name, value in zip(names, works[0], strict=True):
                     ctx.set(getattr(dut.work.payload, name), value)
-            ready = pause.random() >= stall
+            ready = pause.random() >= stall[-1]
             ctx.set(dut.vectors.ready, ready)
             if ready and ctx.get(dut.vectors.valid):
                 v = ctx.get(dut.vectors.payload)
                 got.append((v.codes, v.ws, v.bias if v.first else None, bool(v.first), bool(v.end),
                             bool(v.last), v.bank, v.column, v.exponent))  # fmt: skip
                 cycles.append(cycle)
-            took, began = ctx.get(dut.beats.ready), ctx.get(dut.work.ready)
+            took, began = [ctx.get(s.ready) for s in dut.beats], ctx.get(dut.work.ready)
             await ctx.tick()
-            if shown and took:
-                queue.pop(0)
-                shown = False
+            for port, queue in enumerate(queues):
+                if shown[port] and took[port]:
+                    queue.pop(0)
+                    shown[port] = False
             if offered and began:
                 works.pop(0)
                 offered = False
 
     simulate(dut, bench)
     assert got == expected
-    assert not queue
-    if not stall:  # a beat in each cycle, from the first to the last
-        assert cycles[-1] + 1 == total + 1 + 1
+    assert not any(queues)
+    if stall == (0.0,):
+        # From the first to the last: one port, a beat in each cycle; two, a vector.
+        each = total if ports == 1 else len(expected) + 1
+        assert cycles[-1] + 1 == each + 1
 
 
 @pytest.mark.parametrize(

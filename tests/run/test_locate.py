@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compile_cases import DIGITS, accelerator
 from device_rig import digits, image_step, open_rig, packed, random_transformer
 from software_device import SoftwareDevice
 
 from lutvar.compile.check import check_program
 from lutvar.compile.interpret import Machine
+from lutvar.compile.model_layout import ModelLayout
 from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
 from lutvar.host.device_transformer import DeviceTransformer
 from lutvar.host.errors import HostError
@@ -216,6 +218,23 @@ def test_parts_of_the_model(sound: Case) -> None:
         (layout.kappa_base + 600, "kappa of block 1"),
         (layout.class_offset(2) + 8, "AdaLN vectors of class 2"),
         (layout.size - 1, "unused"),
+    ):
+        assert text in part_of_model(layout, offset), offset
+
+
+def test_parts_of_a_panel_in_halves() -> None:
+    """Two weight ports: the second half of a panel names the same outputs."""
+    layout = ModelLayout.of(DIGITS, accelerator("small-fp6"), range(3))
+    tile = layout.layer(1, "fc2").tiles[0]
+    half = tile.first_beats // 2 * 64
+    for offset, text in (
+        (tile.offset, "block1.fc2, group 0, outputs 0 to 31"),
+        (tile.offset + half, "block1.fc2, group 0, outputs 0 to 31"),
+        (tile.offset + half - 64, "block1.fc2, group 0, outputs 96 to 127"),
+        # First biases and 24 beats of codes, then the next block.
+        (tile.offset + half + 24 * 64, "block1.fc2, group 0, outputs 0 to 31"),
+        (tile.offset + half + 25 * 64, "block1.fc2, group 0, outputs 32 to 63"),
+        (tile.offset + 2 * half, "block1.fc2, group 1, outputs 0 to 31"),
     ):
         assert text in part_of_model(layout, offset), offset
 

@@ -74,6 +74,23 @@ def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     assert len(report["benches"]) == len(rows) and report["simulator"] == "verilator"
 
 
+@WITH_VERILATOR
+def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
+    """Registers, programs, and the second port's errors, of a build that has it."""
+    config = tiny_accelerator("fp6")
+    assert config.weight_ports == 2
+    verilog = export(config, tmp_path).verilog
+    rows = run_on(
+        "verilator", verilog, config, tmp_path / "sim",
+        modules=[f"lutvar.sim.benches.{name}" for name in BENCHES],
+        test_filter=r"registers\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
+        r"|memory_refuses/port=r_wgt\w*/response=2",
+    )  # fmt: skip
+    assert all(row.passed for row in rows), _report(rows)
+    names = " ".join(row.bench for row in rows)
+    assert names.count("port=r_wgt1") == 2 and names.count("every_unit") == 3, names
+
+
 @WITH_ICARUS
 def test_nothing_is_unknown_on_icarus(verilog: Path, tmp_path: Path) -> None:
     """Every unit works, bit by bit, and no output is X after the reset."""

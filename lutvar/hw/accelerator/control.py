@@ -30,7 +30,8 @@ RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
 STOP_CYCLES = 16  #: from ``stop`` to the first look at ``quiet``
 #: Who keeps the address of a failed burst.
 ADDRESS_SOURCES = ("sequencer", "fetch", "front", "post", "attend")
-_SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4}
+_SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4,
+                   "wgt1": 1}  # fmt: skip
 _READ_ERRORS = {port: DeviceError[f"READ_{port.upper()}"] for port in READ_PORTS}
 _WRITE_ERRORS = {port: DeviceError[f"WRITE_{port.upper()}"] for port in WRITE_PORTS}
 _COUNTED = (

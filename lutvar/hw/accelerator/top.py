@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The accelerator as Vivado and the host see it: AXI4-Lite, seven memory ports, an interrupt."""
+"""The accelerator as Vivado and the host see it: AXI4-Lite, memory ports, an interrupt."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from amaranth.hdl import Cat, ClockDomain, DomainRenamer, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Signal
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import ADDRESS_BITS, READ_PORTS, WRITE_PORTS
+from lutvar.contract.device_registers import (
+    ADDRESS_BITS,
+    READ_PORTS,
+    WEIGHT_PORTS,
+    WRITE_PORTS,
+    read_ports,
+)
 from lutvar.contract.isa import UNITS
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 from lutvar.hw.sequencer.fetch import FetchUnit
@@ -21,13 +27,16 @@ from .control import Control
 from .ports import AxiMasterSignature, connect_master
 
 TOP_NAME = "lutvar_accelerator"
-_PORTS = tuple(dict.fromkeys((*READ_PORTS, *WRITE_PORTS)))
 
 
-def _members() -> dict[str, Any]:
+def _port_names(config: AcceleratorConfig) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*read_ports(config.weight_ports), *WRITE_PORTS)))
+
+
+def _members(config: AcceleratorConfig) -> dict[str, Any]:
     ports = {
         f"m_axi_{name}": Out(AxiMasterSignature(read=name in READ_PORTS, write=name in WRITE_PORTS))
-        for name in _PORTS
+        for name in _port_names(config)
     }
     return {
         "interrupt": Out(1),
@@ -67,7 +76,7 @@ class AcceleratorCore(wiring.Component):
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
         self._config = config
         self._units = dict(units) if units is not None else make_units(config)
-        super().__init__({**_members(), "core_reset": Out(1, init=1)})
+        super().__init__({**_members(config), "core_reset": Out(1, init=1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -86,19 +95,20 @@ class AcceleratorCore(wiring.Component):
         for name, unit in units.items():
             place(m, platform, f"unit_{name}", unit, f"unit_{name}")
         self._steer(m, control, sequencer)
-        wiring.connect(m, units["fetch"].weights, units["matrix"].weights)
+        for source, sink in zip(units["fetch"].weights, units["matrix"].weights, strict=True):
+            wiring.connect(m, source, sink)
         m.d.comb += [
             units["matrix"].bank_write.eq(units["front"].bank_write),
             units["matrix"].drain.eq(units["post"].drain),
             units["post"].drained.eq(units["matrix"].drained),
         ]
         reads = {
-            "prog": sequencer.memory, "wgt": units["fetch"].memory,
+            "prog": sequencer.memory, **dict(zip(WEIGHT_PORTS, units["fetch"].memory)),
             "front": units["front"].memory, "post": units["post"].read,
             "keys": units["attend"].keys_memory, "values": units["attend"].values_memory,
         }  # fmt: skip
         writes = {"post": units["post"].write, "values": units["attend"].write}
-        for name in _PORTS:
+        for name in _port_names(self._config):
             port = getattr(self, f"m_axi_{name}")
             connect_master(m, port, read=reads.get(name), write=writes.get(name))
         self._observe(m, control)
@@ -139,7 +149,11 @@ class AcceleratorCore(wiring.Component):
     def _observe(self, m: Module, control: Control) -> None:
         """What the registers see of the memory ports."""
         bits = []
+        built = _port_names(self._config)
         for number, name in enumerate(READ_PORTS):
+            if name not in built:
+                bits += [Const(0, 3)]
+                continue
             port = getattr(self, f"m_axi_{name}")
             beat = port.rvalid & port.rready
             bits += [port.arvalid, port.arready, port.rvalid]
@@ -167,14 +181,15 @@ class Accelerator(wiring.Component):
         ap_clk, ap_rst_n; interrupt: a level.
         s_axi_control: AXI4-Lite, 4 KiB, see ``contract/device_registers``.
         m_axi_prog (program, read), m_axi_wgt (weights, read), m_axi_front (activations, read),
-        m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write): AXI4, 512
-        bit, one ID, INCR bursts of at most 1 KiB that do not cross a multiple of 1 KiB.
+        m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write), and with two
+        weight ports m_axi_wgt1 (weights, read): AXI4, 512 bit, one ID, INCR bursts of at most
+        1 KiB that do not cross a multiple of 1 KiB.
         unit_busy, unit_active: one bit for each unit, for tracing; one cycle late.
     """
 
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
         self._core = AcceleratorCore(config, units)
-        super().__init__({"ap_clk": In(1), "ap_rst_n": In(1), **_members()})
+        super().__init__({"ap_clk": In(1), "ap_rst_n": In(1), **_members(config)})
 
     def port_map(self) -> dict[str, tuple[Signal, PortDirection]]:
         """Port name in Verilog -> (signal, direction), in declaration order."""

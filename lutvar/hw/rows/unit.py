@@ -5,19 +5,19 @@ from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import stream, wiring
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.links import (
-    BEAT,
     WORDS,
     bank_write_layout,
     drain_latency,
     drain_layout,
     drain_values,
     unit_members,
+    weight_stream,
 )
 from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
@@ -40,7 +40,8 @@ class MatrixUnit(wiring.Component):
     Members:
         command ... error_address: ``links.unit_members``. The unit has no memory port: ``quiet`` is
             1 and ``error`` 0. ``stop``: no further command is taken.
-        weights: beats of the instructions' panels, in order, in the layout of ``contract/memory``.
+        weights: beats of the instructions' panels, in order, in the layout of ``contract/memory``;
+            a stream for each weight port.
         bank_write: words of activations, ``links.bank_write_layout``. A word that is written in the
             cycle in which a command is taken, or before, is what the instruction reads.
         drain, drained: ``links.drain_layout``; the values follow after ``links.drain_latency``.
@@ -54,7 +55,8 @@ class MatrixUnit(wiring.Component):
 
     cycles from the one before it, where ``v = N / 32 * 33`` (49 at 6 bits) are the beats of a pass
     without biases, and ``fill`` is the dot form's (1 for form ``table``): nothing is lost between
-    passes or instructions (with ``fill`` above 1, up to 2 cycles a pass less). When the unit is
+    passes or instructions (with ``fill`` above 1, up to 2 cycles a pass less). With two weight
+    ports ``v = N``, and the last term, which is the biases', is 0. When the unit is
     idle, the first vector is issued ``start_cycles`` after the command. ``done`` comes
     ``drain_cycles`` after the last vector.
     Not pipelined (``config.pipelined`` false): a vector every ``drain_cycles`` instead of every
@@ -77,7 +79,7 @@ class MatrixUnit(wiring.Component):
         super().__init__(
             {
                 **unit_members(Opcode.MATRIX),
-                "weights": In(stream.Signature(BEAT)),
+                "weights": In(weight_stream()).array(config.weight_ports),
                 "bank_write": In(bank_write_layout(config)),
                 "drain": In(drain_layout(config)),
                 "drained": Out(drain_values()),
@@ -100,10 +102,9 @@ class MatrixUnit(wiring.Component):
         vector = unpack.vectors
         finished = Signal(self.drain_cycles)
         outstanding = Signal(range(64))
+        for beats, weights in zip(unpack.beats, self.weights, strict=True):
+            wiring.connect(m, beats, wiring.flipped(weights))
         m.d.comb += [
-            unpack.beats.payload.eq(self.weights.payload),
-            unpack.beats.valid.eq(self.weights.valid),
-            self.weights.ready.eq(unpack.beats.ready),
             gate.valid.eq(vector.valid),
             gate.end.eq(vector.payload.end),
             gate.loaded.eq(loader.ready),

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Beats of weight panels to weight vectors, each with its scale, bias and place in the work."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.config import GROUP
-from lutvar.contract.memory import BIAS_BEATS
-from lutvar.hw.links import BEAT
+from lutvar.contract.memory import HALF_BLOCK, HALVES, SIDE_BEATS
+from lutvar.hw.links import BEAT, weight_stream
 
 
 def work_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -30,9 +31,9 @@ def work_layout(config: AcceleratorConfig) -> data.StructLayout:
 def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A weight vector.
 
-    bias is meaningful with ``first`` only, which marks the first pass of group 0 unless the
-    instruction goes on from older sums (``more``). end: the last
-    vector of a pass. last: of an instruction.
+    bias is meaningful with ``first`` only, which marks the first pass of the first group, unless
+    the instruction goes on from older sums (``more``). end: the last vector of a pass. last: of an
+    instruction.
     """
     return data.StructLayout(
         {
@@ -49,17 +50,51 @@ def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
     )
 
 
+@dataclass(frozen=True)
+class GearStep:
+    """What a port does in a step: ``held`` bits are left of its last beat.
+
+    Attributes:
+        take: the next beat is taken.
+        give: the bits make a part of a vector.
+    """
+
+    held: int
+    take: bool
+    give: bool
+
+
+def gear_steps(width: int) -> list[GearStep]:
+    """Steps from beats to parts of ``width`` bits, at most a beat's, until nothing is left over.
+
+    Wider parts than a beat take two steps now and then.
+    """
+    steps: list[GearStep] = []
+    held = 0
+    while not steps or held:
+        take = held < width
+        bits = held + (BEAT if take else 0)
+        steps.append(GearStep(held, take, bits >= width))
+        held = bits - width if bits >= width else bits
+    return steps
+
+
 class WeightUnpack(wiring.Component):
     """Follows the layout of weight panels (``contract/memory``) through an instruction.
 
+    With two ports a vector is the codes of both, in step. A port has no beat of codes to take with
+    the last vector of each half of a block; then it takes the scales or biases of the next half.
+
     Members:
         work: what comes next; taken when the work before is used up.
-        beats: panels, each once, or twice for a dual format.
+        beats: panels, each once, or twice for a dual format; a stream for each weight port. Beats
+            of scales and biases of the next work are taken before the work itself.
         vectors: weight vectors in order; payload from a register.
 
-    Latency 1. A beat in each cycle: a vector from each beat of codes at 4 bits, two from three at 6
-    bits, none from a beat of scales or biases. So at the best 32 vectors take 33 cycles (49 at 6
-    bits), and 2 more in each pass of group 0. No cycle is lost between passes or instructions.
+    Latency 1. One port, a beat in each cycle: a vector from each beat of codes at 4 bits, two from
+    three at 6 bits, none from a beat of scales or biases. So at the best 32 vectors take 33 cycles
+    (49 at 6 bits), and 2 more in each pass of group 0. Two ports: a vector in each cycle. No cycle
+    is lost between passes or instructions.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -67,54 +102,59 @@ class WeightUnpack(wiring.Component):
         self.bits = config.quant_config.code_bits
         if self.bits not in (4, 6):
             raise ValueError(f"codes of {self.bits} bits; weight beats hold codes of 4 or 6 bits")
+        self.ports = config.weight_ports
+        self.steps = gear_steps(GROUP // self.ports * self.bits)
         super().__init__(
             {
                 "work": In(stream.Signature(work_layout(config))),
-                "beats": In(stream.Signature(BEAT)),
+                "beats": In(weight_stream()).array(self.ports),
                 "vectors": Out(stream.Signature(vector_item_layout(config))),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        vectors, beat = self.vectors, self.beats.payload
+        vectors = self.vectors
         active = Signal()
         work = Signal(self.work.payload.shape(), reset_less=True)
         passes_left = Signal(9, reset_less=True)  # after this one
         blocks_left = Signal(9, reset_less=True)  # after this one
-        first, biased = Signal(reset_less=True), Signal(reset_less=True)
+        first, biased = Signal(reset_less=True), Signal(init=1)
         column = Signal(len(vectors.payload.column), reset_less=True)
+        # Known long before the last vector of a block, so a cycle late does not matter.
+        final_pass, final_block = Signal(reset_less=True), Signal(reset_less=True)
+        m.d.sync += [final_pass.eq(passes_left == 0), final_block.eq(blocks_left == 0)]
 
-        # Place in the block: the beat of scales, beats of biases, vectors.
-        is_scale, is_bias = Signal(init=1), Signal()
-        bias_beat = Signal(range(BIAS_BEATS))
-        index = Signal(range(WEIGHT_BLOCK))
-        whole, codes = self._gear(m, beat, is_scale | is_bias)
-
-        take, produce, block_end, pass_end, all_end = (
-            Signal(name=n) for n in ("take", "produce", "block_end", "pass_end", "all_end")
+        # Place in the block.
+        half, parity = Signal(range(HALVES)), Signal(range(max(2, self.ports)))
+        index, half_end = Signal(range(HALF_BLOCK)), Signal()
+        step, produce, block_end, pass_end, all_end = (
+            Signal(name=n) for n in ("step", "produce", "block_end", "pass_end", "all_end")
         )
-        is_codes = ~(is_scale | is_bias)
-        m.d.comb += [
-            self.beats.ready.eq(active & (~(is_codes & whole) | ~vectors.valid | vectors.ready)),
-            take.eq(self.beats.valid & self.beats.ready),
-            self._taken.eq(take),
-            produce.eq(take & is_codes & whole),
-            block_end.eq(index == WEIGHT_BLOCK - 1),
-            pass_end.eq(block_end & (blocks_left == 0)),
-            all_end.eq(pass_end & (passes_left == 0)),
-            self.work.ready.eq(~active | (produce & all_end)),
-        ]
+        following_biased = Mux(
+            final_block, Mux(final_pass, Const(1), first & work.dual), biased
+        )
+        boundary = Signal()
+        sides_due, scales, biases = self._sides(
+            m, half, parity, biased, following_biased, boundary, produce
+        )
+        takes, gives, codes = self._gear(m, step)
 
-        scales, biases = Signal(BEAT, reset_less=True), Signal(32 * WEIGHT_BLOCK, reset_less=True)
-        with m.If(take & is_scale):
-            m.d.sync += [scales.eq(beat), is_scale.eq(0), is_bias.eq(biased)]
-        with m.If(take & is_bias):
-            m.d.sync += [
-                biases.eq(Cat(biases[BEAT:], beat)),
-                bias_beat.eq(bias_beat + 1),
-                is_bias.eq(bias_beat != BIAS_BEATS - 1),
-            ]
+        m.d.comb += [
+            step.eq(
+                active & ~sides_due & (~takes | Cat(b.valid for b in self.beats).all())
+                & (~gives | ~vectors.valid | vectors.ready)
+            ),
+            produce.eq(step & gives),
+            boundary.eq(produce & half_end),
+            block_end.eq(half_end & (half == HALVES - 1)),
+            pass_end.eq(block_end & final_block),
+            all_end.eq(pass_end & final_pass),
+            self.work.ready.eq(~active | (produce & all_end)),
+        ]  # fmt: skip
+        for port, beats in enumerate(self.beats):
+            m.d.comb += beats.ready.eq((step & takes) | self._side_open[port])
+
         with m.If(vectors.ready):
             m.d.sync += vectors.valid.eq(0)
         with m.If(produce):
@@ -124,26 +164,27 @@ class WeightUnpack(wiring.Component):
                 item.codes.eq(codes),
                 item.ws.eq(scales),
                 item.bias.eq(biases),
-                item.first.eq(first),
+                item.first.eq(first & ~work.more),
                 item.end.eq(pass_end),
                 item.last.eq(all_end),
                 item.bank.eq(work.acc_bank),
                 item.column.eq(column),
                 item.exponent.eq(work.exponent),
-                scales.eq(scales[16:]),
-                biases.eq(biases[32:]),
                 index.eq(index + 1),
+                half_end.eq(index == HALF_BLOCK - 2),
                 column.eq(Mux(pass_end, 0, column + 1)),
-                is_scale.eq(block_end),
             ]
+            with m.If(half_end):
+                m.d.sync += half.eq(half + 1)
             with m.If(block_end):
-                m.d.sync += blocks_left.eq(Mux(pass_end, work.blocks - 1, blocks_left - 1))
-            with m.If(pass_end):
                 m.d.sync += [
-                    passes_left.eq(passes_left - 1),
-                    first.eq(0),
-                    biased.eq(first & work.dual),
+                    biased.eq(following_biased),
+                    blocks_left.eq(Mux(final_block, work.blocks - 1, blocks_left - 1)),
                 ]
+                if self.ports > 1:
+                    m.d.sync += parity.eq(~parity)
+            with m.If(pass_end):
+                m.d.sync += [passes_left.eq(passes_left - 1), first.eq(0)]
             with m.If(all_end):
                 m.d.sync += active.eq(0)
         with m.If(self.work.valid & self.work.ready):
@@ -153,21 +194,97 @@ class WeightUnpack(wiring.Component):
                 work.eq(following),
                 passes_left.eq(Mux(following.dual, following.groups << 1, following.groups) - 1),
                 blocks_left.eq(following.blocks - 1),
-                first.eq(~following.more),
-                biased.eq(~following.more),
+                first.eq(1),
                 column.eq(0),
             ]
         return m
 
-    def _gear(self, m: Module, beat: Value, other: Value) -> tuple[Value, Value]:
-        """(this beat of codes completes a vector, its codes)."""
-        self._taken = taken = Signal(name="beat_taken")
-        if self.bits == 4:
-            return Const(1), beat
-        # Vector 0: beat 0 and the low half of beat 1; vector 1: the high half, and beat 2.
-        half = BEAT // 2
-        held = Signal(BEAT, reset_less=True)
-        phase = Signal(2)
-        with m.If(taken & ~other):
-            m.d.sync += [held.eq(beat), phase.eq(Mux(phase == 2, 0, phase + 1))]
-        return phase != 0, Mux(phase[0], Cat(held, beat[:half]), Cat(held[half:], beat))
+    def _sides(
+        self, m: Module, half: Signal, parity: Signal, biased: Value, following_biased: Value,
+        boundary: Value, produce: Value,
+    ) -> tuple[Value, Signal, Signal]:  # fmt: skip
+        """Beats that are not codes. Returns: some are due; scales and biases, the next one lowest.
+
+        ``_side_open``, by port: a beat that is taken now is one of them.
+        """
+        scales = Signal(BEAT, reset_less=True)
+        biases = Signal(BEAT, reset_less=True)
+        with m.If(produce):
+            m.d.sync += [scales.eq(scales[16:]), biases.eq(biases[32:])]
+        registers = {"scales": scales, "bias": biases}
+        # The last step takes no beat of codes, if there is one without.
+        early = not self.steps[-1].take
+        all_due: list[Signal] = []
+        self._side_open: list[Signal] = []
+        for port, beats in enumerate(self.beats):
+            start = [what for what, offset in SIDE_BEATS[0] if offset % self.ports == port]
+            due = {k: Signal(name=f"{k}_due_{port}", init=k in start) for k in registers}
+            coming = {k: Signal(name=f"{k}_coming_{port}", reset_less=True) for k in registers}
+            for what in registers:
+                m.d.sync += coming[what].eq(
+                    self._coming(what, port, half, parity, biased, following_biased)
+                )
+            is_open = Signal(name=f"side_open_{port}")
+            self._side_open.append(is_open)
+            now = {k: due[k] | (boundary & coming[k] & early) for k in registers}
+            m.d.comb += is_open.eq(Cat(now.values()).any())
+            others: Value = Const(0)  # due before this kind
+            for what, register in registers.items():
+                taken = Signal(name=f"{what}_taken_{port}")
+                m.d.comb += taken.eq(beats.valid & now[what] & ~others)
+                with m.If(taken):
+                    m.d.sync += [register.eq(beats.payload), due[what].eq(0)]
+                with m.Elif(boundary):
+                    m.d.sync += due[what].eq(coming[what])
+                others = others | now[what]
+            all_due += due.values()
+        return Cat(all_due).any(), scales, biases
+
+    def _coming(
+        self, what: str, port: int, half: Signal, parity: Signal, biased: Value,
+        following_biased: Value,
+    ) -> Value:  # fmt: skip
+        """Whether a port has such a beat before the next half of a block."""
+        found: list[Value] = []
+        for before, sides in enumerate(SIDE_BEATS):
+            last = before == 0  # the half before is the last one of its block
+            is_next = half == (before - 1) % HALVES
+            for name, offset in sides:
+                if name != what:
+                    continue
+                here: Value = Const(1)
+                if self.ports > 1:
+                    block = ~parity if last else parity
+                    here = (block ^ (offset & 1)) == port
+                if what == "bias":
+                    here = here & (following_biased if last else biased)
+                found.append(is_next & here)
+        return Cat(found).any()
+
+    def _gear(self, m: Module, step: Value) -> tuple[Value, Value, Value]:
+        """(this step takes a beat from each port, gives a vector, its codes)."""
+        steps = self.steps
+        phase = Signal(range(max(2, len(steps))))
+        with m.If(step):
+            m.d.sync += phase.eq(Mux(phase == len(steps) - 1, 0, phase + 1))
+        width, most = GROUP // self.ports * self.bits, max(s.held for s in steps)
+        parts = []
+        for port, beats in enumerate(self.beats):
+            held = Signal(most, name=f"held_{port}", reset_less=True)
+            part = Signal(width, name=f"part_{port}")
+            with m.Switch(phase):
+                for number, s in enumerate(steps):
+                    with m.Case(number):
+                        bits = Cat(held[most - s.held :], beats.payload if s.take else Const(0, 0))
+                        m.d.comb += part.eq(bits[:width])
+                        if s.take and most:
+                            with m.If(step):
+                                m.d.sync += held.eq(beats.payload[BEAT - most :])
+            parts.append(part)
+
+        def known(name: str) -> Value:
+            numbers = [i for i, s in enumerate(steps) if getattr(s, name)]
+            every = len(numbers) == len(steps)
+            return Const(1) if every else Cat(phase == i for i in numbers).any()
+
+        return known("take"), known("give"), Cat(parts)

@@ -114,6 +114,8 @@ class InstructionCheck(wiring.Component):
             rules[Rule.BEATS] = (
                 (f["beats"] == 0) | (f["panels"] == 0) | (f["repeat"] == 0) | (f["repeat"] == 3)
             )
+            if config.weight_ports > 1:
+                rules[Rule.BEATS] = rules[Rule.BEATS] | f["beats"][0]
         elif op is Opcode.FRONT:
             end = total("end", f["row_first"] + f["rows"])
             wide = config.max_width // GROUP
@@ -130,6 +132,8 @@ class InstructionCheck(wiring.Component):
             rules[Rule.OUTPUTS] = (f["blocks"] < MIN_OUTPUTS // WEIGHT_BLOCK) | (
                 f["blocks"] > config.acc_depth // WEIGHT_BLOCK
             )
+            if config.weight_ports > 1:
+                rules[Rule.OUTPUTS] = rules[Rule.OUTPUTS] | f["blocks"][0]
         elif op is Opcode.POST:
             end = total("end", f["row_first"] + f["rows"])
             groups = f["row_group"] >= config.row_groups

@@ -1,32 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Unit FETCH: weight panels from memory to the array."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
-from amaranth.lib import data, stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import BEAT, BEAT_ADDRESS, axi_read, unit_members
+from lutvar.hw.links import BEAT_ADDRESS, axi_read, unit_members, weight_stream
 
 READINGS = 9  #: bits of the readings of an instruction's panels: ``panels * repeat``
 AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
+SKEW = 8  #: beats that one weight port may hand out before the other one has
 
 
 class FetchUnit(wiring.Component):
     """Reads panels and hands their beats to the array, ``config.weight_fifo`` beats ahead.
 
-    An instruction is done when its last beat has left the FIFO. Requests of the next instructions
+    With two weight ports (``config.weight_ports``) each reads one half of every panel, at the same
+    address plus half the panel's beats, which are an even number then. An instruction is done when
+    its last beat has left the FIFO (or the last of both FIFOs). Requests of the next instructions
     follow those of the current one without a gap.
 
-    Members: ``links.unit_members(Opcode.FETCH)``, ``memory``, and ``weights``: beats in order, the
-    payload from a register.
+    Members: ``links.unit_members(Opcode.FETCH)``, and for each weight port ``memory`` and
+    ``weights``: beats in order, the payload from a register. No port hands out more than ``SKEW``
+    beats before the other one has as many.
 
-    Latency: 6 cycles from ``command`` to ``arvalid``. Throughput: one beat in each cycle, also
-    across panels and instructions; an instruction is begun every 2 cycles at most. With
+    Latency: 6 cycles from ``command`` to ``arvalid``. Throughput: one beat in each cycle and port,
+    also across panels and instructions; an instruction is begun every 2 cycles at most. With
     ``config.pipelined`` off, one burst at a time.
     """
 
@@ -35,29 +40,28 @@ class FetchUnit(wiring.Component):
         super().__init__(
             {
                 **unit_members(Opcode.FETCH),
-                "memory": Out(axi_read()),
-                "weights": Out(stream.Signature(unsigned(BEAT))),
+                "memory": Out(axi_read()).array(config.weight_ports),
+                "weights": Out(weight_stream()).array(config.weight_ports),
             }
         )
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         depth, serial = self._config.weight_fifo, not self._config.pipelined
-        m.submodules.reader = reader = BurstReader(depth, serial=serial)
-        wiring.connect(m, reader.memory, wiring.flipped(self.memory))
-        m.d.comb += [
-            reader.stop.eq(self.stop),
-            self.quiet.eq(reader.quiet),
-            self.error.eq(reader.error),
-            self.error_address.eq(reader.error_address),
-        ]
+        readers = [BurstReader(depth, serial=serial) for _ in range(self._config.weight_ports)]
+        for port, reader in enumerate(readers):
+            m.submodules[f"reader_{port}"] = reader
+            wiring.connect(m, reader.memory, wiring.flipped(self.memory[port]))
+            m.d.comb += reader.stop.eq(self.stop)
+        m.d.comb += self.quiet.eq(Cat(reader.quiet for reader in readers).all())
+        self._errors(m, readers)
         # Instructions between the requests and the beats: one register each and a small ring.
         counts = data.StructLayout({"beats": 20, "readings": READINGS})
         ring = Signal(data.ArrayLayout(counts, AHEAD))
         put, get = Signal(range(AHEAD)), Signal(range(AHEAD))
         level = Signal(range(AHEAD + 1))
         begin, load = Signal(), Signal()
-        asking = self._ask(m, reader, begin, level)
+        asking = self._ask(m, readers, begin, level)
         command = self.command.payload
         with m.If(begin):
             m.d.sync += [
@@ -70,7 +74,7 @@ class FetchUnit(wiring.Component):
 
         head = Signal(counts, reset_less=True)
         head_valid, refill = Signal(), Signal()
-        giving = self._give(m, reader, head, head_valid, refill)
+        giving = self._give(m, readers, head, head_valid, refill)
         # Not in the cycle of a refill, which comes from the array's ready: the path would be long.
         m.d.comb += load.eq((level != 0) & ~head_valid)
         with m.If(load):
@@ -78,60 +82,96 @@ class FetchUnit(wiring.Component):
         m.d.sync += head_valid.eq(load | (head_valid & ~refill))
         m.d.sync += [
             self.busy.eq(begin | asking | (level != 0) | head_valid | giving),
-            self.active.eq(reader.memory.rvalid | (self.weights.valid & self.weights.ready)),
+            self.active.eq(
+                Cat(reader.memory.rvalid for reader in readers).any()
+                | Cat(w.valid & w.ready for w in self.weights).any()
+            ),
         ]
         return m
 
-    def _ask(self, m: Module, reader: BurstReader, begin: Signal, level: Signal) -> Signal:
-        """Requests: one for each reading of a panel. Returns: an instruction is under way."""
+    def _errors(self, m: Module, readers: Sequence[BurstReader]) -> None:
+        """The first error of all ports; of two in one cycle that of the first port."""
+        errors = Cat(reader.error for reader in readers)
+        m.d.comb += self.error.eq(errors.any())
+        if len(readers) == 1:
+            m.d.comb += self.error_address.eq(readers[0].error_address)
+            return
+        kept, second = Signal(), Signal()  # the second port was first
+        with m.If(~kept):
+            m.d.sync += [kept.eq(self.error), second.eq(~errors[0])]
+        m.d.comb += self.error_address.eq(
+            Mux(second, readers[1].error_address, readers[0].error_address)
+        )
+
+    def _ask(
+        self, m: Module, readers: Sequence[BurstReader], begin: Signal, level: Signal
+    ) -> Signal:
+        """Requests: one for each reading of a panel. Returns: an instruction is under way.
+
+        Two ports are asked in the same cycle: each has room for requests beyond the current one.
+        """
         command = self.command.payload
         asking = Signal()
         address = Signal(BEAT_ADDRESS, reset_less=True)
         beats = Signal(20, reset_less=True)
         panels, repeat, again = Signal(8), Signal(2), Signal(2)
-        request = reader.request
+        share = len(readers) - 1  # halvings of a panel
+        addresses = [address, Signal(BEAT_ADDRESS, reset_less=True, name="second")][: share + 1]
+        accepted = Signal()
         m.d.comb += [
             self.command.ready.eq(~asking & ~level[-1]),
             begin.eq(self.command.valid & self.command.ready),
-            request.valid.eq(asking),
-            request.payload.address.eq(address << 6),
-            request.payload.beats.eq(beats),
+            accepted.eq(Cat(reader.request.ready for reader in readers).all()),
         ]
+        for reader, start in zip(readers, addresses, strict=True):
+            request = reader.request
+            others = [other.request.ready for other in readers if other is not reader]
+            m.d.comb += [
+                request.valid.eq(asking & Cat(others).all()),
+                request.payload.address.eq(start << 6),
+                request.payload.beats.eq(beats >> share),
+            ]
         with m.If(begin):
             m.d.sync += [
                 asking.eq(1),
-                address.eq(command.address[6:]),
+                *(
+                    start.eq(command.address[6:] + (command.beats >> share if number else 0))
+                    for number, start in enumerate(addresses)
+                ),
                 beats.eq(command.beats),
                 panels.eq(command.panels),
                 repeat.eq(command.repeat),
                 again.eq(command.repeat),
             ]
-        with m.Elif(asking & request.ready):
+        with m.Elif(asking & accepted):
             m.d.sync += again.eq(again - 1)
             with m.If(again == 1):
                 m.d.sync += [
                     again.eq(repeat),
                     panels.eq(panels - 1),
-                    address.eq(address + beats),
+                    *(start.eq(start + beats) for start in addresses),
                     asking.eq(panels != 1),
                 ]
         return asking
 
     def _give(
-        self, m: Module, reader: BurstReader, head: Any, head_valid: Signal, refill: Signal
-    ) -> Signal:
-        """Hands beats out and counts them. Returns: beats of an instruction are awaited."""
+        self, m: Module, readers: Sequence[BurstReader], head: Any, head_valid: Signal,
+        refill: Signal,
+    ) -> Signal:  # fmt: skip
+        """Hands beats out and counts them. Returns: beats of an instruction are awaited.
+
+        One of two ports gives half of an instruction's beats; so what is counted then is pairs,
+        a beat from each.
+        """
         giving = Signal()
         beats, left = Signal(20, reset_less=True), Signal(20, reset_less=True)
         last, one = Signal(), Signal()  # last beat of a reading; panels of a single beat
         readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
         ending = Signal()  # only one of them is left
+        each = head.beats >> (len(readers) - 1)
         taken, final = Signal(), Signal()
         m.d.comb += [
-            self.weights.valid.eq(reader.data.valid & giving),
-            self.weights.payload.eq(reader.data.payload),
-            reader.data.ready.eq(self.weights.ready & giving),
-            taken.eq(self.weights.valid & self.weights.ready),
+            taken.eq(self._hand_out(m, readers, giving)),
             final.eq(taken & last & ending),
             refill.eq(head_valid & (~giving | final)),
         ]
@@ -139,10 +179,10 @@ class FetchUnit(wiring.Component):
         with m.If(refill):
             m.d.sync += [
                 giving.eq(1),
-                beats.eq(head.beats),
-                left.eq(head.beats),
-                one.eq(head.beats == 1),
-                last.eq(head.beats == 1),
+                beats.eq(each),
+                left.eq(each),
+                one.eq(each == 1),
+                last.eq(each == 1),
                 readings.eq(head.readings),
                 ending.eq(head.readings == 1),
             ]
@@ -158,3 +198,26 @@ class FetchUnit(wiring.Component):
             with m.If(final):
                 m.d.sync += giving.eq(0)
         return giving
+
+    def _hand_out(self, m: Module, readers: Sequence[BurstReader], giving: Signal) -> Value:
+        """Connects the FIFOs to ``weights``. Returns: a beat is handed out, or a pair has been."""
+        if len(readers) == 1:
+            data, weights = readers[0].data, self.weights[0]
+            m.d.comb += [
+                weights.valid.eq(data.valid & giving),
+                weights.payload.eq(data.payload),
+                data.ready.eq(weights.ready & giving),
+            ]
+            return weights.valid & weights.ready
+        uncounted = [Signal(range(SKEW + 1), name=f"uncounted_{p}") for p in range(len(readers))]
+        pair = Signal()
+        m.d.comb += pair.eq(giving & Cat(count.any() for count in uncounted).all())
+        for reader, weights, count in zip(readers, self.weights, uncounted, strict=True):
+            data = reader.data
+            m.d.comb += [
+                weights.valid.eq(data.valid & ~count[-1]),
+                weights.payload.eq(data.payload),
+                data.ready.eq(weights.ready & ~count[-1]),
+            ]
+            m.d.sync += count.eq(count + (weights.valid & weights.ready) - pair)
+        return pair

@@ -15,7 +15,7 @@ from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import BY_NAME, DeviceError
+from lutvar.contract.device_registers import BY_NAME, DeviceError, read_ports
 from lutvar.contract.isa import Region
 
 from .memory import Memory
@@ -35,6 +35,11 @@ PROGRAM = 0x0005_5000_0000_1000
 
 def settings() -> dict[str, Any]:
     return json.loads(Path(os.environ[SETTINGS]).read_text())
+
+
+def build_ports() -> tuple[str, ...]:
+    """Read ports of the build under test."""
+    return read_ports(settings()["accelerator"]["weight_ports"])
 
 
 def pauses(probability: float, seed: int) -> Iterable[bool]:
@@ -59,7 +64,7 @@ class Bench:
         self.config = AcceleratorConfig.model_validate(data["accelerator"])
         self.four_state: bool = data["four_state"]
         self._ports = data["ports"]
-        self.memory = Memory(dut)
+        self.memory = Memory(dut, read_ports(self.config.weight_ports))
 
     @classmethod
     async def start(cls, dut: Any, *, bus: bool = True) -> "Bench":

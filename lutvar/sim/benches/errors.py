@@ -3,9 +3,9 @@
 
 import cocotb
 
+from lutvar.contract.accelerator import BEAT_BYTES
 from lutvar.contract.device_registers import (
     BY_NAME,
-    READ_PORTS,
     WRITE_PORTS,
     DeviceError,
     HeaderRule,
@@ -25,19 +25,20 @@ from lutvar.contract.isa import (
     split_address,
 )
 
-from .common import BASES, PROGRAM, Bench
+from .common import BASES, PROGRAM, Bench, build_ports
 from .units import UnitsCase, make_units_case
 
 WATCHDOG_CYCLES = 400
 #: Memory port -> the instruction that uses it, its operand with the address, the unit.
 USES = {
-    ("wgt", False): (Opcode.FETCH, "address"), ("front", False): (Opcode.FRONT, "address"),
+    ("wgt", False): (Opcode.FETCH, "address"), ("wgt1", False): (Opcode.FETCH, "address"),
+    ("front", False): (Opcode.FRONT, "address"),
     ("post", False): (Opcode.POST, "input"), ("post", True): (Opcode.POST, "output"),
     ("keys", False): (Opcode.ATTEND, "keys_address"),
     ("values", False): (Opcode.ATTEND, "values_address"),
     ("values", True): (Opcode.ATTEND, "output"),
 }  # fmt: skip
-PORTS = [*(f"r_{p}" for p in READ_PORTS), *(f"w_{p}" for p in WRITE_PORTS)]
+PORTS = [*(f"r_{p}" for p in build_ports()), *(f"w_{p}" for p in WRITE_PORTS)]
 
 
 def _key(port: str) -> tuple[str, bool]:
@@ -57,6 +58,8 @@ def _address(case: UnitsCase, port: str) -> int:
     opcode, operand = USES[_key(port)]
     instruction = next(i for i in case.instructions if i.opcode is opcode)
     region, offset = split_address(instruction.operands[operand])
+    if port == "r_wgt1":  # the second halves of panels
+        offset += instruction.operands["beats"] // 2 * BEAT_BYTES
     return BASES[region] + offset
 
 
@@ -229,7 +232,7 @@ async def dead_memory(dut) -> None:
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 75)
     await case.open(bench)
-    bench.memory.silent = {(p, False) for p in READ_PORTS}
+    bench.memory.silent = {(p, False) for p in build_ports()}
     await bench.start_program(case.raw)
     await bench.cycles(60)
     await bench.write("SOFT_RESET", 3)

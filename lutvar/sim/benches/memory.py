@@ -7,13 +7,14 @@ most of the simulation's time.
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cocotb.triggers import RisingEdge
 
 from lutvar.contract.accelerator import BEAT_BYTES
-from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.device_registers import WRITE_PORTS
 
 PAGE = 4096
 MOST_BURSTS = 16  #: outstanding on a port
@@ -88,7 +89,7 @@ class Answers:
 
 
 class Memory:
-    """Segments of memory, and a slave for each port.
+    """Segments of memory, and a slave for each of the build's ports.
 
     Attributes:
         segments: base address -> contents.
@@ -99,7 +100,7 @@ class Memory:
         beats: moved, by port.
     """
 
-    def __init__(self, dut: Any, seed: int = 1) -> None:
+    def __init__(self, dut: Any, read_ports: Sequence[str], seed: int = 1) -> None:
         self.segments: dict[int, bytearray] = {}
         self.pauses, self.latency = 0.0, (4, 4)
         self.silent: set[tuple[str, bool]] = set()
@@ -108,7 +109,7 @@ class Memory:
         self.now = 0
         self._dut = dut
         self.ports: dict[tuple[str, bool], _Port] = {
-            **{(name, False): _ReadPort(self, dut, name) for name in READ_PORTS},
+            **{(name, False): _ReadPort(self, dut, name) for name in read_ports},
             **{(name, True): _WritePort(self, dut, name) for name in WRITE_PORTS},
         }
 

@@ -4,10 +4,10 @@
 import cocotb
 import numpy as np
 
-from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.device_registers import WRITE_PORTS
 from lutvar.contract.isa import UNITS, Opcode
 
-from .common import Bench
+from .common import Bench, build_ports
 from .transformer import TransformerCase, make_step
 from .units import make_units_case
 
@@ -64,7 +64,7 @@ async def image_matches_golden(dut) -> None:
     await case.open(bench)
     await _image(bench, case, 41)
     assert await bench.read("PROGRAMS") == 3
-    for port in READ_PORTS:
+    for port in build_ports():
         beats = bench.memory.beats(port)
         assert beats and await bench.read(f"READ_BEATS_{port.upper()}") == beats, port
     for port in WRITE_PORTS:

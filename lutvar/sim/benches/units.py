@@ -116,6 +116,7 @@ def make_units_case(
         rng.choice(weight.codes_used, (GROUP, GROUP)).astype(np.uint8),
         rng.integers(0x2000, 0x3800, GROUP, dtype=np.uint16),
         rng.standard_normal(GROUP).astype(np.float32), config.quant_config.code_bits,
+        config.weight_ports,
     )  # fmt: skip
     gates = rng.standard_normal(GROUP).astype(np.float16)
     x = (rng.standard_normal((rows, GROUP)) * 3).astype(np.float16)
