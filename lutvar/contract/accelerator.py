@@ -51,7 +51,7 @@ class AcceleratorConfig(_Strict):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        for key in ("act_banks", "acc_banks", "acc_depth", "weight_fifo", "read_fifo"):
+        for key in ("act_banks", "acc_depth", "weight_fifo", "read_fifo"):
             value = getattr(self, key)
             if value & (value - 1):
                 raise ValueError(f"{key} is {value}; it must be a power of two")
@@ -73,6 +73,11 @@ class AcceleratorConfig(_Strict):
     @property
     def kv(self) -> NumberFormat:
         return get_format(self.kv_format)
+
+    @property
+    def acc_words(self) -> int:
+        """Words of all accumulator banks; a word is a pair of outputs of the rows of a group."""
+        return self.acc_banks * self.acc_depth // 2
 
     @property
     def row_groups(self) -> int:

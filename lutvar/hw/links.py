@@ -118,20 +118,21 @@ def drain_latency(config: AcceleratorConfig) -> int:
 
 
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """POST to MATRIX: read column ``column`` of the 16 rows of a group. One in each cycle.
+    """POST to MATRIX: read two columns of the 16 rows of a group. One request in each cycle.
 
-    The 16 float32 values (``drain_values``) are there ``drain_latency`` cycles later. Only banks
-    whose MATRIX instruction is complete may be read.
+    column: index of the pair, ``column >> 1``. The 32 float32 values (``drain_values``) are there
+    ``drain_latency`` cycles later. Only banks whose MATRIX instruction is complete may be read.
     """
     return data.StructLayout(
         {
             "valid": 1,
             "bank": range(config.acc_banks),
             "row_group": range(max(2, config.row_groups)),
-            "column": range(config.acc_depth),
+            "column": range(config.acc_depth // 2),
         }
     )
 
 
 def drain_values() -> data.ArrayLayout:
-    return data.ArrayLayout(unsigned(32), ROW_GROUP)
+    """Element ``row + 16 * c`` is (row, column ``2 * pair + c``)."""
+    return data.ArrayLayout(unsigned(32), 2 * ROW_GROUP)

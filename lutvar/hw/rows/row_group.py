@@ -107,7 +107,7 @@ class RowGroup(wiring.Component):
             Value.cast(accumulator.vector).eq(late_vector),
             Value.cast(accumulator.m).eq(late_scales),
             accumulator.drain_bank.eq(drain.bank),
-            accumulator.drain_column.eq(drain.column),
+            accumulator.drain_pair.eq(drain.column),
         ]
         for row in range(ROW_GROUP):
             m.d.comb += accumulator.sums[row].eq(dot.sums[row])
