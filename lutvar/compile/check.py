@@ -140,15 +140,17 @@ class _Checker:
     def _limits(self, where: str, item: Instruction, touched: Footprint) -> None:
         c, o = self.config, item.operands
         bad: list[str] = []
+        bank = o.get("bank", 0)
+        held = c.bank_groups[bank] if bank < c.act_banks else 0
         if item.opcode == Opcode.FRONT:
-            limits = {"bank": c.act_banks - 1, "groups": c.bank_groups}
+            limits = {"bank": c.act_banks - 1, "groups": held}
             if o["row_first"] + o["rows"] > c.rows:
                 bad.append("rows")
             if o["norm"] and o["groups"] * GROUP > c.max_width:
                 bad.append("groups")
         elif item.opcode == Opcode.MATRIX:
             limits = {
-                "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": c.bank_groups,
+                "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": held,
                 "blocks": c.acc_depth // WEIGHT_BLOCK, "rows": c.rows,
             }  # fmt: skip
         elif item.opcode == Opcode.POST:

@@ -42,7 +42,7 @@ class UnitTimes:
     fill: int = 1
     operand: int = 13
     matrix_start: int = 16
-    matrix_tail: int = 32
+    matrix_tail: int = 34
     front_tail: int = 95
     front_statistics: int = 136
     post_issue: int = 4
@@ -56,9 +56,9 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     if config.dot == "da":
         return UnitTimes(
-            fill=196, operand=227, matrix_start=234, matrix_tail=34 + config.row_groups
+            fill=196, operand=311, matrix_start=335, matrix_tail=36 + config.row_groups
         )
-    return UnitTimes(matrix_tail=31 + config.row_groups)
+    return UnitTimes(matrix_tail=33 + config.row_groups)
 
 
 @dataclass(frozen=True)

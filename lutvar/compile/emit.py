@@ -3,7 +3,8 @@
 
 An operation fills one activation bank (FRONT), multiplies it with each tile of weights into an
 accumulator bank (FETCH, MATRIX) and sends the results on (POST). After qkv, ATTEND follows.
-Banks are given out in turn, so all units but ATTEND see operations in one order.
+Banks are given out in turn (those that are too small are passed over), so all units but ATTEND
+see operations in one order.
 """
 
 from __future__ import annotations
@@ -101,9 +102,15 @@ class Emitter:
         cells = {"qkv": self.x, "proj": self.o, "fc1": self.x, "fc2": self.h, HEAD: self.x}
         return Access(cells[op.site], (slice(own.first, own.first + own.count),))
 
+    def next_bank(self, op: Operation) -> int:
+        """The activation bank that an operation gets if it is the next one."""
+        sizes, groups = self.config.bank_groups, self.layout.layer(op.block, op.site).groups
+        turn = ((self._bank + 1 + i) % len(sizes) for i in range(len(sizes)))
+        return next(bank for bank in turn if sizes[bank] >= groups)
+
     def front(self, op: Operation) -> Iterator[Draft]:
-        """Fill the next activation bank."""
-        self._bank = (self._bank + 1) % self.config.act_banks
+        """Fill the next activation bank that is large enough."""
+        self._bank = self.next_bank(op)
         layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         norm = op.site in ("qkv", "fc1", HEAD)
         runs = list(self.rows.runs(op.tile)) if norm else [(0, own)]

@@ -52,7 +52,7 @@ class Machine:
     def __init__(self, config: AcceleratorConfig, sizes: Mapping[Region, int]) -> None:
         self.config, self.quant = config, config.quant_config
         self.memory: dict[Region, Bytes] = {r: np.zeros(n, np.uint8) for r, n in sizes.items()}
-        groups = config.bank_groups
+        groups = config.max_groups
         shape = (config.act_banks, config.rows, groups)
         self._codes = np.zeros((*shape, GROUP), np.uint8)
         self._scale, self._negative = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)

@@ -210,10 +210,10 @@ def check_limits(shape: TransformerShape, config: AcceleratorConfig) -> None:
         fail("the model's width", shape.width, f"has max_width {config.max_width}")
     if shape.hidden % GROUP:
         fail("the hidden width", shape.hidden, f"needs a multiple of {GROUP}")
-    if max(shape.width, shape.hidden) > config.bank_groups * GROUP:
+    if max(shape.width, shape.hidden) > config.max_groups * GROUP:
         fail(
             "the hidden width", shape.hidden,
-            f"has bank_groups {config.bank_groups}, that is {config.bank_groups * GROUP} inputs",
+            f"has bank_groups {config.max_groups}, that is {config.max_groups * GROUP} inputs",
         )  # fmt: skip
     if shape.tokens > config.max_keys:
         fail("the number of tokens of an image", shape.tokens, f"has max_keys {config.max_keys}")

@@ -118,7 +118,8 @@ class Scheduler:
             if ready is None:
                 continue
             block, site = self._chain[self._next[tile]]
-            begin = max(line.free[Unit.FRONT], ready, self._bank_free())
+            bank_free = self._bank_free(Operation(tile, block, site))
+            begin = max(line.free[Unit.FRONT], ready, bank_free)
             begin += self._front_time[tile][site]
             key = (
                 begin if begin > free + SLACK else 0,
@@ -146,10 +147,10 @@ class Scheduler:
             ready = self._ready[tile] = self.timeline.ready(needed([access], []))
         return ready
 
-    def _bank_free(self) -> int:
+    def _bank_free(self, op: Operation) -> int:
+        """When nothing reads the bank any more that an operation would get."""
         emitter = self.emitter
-        bank = (emitter._bank + 1) % emitter.config.act_banks
-        counts = emitter.banks.read[:, bank].max(axis=1)
+        counts = emitter.banks.read[:, emitter.next_bank(op)].max(axis=1)
         return self.timeline.ready(counts)
 
     def _front_times(self) -> list[dict[str, int]]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -35,8 +35,9 @@ class AcceleratorConfig(_Strict):
     dot: Literal["table", "da"] = Field(
         default="table", description="product tables, or distributed arithmetic in LUTRAM"
     )
-    act_banks: int = Field(default=4, ge=2, le=8, description="banks of activation codes")
-    bank_groups: int = Field(ge=1, le=128, description="groups of 128 in a bank: largest K / 128")
+    bank_groups: tuple[Annotated[int, Field(ge=1, le=128)], ...] = Field(
+        min_length=2, max_length=8, description="groups of 128 (K / 128) in each activation bank"
+    )
     acc_banks: int = Field(default=2, ge=2, le=8, description="banks of accumulators")
     acc_depth: int = Field(ge=128, le=8192, description="outputs in a bank of accumulators")
     max_width: int = Field(ge=128, le=2304, description="largest model width C")
@@ -51,7 +52,7 @@ class AcceleratorConfig(_Strict):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        for key in ("act_banks", "acc_depth", "weight_fifo", "read_fifo"):
+        for key in ("acc_depth", "weight_fifo", "read_fifo"):
             value = getattr(self, key)
             if value & (value - 1):
                 raise ValueError(f"{key} is {value}; it must be a power of two")
@@ -59,10 +60,15 @@ class AcceleratorConfig(_Strict):
             raise ValueError(f"rows is {self.rows}; it must be a multiple of {ROW_GROUP}")
         if self.max_width % GROUP:
             raise ValueError(f"max_width is {self.max_width}; it must be a multiple of {GROUP}")
-        if self.bank_groups * GROUP < 4 * self.max_width:
+        if self.max_groups * GROUP < 4 * self.max_width:
             raise ValueError(
-                f"bank_groups {self.bank_groups} holds {self.bank_groups * GROUP} inputs; a hidden "
-                f"layer of max_width {self.max_width} has {4 * self.max_width}"
+                f"the largest of bank_groups, {self.max_groups}, holds {self.max_groups * GROUP} "
+                f"inputs; a hidden layer of max_width {self.max_width} has {4 * self.max_width}"
+            )
+        if min(self.bank_groups) * GROUP < self.max_width:
+            raise ValueError(
+                f"the smallest of bank_groups, {min(self.bank_groups)}, holds "
+                f"{min(self.bank_groups) * GROUP} inputs; max_width is {self.max_width}"
             )
         return self
 
@@ -73,6 +79,24 @@ class AcceleratorConfig(_Strict):
     @property
     def kv(self) -> NumberFormat:
         return get_format(self.kv_format)
+
+    @property
+    def act_banks(self) -> int:
+        """Banks of activation codes."""
+        return len(self.bank_groups)
+
+    @property
+    def max_groups(self) -> int:
+        """Groups of the largest activation bank: largest K / 128."""
+        return max(self.bank_groups)
+
+    @property
+    def serial_operands(self) -> bool:
+        """The activation words of a row group are in one memory, one row after the other.
+
+        Form ``da`` keeps an operand long enough for it; form ``table`` needs all rows at once.
+        """
+        return self.dot == "da"
 
     @property
     def acc_words(self) -> int:

@@ -159,7 +159,7 @@ REGISTERS: tuple[Register, ...] = (
         Field("attention_rows", 26, 6, "query rows that share a pass over the keys"),
     )),
     _R("CAPS1", 0x54, _A.RO, "limits", 0, (
-        Field("bank_groups", 0, 8, "groups of 128 in an activation bank"),
+        Field("bank_groups", 0, 8, "groups of 128 in the largest activation bank"),
         Field("acc_depth", 8, 14, "outputs in an accumulator bank"),
         Field("queue", 22, 7, "instructions that wait at each unit"),
     )),

@@ -3,8 +3,8 @@
 
 LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`), for the largest
 configuration; the array grows with its row groups, ATTEND with its query rows. Banks are counted
-from their sizes: activation words in block RAM, accumulators in UltraRAM, two rows in one. Nothing
-of this has been placed on a Versal device.
+from their sizes: activation words in block RAM, accumulators in UltraRAM. Nothing of this has been
+placed on a Versal device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig, load_accelerator
 
 DATA = Path(__file__).parent / "data"
 #: What XCVC1902 has, and the share of it that may be used.
@@ -93,9 +93,13 @@ def _unit(data: dict[str, Any], name: str, config: AcceleratorConfig, reference:
 
 
 def _banks(config: AcceleratorConfig) -> Line:
-    """Activation banks in BRAM36 of 512 words of 72 bits, accumulators in URAM of 4096 words."""
-    words = config.act_banks * config.bank_groups * 8
-    width = 16 * config.quant_config.code_bits + 8
-    bram = -(-words // 512) * -(-width * config.rows // 72)
-    uram = -(-config.acc_depth // 4096) * config.acc_banks * -(-config.rows // 2)
-    return Line("banks", {"bram36": bram, "uram": uram}, "from sizes")
+    """Memories of the row groups: activation words in block RAM, accumulators in UltraRAM."""
+    words, width = 8 * sum(config.bank_groups), LANES * config.quant_config.code_bits + 8
+    words, width = (
+        (ROW_GROUP * words, width) if config.serial_operands else (words, ROW_GROUP * width)
+    )
+    halves = -(-words // 512) * -(-width // 36)  # a BRAM36 is two memories of 512 x 36
+    uram = -(-config.acc_words // 4096) * -(-2 * 32 * ROW_GROUP // 72)
+    groups = config.row_groups
+    amounts: dict[str, int | None] = {"bram36": groups * -(-halves // 2), "uram": groups * uram}
+    return Line("banks", amounts, "from sizes")

@@ -101,7 +101,7 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
             "valid": 1,
             "bank": range(config.act_banks),
             "row": range(config.rows),
-            "word": range(config.bank_groups * WORDS),
+            "word": range(config.max_groups * WORDS),
             "codes": LANES * bits,
             "scales": 8,
         }

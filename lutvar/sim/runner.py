@@ -47,7 +47,7 @@ _COMPILER_FLAGS = "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 def tiny_accelerator(quant: str = "fp4") -> AcceleratorConfig:
     """The smallest build with every feature; what Icarus runs, some 40 cycles a second."""
     return AcceleratorConfig(
-        name=f"tiny-{quant}", quant=quant, rows=16, act_banks=2, bank_groups=4, acc_banks=2,
+        name=f"tiny-{quant}", quant=quant, rows=16, bank_groups=(4, 4), acc_banks=2,
         acc_depth=512, max_width=128, attention_rows=1, max_keys=64, weight_fifo=64, read_fifo=32,
         queue=4,
     )  # fmt: skip

@@ -36,7 +36,7 @@ def program() -> Program:
     "config",
     [
         SMALL,
-        accelerator("small-fp6", act_banks=2, acc_banks=2, acc_depth=128, queue=2),
+        accelerator("small-fp6", bank_groups=[16, 9], acc_banks=2, acc_depth=128, queue=2),
         accelerator("small-da-fp4", rows=64, attention_rows=3),
         accelerator("medium-fp4"),
     ],

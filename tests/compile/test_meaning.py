@@ -87,7 +87,7 @@ PASSES = [
 ]
 
 
-SMALLER = (("acc_depth", 128), ("act_banks", 2), ("acc_banks", 2), ("queue", 2))
+SMALLER = (("acc_depth", 128), ("bank_groups", (4, 16)), ("acc_banks", 2), ("queue", 2))
 TALLER = (("rows", 48), ("acc_depth", 256))
 
 

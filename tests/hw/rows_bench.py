@@ -39,7 +39,7 @@ COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "be
 
 def small(quant: str = "fp4", dot: str = "table", **changes: object) -> AcceleratorConfig:
     sizes = {
-        "name": "test", "quant": quant, "rows": 16, "dot": dot, "act_banks": 2, "bank_groups": 4,
+        "name": "test", "quant": quant, "rows": 16, "dot": dot, "bank_groups": (4, 3),
         "acc_banks": 2, "acc_depth": 256, "max_width": 128, "attention_rows": 1, "max_keys": 16,
     }  # fmt: skip
     return AcceleratorConfig(**{**sizes, **changes})
@@ -216,7 +216,7 @@ class Work:
         )
 
     def check(self, values: np.ndarray) -> None:
-        """``values`` [row groups * outputs / 2, 2, 16] as drained; equal but for the sign of zero."""
+        """``values`` [row groups * outputs / 2, 2, 16] as drained; the sign of zero aside."""
         got = values.reshape(self.config.row_groups, -1, ROW_GROUP).transpose(0, 2, 1)
         got = got.reshape(self.config.rows, -1) + np.float32(0)
         want = self.expected + np.float32(0)

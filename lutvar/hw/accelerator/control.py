@@ -69,7 +69,7 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
             "acc_banks": config.acc_banks, "attention_rows": config.attention_rows,
         },
         "CAPS1": {
-            "bank_groups": config.bank_groups, "acc_depth": config.acc_depth,
+            "bank_groups": config.max_groups, "acc_depth": config.acc_depth,
             "queue": config.queue,
         },
         "CAPS2": {"max_width": config.max_width, "max_keys": config.max_keys},

@@ -30,4 +30,4 @@ def vector_words(config: AcceleratorConfig) -> int:
 
 def row_words(config: AcceleratorConfig) -> int:
     """Words of 16 values in the longest row."""
-    return config.bank_groups * WORDS
+    return config.max_groups * WORDS

@@ -12,7 +12,7 @@ from lutvar.hw.links import WORDS
 
 def operand_words(config: AcceleratorConfig) -> int:
     """Words of 16 codes of one row in all activation banks."""
-    return config.act_banks * config.bank_groups * WORDS
+    return sum(config.bank_groups) * WORDS
 
 
 def word_bits(config: AcceleratorConfig) -> int:

@@ -229,5 +229,5 @@ def _bank_address(m: Module, config: AcceleratorConfig, bank: Value, name: str) 
     with m.Switch(bank):
         for number in range(config.act_banks):
             with m.Case(number):
-                m.d.comb += address.eq(number * config.bank_groups * WORDS)
+                m.d.comb += address.eq(sum(config.bank_groups[:number]) * WORDS)
     return address

@@ -105,6 +105,14 @@ class InstructionCheck(wiring.Component):
             """0 or above the limit."""
             return (value == 0) | (value > limit if limit < 1 << len(value) else Const(0))
 
+        def too_long(fields: dict[str, Value]) -> Value:
+            """No groups, or more than the bank holds."""
+            return outside(fields["groups"], config.max_groups) | Cat(
+                (fields["bank"] == bank) & (fields["groups"] > groups)
+                for bank, groups in enumerate(config.bank_groups)
+                if groups < config.max_groups
+            ).any()
+
         if op is Opcode.FETCH:
             rules[Rule.BEATS] = (
                 (f["beats"] == 0) | (f["panels"] == 0) | (f["repeat"] == 0) | (f["repeat"] == 3)
@@ -114,14 +122,12 @@ class InstructionCheck(wiring.Component):
             wide = config.max_width // GROUP
             rules[Rule.ROWS] = (f["rows"] == 0) | (end > config.rows)
             rules[Rule.BANK] = f["bank"] >= config.act_banks
-            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups) | (
-                f["norm"] & (f["groups"] > wide)
-            )
+            rules[Rule.GROUPS] = too_long(f) | (f["norm"] & (f["groups"] > wide))
         elif op is Opcode.MATRIX:
             banks = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
             rules[Rule.ROWS] = outside(f["rows"], config.rows)
             rules[Rule.BANK] = banks
-            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups)
+            rules[Rule.GROUPS] = too_long(f)
             rules[Rule.OUTPUTS] = (f["blocks"] < MIN_OUTPUTS // WEIGHT_BLOCK) | (
                 f["blocks"] > config.acc_depth // WEIGHT_BLOCK
             )
