@@ -95,11 +95,12 @@ def _unit(data: dict[str, Any], name: str, config: AcceleratorConfig, reference:
 def _banks(config: AcceleratorConfig) -> Line:
     """Memories of the row groups: activation words in block RAM, accumulators in UltraRAM."""
     words, width = 8 * sum(config.bank_groups), LANES * config.quant_config.code_bits + 8
-    words, width = (
-        (ROW_GROUP * words, width) if config.serial_operands else (words, ROW_GROUP * width)
-    )
-    halves = -(-words // 512) * -(-width // 36)  # a BRAM36 is two memories of 512 x 36
+    # Yosys builds the deep memory of 2048 x 18. A BRAM36 is also two memories of 512 x 36.
+    if config.serial_operands:
+        bram = -(-ROW_GROUP * words // 2048) * -(-width // 18)
+    else:
+        bram = -(-(-(-words // 512) * -(-ROW_GROUP * width // 36)) // 2)
     uram = -(-config.acc_words // 4096) * -(-2 * 32 * ROW_GROUP // 72)
     groups = config.row_groups
-    amounts: dict[str, int | None] = {"bram36": groups * -(-halves // 2), "uram": groups * uram}
+    amounts: dict[str, int | None] = {"bram36": groups * bram, "uram": groups * uram}
     return Line("banks", amounts, "from sizes")

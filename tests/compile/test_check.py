@@ -179,3 +179,22 @@ def test_clocks_know_what_follows() -> None:
     assert known.tolist() == [0, 1, 1, 0, 0]
     with pytest.raises(ValueError, match="only 1 come before"):
         clocks.add(Unit.ATTEND, np.array([0, 0, 0, 2, 0]))
+
+
+def test_banks_of_different_sizes() -> None:
+    """Layers of many groups get banks that hold them; in a smaller bank they are refused."""
+    shape = replace(DIGITS, width=256, heads=4, hidden=1024)
+    config = accelerator(bank_groups=[5, 16, 4], rows=16)
+    program = compile_pass(shape, config, staggered(shape)).program
+    fronts = [i.operands for i in program.instructions if i.opcode == Opcode.FRONT]
+    assert {o["bank"] for o in fronts if o["groups"] == 8} == {1}
+    assert {o["bank"] for o in fronts if o["groups"] < 8} == {0, 1, 2}
+    with pytest.raises(OrderError, match="groups is 8"):
+        check_program(program, accelerator(bank_groups=[16, 5, 4], rows=16))
+
+
+@pytest.mark.parametrize(("sizes", "message"), [([15, 4], "hidden"), ([16, 3], "smallest"),
+                                               ([16], "at least 2"), ([16, 129], "128")])
+def test_bank_sizes_are_checked(sizes: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        accelerator(bank_groups=sizes)

@@ -136,7 +136,7 @@ def test_resources_have_limits() -> None:
     assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
     banks = found.lines[-1].amounts
     # Of each 16 rows: 108 groups of 8 words of 72 bits; 1024 bits of accumulators side by side.
-    assert banks == {"bram36": 24 * 27, "uram": 24 * 15}
+    assert banks == {"bram36": 24 * 28, "uram": 24 * 15}
     assert found.fits("bram36") and found.fits("uram")
     assert not resources(accelerator("vck190-fp4", rows=400)).fits("uram")
     larger = resources(accelerator("vck190-fp4", rows=384, bank_groups=[72, 72]))

@@ -39,10 +39,10 @@ class GroupOperands(wiring.Component):
         start: the scales of the words loaded since the last start become current.
         scales: current FP16 scale of each row, of the half that was loaded.
 
-    Cost: a memory of ``word_bits`` x 16 ``operand_words``: 72 bits for 4-bit codes, so a BRAM36 for
-    each 32 words of the 16 rows. ``config.serial_operands``: it is read row by row, and the rows
-    are collected in a shift register of 16 words. Otherwise it is 16 times as wide as deep, and so
-    takes a BRAM36 for each 512 words of each row.
+    Cost: a memory of ``word_bits`` x 16 ``operand_words``: 72 bits for 4-bit codes, so about a
+    BRAM36 for each 32 words of the 16 rows. ``config.serial_operands``: it is read row by row, and
+    the rows are collected in a shift register of 16 words. Otherwise it is 16 times as wide and has
+    ``operand_words`` words, so it takes a BRAM36 for each 512 words of each row.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
