@@ -52,7 +52,7 @@ class UnitTimes:
     fill: int = 1
     operand: int = 13
     matrix_start: int = 16
-    matrix_tail: int = 32
+    matrix_tail: int = 34
     front_tail: int = 95
     front_statistics: int = 136
     post_issue: int = 2
@@ -71,8 +71,8 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     chain = config.row_groups - (_DSP58_SAVES if config.float32 == "dsp58" else 0)
     if config.dot == "da":
-        return UnitTimes(fill=189, operand=220, matrix_start=227, matrix_tail=33 + chain)
-    return UnitTimes(matrix_tail=31 + chain)
+        return UnitTimes(fill=189, operand=304, matrix_start=328, matrix_tail=35 + chain)
+    return UnitTimes(matrix_tail=33 + chain)
 
 
 @dataclass(frozen=True)

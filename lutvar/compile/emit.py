@@ -3,7 +3,8 @@
 
 An operation fills one activation bank (FRONT), multiplies it with each tile of weights into an
 accumulator bank (FETCH, MATRIX) and sends the results on (POST). After qkv, ATTEND follows.
-Banks are given out in turn, so all units but ATTEND see operations in one order.
+Banks are given out in turn (those that are too small are passed over), so all units but ATTEND
+see operations in one order.
 """
 
 from __future__ import annotations

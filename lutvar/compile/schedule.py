@@ -114,12 +114,13 @@ class Scheduler:
         best: tuple[float, ...] | None = None
         chosen, free = -1, line.free[Unit.MATRIX]
         behind = line.free[Unit.POST] - free > self._lag
+        bank_free = self._bank_free()
         for tile in range(self.rows.tiles):
             ready = self._data_ready(tile)
             if ready is None:
                 continue
             block, site = self._chain[self._next[tile]]
-            begin = max(line.free[Unit.FRONT], ready, self._bank_free())
+            begin = max(line.free[Unit.FRONT], ready, bank_free)
             begin += self._front_time[tile][site]
             key = (
                 begin if begin > free + SLACK else 0,
@@ -148,6 +149,7 @@ class Scheduler:
         return ready
 
     def _bank_free(self) -> int:
+        """When nothing reads the next bank any more."""
         emitter = self.emitter
         bank = (emitter._bank + 1) % emitter.config.act_banks
         counts = emitter.banks.read[:, bank].max(axis=1)

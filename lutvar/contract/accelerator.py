@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
@@ -63,7 +63,7 @@ class AcceleratorConfig(_Strict):
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:
-        for key in ("act_banks", "acc_banks", "acc_depth", "weight_fifo", "read_fifo"):
+        for key in ("acc_depth", "weight_fifo", "read_fifo"):
             value = getattr(self, key)
             if value & (value - 1):
                 raise ValueError(f"{key} is {value}; it must be a power of two")
@@ -90,6 +90,19 @@ class AcceleratorConfig(_Strict):
     @property
     def kv(self) -> NumberFormat:
         return get_format(self.kv_format)
+
+    @property
+    def serial_operands(self) -> bool:
+        """The activation words of a row group are in one memory, one row after the other.
+
+        Form ``da`` keeps an operand long enough for it; form ``table`` needs all rows at once.
+        """
+        return self.dot == "da"
+
+    @property
+    def acc_words(self) -> int:
+        """Words of all accumulator banks; a word is a pair of outputs of the rows of a group."""
+        return self.acc_banks * self.acc_depth // 2
 
     @property
     def row_groups(self) -> int:

@@ -3,8 +3,8 @@
 
 LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`), for the largest
 configuration; the array grows with its row groups, ATTEND with its query rows. Banks are counted
-from their sizes: activation words in block RAM, accumulators in UltraRAM, two rows in one. Nothing
-of this has been placed on a Versal device.
+from their sizes: activation words in block RAM, accumulators in UltraRAM. Nothing of this has been
+placed on a Versal device.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lutvar.bench.units import UnitCost
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig, load_accelerator
 
 from .measure import load
 
@@ -108,9 +108,15 @@ def _line(
 
 
 def _banks(config: AcceleratorConfig) -> Line:
-    """Activation banks in BRAM36 of 512 words of 72 bits, accumulators in URAM of 4096 words."""
-    words = config.act_banks * config.bank_groups * 8
-    width = 16 * config.quant_config.code_bits + 8
-    bram = -(-words // 512) * -(-width * config.rows // 72)
-    uram = -(-config.acc_depth // 4096) * config.acc_banks * -(-config.rows // 2)
-    return Line("banks", {"bram36": bram, "uram": uram}, "from sizes")
+    """Memories of the row groups: activation words in block RAM, accumulators in UltraRAM."""
+    words = 8 * config.act_banks * config.bank_groups
+    width = LANES * config.quant_config.code_bits + 8
+    # Yosys builds the deep memory of 2048 x 18. A BRAM36 is also two memories of 512 x 36.
+    if config.serial_operands:
+        bram = -(-ROW_GROUP * words // 2048) * -(-width // 18)
+    else:
+        bram = -(-(-(-words // 512) * -(-ROW_GROUP * width // 36)) // 2)
+    uram = -(-config.acc_words // 4096) * -(-2 * 32 * ROW_GROUP // 72)
+    groups = config.row_groups
+    amounts: dict[str, int | None] = {"bram36": groups * bram, "uram": groups * uram}
+    return Line("banks", amounts, "from sizes")

@@ -179,3 +179,33 @@ def test_clocks_know_what_follows() -> None:
     assert known.tolist() == [0, 1, 1, 0, 0]
     with pytest.raises(ValueError, match="only 1 come before"):
         clocks.add(Unit.ATTEND, np.array([0, 0, 0, 2, 0]))
+
+
+def test_a_layer_in_parts() -> None:
+    """More inputs than a bank holds: sums go on, in order, with nothing in between."""
+    shape = replace(DIGITS, width=256, heads=4, hidden=1024)
+    config = accelerator(act_banks=3, bank_groups=4, rows=16)
+    program = compile_pass(shape, config, staggered(shape)).program
+    check_program(program, config)
+    items = list(program.instructions)
+    going_on = [i for i, x in enumerate(items) if x.operands.get("more")]
+    sizes = {items[i].operands["groups"] for i in going_on}
+    assert going_on and sizes == {4}, "fc2 has 8 groups: two parts of 4"
+    with pytest.raises(OrderError, match="groups is 4"):
+        check_program(program, accelerator(act_banks=3, bank_groups=4, rows=16).model_copy(
+            update={"bank_groups": 3}))
+    # Into a bank that holds something else.
+    at = going_on[0]
+    wrong = (items[at].operands["acc_bank"] + 1) % config.acc_banks
+    items[at] = replace(items[at], operands={**items[at].operands, "acc_bank": wrong})
+    with pytest.raises(OrderError):
+        check_program(replace(program, instructions=tuple(items)), config)
+
+
+@pytest.mark.parametrize(("key", "value", "message"), [
+    ("bank_groups", 3, "normalised as a whole"), ("bank_groups", 129, "128"),
+    ("act_banks", 1, "greater than or equal to 2"),
+])
+def test_bank_sizes_are_checked(key: str, value: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        accelerator(**{key: value})

@@ -162,10 +162,17 @@ def test_more_images_fill_the_array() -> None:
 
 
 def test_resources_have_limits() -> None:
-    found = resources(accelerator("vck190-fp4", rows=336))
+    found = resources(accelerator("vck190-fp4", rows=384))
     assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
-    assert found.total("uram") == 336
-    assert not found.fits("bram36")  # three for each row's activations
+    banks = found.lines[-1].amounts
+    # Of each 16 rows: 54 groups of 8 words of 72 bits; 1024 bits of accumulators side by side.
+    assert banks == {"bram36": 24 * 16, "uram": 24 * 15}
+    assert found.fits("bram36") and found.fits("uram")
+    assert not resources(accelerator("vck190-fp4", rows=400)).fits("uram")
+    larger = resources(accelerator("vck190-fp4", rows=384, act_banks=8))
+    assert larger.lines[-1].amounts["bram36"] == 24 * 36 and not larger.fits("bram36")
+    fp6 = resources(accelerator("vck190-fp6", rows=144, act_banks=8))
+    assert fp6.lines[-1].amounts["bram36"] == 9 * 54  # a word of 104 bits takes 3 x 36
     assert resources(SMALL).fits("bram36")
 
 

@@ -21,7 +21,8 @@ from lutvar.quant.golden.attention import attend
 def config(**changes: object) -> AcceleratorConfig:
     """A small accelerator; only what the attention unit reads matters."""
     values: dict[str, object] = {
-        "name": "attend-test", "quant": "fp4", "rows": 16, "bank_groups": 4, "acc_depth": 128,
+        "name": "attend-test", "quant": "fp4", "rows": 16, "act_banks": 2, "bank_groups": 4,
+        "acc_depth": 128,
         "max_width": 128, "attention_rows": 2, "max_keys": 40, "read_fifo": 32,
     }  # fmt: skip
     return AcceleratorConfig.model_validate({**values, **changes})

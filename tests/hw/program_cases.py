@@ -35,6 +35,7 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
     def stride() -> int:
         return rng.randrange(1 << 18) * 64
 
+    bank = up_to(config.act_banks - 1, 0)
     groups = up_to(config.bank_groups)
     heads = 2 * up_to(config.max_width // 128)
     if op is Opcode.FETCH:
@@ -45,14 +46,14 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
         rows = up_to(config.rows)
         return {
             "address": where(), "stride": stride(), "rows": rows,
-            "row_first": up_to(config.rows - rows, 0), "bank": up_to(config.act_banks - 1, 0),
+            "row_first": up_to(config.rows - rows, 0), "bank": bank,
             "groups": groups, "norm": int(norm), "rotate": rng.randint(0, 1),
             "dual": rng.randint(0, 1), "scale": where(), "shift": where(),
             "inverse_width": rng.getrandbits(32), "epsilon": rng.getrandbits(32),
         }  # fmt: skip
     if op is Opcode.MATRIX:
         return {
-            "bank": up_to(config.act_banks - 1, 0), "acc_bank": up_to(config.acc_banks - 1, 0),
+            "bank": bank, "acc_bank": up_to(config.acc_banks - 1, 0),
             "groups": groups, "blocks": up_to(config.acc_depth // 32, 4),
             "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(config.rows),
             "more": rng.randint(0, 1),

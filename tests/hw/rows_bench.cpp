@@ -102,7 +102,7 @@ struct Bench {
         if (due.size() > latency) {
             if (due.front()) {
                 const uint8_t* data = reinterpret_cast<const uint8_t*>(&top.drained);
-                values.insert(values.end(), data, data + 64);
+                values.insert(values.end(), data, data + 128);
                 ++drained;
             }
             due.pop_front();

@@ -123,8 +123,8 @@ class Unit:
         return int(self._library.bench_count(self.handle, COUNTS.index(name)))
 
     def values(self) -> np.ndarray:
-        """All drained values so far, [n, 16] float32."""
-        values = np.empty((self.count("drained"), ROW_GROUP), np.float32)
+        """All drained values so far, [n, 2, 16] float32: pair of columns, column, row."""
+        values = np.empty((self.count("drained"), 2, ROW_GROUP), np.float32)
         self._library.bench_values(self.handle, values.ctypes.data_as(ctypes.c_void_p))
         return values
 
@@ -225,16 +225,14 @@ class Work:
     @property
     def drains(self) -> np.ndarray:
         """Every accumulator of every row group, row group by row group; none if others go on."""
-        outputs = self.layer.outputs if self.drained else 0
-        group, column = (
-            axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, :outputs]
-        )
+        pairs = self.layer.outputs // 2 if self.drained else 0
+        group, column = (axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, :pairs])
         return pack(
             drain_layout(self.config), valid=1, bank=self.acc_bank, row_group=group, column=column
         )
 
     def check(self, values: np.ndarray) -> None:
-        """``values`` [row groups * outputs, 16] as drained; equal but for the sign of zero."""
+        """``values`` [row groups * outputs / 2, 2, 16] as drained; the sign of zero aside."""
         got = values.reshape(self.config.row_groups, -1, ROW_GROUP).transpose(0, 2, 1)
         got = got.reshape(self.config.rows, -1) + np.float32(0)
         want = self.expected + np.float32(0)

@@ -13,7 +13,7 @@ CONFIGS = {
     "fp4": small(),
     "fp6": small("fp6"),
     "fp6-two-ports": small("fp6", weight_ports=2),
-    "da": small(dot="da", rows=32),
+    "da": small(dot="da", rows=32, acc_banks=3),
     "dsp": small(dot="da", rows=32, float32="dsp58"),
     "dsp fp6": small("fp6", float32="dsp58"),
 }
@@ -25,7 +25,7 @@ def units(request):
 
     def get(name: str) -> Unit:
         if name not in made:
-            made[name] = Unit(CONFIGS[name])
+            made[name] = Unit(CONFIGS.get(name) or small(pipelined=False))
         made[name].reset()
         return made[name]
 
@@ -66,6 +66,16 @@ def test_back_to_back_instructions(units, name, stall):
         job.check(values)
     unit.idle(5)
     assert not unit.count("busy")
+
+
+def test_a_vector_at_a_time(units):
+    """Without pipelining: long pauses between the columns of a pair."""
+    unit, rng = units("serial"), np.random.default_rng(11)
+    jobs = works(unit.config, rng, [(2, 32, True), (1, 64, False)])
+    for job, values in zip(jobs, run_works(unit, jobs), strict=True):
+        job.check(values)
+    gaps = np.diff(unit.cycles("issue"))
+    assert gaps.min() >= unit.unit.drain_cycles
 
 
 @pytest.mark.parametrize("name", CONFIGS)

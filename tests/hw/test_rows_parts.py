@@ -12,10 +12,13 @@ import pytest
 from amaranth.sim import Simulator
 from rows_bench import small
 
+from lutvar.contract.accelerator import ROW_GROUP
 from lutvar.contract.config import GROUP
 from lutvar.contract.memory import pack_panel
+from lutvar.hw.rows.chain import load_layout, operand_words, word_bits
 from lutvar.hw.rows.issue import IssueGate
 from lutvar.hw.rows.loader import OperandLoader
+from lutvar.hw.rows.operands import GroupOperands, load_interval, operand_latency
 from lutvar.hw.rows.unpack import WeightUnpack
 
 
@@ -146,18 +149,19 @@ def test_unpack_finds_every_vector(quant, ports, stall):
         assert cycles[-1] + 1 == each + 1
 
 
+@pytest.mark.parametrize("form", ["table", "da"])
 @pytest.mark.parametrize(
     ("settle", "hold", "interval"), [(1, 1, 1), (4, 1, 1), (3, 40, 1), (1, 9, 6)]
 )
-def test_loader_keeps_the_declared_cycles(settle, hold, interval):
-    config = small()
+def test_loader_keeps_the_declared_cycles(form, settle, hold, interval):
+    config = small(dot=form)
     dot = SimpleNamespace(settle=settle, hold=hold, interval=interval)
     dut = OperandLoader(config, dot)
     rng, works = random.Random(1), [(8, 3, 1), (0, 2, 0)]
     words, starts, ready_at = [], [], []
 
     async def bench(ctx):
-        for cycle in range(1500):
+        for cycle in range(2500):
             ctx.set(dut.work.valid, bool(works))
             if works:
                 for name, value in zip(("address", "groups", "dual"), works[0], strict=True):
@@ -181,10 +185,56 @@ def test_loader_keeps_the_declared_cycles(settle, hold, interval):
     passes = [(8 + 8 * g, 1, n) for g in range(3) for n in (1, 0)]
     passes += [(8 * g, 0, 0) for g in range(2)]
     assert [w[1:] for w in words] == [(a + k, k, d, n) for a, d, n in passes for k in range(8)]
-    assert all(b - a >= interval for (a, *_), (b, *_) in pairwise(words))
-    memory = 2  # cycles from a word's address to the dot product
+    least = max(interval, load_interval(config))
+    assert all(b - a >= least for (a, *_), (b, *_) in pairwise(words))
+    memory = operand_latency(config)  # cycles from a word's address to the dot product
     for k, start in enumerate(starts):
         assert start >= words[8 * k + 7][0] + memory + settle
         if k + 1 < len(starts):
             assert words[8 * k + 8][0] + memory >= start + hold
             assert ready_at[k + 1] - start == dut.cycles
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.7])
+@pytest.mark.parametrize("form", ["table", "da"])
+def test_operands_of_all_rows_come_together(form, pause):
+    config, rng = small(dot=form), random.Random(pause)
+    dut, bits, count = GroupOperands(config), word_bits(config), operand_words(config)
+    held = [[rng.getrandbits(bits) for _ in range(ROW_GROUP)] for _ in range(count)]
+    writes = [(row, address) for row in range(ROW_GROUP) for address in range(count)]
+    rng.shuffle(writes)
+    loads, due, seen = [rng.randrange(count) for _ in range(30)], {}, 0
+
+    async def bench(ctx):
+        nonlocal seen
+        for row, address in writes:
+            ctx.set(dut.write_valid, 1)
+            ctx.set(dut.write_row, row)
+            ctx.set(dut.write_address, address)
+            ctx.set(dut.write_data, held[address][row])
+            await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+        cycle, may = 0, 0
+        while loads or due:
+            now = bool(loads) and cycle >= may and rng.random() >= pause
+            ctx.set(dut.load_valid, now)
+            address = loads.pop(0) if now else rng.randrange(count)
+            load = {"address": address, "word": address % 8, "dual": 1, "negative": address & 1}
+            ctx.set(dut.load, load_layout(config).const(load))
+            if now:
+                due[cycle + operand_latency(config)] = load
+                may = cycle + load_interval(config)
+            expected = due.pop(cycle, None)
+            assert ctx.get(dut.word_valid) == (expected is not None)
+            if expected:
+                words = held[expected["address"]]
+                size, mask = bits - 8, (1 << bits - 8) - 1
+                codes = sum((word & mask) << size * row for row, word in enumerate(words))
+                assert ctx.get(dut.codes) == codes
+                assert all(ctx.get(dut.word[name]) == value for name, value in expected.items())
+                seen += 1
+            await ctx.tick()
+            cycle += 1
+
+    simulate(dut, bench)
+    assert seen == 30

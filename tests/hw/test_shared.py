@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Fragment, Module, Signal, unsigned
+from amaranth.hdl import Cat, Fragment, Module, Mux, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from lutvar.hw.shared import ExportPlatform, export_verilog, instantiate, place
-from lutvar.hw.units.memory import ChunkMemory
+from lutvar.hw.units.memory import ChunkMemory, SharedMemory
 
 
 class Step(wiring.Component):
@@ -57,13 +57,16 @@ class Maximum(wiring.Component):
 
 
 class Row(wiring.Component):
-    """Three steps with different inputs, and a memory."""
+    """Three steps with different inputs, and memories."""
 
     def __init__(self, module: str = "test_step") -> None:
         self.module = module
         super().__init__(
-            {"x": In(8), "y": Out(24), "peaks": Out(12), "word": Out(12), "address": In(2)}
-        )
+            {
+                "x": In(8), "y": Out(24), "peaks": Out(12), "word": Out(12), "address": In(2),
+                "shared": Out(16),
+            }
+        )  # fmt: skip
 
     def elaborate(self, platform):
         m = Module()
@@ -85,6 +88,15 @@ class Row(wiring.Component):
             memory.read_addr.eq(self.address),
             self.word.eq(memory.read_data),
         ]
+        m.submodules.shared = shared = SharedMemory(8, 3)
+        m.d.comb += [
+            shared.addr.eq(Mux(self.x[:2] == 3, 0, self.x[:2])),
+            shared.write.eq(self.x[2]),
+            shared.write_data.eq(self.x),
+            # Never what is being written.
+            shared.other_addr.eq(Mux(shared.addr == 0, 1, 0)),
+            self.shared.eq(Cat(shared.data, shared.other_data)),
+        ]
         return m
 
 
@@ -94,7 +106,7 @@ def inputs(cycles):
 
 
 def simulated(cycles):
-    """What Amaranth's simulator shows after each cycle: y, peaks, word."""
+    """What Amaranth's simulator shows after each cycle: y, peaks, word, shared."""
     dut = Row()
     rows = []
 
@@ -103,7 +115,7 @@ def simulated(cycles):
             ctx.set(dut.x, x)
             ctx.set(dut.address, address)
             await ctx.tick()
-            rows.append((ctx.get(dut.y), ctx.get(dut.peaks), ctx.get(dut.word)))
+            rows.append(tuple(map(ctx.get, (dut.y, dut.peaks, dut.word, dut.shared))))
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -120,7 +132,8 @@ def test_equal_units_become_one_module_with_many_instances():
     text = export_verilog(Row(), "lutvar_row")
     names = modules(text)
     assert len(names) == len(set(names))
-    assert {"lutvar_row", "lutvar_test_step", "lutvar_test_maximum", "lutvar_ram"} <= set(names)
+    assert {"lutvar_row", "lutvar_test_step", "lutvar_test_maximum"} <= set(names)
+    assert {"lutvar_ram", "lutvar_shared_ram_auto"} <= set(names)
     assert all(name.startswith("lutvar_") for name in names)
     assert len(re.findall(r"^\s*lutvar_test_step step_\d", text, flags=re.MULTILINE)) == 3
     assert len(re.findall(r"^\s*lutvar_test_maximum maximum", text, flags=re.MULTILINE)) == 1
@@ -130,7 +143,7 @@ def test_equal_units_become_one_module_with_many_instances():
 @pytest.mark.skipif(not shutil.which("iverilog"), reason="no Icarus Verilog")
 def test_export_behaves_like_the_simulator_and_starts_without_x(tmp_path):
     cycles = 100
-    show = '$display("%b %b %b", y, peaks, word);'
+    show = '$display("%b %b %b %b", y, peaks, word, shared);'
     stimuli = "".join(
         f"    x = {x}; address = {a}; #1 clk = 1; #1 {show} clk = 0;\n" for x, a in inputs(cycles)
     )
@@ -141,8 +154,10 @@ module bench;
   reg [1:0] address = 0;
   wire [23:0] y;
   wire [11:0] peaks, word;
+  wire [15:0] shared;
   lutvar_row row (
-    .clk(clk), .rst(rst), .x(x), .address(address), .y(y), .peaks(peaks), .word(word)
+    .clk(clk), .rst(rst), .x(x), .address(address), .y(y), .peaks(peaks), .word(word),
+    .shared(shared)
   );
   initial begin
     #1 {show}

@@ -12,7 +12,7 @@ from lutvar.hw.links import WORDS
 
 from .chain import load_layout, operand_words
 from .dot_form import DotTiming
-from .operands import GroupOperands
+from .operands import load_interval, operand_latency
 
 
 def operand_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -35,11 +35,12 @@ class OperandLoader(wiring.Component):
     def __init__(self, config: AcceleratorConfig, dot: DotTiming) -> None:
         self.config = config
         #: From the cycle after the last word was sent to ready: memory, register, settling.
-        self.settle = GroupOperands.LATENCY + dot.settle
+        latency = operand_latency(config)
+        self.settle = latency + dot.settle
         #: From start to the cycle in which the next pass may begin; its first word reaches the dot
         #: product two registers and the memory's latency later.
-        self.hold = max(1, dot.hold - GroupOperands.LATENCY - 2)
-        self.interval = dot.interval
+        self.hold = max(1, dot.hold - latency - 2)
+        self.interval = max(dot.interval, load_interval(config))
         self.cycles = self.hold + (WORDS - 1) * self.interval + 2 + self.settle
         super().__init__(
             {

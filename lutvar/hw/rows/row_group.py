@@ -110,7 +110,7 @@ class RowGroup(wiring.Component):
                 weight_scale(m, self.config, vector.ws, vector.exponent, dot.latency)
             ),
             accumulator.drain_bank.eq(drain.bank),
-            accumulator.drain_column.eq(drain.column),
+            accumulator.drain_pair.eq(drain.column),
         ]
         for row in range(ROW_GROUP):
             m.d.comb += accumulator.sums[row].eq(dot.sums[row])

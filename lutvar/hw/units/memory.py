@@ -124,6 +124,112 @@ class ChunkMemory(wiring.Component):
         return m
 
 
+#: As the UltraRAM with two ports is described: a port that writes does not change what it read.
+_SHARED_RAM = """\
+// Memory with a port that reads or writes and a port that reads, two registers after the address.
+module lutvar_shared_ram_STYLE #(
+  parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1
+) (
+  input clk,
+  input write,
+  input [ADDRESS-1:0] addr,
+  input [WIDTH-1:0] write_data,
+  output [WIDTH-1:0] data,
+  input [ADDRESS-1:0] other_addr,
+  output [WIDTH-1:0] other_data
+);
+  (* ram_style = "STYLE" *) reg [WIDTH-1:0] words [0:DEPTH-1];
+  reg [WIDTH-1:0] stage;
+  reg [WIDTH-1:0] out;
+  reg [WIDTH-1:0] other_stage;
+  reg [WIDTH-1:0] other_out;
+`ifndef SYNTHESIS
+  integer i;
+  initial begin
+    for (i = 0; i < DEPTH; i = i + 1) words[i] = {WIDTH{1'b0}};
+    stage = {WIDTH{1'b0}};
+    out = {WIDTH{1'b0}};
+    other_stage = {WIDTH{1'b0}};
+    other_out = {WIDTH{1'b0}};
+  end
+`endif
+  always @(posedge clk) begin
+    if (write) words[addr] <= write_data;
+    else stage <= words[addr];
+    out <= stage;
+  end
+  always @(posedge clk) begin
+    other_stage <= words[other_addr];
+    other_out <= other_stage;
+  end
+  assign data = out;
+  assign other_data = other_out;
+endmodule
+"""
+
+ULTRA_WORDS = 2048  #: a memory with at least so many words is meant for UltraRAM (of 4096)
+
+
+class SharedMemory(wiring.Component):
+    """A memory with two ports: one reads or writes, the other one reads.
+
+    Members:
+        addr, write, write_data: write in this cycle, or else read. data: what was read,
+            ``READ_LATENCY`` cycles later; it means nothing for a cycle that wrote.
+        other_addr, other_data: the second port; a new address in each cycle.
+
+    A word that is written in the cycle in which the second port reads it gives old or new bits,
+    undefined which. Cost: ``width`` / 72 UltraRAM for each 4096 words, with their output registers
+    and without further logic; in small memories (below ``ULTRA_WORDS``) what the tool prefers.
+    """
+
+    def __init__(self, width: int, depth: int) -> None:
+        self.width, self.depth = width, depth
+        super().__init__(
+            {
+                "addr": In(range(depth)),
+                "write": In(1),
+                "write_data": In(width),
+                "data": Out(width),
+                "other_addr": In(range(depth)),
+                "other_data": Out(width),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        if isinstance(platform, ExportPlatform):
+            ports = {name: getattr(self, name) for name in self.signature.members}
+            outputs = {name: ports.pop(name) for name in ("data", "other_data")}
+            style = "ultra" if self.depth >= ULTRA_WORDS else "auto"
+            instantiate(
+                m, platform, "ram", f"shared_ram_{style}", _SHARED_RAM.replace("STYLE", style),
+                parameters={
+                    "WIDTH": self.width, "DEPTH": self.depth, "ADDRESS": len(self.addr)
+                },
+                inputs=ports, outputs=outputs,
+            )  # fmt: skip
+            return m
+        m.submodules.memory = store = memory.Memory(
+            shape=unsigned(self.width), depth=self.depth, init=[]
+        )
+        write = store.write_port()
+        m.d.comb += [
+            write.addr.eq(self.addr),
+            write.data.eq(self.write_data),
+            write.en.eq(self.write),
+        ]
+        for address, read_data, enable in (
+            (self.addr, self.data, ~self.write),
+            (self.other_addr, self.other_data, Const(1)),
+        ):
+            port = store.read_port(domain="sync")
+            register = Signal(self.width, reset_less=True)
+            m.d.comb += [port.addr.eq(address), port.en.eq(enable), read_data.eq(register)]
+            m.d.sync += register.eq(port.data)
+        return m
+
+
 class Fifo(wiring.Component):
     """Queue between two streams.
 
