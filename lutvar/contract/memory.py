@@ -11,7 +11,8 @@ record repeat the scale of the same token's V; the rest is 0.
 **Weight panels**: the weights of one group of 128 inputs for N outputs, in blocks of 32 outputs. A
 block is one beat of 32 FP16 scales, two beats of 16 float32 biases each (in the first panel of a
 slice only), and the codes ``[32][128]`` packed b bits each (32 beats at 4 bits, 48 at 6). A layer
-is its slices of inputs, each the panels of its groups in order; biases of later slices are not used.
+is its slices of inputs, each the panels of its groups in order; biases of later slices are not
+used.
 
 A build with one weight port reads a block in this order: scales, first biases, codes of 16 outputs,
 second biases, codes of the other 16. With two weight ports, P = 2, a panel is two halves of equal

@@ -103,7 +103,8 @@ class AcceleratorCore(wiring.Component):
             units["post"].drained.eq(units["matrix"].drained),
         ]
         reads = {
-            "prog": sequencer.memory, **dict(zip(WEIGHT_PORTS, units["fetch"].memory, strict=False)),
+            "prog": sequencer.memory,
+            **dict(zip(WEIGHT_PORTS, units["fetch"].memory, strict=False)),
             "front": units["front"].memory, "post": units["post"].read,
             "keys": units["attend"].keys_memory, "values": units["attend"].values_memory,
         }  # fmt: skip
