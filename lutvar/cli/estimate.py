@@ -97,6 +97,7 @@ def _shape(model: str) -> Any:
 
 
 def _changed(config: Any, changes: Sequence[str]) -> Any:
+    import yaml
     from pydantic import ValidationError
 
     values = config.model_dump()
@@ -107,7 +108,11 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
                 f"{change!r}; it must be KEY=VALUE with a key of {', '.join(values)}",
                 param_hint="--set",
             )
-        values[key] = value
+        # As in the files of sizes: [72, 36] is a list.
+        try:
+            values[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise click.BadParameter(f"{change!r} is not YAML", param_hint="--set") from None
     try:
         return type(config)(**{**values, "name": f"{config.name}*"})
     except ValidationError as error:

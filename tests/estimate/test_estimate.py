@@ -155,5 +155,9 @@ def test_command() -> None:
     assert data["images_per_second"] > 0
     wrong = CliRunner().invoke(cli, ["estimate", "--set", "rows=5"])
     assert wrong.exit_code == 2 and "greater than or equal to 16" in wrong.output
+    banks = [*arguments, "--json", "--set", "bank_groups=[16, 8, 16]", "--set", "rows=32"]
+    assert json.loads(CliRunner().invoke(cli, banks).output)["modelled"] is True
+    wrong = CliRunner().invoke(cli, ["estimate", "--set", "bank_groups=[16"])
+    assert wrong.exit_code == 2 and "not YAML" in wrong.output
     wrong = CliRunner().invoke(cli, ["estimate", "--set", "row=16"])
     assert wrong.exit_code == 2 and "KEY=VALUE" in wrong.output
