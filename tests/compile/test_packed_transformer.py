@@ -40,17 +40,17 @@ def test_panels_hold_the_layers(ports: int) -> None:
     packed = pack_transformer(model, accelerator(acc_depth=256, weight_ports=ports))
     for block, site in ((0, "qkv"), (1, "fc2"), (0, "head")):
         layer, plan = model.layer(block, site), packed.layout.layer(block, site)  # type: ignore[arg-type]
+        assert len(plan.slices) == (2 if site == "fc2" else 1)
         order = qkv_order(256) if site == "qkv" else np.arange(plan.outputs)
         for tile in plan.tiles:
-            at = tile.offset
             mine = order[tile.first : tile.first + tile.outputs]
             real = mine[mine < layer.outputs]
-            for group in range(plan.groups):
-                size = (tile.beats if group else tile.first_beats) * 64
+            panels = [(p, p.group == s.first) for s in plan.slices for p in plan.panels(tile, s)]
+            assert [p.group for p, _ in panels] == list(range(plan.groups))
+            for (group, at, beats), biased in panels:
                 codes, scales, bias = unpack_panel(
-                    packed.image[at : at + size], tile.outputs, 4, group == 0, ports
+                    packed.image[at : at + beats * 64], tile.outputs, 4, biased, ports
                 )
-                at += size
                 part = slice(group * 128, group * 128 + 128)
                 np.testing.assert_array_equal(codes[: len(real)], layer.codes[real, part])
                 np.testing.assert_array_equal(scales[: len(real)], layer.scales[real, group])
