@@ -14,6 +14,7 @@ from lutvar.bench.array import load_costs
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.config import QuantConfig, load_quant
+from lutvar.hw.rows.da_design import ENGINES
 from lutvar.estimate.compare import (
     CASES,
     REFERENCE,
@@ -54,9 +55,13 @@ def test_the_reference_is_the_configuration_itself() -> None:
 def test_formats_at_equal_luts() -> None:
     config = accelerator("vck190-fp4", rows=64)
     shape = replace(TransformerShape.official("d16"), depth=1)
-    eight = replace(COSTS[0], form="da", weight="INT8", plain="INT8", dual=None, lut=20.0)
-    lines = {x.title: x for x in compare(config, shape, "d1", costs=[*COSTS, eight])}
-    budget = (lane_cost(REFERENCE, COSTS) or 0) * 128 * 64
+    costs = [
+        replace(COSTS[0], form="da", weight=c.weight, plain=c.plain, dual=c.dual, lut=lut,
+                engines=ENGINES)
+        for c, lut in zip(CASES, (8.0, 16.0, 7.0, 20.0), strict=True)
+    ]  # fmt: skip
+    lines = {x.title: x for x in compare(config, shape, "d1", costs=costs)}
+    budget = (lane_cost(REFERENCE, costs) or 0) * 128 * 64
     for line in lines.values():
         assert line.lut is not None and line.rows is not None and line.lut_lane is not None
         assert line.lut <= budget < line.lut + 16 * 128 * line.lut_lane + 1

@@ -151,7 +151,7 @@ def test_every_short_pattern_of_pauses(library) -> None:
             pauses = [number >> k & 1 for k in range(5)]
             for start in (0, 6):  # results of the first three meet reads of the others
                 for column, pause in zip(range(start, start + 6), [*pauses, 0], strict=True):
-                    await bench.step((number % 3, column, 1))
+                    await bench.step((number % 3, column, number < 3))
                     for _ in range(pause):
                         await bench.step()
                 for _ in range(lead - 12 - sum(pauses) if start == 0 else lead):
