@@ -71,7 +71,7 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
     chain = config.row_groups - (_DSP58_SAVES if config.float32 == "dsp58" else 0)
     if config.dot == "da":
-        return UnitTimes(fill=189, operand=304, matrix_start=328, matrix_tail=35 + chain)
+        return UnitTimes(fill=78, operand=191, matrix_start=215, matrix_tail=35 + chain)
     return UnitTimes(matrix_tail=33 + chain)
 
 

@@ -15,7 +15,7 @@ from lutvar.hw.units.memory import READ_LATENCY
 from .accumulate import GroupAccumulator, accumulator_latency
 from .chain import load_layout, marks_layout, vector_layout, write_layout
 from .dot_form import dot_timing, make_group_dot
-from .operands import GroupOperands
+from .operands import GroupOperands, operand_latency
 from .scale_add import weight_scale
 
 #: Ports that lead from link to link in the direction of the weights.
@@ -128,7 +128,7 @@ class RowGroup(wiring.Component):
         A form whose next operand comes long after the start lets them change that much later, which
         saves a delay line of 16 bits for each row.
         """
-        if dot.hold <= dot.latency + GroupOperands.LATENCY:
+        if dot.hold <= dot.latency + operand_latency(self.config):
             m.d.comb += operands.start.eq(start)
             return delay(m, Value.cast(operands.scales), dot.latency, "scales_line")
         starts = Signal(dot.latency)  # with reset: valid bits

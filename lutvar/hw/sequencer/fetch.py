@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import Out
 
@@ -127,7 +127,7 @@ class FetchUnit(wiring.Component):
             request = reader.request
             others = [other.request.ready for other in readers if other is not reader]
             m.d.comb += [
-                request.valid.eq(asking & Cat(others).all()),
+                request.valid.eq(asking & Cat(Const(1), *others).all()),
                 request.payload.address.eq(start << 6),
                 request.payload.beats.eq(beats >> share),
             ]
