@@ -35,7 +35,7 @@ _PATIENCE = 7200.0  #: seconds for one synthesis
 _HOW: How = "synthesised (Yosys xcup)"
 
 
-class ControlPort(wiring.Component):
+class ControlPort(wiring.Component):  # type: ignore[misc]  # Amaranth has no annotations
     """The AXI4-Lite port with the registers, counters and monitors behind it."""
 
     def __init__(self, config: AcceleratorConfig) -> None:

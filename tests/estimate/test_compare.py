@@ -14,7 +14,6 @@ from lutvar.bench.array import load_costs
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.config import QuantConfig, load_quant
-from lutvar.hw.rows.da_design import ENGINES
 from lutvar.estimate.compare import (
     CASES,
     REFERENCE,
@@ -24,6 +23,7 @@ from lutvar.estimate.compare import (
     lane_cost,
 )
 from lutvar.estimate.model import Estimator
+from lutvar.hw.rows.da_design import ENGINES
 from lutvar.quant.shape import TransformerShape
 
 INT8 = next(case for case in CASES if case.title == "INT8")
