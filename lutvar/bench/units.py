@@ -20,6 +20,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
+from lutvar.contract.config import GROUP
 from lutvar.contract.device_registers import ADDRESS_BITS
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 
@@ -31,6 +32,8 @@ from .synth import SynthesisError, SynthReport, count_luts_verilog, synthesis_to
 CACHE = Path("build/synth")
 #: Changes when the flow or the counting does, so that older figures are not taken.
 _FLOW = "shared modules once, 1"
+#: Most LUT sites of a multiplier lane with scaling, accumulation, operands, fill and control.
+LANE_TARGETS = {"fp4": 16.0, "fp6": 24.0}
 _PATIENCE = 7200.0  #: seconds for one synthesis
 _HOW: How = "synthesised (Yosys xcup)"
 
@@ -220,6 +223,7 @@ def measure(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> list[M
     except SynthesisError as error:
         detail = {"error": str(error).partition("\n")[0]}
         return [Measurement(f"levels: {title}", None, "LUT", _HOW, MAX_LEVELS, detail=detail)]
+    extra = [_lane(config, cost, cache)] if name == "row_group" else []
     histogram = {f"at {level}": count for level, count in cost.levels.items()}
     area = {"mapped": cost.lut_unpacked, "FF": cost.ff, "DSP": cost.dsp, "BRAM36": cost.bram36,
             "URAM": cost.uram, "synthesis s": cost.seconds}  # fmt: skip
@@ -228,4 +232,19 @@ def measure(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> list[M
             f"levels: {title}", cost.max_levels, "LUT", _HOW, MAX_LEVELS, detail=histogram
         ),
         Measurement(f"area: {title}", cost.lut, "LUT", _HOW, detail=area),
+        *extra,
     ]
+
+
+def _lane(config: AcceleratorConfig, group: UnitCost, cache: Path) -> Measurement:
+    """LUT sites of the whole matrix unit for each multiplier lane."""
+    title = f"MATRIX lane with everything, {config.name}"
+    target = LANE_TARGETS.get(config.quant)
+    try:
+        first = synthesise_unit("matrix", config, cache)
+    except SynthesisError as error:
+        detail = {"error": str(error).partition("\n")[0]}
+        return Measurement(title, None, "LUT", _HOW, target, detail=detail)
+    total = first.lut + (config.row_groups - 1) * group.lut
+    value = round(total / (config.rows * GROUP), 2)
+    return Measurement(title, value, "LUT", _HOW, target, detail={"unit": total})

@@ -75,6 +75,10 @@ def test_lines_of_the_bench(
     assert levels.met is False and levels.detail == {"at 0": 100, "at 3": 9, "at 7": 1}
     assert area.value == 672 and area.detail["DSP"] == 2 and area.detail["BRAM36"] == 3
 
+    lane = units.measure("row_group", CONFIG, tmp_path)[-1]
+    assert lane.name == "MATRIX lane with everything, small-fp4" and lane.target == 16
+    assert lane.value == round(672 / (16 * 128), 2)  # one row group: the unit itself
+
     def fails(*_: Any, **__: Any) -> SynthReport:
         raise SynthesisError("no\nlog")
 
