@@ -262,11 +262,14 @@ class _Search:
         if items[index].opcode != Opcode.POST:
             return []
         bank = items[index].operands["acc_bank"]
-        matrix = max(i for i in range(index) if items[i].opcode == Opcode.MATRIX
-                     and items[i].operands["acc_bank"] == bank)  # fmt: skip
-        fronts = [i for i in range(matrix) if items[i].opcode == Opcode.FRONT
-                  and notes[i][:3] == notes[matrix][:3]]  # fmt: skip
-        chosen = [*fronts, *fetches(items, matrix), matrix]
+        into = [i for i in range(index) if items[i].opcode == Opcode.MATRIX
+                and items[i].operands["acc_bank"] == bank]  # fmt: skip
+        parts = [into.pop()]  # of the layer's inputs, the last one first
+        while items[parts[-1]].operands["more"]:
+            parts.append(into.pop())
+        fronts = [i for i in range(parts[0]) if items[i].opcode == Opcode.FRONT
+                  and notes[i][:3] == notes[parts[0]][:3]]  # fmt: skip
+        chosen = sorted([*fronts, *parts, *(f for part in parts for f in fetches(items, part))])
         return [f"{items[i].opcode.name} {i}" for i in chosen]
 
 
