@@ -10,7 +10,9 @@ from lutvar.contract.accelerator import load_accelerator
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    config = load_accelerator("small-fp6").model_copy(update={"pipelined": False})
+    config = load_accelerator("small-fp6").model_copy(
+        update={"pipelined": False, "bank_groups": 16}
+    )
     return Bench(config, tmp_path_factory.mktemp("front"))
 
 

@@ -10,7 +10,8 @@ from lutvar.contract.accelerator import load_accelerator
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return Bench(load_accelerator("small-fp4"), tmp_path_factory.mktemp("front"))
+    config = load_accelerator("small-fp4").model_copy(update={"bank_groups": 16})
+    return Bench(config, tmp_path_factory.mktemp("front"))
 
 
 @pytest.mark.parametrize("width", [128, 256, 384, 512])
