@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Levels of queues: counters that go up and down by one, and what is asked of them."""
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 
 class Level:
@@ -15,7 +15,7 @@ class Level:
 
     Args:
         up, down: one place more, one less, in this cycle; both keep the count. Never ``up`` alone
-            when all places are taken, nor ``down`` when none is.
+            when all places are taken, nor ``down`` alone when none is.
         init: count after reset.
     """
 
@@ -32,6 +32,6 @@ class Level:
             following.append(bit ^ ((more & ones) | (less & zeros)))
         m.d.sync += [
             value.eq(Cat(*following)),
-            self.some.eq(up | (value > 1) | ((value == 1) & ~down)),
-            self.room.eq(down | (value < most - 1) | ((value == most - 1) & ~up)),
+            self.some.eq(Mux(self.some, (value > 1) | up | ~down, up & ~down)),
+            self.room.eq(Mux(self.room, (value < most - 1) | down | ~up, down & ~up)),
         ]
