@@ -4,6 +4,15 @@
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 
+def stepped(value: Signal, up: Value) -> Value:
+    """``value`` one higher if ``up``, else one lower, without an adder."""
+    following: list[Value] = []
+    for k, bit in enumerate(value):
+        ones, zeros = value[:k].all() if k else Const(1), ~value[:k].any() if k else Const(1)
+        following.append(bit ^ Mux(up, ones, zeros))
+    return Cat(*following)
+
+
 class Level:
     """How many of ``most`` places are taken, with the answers of the next cycle in registers.
 
@@ -25,13 +34,9 @@ class Level:
         self.value = value = Signal(range(most + 1), name=name, init=init)
         self.some = Signal(name=f"{name}_some", init=init != 0)
         self.room = Signal(name=f"{name}_room", init=init != most)
-        following: list[Value] = []
-        more, less = up & ~down, down & ~up
-        for k, bit in enumerate(value):
-            ones, zeros = value[:k].all() if k else Const(1), ~value[:k].any() if k else Const(1)
-            following.append(bit ^ ((more & ones) | (less & zeros)))
+        with m.If(up ^ down):  # a clock enable
+            m.d.sync += value.eq(stepped(value, up))
         m.d.sync += [
-            value.eq(Cat(*following)),
             self.some.eq(Mux(self.some, (value > 1) | up | ~down, up & ~down)),
             self.room.eq(Mux(self.room, (value < most - 1) | down | ~up, down & ~up)),
         ]
