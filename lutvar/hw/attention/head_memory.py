@@ -13,6 +13,7 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.links import BEAT
 from lutvar.hw.shared import ExportPlatform, instantiate
+from lutvar.hw.units.count import Level, stepped
 
 from .sizes import AttentionSizes
 
@@ -88,28 +89,37 @@ class HeadMemory(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        stored = Signal(range(self.depth + 1))  # a power of two: the top bit is "full"
         push, taken, out_en = Signal(), Signal(), Signal()
         level = Signal(range(self.depth + 1))  # records ahead of the pass
+        some = Signal()  # it is not 0: in a register, for `taken` reaches far
         write_addr, read_addr = Signal(range(self.depth)), Signal(range(self.depth))
         staged = Signal()  # the read latch holds a record
         current = Signal(pass_layout(self.sizes), reset_less=True)
         left = Signal.like(current.keys, reset_less=True)
         busy, final, again = Signal(), Signal(), Signal()
+        stored = Level(m, "stored", self.depth, push, taken & current.last)
         m.d.comb += [
-            self.records.ready.eq(~stored[-1]),
+            self.records.ready.eq(stored.room),
             push.eq(self.records.valid & self.records.ready),
             out_en.eq(~self.o.valid | self.o.ready),
-            taken.eq(busy & (level != 0) & (~staged | out_en)),
+            taken.eq(busy & some & (~staged | out_en)),
             self.passes.ready.eq(~busy),
         ]
         # Between two passes is a cycle without a record: then the head's records lie ahead again.
-        back = Mux(again, current.keys, 0)
+        with m.If(again):
+            m.d.sync += [
+                level.eq(level + current.keys + push),
+                some.eq(1),
+                read_addr.eq(read_addr - current.keys),
+            ]
+        with m.Else():
+            m.d.sync += some.eq(Mux(some, (level > 1) | push | ~taken, push))
+            with m.If(push ^ taken):
+                m.d.sync += level.eq(stepped(level, push))
+            with m.If(taken):
+                m.d.sync += read_addr.eq(read_addr + 1)
         m.d.sync += [
-            stored.eq(stored + push - (taken & current.last)),
-            level.eq(level + push - taken + back),
             write_addr.eq(write_addr + push),
-            read_addr.eq(read_addr + taken - back),
             staged.eq(Mux(~staged | out_en, taken, 1)),
             self.o.valid.eq(Mux(out_en, staged, 1)),
             again.eq(0),

@@ -149,10 +149,13 @@ class ResultPhase(wiring.Component):
         m.d.comb += self.active.eq(valid)
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
         # A block takes room for R rows when it ends, and gives back what it does not need.
+        # All a cycle late: the next block cannot end before `done`.
         most = BEATS_A_ROW * sizes.rows
-        m.d.sync += self.free.eq(
-            self.free
-            + queue.taken
-            - Mux(self.ended, most, 0)
-            + Mux(self.done, most - BEATS_A_ROW * self.rows, 0)
-        )
+        freed, ended = Signal(), Signal()
+        returned = Signal(range(most + 1))
+        m.d.sync += [
+            freed.eq(queue.taken),
+            ended.eq(self.ended),
+            returned.eq(Mux(self.done, most - BEATS_A_ROW * self.rows, 0)),
+            self.free.eq(self.free + freed + returned - Mux(ended, most, 0)),
+        ]

@@ -3,11 +3,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, unsigned
+from amaranth.hdl import Module, Signal, Value, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.shared import ExportPlatform, instantiate
+from lutvar.hw.units.count import Level
 
 #: Amaranth writes the initial value of every word; that would be most of the file.
 _RAM = """\
@@ -76,20 +77,19 @@ class WideQueue(wiring.Component):
         m = Module()
         write_addr = Signal(range(self.depth))
         read_addr = Signal(range(self.depth))
-        level = Signal(range(self.depth + 1))
+        level = Level(m, "level", self.depth, self.push, self.taken)  # in the RAM
         staged = Signal()  # the RAM's read latch holds a word
         out_en = Signal()
         m.d.comb += [
-            self.room.eq(level != self.depth),
+            self.room.eq(level.room),
             out_en.eq(~self.o.valid | self.o.ready),
-            self.taken.eq((level != 0) & (~staged | out_en)),
+            self.taken.eq(level.some & (~staged | out_en)),
         ]
         m.d.sync += [
             write_addr.eq(write_addr + self.push),
             read_addr.eq(read_addr + self.taken),
-            level.eq(level + self.push - self.taken),
-            staged.eq(Mux(~staged | out_en, level != 0, 1)),
-            self.o.valid.eq(Mux(out_en, staged, 1)),
+            staged.eq(level.some | (staged & ~out_en)),
+            self.o.valid.eq(staged | ~out_en),
         ]
         if isinstance(platform, ExportPlatform):
             instantiate(

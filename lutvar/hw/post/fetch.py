@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT, BEAT_ADDRESS, transfer_layout
 from lutvar.hw.matrix.memory import Fifo
+from lutvar.hw.units.count import Level
 
 from .orders import ROW_BEATS, VECTOR_BEATS, fetch_order
 
@@ -115,29 +116,29 @@ class Fetch(wiring.Component):
             attrs={"ram_style": "distributed"},
         )
         write, read = store.write_port(), store.read_port(domain="comb")
-        whole = Signal(range(FACTOR_BLOCKS + 1))  # blocks held
         oldest = Signal(range(FACTOR_BLOCKS))
-        take, end, place = Signal(), Signal(), Signal()
+        take, end, place, complete = Signal(), Signal(), Signal(), Signal()
+        # Blocks held.
+        whole = Level(m, "whole", FACTOR_BLOCKS, complete, self.factors_release)
         final = Mux(is_row, ROW_BEATS - 1, VECTOR_BEATS - 1)
         m.d.comb += [
             self.row.eq(self.data.payload),
             self.row_valid.eq(tags.o.valid & is_row & self.data.valid),
-            place.eq(tags.o.valid & ~is_row & self.data.valid & (whole != FACTOR_BLOCKS)),
+            place.eq(tags.o.valid & ~is_row & self.data.valid & whole.room),
             take.eq(self.row_take | place),
             self.data.ready.eq(take),
             end.eq(take & (position == final)),
             tags.o.ready.eq(end),
+            complete.eq(end & ~is_row),
+            self.factors_valid.eq(whole.some),
             write.en.eq(place),
             write.data.eq(self.data.payload),
-            self.factors_valid.eq(whole != 0),
             read.addr.eq(Cat(self.factors_part[1:], oldest)),
         ]
         with m.If(take):
             m.d.sync += position.eq(Mux(end, 0, position + 1))
-        complete = end & ~is_row
         m.d.sync += [
             write.addr.eq(write.addr + place),
-            whole.eq(whole + complete - self.factors_release),
             oldest.eq(oldest + self.factors_release),
             self.factors.eq(read.data.word_select(self.factors_part[0], BEAT // 2)),
         ]

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import transfer_layout
 from lutvar.hw.matrix.memory import Fifo
+from lutvar.hw.units.count import Level
 
 from .lane import HalfLane
 from .lanes import GELU_CYCLES, SUM_CYCLES
@@ -72,8 +73,9 @@ class Issue(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.request))
         job = self.job.payload
         step = Signal(range(PARTS))  # in parts
-        blocks = Signal(range(SLOTS + 1))  # in the buffer
-        places = Signal(range(self.places + 1), init=self.places)  # free
+        enter = Signal()  # the first values of a beat
+        blocks = Level(m, "blocks", SLOTS, self.written, self.release)  # in the buffer
+        places = Level(m, "places", self.places, self.sent, enter, init=self.places)  # free
         inside = Signal(range(self.places + 1))  # beats of results in the lanes
 
         path = Signal(Path)  # of the last values
@@ -83,12 +85,13 @@ class Issue(wiring.Component):
             begin.eq((job.path != Path.RECORD) | ~step[1]),
             end.eq((step[0] | ~sums) & step[1] & (step[2] | ~job.whole)),
             self.fire.eq(
-                self.job.valid & (blocks != 0) & (path == job.path)
+                self.job.valid & blocks.some & (path == job.path)
                 & (~job.vector | self.factors_valid)
                 & (~job.add | self.row_valid)
-                & (~begin | ((places != 0) & ((inside == 0) | self.pipelined)))
+                & (~begin | (places.some & ((inside == 0) | self.pipelined)))
                 & ((step != 0) | queue.i.ready)
             ),
+            enter.eq(self.fire & begin),
             self.part.eq(Cat(step[:2], step[2] | job.upper)),
             self.job.ready.eq(self.fire & end),
             self.row_take.eq(self.fire & job.add),
@@ -99,12 +102,9 @@ class Issue(wiring.Component):
             queue.i.payload.address.eq(Cat(Const(0, 6), job.address)),
             queue.i.payload.beats.eq(job.beats),
         ]  # fmt: skip
-        enter = self.fire & begin
         m.d.sync += [
             step.eq(Mux(self.fire, Mux(end, 0, step + Mux(sums, 1, 2)), step)),
             self.slot.eq(self.slot + self.release),
-            blocks.eq(blocks + self.written - self.release),
-            places.eq(places + self.sent - enter),
             inside.eq(inside + enter - self.left),
             self.requests.eq(self.requests + queue.i.valid),
         ]

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.hw.links import BEAT_ADDRESS, payload_layout
+from lutvar.hw.units.count import Level
 
 from .orders import ROW_BEATS, Path, drain_order, fetch_order, walk_order
 
@@ -48,9 +49,11 @@ class Prepare(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         p = Signal(payload_layout(Opcode.POST), reset_less=True)
-        started = Signal(range(MAX_STARTED + 1))
-        taken = self.command.valid & self.command.ready
-        m.d.sync += [started.eq(started + taken - self.done), self.busy.eq((started != 0) | taken)]
+        taken = Signal()
+        level = Level(m, "started", MAX_STARTED, taken, self.done)
+        started = level.value
+        m.d.comb += taken.eq(self.command.valid & self.command.ready)
+        m.d.sync += self.busy.eq(level.some | taken)
 
         def held(width: Any, name: str) -> Signal:
             return Signal(width, name=name, reset_less=True)
@@ -74,7 +77,7 @@ class Prepare(wiring.Component):
         pushed = Signal(3)
         with m.FSM() as fsm:
             with m.State("idle"):
-                m.d.comb += self.command.ready.eq(~started[-1])
+                m.d.comb += self.command.ready.eq(level.room)
                 with m.If(taken):
                     m.d.sync += p.eq(self.command.payload)
                     m.next = "difference"

@@ -63,10 +63,13 @@ class OperandLoader(wiring.Component):
         timer = Signal(range(max(self.settle, self.hold, self.interval) + 1))
         waiting = Signal()  # for the timer, after the last word; then loaded
         final = Signal()
+        # Known long before the start that asks, so a cycle late does not matter.
+        last_group = Signal(reset_less=True)
+        m.d.sync += last_group.eq(groups_left == 0)
         done = Signal()
 
         m.d.comb += [
-            final.eq(~negative & (groups_left == 0)),
+            final.eq(~negative & last_group),
             done.eq(self.start & final),
             self.work.ready.eq(~active | done),
         ]

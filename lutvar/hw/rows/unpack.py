@@ -134,9 +134,10 @@ class WeightUnpack(wiring.Component):
         following_biased = Mux(
             final_block, Mux(final_pass, Const(1), first & work.dual), biased
         )
-        boundary = Signal()
+        boundary, half_ends = Signal(), Signal()
+        m.d.comb += half_ends.eq(index == HALF_BLOCK - 2)
         sides_due, scales, biases = self._sides(
-            m, half, parity, biased, following_biased, boundary, produce
+            m, half, parity, biased, following_biased, boundary, produce, half_ends
         )
         takes, gives, codes = self._gear(m, step)
 
@@ -171,7 +172,7 @@ class WeightUnpack(wiring.Component):
                 item.column.eq(column),
                 item.exponent.eq(work.exponent),
                 index.eq(index + 1),
-                half_end.eq(index == HALF_BLOCK - 2),
+                half_end.eq(half_ends),
                 column.eq(Mux(pass_end, 0, column + 1)),
             ]
             with m.If(half_end):
@@ -201,11 +202,12 @@ class WeightUnpack(wiring.Component):
 
     def _sides(
         self, m: Module, half: Signal, parity: Signal, biased: Value, following_biased: Value,
-        boundary: Value, produce: Value,
+        boundary: Value, produce: Value, half_ends: Value,
     ) -> tuple[Value, Signal, Signal]:  # fmt: skip
         """Beats that are not codes. Returns: some are due; scales and biases, the next one lowest.
 
-        ``_side_open``, by port: a beat that is taken now is one of them.
+        ``_side_open``, by port: a beat that is taken now is one of them. half_ends: with
+        ``produce``, the next vector is the last one before the boundary.
         """
         scales = Signal(BEAT, reset_less=True)
         biases = Signal(BEAT, reset_less=True)
@@ -224,9 +226,13 @@ class WeightUnpack(wiring.Component):
                 m.d.sync += coming[what].eq(
                     self._coming(what, port, half, parity, biased, following_biased)
                 )
+            # With the last vector before the boundary, in a register: `produce` comes late.
+            then = {k: Signal(name=f"{k}_then_{port}") for k in registers}
+            with m.If(produce):
+                m.d.sync += [then[k].eq(half_ends & coming[k]) for k in registers]
             is_open = Signal(name=f"side_open_{port}")
             self._side_open.append(is_open)
-            now = {k: due[k] | (boundary & coming[k] & early) for k in registers}
+            now = {k: due[k] | (produce & then[k] & early) for k in registers}
             m.d.comb += is_open.eq(Cat(now.values()).any())
             others: Value = Const(0)  # due before this kind
             for what, register in registers.items():

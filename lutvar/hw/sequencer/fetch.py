@@ -12,6 +12,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import BEAT_ADDRESS, axi_read, unit_members, weight_stream
+from lutvar.hw.units.count import Level
 
 READINGS = 9  #: bits of the readings of an instruction's panels: ``panels * repeat``
 AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
@@ -209,15 +210,16 @@ class FetchUnit(wiring.Component):
                 data.ready.eq(weights.ready & giving),
             ]
             return weights.valid & weights.ready
-        uncounted = [Signal(range(SKEW + 1), name=f"uncounted_{p}") for p in range(len(readers))]
         pair = Signal()
-        m.d.comb += pair.eq(giving & Cat(count.any() for count in uncounted).all())
-        for reader, weights, count in zip(readers, self.weights, uncounted, strict=True):
+        some: list[Value] = []  # beats handed out and not counted
+        for port, (reader, weights) in enumerate(zip(readers, self.weights, strict=True)):
             data = reader.data
+            uncounted = Level(m, f"uncounted_{port}", SKEW, weights.valid & weights.ready, pair)
             m.d.comb += [
-                weights.valid.eq(data.valid & ~count[-1]),
+                weights.valid.eq(data.valid & uncounted.room),
                 weights.payload.eq(data.payload),
-                data.ready.eq(weights.ready & ~count[-1]),
+                data.ready.eq(weights.ready & uncounted.room),
             ]
-            m.d.sync += count.eq(count + (weights.valid & weights.ready) - pair)
+            some.append(uncounted.some)
+        m.d.comb += pair.eq(giving & Cat(some).all())
         return pair

@@ -92,7 +92,10 @@ class Fp32Add(wiring.Component):
         sign = delay(m, sign, 6, "sign_line")
         both = delay(m, both, 6, "both_line")
         zero = Cat(Const(0, 31), both & ~kept[-1])
-        m.d.sync += self.s.eq(Mux(kept[-1] & (biased > 0), Cat(packed[:31], sign), zero))
+        # Without reset, which would come as one more level into the condition for zero.
+        total = Signal(32, reset_less=True)
+        m.d.sync += total.eq(Mux(kept[-1] & (biased > 0), Cat(packed[:31], sign), zero))
+        m.d.comb += self.s.eq(total)
         return m
 
 

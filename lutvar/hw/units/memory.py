@@ -4,10 +4,12 @@
 from typing import Any
 
 from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
-from amaranth.lib import fifo, memory, stream, wiring
+from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.shared import ExportPlatform, instantiate
+
+from .count import Level
 
 #: Amaranth writes the initial value of every word, which for a bank is most of the whole file.
 _RAM = """\
@@ -233,25 +235,37 @@ class SharedMemory(wiring.Component):
 class Fifo(wiring.Component):
     """Queue between two streams.
 
-    ``depth`` counts all places, the output register included. Latency 2 cycles; one item in each
-    cycle when ``depth`` is at least 4. ``i.ready`` and ``o.valid`` come from registers.
+    ``depth``, at least 2, counts all places, the output register included. Latency 2 cycles; one
+    item in each cycle when ``depth`` is at least 4. ``i.ready`` and ``o.valid`` are registers.
     """
 
     def __init__(self, shape: Any, depth: int) -> None:
+        if depth < 2:
+            raise ValueError(f"depth is {depth}; it must be at least 2")
         self.depth = depth
         super().__init__({"i": In(stream.Signature(shape)), "o": Out(stream.Signature(shape))})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        width = len(Value.cast(self.i.payload))
-        # Its memory is never read at an address that is being written, and has no transparent port.
-        m.submodules.queue = queue = fifo.SyncFIFOBuffered(width=width, depth=self.depth)
+        places = self.depth - 1  # of the memory
+        # It is never read at an address that is being written, and has no transparent port.
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(len(Value.cast(self.i.payload))), depth=places, init=[]
+        )
+        write, read = storage.write_port(), storage.read_port(domain="sync")
+        push, pop = Signal(), Signal()
+        level = Level(m, "level", places, push, pop)
         m.d.comb += [
-            self.i.ready.eq(queue.w_rdy),
-            queue.w_en.eq(self.i.valid),
-            queue.w_data.eq(self.i.payload),
-            self.o.valid.eq(queue.r_rdy),
-            queue.r_en.eq(self.o.ready),
-            Value.cast(self.o.payload).eq(queue.r_data),
+            push.eq(self.i.valid & level.room),
+            pop.eq(level.some & (~self.o.valid | self.o.ready)),
+            self.i.ready.eq(level.room),
+            write.en.eq(push),
+            write.data.eq(self.i.payload),
+            read.en.eq(pop),
+            Value.cast(self.o.payload).eq(read.data),
         ]
+        for port, moves in ((write, push), (read, pop)):
+            with m.If(moves):
+                m.d.sync += port.addr.eq(Mux(port.addr == places - 1, 0, port.addr + 1))
+        m.d.sync += self.o.valid.eq(level.some | (self.o.valid & ~self.o.ready))
         return m

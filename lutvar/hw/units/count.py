@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Levels of queues: counters that go up and down by one, and what is asked of them."""
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+
+
+def stepped(value: Signal, up: Value) -> Value:
+    """``value`` one higher if ``up``, else one lower, without an adder."""
+    following: list[Value] = []
+    for k, bit in enumerate(value):
+        ones, zeros = value[:k].all() if k else Const(1), ~value[:k].any() if k else Const(1)
+        following.append(bit ^ Mux(up, ones, zeros))
+    return Cat(*following)
+
+
+class Level:
+    """How many of ``most`` places are taken, with the answers of the next cycle in registers.
+
+    ``up`` and ``down`` reach far in most units, so they meet no more than one LUT on their way to
+    the counter: it has no adder, whose operand would have to be chosen first.
+
+    Attributes:
+        value: the count. some: it is not 0. room: it is not ``most``. All are registers.
+
+    Args:
+        up, down: one place more, one less, in this cycle; both keep the count. Never ``up`` alone
+            when all places are taken, nor ``down`` alone when none is.
+        init: count after reset.
+    """
+
+    def __init__(
+        self, m: Module, name: str, most: int, up: Value, down: Value, init: int = 0
+    ) -> None:
+        self.value = value = Signal(range(most + 1), name=name, init=init)
+        self.some = Signal(name=f"{name}_some", init=init != 0)
+        self.room = Signal(name=f"{name}_room", init=init != most)
+        with m.If(up ^ down):  # a clock enable
+            m.d.sync += value.eq(stepped(value, up))
+        m.d.sync += [
+            self.some.eq(Mux(self.some, (value > 1) | up | ~down, up & ~down)),
+            self.room.eq(Mux(self.room, (value < most - 1) | down | ~up, down & ~up)),
+        ]
