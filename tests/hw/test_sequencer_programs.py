@@ -28,7 +28,9 @@ from lutvar.contract.isa import (
 from lutvar.hw.sequencer.checks import CHECK_LATENCY, InstructionCheck
 from lutvar.hw.sequencer.sequencer import Sequencer
 
-CONFIG = load_accelerator("small-fp4").model_copy(update={"queue": 4, "act_banks": 3})
+CONFIG = load_accelerator("small-fp4").model_copy(
+    update={"queue": 4, "act_banks": 3, "bank_groups": 10}
+)
 PROGRAM = 0x7_0000_0FC0
 
 
@@ -235,8 +237,8 @@ BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
     (Opcode.FRONT, {"rows": 9, "row_first": 8}, InstructionRule.ROWS),
     (Opcode.FRONT, {"bank": 4}, InstructionRule.BANK),
     (Opcode.FRONT, {"groups": 0, "norm": 0}, InstructionRule.GROUPS),
-    (Opcode.FRONT, {"groups": 17, "norm": 0}, InstructionRule.GROUPS),
-    (Opcode.FRONT, {"groups": 11, "bank": 3, "norm": 0}, InstructionRule.GROUPS),
+    (Opcode.FRONT, {"bank": 3}, InstructionRule.BANK),
+    (Opcode.FRONT, {"groups": 11, "norm": 0}, InstructionRule.GROUPS),
     (Opcode.FRONT, {"groups": 5, "norm": 1}, InstructionRule.GROUPS),
     (Opcode.FRONT, {"stride": 65}, InstructionRule.ALIGNMENT),
     (Opcode.FRONT, {"shift": 1}, InstructionRule.ALIGNMENT),
@@ -244,9 +246,8 @@ BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
     (Opcode.MATRIX, {"rows": 17}, InstructionRule.ROWS),
     (Opcode.MATRIX, {"bank": 7}, InstructionRule.BANK),
     (Opcode.MATRIX, {"acc_bank": 4}, InstructionRule.BANK),
-    (Opcode.MATRIX, {"groups": 17}, InstructionRule.GROUPS),
-    (Opcode.MATRIX, {"groups": 17, "bank": 3}, InstructionRule.GROUPS),
-    (Opcode.MATRIX, {"groups": 11, "bank": 3}, InstructionRule.GROUPS),
+    (Opcode.MATRIX, {"bank": 3}, InstructionRule.BANK),
+    (Opcode.MATRIX, {"groups": 11}, InstructionRule.GROUPS),
     (Opcode.MATRIX, {"blocks": 17}, InstructionRule.OUTPUTS),
     (Opcode.MATRIX, {"blocks": 3}, InstructionRule.OUTPUTS),
     (Opcode.POST, {"rows": 0}, InstructionRule.ROWS),
