@@ -26,9 +26,8 @@ from .model import Estimator
 
 NOTE = (
     "LUT of a lane: synthesised, form da, memory included. Rows: as many row groups of 16 as fit "
-    "the LUT of the reference's lanes. Speed: modelled. Weights come at 64 bytes a cycle in all "
-    "formats, so 32 vectors take {beats}; INT8 would need a port of twice the width for a vector "
-    "in each cycle. Image quality is not compared."
+    "the LUT of the reference's lanes. Speed: modelled. 32 vectors are {beats} of 64 bytes; each "
+    "weight port of the configuration brings one in a cycle. Image quality is not compared."
 )
 
 
@@ -145,7 +144,7 @@ def compare(
 def compare_note(lines: Sequence[Compared]) -> str:
     """What the table's figures are."""
     beats = {line.bits: block_beats(line.bits, first=False) for line in lines}
-    text = ", ".join(f"{n} cycles at {bits} bits" for bits, n in sorted(beats.items()))
+    text = ", ".join(f"{n} beats at {bits} bits" for bits, n in sorted(beats.items()))
     return NOTE.format(beats=text)
 
 

@@ -79,7 +79,7 @@ def test_a_format_that_nobody_measured() -> None:
     lines = compare(config, DIGITS, "digits", costs=COSTS, cases=[REFERENCE, INT8])
     assert lines[1].lut_lane is None and lines[1].images_per_second is None
     text = compare_text(lines, config.name, "digits")
-    assert "not measured" in text and "65 cycles at 8 bits" in text and "modelled" in text
+    assert "not measured" in text and "65 beats at 8 bits" in text and "modelled" in text
     with pytest.raises(ValueError, match="no cost"):
         compare(config, DIGITS, "digits", costs=[])
 
