@@ -131,7 +131,7 @@ class CostModel:
         vectors = blocks * block
         if not self.config.pipelined:
             vectors = outputs * t.matrix_tail
-        cycles = groups * passes * (max(vectors, t.operand) + t.fill - 1)
+        cycles = groups * passes * max(vectors + t.fill - 1, t.operand)
         cycles += passes * blocks * (first - block)
         tail = t.matrix_start + t.matrix_tail
         return Cost(cycles, tail, (), groups * passes * outputs)
