@@ -189,7 +189,7 @@ class Accelerator(wiring.Component):
     """
 
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
-        self._core = AcceleratorCore(config, units)
+        self._config, self._units = config, units
         super().__init__({"ap_clk": In(1), "ap_rst_n": In(1), **_members(config)})
 
     def port_map(self) -> dict[str, tuple[Signal, PortDirection]]:
@@ -204,7 +204,7 @@ class Accelerator(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.core = core = self._core
+        m.submodules.core = core = AcceleratorCore(self._config, self._units)
         for name, reset in (("bus", ~self.ap_rst_n), ("sync", core.core_reset)):
             domain = ClockDomain(name)
             domain.clk = self.ap_clk
