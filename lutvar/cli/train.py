@@ -21,7 +21,7 @@ def train(model: str, out: Path, seed: int, restart: bool, as_json: bool) -> Non
 
     Interrupt it at any time; the same command continues where it stopped.
     """
-    from lutvar.quant.train.run import PLANS
+    from lutvar.quant.train.plans import PLANS
     from lutvar.quant.train.run import train as run_training
 
     if model not in PLANS:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lutvar.models.classifier import DigitClassifier, agreement
 
-from .data import Digits, augment
+from .data import ImageSet, augment
 from .loop import Record, cosine_rate, set_rate
 
 
@@ -19,7 +19,7 @@ class ClassifierStage:
 
     name = "classifier"
 
-    def __init__(self, data: Digits, steps: int, batch: int = 128, rate: float = 2e-3) -> None:
+    def __init__(self, data: ImageSet, steps: int, batch: int = 128, rate: float = 2e-3) -> None:
         self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
         self.fingerprint = f"classifier steps={steps} batch={batch} rate={rate}"
         self.model = DigitClassifier()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training images: handwritten digits, 8x8 pixels, 17 grey levels, 10 classes.
+"""Training images: the form all sets have, and the digits (8x8 pixels, 17 grey levels).
 
-Source: "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998; UCI Machine
+Source: "Optical Recognition of Handwritten ImageSet" (E. Alpaydin, C. Kaynak, 1998; UCI Machine
 Learning Repository, CC BY 4.0), the 1,797 images that come with scikit-learn, so that training
 needs no download.
 """
@@ -20,16 +20,24 @@ GREY_MAX = 16
 _VALIDATION_SHARE = 0.15
 
 
-class Digits(NamedTuple):
-    """Images [N, 1, 8, 8] in [-1, 1] and labels [N] of the two parts of the data set."""
+#: Held-out images that a stage looks at while it trains.
+_MONITOR = 512
+
+
+class ImageSet(NamedTuple):
+    """Images [N, C, H, W] in [-1, 1] and labels [N] of the two parts of a data set, shuffled."""
 
     train_images: Tensor
     train_labels: Tensor
     val_images: Tensor
     val_labels: Tensor
 
+    def monitor(self) -> tuple[Tensor, Tensor]:
+        """Images and labels to measure on during the training: a part of the held-out ones."""
+        return self.val_images[:_MONITOR], self.val_labels[:_MONITOR]
 
-def load_digits() -> Digits:
+
+def load_digits() -> ImageSet:
     """Load the data set and split it; the split never changes.
 
     Raises:
@@ -48,7 +56,22 @@ def load_digits() -> Digits:
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     cut = int(len(labels) * _VALIDATION_SHARE)
     val, train = order[:cut], order[cut:]
-    return Digits(images[train], labels[train], images[val], labels[val])
+    return ImageSet(images[train], labels[train], images[val], labels[val])
+
+
+def pick_images(data: ImageSet, count: int, flip: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """A random batch from the training part: images, labels, and an index into images and mirrors.
+
+    Draws from torch's global generator. With `flip`, half of the images are mirrored left to right;
+    the index is then ``2 * image + mirrored``.
+    """
+    pick = torch.randint(len(data.train_labels), (count,))
+    images, index = data.train_images[pick], 2 * pick
+    if flip:
+        mirrored = torch.rand(count) < 0.5
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
+        index = index + mirrored
+    return images, data.train_labels[pick], index
 
 
 def augment(image_BCHW: Tensor, degrees: float, stretch: float, shift: float) -> Tensor:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from lutvar.models.classifier import DigitClassifier, agreement
 from lutvar.quant.var import Var, Vqvae, generate
 
-from .data import Digits
+from .data import ImageSet
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def sample_balanced(
 
 @torch.no_grad()
 def measure_samples(
-    data: Digits,
+    data: ImageSet,
     classifier: DigitClassifier,
     vqvae: Vqvae,
     sampled: tuple[Tensor, Tensor, Tensor],
@@ -80,7 +80,7 @@ def measure_samples(
 
 
 @torch.no_grad()
-def measure_tokenizer(data: Digits, vqvae: Vqvae) -> dict[str, float]:
+def measure_tokenizer(data: ImageSet, vqvae: Vqvae) -> dict[str, float]:
     """Reconstruction error on held-out images and number of codebook entries in use."""
     tokens = vqvae.encode(data.val_images)
     mse = F.mse_loss(vqvae.decode(tokens), (data.val_images + 1) / 2).item()
@@ -92,7 +92,7 @@ def measure_tokenizer(data: Digits, vqvae: Vqvae) -> dict[str, float]:
 
 
 @torch.no_grad()
-def held_out_loss(data: Digits, var: Var, vqvae: Vqvae) -> float:
+def held_out_loss(data: ImageSet, var: Var, vqvae: Vqvae) -> float:
     """Cross entropy per token (nat) on the held-out images, with true coarser scales."""
     tokens = vqvae.encode(data.val_images)
     logits = var(data.val_labels, vqvae.quantize.teacher_inputs(tokens))

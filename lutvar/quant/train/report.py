@@ -126,7 +126,7 @@ round differently and give a slightly different model.
 
 ## Data
 
-"Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998; UCI Machine
+"Optical Recognition of Handwritten ImageSet" (E. Alpaydin and C. Kaynak, 1998; UCI Machine
 Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. {
         figures["train_images"]
     } images
@@ -161,7 +161,7 @@ this model only; it is not an FID.
 
 ## Limits
 
-Digits of this one data set and nothing else. The classifier that judges the samples saw the
+ImageSet of this one data set and nothing else. The classifier that judges the samples saw the
 same training images as the model. Not meant for any use beyond trying out
 quantization and hardware.
 """

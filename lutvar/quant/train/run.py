@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,79 +14,17 @@ from safetensors.torch import save as safetensors_bytes
 
 from lutvar.models import FORMAT, LoadedModel, load_model
 from lutvar.models.classifier import DigitClassifier, agreement, load_classifier
-from lutvar.quant.var import VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae, save_model
+from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
 from .classifier import ClassifierStage
-from .data import Digits, load_digits
+from .data import ImageSet, load_digits
 from .loop import StageRun, run_stage, seed_step
 from .measure import held_out_loss, measure_samples, measure_tokenizer, sample_balanced
+from .plans import DIGITS, TrainPlan
 from .report import draw_curves, draw_sheet, write_card
-from .var import VarPlan, VarStage
-from .vqvae import VqvaePlan, VqvaeStage
-
-_SCALES = (1, 2, 3, 4)
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """Everything a run depends on besides the seed."""
-
-    name: str
-    classifier_steps: int
-    vqvae: VqvaePlan
-    var: VarPlan
-    cfg: float
-    top_k: int
-    top_p: float
-    samples: int = 500
-
-
-#: The model that comes with lutvar.
-DIGITS = TrainPlan(
-    name="digits",
-    classifier_steps=500,
-    vqvae=VqvaePlan(
-        VqvaeConfig(
-            vocab=96,
-            z_channels=8,
-            ch=32,
-            patch_nums=_SCALES,
-            ch_mult=(1, 1),
-            num_res_blocks=1,
-            in_channels=1,
-        ),
-        # Moved and rotated images made the held-out reconstruction worse (0.037 against 0.030
-        # squared error after 600 steps), so the tokenizer sees the images as they are.
-        steps=1500,
-    ),
-    var=VarPlan(
-        VarConfig(
-            depth=4,
-            width=128,
-            heads=2,
-            patch_nums=_SCALES,
-            num_classes=10,
-            vocab=96,
-            z_channels=8,
-            drop_rate=0.1,
-        ),
-        steps=1500,
-        batch=64,
-        average=0.995,
-        # Without these the transformer learns the 1,528 images by heart: held-out cross entropy
-        # 3.26 against 2.13 after 1200 steps.
-        degrees=5.0,
-        stretch=0.04,
-        shift=0.25,
-    ),
-    cfg=1.5,
-    top_k=0,
-    top_p=0.0,
-)
-
-#: Plans by model name.
-PLANS = {DIGITS.name: DIGITS}
+from .var import VarStage
+from .vqvae import VqvaeStage
 
 
 def train(
@@ -157,7 +95,7 @@ def _report(
     out: Path,
     plan: TrainPlan,
     seed: int,
-    data: Digits,
+    data: ImageSet,
     vqvae: Vqvae,
     runs: dict[str, StageRun],
 ) -> None:

@@ -2,13 +2,14 @@
 """Training of the transformer on the tokens of a trained tokenizer.
 
 Source: VAR (arXiv:2404.02905), section 3.2 and its released recipe (AdamW with betas 0.9/0.95,
-label dropping for guidance); the averaged weights are this project's choice.
+label dropping for guidance); the averaged weights, Muon for the block linears (K. Jordan, 2024) and
+growing in depth are this project's choice.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ from torch.nn import functional as F
 
 from lutvar.quant.var import Var, VarConfig, Vqvae
 
-from .data import Digits, augment
+from .data import ImageSet, augment, pick_images
+from .grow import deepened, make_muon
 from .loop import Record, cosine_rate, set_rate
 
 
@@ -25,7 +27,9 @@ from .loop import Record, cosine_rate, set_rate
 class VarPlan:
     """Shape and schedule of the transformer's training.
 
-    `average` is the decay of the running mean of the weights, which is the result.
+    `average` is the decay of the running mean of the weights, which is the result. With `muon` the
+    block linears are trained by Muon, everything else by AdamW. With `grow_at` above 0 the first
+    steps train a model of half the depth, see `grow.deepened`.
     """
 
     config: VarConfig
@@ -38,6 +42,9 @@ class VarPlan:
     degrees: float = 0.0
     stretch: float = 0.0
     shift: float = 0.0
+    flip: bool = False
+    muon: bool = False
+    grow_at: int = 0
 
 
 class VarStage:
@@ -45,7 +52,7 @@ class VarStage:
 
     name = "var"
 
-    def __init__(self, data: Digits, vqvae: Vqvae, plan: VarPlan, vqvae_tag: str = "") -> None:
+    def __init__(self, data: ImageSet, vqvae: Vqvae, plan: VarPlan, vqvae_tag: str = "") -> None:
         self.data, self.vqvae, self.plan, self.steps = (
             data,
             vqvae.eval(),
@@ -53,40 +60,60 @@ class VarStage:
             plan.steps,
         )
         self.fingerprint = f"var {asdict(plan)} on {vqvae_tag}"
-        self.model = Var(plan.config)
-        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
-        decay = [p for p in self.model.parameters() if p.dim() == 2]
-        plain = [p for p in self.model.parameters() if p.dim() != 2]
+        start = plan.config
+        if plan.grow_at:
+            start = replace(start, depth=start.depth // 2)
+        self._take(Var(start))
+        # Tokens of every training image and its mirror image, filled in as they are needed.
+        self._tokens = torch.full(
+            (2 * len(data.train_labels), plan.config.tokens), -1, dtype=torch.int16
+        )
+        images, self._val_labels = data.monitor()
+        self._val = self._inputs(torch.cat(self.vqvae.encode(images), 1))
+
+    def _take(self, model: Var) -> None:
+        """Train this model from here on."""
+        self.model = model
+        self.averaged = copy.deepcopy(model).eval().requires_grad_(False)
+        linears: list[Tensor] = []
+        if self.plan.muon:
+            linears = [weight for _, weight, _ in model.iter_sites()]
+        others = [p for p in model.parameters() if not any(p is w for w in linears)]
         groups: list[dict[str, Any]] = [
-            {"params": decay, "weight_decay": plan.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+            {"params": [p for p in others if p.dim() == 2], "weight_decay": self.plan.weight_decay},
+            {"params": [p for p in others if p.dim() != 2], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.rate, betas=(0.9, 0.95))
-        self._val = self._tokenize(data.val_images)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=self.plan.rate, betas=(0.9, 0.95))
+        ]
+        if linears:
+            self.optimizers.append(make_muon(linears, self.plan.rate, self.plan.weight_decay))
 
     def step(self, index: int) -> Record:
         plan = self.plan
-        pick = torch.randint(len(self.data.train_labels), (plan.batch,))
-        images = self.data.train_images[pick]
-        images = augment(images, plan.degrees, plan.stretch, plan.shift)
-        inputs, target = self._tokenize(images)
+        if plan.grow_at and index == plan.grow_at:
+            self._take(deepened(self.model))
+        images, labels, which = pick_images(self.data, plan.batch, plan.flip)
+        inputs, target = self._inputs(self._tokenize(images, which))
         self.model.train()
-        set_rate(self.optimizer, cosine_rate(index, plan.steps, plan.rate, warmup=100))
-        logits = self.model(self.data.train_labels[pick], inputs)
+        rate = cosine_rate(index, plan.steps, plan.rate, warmup=100)
+        logits = self.model(labels, inputs)
         loss = F.cross_entropy(
             logits.flatten(0, 1), target.flatten(), label_smoothing=plan.label_smooth
         )
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            set_rate(optimizer, rate)
+            optimizer.step()
         self._update_average(index)
         return {"loss": loss.item()}
 
     @torch.no_grad()
     def measure(self) -> Record:
         inputs, target = self._val
-        logits = self.averaged(self.data.val_labels, inputs)
+        logits = self.averaged(self._val_labels, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         return {"val_loss": loss.item()}
 
@@ -98,19 +125,35 @@ class VarStage:
             mean.lerp_(value, 1 - decay)
 
     @torch.no_grad()
-    def _tokenize(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Teacher inputs [B, L - 1, Z] and target tokens [B, L]."""
-        tokens = self.vqvae.encode(images)
-        return self.vqvae.quantize.teacher_inputs(tokens), torch.cat(tokens, dim=1)
+    def _tokenize(self, images: Tensor, which: Tensor) -> Tensor:
+        """Tokens [B, L]. Images as they are in the data set are coded once, then remembered."""
+        plan = self.plan
+        if plan.degrees or plan.stretch or plan.shift:
+            moved = augment(images, plan.degrees, plan.stretch, plan.shift)
+            return torch.cat(self.vqvae.encode(moved), 1)
+        new = self._tokens[which, 0] < 0
+        if new.any():
+            self._tokens[which[new]] = torch.cat(self.vqvae.encode(images[new]), 1).short()
+        return self._tokens[which].long()
+
+    @torch.no_grad()
+    def _inputs(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher inputs [B, L - 1, Z] and the tokens."""
+        parts = tokens_BL.split([p * p for p in self.plan.config.patch_nums], 1)
+        return self.vqvae.quantize.teacher_inputs(list(parts)), tokens_BL
 
     def state(self) -> dict[str, Any]:
         return {
+            "depth": self.model.config.depth,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        if state["depth"] != self.model.config.depth:
+            self._take(Var(self.plan.config))
         self.model.load_state_dict(state["model"])
         self.averaged.load_state_dict(state["averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lutvar.quant.var import Vqvae, VqvaeConfig
 
-from .data import Digits, augment
+from .data import ImageSet, augment, pick_images
 from .loop import Record, cosine_rate, set_rate
 
 
@@ -30,6 +30,7 @@ class VqvaePlan:
     degrees: float = 0.0
     stretch: float = 0.0
     shift: float = 0.0
+    flip: bool = False
     restart_every: int = 25
     restart_until: float = 0.6
 
@@ -39,7 +40,7 @@ class VqvaeStage:
 
     name = "vqvae"
 
-    def __init__(self, data: Digits, plan: VqvaePlan) -> None:
+    def __init__(self, data: ImageSet, plan: VqvaePlan) -> None:
         self.data, self.plan, self.steps = data, plan, plan.steps
         self.fingerprint = f"vqvae {asdict(plan)}"
         self.model = Vqvae(plan.config)
@@ -49,8 +50,7 @@ class VqvaeStage:
 
     def step(self, index: int) -> Record:
         plan = self.plan
-        pick = torch.randint(len(self.data.train_labels), (plan.batch,))
-        images = self.data.train_images[pick]
+        images, _, _ = pick_images(self.data, plan.batch, plan.flip)
         images = augment(images, plan.degrees, plan.stretch, plan.shift)
         self.model.train()
         if index % plan.restart_every == 0 and index <= plan.steps * plan.restart_until:
@@ -68,11 +68,12 @@ class VqvaeStage:
     @torch.no_grad()
     def measure(self) -> Record:
         self.model.eval()
-        tokens = self.model.encode(self.data.val_images)
+        images, _ = self.data.monitor()
+        tokens = self.model.encode(images)
         rebuilt = self.model.decode(tokens) * 2 - 1
         used = len(torch.unique(torch.cat(tokens, dim=1)))
         return {
-            "val_mse": F.mse_loss(rebuilt, self.data.val_images).item(),
+            "val_mse": F.mse_loss(rebuilt, images).item(),
             "used_entries": used,
         }
 

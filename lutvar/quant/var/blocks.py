@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The transformer block of VAR: attention and FFN, each inside an adaptive layer norm.
 
-Parameter names follow the released checkpoints, so these load by key. The four
-matrix products go through the backend of `sites`; everything else is plain
+Parameter names follow the released checkpoints, so these load by key. The
+matrix products go through the backends of `sites`; everything else is plain
 torch. Keys and values of earlier scales live in a `KvCache` owned by the caller,
 not in the module, so two generations can run on one model without touching each
 other.
@@ -79,6 +79,7 @@ class SelfAttention(nn.Module):
     def __init__(self, config: VarConfig, block: int, linears: BackendHolder) -> None:
         super().__init__()
         width = config.width
+        self.block = block
         self.heads, self.l2_norm = config.heads, config.attn_l2_norm
         self.site_qkv, self.site_proj = (
             LinearSite(block, "qkv"),
@@ -116,9 +117,7 @@ class SelfAttention(nn.Module):
             k = F.normalize(k, dim=-1)
         if cache is not None:
             k, v = cache.append(k, v)
-        y_BHLc = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask_11LL, scale=self.softmax_scale
-        )
+        y_BHLc = self.linears.attention(self.block, q, k, v, mask_11LL, self.softmax_scale)
         y_BLC = y_BHLc.transpose(1, 2).reshape(B, L, C)
         return self.drop(self.linears(self.site_proj, y_BLC, self.proj.weight, self.proj.bias))
 
@@ -154,7 +153,8 @@ class VarBlock(nn.Module):
         self.attn = SelfAttention(config, block, linears)
         self.ffn = FeedForward(config, block, linears)
         self.drop_path = DropPath(drop_path)
-        self.shared = config.shared_adaln
+        self.shared, self.linears = config.shared_adaln, linears
+        self.site_ada = LinearSite(block, "ada_lin")
         if self.shared:
             offsets = torch.randn(1, 1, 6, config.width) / math.sqrt(config.width)
             self.ada_gss = nn.Parameter(offsets)
@@ -166,7 +166,8 @@ class VarBlock(nn.Module):
         if shared_B16C is not None:
             table_B16C = self.ada_gss + shared_B16C
         else:
-            table_B16C = self.ada_lin(cond_BD).view(-1, 1, 6, self.width)
+            table_BO = self.linears.linear(self.site_ada, self.ada_lin[0](cond_BD), self.ada_lin[1])
+            table_B16C = table_BO.view(-1, 1, 6, self.width)
         return Modulation(*table_B16C.unbind(2))
 
     def forward(
@@ -193,14 +194,16 @@ class VarBlock(nn.Module):
 class HeadNorm(nn.Module):
     """The adaptive layer norm before the classifier head (order: scale, shift)."""
 
-    def __init__(self, config: VarConfig) -> None:
+    def __init__(self, config: VarConfig, linears: BackendHolder) -> None:
         super().__init__()
-        self.width, self.eps = config.width, config.norm_eps
+        self.width, self.eps, self.linears = config.width, config.norm_eps, linears
+        self.site = LinearSite(config.depth, "head_ada")
         self.ada_lin = nn.Sequential(nn.SiLU(), nn.Linear(config.width, 2 * config.width))
 
     def modulation(self, cond_BD: Tensor) -> tuple[Tensor, Tensor]:
         """(scale, shift), each [B, 1, C]."""
-        scale_B1C, shift_B1C = self.ada_lin(cond_BD).view(-1, 1, 2, self.width).unbind(2)
+        table_BO = self.linears.linear(self.site, self.ada_lin[0](cond_BD), self.ada_lin[1])
+        scale_B1C, shift_B1C = table_BO.view(-1, 1, 2, self.width).unbind(2)
         return scale_B1C, shift_B1C
 
     def forward(self, x_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor) -> Tensor:

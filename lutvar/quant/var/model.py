@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from .blocks import HeadNorm, KvCache, Modulation, VarBlock
 from .config import VarConfig
-from .sites import BackendHolder, LinearBackend, LinearSite
+from .sites import BackendHolder, LinearBackend, LinearSite, SiteName
 
 
 class Conditioning(NamedTuple):
@@ -39,6 +39,8 @@ class Var(nn.Module):
     Attributes:
         config: the shape it was built with.
         linear_backend: computes the block linears of all blocks; assign to replace it.
+        backends: the same and those of the other products.
+        cache_factory: makes the empty cache of a block, by index.
         step_hook: called with the scale index at the start of every generation step, or None.
     """
 
@@ -49,6 +51,7 @@ class Var(nn.Module):
         super().__init__()
         self.config = config
         self.step_hook: Callable[[int], None] | None = None
+        self.cache_factory: Callable[[int], KvCache] = plain_cache
         self._linears = BackendHolder()
         width, first = config.width, config.patch_nums[0] ** 2
         self.word_embed = nn.Linear(config.z_channels, width)
@@ -66,7 +69,7 @@ class Var(nn.Module):
         for name, value in derived_buffers(config).items():
             if "." not in name:
                 self.register_buffer(name, value)
-        self.head_nm = HeadNorm(config)
+        self.head_nm = HeadNorm(config, self._linears)
         self.head = nn.Linear(width, config.vocab)
         self._initialize()
 
@@ -78,6 +81,14 @@ class Var(nn.Module):
     @linear_backend.setter
     def linear_backend(self, backend: LinearBackend) -> None:
         self._linears.backend = backend
+
+    @property
+    def backends(self) -> BackendHolder:
+        """The backends of all matrix products."""
+        return self._linears
+
+    def _linear(self, name: SiteName, x: Tensor, module: nn.Module) -> Tensor:
+        return self._linears.linear(LinearSite(self.config.depth, name), x, module)
 
     def iter_sites(self) -> Iterator[tuple[LinearSite, Tensor, Tensor]]:
         """(site, weight_OI, bias_O) of every block linear, in the order they run."""
@@ -94,7 +105,9 @@ class Var(nn.Module):
         cond_BD = self.class_emb(labels_B)
         shared_B16C = None
         if self.config.shared_adaln:
-            shared_B16C = self.shared_ada_lin(cond_BD).view(-1, 1, 6, self.config.width)
+            activation, linear = cast(nn.Sequential, self.shared_ada_lin)
+            shared_BO = self._linear("shared_ada", activation(cond_BD), linear)
+            shared_B16C = shared_BO.view(-1, 1, 6, self.config.width)
         mods = [block.modulation(cond_BD, shared_B16C) for block in self._blocks()]
         return Conditioning(cond_BD, mods, *self.head_nm.modulation(cond_BD))
 
@@ -104,7 +117,7 @@ class Var(nn.Module):
 
     def new_cache(self) -> list[KvCache]:
         """An empty key/value cache per block."""
-        return [KvCache() for _ in self.blocks]
+        return [self.cache_factory(i) for i in range(self.config.depth)]
 
     def first_input(self, cond: Conditioning) -> Tensor:
         """Input of scale 0, [B, p0*p0, C]: class embedding, start position, position table."""
@@ -118,7 +131,8 @@ class Var(nn.Module):
         begin = sum(p * p for p in sides[:scale_index])
         end = begin + sides[scale_index] ** 2
         x_BlZ = map_BCpp.flatten(2).transpose(1, 2)
-        return self.word_embed(x_BlZ) + self.position_table()[:, begin:end]
+        x_BlC = self._linear("word_embed", x_BlZ, self.word_embed)
+        return x_BlC + self.position_table()[:, begin:end]
 
     def scale_logits(self, x_BlC: Tensor, cond: Conditioning, cache: list[KvCache]) -> Tensor:
         """Logits [B, l, V] (float32) of one scale; appends its keys and values to the cache."""
@@ -146,14 +160,15 @@ class Var(nn.Module):
             labels_B = torch.where(drop_B < self.config.cond_drop_rate, null, labels_B)
         cond = self.condition(labels_B)
         start_BlC = cond.cond_BD.unsqueeze(1) + self.pos_start
-        x_BLC = torch.cat((start_BlC, self.word_embed(x_BLZ)), dim=1) + self.position_table()
+        words_BlC = self._linear("word_embed", x_BLZ, self.word_embed)
+        x_BLC = torch.cat((start_BlC, words_BlC), dim=1) + self.position_table()
         for block, mod in zip(self._blocks(), cond.blocks, strict=True):
             x_BLC = block(x_BLC, mod, mask_11LL=self.attn_bias_for_masking)
         return self._classify(x_BLC, cond)
 
     def _classify(self, x_BLC: Tensor, cond: Conditioning) -> Tensor:
         h = self.head_nm(x_BLC.float(), cond.head_scale_B1C, cond.head_shift_B1C)
-        return self.head(h.float()).float()
+        return self._linear("head", h.float(), self.head).float()
 
     @torch.no_grad()
     def _initialize(self) -> None:
@@ -183,6 +198,11 @@ class Var(nn.Module):
                 assert isinstance(weight, Tensor)
                 weight[:gates].mul_(1e-5)
                 weight[gates:].mul_(0.5)
+
+
+def plain_cache(block: int) -> KvCache:
+    """The reference cache: keys and values as they are."""
+    return KvCache()
 
 
 def derived_buffers(config: VarConfig) -> dict[str, Tensor]:

@@ -1,37 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the four block linears are computed: one replaceable backend for the whole model.
+"""Where the matrix products are computed: replaceable backends for the whole model.
 
-Each transformer block has four matrix products (qkv, proj, fc1, fc2). They carry
-nearly all multiplications of the model and are what the accelerator runs. The
-model calls one backend for all of them, so quantization, calibration, a golden
-model or a device driver replaces that one object and nothing else.
+Each transformer block has four linears (qkv, proj, fc1, fc2). They carry nearly
+all multiplications of the model and are what the accelerator runs. The model
+calls one backend for all of them, so quantization, calibration, a golden model
+or a device driver replaces that one object and nothing else. The other linears
+(AdaLN, head, token embedding) and the two products of attention have backends of
+their own, because few methods touch them.
 """
 
 from __future__ import annotations
 
 from typing import Literal, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-SiteName = Literal["qkv", "proj", "fc1", "fc2", "head"]
+SiteName = Literal[
+    "qkv", "proj", "fc1", "fc2", "head", "ada_lin", "head_ada", "word_embed", "shared_ada"
+]
 
 #: The block linears in the order in which a block runs them.
 SITE_NAMES: tuple[SiteName, ...] = ("qkv", "proj", "fc1", "fc2")
+#: Linears that are there once in the model; their site has the number of blocks as its index.
+SINGLE_SITES: tuple[SiteName, ...] = ("head", "head_ada", "word_embed", "shared_ada")
 
 
 class LinearSite(NamedTuple):
-    """One block linear: the block's index from 0 and the name of the linear in it.
+    """One linear: the block's index from 0 and the name of the linear in it.
 
-    The model's last linear, "head", has the number of blocks as its index. It does not go through
-    a backend.
+    "ada_lin" is the AdaLN projection of a block. The linears of `SINGLE_SITES` have the number of
+    blocks as their index: "head" (the last one), "head_ada" (AdaLN before it), "word_embed" (token
+    embedding) and, in models that have it, "shared_ada".
     """
 
     block: int
     name: SiteName
 
     def __str__(self) -> str:
-        return "head" if self.name == "head" else f"block{self.block}.{self.name}"
+        return self.name if self.name in SINGLE_SITES else f"block{self.block}.{self.name}"
 
 
 class LinearBackend(Protocol):
@@ -61,13 +68,68 @@ class FloatLinear:
         return F.linear(x_BLC, weight_OI, bias_O)
 
 
+class AttentionBackend(Protocol):
+    """Computes softmax(scale q k^T + mask) v of one block.
+
+    Args:
+        block: index of the block.
+        q_BHlc, k_BHLc, v_BHLc: l new tokens attend to L tokens, cached ones first.
+        mask_11LL: added to the scores, or None.
+        scale: factor of the scores.
+
+    Returns:
+        [B, H, l, c].
+    """
+
+    def __call__(
+        self,
+        block: int,
+        q_BHlc: Tensor,
+        k_BHLc: Tensor,
+        v_BHLc: Tensor,
+        mask_11LL: Tensor | None,
+        scale: float,
+    ) -> Tensor: ...
+
+
+class FloatAttention:
+    """The reference backend: torch's own attention."""
+
+    def __call__(
+        self,
+        block: int,
+        q_BHlc: Tensor,
+        k_BHLc: Tensor,
+        v_BHLc: Tensor,
+        mask_11LL: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        return F.scaled_dot_product_attention(
+            q_BHlc, k_BHLc, v_BHLc, attn_mask=mask_11LL, scale=scale
+        )
+
+
 class BackendHolder:
-    """The one mutable slot all blocks of a model read their backend from."""
+    """The one mutable place all parts of a model read their backends from.
+
+    Attributes:
+        backend: the four block linears.
+        other: all other linears.
+        attention: the two products of attention.
+    """
 
     def __init__(self, backend: LinearBackend | None = None) -> None:
         self.backend: LinearBackend = backend if backend is not None else FloatLinear()
+        self.other: LinearBackend = FloatLinear()
+        self.attention: AttentionBackend = FloatAttention()
 
     def __call__(
         self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
     ) -> Tensor:
-        return self.backend(site, x_BLC, weight_OI, bias_O)
+        backend = self.backend if site.name in SITE_NAMES else self.other
+        return backend(site, x_BLC, weight_OI, bias_O)
+
+    def linear(self, site: LinearSite, x: Tensor, module: nn.Module) -> Tensor:
+        """Run a torch linear through the backend of its site."""
+        assert isinstance(module, nn.Linear)
+        return self(site, x, module.weight, module.bias)

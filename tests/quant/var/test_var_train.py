@@ -19,13 +19,15 @@ pytest.importorskip("matplotlib")
 from lutvar.models import load_model
 from lutvar.quant.train import data as data_module
 from lutvar.quant.train.classifier import ClassifierStage
-from lutvar.quant.train.data import Digits, augment, load_digits
+from lutvar.quant.train.data import ImageSet, augment, load_digits
+from lutvar.quant.train.grow import deepened
 from lutvar.quant.train.loop import Record, ResumeError, Stage, run_stage, seed_step
 from lutvar.quant.train.measure import frechet_distance
-from lutvar.quant.train.run import DIGITS, TrainPlan, train
+from lutvar.quant.train.plans import DIGITS, TrainPlan
+from lutvar.quant.train.run import train
 from lutvar.quant.train.var import VarStage
 from lutvar.quant.train.vqvae import VqvaeStage
-from lutvar.quant.var import Vqvae
+from lutvar.quant.var import Var, Vqvae
 
 SMALL = replace(
     DIGITS,
@@ -37,9 +39,10 @@ SMALL = replace(
 
 
 @pytest.fixture(scope="module")
-def digits() -> Digits:
+def digits() -> ImageSet:
     full = load_digits()
-    return Digits(full.train_images[:64], full.train_labels[:64], full.val_images, full.val_labels)
+    train = full.train_images[:64], full.train_labels[:64]
+    return ImageSet(*train, full.val_images, full.val_labels)
 
 
 def test_digits_data() -> None:
@@ -57,7 +60,7 @@ def test_missing_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
         data_module.load_digits()
 
 
-def test_augment_keeps_range_and_background(digits: Digits) -> None:
+def test_augment_keeps_range_and_background(digits: ImageSet) -> None:
     torch.manual_seed(0)
     images = digits.train_images
     assert augment(images, 0, 0, 0) is images
@@ -69,13 +72,46 @@ def test_augment_keeps_range_and_background(digits: Digits) -> None:
     )
 
 
-def make(kind: str, digits: Digits) -> Stage:
+def make(kind: str, digits: ImageSet) -> Stage:
     seed_step(0, kind, -1)
     if kind == "classifier":
         return ClassifierStage(digits, 4)
     if kind == "vqvae":
         return VqvaeStage(digits, replace(SMALL.vqvae, steps=4, restart_every=2))
-    return VarStage(digits, Vqvae(SMALL.vqvae.config), replace(SMALL.var, steps=4))
+    plan = replace(SMALL.var, steps=4)
+    if kind == "growing":
+        # Grows before the step after which the interrupted run is saved.
+        config = replace(plan.config, depth=2)
+        plan = replace(
+            plan,
+            config=config,
+            muon=True,
+            grow_at=2,
+            flip=True,
+            degrees=0.0,
+            stretch=0.0,
+            shift=0.0,
+        )
+    return VarStage(digits, Vqvae(SMALL.vqvae.config), plan)
+
+
+def test_deepened_model_computes_nearly_the_same() -> None:
+    torch.manual_seed(0)
+    model = Var(replace(SMALL.var.config, depth=2, drop_rate=0.0)).eval()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.ada_lin[-1].weight.normal_(0, 0.02)
+        model.head.weight.normal_(0, 0.05)
+    labels, inputs = torch.tensor([1, 2]), torch.randn(2, model.config.tokens - 1, 8)
+    deep = deepened(model).eval()
+    with torch.no_grad():
+        before, after = model(labels, inputs), deep(labels, inputs)
+        fresh = Var(deep.config).eval()(labels, inputs)
+    assert deep.config.depth == 4
+    error = (after - before).norm() / before.norm()
+    assert 0 < error < 0.05 < (fresh - before).norm() / before.norm()
+    with pytest.raises(ValueError, match="shared_adaln"):
+        deepened(Var(replace(SMALL.var.config, shared_adaln=True)))
 
 
 def flat(state: Any) -> list[torch.Tensor]:
@@ -102,13 +138,13 @@ class Interrupting:
         return getattr(self.stage, name)
 
 
-@pytest.mark.parametrize("kind", ["classifier", "vqvae", "var"])
+@pytest.mark.parametrize("kind", ["classifier", "vqvae", "var", "growing"])
 def test_interrupted_and_resumed_equals_uninterrupted(
-    kind: str, digits: Digits, tmp_path: Path
+    kind: str, digits: ImageSet, tmp_path: Path
 ) -> None:
     straight = make(kind, digits)
     reference = run_stage(straight, tmp_path, 0, progress=False)
-    (tmp_path / f"{kind}.state").unlink()
+    (tmp_path / f"{straight.name}.state").unlink()
     with pytest.raises(KeyboardInterrupt, match="saved at step 3"):
         run_stage(Interrupting(make(kind, digits), at=2), tmp_path, 0, progress=False)
     # A new process would start from other weights; the saved ones replace them.
@@ -124,7 +160,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_state_of_another_plan_or_damaged(digits: Digits, tmp_path: Path) -> None:
+def test_state_of_another_plan_or_damaged(digits: ImageSet, tmp_path: Path) -> None:
     run_stage(ClassifierStage(digits, 2), tmp_path, 0, progress=False)
     with pytest.raises(ResumeError, match=r"other settings.*steps=2.*seed=0; now.*steps=3"):
         run_stage(ClassifierStage(digits, 3), tmp_path, 0, progress=False)
@@ -148,7 +184,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
     assert frechet_distance(a, 2 * torch.randn(20000, 3)) == pytest.approx(3, rel=0.1)
 
 
-def test_whole_run(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_whole_run(digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lutvar.quant.train.run.load_digits", lambda: digits)
     plan: TrainPlan = SMALL
     model = train(tmp_path, seed=3, plan=plan, progress=False)

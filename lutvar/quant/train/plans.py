@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training plans of the models that come with lutvar."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lutvar.quant.var import VarConfig, VqvaeConfig
+
+from .var import VarPlan
+from .vqvae import VqvaePlan
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Everything a run depends on besides the seed."""
+
+    name: str
+    classifier_steps: int
+    vqvae: VqvaePlan
+    var: VarPlan
+    cfg: float
+    top_k: int
+    top_p: float
+    samples: int = 500
+
+
+_DIGIT_SCALES = (1, 2, 3, 4)
+DIGITS = TrainPlan(
+    name="digits",
+    classifier_steps=500,
+    vqvae=VqvaePlan(
+        VqvaeConfig(
+            vocab=96,
+            z_channels=8,
+            ch=32,
+            patch_nums=_DIGIT_SCALES,
+            ch_mult=(1, 1),
+            num_res_blocks=1,
+            in_channels=1,
+        ),
+        # Moved and rotated images made the held-out reconstruction worse (0.037 against 0.030
+        # squared error after 600 steps), so the tokenizer sees the images as they are.
+        steps=1500,
+    ),
+    var=VarPlan(
+        VarConfig(
+            depth=4,
+            width=128,
+            heads=2,
+            patch_nums=_DIGIT_SCALES,
+            num_classes=10,
+            vocab=96,
+            z_channels=8,
+            drop_rate=0.1,
+        ),
+        steps=1500,
+        batch=64,
+        average=0.995,
+        # Without these the transformer learns the 1,528 images by heart: held-out cross entropy
+        # 3.26 against 2.13 after 1200 steps.
+        degrees=5.0,
+        stretch=0.04,
+        shift=0.25,
+    ),
+    cfg=1.5,
+    top_k=0,
+    top_p=0.0,
+)
+
+_CIFAR_SCALES = (1, 2, 3, 4, 6, 8)
+CIFAR10 = TrainPlan(
+    name="cifar10",
+    classifier_steps=1500,
+    vqvae=VqvaePlan(
+        VqvaeConfig(
+            vocab=512,
+            z_channels=16,
+            ch=32,
+            patch_nums=_CIFAR_SCALES,
+            ch_mult=(1, 1, 2),
+            num_res_blocks=1,
+        ),
+        steps=500,
+        batch=64,
+        rate=2e-3,
+        flip=True,
+    ),
+    var=VarPlan(
+        VarConfig(
+            depth=8,
+            width=256,
+            heads=4,
+            patch_nums=_CIFAR_SCALES,
+            num_classes=10,
+            vocab=512,
+            z_channels=16,
+        ),
+        steps=1600,
+        batch=48,
+        rate=4e-3,
+        average=0.99,
+        flip=True,
+        muon=True,
+        grow_at=900,
+    ),
+    cfg=1.5,
+    top_k=0,
+    top_p=0.0,
+)
+
+#: Plans by model name.
+PLANS = {plan.name: plan for plan in (DIGITS, CIFAR10)}
