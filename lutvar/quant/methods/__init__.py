@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantization methods as recipes: small steps that prepare the linears of one float model."""
+
+from .build import QuantizedVar, quantize_var
+from .calibration import CalibrationError, CalibrationSet, calibration_set
+from .layer import Block, Layer
+from .quantizers import FakeQuantizer, QuantizerSpec
+from .recipe import Recipe, RecipeError, load_recipe, recipe_names
+
+__all__ = [
+    "Block",
+    "CalibrationError",
+    "CalibrationSet",
+    "FakeQuantizer",
+    "Layer",
+    "QuantizedVar",
+    "QuantizerSpec",
+    "Recipe",
+    "RecipeError",
+    "calibration_set",
+    "load_recipe",
+    "quantize_var",
+    "recipe_names",
+]

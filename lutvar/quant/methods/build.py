@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe and a float model to quantized layers, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.formats.quantize import check_finite
+from lutvar.quant.var import Var
+from lutvar.quant.var.blocks import VarBlock
+from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
+
+from .attention import AttentionMethod, make_attention
+from .cache import QuantizedCache
+from .calibration import CalibrationError, CalibrationSet, walk
+from .layer import Block, BlockData, Layer, Step
+from .quantizers import FakeQuantizer
+from .recipe import Recipe, RecipeError
+from .steps import make_step
+
+
+@dataclass
+class QuantizedVar:
+    """The layers that a recipe made for a model. The model itself is not changed.
+
+    Attributes:
+        recipe: what made it.
+        layers: site -> finished layer.
+        attention: how the products of attention are computed, or None for float.
+    """
+
+    recipe: Recipe
+    layers: dict[LinearSite, Layer] = field(default_factory=dict)
+    attention: AttentionMethod | None = None
+
+    @contextmanager
+    def installed(self, var: Var) -> Iterator[Var]:
+        """The model with these layers in place, for the duration of the `with` block.
+
+        Generation and teacher forcing must go scale by scale and call `var.step_hook`, as
+        `generate` does; layers learn the scale step from it.
+        """
+        holder = var.backends
+        before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
+        running = _Running(self, before[4])
+        holder.backend = holder.other = running
+        if self.attention is not None:
+            holder.attention = self.attention
+        if self.recipe.cache is not None:
+            quantizer = FakeQuantizer(self.recipe.cache)
+            var.cache_factory = lambda block: QuantizedCache(quantizer)
+        var.step_hook = running.begin_scale
+        try:
+            with torch.no_grad():
+                yield var
+        finally:
+            holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook = (
+                before
+            )
+
+
+class _Running:
+    """The linear backend while a `QuantizedVar` is installed."""
+
+    def __init__(self, model: QuantizedVar, hook: Callable[[int], None] | None) -> None:
+        self.model, self.hook, self.scale_index = model, hook, 0
+
+    def begin_scale(self, scale_index: int) -> None:
+        self.scale_index = scale_index
+        if self.model.attention is not None:
+            self.model.attention.begin_scale(scale_index)
+        if self.hook is not None:
+            self.hook(scale_index)
+
+    def __call__(
+        self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        layer = self.model.layers.get(site)
+        if layer is None:
+            return torch.nn.functional.linear(x_BLC, weight_OI, bias_O)
+        if x_BLC.dim() == 2:  # AdaLN projections see one vector for each row
+            return layer(x_BLC.unsqueeze(1), self.scale_index).squeeze(1)
+        return layer(x_BLC, self.scale_index)
+
+
+def quantize_var(
+    var: Var,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    blocks: dict[int, dict[SiteName, Layer]] | None = None,
+    finished: Callable[[int, dict[SiteName, Layer]], None] | None = None,
+) -> QuantizedVar:
+    """Run a recipe over a model.
+
+    Args:
+        var: the float model; not changed.
+        recipe: the recipe.
+        calibration: samples (`calibration.calibration_set`), for recipes that need data.
+        progress: called as progress(blocks done, blocks).
+        blocks: layers of blocks that an interrupted run has finished.
+        finished: called with the layers of each block when it is done.
+
+    Raises:
+        CalibrationError: data needed and not given, or not finite.
+        RecipeError: a linear that this model does not have, or one that the recipe cannot quantize.
+    """
+    depth = var.config.depth
+    if ("shared_ada" in recipe.layers) and not var.config.shared_adaln:
+        raise RecipeError("layers.shared_ada: this model has AdaLN of each block; name ada_lin")
+    if ("ada_lin" in recipe.layers) and var.config.shared_adaln:
+        raise RecipeError("layers.ada_lin: this model has a shared AdaLN; name shared_ada")
+    steps = [make_step(settings) for settings in recipe.steps]
+    if recipe.needs_data and calibration is None:
+        raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
+    result = QuantizedVar(recipe)
+    if recipe.attention is not None:
+        result.attention = make_attention(recipe.attention, var, calibration)
+    data: Iterator[BlockData | None] = iter([None] * (depth + 1))
+    if calibration is not None and recipe.needs_data:
+        data = walk(var, calibration)
+    for index, block_data in enumerate(data):
+        if blocks is not None and index in blocks:
+            layers = blocks[index]
+        else:
+            layers = _block(var, recipe, index, block_data, steps)
+            if finished is not None:
+                finished(index, layers)
+        result.layers |= {layer.site: layer for layer in layers.values()}
+        if progress is not None:
+            progress(index + 1, depth + 1)
+    return result
+
+
+def _block(
+    var: Var, recipe: Recipe, index: int, data: BlockData | None, steps: list[Step]
+) -> dict[SiteName, Layer]:
+    depth = var.config.depth
+    module = var.blocks[index] if index < depth else None
+    assert module is None or isinstance(module, VarBlock)
+    layers: dict[SiteName, Layer] = {}
+    for site, weight_OI, bias_O in _linears(var, index):
+        spec = recipe.layers.get(site.name)
+        if spec is None:
+            continue
+        try:
+            check_finite(weight_OI)
+        except ValueError as error:
+            raise RecipeError(f"{site}: weight: {error}") from error
+        layers[site.name] = Layer(
+            site,
+            weight_OI.detach().float(),
+            None if bias_O is None else bias_O.detach().float(),
+            activation=None if spec.input is None else FakeQuantizer(spec.input),
+            weight=None if spec.weight is None else FakeQuantizer(spec.weight),
+        )
+    block = Block(index, layers, module, data, recipe.seed)
+    for step in steps:
+        step.apply(block)
+    for layer in layers.values():
+        layer.finish()
+        if not bool(torch.isfinite(layer.rounded_OI).all()):  # type: ignore[arg-type]
+            raise RecipeError(f"{layer.site}: the recipe made a weight that is not finite")
+    return layers
+
+
+def _linears(var: Var, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
+    """All linears of a block, AdaLN first, or those outside the blocks."""
+    depth = var.config.depth
+    if index < depth:
+        block = var.blocks[index]
+        assert isinstance(block, VarBlock)
+        if not block.shared:
+            linear = block.ada_lin[1]
+            assert isinstance(linear, torch.nn.Linear)
+            yield block.site_ada, linear.weight, linear.bias
+        yield from block.iter_linears()
+        return
+    modules = {"head": var.head, "head_ada": var.head_nm.ada_lin[1], "word_embed": var.word_embed}
+    if var.config.shared_adaln:
+        modules["shared_ada"] = var.shared_ada_lin[1]  # type: ignore[index]
+    for name in SINGLE_SITES:
+        if name in modules:
+            module = modules[name]
+            assert isinstance(module, torch.nn.Linear)
+            yield LinearSite(depth, name), module.weight, module.bias

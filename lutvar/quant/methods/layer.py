@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear layer on its way through a recipe, and a block of them with its calibration data.
+
+A recipe is a list of steps. Each step changes `Layer` objects: it adds operations on the input
+(with the matching change of the weight), chooses quantizers, or decides how the weight is rounded.
+What the layer computes afterwards is always the same formula, `Layer.__call__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lutvar.quant.var.blocks import Modulation, VarBlock
+from lutvar.quant.var.sites import LinearSite, SiteName
+
+from .quantizers import FakeQuantizer
+
+
+class InputOperation(Protocol):
+    """Something that happens to a layer's input before it is quantized."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., I] to [..., I]."""
+
+    def describe(self) -> str:
+        """Few words for reports: what it is and whether it costs anything at run time."""
+
+
+class ActivationQuantizer(Protocol):
+    """Fake quantization of a layer's input."""
+
+    bits: float
+
+    def __call__(self, x: Tensor, scale_index: int) -> Tensor:
+        """[..., l, I] to the same; `scale_index` is the scale step that the l tokens belong to."""
+
+
+@dataclass
+class Layer:
+    """One linear: ``y = Q_x(ops(x)) Q_w(W)^T + low rank + b``.
+
+    Attributes:
+        site: which linear.
+        weight_OI: the weight in the basis after `operations`, float32, not quantized.
+        bias_O: bias, or None.
+        operations: what happens to the input, in order.
+        activation: quantizer of the input, or None for float.
+        weight: quantizer of the weight, or None for float.
+        rounded_OI: the weight as it is used; None until rounding was decided (`finish`).
+        low_rank: (down_RI, up_OR) of a branch that sees the input before it is quantized, or None.
+        notes: remarks of steps for reports.
+    """
+
+    site: LinearSite
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    operations: list[InputOperation] = field(default_factory=list)
+    activation: ActivationQuantizer | None = None
+    weight: FakeQuantizer | None = None
+    rounded_OI: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """The input after all operations, before it is quantized."""
+        for operation in self.operations:
+            x = operation(x)
+        return x
+
+    def finish(self) -> None:
+        """Round the weight to nearest unless a step has rounded it."""
+        if self.rounded_OI is None:
+            quantized = self.weight_OI if self.weight is None else self.weight(self.weight_OI)
+            self.rounded_OI = quantized.contiguous()
+
+    def __call__(self, x: Tensor, scale_index: int) -> Tensor:
+        """Output [..., O] for input [..., l, I] of one scale step."""
+        assert self.rounded_OI is not None, f"{self.site}: finish() was not called"
+        x = self.prepared(x)
+        quantized = x if self.activation is None else self.activation(x, scale_index)
+        y = F.linear(quantized, self.rounded_OI, self.bias_O)
+        if self.low_rank is not None:
+            down_RI, up_OR = self.low_rank
+            y = y + F.linear(F.linear(x, down_RI), up_OR)
+        return y
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """What the float model does in one block on the calibration samples. B rows, L tokens.
+
+    Rows are (sample, half): conditional rows first, then the unconditional rows of the same
+    samples. Tokens of all scales follow each other; `scales` gives the range of each.
+
+    Attributes:
+        x_BLC: residual stream at the block's entry; None outside the blocks.
+        modulation: AdaLN vectors [B, 1, C]; None outside the blocks.
+        mask_11LL: block-causal mask.
+        inputs: name of a linear -> its input [B, L, I] (AdaLN linears: [B, 1, I]).
+        scales: (first, last + 1) token of each scale.
+        labels_B: class of each row, the null class for unconditional ones.
+    """
+
+    x_BLC: Tensor | None
+    modulation: Modulation | None
+    mask_11LL: Tensor
+    inputs: Mapping[SiteName, Tensor]
+    scales: tuple[tuple[int, int], ...]
+    labels_B: Tensor
+
+    def by_scale(self, name: SiteName) -> list[Tensor]:
+        """Inputs of a linear for each scale step, [B, l, I]."""
+        return [self.inputs[name][:, a:b] for a, b in self.scales]
+
+
+@dataclass
+class Block:
+    """The linears of a block (or those outside the blocks) and their data.
+
+    Attributes:
+        index: block, or the number of blocks for the linears outside.
+        layers: name -> layer; only the linears that the recipe covers.
+        module: the float block, None outside; steps must not change it.
+        data: calibration data, None when the recipe needs none.
+        seed: for random choices of steps.
+    """
+
+    index: int
+    layers: dict[SiteName, Layer]
+    module: VarBlock | None
+    data: BlockData | None
+    seed: int = 0
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """A random stream that depends on seed, block and salt alone."""
+        return torch.Generator().manual_seed((self.seed * 1009 + self.index) * 1009 + salt)
+
+
+class Step(Protocol):
+    """One method, or one part of one. Made from the recipe's settings by `steps.make_step`."""
+
+    needs_data: bool
+
+    def apply(self, block: Block) -> None:
+        """Change the layers of a block."""

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations on a layer's input, each with the change of the weight that makes up for it.
+
+Functions change a `Layer` so that its float result stays the same: channel scaling (x s, W / s),
+channel shifting (x + t, b - W t) and rotation (x Q, W Q).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lutvar.contract.hadamard import sign_vector
+from lutvar.quant.ptq.rotation import sylvester
+from lutvar.quant.var.sites import SiteName
+
+from .layer import Layer
+
+#: Sites whose input comes straight from an adaptive layer norm: scale and shift fold into its
+#: vectors, so they cost nothing at run time.
+NORM_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
+
+
+@dataclass(frozen=True)
+class ChannelScale:
+    """x s."""
+
+    s_I: Tensor
+    free: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x * self.s_I
+
+    def describe(self) -> str:
+        return "channel scale" + ("" if self.free else " (a product for each value)")
+
+
+@dataclass(frozen=True)
+class ChannelShift:
+    """x + t."""
+
+    t_I: Tensor
+    free: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x + self.t_I
+
+    def describe(self) -> str:
+        return "channel shift" + ("" if self.free else " (a sum for each value)")
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """x Q for each block of `matrix.shape[0]` channels; Q is orthogonal.
+
+    `seed` names the sign vector of a signed Hadamard transform of size 128 (what the accelerator
+    computes), or is None for another matrix.
+    """
+
+    matrix_DD: Tensor
+    seed: int | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        size = self.matrix_DD.shape[0]
+        return (x.unflatten(-1, (-1, size)) @ self.matrix_DD).flatten(-2)
+
+    def describe(self) -> str:
+        return f"rotation of {self.matrix_DD.shape[0]} channels"
+
+
+def scale_channels(layer: Layer, s_I: Tensor) -> None:
+    """Multiply the input by s [I] > 0 and divide the weight by it.
+
+    Raises:
+        ValueError: factors that are not finite and positive.
+    """
+    if s_I.shape != (layer.weight_OI.shape[1],) or not bool((s_I.isfinite() & (s_I > 0)).all()):
+        raise ValueError(
+            f"{layer.site}: channel factors of shape {tuple(s_I.shape)}, {float(s_I.min()):g} to "
+            f"{float(s_I.max()):g}; they must be {layer.weight_OI.shape[1]} finite numbers above 0"
+        )
+    free = layer.site.name in NORM_SITES and all(
+        isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
+    )
+    layer.operations.append(ChannelScale(s_I.float(), free))
+    layer.weight_OI = layer.weight_OI / s_I
+
+
+def shift_channels(layer: Layer, t_I: Tensor) -> None:
+    """Add t [I] to the input and take W t off the bias."""
+    free = layer.site.name in NORM_SITES and all(
+        isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
+    )
+    layer.operations.append(ChannelShift(t_I.float(), free))
+    taken = layer.weight_OI @ t_I
+    layer.bias_O = -taken if layer.bias_O is None else layer.bias_O - taken
+
+
+def rotate(layer: Layer, matrix_DD: Tensor, seed: int | None = None) -> None:
+    """Rotate input and weight by an orthogonal float64 matrix [D, D], D a divisor of I."""
+    size = matrix_DD.shape[0]
+    outputs, inputs = layer.weight_OI.shape
+    if inputs % size:
+        raise ValueError(f"{layer.site}: {inputs} channels do not divide into blocks of {size}")
+    rotated = layer.weight_OI.double().view(outputs, -1, size) @ matrix_DD
+    layer.weight_OI = rotated.reshape(outputs, inputs).float()
+    layer.operations.append(Rotation(matrix_DD.float(), seed))
+
+
+def hadamard_matrix(size: int = 128, seed: int | None = 42) -> Tensor:
+    """diag(d) H / sqrt(size), float64; d is the shared sign vector of the seed (size 128 only)."""
+    matrix = sylvester(size) / math.sqrt(size)
+    if seed is None:
+        return matrix
+    if size == 128:
+        signs = torch.tensor(sign_vector(seed), dtype=torch.float64)
+    else:
+        draw = torch.Generator().manual_seed(seed)
+        signs = torch.randint(0, 2, (size,), generator=draw).double() * 2 - 1
+    return matrix * signs.unsqueeze(1)

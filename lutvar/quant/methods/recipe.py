@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: which linears are quantized how, and which steps prepare them. YAML, checked.
+
+    name: fpqvar-fp4
+    source: arXiv:2505.16335
+    layers:
+      qkv: {weight: {format: E2M1}, input: {format: E2M1}}
+      ...
+    steps:
+      - {step: channel-factors, sites: [qkv, fc1]}
+      - {step: hadamard, sites: [qkv, fc1]}
+    attention: {...}
+    cache: {format: E2M3, group: row}
+    calibration: {samples: 100}
+
+A linear that is not named stays float. Steps run in their order, block by block.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
+
+from .quantizers import QuantizerSpec
+from .steps import make_step
+
+#: Every linear of the model that a recipe may name.
+ALL_SITES: tuple[SiteName, ...] = (*SITE_NAMES, "ada_lin", *SINGLE_SITES)
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; names the key, the value and the rule."""
+
+
+class LayerSpec(BaseModel):
+    """Quantizers of one kind of linear; None is float."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: QuantizerSpec | None = None
+    input: QuantizerSpec | None = None
+
+
+class CalibrationSpec(BaseModel):
+    """Samples that the float model generates for steps that need data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples: int = Field(default=64, ge=1)
+    seed: int = 0
+
+
+class Recipe(BaseModel):
+    """A method with all its settings.
+
+    Attributes:
+        name: file name without extension.
+        title: one line for tables.
+        source: paper (arXiv number, section) or project.
+        layers: kind of linear -> quantizers; what is not named stays float.
+        steps: settings of each step; the key `step` names it.
+        attention: settings of the attention products (`attention.make_attention`), or None.
+        cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
+            token and head.
+        calibration: samples for steps that need data.
+        seed: for random choices of steps.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    title: str = ""
+    source: str = ""
+    layers: dict[SiteName, LayerSpec] = {}
+    steps: tuple[dict[str, Any], ...] = ()
+    attention: dict[str, Any] | None = None
+    cache: QuantizerSpec | None = None
+    calibration: CalibrationSpec = CalibrationSpec()
+    seed: int = 0
+
+    @field_validator("steps")
+    @classmethod
+    def _known_steps(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+        for settings in value:
+            make_step(settings)
+        return value
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether a step or attention needs calibration samples."""
+        return any(make_step(s).needs_data for s in self.steps)
+
+    def coverage(self) -> dict[SiteName, str]:
+        """Kind of linear -> "W4A4", "W8A16", "float", for every linear of the model."""
+        found: dict[SiteName, str] = {}
+        for name in ALL_SITES:
+            spec = self.layers.get(name, LayerSpec())
+            if spec.weight is None and spec.input is None:
+                found[name] = "float"
+            else:
+                w, a = (str(s.bits) if s else "32" for s in (spec.weight, spec.input))
+                found[name] = f"W{w}A{a}"
+        return found
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with lutvar."""
+    folder = resources.files("lutvar") / "configs" / "recipes"
+    names = (p.name for p in folder.iterdir())
+    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
+
+
+def load_recipe(name_or_path: str | Path) -> Recipe:
+    """Read a recipe by name or from a YAML file.
+
+    Raises:
+        RecipeError: no such recipe or file, bad YAML, an unknown key, linear, step or format.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+    elif str(name_or_path) in recipe_names():
+        folder = resources.files("lutvar") / "configs" / "recipes"
+        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
+    else:
+        raise RecipeError(
+            f"unknown recipe {str(name_or_path)!r}; shipped: {', '.join(recipe_names())} "
+            "(or give the path of a .yaml file)"
+        )
+    try:
+        data = yaml.safe_load(text)
+        return Recipe.model_validate(data)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{name_or_path}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
+            what = item["msg"].removeprefix("Value error, ")
+            if item["type"] == "extra_forbidden":
+                what = "unknown key"
+            elif item["type"] == "literal_error" and key.startswith("layers"):
+                what = f"no such linear; the model has {', '.join(ALL_SITES)}"
+            lines.append(f"{key}: {what} (got {item['input']!r})")
+        raise RecipeError(f"recipe {name_or_path}: " + "; ".join(lines)) from error

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steps of recipes: one small module for each method, found by the name in the recipe."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lutvar.quant.methods.layer import Block, Layer, Step
+from lutvar.quant.var.sites import SiteName
+
+#: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
+STEPS: dict[str, str] = {
+    "hadamard": "hadamard:Hadamard",
+    "smoothquant": "smoothquant:SmoothQuant",
+}
+
+
+class StepBase(BaseModel):
+    """Settings common to steps; a step's own settings are further fields.
+
+    Attributes:
+        step: its name.
+        sites: linears that it works on; default all that the recipe covers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: str
+    sites: tuple[SiteName, ...] | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether `apply` reads `block.data`."""
+        return False
+
+    def chosen(self, block: Block) -> list[Layer]:
+        """The layers of this block that the step works on."""
+        return [
+            layer
+            for name, layer in block.layers.items()
+            if self.sites is None or name in self.sites
+        ]
+
+    def apply(self, block: Block) -> None:
+        """Change the layers of a block."""
+        raise NotImplementedError
+
+
+def make_step(settings: Mapping[str, Any]) -> Step:
+    """The step that a recipe's entry describes.
+
+    Raises:
+        ValueError: unknown step or setting (pydantic's ValidationError is one).
+    """
+    name = settings.get("step")
+    if name not in STEPS:
+        raise ValueError(f"unknown step {name!r}; known: {', '.join(sorted(STEPS))}")
+    module, kind = STEPS[name].split(":")
+    made: Step = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(**settings)
+    return made

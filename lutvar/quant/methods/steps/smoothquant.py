@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channel factors from the ranges of input and weight.
+
+Source: SmoothQuant (arXiv:2211.10438), equation 4; in VAR 1/s folds into the AdaLN vectors.
+"""
+
+from __future__ import annotations
+
+from lutvar.quant.methods.layer import Block
+from lutvar.quant.methods.operations import scale_channels
+
+from . import StepBase
+
+
+class SmoothQuant(StepBase):
+    """x / f and W f with ``f = max|x|**alpha / max|W|**(1 - alpha)`` for each input channel."""
+
+    alpha: float = 0.5
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        assert block.data is not None
+        for layer in self.chosen(block):
+            x = layer.prepared(block.data.inputs[layer.site.name])
+            range_x = x.abs().flatten(0, -2).amax(0).clamp_min(1e-5)
+            range_w = layer.weight_OI.abs().amax(0).clamp_min(1e-5)
+            factor = range_x**self.alpha / range_w ** (1 - self.alpha)
+            scale_channels(layer, 1 / factor.clamp_min(1e-5))
