@@ -29,7 +29,8 @@ class VarPlan:
 
     `average` is the decay of the running mean of the weights, which is the result. With `muon` the
     block linears are trained by Muon, everything else by AdamW. With `grow_at` above 0 the first
-    steps train a model of half the depth, see `grow.deepened`.
+    steps train a model of half the depth, see `grow.deepened`. With `short_steps` every second step
+    leaves out the finest scale, which has about half of the tokens.
     """
 
     config: VarConfig
@@ -45,6 +46,7 @@ class VarPlan:
     flip: bool = False
     muon: bool = False
     grow_at: int = 0
+    short_steps: bool = False
 
 
 class VarStage:
@@ -95,6 +97,9 @@ class VarStage:
             self._take(deepened(self.model))
         images, labels, which = pick_images(self.data, plan.batch, plan.flip)
         inputs, target = self._inputs(self._tokenize(images, which))
+        if plan.short_steps and index % 2:
+            finest = plan.config.patch_nums[-1] ** 2
+            inputs, target = inputs[:, :-finest], target[:, :-finest]
         self.model.train()
         rate = cosine_rate(index, plan.steps, plan.rate, warmup=100)
         logits = self.model(labels, inputs)

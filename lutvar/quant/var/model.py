@@ -149,10 +149,11 @@ class Var(nn.Module):
         Args:
             labels_B: class indices, [B]; num_classes is the null class.
             x_BLZ: latent inputs of scales 1.., [B, L - p0*p0, z_channels], as
-                `MultiScaleQuantizer.teacher_inputs` makes them.
+                `MultiScaleQuantizer.teacher_inputs` makes them; those of the finest scales may be
+                left out.
 
         Returns:
-            [B, L, V] in float32.
+            [B, L, V] in float32; L is shorter when scales were left out.
         """
         if self.training and self.config.cond_drop_rate > 0:
             drop_B = torch.rand(labels_B.shape[0], device=labels_B.device)

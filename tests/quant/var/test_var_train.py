@@ -87,6 +87,7 @@ def make(kind: str, digits: ImageSet) -> Stage:
             config=config,
             muon=True,
             grow_at=2,
+            short_steps=True,
             flip=True,
             degrees=0.0,
             stretch=0.0,
