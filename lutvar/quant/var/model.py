@@ -162,9 +162,12 @@ class Var(nn.Module):
         cond = self.condition(labels_B)
         start_BlC = cond.cond_BD.unsqueeze(1) + self.pos_start
         words_BlC = self._linear("word_embed", x_BLZ, self.word_embed)
-        x_BLC = torch.cat((start_BlC, words_BlC), dim=1) + self.position_table()
+        x_BLC = torch.cat((start_BlC, words_BlC), dim=1)
+        length = x_BLC.shape[1]
+        x_BLC = x_BLC + self.position_table()[:, :length]
+        mask_11LL = self.attn_bias_for_masking[..., :length, :length]
         for block, mod in zip(self._blocks(), cond.blocks, strict=True):
-            x_BLC = block(x_BLC, mod, mask_11LL=self.attn_bias_for_masking)
+            x_BLC = block(x_BLC, mod, mask_11LL=mask_11LL)
         return self._classify(x_BLC, cond)
 
     def _classify(self, x_BLC: Tensor, cond: Conditioning) -> Tensor:
