@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cheaper training of a deep transformer: a deeper start from a shallow one, and Muon.
+"""Cheaper training of a deep transformer: start it from a trained shallow one.
 
-Sources: progressive stacking (Gong et al., ICML 2019); Muon (K. Jordan, 2024), as torch has it.
+Source: progressive stacking (Gong et al., ICML 2019), here with halved gates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
@@ -45,16 +43,3 @@ def deepened(model: Var) -> Var:
         linear.weight[:gates] *= 0.5
         linear.bias[:gates] *= 0.5
     return deep
-
-
-def make_muon(weights: Sequence[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Muon with updates as large as AdamW's, so that both share one learning rate.
-
-    Raises:
-        RuntimeError: torch is older than 2.9 and has no Muon.
-    """
-    if not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"torch {torch.__version__} has no Muon; training needs 2.9 or later")
-    return torch.optim.Muon(
-        weights, lr=rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
-    )

@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from lutvar.quant.var import Var, VarConfig, Vqvae
 
 from .data import ImageSet, augment, pick_images
-from .grow import deepened, make_muon
+from .grow import deepened
 from .loop import Record, cosine_rate, set_rate
+from .muon import Muon
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class VarStage:
             torch.optim.AdamW(groups, lr=self.plan.rate, betas=(0.9, 0.95))
         ]
         if linears:
-            self.optimizers.append(make_muon(linears, self.plan.rate, self.plan.weight_decay))
+            self.optimizers.append(Muon(linears, self.plan.rate, self.plan.weight_decay))
 
     def step(self, index: int) -> Record:
         plan = self.plan

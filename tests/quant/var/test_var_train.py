@@ -23,6 +23,7 @@ from lutvar.quant.train.data import ImageSet, augment, load_digits
 from lutvar.quant.train.grow import deepened
 from lutvar.quant.train.loop import Record, ResumeError, Stage, run_stage, seed_step
 from lutvar.quant.train.measure import frechet_distance
+from lutvar.quant.train.muon import orthogonal
 from lutvar.quant.train.plans import DIGITS, TrainPlan
 from lutvar.quant.train.run import train
 from lutvar.quant.train.var import VarStage
@@ -94,6 +95,17 @@ def make(kind: str, digits: ImageSet) -> Stage:
             shift=0.0,
         )
     return VarStage(digits, Vqvae(SMALL.vqvae.config), plan)
+
+
+@pytest.mark.parametrize("shape", [(8, 32), (32, 8), (16, 16)])
+def test_orthogonal_keeps_singular_vectors(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape, dtype=torch.float64)
+    u, _, vt = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonal(matrix) @ vt.T
+    values = found.diagonal()
+    assert (values > 0.6).all() and (values < 1.25).all()
+    assert torch.allclose(found, torch.diag(values), atol=1e-8)
 
 
 def test_deepened_model_computes_nearly_the_same() -> None:
