@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model files: safetensors of this project, and the released .pth files.
+"""Model files: safetensors of this project (plain or compact), and the released .pth files.
 
 A file is read whole and compared with the model's keys and shapes before a model
 is made, so nothing is ever half loaded. Files are written beside their target and
@@ -21,10 +21,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from .compact import STEPS, pack, unpack
 from .config import ConfigError, VarConfig, VqvaeConfig
 from .model import Var, derived_buffers
 from .vqvae import Vqvae
 
+#: Ending of compact files.
+COMPACT = ".safetensors.xz"
 #: How many offending keys an error lists.
 _LISTED = 4
 _M = TypeVar("_M", bound=nn.Module)
@@ -41,7 +44,7 @@ def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
     """Load a transformer in float32 and evaluation mode.
 
     Args:
-        path: a .safetensors file written by `save_model`, or a released .pth file.
+        path: a file written by `save_model`, or a released .pth file.
         config: the shape; by default taken from the file (its metadata, or its tensors).
 
     Raises:
@@ -97,24 +100,36 @@ def load_vqvae(path: str | Path, config: VqvaeConfig | None = None) -> Vqvae:
 
 
 def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None:
-    """Write weights and configuration to a .safetensors file, atomically.
+    """Write weights and configuration to a .safetensors or .safetensors.xz file, atomically.
 
     Entries that follow from the configuration are left out.
 
     Args:
-        path: target; its folder must exist.
+        path: target; its folder must exist. The ending .safetensors.xz makes a compact file, which
+            rounds the weights (`compact`).
         model: what to write.
-        half: store float16. Weights that float16 cannot hold (overflow, NaN) are an error.
+        half: store float16 (not in compact files). Weights that float16 cannot hold (overflow,
+            NaN) are an error.
 
     Raises:
         CheckpointError: a weight that is not finite or too large for float16.
     """
     kind = "var" if isinstance(model, Var) else "vqvae"
     skip = set(derived_buffers(model.config)) if isinstance(model, Var) else {_HITS}
+    # One entry only: safetensors writes several in random order, and equal models should give
+    # equal files.
+    metadata = {_METADATA: json.dumps({kind: model.config.to_dict()}, sort_keys=True)}
+    full = {key: value for key, value in model.state_dict().items() if key not in skip}
+    if str(path).endswith(COMPACT):
+        try:
+            # Convolutions follow each other without a residual stream: finer steps.
+            steps = STEPS if isinstance(model, Var) else 2 * STEPS
+            write_atomic(path, pack(full, metadata, steps))
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        return
     state: dict[str, Tensor] = {}
-    for key, value in model.state_dict().items():
-        if key in skip:
-            continue
+    for key, value in full.items():
         stored = value.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
         if not torch.isfinite(stored).all():
             raise CheckpointError(
@@ -123,9 +138,6 @@ def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None
                 + ("save without half" if half else "the training diverged")
             )
         state[key] = stored
-    # One entry only: safetensors writes several in random order, and equal models should give
-    # equal files.
-    metadata = {_METADATA: json.dumps({kind: model.config.to_dict()}, sort_keys=True)}
     write_atomic(path, safetensors_bytes(state, metadata))
 
 
@@ -161,9 +173,17 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    if path.name.endswith(COMPACT):
+        try:
+            state, metadata = unpack(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; copy or download it again") from error
+        return state, _configurations(path, metadata)
     if path.suffix == ".pth":
         return _read_pth(path), {}
-    raise CheckpointError(f"{path}: unknown ending {path.suffix!r}; use .safetensors or .pth")
+    raise CheckpointError(
+        f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT} or .pth"
+    )
 
 
 def _read_safetensors(
@@ -177,10 +197,14 @@ def _read_safetensors(
         raise CheckpointError(
             f"{path}: not a complete safetensors file ({error}); copy or download it again"
         ) from error
+    return state, _configurations(path, metadata)
+
+
+def _configurations(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     if _METADATA not in metadata:
-        return state, {}
+        return {}
     try:
-        return state, dict(json.loads(metadata[_METADATA]))
+        return dict(json.loads(metadata[_METADATA]))
     except (json.JSONDecodeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
 
