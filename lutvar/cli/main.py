@@ -21,6 +21,7 @@ from .disassemble import disassemble
 from .doctor import doctor
 from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
+from .evaluate import evaluate
 from .generate import generate
 from .quality import quality
 from .quantize import quantize
@@ -30,8 +31,8 @@ from .train import train
 from .verilog import verilog
 
 COMMANDS = (
-    demo, generate, quantize, quality, verilog, estimate, disassemble, sim, study, train, bench,
-    doctor,
+    demo, generate, quantize, quality, evaluate, verilog, estimate, disassemble, sim, study, train,
+    bench, doctor,
 )  # fmt: skip
 INTERRUPTED = 130
 

@@ -12,14 +12,16 @@ import hashlib
 import importlib.resources
 import json
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig, load_var, load_vqvae
 
-from .classifier import DigitClassifier, load_classifier
+from .classifier import load_classifier
+from .judge import Judge
 
 if sys.version_info >= (3, 11):
     from importlib.resources.abc import Traversable
@@ -69,13 +71,18 @@ class LoadedModel:
     info: ModelInfo
     folder: Traversable
 
-    def classifier(self) -> DigitClassifier:
+    def classifier(self) -> Judge:
         """The classifier that came with the model; raises ModelError when there is none."""
         if "classifier.safetensors" not in self.info.files:
             raise ModelError(f"model {self.info.name!r} has no classifier")
-        with ExitStack() as stack:
-            path = _checked_file(self.folder, "classifier.safetensors", self.info, stack)
+        with self.file("classifier.safetensors") as path:
             return load_classifier(path)
+
+    @contextmanager
+    def file(self, name: str) -> Iterator[Path]:
+        """Path of one file of the model, compared with model.json; ModelError when changed."""
+        with ExitStack() as stack:
+            yield _checked_file(self.folder, name, self.info, stack)
 
 
 def known_models() -> list[str]:

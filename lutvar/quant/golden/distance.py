@@ -24,13 +24,13 @@ class TeacherForced(Protocol):
 
 def relative_error(reference: Tensor, value: Tensor) -> float:
     """``|value - reference| / |reference|`` in the 2-norm; 0 when both are all zero."""
-    signal, noise = _energies(reference, value)
+    signal, noise = energies(reference, value)
     return math.sqrt(noise / signal) if signal else (math.inf if noise else 0.0)
 
 
 def snr_db(reference: Tensor, value: Tensor) -> float:
     """Signal to noise ratio in dB; infinite when equal."""
-    return _decibels(*_energies(reference, value))
+    return decibels(*energies(reference, value))
 
 
 def kl_divergence(reference_logits: Tensor, logits: Tensor) -> float:
@@ -55,34 +55,46 @@ class LogitDistance:
     token_agreement: float
 
 
+class EnergySums:
+    """Signal and noise energies by name, added up over calls."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, reference: Tensor, value: Tensor) -> None:
+        """Count one more part of a signal. Raises ValueError for different shapes."""
+        signal, noise = self._sums.get(name, (0.0, 0.0))
+        more_signal, more_noise = energies(reference, value)
+        self._sums[name] = signal + more_signal, noise + more_noise
+
+    def snr_db(self) -> dict[str, float]:
+        """Name -> signal to noise ratio in dB."""
+        return {name: decibels(*sums) for name, sums in self._sums.items()}
+
+
 @dataclass
 class SiteProbe:
     """A backend that computes in float and asks others for the same output on the same input.
 
     The model goes on with the float result, so each site is measured alone. Energies add up over
-    calls.
+    calls, in `sums` by backend.
     """
 
     backends: Mapping[str, LinearBackend]
-    _energies: dict[tuple[str, LinearSite], list[float]] = field(default_factory=dict)
+    sums: dict[str, EnergySums] = field(default_factory=dict)
 
     def __call__(
         self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
     ) -> Tensor:
         exact = FloatLinear()(site, x_BLC, weight_OI, bias_O)
         for name, backend in self.backends.items():
-            total = self._energies.setdefault((name, site), [0.0, 0.0])
-            for i, energy in enumerate(_energies(exact, backend(site, x_BLC, weight_OI, bias_O))):
-                total[i] += energy
+            value = backend(site, x_BLC, weight_OI, bias_O)
+            self.sums.setdefault(name, EnergySums()).add(str(site), exact, value)
         return exact
 
     def snr_db(self, backend: str) -> dict[str, float]:
         """Site name -> SNR of its output in dB."""
-        return {
-            str(site): _decibels(*energies)
-            for (name, site), energies in self._energies.items()
-            if name == backend
-        }
+        return self.sums[backend].snr_db()
 
 
 @dataclass(frozen=True)
@@ -145,7 +157,7 @@ def logit_distance(reference: Tensor, value: Tensor) -> LogitDistance:
     )
 
 
-def _energies(reference: Tensor, value: Tensor) -> tuple[float, float]:
+def energies(reference: Tensor, value: Tensor) -> tuple[float, float]:
     """Signal and noise energy, in float64."""
     if reference.shape != value.shape:
         raise ValueError(
@@ -155,7 +167,8 @@ def _energies(reference: Tensor, value: Tensor) -> tuple[float, float]:
     return float(exact.square().sum()), float((value.double() - exact).square().sum())
 
 
-def _decibels(signal: float, noise: float) -> float:
+def decibels(signal: float, noise: float) -> float:
+    """Ratio of two energies in dB; infinite without noise."""
     if noise == 0:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

@@ -14,22 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.models.classifier import DigitClassifier, agreement
+from lutvar.eval.frechet import frechet_distance
+from lutvar.models.classifier import agreement
+from lutvar.models.judge import Judge, features_in_parts
 from lutvar.quant.var import Var, Vqvae, generate
 
 from .data import ImageSet
-
-
-@torch.no_grad()
-def frechet_distance(a_ND: Tensor, b_MD: Tensor) -> float:
-    """Squared Fréchet distance between Gaussians fitted to two sets of features."""
-    a, b = a_ND.double(), b_MD.double()
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
-    values, vectors = torch.linalg.eigh(cov_a)
-    root_a = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
-    cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp_min(0).sqrt().sum()
-    means = (a.mean(0) - b.mean(0)).square().sum()
-    return float(means + cov_a.trace() + cov_b.trace() - 2 * cross)
 
 
 def sample_balanced(
@@ -48,7 +38,7 @@ def sample_balanced(
 @torch.no_grad()
 def measure_samples(
     data: ImageSet,
-    classifier: DigitClassifier,
+    classifier: Judge,
     vqvae: Vqvae,
     sampled: tuple[Tensor, Tensor, Tensor],
 ) -> dict[str, float]:
@@ -66,13 +56,13 @@ def measure_samples(
     images, labels, tokens = sampled
     real = (data.val_images + 1) / 2
     train = (data.train_images + 1) / 2
-    features = classifier.features(real)
+    features = features_in_parts(classifier, real)
     train_tokens = {tuple(t) for t in torch.cat(vqvae.encode(data.train_images), dim=1).tolist()}
     rows = [tuple(t) for t in tokens.tolist()]
     return {
         "agreement": agreement(classifier, images, labels),
-        "frechet": frechet_distance(classifier.features(images), features),
-        "frechet_real_train": frechet_distance(classifier.features(train), features),
+        "frechet": frechet_distance(features_in_parts(classifier, images), features),
+        "frechet_real_train": frechet_distance(features_in_parts(classifier, train), features),
         "distinct": len(set(rows)) / len(rows),
         "copies": sum(r in train_tokens for r in rows) / len(rows),
         "spread": _class_spread(images, labels) / _class_spread(real, data.val_labels),

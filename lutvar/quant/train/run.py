@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save as safetensors_bytes
 
 from lutvar.models import FORMAT, LoadedModel, load_model
-from lutvar.models.classifier import DigitClassifier, agreement, load_classifier
+from lutvar.models.classifier import agreement, load_classifier, save_classifier
 from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
@@ -72,7 +71,7 @@ def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) 
     seed_step(seed, ClassifierStage.name, -1)
     judge = ClassifierStage(data, plan.classifier_steps)
     runs[judge.name] = run_stage(judge, state, seed, resume, progress=progress)
-    _save_classifier(out / "classifier.safetensors", judge.model)
+    save_classifier(out / "classifier.safetensors", judge.model)
 
     seed_step(seed, VqvaeStage.name, -1)
     tokenizer = VqvaeStage(data, plan.vqvae)
@@ -131,11 +130,6 @@ def _report(
     draw_sheet(out / "samples.png", sampled[:2], real)
     write_card(out / "MODEL_CARD.md", description, runs)
     write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
-
-
-def _save_classifier(path: Path, model: DigitClassifier) -> None:
-    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
-    write_atomic(path, safetensors_bytes(state))
 
 
 def _count(model: torch.nn.Module) -> int:

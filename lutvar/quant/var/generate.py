@@ -2,7 +2,8 @@
 """Image generation: the loop over scales with guidance, sampling and the latent map.
 
 Given equal weights and seed the tokens are those of the released implementation:
-one random stream, one draw per scale over all positions of all images.
+one random stream, one draw per scale over all positions of all images. With a
+seed for each image its draws do not depend on what else is in the batch.
 
 Source: VAR (arXiv:2404.02905), section 3.2 and its released sampler.
 """
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .model import Var
-from .sampling import check_sampling, draw, filter_logits, guidance_weight, guide
+from .sampling import check_sampling, filter_logits, guidance_weight, guide, make_draw
 from .vqvae import Vqvae
 
 
@@ -40,7 +41,7 @@ def generate(
     model: Var,
     vqvae: Vqvae,
     labels_B: Tensor | Sequence[int],
-    seed: int,
+    seed: int | Sequence[int],
     cfg: float = 1.5,
     top_k: int = 0,
     top_p: float = 0.0,
@@ -53,7 +54,8 @@ def generate(
         model: the transformer; put in evaluation mode by the caller.
         vqvae: the tokenizer with the same scales, vocabulary and latent channels.
         labels_B: class indices 0 .. num_classes-1, or -1 for the null class.
-        seed: seed of the one random stream; the batch is part of what it determines.
+        seed: seed of the one random stream, and the batch is part of what it determines; or one
+            seed for each image, whose draws then do not depend on the batch.
         cfg: guidance at the last scale (0 at the first, linear between); 0 turns it off.
         top_k: draw among the k most likely tokens; 0 is all.
         top_p: draw among the most likely tokens of this total probability; 0 is all.
@@ -69,7 +71,7 @@ def generate(
     check_sampling(cfg, top_k, top_p, config.vocab)
     labels_B = resolve_labels(labels_B, config.num_classes, model.lvl_1L.device)
     sides, B = config.patch_nums, labels_B.shape[0]
-    generator = torch.Generator(device=labels_B.device).manual_seed(seed)
+    draw_tokens = make_draw(seed, B, labels_B.device)
 
     null_B = torch.full_like(labels_B, config.num_classes)
     cond = model.condition(torch.cat((labels_B, null_B)))
@@ -85,7 +87,7 @@ def generate(
         logits_BlV = guide(logits_2BlV, guidance_weight(cfg, i, len(sides)))
         if keep_logits:
             kept.append(logits_BlV)
-        tokens_Bl = draw(filter_logits(logits_BlV, top_k, top_p), generator)
+        tokens_Bl = draw_tokens(filter_logits(logits_BlV, top_k, top_p))
         tokens.append(tokens_Bl)
         f_hat = f_hat + vqvae.quantize.contribution(i, tokens_Bl)
         if i + 1 < len(sides):

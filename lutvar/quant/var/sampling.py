@@ -7,6 +7,8 @@ Source: VAR (arXiv:2404.02905) and its released sampler; classifier-free guidanc
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -63,3 +65,42 @@ def draw(logits_BlV: Tensor, generator: torch.Generator) -> Tensor:
     rows = logits_BlV.softmax(dim=-1).view(-1, vocab)
     drawn = torch.multinomial(rows, num_samples=1, replacement=True, generator=generator)
     return drawn.view(B, length)
+
+
+def draw_independent(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One token per position, LongTensor [B, l], every image from its own stream.
+
+    Equal to `draw` on each image alone with its generator, without its loop over images: torch's
+    multinomial takes the largest ratio of probability to an exponential variable. Small changes of
+    the logits therefore change few tokens.
+
+    Args:
+        logits_BlV: filtered logits.
+        generators: one for each image, on the CPU, so that all devices draw the same.
+    """
+    noise_BlV = torch.empty(logits_BlV.shape)
+    for noise_lV, generator in zip(noise_BlV, generators, strict=True):
+        noise_lV.exponential_(1, generator=generator)
+    return (logits_BlV.softmax(-1) / noise_BlV.to(logits_BlV.device)).argmax(-1)
+
+
+def make_draw(
+    seed: int | Sequence[int], images: int, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """How a batch is drawn: logits [B, l, V] to tokens [B, l], one scale after the other.
+
+    Args:
+        seed: of the one stream for all images, or one for each image.
+        images: B.
+        device: where the logits are.
+
+    Raises:
+        ValueError: seeds for another number of images.
+    """
+    if isinstance(seed, int):
+        generator = torch.Generator(device=device).manual_seed(seed)
+        return lambda logits_BlV: draw(logits_BlV, generator)
+    if len(seed) != images:
+        raise ValueError(f"{images} labels and {len(seed)} seeds; one seed for each image")
+    generators = [torch.Generator().manual_seed(s) for s in seed]
+    return lambda logits_BlV: draw_independent(logits_BlV, generators)

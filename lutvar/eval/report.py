@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An evaluation as JSON values and as rows of a table, with intervals over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import lutvar
+
+from .evaluate import NOTE, Plan, Run
+from .intervals import CONFIDENCE, Interval, interval
+from .reference import Reference
+
+
+class Column(NamedTuple):
+    """One figure of the table: heading, where it is in a run, how a value is written."""
+
+    heading: str
+    part: str
+    key: str
+    form: str
+
+
+COLUMNS = (
+    Column("Fréchet", "samples", "frechet", ".3f"),
+    Column("to train", "samples", "frechet_train", ".3f"),
+    Column("score", "samples", "score", ".3f"),
+    Column("precision", "samples", "precision", ".3f"),
+    Column("recall", "samples", "recall", ".3f"),
+    Column("judged", "samples", "agreement", ".3f"),
+    Column("Fréchet to float", "paired", "frechet", ".4f"),
+    Column("PSNR, dB", "paired", "psnr_db", ".2f"),
+    Column("tokens", "paired", "tokens", ".3f"),
+    Column("KL, nat", "forced", "kl_nats", ".4f"),
+    Column("top-1", "forced", "top1", ".3f"),
+    Column("logits, dB", "forced", "logits_snr_db", ".2f"),
+)
+
+
+def document(plan: Plan, reference: Reference, model: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Everything about an evaluation, as JSON values (infinite ones become None).
+
+    Args:
+        plan: of the runs.
+        reference: what the samples were compared with.
+        model: fingerprint of the model.
+        runs: from `evaluate`.
+    """
+    return _plain(
+        {
+            "lutvar": lutvar.__version__,
+            "note": NOTE,
+            "model": {"name": plan.model, "fingerprint": model},
+            "settings": {
+                **plan.settings.as_dict(),
+                "samples": plan.samples,
+                "seeds": plan.seeds,
+                "teacher": plan.teacher,
+                "device": plan.device,
+            },
+            "reference": {
+                "classifier_sha256": reference.classifier_sha256,
+                "test_images": reference.test.count,
+                "train_images": reference.train.count,
+                "neighbours": len(reference.neighbours_ND),
+                "real": asdict(reference.real),
+            },
+            "runs": [run.as_dict() for run in runs],
+            "confidence": CONFIDENCE,
+            "summary": {
+                method: {
+                    f"{c.part}.{c.key}": asdict(found)
+                    for c, found in zip(COLUMNS, intervals, strict=True)
+                    if found is not None
+                }
+                for method, intervals in summary(runs).items()
+            },
+        }
+    )
+
+
+def summary(runs: Sequence[Run]) -> dict[str, list[Interval | None]]:
+    """Method -> an interval for each column; None where the method has no such figure."""
+    methods = list(dict.fromkeys(run.method for run in runs))
+    return {m: [_interval(c, [r for r in runs if r.method == m]) for c in COLUMNS] for m in methods}
+
+
+def _interval(column: Column, runs: Sequence[Run]) -> Interval | None:
+    parts = [getattr(run, column.part) for run in runs]
+    if any(part is None for part in parts):
+        return None
+    return interval([float(getattr(part, column.key)) for part in parts])
+
+
+def table_rows(reference: Reference, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: what real images reach, then every method."""
+    real = reference.real
+    values = [real.train_to_test, None, real.score, real.precision, real.recall, real.agreement]
+    first = ["real images"]
+    first += ["" if v is None else format(v, c.form) for v, c in zip(values, COLUMNS, strict=False)]
+    first += [""] * (len(COLUMNS) - len(values))
+    rows = [
+        [method, *(_cell(c, found) for c, found in zip(COLUMNS, intervals, strict=True))]
+        for method, intervals in summary(runs).items()
+    ]
+    return ["method", *(c.heading for c in COLUMNS)], [first, *rows]
+
+
+def _cell(column: Column, found: Interval | None) -> str:
+    if found is None:
+        return ""
+    text = format(found.mean, column.form)
+    return text if found.half_width is None else f"{text} ±{format(found.half_width, column.form)}"
+
+
+def _plain(value: Any) -> Any:
+    """JSON has neither tuples nor infinite numbers."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

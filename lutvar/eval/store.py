@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder of sampled chunks: resumable, and of one model, method and setting only.
+
+Each chunk is one file that is renamed into place when it is complete, so what is there is whole
+and an interrupted run goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from lutvar.quant.var.checkpoint import write_atomic
+
+#: Version of the chunks' content.
+FORMAT = 1
+_RUN = "run.json"
+
+
+class StoreError(ValueError):
+    """A folder that cannot take or give the chunks asked for."""
+
+
+class ChunkStore:
+    """Chunks of one run.
+
+    Attributes:
+        folder: where they are.
+    """
+
+    def __init__(self, folder: str | Path, run: Mapping[str, Any]) -> None:
+        """Open or make the folder.
+
+        Args:
+            folder: the folder; made if missing.
+            run: everything the chunks depend on, as JSON values.
+
+        Raises:
+            StoreError: the folder holds something else.
+        """
+        self.folder = Path(folder)
+        self._claim({"format": FORMAT, **run})
+
+    def _claim(self, run: dict[str, Any]) -> None:
+        # Through JSON, so that tuples compare as the lists they become.
+        wanted = json.loads(json.dumps(run))
+        path = self.folder / _RUN
+        if not path.exists():
+            if self.folder.exists() and any(self.folder.glob("*.safetensors")):
+                raise StoreError(
+                    f"{self.folder}: holds files but no {_RUN}; give another folder or empty it"
+                )
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Several processes may come here at once; they write the same.
+            write_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
+            return
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise StoreError(f"{path}: damaged ({error}); delete the folder") from error
+        if found != wanted:
+            keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+            described = "; ".join(
+                f"{k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in keys
+            )
+            raise StoreError(
+                f"{self.folder}: holds samples of another run ({described}); give another folder "
+                "or delete this one"
+            )
+
+    def path(self, chunk: int) -> Path:
+        """File of one chunk."""
+        return self.folder / f"chunk-{chunk:06d}.safetensors"
+
+    def missing(self, chunks: Iterable[int]) -> list[int]:
+        """Those of the chunks that are not there."""
+        return [c for c in chunks if not self.path(c).exists()]
+
+    def write(self, chunk: int, tensors: dict[str, Tensor]) -> None:
+        """Store a chunk, whole or not at all."""
+        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+        write_atomic(self.path(chunk), safetensors_bytes(whole))
+
+    def read(self, chunks: Iterable[int], names: Iterable[str]) -> dict[str, Tensor]:
+        """Tensors of some chunks, joined along the first dimension.
+
+        Raises:
+            StoreError: a chunk that is missing or damaged.
+        """
+        parts: dict[str, list[Tensor]] = {name: [] for name in names}
+        for chunk in chunks:
+            path = self.path(chunk)
+            try:
+                content = load_file(path)
+                for name, values in parts.items():
+                    values.append(content[name])
+            except (OSError, SafetensorError, KeyError) as error:
+                raise StoreError(
+                    f"{path}: missing or damaged ({error}); delete it and run again"
+                ) from error
+        return {name: torch.cat(values) for name, values in parts.items()}

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is evaluated: a model, and a method that is put into it for the time being.
+
+A subject is named by text alone (`SubjectName`), so that every process of a run can make its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+from lutvar.contract.config import load_quant
+from lutvar.models import LoadedModel, load_model
+from lutvar.quant.golden.backend import GoldenBackend
+from lutvar.quant.ptq.model import quantize_model
+from lutvar.quant.var import Var
+from lutvar.quant.var.sites import LinearBackend
+
+#: Name of the unquantized model among the subjects.
+FLOAT = "float"
+#: A name with this prefix is a quantization preset: block linears as the accelerator computes them.
+PRESET = "preset:"
+
+#: Puts a method into a model; leaving it takes the method out again.
+Install = Callable[[Var], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class SubjectName:
+    """Model and method by name: a model's name or folder, and `FLOAT`, a preset or a recipe."""
+
+    model: str
+    method: str = FLOAT
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method by itself.
+
+    Attributes:
+        fingerprint: everything the method is made of (for example a hash of its recipe); samples
+            of another fingerprint are never mixed with its own.
+        install: puts it into a model.
+    """
+
+    fingerprint: str
+    install: Install
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model with a method to put into it."""
+
+    model: LoadedModel
+    name: str
+    fingerprint: str
+    install: Install
+
+    @contextmanager
+    def installed(self) -> Iterator[Var]:
+        """The transformer with the method in it."""
+        with self.model_in_use() as var, self.install(var):
+            yield var
+
+    @contextmanager
+    def model_in_use(self) -> Iterator[Var]:
+        """The transformer without the method; its hook is put back afterwards."""
+        var = self.model.var
+        hook = var.step_hook
+        try:
+            yield var
+        finally:
+            var.step_hook = hook
+
+
+def load_subject(
+    name: SubjectName, device: str = "cpu", model: LoadedModel | None = None
+) -> Subject:
+    """Load the model and make the method ready.
+
+    Args:
+        name: what.
+        device: where the model is to be.
+        model: the same model where it is loaded already.
+
+    Raises:
+        ModelError, ConfigError, ValueError: unknown model, preset or recipe.
+    """
+    model = load_model(name.model) if model is None else model
+    model.var.to(device)
+    model.vqvae.to(device)
+    method = _method(name.method, model)
+    return Subject(model, name.method, method.fingerprint, method.install)
+
+
+def model_fingerprint(model: LoadedModel) -> str:
+    """Hash of the files that samples and features come from."""
+    files = {k: v for k, v in model.info.files.items() if not k.startswith("reference")}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+def _method(name: str, model: LoadedModel) -> Method:
+    if name == FLOAT:
+        return Method(FLOAT, unchanged)
+    if name.startswith(PRESET):
+        return preset_method(name.removeprefix(PRESET), model)
+    return recipe_method(name, model)
+
+
+def recipe_method(name: str, model: LoadedModel) -> Method:
+    """The place where recipes come in. Raises ValueError for an unknown one."""
+    raise ValueError(
+        f"unknown recipe {name!r}; known are {FLOAT} (the unquantized model) and {PRESET}NAME "
+        f"(block linears of a quantization preset, for example {PRESET}fp4)"
+    )
+
+
+def preset_method(name: str, model: LoadedModel) -> Method:
+    """Block linears as the accelerator computes them under a preset. Raises ConfigError."""
+    config = load_quant(name)
+    fingerprint = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+    backend = GoldenBackend(quantize_model(model.var, config, progress=False))
+    return Method(f"preset {fingerprint}", lambda var: with_backend(var, backend))
+
+
+@contextmanager
+def unchanged(var: Var) -> Iterator[None]:
+    """The model as it is."""
+    yield
+
+
+@contextmanager
+def with_backend(var: Var, backend: LinearBackend) -> Iterator[None]:
+    """Another backend for the block linears."""
+    before = var.linear_backend
+    var.linear_backend = backend
+    try:
+        yield
+    finally:
+        var.linear_backend = before

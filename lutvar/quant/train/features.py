@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the small CIFAR-10 network on whose features samples are judged.
+
+Source: the schedule of fast CIFAR-10 training (D. Page, "How to train your ResNet", 2018): SGD
+with Nesterov momentum, one rise and fall of the rate, mirrored and shifted images.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lutvar.models.features import ConvShape, FeatureNet
+
+from .data import ImageSet, pick_images
+from .loop import Record, cosine_rate, set_rate
+
+#: Most pixels that an image is shifted either way.
+_SHIFT = 3
+
+
+class NormedNet(FeatureNet):
+    """The network with batch norm behind each convolution."""
+
+    def convolution(self, shape: ConvShape) -> nn.Module:
+        return nn.Sequential(
+            nn.Conv2d(shape.channels_in, shape.channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(shape.channels_out),
+        )
+
+    @torch.no_grad()
+    def folded(self) -> FeatureNet:
+        """The same function (in evaluation mode) with batch norm inside the convolutions."""
+        plain = FeatureNet()
+        for name, pair in self.convolutions.items():
+            assert isinstance(pair, nn.Sequential)
+            conv, norm, target = pair[0], pair[1], plain.convolutions[name]
+            assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+            assert isinstance(target, nn.Conv2d) and target.bias is not None
+            assert norm.running_mean is not None and norm.running_var is not None
+            gain = norm.weight / (norm.running_var + norm.eps).sqrt()
+            target.weight.copy_(conv.weight * gain[:, None, None, None])
+            target.bias.copy_(norm.bias - norm.running_mean * gain)
+        plain.out.load_state_dict(self.out.state_dict())
+        return plain.eval()
+
+
+class FeatureStage:
+    """Training of the network; `result` is what is saved."""
+
+    name = "classifier"
+
+    def __init__(
+        self,
+        data: ImageSet,
+        steps: int,
+        batch: int = 256,
+        rate: float = 0.2,
+        weight_decay: float = 5e-4,
+    ) -> None:
+        self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
+        self.fingerprint = (
+            f"features steps={steps} batch={batch} rate={rate} decay={weight_decay} shift={_SHIFT}"
+        )
+        self.model = NormedNet().to(memory_format=torch.channels_last)
+        decay = [p for p in self.model.parameters() if p.dim() > 1]
+        plain = [p for p in self.model.parameters() if p.dim() == 1]
+        groups: list[dict[str, Any]] = [
+            {"params": decay, "weight_decay": weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+
+    def step(self, index: int) -> Record:
+        images, labels, _ = pick_images(self.data, self.batch, flip=True)
+        self.model.train()
+        rate = cosine_rate(index, self.steps, self.rate, warmup=self.steps // 5)
+        set_rate(self.optimizer, rate)
+        loss = F.cross_entropy(self.model((shifted(images, _SHIFT) + 1) / 2), labels)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": loss.item()}
+
+    @torch.no_grad()
+    def measure(self) -> Record:
+        self.model.eval()
+        images, labels = self.data.monitor()
+        right = self.model((images + 1) / 2).argmax(1) == labels
+        return {"val_accuracy": right.float().mean().item()}
+
+    def result(self) -> FeatureNet:
+        """The network as it is saved: batch norm folded."""
+        return self.model.eval().folded()
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def shifted(image_BCHW: Tensor, most: int) -> Tensor:
+    """Each image moved by whole pixels, up to `most` on each axis; mirrored edges fill in.
+
+    Draws from torch's global generator.
+    """
+    B, _, H, W = image_BCHW.shape
+    padded = F.pad(image_BCHW, (most, most, most, most), mode="reflect")
+    top, left = torch.randint(2 * most + 1, (2, B)).unbind()
+    rows = (top[:, None] + torch.arange(H))[:, :, None]
+    columns = (left[:, None] + torch.arange(W))[:, None, :]
+    picked_BHWC = padded[torch.arange(B)[:, None, None], :, rows, columns]
+    return picked_BHWC.permute(0, 3, 1, 2)
