@@ -7,13 +7,14 @@ comparable with published FID values.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
-class Gaussian(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Gaussian:
     """Mean [D] and covariance [D, D] of features, float64, and how many there were."""
 
     mean_D: Tensor

@@ -40,6 +40,10 @@ class ClassifierStage:
         self.model.eval()
         return {"val_accuracy": agreement(self.model, self.data.val_images, self.data.val_labels)}
 
+    def result(self) -> DigitClassifier:
+        """The network as it is saved."""
+        return self.model
+
     def state(self) -> dict[str, Any]:
         return {
             "model": self.model.state_dict(),

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lutvar.models.classifier import DigitClassifier
 from lutvar.models.features import ConvShape, FeatureNet
 
+from .classifier import ClassifierStage
 from .data import ImageSet, pick_images
 from .loop import Record, cosine_rate, set_rate
 
@@ -65,7 +67,9 @@ class FeatureStage:
         self.fingerprint = (
             f"features steps={steps} batch={batch} rate={rate} decay={weight_decay} shift={_SHIFT}"
         )
-        self.model = NormedNet().to(memory_format=torch.channels_last)
+        self.model = NormedNet()
+        # torch's annotations lack this form.
+        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         decay = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() == 1]
         groups: list[dict[str, Any]] = [
@@ -102,6 +106,23 @@ class FeatureStage:
     def load(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+
+
+def judge_stage(data: ImageSet, steps: int) -> ClassifierStage | FeatureStage:
+    """The training of the judge that fits the images.
+
+    Raises:
+        ValueError: images that no judge here takes.
+    """
+    shape = tuple(data.train_images.shape[1:])
+    if shape == DigitClassifier.image_shape:
+        return ClassifierStage(data, steps)
+    if shape == FeatureNet.image_shape:
+        return FeatureStage(data, steps)
+    raise ValueError(
+        f"images of shape {shape}: judges take {DigitClassifier.image_shape} or "
+        f"{FeatureNet.image_shape}"
+    )
 
 
 def shifted(image_BCHW: Tensor, most: int) -> Tensor:

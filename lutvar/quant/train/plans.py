@@ -71,7 +71,7 @@ DIGITS = TrainPlan(
 _CIFAR_SCALES = (1, 2, 3, 4, 6, 8)
 CIFAR10 = TrainPlan(
     name="cifar10",
-    classifier_steps=1500,
+    classifier_steps=2500,
     vqvae=VqvaePlan(
         VqvaeConfig(
             vocab=512,

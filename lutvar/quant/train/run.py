@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from lutvar.eval.reference import REFERENCE_FILE, make_reference, save_reference
 from lutvar.models import FORMAT, LoadedModel, load_model
 from lutvar.models.classifier import agreement, load_classifier, save_classifier
 from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
@@ -18,6 +19,7 @@ from lutvar.quant.var.checkpoint import write_atomic
 
 from .classifier import ClassifierStage
 from .data import ImageSet, load_digits
+from .features import judge_stage
 from .loop import StageRun, run_stage, seed_step
 from .measure import held_out_loss, measure_samples, measure_tokenizer, sample_balanced
 from .plans import DIGITS, TrainPlan
@@ -69,9 +71,9 @@ def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) 
     runs: dict[str, StageRun] = {}
 
     seed_step(seed, ClassifierStage.name, -1)
-    judge = ClassifierStage(data, plan.classifier_steps)
+    judge = judge_stage(data, plan.classifier_steps)
     runs[judge.name] = run_stage(judge, state, seed, resume, progress=progress)
-    save_classifier(out / "classifier.safetensors", judge.model)
+    save_classifier(out / "classifier.safetensors", judge.result())
 
     seed_step(seed, VqvaeStage.name, -1)
     tokenizer = VqvaeStage(data, plan.vqvae)
@@ -103,6 +105,9 @@ def _report(
     judge = load_classifier(out / "classifier.safetensors")
     sampled = sample_balanced(var, vqvae, plan.samples, seed, plan.cfg, plan.top_k, plan.top_p)
     real = ((data.val_images + 1) / 2, data.val_labels)
+    seen = ((data.train_images + 1) / 2, data.train_labels)
+    reference = make_reference(out / "classifier.safetensors", seen, real)
+    save_reference(out / REFERENCE_FILE, reference)
     figures: dict[str, Any] = {
         "samples": plan.samples,
         "train_images": len(data.train_labels),
@@ -112,7 +117,7 @@ def _report(
         **measure_tokenizer(data, vqvae),
         **measure_samples(data, judge, vqvae, sampled),
     }
-    files = ("var.safetensors", "vqvae.safetensors", "classifier.safetensors")
+    files = ("var.safetensors", "vqvae.safetensors", "classifier.safetensors", REFERENCE_FILE)
     description = {
         "format": FORMAT,
         "name": plan.name,
