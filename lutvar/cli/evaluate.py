@@ -5,10 +5,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from .common import command, emit, json_option, model_option, note, progress, table
+
+if TYPE_CHECKING:
+    from lutvar.eval.evaluate import Plan
+    from lutvar.models import LoadedModel
 
 
 @command("eval")
@@ -21,7 +26,17 @@ from .common import command, emit, json_option, model_option, note, progress, ta
     help="Method to evaluate; repeat for several. preset:NAME is the block linears of a "
     "quantization preset. The unquantized model always comes first.",
 )
-@click.option("--samples", default=10_000, type=click.IntRange(1), help="Images a seed.")
+@click.option(
+    "--protocol",
+    type=click.Choice(["own", "imagenet"]),
+    default="own",
+    help="own: features of the model's classifier; imagenet: Inception, for released checkpoints.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1),
+    help="Images a seed. Default: 10,000; with --protocol imagenet 50 a class.",
+)
 @click.option(
     "--seed",
     "seeds",
@@ -44,6 +59,18 @@ from .common import command, emit, json_option, model_option, note, progress, ta
 @click.option("--device", default="cpu", help="Where models run, as torch names it.")
 @click.option("--wait", default=3600.0, help="Seconds torchrun's rank 0 waits for a new chunk.")
 @click.option(
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="NPZ",
+    help="ADM's reference batch, for --protocol imagenet.",
+)
+@click.option(
+    "--weights",
+    type=click.Path(path_type=Path),
+    metavar="PTH",
+    help="Inception's weights, for --protocol imagenet. Default: torch's download folder.",
+)
+@click.option(
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
@@ -60,7 +87,8 @@ from .common import command, emit, json_option, model_option, note, progress, ta
 def evaluate(
     model: str,
     recipes: tuple[str, ...],
-    samples: int,
+    protocol: str,
+    samples: int | None,
     seeds: tuple[int, ...],
     teacher: int,
     cfg: float | None,
@@ -70,6 +98,8 @@ def evaluate(
     jobs: int | None,
     device: str,
     wait: float,
+    reference: Path | None,
+    weights: Path | None,
     work: Path | None,
     out: Path | None,
     as_json: bool,
@@ -83,21 +113,19 @@ def evaluate(
     Interrupt it at any time; the same command continues where it stopped. Under torchrun each
     process makes its part of the samples, with the same results.
     """
-    from lutvar.eval.evaluate import NOTE, Plan
-    from lutvar.eval.evaluate import evaluate as run_evaluation
-    from lutvar.eval.reference import load_reference
-    from lutvar.eval.report import document, table_rows
+    from lutvar.eval.evaluate import Plan
     from lutvar.eval.settings import SampleSettings
-    from lutvar.eval.subject import model_fingerprint
     from lutvar.eval.work import Share
     from lutvar.models import load_model
-    from lutvar.quant.var.checkpoint import write_atomic
 
     loaded = load_model(model)
+    inception = protocol == "imagenet"
+    if samples is None:
+        samples = 50 * len(loaded.info.classes) if inception else 10_000
     plan = Plan(
         model=model,
         methods=tuple(dict.fromkeys(recipes)),
-        settings=SampleSettings.of(loaded.info, cfg, top_k, top_p, chunk),
+        settings=SampleSettings.of(loaded.info, cfg, top_k, top_p, chunk, inception),
         samples=samples,
         seeds=seeds,
         teacher=min(teacher, samples),
@@ -107,13 +135,42 @@ def evaluate(
         device=device,
         share=Share.of_torchrun(),
     )
-    runs = run_evaluation(plan, progress)
-    if runs is None:
+    result = _imagenet(plan, reference, weights) if inception else _own(plan, loaded)
+    if result is None:
         note(f"rank {plan.share.index}: samples done; rank 0 has the result")
         return
-    reference = load_reference(loaded)
-    data = document(plan, reference, model_fingerprint(loaded), runs)
+    data, text = result
     if out is not None:
+        from lutvar.quant.var.checkpoint import write_atomic
+
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(out, (json.dumps(data, indent=1) + "\n").encode())
-    emit(as_json, data, f"{table(*table_rows(reference, runs))}\n{NOTE}")
+    emit(as_json, data, text)
+
+
+def _own(plan: Plan, loaded: LoadedModel) -> tuple[dict[str, Any], str] | None:
+    """JSON values and text; None when another process has them."""
+    from lutvar.eval.evaluate import NOTE
+    from lutvar.eval.evaluate import evaluate as run_evaluation
+    from lutvar.eval.reference import load_reference
+    from lutvar.eval.report import document, table_rows
+    from lutvar.eval.subject import model_fingerprint
+
+    runs = run_evaluation(plan, progress)
+    if runs is None:
+        return None
+    real = load_reference(loaded)
+    text = f"{table(*table_rows(real, runs))}\n{NOTE}"
+    return document(plan, real, model_fingerprint(loaded), runs), text
+
+
+def _imagenet(
+    plan: Plan, reference: Path | None, weights: Path | None
+) -> tuple[dict[str, Any], str] | None:
+    """The same under the ImageNet protocol."""
+    from lutvar.eval.protocol import evaluate_imagenet, imagenet_document, imagenet_rows
+
+    runs = evaluate_imagenet(plan, reference, weights, progress)
+    if runs is None:
+        return None
+    return imagenet_document(plan, runs), table(*imagenet_rows(runs))

@@ -126,7 +126,7 @@ def evaluate(plan: Plan, bars: Bars) -> list[Run] | None:
     exact: dict[int, _Samples] = {}
     for name, subject in zip(names, subjects, strict=True):
         for seed in plan.seeds:
-            store = _sample(plan, name, subject, seed, bars)
+            store = sample_seed(plan, name, subject, seed, bars)
             if plan.share.index == 0:
                 samples = _read(plan, store)
                 exact.setdefault(seed, samples)
@@ -142,10 +142,13 @@ class _Samples(NamedTuple):
     tokens_NL: Tensor
 
 
-def _sample(plan: Plan, name: SubjectName, subject: Subject, seed: int, bars: Bars) -> ChunkStore:
+def sample_seed(
+    plan: Plan, name: SubjectName, subject: Subject, seed: int, bars: Bars, judged: bool = True
+) -> ChunkStore:
+    """Samples of one method and seed, in the plan's folder; see `work.sample`."""
     plain = re.sub(r"[^\w.-]+", "-", name.method)
     folder = plan.folder / plain / f"seed{seed}"
-    task = Task(name, plan.settings, seed, plan.samples, folder, plan.device)
+    task = Task(name, plan.settings, seed, plan.samples, folder, plan.device, judged)
     with bars(f"{name.method}, seed {seed}: images") as update:
         return sample(task, subject, plan.jobs, plan.share, plan.wait, update)
 
