@@ -38,13 +38,13 @@ def gaussian(features_ND: Tensor) -> Gaussian:
     Raises:
         ValueError: fewer than two samples, or values that are not finite.
     """
-    count = features_ND.shape[0]
+    count, width = features_ND.shape
     if count < 2:
         raise ValueError(f"{count} samples: a covariance needs two or more")
     x = features_ND.double()
     if not torch.isfinite(x).all():
         raise ValueError("features that are not finite: the model's images are damaged")
-    return Gaussian(x.mean(0), torch.cov(x.T), count)
+    return Gaussian(x.mean(0), torch.cov(x.T).reshape(width, width), count)
 
 
 @torch.no_grad()
@@ -55,7 +55,9 @@ def distance(a: Gaussian, b: Gaussian) -> float:
     # (AB)^(1/2) and (A^(1/2) B A^(1/2))^(1/2) have equal eigenvalues; the latter is symmetric.
     cross = torch.linalg.eigvalsh(root_a @ b.cov_DD @ root_a).clamp_min(0).sqrt().sum()
     means = (a.mean_D - b.mean_D).square().sum()
-    return float(means + a.cov_DD.trace() + b.cov_DD.trace() - 2 * cross)
+    total = means + a.cov_DD.trace() + b.cov_DD.trace() - 2 * cross
+    # Equal sets: rounding can leave a little less than nothing.
+    return max(0.0, float(total))
 
 
 def frechet_distance(a_ND: Tensor, b_MD: Tensor) -> float:

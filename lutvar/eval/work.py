@@ -190,12 +190,9 @@ def _start_jobs(task: Task, jobs: int, share: Share, tick: Callable[[], None]) -
                 process.join(_POLL / len(running))
                 if process.exitcode is None:
                     continue
-                # The text before the exit code: a job that reports has failed.
-                text = receive.recv() if receive.poll() else ""
-                if process.exitcode != 0 or text:
+                if process.exitcode != 0:
                     raise WorkError(
-                        f"a sampling process ended with code {process.exitcode}"
-                        + (f": {text}" if text else "")
+                        f"a sampling process ended with code {process.exitcode}{_last(receive)}"
                     )
                 running.remove(entry)
             tick()
@@ -205,6 +202,14 @@ def _start_jobs(task: Task, jobs: int, share: Share, tick: Callable[[], None]) -
         for process, receive in running:
             process.join()
             receive.close()
+
+
+def _last(receive: Connection) -> str:
+    """What a process said before it ended, as the end of a sentence."""
+    try:
+        return f": {receive.recv()}"
+    except EOFError:
+        return ""
 
 
 def _job(task: Task, part: Share, send: Connection) -> None:
