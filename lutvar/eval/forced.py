@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from lutvar.quant.golden.distance import (
@@ -23,7 +22,8 @@ from lutvar.quant.golden.distance import (
     kl_divergence,
     token_agreement,
 )
-from lutvar.quant.var import Var, Vqvae
+from lutvar.quant.var import Var
+from lutvar.quant.var.forcing import forced_logits
 from lutvar.quant.var.sites import LinearBackend, LinearSite
 
 from .subject import Subject
@@ -31,31 +31,6 @@ from .subject import Subject
 #: Images at a time: outputs of all linears of the unquantized model are kept for them.
 _BATCH = 20
 _NAME = "method"
-
-
-@torch.no_grad()
-def forced_logits(var: Var, vqvae: Vqvae, labels_B: Tensor, tokens_BL: Tensor) -> list[Tensor]:
-    """Conditional logits [B, p*p, V] of each scale when all coarser tokens are given.
-
-    Args:
-        var, vqvae: the model, in evaluation mode.
-        labels_B: class indices.
-        tokens_BL: tokens of all scales; those of the last one are not used.
-    """
-    sides = var.config.patch_nums
-    parts = tokens_BL.long().split([p * p for p in sides], 1)
-    cond, cache = var.condition(labels_B), var.new_cache()
-    x_BlC, logits = var.first_input(cond), []
-    f_hat: Tensor | None = None
-    for i in range(len(sides)):
-        if var.step_hook is not None:
-            var.step_hook(i)
-        logits.append(var.scale_logits(x_BlC, cond, cache))
-        if i + 1 < len(sides):
-            added = vqvae.quantize.contribution(i, parts[i])
-            f_hat = added if f_hat is None else f_hat + added
-            x_BlC = var.next_input(i + 1, vqvae.quantize.shrink(f_hat, i + 1))
-    return logits
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,22 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from lutvar.contract.config import load_quant
 from lutvar.models import LoadedModel, load_model
 from lutvar.quant.golden.backend import GoldenBackend
+from lutvar.quant.methods.build import quantize_var
+from lutvar.quant.methods.calibration import calibration_set
+from lutvar.quant.methods.recipe import load_recipe
 from lutvar.quant.ptq.model import quantize_model
 from lutvar.quant.var import Var
+from lutvar.quant.var.forcing import forced_logits
 from lutvar.quant.var.sites import LinearBackend
+
+from .threads import single_thread
 
 #: Name of the unquantized model among the subjects.
 FLOAT = "float"
@@ -25,7 +33,7 @@ FLOAT = "float"
 PRESET = "preset:"
 
 #: Puts a method into a model; leaving it takes the method out again.
-Install = Callable[[Var], AbstractContextManager[None]]
+Install = Callable[[Var], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,32 @@ def load_subject(
         model: the same model where it is loaded already.
 
     Raises:
-        ModelError, ConfigError, ValueError: unknown model, preset or recipe.
+        ModelError, ConfigError, RecipeError: unknown model, preset or recipe.
     """
     model = load_model(name.model) if model is None else model
     model.var.to(device)
     model.vqvae.to(device)
     method = _method(name.method, model)
-    return Subject(model, name.method, method.fingerprint, method.install)
+    subject = Subject(model, name.method, method.fingerprint, method.install)
+    return replace(subject, fingerprint=f"{method.fingerprint}, logits {_probe(subject)}")
 
 
 def model_fingerprint(model: LoadedModel) -> str:
     """Hash of the files that samples and features come from."""
     files = {k: v for k, v in model.info.files.items() if not k.startswith("reference")}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
+@torch.no_grad()
+def _probe(subject: Subject) -> str:
+    """Hash of the logits on made-up tokens: a method whose code was changed is another one."""
+    model = subject.model
+    device = model.var.lvl_1L.device
+    tokens_1L = torch.arange(model.info.var.tokens, device=device)[None] % model.info.var.vocab
+    labels = torch.zeros(1, dtype=torch.long, device=device)
+    with single_thread(), subject.installed() as var:
+        logits = torch.cat(forced_logits(var, model.vqvae, labels, tokens_1L), 1)
+    return hashlib.sha256(logits.cpu().numpy().tobytes()).hexdigest()[:16]
 
 
 def _method(name: str, model: LoadedModel) -> Method:
@@ -111,11 +132,24 @@ def _method(name: str, model: LoadedModel) -> Method:
 
 
 def recipe_method(name: str, model: LoadedModel) -> Method:
-    """The place where recipes come in. Raises ValueError for an unknown one."""
-    raise ValueError(
-        f"unknown recipe {name!r}; known are {FLOAT} (the unquantized model) and {PRESET}NAME "
-        f"(block linears of a quantization preset, for example {PRESET}fp4)"
-    )
+    """The place where recipes come in: a shipped one by name, or a YAML file.
+
+    Made on one thread, so that all processes make the same.
+
+    Raises:
+        RecipeError: unknown recipe, or one that does not fit the model.
+    """
+    recipe, info = load_recipe(name), model.info
+    with single_thread():
+        calibration = None
+        if recipe.needs_data:
+            spec = recipe.calibration
+            calibration = calibration_set(
+                model.var, model.vqvae, spec.samples, spec.seed, info.cfg, info.top_k, info.top_p
+            )
+        quantized = quantize_var(model.var, recipe, calibration)
+    fingerprint = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
+    return Method(f"recipe {fingerprint}", quantized.installed)
 
 
 def preset_method(name: str, model: LoadedModel) -> Method:

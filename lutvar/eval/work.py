@@ -13,8 +13,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +25,7 @@ from .chunk import chunks_of, make_chunk
 from .settings import SampleSettings
 from .store import ChunkStore
 from .subject import Subject, SubjectName, load_subject, model_fingerprint
+from .threads import single_thread
 
 #: Seconds between two looks at the folder.
 _POLL = 0.2
@@ -225,14 +225,3 @@ def _job(task: Task, part: Share, send: Connection) -> None:
     except Exception as error:
         send.send(f"{type(error).__name__}: {error}")
         sys.exit(1)
-
-
-@contextmanager
-def single_thread() -> Iterator[None]:
-    """Compute on one thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from lutvar.eval.figures import paired_figures
-from lutvar.eval.forced import force, forced_logits
+from lutvar.eval.forced import force
 from lutvar.eval.subject import Subject, SubjectName, load_subject, unchanged, with_backend
 from lutvar.quant.golden.distance import kl_divergence, snr_db
 from lutvar.quant.var import FloatLinear, LinearSite, Var, generate
+from lutvar.quant.var.forcing import forced_logits
 
 LABELS = torch.arange(24) % 10
 
@@ -133,3 +134,15 @@ def test_paired_figures(subject: Subject, tokens: Tensor) -> None:
     psnr = -10 * error[:12].log10()
     assert found.psnr_db == pytest.approx(float((psnr.sum() + 12 * 60) / 24), rel=1e-5)
     assert found.psnr_pooled_db == pytest.approx(float(-10 * error.mean().log10()), rel=1e-5)
+
+
+def test_fingerprints(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal for equal methods, another one for another method or changed code."""
+    names = ["float", "preset:fp4", "preset:fp6", "fp4-hadamard"]
+    first = [load_subject(SubjectName("digits", n)).fingerprint for n in names]
+    assert first == [load_subject(SubjectName("digits", n)).fingerprint for n in names]
+    assert len(set(first)) == 4
+    call = FloatLinear.__call__
+    monkeypatch.setattr(FloatLinear, "__call__", lambda *a: call(*a) + 1e-6)
+    assert load_subject(SubjectName("digits")).fingerprint != first[0]
+    assert first[0] == subject.fingerprint
