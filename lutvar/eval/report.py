@@ -25,8 +25,8 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("Fréchet", "samples", "frechet", ".3f"),
-    Column("to train", "samples", "frechet_train", ".3f"),
+    Column("Fréchet", "samples", "frechet", ".4f"),
+    Column("to train", "samples", "frechet_train", ".4f"),
     Column("score", "samples", "score", ".3f"),
     Column("precision", "samples", "precision", ".3f"),
     Column("recall", "samples", "recall", ".3f"),

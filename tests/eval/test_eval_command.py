@@ -75,7 +75,7 @@ def test_table_and_resume(
     lines = text.splitlines()
     assert lines[0].split()[:2] == ["method", "Fréchet"] and lines[-1] == NOTE
     assert lines[2].startswith("real images") and lines[3].startswith("float")
-    assert f"{data['runs'][0]['samples']['frechet']:.3f}" in lines[3] and "±" not in text
+    assert f"{data['runs'][0]['samples']['frechet']:.4f}" in lines[3] and "±" not in text
     assert {p: p.stat().st_mtime_ns for p in times} == times
     # Other settings do not mix with these samples.
     assert run([*FEW, "--work", str(folder), "--cfg", "2"]) == 2
