@@ -33,14 +33,31 @@ class CalibrationSet:
         labels_N: classes.
         tokens_NL: tokens of all scales.
         inputs_NLZ: latent inputs of scales 1.., [N, L - first, Z].
+        rows: which of the 2 N rows (conditional ones first) are used; None for all.
+        notes: remarks of what chose or changed the samples.
     """
 
     labels_N: Tensor
     tokens_NL: Tensor
     inputs_NLZ: Tensor
+    rows: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def first(self, samples: int) -> CalibrationSet:
+        """The first samples, with both their rows."""
+        labels_N, tokens_NL = self.labels_N[:samples], self.tokens_NL[:samples]
+        return CalibrationSet(labels_N, tokens_NL, self.inputs_NLZ[:samples], None, self.notes)
+
+    def row_data(self, null_label: int) -> tuple[Tensor, Tensor]:
+        """Labels and latent inputs of the rows in use, [B] and [B, L - first, Z]."""
+        labels_B = torch.cat((self.labels_N, torch.full_like(self.labels_N, null_label)))
+        latent_BLZ = self.inputs_NLZ.repeat(2, 1, 1)
+        if self.rows is not None:
+            labels_B, latent_BLZ = labels_B[self.rows], latent_BLZ[self.rows]
+        return labels_B, latent_BLZ
 
 
 def calibration_set(
@@ -99,10 +116,7 @@ def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
     for p in config.patch_nums:
         bounds.append(bounds[-1] + p * p)
     scales = tuple(pairwise(bounds))
-    labels_B = torch.cat(
-        (calibration.labels_N, torch.full_like(calibration.labels_N, config.num_classes))
-    )
-    latent_BLZ = calibration.inputs_NLZ.repeat(2, 1, 1)
+    labels_B, latent_BLZ = calibration.row_data(config.num_classes)
     before = holder.backend, holder.other
     recorder = _Recorder()
     holder.backend = holder.other = recorder
@@ -133,6 +147,34 @@ def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
         yield BlockData(None, None, var.attn_bias_for_masking, last, scales, labels_B)
     finally:
         holder.backend, holder.other = before
+
+
+@torch.no_grad()
+def replay(var: Var, calibration: CalibrationSet, take: slice = slice(None)) -> list[Tensor]:
+    """Run rows of a calibration set scale by scale with a cache, as generation does.
+
+    Args:
+        var: the model, with whatever backends are in place.
+        calibration: the samples.
+        take: which of its rows.
+
+    Returns:
+        For each scale logits [B, l, V] of the rows, without guidance.
+    """
+    sides = var.config.patch_nums
+    labels_B, latent_BLZ = (x[take] for x in calibration.row_data(var.config.num_classes))
+    maps_BlZ = latent_BLZ.split([p * p for p in sides[1:]], 1)
+    cond, cache, logits = var.condition(labels_B), var.new_cache(), []
+    for index, side in enumerate(sides):
+        if var.step_hook is not None:
+            var.step_hook(index)
+        if index == 0:
+            x_BlC = var.first_input(cond)
+        else:
+            map_BZpp = maps_BlZ[index - 1].transpose(1, 2).unflatten(2, (side, side))
+            x_BlC = var.next_input(index, map_BZpp)
+        logits.append(var.scale_logits(x_BlC, cond, cache))
+    return logits
 
 
 def _need_finite(where: str, inputs: dict[SiteName, Tensor]) -> None:

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
 
+from .attention import attention_needs_data
 from .quantizers import QuantizerSpec
 from .steps import make_step
 
@@ -91,10 +92,17 @@ class Recipe(BaseModel):
             make_step(settings)
         return value
 
+    @field_validator("attention")
+    @classmethod
+    def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        attention_needs_data(value)
+        return value
+
     @property
     def needs_data(self) -> bool:
         """Whether a step or attention needs calibration samples."""
-        return any(make_step(s).needs_data for s in self.steps)
+        steps = any(make_step(s).needs_data for s in self.steps)
+        return steps or attention_needs_data(self.attention)
 
     def coverage(self) -> dict[SiteName, str]:
         """Kind of linear -> "W4A4", "W8A16", "float", for every linear of the model."""
