@@ -5,7 +5,7 @@ from .build import QuantizedVar, quantize_var
 from .calibration import CalibrationError, CalibrationSet, calibration_set
 from .layer import Block, Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
-from .recipe import Recipe, RecipeError, load_recipe, recipe_names
+from .recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names
 
 __all__ = [
     "Block",
@@ -19,6 +19,7 @@ __all__ = [
     "RecipeError",
     "calibration_set",
     "load_recipe",
+    "prepare_calibration",
     "quantize_var",
     "recipe_names",
 ]

@@ -20,7 +20,12 @@ from .layer import Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
-KINDS: dict[str, str] = {"plain": "lutvar.quant.methods.attention:PlainAttention"}
+KINDS: dict[str, str] = {
+    "plain": "lutvar.quant.methods.attention:PlainAttention",
+    "sage": "lutvar.quant.methods.attention_sage:SageAttention",
+    "shift-and-sum": "lutvar.quant.methods.attention_shift:ShiftAndSumAttention",
+    "static": "lutvar.quant.methods.attention_static:StaticAttention",
+}
 
 
 class AttentionMethod(Protocol):
@@ -53,11 +58,13 @@ class MeasuredModel:
 
     Attributes:
         var: the model with quantized linears, cache and the attention method itself in place.
+        shapes: (outputs, inputs) of every linear.
         layers: the quantized linears.
         calibration: the samples.
     """
 
     var: Var
+    shapes: Mapping[LinearSite, tuple[int, int]]
     layers: Mapping[LinearSite, Layer]
     calibration: CalibrationSet
 

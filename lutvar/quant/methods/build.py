@@ -148,8 +148,12 @@ def quantize_var(
             progress(index + 1, depth + 1)
     measure = getattr(result.attention, "measure", None)
     if measure is not None and calibration is not None:
+        shapes: dict[LinearSite, tuple[int, int]] = {}
+        for index in range(depth + 1):
+            for site, weight_OI, _ in _linears(var, index):
+                shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
         with result.installed(var) as installed:
-            measure(MeasuredModel(installed, result.layers, calibration))
+            measure(MeasuredModel(installed, shapes, result.layers, calibration))
     return result
 
 

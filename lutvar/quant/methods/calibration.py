@@ -8,7 +8,7 @@ through it once more under teacher forcing, block by block, so that the memory i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -16,9 +16,11 @@ from torch import Tensor
 
 from lutvar.quant.var import Var, Vqvae, generate
 from lutvar.quant.var.blocks import VarBlock
+from lutvar.quant.var.sampling import filter_logits
 from lutvar.quant.var.sites import LinearSite, SiteName
 
 from .layer import BlockData
+from .resample import ResampleRule, resample_scales
 
 
 class CalibrationError(ValueError):
@@ -51,6 +53,11 @@ class CalibrationSet:
         labels_N, tokens_NL = self.labels_N[:samples], self.tokens_NL[:samples]
         return CalibrationSet(labels_N, tokens_NL, self.inputs_NLZ[:samples], None, self.notes)
 
+    def with_rows(self, count: int) -> CalibrationSet:
+        """Evenly spaced ones of the rows in use, about `count`."""
+        rows = torch.arange(2 * len(self)) if self.rows is None else self.rows
+        return replace(self, rows=rows[:: max(len(rows) // count, 1)])
+
     def row_data(self, null_label: int) -> tuple[Tensor, Tensor]:
         """Labels and latent inputs of the rows in use, [B] and [B, L - first, Z]."""
         labels_B = torch.cat((self.labels_N, torch.full_like(self.labels_N, null_label)))
@@ -69,8 +76,17 @@ def calibration_set(
     top_k: int = 0,
     top_p: float = 0.0,
     batch: int = 50,
+    resample: ResampleRule | None = None,
 ) -> CalibrationSet:
     """Generate calibration samples, classes 0, 1, ... in turn.
+
+    Args:
+        var, vqvae: the float model.
+        samples: how many.
+        seed, cfg, top_k, top_p: as for `generate`.
+        batch: samples generated at once; part of what the seed determines.
+        resample: move tokens by this rule (`resample`); it keeps the probabilities of all tokens,
+            4 bytes times samples, tokens and vocabulary.
 
     Raises:
         CalibrationError: fewer than one sample.
@@ -78,11 +94,22 @@ def calibration_set(
     if samples < 1:
         raise CalibrationError(f"{samples} calibration samples; at least 1 is needed")
     labels = torch.arange(samples) % var.config.num_classes
-    tokens = []
+    tokens: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
+    probabilities: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     for i, part in enumerate(labels.split(batch)):
-        result = generate(var, vqvae, part, seed * 100003 + i, cfg, top_k, top_p)
-        tokens.append(torch.cat(result.tokens, 1))
-    return from_tokens(var, vqvae, labels, torch.cat(tokens))
+        seeded, keep = seed * 100003 + i, resample is not None
+        result = generate(var, vqvae, part, seeded, cfg, top_k, top_p, keep_logits=keep)
+        for index, found in enumerate(result.tokens):
+            tokens[index].append(found)
+        for index, logits in enumerate(result.logits or []):
+            probabilities[index].append(filter_logits(logits, top_k, top_p).softmax(-1))
+    maps = [torch.cat(part) for part in tokens]
+    if resample is None:
+        return from_tokens(var, vqvae, labels, torch.cat(maps, 1))
+    moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
+    changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
+    made = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
+    return replace(made, notes=(f"resampled {changed} of {made.tokens_NL.numel()} tokens",))
 
 
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:
