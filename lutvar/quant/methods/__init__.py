@@ -2,7 +2,8 @@
 """Quantization methods as recipes: small steps that prepare the linears of one float model."""
 
 from .build import QuantizedVar, quantize_var
-from .calibration import CalibrationError, CalibrationSet, calibration_set
+from .calibration import CalibrationSet, calibration_set
+from .errors import CalibrationError
 from .layer import Block, Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
 from .recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names

@@ -32,7 +32,7 @@ class AttentionMethod(Protocol):
     """An attention backend (`sites.AttentionBackend`) that is told the scale step.
 
     A method may further have
-    `needs_data(settings)` (a static method): whether it must be measured;
+    `needs_data`, a bool or a static method of the settings: whether it reads calibration samples;
     `measure(model)`: called once with a `MeasuredModel` when the linears are done;
     `begin_rows(paired)`: called when new rows begin, see `PlainAttention`;
     `keeps_values`: true when the cache must leave values alone, since the method quantizes them.
@@ -89,12 +89,21 @@ def make_attention(
     return made
 
 
+def check_attention(settings: Mapping[str, Any] | None) -> None:
+    """Raise ValueError for an unknown kind or setting, as far as its `settings_type` tells."""
+    if settings is None:
+        return
+    settings_type = getattr(_kind(settings), "settings_type", None)
+    if settings_type is not None:
+        settings_type(**settings)
+
+
 def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
     """Whether the attention of these settings needs calibration samples."""
     if settings is None:
         return False
-    needs = getattr(_kind(settings), "needs_data", None)
-    return bool(needs(settings)) if needs is not None else False
+    needs = getattr(_kind(settings), "needs_data", False)
+    return bool(needs(settings) if callable(needs) else needs)
 
 
 class PlainSettings(BaseModel):

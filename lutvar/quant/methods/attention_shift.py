@@ -19,8 +19,9 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from lutvar.quant.var import Var
 
@@ -95,6 +96,14 @@ class ShiftAndSumSettings(PlainSettings):
     alpha: float = Field(default=0.01, gt=0)
     samples: int = Field(default=1, ge=1)
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.v is None:
+            raise ValueError("attention.v: shift-and-sum needs a quantizer of the values")
+        if self.probability_bits is not None and self.probabilities is not None:
+            raise ValueError("attention: give probabilities or probability_bits, not both")
+        return self
+
 
 class ShiftAndSumAttention(PlainAttention):
     """Values are quantized where they are used, so the cache leaves them alone.
@@ -112,10 +121,6 @@ class ShiftAndSumAttention(PlainAttention):
         self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
     ) -> None:
         super().__init__(settings, var, calibration)
-        if "v" not in self.quantizers:
-            raise ValueError("attention.v: shift-and-sum needs the quantizer of the values")
-        if self.settings.probability_bits is not None and "probabilities" in self.quantizers:
-            raise ValueError("attention: give probabilities or probability_bits, not both")
         self.theta = float("inf") if self.settings.theta is None else self.settings.theta
         self.notes: list[str] = []
         self._seen: list[Scores] | None = None

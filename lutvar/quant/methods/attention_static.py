@@ -19,8 +19,8 @@ from lutvar.quant.var import Var
 
 from .attention import MeasuredModel, PlainAttention, PlainSettings
 from .calibration import CalibrationSet, replay
+from .percentiles import moving_average, percentile_range
 from .quantizers import QuantizerSpec
-from .ranges import moving_average, percentile_range
 from .static import StaticQuantizer
 
 #: Values kept of one operand in one call while ranges are measured; more are thinned out evenly.

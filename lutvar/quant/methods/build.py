@@ -17,7 +17,8 @@ from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
 
 from .attention import AttentionMethod, MeasuredModel, make_attention
 from .cache import QuantizedCache
-from .calibration import CalibrationError, CalibrationSet, walk
+from .calibration import CalibrationSet, walk
+from .errors import CalibrationError
 from .layer import Block, BlockData, Layer, Step
 from .quantizers import FakeQuantizer
 from .recipe import Recipe, RecipeError

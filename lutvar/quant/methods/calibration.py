@@ -19,12 +19,9 @@ from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sampling import filter_logits
 from lutvar.quant.var.sites import LinearSite, SiteName
 
+from .errors import CalibrationError as CalibrationError  # users of this module need it
 from .layer import BlockData
 from .resample import ResampleRule, resample_scales
-
-
-class CalibrationError(ValueError):
-    """Calibration data that cannot be used; says what is missing and what to do."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from lutvar.quant.formats.grouping import Granularity, group, tensor, token
 from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
 
-from .ranges import percentile_range
+from .percentiles import percentile_range
 
 
 class QuantizerSpec(BaseModel):
@@ -32,7 +32,7 @@ class QuantizerSpec(BaseModel):
         group: values along the last axis that share a scale; "row" for one scale for each row (a
             token, or an output channel), "tensor" for one.
         asymmetric: integers with a zero point between minimum and maximum.
-        percentile: the asymmetric range is the best of three percentile pairs (`ranges`).
+        percentile: the asymmetric range is the best of three percentile pairs (`percentiles`).
         by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
         scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
         clip: factor of the absolute maximum that maps to the end of the grid.

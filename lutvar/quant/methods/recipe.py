@@ -18,6 +18,7 @@ A linear that is not named stays float. Steps run in their order, block by block
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
 
-from .attention import attention_needs_data
+from .attention import attention_needs_data, check_attention
 from .calibration import CalibrationSet, calibration_set
 from .quantizers import QuantizerSpec
 from .resample import ResampleRule
@@ -86,6 +87,10 @@ def prepare_calibration(
     made = calibration_set(
         var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
     )
+    classes = var.config.num_classes
+    if spec.samples < classes:
+        missing = f"only {spec.samples} of {classes} classes have a calibration sample"
+        made = replace(made, notes=(*made.notes, missing))
     return made if spec.select is None else select(var, made, spec.select)
 
 
@@ -127,7 +132,7 @@ class Recipe(BaseModel):
     @field_validator("attention")
     @classmethod
     def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        attention_needs_data(value)
+        check_attention(value)
         return value
 
     @property

@@ -24,7 +24,8 @@ from torch import Tensor
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
 
-from .calibration import CalibrationError, CalibrationSet
+from .calibration import CalibrationSet
+from .errors import CalibrationError
 
 #: Distances that agree to this are taken as equal, as released.
 SAME = 1e-3

@@ -10,9 +10,17 @@ from methods.method_cases import SCALES, generates, make_block, outlier_inputs
 from torch import Tensor
 
 from lutvar.models import LoadedModel, load_model
-from lutvar.quant.methods import CalibrationError, FakeQuantizer, Layer, QuantizerSpec
+from lutvar.quant.methods import (
+    CalibrationError,
+    FakeQuantizer,
+    Layer,
+    QuantizerSpec,
+    Recipe,
+    prepare_calibration,
+)
 from lutvar.quant.methods.calibration import calibration_set, walk
-from lutvar.quant.methods.ranges import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.recipe import CalibrationSpec
 from lutvar.quant.methods.select import SelectSpec, features, mahalanobis, select
 from lutvar.quant.methods.static import StaticQuantizer
 from lutvar.quant.methods.steps import make_step
@@ -149,6 +157,29 @@ def test_batches_hold_both_halves_and_leave_out_the_sink() -> None:
     assert [x[:, 0, 0].tolist() for x, _ in batches] == [[0, 3], [1, 4], [2, 5]]
     assert batches[0][1] == ((0, 4), (4, 13)) and batches[0][0].shape[1] == 13
     assert len(row_batches(block, layer, 4)[0][0]) == 6
+
+
+def test_unusable_data_is_refused(digits: LoadedModel) -> None:
+    x_BLI = torch.ones(2, 14, 64)
+    block = make_block("qkv", x_BLI, torch.randn(8, 64))[0]
+    with pytest.raises(CalibrationError, match=r"of 1 calibration sample\(s\) say nothing"):
+        make_step({"step": "static-tokens"}).apply(block)
+    block = make_block("qkv", x_BLI.repeat(2, 1, 1) * float("inf"), torch.randn(8, 64))[0]
+    with pytest.raises(CalibrationError, match=r"block0\.qkv: input is not finite"):
+        make_step({"step": "gps"}).apply(block)
+    made = prepare_calibration(digits.var, digits.vqvae, CalibrationSpec(samples=2))
+    assert made.notes == ("only 2 of 10 classes have a calibration sample",)
+    with pytest.raises(ValueError, match=r"percentile needs asymmetric"):
+        QuantizerSpec(format="INT4", percentile=True)
+    for attention, pattern in (
+        ({"kind": "static", "format": "E2M1"}, "E2M1 is not one"),
+        ({"kind": "static", "q": {"format": "INT8"}}, "format` for all operands"),
+        ({"kind": "static", "colour": 1}, "colour"),
+        ({"kind": "shift-and-sum"}, "needs a quantizer of the values"),
+        ({"kind": "nothing"}, "known are plain, sage, shift-and-sum"),
+    ):
+        with pytest.raises(ValueError, match=pattern):
+            Recipe(name="r", attention=attention)
 
 
 def test_mahalanobis_and_its_degeneracy() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lutvar.quant.methods.layer import Block, Layer
 from lutvar.quant.methods.operations import scale_channels
-from lutvar.quant.methods.ranges import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

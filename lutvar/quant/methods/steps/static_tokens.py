@@ -15,8 +15,8 @@ from pydantic import Field
 from torch import Tensor
 
 from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
 from lutvar.quant.methods.quantizers import FakeQuantizer, QuantizerSpec
-from lutvar.quant.methods.ranges import moving_average, percentile_range, row_batches
 from lutvar.quant.methods.static import StaticQuantizer
 
 from . import StepBase

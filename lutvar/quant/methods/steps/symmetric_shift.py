@@ -13,7 +13,7 @@ from pydantic import Field
 
 from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import shift_channels
-from lutvar.quant.methods.ranges import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

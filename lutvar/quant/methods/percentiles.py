@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import CalibrationError
+
 if TYPE_CHECKING:
     from .layer import Block, Layer
 
@@ -74,10 +76,20 @@ def row_batches(
 
     Returns:
         (x [B, L, I], scales); a layer that sees one vector for each row has one range.
+
+    Raises:
+        CalibrationError: fewer than two samples, or inputs that are not finite.
     """
     assert block.data is not None
     x_BLI = layer.prepared(block.data.inputs[layer.site.name])
     B, L = x_BLI.shape[:2]
+    if B < 4:  # both halves of two samples
+        raise CalibrationError(
+            f"{layer.site}: static ranges of {B // 2} calibration sample(s) say nothing about "
+            "others; set calibration.samples to 2 or more, better one for each class"
+        )
+    if not bool(x_BLI.isfinite().all()):
+        raise CalibrationError(f"{layer.site}: input is not finite after the steps before this one")
     half = (B + 1) // 2
     order = torch.stack((torch.arange(half), torch.arange(half) + half), 1).flatten()
     x_BLI = x_BLI[order[order < B]]
