@@ -2,10 +2,11 @@
 """Quantization methods as recipes: small steps that prepare the linears of one float model."""
 
 from .build import QuantizedVar, quantize_var
-from .calibration import CalibrationError, CalibrationSet, calibration_set
+from .calibration import CalibrationSet, calibration_set
+from .errors import CalibrationError
 from .layer import Block, Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
-from .recipe import Recipe, RecipeError, load_recipe, recipe_names
+from .recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names
 
 __all__ = [
     "Block",
@@ -19,6 +20,7 @@ __all__ = [
     "RecipeError",
     "calibration_set",
     "load_recipe",
+    "prepare_calibration",
     "quantize_var",
     "recipe_names",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,16 +13,30 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lutvar.quant.var import Var
+from lutvar.quant.var.sites import LinearSite
 
 from .calibration import CalibrationSet
+from .layer import Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
-KINDS: dict[str, str] = {"plain": "lutvar.quant.methods.attention:PlainAttention"}
+KINDS: dict[str, str] = {
+    "plain": "lutvar.quant.methods.attention:PlainAttention",
+    "sage": "lutvar.quant.methods.attention_sage:SageAttention",
+    "shift-and-sum": "lutvar.quant.methods.attention_shift:ShiftAndSumAttention",
+    "static": "lutvar.quant.methods.attention_static:StaticAttention",
+}
 
 
 class AttentionMethod(Protocol):
-    """An attention backend (`sites.AttentionBackend`) that is told the scale step."""
+    """An attention backend (`sites.AttentionBackend`) that is told the scale step.
+
+    A method may further have
+    `needs_data`, a bool or a static method of the settings: whether it reads calibration samples;
+    `measure(model)`: called once with a `MeasuredModel` when the linears are done;
+    `begin_rows(paired)`: called when new rows begin, see `PlainAttention`;
+    `keeps_values`: true when the cache must leave values alone, since the method quantizes them.
+    """
 
     def begin_scale(self, scale_index: int) -> None:
         """A scale step of all rows begins."""
@@ -37,6 +52,31 @@ class AttentionMethod(Protocol):
     ) -> Tensor: ...
 
 
+@dataclass(frozen=True)
+class MeasuredModel:
+    """What an attention method sees when it is measured.
+
+    Attributes:
+        var: the model with quantized linears, cache and the attention method itself in place.
+        shapes: (outputs, inputs) of every linear.
+        layers: the quantized linears.
+        calibration: the samples.
+    """
+
+    var: Var
+    shapes: Mapping[LinearSite, tuple[int, int]]
+    layers: Mapping[LinearSite, Layer]
+    calibration: CalibrationSet
+
+
+def _kind(settings: Mapping[str, Any]) -> Any:
+    kind = settings.get("kind", "plain")
+    if kind not in KINDS:
+        raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
+    module, name = KINDS[kind].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def make_attention(
     settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
 ) -> AttentionMethod:
@@ -45,18 +85,33 @@ def make_attention(
     Raises:
         ValueError: unknown kind or setting.
     """
-    kind = settings.get("kind", "plain")
-    if kind not in KINDS:
-        raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
-    module, name = KINDS[kind].split(":")
-    made: AttentionMethod = getattr(importlib.import_module(module), name)(
-        settings, var, calibration
-    )
+    made: AttentionMethod = _kind(settings)(settings, var, calibration)
     return made
 
 
+def check_attention(settings: Mapping[str, Any] | None) -> None:
+    """Raise ValueError for an unknown kind or setting, as far as its `settings_type` tells."""
+    if settings is None:
+        return
+    settings_type = getattr(_kind(settings), "settings_type", None)
+    if settings_type is not None:
+        settings_type(**settings)
+
+
+def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
+    """Whether the attention of these settings needs calibration samples."""
+    if settings is None:
+        return False
+    needs = getattr(_kind(settings), "needs_data", False)
+    return bool(needs(settings) if callable(needs) else needs)
+
+
 class PlainSettings(BaseModel):
-    """Quantizers of the four operands; None is float. Rows are the 64 channels of a head."""
+    """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
+
+    `share_halves`: the unconditional half takes the output of the conditional half of the same
+    image (LiteVAR, arXiv:2411.17178), when both are there.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -65,23 +120,41 @@ class PlainSettings(BaseModel):
     k: QuantizerSpec | None = None
     v: QuantizerSpec | None = None
     probabilities: QuantizerSpec | None = None
+    share_halves: bool = False
 
 
 class PlainAttention:
-    """Operands quantized as they come, softmax in float."""
+    """Operands quantized as they come, softmax in float. Other kinds override parts of it."""
+
+    settings_type: type[PlainSettings] = PlainSettings
+    keeps_values = False
 
     def __init__(
         self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
     ) -> None:
-        self.settings = PlainSettings(**settings)
+        self.settings = self.settings_type(**settings)
         specs = {n: getattr(self.settings, n) for n in ("q", "k", "v", "probabilities")}
         self.quantizers = {n: FakeQuantizer(s) for n, s in specs.items() if s is not None}
+        self.scale_index, self.paired = 0, False
 
     def begin_scale(self, scale_index: int) -> None:
-        """Nothing depends on the scale step."""
+        """Remember the scale step."""
+        self.scale_index = scale_index
+
+    def begin_rows(self, paired: bool) -> None:
+        """New rows begin; paired: the second half are the unconditional rows of the first half."""
+        self.paired = paired
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         return self.quantizers[name](x) if name in self.quantizers else x
+
+    def scores(self, block: int, q_BHlc: Tensor, k_BHLc: Tensor, scale: float) -> Tensor:
+        """Scores before mask and softmax, [B, H, l, L]."""
+        return self._quantized("q", q_BHlc) @ self._quantized("k", k_BHLc).mT * scale
+
+    def product(self, block: int, p_BHlL: Tensor, v_BHLc: Tensor) -> Tensor:
+        """Probabilities times values, [B, H, l, c]."""
+        return self._quantized("probabilities", p_BHlL) @ self._quantized("v", v_BHLc)
 
     def __call__(
         self,
@@ -92,8 +165,12 @@ class PlainAttention:
         mask_11LL: Tensor | None,
         scale: float,
     ) -> Tensor:
-        scores = self._quantized("q", q_BHlc) @ self._quantized("k", k_BHLc).mT * scale
+        shared = self.settings.share_halves and self.paired
+        if shared:
+            half = q_BHlc.shape[0] // 2
+            q_BHlc, k_BHLc, v_BHLc = q_BHlc[:half], k_BHLc[:half], v_BHLc[:half]
+        scores = self.scores(block, q_BHlc, k_BHLc, scale)
         if mask_11LL is not None:
             scores = scores + mask_11LL
-        p = torch.softmax(scores, -1)
-        return self._quantized("probabilities", p) @ self._quantized("v", v_BHLc)
+        y_BHlc = self.product(block, torch.softmax(scores, -1), v_BHLc)
+        return y_BHlc.repeat(2, 1, 1, 1) if shared else y_BHlc

@@ -15,9 +15,10 @@ from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
 
-from .attention import AttentionMethod, make_attention
+from .attention import AttentionMethod, MeasuredModel, make_attention
 from .cache import QuantizedCache
-from .calibration import CalibrationError, CalibrationSet, walk
+from .calibration import CalibrationSet, walk
+from .errors import CalibrationError
 from .layer import Block, BlockData, Layer, Step
 from .quantizers import FakeQuantizer
 from .recipe import Recipe, RecipeError
@@ -47,13 +48,15 @@ class QuantizedVar:
         """
         holder = var.backends
         before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
-        running = _Running(self, before[4])
+        null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
+        running = _Running(self, before[4], null_D)
         holder.backend = holder.other = running
         if self.attention is not None:
             holder.attention = self.attention
         if self.recipe.cache is not None:
             quantizer = FakeQuantizer(self.recipe.cache)
-            var.cache_factory = lambda block: QuantizedCache(quantizer)
+            values = not getattr(self.attention, "keeps_values", False)
+            var.cache_factory = lambda block: QuantizedCache(quantizer, values)
         var.step_hook = running.begin_scale
         try:
             with torch.no_grad():
@@ -67,8 +70,11 @@ class QuantizedVar:
 class _Running:
     """The linear backend while a `QuantizedVar` is installed."""
 
-    def __init__(self, model: QuantizedVar, hook: Callable[[int], None] | None) -> None:
-        self.model, self.hook, self.scale_index = model, hook, 0
+    def __init__(
+        self, model: QuantizedVar, hook: Callable[[int], None] | None, null_D: Tensor
+    ) -> None:
+        self.model, self.hook, self.null_D, self.scale_index = model, hook, null_D, 0
+        self.begin_rows = getattr(model.attention, "begin_rows", None)
 
     def begin_scale(self, scale_index: int) -> None:
         self.scale_index = scale_index
@@ -80,6 +86,13 @@ class _Running:
     def __call__(
         self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
     ) -> Tensor:
+        if site.name == "head_ada" and self.begin_rows is not None:
+            # AdaLN vectors are computed once for new rows, from their class embedding.
+            null_B = (x_BLC == self.null_D).all(-1).flatten()
+            half = len(null_B) // 2
+            self.begin_rows(
+                2 * half == len(null_B) and bool(null_B[half:].all() and not null_B[:half].any())
+            )
         layer = self.model.layers.get(site)
         if layer is None:
             return torch.nn.functional.linear(x_BLC, weight_OI, bias_O)
@@ -122,7 +135,7 @@ def quantize_var(
     if recipe.attention is not None:
         result.attention = make_attention(recipe.attention, var, calibration)
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
-    if calibration is not None and recipe.needs_data:
+    if calibration is not None and any(step.needs_data for step in steps):
         data = walk(var, calibration)
     for index, block_data in enumerate(data):
         if blocks is not None and index in blocks:
@@ -134,6 +147,14 @@ def quantize_var(
         result.layers |= {layer.site: layer for layer in layers.values()}
         if progress is not None:
             progress(index + 1, depth + 1)
+    measure = getattr(result.attention, "measure", None)
+    if measure is not None and calibration is not None:
+        shapes: dict[LinearSite, tuple[int, int]] = {}
+        for index in range(depth + 1):
+            for site, weight_OI, _ in _linears(var, index):
+                shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
+        with result.installed(var) as installed:
+            measure(MeasuredModel(installed, shapes, result.layers, calibration))
     return result
 
 

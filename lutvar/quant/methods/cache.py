@@ -16,15 +16,19 @@ from .quantizers import FakeQuantizer
 
 
 class QuantizedCache(KvCache):
-    """Keeps quantized keys and values; `group: row` of the quantizer is a token of a head."""
+    """Keeps quantized keys and values; `group: row` of the quantizer is a token of a head.
 
-    def __init__(self, quantizer: FakeQuantizer) -> None:
+    With `values` false only the keys are quantized.
+    """
+
+    def __init__(self, quantizer: FakeQuantizer, values: bool = True) -> None:
         super().__init__()
-        self.quantizer = quantizer
+        self.quantizer, self.values = quantizer, values
 
     def append(self, k_BHlc: Tensor, v_BHlc: Tensor) -> tuple[Tensor, Tensor]:
         """Add the new scale's keys and values; returns all, the new ones not quantized."""
-        kept_k, kept_v = self.quantizer(k_BHlc), self.quantizer(v_BHlc)
+        kept_k = self.quantizer(k_BHlc)
+        kept_v = self.quantizer(v_BHlc) if self.values else v_BHlc
         if self.k_BHLc is None or self.v_BHLc is None:
             self.k_BHLc, self.v_BHLc = kept_k, kept_v
             return k_BHlc, v_BHlc

@@ -8,7 +8,7 @@ through it once more under teacher forcing, block by block, so that the memory i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -16,13 +16,12 @@ from torch import Tensor
 
 from lutvar.quant.var import Var, Vqvae, generate
 from lutvar.quant.var.blocks import VarBlock
+from lutvar.quant.var.sampling import filter_logits
 from lutvar.quant.var.sites import LinearSite, SiteName
 
+from .errors import CalibrationError as CalibrationError  # users of this module need it
 from .layer import BlockData
-
-
-class CalibrationError(ValueError):
-    """Calibration data that cannot be used; says what is missing and what to do."""
+from .resample import ResampleRule, resample_scales
 
 
 @dataclass(frozen=True)
@@ -33,14 +32,36 @@ class CalibrationSet:
         labels_N: classes.
         tokens_NL: tokens of all scales.
         inputs_NLZ: latent inputs of scales 1.., [N, L - first, Z].
+        rows: which of the 2 N rows (conditional ones first) are used; None for all.
+        notes: remarks of what chose or changed the samples.
     """
 
     labels_N: Tensor
     tokens_NL: Tensor
     inputs_NLZ: Tensor
+    rows: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels_N)
+
+    def first(self, samples: int) -> CalibrationSet:
+        """The first samples, with both their rows."""
+        labels_N, tokens_NL = self.labels_N[:samples], self.tokens_NL[:samples]
+        return CalibrationSet(labels_N, tokens_NL, self.inputs_NLZ[:samples], None, self.notes)
+
+    def with_rows(self, count: int) -> CalibrationSet:
+        """Evenly spaced ones of the rows in use, about `count`."""
+        rows = torch.arange(2 * len(self)) if self.rows is None else self.rows
+        return replace(self, rows=rows[:: max(len(rows) // count, 1)])
+
+    def row_data(self, null_label: int) -> tuple[Tensor, Tensor]:
+        """Labels and latent inputs of the rows in use, [B] and [B, L - first, Z]."""
+        labels_B = torch.cat((self.labels_N, torch.full_like(self.labels_N, null_label)))
+        latent_BLZ = self.inputs_NLZ.repeat(2, 1, 1)
+        if self.rows is not None:
+            labels_B, latent_BLZ = labels_B[self.rows], latent_BLZ[self.rows]
+        return labels_B, latent_BLZ
 
 
 def calibration_set(
@@ -52,8 +73,17 @@ def calibration_set(
     top_k: int = 0,
     top_p: float = 0.0,
     batch: int = 50,
+    resample: ResampleRule | None = None,
 ) -> CalibrationSet:
     """Generate calibration samples, classes 0, 1, ... in turn.
+
+    Args:
+        var, vqvae: the float model.
+        samples: how many.
+        seed, cfg, top_k, top_p: as for `generate`.
+        batch: samples generated at once; part of what the seed determines.
+        resample: move tokens by this rule (`resample`); it keeps the probabilities of all tokens,
+            4 bytes times samples, tokens and vocabulary.
 
     Raises:
         CalibrationError: fewer than one sample.
@@ -61,11 +91,22 @@ def calibration_set(
     if samples < 1:
         raise CalibrationError(f"{samples} calibration samples; at least 1 is needed")
     labels = torch.arange(samples) % var.config.num_classes
-    tokens = []
+    tokens: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
+    probabilities: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     for i, part in enumerate(labels.split(batch)):
-        result = generate(var, vqvae, part, seed * 100003 + i, cfg, top_k, top_p)
-        tokens.append(torch.cat(result.tokens, 1))
-    return from_tokens(var, vqvae, labels, torch.cat(tokens))
+        seeded, keep = seed * 100003 + i, resample is not None
+        result = generate(var, vqvae, part, seeded, cfg, top_k, top_p, keep_logits=keep)
+        for index, found in enumerate(result.tokens):
+            tokens[index].append(found)
+        for index, logits in enumerate(result.logits or []):
+            probabilities[index].append(filter_logits(logits, top_k, top_p).softmax(-1))
+    maps = [torch.cat(part) for part in tokens]
+    if resample is None:
+        return from_tokens(var, vqvae, labels, torch.cat(maps, 1))
+    moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
+    changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
+    made = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
+    return replace(made, notes=(f"resampled {changed} of {made.tokens_NL.numel()} tokens",))
 
 
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:
@@ -99,10 +140,7 @@ def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
     for p in config.patch_nums:
         bounds.append(bounds[-1] + p * p)
     scales = tuple(pairwise(bounds))
-    labels_B = torch.cat(
-        (calibration.labels_N, torch.full_like(calibration.labels_N, config.num_classes))
-    )
-    latent_BLZ = calibration.inputs_NLZ.repeat(2, 1, 1)
+    labels_B, latent_BLZ = calibration.row_data(config.num_classes)
     before = holder.backend, holder.other
     recorder = _Recorder()
     holder.backend = holder.other = recorder
@@ -133,6 +171,34 @@ def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
         yield BlockData(None, None, var.attn_bias_for_masking, last, scales, labels_B)
     finally:
         holder.backend, holder.other = before
+
+
+@torch.no_grad()
+def replay(var: Var, calibration: CalibrationSet, take: slice = slice(None)) -> list[Tensor]:
+    """Run rows of a calibration set scale by scale with a cache, as generation does.
+
+    Args:
+        var: the model, with whatever backends are in place.
+        calibration: the samples.
+        take: which of its rows.
+
+    Returns:
+        For each scale logits [B, l, V] of the rows, without guidance.
+    """
+    sides = var.config.patch_nums
+    labels_B, latent_BLZ = (x[take] for x in calibration.row_data(var.config.num_classes))
+    maps_BlZ = latent_BLZ.split([p * p for p in sides[1:]], 1)
+    cond, cache, logits = var.condition(labels_B), var.new_cache(), []
+    for index, side in enumerate(sides):
+        if var.step_hook is not None:
+            var.step_hook(index)
+        if index == 0:
+            x_BlC = var.first_input(cond)
+        else:
+            map_BZpp = maps_BlZ[index - 1].transpose(1, 2).unflatten(2, (side, side))
+            x_BlC = var.next_input(index, map_BZpp)
+        logits.append(var.scale_logits(x_BlC, cond, cache))
+    return logits
 
 
 def _need_finite(where: str, inputs: dict[SiteName, Tensor]) -> None:

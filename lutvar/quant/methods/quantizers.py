@@ -21,6 +21,8 @@ from lutvar.quant.formats.grouping import Granularity, group, tensor, token
 from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
 
+from .percentiles import percentile_range
+
 
 class QuantizerSpec(BaseModel):
     """How a tensor is quantized, as recipes write it.
@@ -30,6 +32,7 @@ class QuantizerSpec(BaseModel):
         group: values along the last axis that share a scale; "row" for one scale for each row (a
             token, or an output channel), "tensor" for one.
         asymmetric: integers with a zero point between minimum and maximum.
+        percentile: the asymmetric range is the best of three percentile pairs (`percentiles`).
         by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
         scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
         clip: factor of the absolute maximum that maps to the end of the grid.
@@ -41,6 +44,7 @@ class QuantizerSpec(BaseModel):
     format: str
     group: int | Literal["row", "tensor"] = 128
     asymmetric: bool = False
+    percentile: bool = False
     by_sign: bool = False
     scale: Literal["fp32", "fp16", "pow2", "e4m3"] = "fp32"
     clip: float = Field(default=1.0, gt=0, le=1)
@@ -62,6 +66,8 @@ class QuantizerSpec(BaseModel):
             raise ValueError(f"asymmetric and by_sign need an INT format, not {self.format}")
         if self.asymmetric and (self.by_sign or self.scale != "fp32"):
             raise ValueError("asymmetric goes with neither by_sign nor another scale than fp32")
+        if self.percentile and not self.asymmetric:
+            raise ValueError("percentile needs asymmetric: true")
         return self
 
     @property
@@ -162,6 +168,10 @@ class FakeQuantizer:
     def scales(self, x: Tensor) -> Scales:
         """Scales of [..., I] float32 from its own extremes."""
         blocks, clip = self.blocks(x), self.spec.clip
+        if self.spec.percentile:
+            step, zero = percentile_range(blocks.detach().flatten(0, -2), self.spec.bits)
+            shape = (*blocks.shape[:-1], 1)
+            return Scales(step.view(shape), None, zero.view(shape))
         if self.spec.asymmetric:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             low, high = low.clamp_max(0) * clip, high.clamp_min(0) * clip

@@ -18,6 +18,7 @@ A linear that is not named stays float. Steps run in their order, block by block
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,14 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
 
+from .attention import attention_needs_data, check_attention
+from .calibration import CalibrationSet, calibration_set
 from .quantizers import QuantizerSpec
+from .resample import ResampleRule
+from .select import SelectSpec, select
 from .steps import make_step
 
 #: Every linear of the model that a recipe may name.
@@ -48,12 +54,44 @@ class LayerSpec(BaseModel):
 
 
 class CalibrationSpec(BaseModel):
-    """Samples that the float model generates for steps that need data."""
+    """Samples that the float model generates for steps that need data (`prepare_calibration`).
+
+    Attributes:
+        samples: how many images; classes in turn.
+        seed: of their random stream.
+        resample: rule by which tokens are moved (`resample`), or None.
+        select: which of the rows are used (`select`), None for all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(default=64, ge=1)
     seed: int = 0
+    resample: ResampleRule | None = None
+    select: SelectSpec | None = None
+
+
+def prepare_calibration(
+    var: Var,
+    vqvae: Vqvae,
+    spec: CalibrationSpec,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+) -> CalibrationSet:
+    """The calibration set that a recipe describes; the sampling settings are the model's.
+
+    Raises:
+        CalibrationError: samples that the settings cannot use.
+    """
+    made = calibration_set(
+        var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
+    )
+    classes = var.config.num_classes
+    if spec.samples < classes:
+        missing = f"only {spec.samples} of {classes} classes have a calibration sample"
+        made = replace(made, notes=(*made.notes, missing))
+    return made if spec.select is None else select(var, made, spec.select)
 
 
 class Recipe(BaseModel):
@@ -91,10 +129,17 @@ class Recipe(BaseModel):
             make_step(settings)
         return value
 
+    @field_validator("attention")
+    @classmethod
+    def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        check_attention(value)
+        return value
+
     @property
     def needs_data(self) -> bool:
         """Whether a step or attention needs calibration samples."""
-        return any(make_step(s).needs_data for s in self.steps)
+        steps = any(make_step(s).needs_data for s in self.steps)
+        return steps or attention_needs_data(self.attention)
 
     def coverage(self) -> dict[SiteName, str]:
         """Kind of linear -> "W4A4", "W8A16", "float", for every linear of the model."""

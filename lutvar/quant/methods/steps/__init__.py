@@ -15,7 +15,10 @@ from lutvar.quant.var.sites import SiteName
 #: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
 STEPS: dict[str, str] = {
     "hadamard": "hadamard:Hadamard",
+    "gps": "gps:GainProjectedScaling",
     "smoothquant": "smoothquant:SmoothQuant",
+    "static-tokens": "static_tokens:StaticTokens",
+    "symmetric-shift": "symmetric_shift:SymmetricShift",
 }
 
 

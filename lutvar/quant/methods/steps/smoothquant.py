@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import scale_channels
+from lutvar.quant.var.sites import SiteName
 
 from . import StepBase
 
 
 class SmoothQuant(StepBase):
-    """x / f and W f with ``f = max|x|**alpha / max|W|**(1 - alpha)`` for each input channel."""
+    """x / f and W f with ``f = max|x|**alpha / max|W|**(1 - alpha)`` for each input channel.
+
+    Attributes:
+        alpha: share of the input's range.
+        skip_first: linears whose first scale step does not count (a sink token).
+    """
 
     alpha: float = 0.5
+    skip_first: tuple[SiteName, ...] = ()
 
     @property
     def needs_data(self) -> bool:
@@ -25,6 +32,8 @@ class SmoothQuant(StepBase):
         assert block.data is not None
         for layer in self.chosen(block):
             x = layer.prepared(block.data.inputs[layer.site.name])
+            if layer.site.name in self.skip_first and len(block.data.scales) > 1:
+                x = x[:, block.data.scales[0][1] :]
             range_x = x.abs().flatten(0, -2).amax(0).clamp_min(1e-5)
             range_w = layer.weight_OI.abs().amax(0).clamp_min(1e-5)
             factor = range_x**self.alpha / range_w ** (1 - self.alpha)

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of calibration, apart from the modules that raise them so that all can."""
+
+from __future__ import annotations
+
+
+class CalibrationError(ValueError):
+    """Calibration data that cannot be used; says what is missing and what to do."""

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gain-projected scaling: channel factors at which less activation error meets more weight error.
+
+Source: PTQ4ARVG (arXiv:2601.21238). The paper derives the factor from sums of absolute products,
+the released code from squared norms and the quantized weight; both are here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.operations import scale_channels
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.var.sites import SiteName
+
+from . import StepBase
+
+Formula = Literal["paper", "code"]
+
+
+def widest_channel(x_TI: Tensor) -> int:
+    """The channel with the largest range."""
+    return int((x_TI.amax(0) - x_TI.amin(0)).argmax())
+
+
+def gain_factors(
+    x_TI: Tensor, rounded_TI: Tensor, weight_OI: Tensor, rounded_OI: Tensor, formula: Formula
+) -> Tensor:
+    """Factors s [I] for x / s and W s.
+
+    Args:
+        x_TI: inputs.
+        rounded_TI: all channels quantized with the step of the widest one.
+        weight_OI, rounded_OI: the weight before and after quantization.
+        formula: "paper" or "code".
+
+    Returns:
+        Of the widest channel k, s_k = sqrt(range of x / range of W). Of the others, with dx and dW
+        the errors, s_k times sqrt(sum |dW x| / sum |W dx|) or
+        (|x|^2 |dW|^2 / (|dx|^2 |Q(W)|^2))**(1/4). 1 where either side is 0, since then one of the
+        operands has nothing to gain (the released code gives 0 there if only the weight is exact).
+    """
+    k = widest_channel(x_TI)
+    range_x = x_TI[:, k].amax() - x_TI[:, k].amin()
+    range_w = weight_OI[:, k].amax() - weight_OI[:, k].amin()
+    s_k = torch.sqrt(range_x / range_w) if range_w > 0 else torch.ones(())
+    dx_TI, dw_OI = x_TI - rounded_TI, weight_OI - rounded_OI
+    if formula == "paper":
+        above_I = dw_OI.abs().sum(0) * x_TI.abs().sum(0)
+        below_I = weight_OI.abs().sum(0) * dx_TI.abs().sum(0)
+        power = 1 / 2
+    else:
+        above_I = x_TI.square().sum(0) * dw_OI.square().sum(0)
+        below_I = dx_TI.square().sum(0) * rounded_OI.square().sum(0)
+        power = 1 / 4
+    usable = (above_I > 0) & (below_I > 0)
+    ratio_I = torch.where(usable, above_I, 1.0) / torch.where(usable, below_I, 1.0)
+    factors_I = torch.where(usable, s_k * ratio_I**power, 1.0)
+    factors_I[k] = s_k
+    return factors_I
+
+
+class GainProjectedScaling(StepBase):
+    """x / s and W s with the factors of `gain_factors`, averaged over batches.
+
+    Attributes:
+        formula: "paper" or "code".
+        skip_first: linears whose first scale step does not count (the sink token).
+        batch: rows for each set of factors; later batches enter the moving average.
+    """
+
+    sites: tuple[SiteName, ...] | None = ("qkv", "fc1", "head")
+    formula: Formula = "code"
+    skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
+    batch: int = Field(default=64, ge=1)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        for layer in self.chosen(block):
+            scale_channels(layer, 1 / self._factors(block, layer))
+
+    def _factors(self, block: Block, layer: Layer) -> Tensor:
+        if layer.activation is None or layer.weight is None:
+            raise ValueError(
+                f"{layer.site}: gps weighs the errors of input and weight against each other; "
+                "quantize both in the recipe or take it off gps.sites"
+            )
+        bits, rounded_OI = int(layer.activation.bits), layer.weight(layer.weight_OI)
+        skip = layer.site.name in self.skip_first
+        batches = [x.flatten(0, 1) for x, _ in row_batches(block, layer, self.batch, skip)]
+        ranges = [percentile_range(x_TI.T.contiguous(), bits) for x_TI in batches]
+        step_I = moving_average([step for step, _ in ranges])
+        zero_I = torch.round(moving_average([zero for _, zero in ranges]))
+        factors = []
+        for x_TI in batches:
+            k = widest_channel(x_TI)
+            code = torch.round(x_TI / step_I[k]).sub_(zero_I[k]).clamp_(0, 2**bits - 1)
+            rounded_TI = (code + zero_I[k]) * step_I[k]
+            factors.append(
+                gain_factors(x_TI, rounded_TI, layer.weight_OI, rounded_OI, self.formula)
+            )
+        return moving_average(factors)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Static token-wise quantization of inputs: ranges by scale step, with the sink token apart.
+
+Source: PTQ4ARVG (arXiv:2601.21238), static token-wise quantization, and its released code: qkv and
+fc1 one range for each scale step, proj and fc2 one for the first token and one for the others,
+head and AdaLN one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.quantizers import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.static import StaticQuantizer
+
+from . import StepBase
+
+
+class StaticTokens(StepBase):
+    """Replaces the dynamic quantizer of the input by one with ranges from calibration data.
+
+    Comes after all steps that change the input.
+
+    Attributes:
+        ranges: "scale" one for each scale step, "sink" one for the first step and one for the
+            rest, "tensor" one.
+        batch: rows for each range; later batches enter the moving average.
+    """
+
+    ranges: Literal["scale", "sink", "tensor"] = "scale"
+    batch: int = Field(default=64, ge=1)
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        for layer in self.chosen(block):
+            quantizer = layer.activation
+            if quantizer is None:
+                continue
+            if not isinstance(quantizer, FakeQuantizer) or not quantizer.spec.asymmetric:
+                raise ValueError(
+                    f"{layer.site}: static-tokens fixes the range of asymmetric integers, not of "
+                    f"{quantizer!r}; write input: {{format: INT8, group: row, asymmetric: true}}"
+                )
+            layer.activation = self._fixed(block, layer, quantizer.spec)
+
+    def _fixed(self, block: Block, layer: Layer, spec: QuantizerSpec) -> StaticQuantizer:
+        steps: list[Tensor] = []
+        zeros: list[Tensor] = []
+        pairs: tuple[int, ...] = (0,)
+        for x_BLI, scales in row_batches(block, layer, self.batch):
+            parts = self._parts(scales)
+            pairs = tuple(range(len(parts)))
+            found = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
+            steps.append(torch.cat([step for step, _ in found]))
+            zeros.append(torch.cat([zero for _, zero in found]))
+        if layer.site.name == "word_embed" and len(pairs) > 1:
+            pairs = (0, *pairs)  # no tokens of the first scale step
+        return StaticQuantizer.of(spec.format, moving_average(steps), moving_average(zeros), pairs)
+
+    def _parts(self, scales: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
+        """Token ranges that share a pair."""
+        if self.ranges == "scale":
+            return list(scales)
+        if self.ranges == "sink" and len(scales) > 1:
+            return [scales[0], (scales[1][0], scales[-1][1])]
+        return [(scales[0][0], scales[-1][1])]

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Channel shifts that centre the range of each input channel on zero.
+
+Source: PTQ4ARVG (arXiv:2601.21238), released code: before the channel factors are found, the static
+range of each channel is moved so that its zero point is in the middle of the codes. The shift goes
+into AdaLN's shift and the next bias.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from lutvar.quant.methods.layer import Block
+from lutvar.quant.methods.operations import shift_channels
+from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.var.sites import SiteName
+
+from . import StepBase
+
+
+class SymmetricShift(StepBase):
+    """x - m with m the middle of each channel's range, and b + W m.
+
+    Attributes:
+        skip_first: linears whose first scale step does not count (the sink token).
+        batch: rows for each range; later batches enter the moving average.
+        bits: codes of the range; default those of the input's quantizer.
+    """
+
+    sites: tuple[SiteName, ...] | None = ("qkv", "fc1", "head")
+    skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
+    batch: int = Field(default=64, ge=1)
+    bits: int | None = None
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        for layer in self.chosen(block):
+            bits = self.bits
+            if bits is None:
+                if layer.activation is None:
+                    raise ValueError(f"{layer.site}: its input is float; set symmetric-shift.bits")
+                bits = int(layer.activation.bits)
+            skip = layer.site.name in self.skip_first
+            found = [
+                percentile_range(x.flatten(0, 1).T.contiguous(), bits)
+                for x, _ in row_batches(block, layer, self.batch, skip)
+            ]
+            step_I = moving_average([step for step, _ in found])
+            zero_I = torch.round(moving_average([zero for _, zero in found]))
+            # The first code stands for zero * step; in the middle it would be -(2**(b-1) - 1).
+            shift_channels(layer, -(zero_I + 2 ** (bits - 1) - 1) * step_I)
