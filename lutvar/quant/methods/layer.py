@@ -77,8 +77,11 @@ class Layer:
 
     def finish(self) -> None:
         """Round the weight to nearest unless a step has rounded it."""
-        if self.rounded_OI is None:
-            self.rounded_OI = self.nearest().contiguous()
+        self.rounded_OI = self.current().contiguous()
+
+    def current(self) -> Tensor:
+        """The weight as the steps so far have rounded it, else rounded to nearest, [O, I]."""
+        return self.nearest() if self.rounded_OI is None else self.rounded_OI
 
     def nearest(self) -> Tensor:
         """The weight rounded to nearest with the scales chosen so far, [O, I]."""

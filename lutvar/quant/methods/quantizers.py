@@ -8,6 +8,7 @@ exactly and is what codes are made with. `exact_rule` uses that one instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -86,6 +87,11 @@ class Scales(NamedTuple):
     positive: Tensor
     negative: Tensor | None = None
     zero: Tensor | None = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
+        """A function of every tensor that is there."""
+        rest = (None if s is None else function(s) for s in self[1:])
+        return Scales(function(self.positive), *rest)
 
 
 @dataclass(frozen=True)

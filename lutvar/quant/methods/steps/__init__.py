@@ -14,8 +14,15 @@ from lutvar.quant.var.sites import SiteName
 
 #: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
 STEPS: dict[str, str] = {
+    "adaround": "adaround:AdaRound",
+    "brecq": "brecq:Brecq",
+    "gptq": "gptq:Gptq",
     "hadamard": "hadamard:Hadamard",
+    "head-rotation": "head_rotation:HeadRotation",
+    "learned-clip": "learned_clip:LearnedClip",
+    "omniquant": "omniquant:OmniQuant",
     "smoothquant": "smoothquant:SmoothQuant",
+    "svdquant": "svdquant:SvdQuant",
 }
 
 
