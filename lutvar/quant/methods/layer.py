@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lutvar.quant.var.blocks import Modulation, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
 
-from .quantizers import FakeQuantizer
+from .quantizers import FakeQuantizer, Scales
 
 
 class InputOperation(Protocol):
@@ -52,6 +52,7 @@ class Layer:
         operations: what happens to the input, in order.
         activation: quantizer of the input, or None for float.
         weight: quantizer of the weight, or None for float.
+        weight_scales: scales that a step chose for the weight; None for those of its extremes.
         rounded_OI: the weight as it is used; None until rounding was decided (`finish`).
         low_rank: (down_RI, up_OR) of a branch that sees the input before it is quantized, or None.
         notes: remarks of steps for reports.
@@ -63,6 +64,7 @@ class Layer:
     operations: list[InputOperation] = field(default_factory=list)
     activation: ActivationQuantizer | None = None
     weight: FakeQuantizer | None = None
+    weight_scales: Scales | None = None
     rounded_OI: Tensor | None = None
     low_rank: tuple[Tensor, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
@@ -75,9 +77,38 @@ class Layer:
 
     def finish(self) -> None:
         """Round the weight to nearest unless a step has rounded it."""
-        if self.rounded_OI is None:
-            quantized = self.weight_OI if self.weight is None else self.weight(self.weight_OI)
-            self.rounded_OI = quantized.contiguous()
+        self.rounded_OI = self.current().contiguous()
+
+    def current(self) -> Tensor:
+        """The weight as the steps so far have rounded it, else rounded to nearest, [O, I]."""
+        return self.nearest() if self.rounded_OI is None else self.rounded_OI
+
+    def nearest(self) -> Tensor:
+        """The weight rounded to nearest with the scales chosen so far, [O, I]."""
+        if self.weight is None:
+            return self.weight_OI
+        if self.weight_scales is None:
+            return self.weight(self.weight_OI)
+        return self.weight.apply(self.weight_OI, self.weight_scales)
+
+    def grid(self) -> tuple[FakeQuantizer, Scales]:
+        """Quantizer and scales of the weight, for steps that round it.
+
+        Raises:
+            ValueError: the recipe does not quantize this weight, or by an exact rule.
+        """
+        if self.weight is None:
+            raise ValueError(f"{self.site}: the recipe gives its weight no format; name one")
+        if self.weight.spec.exact_rule is not None:
+            raise ValueError(f"{self.site}: weight.exact_rule rounds itself; leave it out")
+        if self.weight_scales is None:
+            self.weight_scales = self.weight.scales(self.weight_OI)
+        return self.weight, self.weight_scales
+
+    def need_unrounded(self, what: str) -> None:
+        """Raise ValueError if scales, rounding or a low-rank branch rest on the present weight."""
+        if self.rounded_OI is not None or self.weight_scales is not None or self.low_rank:
+            raise ValueError(f"{self.site}: {what} must come before steps that round the weight")
 
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """Output [..., O] for input [..., l, I] of one scale step."""

@@ -82,6 +82,7 @@ def scale_channels(layer: Layer, s_I: Tensor) -> None:
             f"{layer.site}: channel factors of shape {tuple(s_I.shape)}, {float(s_I.min()):g} to "
             f"{float(s_I.max()):g}; they must be {layer.weight_OI.shape[1]} finite numbers above 0"
         )
+    layer.need_unrounded("channel factors")
     free = layer.site.name in NORM_SITES and all(
         isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
     )
@@ -101,6 +102,7 @@ def shift_channels(layer: Layer, t_I: Tensor) -> None:
 
 def rotate(layer: Layer, matrix_DD: Tensor, seed: int | None = None) -> None:
     """Rotate input and weight by an orthogonal float64 matrix [D, D], D a divisor of I."""
+    layer.need_unrounded("a rotation")
     size = matrix_DD.shape[0]
     outputs, inputs = layer.weight_OI.shape
     if inputs % size:

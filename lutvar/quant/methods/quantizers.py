@@ -8,6 +8,7 @@ exactly and is what codes are made with. `exact_rule` uses that one instead.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -36,6 +37,7 @@ class QuantizerSpec(BaseModel):
         by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
         scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
         clip: factor of the absolute maximum that maps to the end of the grid.
+        floor: smallest scale (value of one grid step); 0 for none.
         exact_rule: compute with this rule of `formats.scales` exactly instead (slow).
     """
 
@@ -48,6 +50,7 @@ class QuantizerSpec(BaseModel):
     by_sign: bool = False
     scale: Literal["fp32", "fp16", "pow2", "e4m3"] = "fp32"
     clip: float = Field(default=1.0, gt=0, le=1)
+    floor: float = Field(default=0.0, ge=0)
     exact_rule: str | None = None
 
     @field_validator("format")
@@ -90,6 +93,11 @@ class Scales(NamedTuple):
     positive: Tensor
     negative: Tensor | None = None
     zero: Tensor | None = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
+        """A function of every tensor that is there."""
+        rest = (None if s is None else function(s) for s in self[1:])
+        return Scales(function(self.positive), *rest)
 
 
 @dataclass(frozen=True)
@@ -165,26 +173,42 @@ class FakeQuantizer:
             )
         return x.unflatten(-1, (-1, size))
 
-    def scales(self, x: Tensor) -> Scales:
-        """Scales of [..., I] float32 from its own extremes."""
-        blocks, clip = self.blocks(x), self.spec.clip
+    def scales(
+        self,
+        x: Tensor,
+        clip_high: Tensor | float | None = None,
+        clip_low: Tensor | float | None = None,
+    ) -> Scales:
+        """Scales of [..., I] float32 from its own extremes.
+
+        Args:
+            x: the values.
+            clip_high: factor of the maximum, a number or one for each block [..., G, 1]; default
+                the spec's `clip`. Gradients flow to it (straight through roundings).
+            clip_low: factor of the minimum; default as `clip_high`. One-sided scales use
+                `clip_high` alone.
+        """
+        blocks = self.blocks(x)
+        above = self.spec.clip if clip_high is None else clip_high
+        below = above if clip_low is None else clip_low
         if self.spec.percentile:
             step, zero = percentile_range(blocks.detach().flatten(0, -2), self.spec.bits)
             shape = (*blocks.shape[:-1], 1)
             return Scales(step.view(shape), None, zero.view(shape))
         if self.spec.asymmetric:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
-            low, high = low.clamp_max(0) * clip, high.clamp_min(0) * clip
-            step = (high - low) / (2**self.spec.bits - 1)
+            low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
+            step = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
             step = torch.where(step == 0, 1.0, step)
-            return Scales(step, None, torch.round(low / step))
+            zero = low / step
+            return Scales(step, None, zero + (torch.round(zero) - zero).detach())
         if self.two_sided:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             return Scales(
-                self._stored(high.clamp_min(0) * clip, False),
-                self._stored(low.clamp_max(0).neg() * clip, True),
+                self._stored(high.clamp_min(0) * above, False),
+                self._stored(low.clamp_max(0).neg() * below, True),
             )
-        return Scales(self._stored(blocks.abs().amax(-1, keepdim=True) * clip, False))
+        return Scales(self._stored(blocks.abs().amax(-1, keepdim=True) * above, False))
 
     def _stored(self, peak: Tensor, negative: bool) -> Tensor:
         """Value of one grid step for blocks that reach `peak`, rounded as the rule says."""
@@ -195,8 +219,13 @@ class FakeQuantizer:
             step = (peak / fmt.scale_top(negative)).half().float()
         else:
             # The rules of MX and NVFP4 are those of `formats.scales`.
-            scaling = SCALE_RULES["pow2" if kind == "pow2" else "e4m3"].compute(peak, fmt, negative)
+            rule = SCALE_RULES["pow2" if kind == "pow2" else "e4m3"]
+            scaling = rule.compute(peak.detach(), fmt, negative)
             step = scaling.stored.float() * (scaling.step / scaling.divisor)
+            if peak.requires_grad:
+                exact = peak / fmt.scale_top(negative)
+                step = exact + (step - exact).detach()
+        step = step.clamp_min(self.spec.floor) if self.spec.floor else step
         return torch.where(step == 0, 1.0, step)
 
     def apply(self, x: Tensor, scales: Scales) -> Tensor:

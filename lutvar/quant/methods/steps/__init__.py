@@ -14,11 +14,18 @@ from lutvar.quant.var.sites import SiteName
 
 #: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
 STEPS: dict[str, str] = {
+    "adaround": "adaround:AdaRound",
+    "brecq": "brecq:Brecq",
+    "gptq": "gptq:Gptq",
     "hadamard": "hadamard:Hadamard",
     "gps": "gps:GainProjectedScaling",
     "smoothquant": "smoothquant:SmoothQuant",
     "static-tokens": "static_tokens:StaticTokens",
     "symmetric-shift": "symmetric_shift:SymmetricShift",
+    "head-rotation": "head_rotation:HeadRotation",
+    "learned-clip": "learned_clip:LearnedClip",
+    "omniquant": "omniquant:OmniQuant",
+    "svdquant": "svdquant:SvdQuant",
 }
 
 

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Group-wise Hadamard transform of input and weight.
+"""Hadamard transform of input and weight, group-wise or over the full width.
 
-Sources: FPQVAR (arXiv:2505.16335), blocks of 128 with one sign vector; QuaRot (arXiv:2404.00456).
+Sources: FPQVAR (arXiv:2505.16335), blocks of 128 with one sign vector; QuaRot (arXiv:2404.00456),
+full width.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
+from lutvar.quant.methods.hadamards import rotate_fully
 from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import hadamard_matrix, rotate
 
@@ -16,13 +20,16 @@ class Hadamard(StepBase):
     """Rotates each block of `size` channels by diag(d) H / sqrt(size).
 
     Attributes:
-        size: a power of two that divides the linear's inputs.
+        size: a power of two that divides the linear's inputs, or "full" for all of them.
         seed: of the signs d; None for none.
     """
 
-    size: int = 128
+    size: int | Literal["full"] = 128
     seed: int | None = 42
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):
-            rotate(layer, hadamard_matrix(self.size, self.seed), self.seed)
+            if self.size == "full":
+                rotate_fully(layer, self.seed)
+            else:
+                rotate(layer, hadamard_matrix(self.size, self.seed), self.seed)
