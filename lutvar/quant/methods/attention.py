@@ -17,7 +17,11 @@ from .calibration import CalibrationSet
 from .quantizers import FakeQuantizer, QuantizerSpec
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
-KINDS: dict[str, str] = {"plain": "lutvar.quant.methods.attention:PlainAttention"}
+#: A class whose attribute `needs_data` is true reads the calibration samples.
+KINDS: dict[str, str] = {
+    "plain": "lutvar.quant.methods.attention:PlainAttention",
+    "log-softmax": "lutvar.quant.methods.log_attention:LogAttention",
+}
 
 
 class AttentionMethod(Protocol):
@@ -45,14 +49,21 @@ def make_attention(
     Raises:
         ValueError: unknown kind or setting.
     """
+    made: AttentionMethod = _kind(settings)(settings, var, calibration)
+    return made
+
+
+def attention_needs_data(settings: Mapping[str, Any]) -> bool:
+    """Whether the method that these settings describe reads calibration samples."""
+    return bool(getattr(_kind(settings), "needs_data", False))
+
+
+def _kind(settings: Mapping[str, Any]) -> Any:
     kind = settings.get("kind", "plain")
     if kind not in KINDS:
         raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
     module, name = KINDS[kind].split(":")
-    made: AttentionMethod = getattr(importlib.import_module(module), name)(
-        settings, var, calibration
-    )
-    return made
+    return getattr(importlib.import_module(module), name)
 
 
 class PlainSettings(BaseModel):

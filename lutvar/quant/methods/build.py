@@ -122,7 +122,7 @@ def quantize_var(
     if recipe.attention is not None:
         result.attention = make_attention(recipe.attention, var, calibration)
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
-    if calibration is not None and recipe.needs_data:
+    if calibration is not None and any(step.needs_data for step in steps):
         data = walk(var, calibration)
     for index, block_data in enumerate(data):
         if blocks is not None and index in blocks:

@@ -42,6 +42,12 @@ class CalibrationSet:
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    def first(self, samples: int) -> CalibrationSet:
+        """The first samples alone."""
+        return CalibrationSet(
+            self.labels_N[:samples], self.tokens_NL[:samples], self.inputs_NLZ[:samples]
+        )
+
 
 def calibration_set(
     var: Var,

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
 
+from .attention import attention_needs_data
 from .quantizers import QuantizerSpec
 from .steps import make_step
 
@@ -91,9 +92,18 @@ class Recipe(BaseModel):
             make_step(settings)
         return value
 
+    @field_validator("attention")
+    @classmethod
+    def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is not None:
+            attention_needs_data(value)
+        return value
+
     @property
     def needs_data(self) -> bool:
         """Whether a step or attention needs calibration samples."""
+        if self.attention is not None and attention_needs_data(self.attention):
+            return True
         return any(make_step(s).needs_data for s in self.steps)
 
     def coverage(self) -> dict[SiteName, str]:

@@ -15,7 +15,9 @@ from lutvar.quant.var.sites import SiteName
 #: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
 STEPS: dict[str, str] = {
     "hadamard": "hadamard:Hadamard",
+    "repq": "repq:Repq",
     "smoothquant": "smoothquant:SmoothQuant",
+    "static-range": "static_range:StaticRange",
 }
 
 
