@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -60,9 +62,16 @@ def float_output(layer: Layer, x_BLI: Tensor) -> Tensor:
     return torch.nn.functional.linear(x_BLI, layer.weight_OI, layer.bias_O)
 
 
-def generated(model: LoadedModel, name: str, samples: int = 4) -> tuple[QuantizedVar, list[float]]:
-    """Build a shipped recipe and generate two images: relative error of the first logits."""
+def generated(
+    model: LoadedModel, name: str, samples: int = 4, quick: dict[str, Any] | None = None
+) -> tuple[QuantizedVar, list[float]]:
+    """Build a shipped recipe and generate two images: relative error of each scale's logits.
+
+    `quick` replaces settings of steps that have them, so that searches are short.
+    """
     recipe = load_recipe(name)
+    steps = [{k: (quick or {}).get(k, v) for k, v in step.items()} for step in recipe.steps]
+    recipe = recipe.model_copy(update={"steps": tuple(steps)})
     calibration = None
     if recipe.needs_data:
         calibration = calibration_set(model.var, model.vqvae, samples, seed=0)

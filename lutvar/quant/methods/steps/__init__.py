@@ -10,14 +10,19 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lutvar.quant.methods.layer import Block, Layer, Step
+from lutvar.quant.methods.ranged import leaves
 from lutvar.quant.var.sites import SiteName
 
 #: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
 STEPS: dict[str, str] = {
+    "adalog": "adalog:AdaLog",
     "hadamard": "hadamard:Hadamard",
+    "ias": "ias:IasVit",
+    "noisyquant": "noisyquant:NoisyQuant",
     "repq": "repq:Repq",
     "smoothquant": "smoothquant:SmoothQuant",
     "static-range": "static_range:StaticRange",
+    "vidit": "vidit:ViditBalance",
 }
 
 
@@ -40,11 +45,12 @@ class StepBase(BaseModel):
         return False
 
     def chosen(self, block: Block) -> list[Layer]:
-        """The layers of this block that the step works on."""
+        """The layers of this block that the step works on; of split ones, the parts."""
         return [
-            layer
+            part
             for name, layer in block.layers.items()
             if self.sites is None or name in self.sites
+            for part in leaves(layer)
         ]
 
     def apply(self, block: Block) -> None:
