@@ -17,7 +17,7 @@ from .calibration import CalibrationSet
 from .quantizers import FakeQuantizer, QuantizerSpec
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
-#: A class whose attribute `needs_data` is true reads the calibration samples.
+#: A class may have `needs_data(settings)` (a static method): whether it reads calibration samples.
 KINDS: dict[str, str] = {
     "plain": "lutvar.quant.methods.attention:PlainAttention",
     "log-softmax": "lutvar.quant.methods.log_attention:LogAttention",
@@ -41,6 +41,14 @@ class AttentionMethod(Protocol):
     ) -> Tensor: ...
 
 
+def _kind(settings: Mapping[str, Any]) -> Any:
+    kind = settings.get("kind", "plain")
+    if kind not in KINDS:
+        raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
+    module, name = KINDS[kind].split(":")
+    return getattr(importlib.import_module(module), name)
+
+
 def make_attention(
     settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
 ) -> AttentionMethod:
@@ -53,17 +61,12 @@ def make_attention(
     return made
 
 
-def attention_needs_data(settings: Mapping[str, Any]) -> bool:
-    """Whether the method that these settings describe reads calibration samples."""
-    return bool(getattr(_kind(settings), "needs_data", False))
-
-
-def _kind(settings: Mapping[str, Any]) -> Any:
-    kind = settings.get("kind", "plain")
-    if kind not in KINDS:
-        raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
-    module, name = KINDS[kind].split(":")
-    return getattr(importlib.import_module(module), name)
+def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
+    """Whether the attention of these settings needs calibration samples."""
+    if settings is None:
+        return False
+    needs = getattr(_kind(settings), "needs_data", None)
+    return bool(needs(settings)) if needs is not None else False
 
 
 class PlainSettings(BaseModel):

@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from lutvar.quant.var import Var
 
 from .calibration import CalibrationError, CalibrationSet, walk
+from .fixed_range import PERCENTILES, FixedRange, percentile_range, tails
 from .logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
-from .ranges import PERCENTILES, FixedRange, percentile_range, tails
 
 
 class LogSettings(BaseModel):
@@ -86,7 +86,10 @@ def attention_operands(
 class LogAttention:
     """Both products with quantized operands; the softmax itself in float."""
 
-    needs_data = True
+    @staticmethod
+    def needs_data(settings: Mapping[str, Any]) -> bool:
+        """Always: ranges and rules come from samples."""
+        return True
 
     def __init__(
         self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None

@@ -143,18 +143,16 @@ class Recipe(BaseModel):
     @field_validator("attention")
     @classmethod
     def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
-        if value is not None:
-            attention_needs_data(value)
+        attention_needs_data(value)
         return value
 
     @property
     def needs_data(self) -> bool:
-        """Whether a step or attention needs calibration samples."""
-        if self.attention is not None and attention_needs_data(self.attention):
-            return True
+        """Whether a step, attention or the choice of formats needs calibration samples."""
         if self.mixed is not None and self.mixed.sensitivity != "zd":
             return True
-        return any(make_step(s).needs_data for s in self.steps)
+        steps = any(make_step(s).needs_data for s in self.steps)
+        return steps or attention_needs_data(self.attention)
 
     def coverage(self) -> dict[SiteName, str]:
         """Kind of linear -> "W4A4", "W4A4 or W6A6", "float", for every linear of the model."""

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from vit_helpers import error, float_output, generated, one_layer
 
 from lutvar.models import load_model
+from lutvar.quant.methods.fixed_range import FixedRange
 from lutvar.quant.methods.log_attention import best_base
 from lutvar.quant.methods.logarithmic import BASE, GELU_SHIFT, LogTable
-from lutvar.quant.methods.ranges import FixedRange
 from lutvar.quant.methods.search import progressive
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.adalog import ShiftedLog

@@ -13,11 +13,11 @@ from vit_helpers import SCALES, error, float_output, generated, one_layer, outli
 from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import CalibrationError, calibration_set
 from lutvar.quant.methods.calibration import walk
+from lutvar.quant.methods.fixed_range import FixedRange, integer_spec
 from lutvar.quant.methods.layer import Block, Layer
 from lutvar.quant.methods.logarithmic import LogTable, ShiftUniformLog2
 from lutvar.quant.methods.quantizers import FakeQuantizer
 from lutvar.quant.methods.ranged import RangedLayer
-from lutvar.quant.methods.ranges import FixedRange, integer_spec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.noisyquant import NoisyInput
 from lutvar.quant.methods.steps.vidit import moving_range

@@ -19,9 +19,9 @@ from lutvar.quant.methods import (
     calibration_set,
     quantize_var,
 )
+from lutvar.quant.methods.fixed_range import FixedRange, percentile_range, tails
 from lutvar.quant.methods.log_attention import LogAttention, best_scale
 from lutvar.quant.methods.logarithmic import LogTable
-from lutvar.quant.methods.ranges import FixedRange, percentile_range, tails
 from lutvar.quant.methods.steps import make_step
 
 

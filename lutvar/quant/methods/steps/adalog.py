@@ -13,10 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
-from lutvar.quant.methods.quantizers import FakeQuantizer
-from lutvar.quant.methods.ranges import (
+from lutvar.quant.methods.fixed_range import (
     PERCENTILES,
     FixedRange,
     calibration_rows,
@@ -24,6 +21,9 @@ from lutvar.quant.methods.ranges import (
     percentile_range,
     tails,
 )
+from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
+from lutvar.quant.methods.quantizers import FakeQuantizer, Scales
 from lutvar.quant.methods.search import progressive
 from lutvar.quant.var.sites import SiteName
 
@@ -159,9 +159,10 @@ class AdaLog(StepBase):
         # Error of an output as a quadratic form of its row: w' A w - 2 w' B w0 + constant.
         gram_II, cross_II = used_NI.T @ used_NI, used_NI.T @ x_NI
         linear_OI = layer.weight_OI @ cross_II.T
-        layer.rounded_OI = best_rows(
+        scales = best_rows(
             layer.weight, layer.weight_OI, gram_II, linear_OI, self.candidates, self.steps
         )
+        layer.rounded_OI = layer.weight.apply(layer.weight_OI, scales)
 
 
 def best_rows(
@@ -171,8 +172,8 @@ def best_rows(
     linear_OI: Tensor,
     candidates: int,
     steps: int,
-) -> Tensor:
-    """Rows rounded with the ranges that make ``w' A w - 2 w' l`` small; [O, I].
+) -> Scales:
+    """Ranges of the rows of a weight whose rounding makes ``w' A w - 2 w' l`` small.
 
     Raises:
         ValueError: the quantizer has not one asymmetric range for each row.
@@ -186,19 +187,22 @@ def best_rows(
     low_O, high_O = weight_OI.amin(1).clamp_max(0), weight_OI.amax(1).clamp_min(0)
     last = 2**spec.bits - 1
 
-    def rounded(a_KO: Tensor, b_KO: Tensor) -> Tensor:
+    def scales(a_KO: Tensor, b_KO: Tensor) -> Scales:
         low, high = low_O * (0.4 + 0.6 * a_KO), high_O * (0.4 + 0.6 * b_KO)
         step = torch.where(high > low, (high - low) / last, 1.0).unsqueeze(-1)
-        zero = torch.round(-low.unsqueeze(-1) / step)
-        codes = torch.round(weight_OI / step).add_(zero).clamp_(0, last)
-        return codes.sub_(zero).mul_(step)
+        return Scales(step, None, torch.round(low.unsqueeze(-1) / step))
 
     def error(a_KO: Tensor, b_KO: Tensor) -> Tensor:
         errors = []
         for a, b in zip(a_KO.split(8), b_KO.split(8), strict=True):
-            row_KOI = rounded(a, b)
+            step, _, zero = scales(a, b)
+            assert zero is not None
+            codes = torch.round(weight_OI / step).sub_(zero).clamp_(0, last)
+            row_KOI = codes.add_(zero).mul_(step)
             errors.append((row_KOI * (row_KOI @ gram_II - 2 * linear_OI)).sum(-1))
         return torch.cat(errors)
 
     a, b = progressive(error, len(weight_OI), candidates, steps)
-    return rounded(a, b)
+    step, _, zero = scales(a, b)
+    assert zero is not None
+    return Scales(step.unsqueeze(-1), None, zero.unsqueeze(-1))  # a block for each row

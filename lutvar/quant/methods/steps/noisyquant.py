@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lutvar.quant.methods.fixed_range import FixedRange, calibration_rows, output_error
 from lutvar.quant.methods.layer import ActivationQuantizer, Block, Layer
 from lutvar.quant.methods.quantizers import FakeQuantizer
-from lutvar.quant.methods.ranges import FixedRange, calibration_rows, output_error
 
 from . import StepBase
 

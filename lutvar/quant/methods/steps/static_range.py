@@ -7,13 +7,13 @@ it for every linear that does not follow a norm.
 
 from __future__ import annotations
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.ranges import (
+from lutvar.quant.methods.fixed_range import (
     PERCENTILES,
     calibration_rows,
     input_bits,
     percentile_range,
 )
+from lutvar.quant.methods.layer import Block
 
 from . import StepBase
 
