@@ -13,8 +13,8 @@ from lutvar.quant.methods.layer import Block, Layer, Step
 from lutvar.quant.methods.ranged import leaves
 from lutvar.quant.var.sites import SiteName
 
-#: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
-STEPS: dict[str, str] = {
+#: Name in recipes -> "module:class", a module of this package or a path with dots; or the class.
+STEPS: dict[str, str | type[StepBase]] = {
     "adalog": "adalog:AdaLog",
     "hadamard": "hadamard:Hadamard",
     "ias": "ias:IasVit",
@@ -67,6 +67,10 @@ def make_step(settings: Mapping[str, Any]) -> Step:
     name = settings.get("step")
     if name not in STEPS:
         raise ValueError(f"unknown step {name!r}; known: {', '.join(sorted(STEPS))}")
-    module, kind = STEPS[name].split(":")
-    made: Step = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(**settings)
+    entry = STEPS[name]
+    if isinstance(entry, str):
+        module, kind = entry.split(":")
+        path = module if "." in module else f"{__name__}.{module}"
+        entry = getattr(importlib.import_module(path), kind)
+    made: Step = entry(**settings)  # type: ignore[assignment]
     return made
