@@ -20,8 +20,11 @@ from .layer import Layer
 from .quantizers import FakeQuantizer, QuantizerSpec
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
+#: A class may have `needs_data`, a flag or a function of the settings: whether it reads calibration
+#: samples.
 KINDS: dict[str, str] = {
     "plain": "lutvar.quant.methods.attention:PlainAttention",
+    "log-softmax": "lutvar.quant.methods.log_attention:LogAttention",
     "sage": "lutvar.quant.methods.attention_sage:SageAttention",
     "shift-and-sum": "lutvar.quant.methods.attention_shift:ShiftAndSumAttention",
     "static": "lutvar.quant.methods.attention_static:StaticAttention",

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,7 +21,7 @@ from .calibration import CalibrationSet, walk
 from .errors import CalibrationError
 from .layer import Block, BlockData, Layer, Step
 from .quantizers import FakeQuantizer
-from .recipe import Recipe, RecipeError
+from .recipe import LayerSpec, Recipe, RecipeError
 from .steps import make_step
 
 
@@ -134,6 +134,16 @@ def quantize_var(
     result = QuantizedVar(recipe)
     if recipe.attention is not None:
         result.attention = make_attention(recipe.attention, var, calibration)
+    chosen: dict[LinearSite, str] = {}
+    if recipe.mixed is not None:
+        from .mixed import plan_mixed  # SciPy's solver; only such recipes need it
+
+        def build(
+            index: int, block_data: BlockData | None, specs: Mapping[SiteName, LayerSpec]
+        ) -> dict[SiteName, Layer]:
+            return _block(var, recipe, specs, index, block_data, steps)
+
+        chosen = plan_mixed(var, recipe, calibration, build).choices
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
     if calibration is not None and any(step.needs_data for step in steps):
         data = walk(var, calibration)
@@ -141,7 +151,15 @@ def quantize_var(
         if blocks is not None and index in blocks:
             layers = blocks[index]
         else:
-            layers = _block(var, recipe, index, block_data, steps)
+            specs = recipe.layers | {
+                site.name: recipe.mixed.choices[choice][site.name]
+                for site, choice in chosen.items()
+                if recipe.mixed is not None and site.block == index
+            }
+            layers = _block(var, recipe, specs, index, block_data, steps)
+            for site, choice in chosen.items():
+                if site.block == index:
+                    layers[site.name].notes.append(f"mixed: {choice}")
             if finished is not None:
                 finished(index, layers)
         result.layers |= {layer.site: layer for layer in layers.values()}
@@ -159,14 +177,19 @@ def quantize_var(
 
 
 def _block(
-    var: Var, recipe: Recipe, index: int, data: BlockData | None, steps: list[Step]
+    var: Var,
+    recipe: Recipe,
+    specs: Mapping[SiteName, LayerSpec],
+    index: int,
+    data: BlockData | None,
+    steps: list[Step],
 ) -> dict[SiteName, Layer]:
     depth = var.config.depth
     module = var.blocks[index] if index < depth else None
     assert module is None or isinstance(module, VarBlock)
     layers: dict[SiteName, Layer] = {}
     for site, weight_OI, bias_O in _linears(var, index):
-        spec = recipe.layers.get(site.name)
+        spec = specs.get(site.name)
         if spec is None:
             continue
         try:

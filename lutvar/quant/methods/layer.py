@@ -35,7 +35,9 @@ class InputOperation(Protocol):
 class ActivationQuantizer(Protocol):
     """Fake quantization of a layer's input."""
 
-    bits: float
+    @property
+    def bits(self) -> float:
+        """Bits of a code."""
 
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """[..., l, I] to the same; `scale_index` is the scale step that the l tokens belong to."""

@@ -21,10 +21,11 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from typing_extensions import Self
 
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
@@ -94,6 +95,51 @@ def prepare_calibration(
     return made if spec.select is None else select(var, made, spec.select)
 
 
+class MixedSpec(BaseModel):
+    """Formats to choose from for each linear of each block, and what limits the choice.
+
+    Attributes:
+        choices: name -> linear -> quantizers. All name the same block linears.
+        budget: one of "bits" (mean bits of a weight's code), "bytes" (weights with their scales,
+            read once), "luts" (mean LUTs of the multiplier that a product needs).
+        sensitivity: "kl" of the model's output, "output" error of the linear, or the rankings
+            "lim" and "zd".
+        samples: calibration samples for "kl".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    choices: dict[str, dict[SiteName, LayerSpec]]
+    budget: dict[Literal["bits", "bytes", "luts"], float]
+    sensitivity: Literal["kl", "output", "lim", "zd"] = "output"
+    samples: int = Field(default=4, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(self.budget) != 1 or min(self.budget.values()) <= 0:
+            raise ValueError(f"budget {self.budget}: give one of bits, bytes, luts, above 0")
+        covered = {frozenset(specs) for specs in self.choices.values()}
+        if len(self.choices) < 2 or len(covered) != 1 or not covered <= {frozenset(SITE_NAMES)}:
+            raise ValueError(
+                "choices: give at least two, each naming the linears " + ", ".join(SITE_NAMES)
+            )
+        for name, specs in self.choices.items():
+            for site, spec in specs.items():
+                if spec.weight is None or ("luts" in self.budget and spec.input is None):
+                    raise ValueError(f"choices.{name}.{site}: weight (and input) need a quantizer")
+        return self
+
+    @property
+    def budget_item(self) -> tuple[str, float]:
+        """(unit, limit)."""
+        return next(iter(self.budget.items()))
+
+    @property
+    def limit(self) -> float:
+        """The budget's number."""
+        return self.budget_item[1]
+
+
 class Recipe(BaseModel):
     """A method with all its settings.
 
@@ -106,6 +152,7 @@ class Recipe(BaseModel):
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
             token and head.
+        mixed: formats chosen for each linear of each block under a budget, or None.
         calibration: samples for steps that need data.
         seed: for random choices of steps.
     """
@@ -119,6 +166,7 @@ class Recipe(BaseModel):
     steps: tuple[dict[str, Any], ...] = ()
     attention: dict[str, Any] | None = None
     cache: QuantizerSpec | None = None
+    mixed: MixedSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()
     seed: int = 0
 
@@ -137,20 +185,24 @@ class Recipe(BaseModel):
 
     @property
     def needs_data(self) -> bool:
-        """Whether a step or attention needs calibration samples."""
+        """Whether a step, attention or the choice of formats needs calibration samples."""
+        if self.mixed is not None and self.mixed.sensitivity != "zd":
+            return True
         steps = any(make_step(s).needs_data for s in self.steps)
         return steps or attention_needs_data(self.attention)
 
     def coverage(self) -> dict[SiteName, str]:
-        """Kind of linear -> "W4A4", "W8A16", "float", for every linear of the model."""
+        """Kind of linear -> "W4A4", "W4A4 or W6A6", "float", for every linear of the model."""
         found: dict[SiteName, str] = {}
         for name in ALL_SITES:
-            spec = self.layers.get(name, LayerSpec())
-            if spec.weight is None and spec.input is None:
-                found[name] = "float"
-            else:
+            specs = [self.layers.get(name, LayerSpec())]
+            if self.mixed is not None:
+                specs = [c[name] for c in self.mixed.choices.values() if name in c] or specs
+            texts = []
+            for spec in specs:
                 w, a = (str(s.bits) if s else "32" for s in (spec.weight, spec.input))
-                found[name] = f"W{w}A{a}"
+                texts.append("float" if w == a == "32" else f"W{w}A{a}")
+            found[name] = " or ".join(dict.fromkeys(texts))
         return found
 
 

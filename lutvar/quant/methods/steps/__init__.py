@@ -10,22 +10,29 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from lutvar.quant.methods.layer import Block, Layer, Step
+from lutvar.quant.methods.ranged import leaves
 from lutvar.quant.var.sites import SiteName
 
-#: Name in recipes -> "module:class" in this package. The class is a `StepBase`.
-STEPS: dict[str, str] = {
+#: Name in recipes -> "module:class", a module of this package or a path with dots; or the class.
+STEPS: dict[str, str | type[StepBase]] = {
+    "adalog": "adalog:AdaLog",
     "adaround": "adaround:AdaRound",
     "brecq": "brecq:Brecq",
+    "gps": "gps:GainProjectedScaling",
     "gptq": "gptq:Gptq",
     "hadamard": "hadamard:Hadamard",
-    "gps": "gps:GainProjectedScaling",
-    "smoothquant": "smoothquant:SmoothQuant",
-    "static-tokens": "static_tokens:StaticTokens",
-    "symmetric-shift": "symmetric_shift:SymmetricShift",
     "head-rotation": "head_rotation:HeadRotation",
+    "ias": "ias:IasVit",
     "learned-clip": "learned_clip:LearnedClip",
+    "noisyquant": "noisyquant:NoisyQuant",
     "omniquant": "omniquant:OmniQuant",
+    "repq": "repq:Repq",
+    "smoothquant": "smoothquant:SmoothQuant",
+    "static-range": "static_range:StaticRange",
+    "static-tokens": "static_tokens:StaticTokens",
     "svdquant": "svdquant:SvdQuant",
+    "symmetric-shift": "symmetric_shift:SymmetricShift",
+    "vidit": "vidit:ViditBalance",
 }
 
 
@@ -48,11 +55,12 @@ class StepBase(BaseModel):
         return False
 
     def chosen(self, block: Block) -> list[Layer]:
-        """The layers of this block that the step works on."""
+        """The layers of this block that the step works on; of split ones, the parts."""
         return [
-            layer
+            part
             for name, layer in block.layers.items()
             if self.sites is None or name in self.sites
+            for part in leaves(layer)
         ]
 
     def apply(self, block: Block) -> None:
@@ -69,6 +77,10 @@ def make_step(settings: Mapping[str, Any]) -> Step:
     name = settings.get("step")
     if name not in STEPS:
         raise ValueError(f"unknown step {name!r}; known: {', '.join(sorted(STEPS))}")
-    module, kind = STEPS[name].split(":")
-    made: Step = getattr(importlib.import_module(f"{__name__}.{module}"), kind)(**settings)
+    entry = STEPS[name]
+    if isinstance(entry, str):
+        module, kind = entry.split(":")
+        path = module if "." in module else f"{__name__}.{module}"
+        entry = getattr(importlib.import_module(path), kind)
+    made: Step = entry(**settings)  # type: ignore[assignment]
     return made

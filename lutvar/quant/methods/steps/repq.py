@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ranges of each channel turned into one range by factors and shifts that cost nothing.
+
+Source: RepQ-ViT (arXiv:2212.08254), section 3.3: the input of a linear after a norm gets step and
+zero point of each channel; with their means s~ and z~ as targets, ``x / r - b`` with
+``r = s / s~`` and ``b = low / r - low~`` brings every channel into the one range, and the weight
+takes ``W r`` with bias ``+ W r b``. In VAR both fold into the AdaLN vectors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.methods.fixed_range import (
+    PERCENTILES,
+    FixedRange,
+    calibration_rows,
+    input_bits,
+    percentile_range,
+)
+from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.operations import scale_channels, shift_channels
+from lutvar.quant.var.sites import SiteName
+
+from . import StepBase
+
+
+def reparameterise(layer: Layer, channels: FixedRange) -> Tensor:
+    """Replace ranges of each channel [I] by one range, a factor and a shift of each channel.
+
+    Returns:
+        r [I], the factors that the weight took.
+    """
+    target = FixedRange(
+        channels.step.mean().reshape(1), channels.zero.mean().reshape(1), channels.bits
+    )
+    ratio_I = channels.step / target.step
+    scale_channels(layer, 1 / ratio_I)
+    shift_channels(layer, target.low - channels.low / ratio_I)
+    layer.activation = target
+    return ratio_I
+
+
+class Repq(StepBase):
+    """Scale reparameterisation; use it where the input comes from a norm.
+
+    Attributes:
+        percentiles: ends of the ranges to try.
+        rows: calibration tokens that are looked at.
+    """
+
+    sites: tuple[SiteName, ...] | None = ("qkv", "fc1")
+    percentiles: tuple[float, ...] = PERCENTILES
+    rows: int = 4096
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        for layer in self.chosen(block):
+            bits = input_bits(layer, self.step)
+            x_NI = calibration_rows(block, layer, self.step, self.rows)
+            channels = percentile_range(x_NI, bits, True, self.percentiles)
+            # A channel that hardly moves must not blow up the others' weight columns.
+            floor = float(channels.step.mean()) * 1e-4
+            channels = FixedRange(channels.step.clamp_min(floor), channels.zero, channels.bits)
+            ratio_I = reparameterise(layer, channels)
+            spread = float(ratio_I.max() / ratio_I.min().clamp_min(torch.finfo(torch.float32).tiny))
+            layer.notes.append(f"repq: channel steps spread by {spread:.3g}")

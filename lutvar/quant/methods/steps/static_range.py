@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One fixed range for the input of a linear instead of a dynamic one.
+
+Source: static per-tensor activation quantization as in RepQ-ViT (arXiv:2212.08254), which keeps
+it for every linear that does not follow a norm.
+"""
+
+from __future__ import annotations
+
+from lutvar.quant.methods.fixed_range import (
+    PERCENTILES,
+    calibration_rows,
+    input_bits,
+    percentile_range,
+)
+from lutvar.quant.methods.layer import Block
+
+from . import StepBase
+
+
+class StaticRange(StepBase):
+    """Replaces the input quantizer by a `FixedRange` of the same bits.
+
+    Attributes:
+        by_channel: a range for each channel (what RepQ-ViT reparameterises away).
+        percentiles: ends of the range to try.
+        rows: calibration tokens that are looked at.
+    """
+
+    by_channel: bool = False
+    percentiles: tuple[float, ...] = PERCENTILES
+    rows: int = 4096
+
+    @property
+    def needs_data(self) -> bool:
+        return True
+
+    def apply(self, block: Block) -> None:
+        for layer in self.chosen(block):
+            bits = input_bits(layer, self.step)
+            x_NI = calibration_rows(block, layer, self.step, self.rows)
+            layer.activation = percentile_range(x_NI, bits, self.by_channel, self.percentiles)
