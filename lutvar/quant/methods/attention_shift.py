@@ -15,6 +15,7 @@ also where the step doubles. On a uniform grid both rules agree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -121,7 +122,7 @@ class ShiftAndSumAttention(PlainAttention):
         self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
     ) -> None:
         super().__init__(settings, var, calibration)
-        self.theta = float("inf") if self.settings.theta is None else self.settings.theta
+        self.theta = math.inf if self.settings.theta is None else self.settings.theta
         self.notes: list[str] = []
         self._seen: list[Scores] | None = None
 
@@ -149,12 +150,22 @@ class ShiftAndSumAttention(PlainAttention):
         total += attention_operations(config, self._product_bits("q", "k"), pv_bits)
         budget = self.settings.alpha * total
         theta = find_threshold(seen, budget, config.head_dim, pv_bits)
-        self.theta = float("inf") if theta is None else theta
+        self.theta = math.inf if theta is None else theta
         self.notes = [
             f"threshold {self.theta:g}: at most {budget:.4g} of {total:.4g} bit operations "
             f"({self.settings.alpha:.2%}) are extra"
             + ("; not even scoring is within it, no copies are made" if theta is None else "")
         ]
+
+    def state(self) -> dict[str, Any]:
+        """Threshold and notes, for files; no threshold where no copies are made."""
+        theta = self.theta if math.isfinite(self.theta) else None
+        return {"theta": theta, "notes": self.notes}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.theta = math.inf if state["theta"] is None else float(state["theta"])
+        self.notes = list(state["notes"])
 
     def product(self, block: int, p_BHlL: Tensor, v_BHLc: Tensor) -> Tensor:
         """Quantized probabilities times averaged copies of the values."""

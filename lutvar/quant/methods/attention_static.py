@@ -101,6 +101,20 @@ class StaticAttention(PlainAttention):
             step, zero = (moving_average([pair[i] for pair in pairs]) for i in range(2))
             self.fixed[key] = StaticQuantizer.of(spec.format, step, zero, (0,))
 
+    def state(self) -> dict[str, Tensor]:
+        """The ranges, for files: "block.operand" -> (step, zero point)."""
+        return {
+            f"{block}.{name}": torch.cat((fixed.step_S, fixed.zero_S))
+            for (block, name), fixed in self.fixed.items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        for key, pair in state.items():
+            block, name = key.split(".")
+            made = StaticQuantizer.of(self.settings.format, pair[:1], pair[1:], (0,))
+            self.fixed[int(block), name] = made
+
     def _static(self, block: int, name: str, x: Tensor) -> Tensor:
         if self._seen is not None:
             flat = x.detach().flatten()

@@ -165,15 +165,22 @@ def quantize_var(
         result.layers |= {layer.site: layer for layer in layers.values()}
         if progress is not None:
             progress(index + 1, depth + 1)
-    measure = getattr(result.attention, "measure", None)
-    if measure is not None and calibration is not None:
-        shapes: dict[LinearSite, tuple[int, int]] = {}
-        for index in range(depth + 1):
-            for site, weight_OI, _ in _linears(var, index):
-                shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
-        with result.installed(var) as installed:
-            measure(MeasuredModel(installed, shapes, result.layers, calibration))
+    if calibration is not None:
+        _measure_attention(result, var, calibration)
     return result
+
+
+def _measure_attention(model: QuantizedVar, var: Var, calibration: CalibrationSet) -> None:
+    """Let the attention method look at the model with its quantized linears, if it wants to."""
+    measure = getattr(model.attention, "measure", None)
+    if measure is None:
+        return
+    shapes: dict[LinearSite, tuple[int, int]] = {}
+    for index in range(var.config.depth + 1):
+        for site, weight_OI, _ in _linears(var, index):
+            shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
+    with model.installed(var) as installed:
+        measure(MeasuredModel(installed, shapes, model.layers, calibration))
 
 
 def _block(

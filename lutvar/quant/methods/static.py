@@ -19,27 +19,31 @@ class StaticQuantizer:
     """Asymmetric integers with (step, zero point) pairs from calibration.
 
     Attributes:
-        spec: format; its group is "tensor".
+        format: an INT format.
         step_S: value of one code step, one for each pair.
         zero_S: zero points, whole numbers: value = (code + zero) * step.
         pair_of_scale: which pair each scale step uses; the last entry serves all later ones.
         bits: of a code.
     """
 
-    spec: QuantizerSpec
+    format: str
     step_S: Tensor
     zero_S: Tensor
     pair_of_scale: tuple[int, ...]
     bits: float = field(init=False)
 
     def __post_init__(self) -> None:
-        self.bits = float(self.spec.bits)
+        self.bits = float(self.quantizer().spec.bits)
+
+    def quantizer(self) -> FakeQuantizer:
+        """What applies one pair."""
+        return FakeQuantizer(QuantizerSpec(format=self.format, group="tensor", asymmetric=True))
 
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """Fake-quantize the tokens [..., l, I] of one scale step."""
         pair = self.pair_of_scale[min(scale_index, len(self.pair_of_scale) - 1)]
         scales = Scales(self.step_S[pair].view(1, 1), None, self.zero_S[pair].view(1, 1))
-        return FakeQuantizer(self.spec).apply(x, scales)
+        return self.quantizer().apply(x, scales)
 
     @classmethod
     def of(
@@ -55,5 +59,4 @@ class StaticQuantizer:
                 f"static range with steps {step_S.tolist()} and zero points {zero_S.tolist()}; "
                 "steps must be finite and above 0"
             )
-        spec = QuantizerSpec(format=bits_format, group="tensor", asymmetric=True)
-        return cls(spec, step_S.float(), torch.round(zero_S).float(), pair_of_scale)
+        return cls(bits_format, step_S.float(), torch.round(zero_S).float(), pair_of_scale)

@@ -17,7 +17,9 @@ from lutvar.quant.methods import (
     QuantizerSpec,
     Recipe,
     prepare_calibration,
+    quantize_var,
 )
+from lutvar.quant.methods.attention_static import StaticAttention
 from lutvar.quant.methods.calibration import calibration_set, walk
 from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
 from lutvar.quant.methods.recipe import CalibrationSpec
@@ -228,3 +230,21 @@ def test_selection_of_rows(digits: LoadedModel) -> None:
 def test_recipes_generate(digits: LoadedModel) -> None:
     errors = [generates(digits, f"ptq4arvg-w{b}a{b}") for b in (8, 6, 4)]
     assert 0 < errors[0] < 0.5 * errors[1] < 0.25 * errors[2] < 0.15
+
+
+def test_static_attention_keeps_its_ranges(digits: LoadedModel) -> None:
+    recipe = Recipe(name="a", attention={"kind": "static", "format": "INT4", "batch": 6})
+    calibration = calibration_set(digits.var, digits.vqvae, 6, seed=0)
+    made = quantize_var(digits.var, recipe, calibration).attention
+    assert isinstance(made, StaticAttention)
+    assert len(made.fixed) == 4 * digits.var.config.depth
+    # Probabilities reach from 0 to at most 1, keys have unit length.
+    top = made.fixed[1, "probabilities"](torch.full((1, 1), 9.0), 0)
+    assert 0.3 < float(top) <= 1.001
+    assert 0.1 < float(made.fixed[1, "k"](torch.full((1, 1), 9.0), 0)) <= 1.001
+    operands = [torch.randn(2, 2, 5, 64) for _ in range(3)]
+    fresh = StaticAttention(recipe.attention or {}, digits.var, None)
+    with pytest.raises(RuntimeError, match="was not measured"):
+        fresh(1, *operands, None, 1.0)
+    fresh.load_state(made.state())
+    assert torch.equal(fresh(1, *operands, None, 1.0), made(1, *operands, None, 1.0))

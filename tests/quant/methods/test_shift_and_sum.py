@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import FakeQuantizer, QuantizerSpec, Recipe, load_recipe, quantize_var
+from lutvar.quant.methods.attention import make_attention
 from lutvar.quant.methods.attention_shift import (
     ShiftAndSumAttention,
     averaged,
@@ -139,6 +140,10 @@ def test_recipe_finds_its_threshold(digits: LoadedModel) -> None:
         attention = quantize_var(digits.var, each, calibration).attention
         assert isinstance(attention, ShiftAndSumAttention)
         thetas.append(attention.theta)
+        fresh = make_attention(each.attention or {}, digits.var, None)
+        assert isinstance(fresh, ShiftAndSumAttention)
+        fresh.load_state(attention.state())
+        assert fresh.theta == attention.theta and fresh.notes == attention.notes
     assert 0 < thetas[0] < thetas[1] < 1 and thetas[2] == float("inf")
     assert "no copies are made" in attention.notes[0]
 
