@@ -63,6 +63,8 @@ def test_help_does_not_import_the_heavy_packages() -> None:
         (["generate", "--config", "no-such-size", "-o", "unused"], "no-such-size"),
         (["generate", "--slots", "0"], "--slots"),
         (["quality", "--preset", "fp5"], "fp5"),
+        (["eval", "--recipe", "no-such-recipe"], "no-such-recipe"),
+        (["eval", "--model", "no-such-model"], "no-such-model"),
         (["study", "speed"], "speed"),
         (["study", "--model", "no-such-model", "-o", "unused"], "no-such-model"),
         (["estimate", "--config", "no-such-size"], "no-such-size"),

@@ -42,7 +42,7 @@ SMALL = replace(
 @pytest.fixture(scope="module")
 def digits() -> ImageSet:
     full = load_digits()
-    train = full.train_images[:64], full.train_labels[:64]
+    train = full.train_images[:80], full.train_labels[:80]
     return ImageSet(*train, full.val_images, full.val_labels)
 
 
