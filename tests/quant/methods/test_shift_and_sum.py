@@ -131,7 +131,7 @@ def test_bit_operations_by_hand(digits: LoadedModel) -> None:
 
 
 def test_recipe_finds_its_threshold(digits: LoadedModel) -> None:
-    calibration = calibration_set(digits.var, digits.vqvae, 2, seed=0)
+    calibration = calibration_set(digits.var, digits.vqvae, 4, seed=0)
     recipe = load_recipe("shift-and-sum-w4a4")
     wide = recipe.model_copy(update={"attention": {**(recipe.attention or {}), "alpha": 0.05}})
     tight = recipe.model_copy(update={"attention": {**(recipe.attention or {}), "alpha": 1e-6}})
@@ -231,5 +231,5 @@ def test_values_stay_float_in_the_cache(digits: LoadedModel) -> None:
 
 def test_recipes_generate(digits: LoadedModel) -> None:
     four, six = (generates(digits, f"shift-and-sum-w{b}a{b}") for b in (4, 6))
-    assert 0 < six < 0.5 * four < 0.1
+    assert 0 < six < 0.6 * four < 0.1
     assert 0 < generates(digits, "fpqvar-fp4-shift-and-sum") < 0.2
