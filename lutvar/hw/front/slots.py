@@ -14,6 +14,8 @@ from lutvar.hw.links import WORDS, payload_layout
 SLOTS = 2
 #: Bits of a position that tells a full set of slots from an empty one.
 TURN_BITS = 2
+#: Bits of a word's position in its group.
+GROUP_WORD = (WORDS - 1).bit_length()
 
 _KEPT = (
     "row_first", "bank", "norm", "rotate", "dual", "inverse_width", "epsilon",
