@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.hw.links import WORDS
 
-from .slots import GROUP_WORD, TURN_BITS, row_words, slot_layout
+from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
 
 def statistics_layout() -> data.StructLayout:
@@ -61,7 +61,7 @@ class RowIssue(wiring.Component):
         first = Signal(init=1)
         rows = Signal(len(slot.last_row))  # issued
         # As in the receiver: one cycle late, and in time for the next word that asks.
-        group_ends, row_ends = Signal(), Signal()
+        last_group, last_row = Signal(), Signal()
         begin = first & slot.norm
         # The next row's statistics, in a register: the queue's ready must not depend on `may`.
         own, known = Signal.like(self.statistics.payload, reset_less=True), Signal()
@@ -73,12 +73,12 @@ class RowIssue(wiring.Component):
             self.issue.eq(may & (~begin | known)),
             self.statistics.ready.eq(~known),
             self.word.eq(word),
-            last_word.eq(group_ends & (word[:GROUP_WORD] == WORDS - 1)),
-            self.last.eq(last_word & row_ends),
+            last_word.eq(last_group & (word[:GROUP_WORD] == WORDS - 1)),
+            self.last.eq(last_word & last_row),
         ]
         m.d.sync += [
-            group_ends.eq(word[GROUP_WORD:] == slot.last_group[: len(word) - GROUP_WORD]),
-            row_ends.eq(rows == slot.last_row),
+            last_group.eq(group_ends(word, slot.last_group)),
+            last_row.eq(rows == slot.last_row),
         ]
         with m.If(~known):
             m.d.sync += [own.eq(self.statistics.payload), known.eq(self.statistics.valid)]

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.hw.links import BEAT, WORDS
 
-from .slots import GROUP_WORD, TURN_BITS, row_words, slot_layout
+from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
 
 class Receiver(wiring.Component):
@@ -69,7 +69,7 @@ class Receiver(wiring.Component):
         rows = Signal(len(slot.last_row))  # received, of this instruction
         # Of the last group, of the last row: one cycle late, but it takes 8 words from where they
         # change to the next word that asks.
-        group_ends, row_ends = Signal(), Signal()
+        last_group, last_row = Signal(), Signal()
         history = Signal(self.gap)  # bit t: a float32 row's last word was emitted t + 1 cycles ago
 
         is_vector = slot.norm & ~vectors[1]
@@ -82,12 +82,12 @@ class Receiver(wiring.Component):
             ),
             self.data.ready.eq(may),
             emit.eq(pending | may & self.data.valid),
-            last.eq(emit & group_ends & (word[:GROUP_WORD] == WORDS - 1)),
+            last.eq(emit & last_group & (word[:GROUP_WORD] == WORDS - 1)),
             self.take.eq(emit & ~is_vector),
         ]  # fmt: skip
         m.d.sync += [
-            group_ends.eq(word[GROUP_WORD:] == slot.last_group[: len(word) - GROUP_WORD]),
-            row_ends.eq(rows == slot.last_row),
+            last_group.eq(group_ends(word, slot.last_group)),
+            last_row.eq(rows == slot.last_row),
             history.eq(Cat(last & wide, history)),
             pending.eq(emit & ~pending & ~wide),
             self.row.eq(emit & ~is_vector),
@@ -105,7 +105,7 @@ class Receiver(wiring.Component):
             m.d.sync += [word.eq(0), first.eq(1)]
             with m.If(is_vector):
                 m.d.sync += vectors.eq(vectors + 1)
-            with m.Elif(row_ends):
+            with m.Elif(last_row):
                 m.d.sync += [vectors.eq(0), rows.eq(0), self.turn.eq(self.turn + 1)]
             with m.Else():
                 m.d.sync += rows.eq(rows + 1)
