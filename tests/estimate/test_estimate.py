@@ -10,11 +10,13 @@ import pytest
 from click.testing import CliRunner
 from compile_cases import DIGITS, accelerator, compiler, staggered
 
-from lutvar.bench.units import UnitCost
+from lutvar.bench.area import MAX_LEVELS
+from lutvar.bench.units import UNITS, UnitCost
 from lutvar.cli.main import cli
 from lutvar.compile.costs import CostModel, UnitTimes, unit_times
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Opcode, PostOp, Unit
+from lutvar.estimate.measure import load
 from lutvar.estimate.model import Estimator
 from lutvar.estimate.plans import plan
 from lutvar.estimate.resources import resources
@@ -174,6 +176,17 @@ def test_resources_have_limits() -> None:
     fp6 = resources(accelerator("vck190-fp6", rows=144, act_banks=8))
     assert fp6.lines[-1].amounts["bram36"] == 9 * 54  # a word of 104 bits takes 3 x 36
     assert resources(SMALL).fits("bram36")
+
+
+def test_the_large_configuration_fits() -> None:
+    """The units that come with the package, as they were measured: area, and logic levels."""
+    found = resources(accelerator("vck190-fp4"))
+    for kind in ("lut", "dsp", "bram36", "uram"):
+        assert found.fits(kind) and not found.missing(kind), kind
+    units = load("vck190-fp4")
+    assert set(units) == set(UNITS)
+    deep = {name: cost.max_levels for name, cost in units.items() if cost.max_levels > MAX_LEVELS}
+    assert not deep
 
 
 def test_resources_add_up_the_measured_units() -> None:

@@ -13,7 +13,7 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.links import BEAT
 from lutvar.hw.shared import ExportPlatform, instantiate
-from lutvar.hw.units.count import Level, stepped
+from lutvar.hw.units.count import Level
 
 from .sizes import AttentionSizes
 
@@ -106,16 +106,16 @@ class HeadMemory(wiring.Component):
             self.passes.ready.eq(~busy),
         ]
         # Between two passes is a cycle without a record: then the head's records lie ahead again.
+        # One carry chain makes both changes of the level; its carry in is a record that comes with
+        # the first.
+        ones = Cat(Const(1, 1), (~push).replicate(len(level) - 1))
+        change = Cat(again & push, Mux(again, current.keys, ones))
+        with m.If(again | (push ^ taken)):
+            m.d.sync += level.eq((Cat(Const(1, 1), level) + change)[1:])
         with m.If(again):
-            m.d.sync += [
-                level.eq(level + current.keys + push),
-                some.eq(1),
-                read_addr.eq(read_addr - current.keys),
-            ]
+            m.d.sync += [some.eq(1), read_addr.eq(read_addr - current.keys)]
         with m.Else():
             m.d.sync += some.eq(Mux(some, (level > 1) | push | ~taken, push))
-            with m.If(push ^ taken):
-                m.d.sync += level.eq(stepped(level, push))
             with m.If(taken):
                 m.d.sync += read_addr.eq(read_addr + 1)
         m.d.sync += [

@@ -57,7 +57,7 @@ class RecordSorter(wiring.Component):
         m.submodules.queue = queue = WideQueue(codes + 16, self.depth)
         wiring.connect(m, wiring.flipped(self.block), blocks.i)
         left = Signal(range(max(self.sizes.max_keys, self.sizes.rows) + 1))
-        final, block = Signal(), blocks.o.payload
+        final, block = Signal(), Signal.like(blocks.o.payload, reset_less=True)
         m.d.comb += [
             queue.data.eq(Cat(record[:codes], record[8 * SCALE_BYTE :][:16])),
             self.queries.valid.eq(queue.o.valid),
@@ -70,7 +70,13 @@ class RecordSorter(wiring.Component):
             m.d.sync += [left.eq(left - 1), final.eq(left == 2)]
         with m.FSM():
             with m.State("BLOCK"):
-                m.d.sync += [left.eq(block.rows), final.eq(block.rows == 1)]
+                upcoming = blocks.o.payload
+                m.d.comb += blocks.o.ready.eq(1)
+                m.d.sync += [
+                    block.eq(upcoming),
+                    left.eq(upcoming.rows),
+                    final.eq(upcoming.rows == 1),
+                ]
                 with m.If(blocks.o.valid):
                     m.next = "QUERIES"
             with m.State("QUERIES"):
@@ -83,14 +89,11 @@ class RecordSorter(wiring.Component):
                     with m.If(block.first):
                         m.d.sync += [left.eq(block.keys), final.eq(block.keys == 1)]
                         m.next = "KEYS"
-                    with m.Else():
-                        m.d.comb += blocks.o.ready.eq(1)
             with m.State("KEYS"):
                 m.d.comb += [
                     self.keys.valid.eq(self.records.valid),
                     self.records.ready.eq(self.keys.ready),
                 ]
                 with m.If(self.records.valid & self.records.ready & final):
-                    m.d.comb += blocks.o.ready.eq(1)
                     m.next = "BLOCK"
         return m

@@ -75,9 +75,10 @@ class QueryKeyWalk(_Walk):
         sizes = self.sizes
         command, load = self._begin(m)
         rows = Signal.like(command.rows)  # of the head, not yet in a block
-        heads = Signal.like(command.heads)
+        heads = Signal.like(command.heads)  # with a block to come
         count, left = Signal(range(sizes.rows + 1)), Signal(range(sizes.rows + 1))
-        first, last = Signal(), Signal()
+        # All that changes with a block does so in SPLIT: what ends one reaches far as it is.
+        first, last, final, over = Signal(), Signal(), Signal(), Signal()
         head_query, query = Signal(64, reset_less=True), Signal(64, reset_less=True)
         keys = Signal(64, reset_less=True)
         m.d.comb += [
@@ -91,17 +92,10 @@ class QueryKeyWalk(_Walk):
             """After the last request of a block."""
             m.next = "SPLIT"
             m.d.sync += first.eq(last)
-            with m.If(last):
-                m.d.sync += [
-                    rows.eq(command.rows),
-                    heads.eq(heads - 1),
-                    keys.eq(keys + command.head_stride),
-                    query.eq(head_query + RECORD_BYTES),
-                    head_query.eq(head_query + RECORD_BYTES),
-                ]
-                with m.If(heads == 1):
-                    m.next = "IDLE"
+            with m.If(over):
+                m.next = "IDLE"
 
+        m.d.sync += over.eq(last & (heads == 0))
         with m.FSM():
             with m.State("IDLE"):
                 m.d.comb += self.command.ready.eq(1)
@@ -111,20 +105,26 @@ class QueryKeyWalk(_Walk):
                         heads.eq(payload.heads),
                         rows.eq(payload.rows),
                         head_query.eq(payload.query),
-                        query.eq(payload.query),
                         keys.eq(payload.keys_address),
                         first.eq(1),
                     ]
                     m.next = "SPLIT"
             with m.State("SPLIT"):
-                size = Signal(range(sizes.rows + 1))
-                m.d.comb += size.eq(Mux(rows >= sizes.rows, sizes.rows, rows))
+                size, ends = Signal(range(sizes.rows + 1)), Signal()
+                m.d.comb += [
+                    ends.eq(rows <= sizes.rows),
+                    size.eq(Mux(ends, rows, sizes.rows)),
+                ]
                 m.d.sync += [
                     count.eq(size),
                     left.eq(size),
-                    rows.eq(rows - size),
-                    last.eq(rows <= sizes.rows),
+                    final.eq(size == 1),
+                    rows.eq(Mux(ends, command.rows, rows - sizes.rows)),
+                    last.eq(ends),
+                    heads.eq(heads - ends),
                 ]
+                with m.If(first):
+                    m.d.sync += [query.eq(head_query), head_query.eq(head_query + RECORD_BYTES)]
                 m.next = "BLOCK"
             with m.State("BLOCK"):
                 m.d.comb += self.block.valid.eq(1)
@@ -137,8 +137,12 @@ class QueryKeyWalk(_Walk):
                     self.request.payload.beats.eq(1),
                 ]
                 with m.If(self.request.ready):
-                    m.d.sync += [query.eq(query + command.query_stride), left.eq(left - 1)]
-                    with m.If(left == 1):
+                    m.d.sync += [
+                        query.eq(query + command.query_stride),
+                        left.eq(left - 1),
+                        final.eq(left == 2),
+                    ]
+                    with m.If(final):
                         with m.If(first):
                             m.next = "KEYS"
                         with m.Else():
@@ -150,6 +154,7 @@ class QueryKeyWalk(_Walk):
                     self.request.payload.beats.eq(command.keys),
                 ]
                 with m.If(self.request.ready):
+                    m.d.sync += keys.eq(keys + command.head_stride)
                     next_block()
         return m
 

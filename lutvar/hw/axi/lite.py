@@ -30,7 +30,8 @@ class RegisterBusSignature(wiring.Signature):
 
     ``write`` and ``read`` are high for one cycle. ``write_ok`` answers in the same cycle,
     ``read_ok`` and ``read_data`` (0 unless ok) in the next one, with the value of this cycle.
-    ``read_address`` is there at least one cycle before ``read``.
+    ``write_address`` and ``read_address`` are there at least one cycle before ``write`` and
+    ``read``.
     """
 
     def __init__(self, address_bits):
@@ -47,7 +48,7 @@ class AxiLite(wiring.Component):
 
     Address and data of a write may come in any order and any distance. An access that the register
     file refuses is answered with SLVERR, and read data 0. One access of each direction is in
-    flight; a write completes every 3 cycles at best, a read every 6. Every output towards the bus
+    flight; a write completes every 4 cycles at best, a read every 6. Every output towards the bus
     is a flip-flop.
 
     Args:
@@ -89,7 +90,9 @@ class AxiLite(wiring.Component):
         with m.Elif(~w_held):
             m.d.sync += axi.wready.eq(1)
 
-        m.d.comb += bus.write.eq(aw_held & w_held & ~axi.bvalid & ~self.hold)
+        settled = Signal()
+        m.d.sync += settled.eq(aw_held)
+        m.d.comb += bus.write.eq(aw_held & settled & w_held & ~axi.bvalid & ~self.hold)
         with m.If(bus.write):
             m.d.sync += [axi.bvalid.eq(1), axi.bresp.eq(Mux(bus.write_ok, OKAY, SLVERR))]
         with m.If(axi.bvalid & axi.bready):

@@ -102,17 +102,17 @@ class RegisterFile(wiring.Component):
             m.d.sync += chosen[index].eq(bus.read_address == register.offset)
             words.append(Mux(chosen[index], self._value(register), 0))
         m.d.sync += [bus.read_data.eq(reduce(or_, words)), bus.read_ok.eq(chosen.any())]
-        with m.Switch(bus.write_address):
-            writable = [r.offset for r in self._registers if r.access is not Access.RO]
-            with m.Case(*writable):
-                m.d.comb += bus.write_ok.eq(1)
+        # So are decode and effect of a write, for soft reset and commands reach far.
+        targets = Signal(len(self._registers))
+        m.d.comb += bus.write_ok.eq(targets.any())
 
         for index, register in enumerate(self._registers):
             key = register.name.lower()
             mask = Const(writable_bits(register), 32)
             if register.access is not Access.RO:
                 selected = Signal(name=f"write_{key}")
-                m.d.comb += selected.eq(bus.write & (bus.write_address == register.offset))
+                m.d.sync += targets[index].eq(bus.write_address == register.offset)
+                m.d.comb += selected.eq(bus.write & targets[index])
             if hasattr(self, f"{key}_write"):
                 with m.If(selected):
                     m.d.comb += getattr(self, f"{key}_write").eq(ones & mask)

@@ -3,14 +3,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.hw.links import WORDS
 
-from .slots import TURN_BITS, row_words, slot_layout
+from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
 
 def statistics_layout() -> data.StructLayout:
@@ -60,19 +60,25 @@ class RowIssue(wiring.Component):
         word = Signal(len(self.word))
         first = Signal(init=1)
         rows = Signal(len(slot.last_row))  # issued
+        # As in the receiver: one cycle late, and in time for the next word that asks.
+        last_group, last_row = Signal(), Signal()
         begin = first & slot.norm
         # The next row's statistics, in a register: the queue's ready must not depend on `may`.
         own, known = Signal.like(self.statistics.payload, reset_less=True), Signal()
         may = (self.turn != self.accepted) & self.room & self.some
         if self.alone_first:
-            may &= self.alone | word[:3].any()
+            may &= self.alone | word[:GROUP_WORD].any()
         last_word = Signal()
         m.d.comb += [
             self.issue.eq(may & (~begin | known)),
             self.statistics.ready.eq(~known),
             self.word.eq(word),
-            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)]),
-            self.last.eq(last_word & (rows == slot.last_row)),
+            last_word.eq(last_group & (word[:GROUP_WORD] == WORDS - 1)),
+            self.last.eq(last_word & last_row),
+        ]
+        m.d.sync += [
+            last_group.eq(group_ends(word, slot.last_group)),
+            last_row.eq(rows == slot.last_row),
         ]
         with m.If(~known):
             m.d.sync += [own.eq(self.statistics.payload), known.eq(self.statistics.valid)]

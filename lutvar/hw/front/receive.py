@@ -3,14 +3,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.hw.links import BEAT, WORDS
 
-from .slots import TURN_BITS, row_words, slot_layout
+from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
 
 class Receiver(wiring.Component):
@@ -67,6 +67,9 @@ class Receiver(wiring.Component):
         first = Signal(init=1)  # it is 0
         vectors = Signal(2)  # received, of this instruction
         rows = Signal(len(slot.last_row))  # received, of this instruction
+        # Of the last group, of the last row: one cycle late, but it takes 8 words from where they
+        # change to the next word that asks.
+        last_group, last_row = Signal(), Signal()
         history = Signal(self.gap)  # bit t: a float32 row's last word was emitted t + 1 cycles ago
 
         is_vector = slot.norm & ~vectors[1]
@@ -79,10 +82,12 @@ class Receiver(wiring.Component):
             ),
             self.data.ready.eq(may),
             emit.eq(pending | may & self.data.valid),
-            last.eq(emit & (word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)])),
+            last.eq(emit & last_group & (word[:GROUP_WORD] == WORDS - 1)),
             self.take.eq(emit & ~is_vector),
         ]  # fmt: skip
         m.d.sync += [
+            last_group.eq(group_ends(word, slot.last_group)),
+            last_row.eq(rows == slot.last_row),
             history.eq(Cat(last & wide, history)),
             pending.eq(emit & ~pending & ~wide),
             self.row.eq(emit & ~is_vector),
@@ -100,7 +105,7 @@ class Receiver(wiring.Component):
             m.d.sync += [word.eq(0), first.eq(1)]
             with m.If(is_vector):
                 m.d.sync += vectors.eq(vectors + 1)
-            with m.Elif(rows == slot.last_row):
+            with m.Elif(last_row):
                 m.d.sync += [vectors.eq(0), rows.eq(0), self.turn.eq(self.turn + 1)]
             with m.Else():
                 m.d.sync += rows.eq(rows + 1)

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Value
+from amaranth.hdl import Cat, Const, Value
 from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
@@ -14,6 +14,8 @@ from lutvar.hw.links import WORDS, payload_layout
 SLOTS = 2
 #: Bits of a position that tells a full set of slots from an empty one.
 TURN_BITS = 2
+#: Bits of a word's position in its group.
+GROUP_WORD = (WORDS - 1).bit_length()
 
 _KEPT = (
     "row_first", "bank", "norm", "rotate", "dual", "inverse_width", "epsilon",
@@ -37,6 +39,12 @@ def slot_values(command: Any) -> dict[str, Value]:
     for name, operand in _LAST.items():
         values[name] = (command[operand] - 1)[: len(command[operand])]
     return values
+
+
+def group_ends(word: Value, last_group: Value) -> Value:
+    """Whether the group of the word at this position is the last one of its row."""
+    whole = Cat(Const(WORDS - 1, GROUP_WORD), last_group)[: len(word)]
+    return (word | (WORDS - 1)) == whole
 
 
 def vector_words(config: AcceleratorConfig) -> int:

@@ -52,7 +52,8 @@ class PartialSums(wiring.Component):
         partial = Signal(LANES * 32, reset_less=True)
         beat = Signal(LANES * 32, reset_less=True)
         m.submodules.tree = tree = Sum16()
-        m.submodules.add = add = Fp32Add()
+        add = Fp32Add()
+        place(m, platform, "add", add, "fp32_add")
         m.d.sync += beat.eq(Mux(self.final, partial, Value.cast(self.z)))
         m.d.comb += [Value.cast(tree.z).eq(beat), self.s.eq(tree.s), add.x.eq(tree.s)]
 

@@ -3,9 +3,14 @@
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
+#: Bits from which on a counter has a carry chain: as logic its levels grow with its width.
+_WIDE = 11
+
 
 def stepped(value: Signal, up: Value) -> Value:
-    """``value`` one higher if ``up``, else one lower, without an adder."""
+    """``value`` one higher if ``up``, else one lower; a short one without an adder."""
+    if len(value) >= _WIDE:
+        return (value + Cat(Const(1, 1), (~up).replicate(len(value) - 1)))[: len(value)]
     following: list[Value] = []
     for k, bit in enumerate(value):
         ones, zeros = value[:k].all() if k else Const(1), ~value[:k].any() if k else Const(1)
@@ -17,7 +22,7 @@ class Level:
     """How many of ``most`` places are taken, with the answers of the next cycle in registers.
 
     ``up`` and ``down`` reach far in most units, so they meet no more than one LUT on their way to
-    the counter: it has no adder, whose operand would have to be chosen first.
+    the counter: a short one has no adder, whose operand would have to be chosen first.
 
     Attributes:
         value: the count. some: it is not 0. room: it is not ``most``. All are registers.
