@@ -31,9 +31,9 @@ class AdaRound(StepBase):
         weighting: whether tokens or scale steps count the same.
     """
 
-    steps: int = Field(default=300, ge=1)
-    rate: float = Field(default=0.02, gt=0)
-    penalty: float = Field(default=1.0, gt=0)
+    steps: int = Field(default=200, ge=1)
+    rate: float = Field(default=0.1, gt=0)
+    penalty: float = Field(default=10.0, gt=0)
     warmup: float = Field(default=0.2, ge=0, lt=1)
     weighting: Weighting = "token"
 

@@ -41,10 +41,10 @@ class Brecq(StepBase):
         warmup: share of the steps without regulariser.
     """
 
-    steps: int = Field(default=150, ge=1)
+    steps: int = Field(default=120, ge=1)
     batch: int = Field(default=4, ge=1)
-    rate: float = Field(default=0.03, gt=0)
-    penalty: float = Field(default=1.0, gt=0)
+    rate: float = Field(default=0.1, gt=0)
+    penalty: float = Field(default=3.0, gt=0)
     warmup: float = Field(default=0.2, ge=0, lt=1)
 
     @property

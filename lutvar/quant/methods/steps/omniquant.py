@@ -58,11 +58,17 @@ class OmniQuant(StepBase):
                 data = require_data(block, layer, self.step)
                 x = layer.prepared(data.inputs[layer.site.name])
                 moves = self.transform and layer.site.name in NORM_SITES
+                if not (moves or self.clipping):
+                    continue
                 alpha = self.alpha if moves else None
                 trials[layer.site.name] = _Trial(layer, x, alpha, self.shift, self.clipping)
-        if trials:
-            with torch.enable_grad():
-                self._learn(block, trials)
+        if not trials:
+            raise ValueError(
+                f"{self.step}: block {block.index} has nothing to learn; clipping needs "
+                f"linears with quantized weights, transform one of {', '.join(NORM_SITES)}"
+            )
+        with torch.enable_grad():
+            self._learn(block, trials)
 
     def _learn(self, block: Block, trials: dict[SiteName, _Trial]) -> None:
         data, module = block.data, block.module
@@ -149,8 +155,6 @@ class _Trial:
             self.high = logits.clone().requires_grad_()
             if self.quantizer.spec.asymmetric or self.quantizer.two_sided:
                 self.low = logits.clone().requires_grad_()
-        if self.log_I is None and self.high is None:
-            raise ValueError(f"omniquant: {layer.site} has nothing to learn; name other sites")
 
     def _factors(self) -> tuple[Tensor | float, Tensor | float]:
         high = 1.0 if self.high is None else torch.sigmoid(self.high)
