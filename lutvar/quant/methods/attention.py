@@ -38,6 +38,8 @@ class AttentionMethod(Protocol):
     `needs_data`, a bool or a static method of the settings: whether it reads calibration samples;
     `measure(model)`: called once with a `MeasuredModel` when the linears are done;
     `begin_rows(paired)`: called when new rows begin, see `PlainAttention`;
+    `state()` and `load_state(state)`, or a class method `restored(settings, var, state)`: what
+    files keep of a measured method, in values that `state.pack` takes;
     `keeps_values`: true when the cache must leave values alone, since the method quantizes them.
     """
 
@@ -72,7 +74,8 @@ class MeasuredModel:
     calibration: CalibrationSet
 
 
-def _kind(settings: Mapping[str, Any]) -> Any:
+def attention_class(settings: Mapping[str, Any]) -> Any:
+    """The class of a kind. Raises ValueError for an unknown one."""
     kind = settings.get("kind", "plain")
     if kind not in KINDS:
         raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
@@ -88,7 +91,7 @@ def make_attention(
     Raises:
         ValueError: unknown kind or setting.
     """
-    made: AttentionMethod = _kind(settings)(settings, var, calibration)
+    made: AttentionMethod = attention_class(settings)(settings, var, calibration)
     return made
 
 
@@ -96,7 +99,7 @@ def check_attention(settings: Mapping[str, Any] | None) -> None:
     """Raise ValueError for an unknown kind or setting, as far as its `settings_type` tells."""
     if settings is None:
         return
-    settings_type = getattr(_kind(settings), "settings_type", None)
+    settings_type = getattr(attention_class(settings), "settings_type", None)
     if settings_type is not None:
         settings_type(**settings)
 
@@ -105,15 +108,18 @@ def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
     """Whether the attention of these settings needs calibration samples."""
     if settings is None:
         return False
-    needs = getattr(_kind(settings), "needs_data", False)
+    needs = getattr(attention_class(settings), "needs_data", False)
     return bool(needs(settings) if callable(needs) else needs)
 
 
 class PlainSettings(BaseModel):
     """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
 
-    `share_halves`: the unconditional half takes the output of the conditional half of the same
-    image (LiteVAR, arXiv:2411.17178), when both are there.
+    Attributes:
+        share_halves: the unconditional half takes the output of the conditional half of the same
+            image (LiteVAR, arXiv:2411.17178), when both are there.
+        keep_length: quantized q and k get back the length that they had, as on the accelerator
+            (docs/arithmetic.md, section 10), which normalises after quantizing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -124,6 +130,7 @@ class PlainSettings(BaseModel):
     v: QuantizerSpec | None = None
     probabilities: QuantizerSpec | None = None
     share_halves: bool = False
+    keep_length: bool = False
 
 
 class PlainAttention:
@@ -149,7 +156,13 @@ class PlainAttention:
         self.paired = paired
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
-        return self.quantizers[name](x) if name in self.quantizers else x
+        if name not in self.quantizers:
+            return x
+        quantized = self.quantizers[name](x)
+        if self.settings.keep_length and name in ("q", "k"):
+            length = quantized.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            quantized = quantized * (x.norm(dim=-1, keepdim=True) / length)
+        return quantized
 
     def scores(self, block: int, q_BHlc: Tensor, k_BHLc: Tensor, scale: float) -> Tensor:
         """Scores before mask and softmax, [B, H, l, L]."""
