@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of all recipes on one model: quantize each once, evaluate it, resumable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from lutvar.models import LoadedModel, load_model
+from lutvar.quant.methods import Recipe, RecipeError, load_recipe
+from lutvar.quant.methods.hardware import HardwareReport, report
+from lutvar.quant.methods.run import quantize_to_file
+from lutvar.quant.var import generate
+
+from .evaluate import Bars, Plan, Run, evaluate
+from .settings import SampleSettings, image_seed
+from .subject import FLOAT, SubjectName, load_subject
+
+
+class Group(BaseModel):
+    """Recipes of one table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    title: str
+    recipes: tuple[str, ...]
+
+
+class ResultsPlan(BaseModel):
+    """What is compared; see lutvar/configs/results.yaml.
+
+    Attributes:
+        model: name or folder.
+        samples, seeds, teacher: as for `lutvar eval`.
+        groups: tables.
+        plain, best: two recipes that are compared seed by seed.
+        worst, six: recipes of the statements on the paper's order.
+        sheet: rows of the picture.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=3)
+    teacher: int = Field(ge=1)
+    plain: str
+    best: str
+    worst: str
+    six: str
+    sheet: tuple[str, ...]
+    groups: tuple[Group, ...]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.recipes()
+        if len(set(names)) != len(names):
+            raise ValueError("a recipe is named in two groups; name it once")
+        known = {FLOAT, *names}
+        for name in (self.plain, self.best, self.worst, self.six, *self.sheet):
+            if name not in known:
+                raise ValueError(f"{name!r} is in no group; add it to one")
+        return self
+
+    def recipes(self) -> list[str]:
+        """All recipes, in order."""
+        return [name for group in self.groups for name in group.recipes]
+
+
+def load_plan(path: Path | None = None) -> ResultsPlan:
+    """Read a plan; the shipped one by default. Raises RecipeError."""
+    where = "the shipped plan" if path is None else str(path)
+    try:
+        text = (
+            (resources.files("lutvar") / "configs" / "results.yaml").read_text(encoding="utf-8")
+            if path is None
+            else path.read_text(encoding="utf-8")
+        )
+        return ResultsPlan.model_validate(yaml.safe_load(text))
+    except OSError as error:
+        raise RecipeError(f"cannot read {where}: {error.strerror}") from error
+    except (yaml.YAMLError, ValidationError) as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One recipe of the comparison and what it asks of hardware."""
+
+    recipe: Recipe
+    hardware: HardwareReport
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that the document is made of."""
+
+    plan: ResultsPlan
+    entries: dict[str, Entry]
+    runs: list[Run]
+
+    def of(self, method: str) -> list[Run]:
+        """Runs of a recipe, one for each seed."""
+        return [run for run in self.runs if run.method == method]
+
+
+def compare(
+    plan: ResultsPlan,
+    folder: Path,
+    bars: Bars,
+    say: Callable[[str], None],
+    jobs: int | None = None,
+) -> Results:
+    """Quantize and evaluate every recipe of a plan.
+
+    Quantized models and samples stay in the folder; what is there is not made again.
+
+    Args:
+        plan: what.
+        folder: working folder.
+        bars: opens a progress bar.
+        say: takes a line about what goes on.
+        jobs: sampling processes.
+
+    Raises:
+        RecipeError: a recipe that does not exist or does not fit the model.
+        StoreError: the folder holds results of another model or recipe.
+    """
+    model = load_model(plan.model)
+    recipes = {name: load_recipe(name) for name in plan.recipes()}
+    entries: dict[str, Entry] = {}
+    files: dict[str, str] = {}
+    for number, (name, recipe) in enumerate(recipes.items(), 1):
+        say(f"recipe {number} of {len(recipes)}: {name}")
+        path = folder / "quantized" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with bars(f"{name}: quantize") as update:
+            quantized = quantize_to_file(model, recipe, path, update)
+        entries[name] = Entry(recipe, report(quantized, model.var))
+        files[str(path)] = name
+    runs = evaluate(
+        Plan(
+            model=plan.model,
+            methods=tuple(files),
+            settings=SampleSettings.of(model.info),
+            samples=plan.samples,
+            seeds=plan.seeds,
+            teacher=plan.teacher,
+            folder=folder / "samples",
+            jobs=jobs,
+        ),
+        bars,
+    )
+    assert runs is not None
+    named = [_renamed(run, files.get(run.method, run.method)) for run in runs]
+    return Results(plan, entries, named)
+
+
+def _renamed(run: Run, method: str) -> Run:
+    return Run(method, run.seed, run.samples, run.paired, run.forced)
+
+
+def sheet_rows(
+    plan: ResultsPlan, folder: Path, model: LoadedModel, count: int
+) -> list[tuple[str, Tensor]]:
+    """Images [count, C, H, W] of each row of the sheet, equal classes and seeds in all rows."""
+    labels = torch.arange(count) % model.info.var.num_classes
+    seeds = [image_seed(plan.seeds[0], i) for i in range(count)]
+    rows: list[tuple[str, Tensor]] = []
+    info = model.info
+    for name in plan.sheet:
+        method = name if name == FLOAT else str(folder / "quantized" / f"{name}.safetensors")
+        subject = load_subject(SubjectName(plan.model, method), model=model)
+        with subject.installed() as var:
+            result = generate(var, model.vqvae, labels, seeds, info.cfg, info.top_k, info.top_p)
+        rows.append((name, result.images_BCHW))
+    return rows
+
+
+def difference(
+    runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float]
+) -> list[float]:
+    """Difference of a figure, seed by seed, in the order of seeds."""
+    of_seed = {run.seed: value(run) for run in base}
+    return [value(run) - of_seed[run.seed] for run in sorted(runs, key=lambda r: r.seed)]
