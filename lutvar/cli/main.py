@@ -25,14 +25,15 @@ from .evaluate import evaluate
 from .generate import generate
 from .quality import quality
 from .quantize import quantize
+from .results import results
 from .sim import sim
 from .study import study
 from .train import train
 from .verilog import verilog
 
 COMMANDS = (
-    demo, generate, quantize, quality, evaluate, verilog, estimate, disassemble, sim, study, train,
-    bench, doctor,
+    demo, generate, quantize, quality, evaluate, results, verilog, estimate, disassemble, sim, study,
+    train, bench, doctor,
 )  # fmt: skip
 INTERRUPTED = 130
 

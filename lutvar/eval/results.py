@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -16,8 +16,11 @@ from typing_extensions import Self
 
 from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import Recipe, RecipeError, load_recipe
-from lutvar.quant.methods.hardware import HardwareReport, report
-from lutvar.quant.methods.run import quantize_to_file
+from lutvar.quant.methods import files as recipe_files
+from lutvar.quant.methods.build import QuantizedVar
+from lutvar.quant.methods.hardware import HardwareReport, hardware
+from lutvar.quant.methods.running import quantize_to_file
+from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import generate
 
 from .evaluate import Bars, Plan, Run, evaluate
@@ -104,6 +107,7 @@ class Results:
     """Everything that the document is made of."""
 
     plan: ResultsPlan
+    evaluation: Plan
     entries: dict[str, Entry]
     runs: list[Run]
 
@@ -143,29 +147,46 @@ def compare(
         path = folder / "quantized" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         with bars(f"{name}: quantize") as update:
-            quantized = quantize_to_file(model, recipe, path, update)
-        entries[name] = Entry(recipe, report(quantized, model.var))
+            entries[name] = Entry(recipe, _quantized(model, recipe, path, update))
         files[str(path)] = name
-    runs = evaluate(
-        Plan(
-            model=plan.model,
-            methods=tuple(files),
-            settings=SampleSettings.of(model.info),
-            samples=plan.samples,
-            seeds=plan.seeds,
-            teacher=plan.teacher,
-            folder=folder / "samples",
-            jobs=jobs,
-        ),
-        bars,
+    evaluation = Plan(
+        model=plan.model,
+        methods=tuple(files),
+        settings=SampleSettings.of(model.info),
+        samples=plan.samples,
+        seeds=plan.seeds,
+        teacher=plan.teacher,
+        folder=folder / "samples",
+        jobs=jobs,
     )
+    runs = evaluate(evaluation, bars)
     assert runs is not None
-    named = [_renamed(run, files.get(run.method, run.method)) for run in runs]
-    return Results(plan, entries, named)
+    named = [replace(run, method=files.get(run.method, run.method)) for run in runs]
+    return Results(plan, evaluation, entries, named)
 
 
-def _renamed(run: Run, method: str) -> Run:
-    return Run(method, run.seed, run.samples, run.paired, run.forced)
+def _quantized(
+    model: LoadedModel, recipe: Recipe, path: Path, update: Callable[[int, int], None]
+) -> HardwareReport:
+    """Write the file of a recipe unless there is one of the same recipe and model."""
+    model_hash = recipe_files.fingerprint(model.var)
+    if path.exists():
+        try:
+            content = recipe_files.read(path, model_hash)
+        except QuantizedFileError:
+            content = None
+        if content is not None and content.recipe == recipe:
+            found = QuantizedVar.load(path, model.var)
+            return hardware(found, model.var, content.on_grid())
+    info = model.info
+    return quantize_to_file(
+        model.var,
+        model.vqvae,
+        recipe,
+        path,
+        sampling=(info.cfg, info.top_k, info.top_p),
+        progress=update,
+    )
 
 
 def sheet_rows(
