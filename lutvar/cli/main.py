@@ -32,8 +32,8 @@ from .train import train
 from .verilog import verilog
 
 COMMANDS = (
-    demo, generate, quantize, quality, evaluate, results, verilog, estimate, disassemble, sim, study,
-    train, bench, doctor,
+    demo, generate, quantize, quality, evaluate, results, verilog, estimate, disassemble, sim,
+    study, train, bench, doctor,
 )  # fmt: skip
 INTERRUPTED = 130
 

@@ -156,7 +156,10 @@ def document_text(results: Results, reference: Reference) -> str:
     lines += ["", "## What needs hardware that does not exist", ""]
     for name, entry in results.entries.items():
         if not entry.hardware.runs:
-            lines.append(f"* `{name}`: {'; '.join(entry.hardware.missing)}")
+            missing = [*entry.hardware.missing]
+            if entry.hardware.unshipped is not None:
+                missing.append(f"no shipped configuration: {entry.hardware.unshipped}")
+            lines.append(f"* `{name}`: {'; '.join(missing)}")
     lines += [
         "",
         "## The same seeds",
