@@ -2,8 +2,9 @@
 """Trained models that come with lutvar, and models trained by the user.
 
 A model is a folder with a `model.json` (shapes, sampling defaults, hashes of the
-files) and the weights it names. The weights are stored as float16; those rounded
-values are the model, and computing in float32 starts from them. Released
+files) and the weights it names. The weights are stored as float16, or in fewer bits
+(`quant.var.compact`); those rounded values are the model, and computing in float32
+starts from them. Released
 checkpoints are read as they are, see `official`.
 """
 
@@ -16,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lutvar.quant.var import VarConfig, VqvaeConfig, load_var, load_vqvae
+from lutvar.quant.var.checkpoint import COMPACT
 
 from .model import LoadedModel, ModelError, ModelInfo, checked_file
 
@@ -60,10 +62,16 @@ def load_model(name: str | Path) -> LoadedModel:
             )
     info = _read_info(folder)
     with ExitStack() as stack:
-        var_path = checked_file(folder, "var.safetensors", info, stack)
-        vqvae_path = checked_file(folder, "vqvae.safetensors", info, stack)
+        var_path = checked_file(folder, _weights("var", info), info, stack)
+        vqvae_path = checked_file(folder, _weights("vqvae", info), info, stack)
         var, vqvae = load_var(var_path, info.var), load_vqvae(vqvae_path, info.vqvae)
     return LoadedModel(var, vqvae, info, folder)
+
+
+def _weights(part: str, info: ModelInfo) -> str:
+    """Name of the file with the weights of a part, plain or compact."""
+    compact = f"{part}{COMPACT}"
+    return compact if compact in info.files else f"{part}.safetensors"
 
 
 def _read_info(folder: Traversable) -> ModelInfo:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training images: the form all sets have, and the digits (8x8 pixels, 17 grey levels).
 
-Source: "Optical Recognition of Handwritten ImageSet" (E. Alpaydin, C. Kaynak, 1998; UCI Machine
+Source: "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998; UCI Machine
 Learning Repository, CC BY 4.0), the 1,797 images that come with scikit-learn, so that training
 needs no download.
 """

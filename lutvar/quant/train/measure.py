@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good generated digits are: agreement with the label, spread, distance to real ones.
+"""How good generated images are: agreement with the label, spread, distance to real ones.
 
 The Fréchet distance here is the formula of the FID (arXiv:1706.08500, equation 6) on
-the features of the small digit classifier; it compares runs of this model and
+the features of the small classifier; it compares runs of this model and
 is not comparable with published FID values.
 """
 
@@ -20,6 +20,9 @@ from lutvar.models.judge import Judge, features_in_parts
 from lutvar.quant.var import Var, Vqvae, generate
 
 from .data import ImageSet
+
+#: Training images that figures look at, at most.
+_SOME = 5000
 
 
 def sample_balanced(
@@ -55,9 +58,9 @@ def measure_samples(
     """
     images, labels, tokens = sampled
     real = (data.val_images + 1) / 2
-    train = (data.train_images + 1) / 2
+    train = (data.train_images[:_SOME] + 1) / 2
     features = features_in_parts(classifier, real)
-    train_tokens = {tuple(t) for t in torch.cat(vqvae.encode(data.train_images), dim=1).tolist()}
+    train_tokens = {tuple(t) for t in _train_tokens(data, vqvae).tolist()}
     rows = [tuple(t) for t in tokens.tolist()]
     return {
         "agreement": agreement(classifier, images, labels),
@@ -72,9 +75,9 @@ def measure_samples(
 @torch.no_grad()
 def measure_tokenizer(data: ImageSet, vqvae: Vqvae) -> dict[str, float]:
     """Reconstruction error on held-out images and number of codebook entries in use."""
-    tokens = vqvae.encode(data.val_images)
-    mse = F.mse_loss(vqvae.decode(tokens), (data.val_images + 1) / 2).item()
-    train_tokens = torch.cat(vqvae.encode(data.train_images), dim=1)
+    images, _ = data.monitor()
+    mse = F.mse_loss(vqvae.decode(vqvae.encode(images)), (images + 1) / 2).item()
+    train_tokens = _train_tokens(data, vqvae)
     return {
         "reconstruction_psnr_db": -10 * math.log10(mse),
         "used_entries": len(torch.unique(train_tokens)),
@@ -84,9 +87,16 @@ def measure_tokenizer(data: ImageSet, vqvae: Vqvae) -> dict[str, float]:
 @torch.no_grad()
 def held_out_loss(data: ImageSet, var: Var, vqvae: Vqvae) -> float:
     """Cross entropy per token (nat) on the held-out images, with true coarser scales."""
-    tokens = vqvae.encode(data.val_images)
-    logits = var(data.val_labels, vqvae.quantize.teacher_inputs(tokens))
+    images, labels = data.monitor()
+    tokens = vqvae.encode(images)
+    logits = var(labels, vqvae.quantize.teacher_inputs(tokens))
     return F.cross_entropy(logits.flatten(0, 1), torch.cat(tokens, dim=1).flatten()).item()
+
+
+def _train_tokens(data: ImageSet, vqvae: Vqvae) -> Tensor:
+    """Tokens of training images, [N, L]."""
+    parts = data.train_images[:_SOME].split(500)
+    return torch.cat([torch.cat(vqvae.encode(part), dim=1) for part in parts])
 
 
 def _class_spread(images: Tensor, labels: Tensor) -> float:

@@ -6,14 +6,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lutvar.quant.var import VarConfig, VqvaeConfig
+from lutvar.quant.var.checkpoint import COMPACT
 
+from .cifar import CLASSES
 from .var import VarPlan
 from .vqvae import VqvaePlan
 
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Everything a run depends on besides the seed."""
+    """Everything a run depends on besides the seed.
+
+    Attributes:
+        name: of the model.
+        classifier_steps, vqvae, var: of the three trainings.
+        cfg, top_k, top_p: sampling settings, for the report and as the model's defaults.
+        classes: their names.
+        samples: images of the report.
+        compact: store the weights in about six bits each (`quant.var.compact`).
+        about, data_text, limits: paragraphs of the model card.
+    """
 
     name: str
     classifier_steps: int
@@ -22,7 +34,16 @@ class TrainPlan:
     cfg: float
     top_k: int
     top_p: float
+    classes: tuple[str, ...] = tuple("0123456789")
     samples: int = 500
+    compact: bool = False
+    about: str = ""
+    data_text: str = ""
+    limits: str = ""
+
+    def weights(self, part: str) -> str:
+        """File name of the weights of a part, "var" or "vqvae"."""
+        return part + (COMPACT if self.compact else ".safetensors")
 
 
 _DIGIT_SCALES = (1, 2, 3, 4)
@@ -66,6 +87,15 @@ DIGITS = TrainPlan(
     cfg=1.5,
     top_k=0,
     top_p=0.0,
+    about="""\
+A class-conditional next-scale (VAR) image model of handwritten digits: 8x8 pixels, grey,
+one of 10 digits per image. It is small enough to train on a laptop and to run through a
+simulated accelerator, and it has the architecture of the large VAR models.""",
+    data_text="""\
+"Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998; UCI
+Machine Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. For classifier and
+transformer the training images were rotated, stretched and shifted a little at random.""",
+    limits="Digits of this one data set and nothing else.",
 )
 
 _CIFAR_SCALES = (1, 2, 3, 4, 6, 8)
@@ -109,6 +139,18 @@ CIFAR10 = TrainPlan(
     cfg=1.5,
     top_k=0,
     top_p=0.0,
+    classes=CLASSES,
+    compact=True,
+    about="""\
+A class-conditional next-scale (VAR) image model of CIFAR-10: 32x32 pixels, RGB, 10
+classes, for research on quantization. It has the architecture of the large VAR models (AdaLN of each block,
+unit-length queries and keys) at a size that two processor cores train in about two hours. Its
+images show colours, shapes and layout of their class, not detail: it was trained for less than
+one pass over the images.""",
+    data_text="""\
+CIFAR-10 (A. Krizhevsky, 2009). The images were read from JPEG files and mirrored at random.
+The data set does not come with lutvar; LUTVAR_CIFAR10 names the file for training.""",
+    limits="Small natural images of ten classes and nothing else; far from the state of the art.",
 )
 
 #: Plans by model name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,15 @@ from torch import Tensor
 from lutvar.quant.var.checkpoint import write_atomic
 
 from .loop import Record, StageRun
+from .plans import TrainPlan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_STORED = {
+    False: "Weights are stored in float16,",
+    True: "Weights are stored as int8 rows inside xz (about six bits each),",
+}
 _CURVES = {
     "vqvae": ("mse", "val_mse", "tokenizer: squared error"),
     "var": ("loss", "val_loss", "transformer: cross entropy per token (nat)"),
@@ -58,30 +64,40 @@ def draw_curves(path: Path, histories: dict[str, list[Record]]) -> None:
 
 
 def draw_sheet(
-    path: Path, sampled: tuple[Tensor, Tensor], real: tuple[Tensor, Tensor], columns: int = 8
+    path: Path,
+    sampled: tuple[Tensor, Tensor],
+    real: tuple[Tensor, Tensor],
+    names: Sequence[str],
+    columns: int = 8,
 ) -> None:
     """PNG with one row per class: generated images on the left, real ones on the right.
 
     Args:
         path: the file.
-        sampled: images [N, 1, H, W] in [0, 1] and their labels [N].
+        sampled: images [N, C, H, W] in [0, 1] and their labels [N].
         real: the same of real images.
+        names: of the classes.
         columns: how many of each.
     """
     classes = sampled[1].unique().tolist()
     cell = sampled[0].shape[-1] + 1
     # One picture for all images: white lines between them, a white column between the halves.
-    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell)
+    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell, 3)
     for row, label in enumerate(classes):
         for (images, labels), first in ((sampled, 0), (real, columns + 1)):
-            for i, image in enumerate(images[labels == label][:columns, 0]):
+            for i, image in enumerate(images[labels == label][:columns]):
                 top, left = row * cell, (first + i) * cell
-                canvas[top : top + cell - 1, left : left + cell - 1] = image
-    figure = _figure(canvas.shape[1] / 16, canvas.shape[0] / 16 + 0.4)
+                pixels = image.permute(1, 2, 0).expand(-1, -1, 3)
+                canvas[top : top + cell - 1, left : left + cell - 1] = pixels
+    # Small images are drawn larger.
+    zoom = 1 / 16 if cell < 16 else 1 / 40
+    figure = _figure(canvas.shape[1] * zoom, canvas.shape[0] * zoom + 0.4)
     axes = figure.subplots()
-    axes.imshow(canvas.numpy(), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(canvas.numpy(), interpolation="nearest")
     middle = cell // 2
-    axes.set_yticks([row * cell + middle - 1 for row in range(len(classes))], classes)
+    axes.set_yticks(
+        [row * cell + middle - 1 for row in range(len(classes))], [names[c] for c in classes]
+    )
     halves = [columns * middle, (columns + 1) * cell + columns * middle]
     axes.set_xticks(halves, ["generated", "real"])
     axes.xaxis.tick_top()
@@ -90,7 +106,9 @@ def draw_sheet(
     _write(figure, path)
 
 
-def write_card(path: Path, description: dict[str, Any], runs: dict[str, StageRun]) -> None:
+def write_card(
+    path: Path, description: dict[str, Any], runs: dict[str, StageRun], plan: TrainPlan
+) -> None:
     """MODEL_CARD.md from the content of model.json and what each stage took."""
     figures, sampling = description["figures"], description["sampling"]
     var, vqvae = description["var"], description["vqvae"]
@@ -98,9 +116,7 @@ def write_card(path: Path, description: dict[str, Any], runs: dict[str, StageRun
     cpu = {name: r.cpu_seconds / 60 for name, r in runs.items()}
     text = f"""# Model card: {description["name"]}
 
-A class-conditional next-scale (VAR) image model of handwritten digits: 8x8 pixels, grey, one of
-10 digits per image. It is small enough to train on a laptop and to run through a
-simulated accelerator, and it has the architecture of the large VAR models.
+{plan.about}
 
 ## How it was made
 
@@ -121,17 +137,13 @@ round differently and give a slightly different model.
 * Tokenizer: {vqvae["vocab"]} codebook entries of {vqvae["z_channels"]} channels, latent map {
         vqvae["patch_nums"][-1]
     }x{vqvae["patch_nums"][-1]}, {description["parameters"]["vqvae"]:,} parameters.
-* Weights are stored in float16, {description["bytes"]:,} bytes together; the rounded values are
+* {_STORED[plan.compact]} {description["bytes"]:,} bytes together; the rounded values are
   the model.
 
 ## Data
 
-"Optical Recognition of Handwritten ImageSet" (E. Alpaydin and C. Kaynak, 1998; UCI Machine
-Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. {
-        figures["train_images"]
-    } images
-were used for training, {figures["val_images"]} were held out. For classifier and transformer the
-training images were rotated, stretched and shifted a little at random.
+{plan.data_text}
+{figures["train_images"]:,} images were used for training, {figures["val_images"]:,} were held out.
 
 ## Figures
 
@@ -141,14 +153,14 @@ Measured by the training run on the stored weights; {figures["samples"]} samples
 
 | figure | value |
 |---|---|
-| classifier accuracy on held-out real digits | {figures["classifier_accuracy"]:.1%} |
+| classifier accuracy on held-out real images | {figures["classifier_accuracy"]:.1%} |
 | samples the classifier gives the requested label | {figures["agreement"]:.1%} |
-| Fréchet distance of samples to held-out digits (classifier features) | {figures["frechet"]:.2f} |
-| the same for real training digits | {figures["frechet_real_train"]:.2f} |
+| Fréchet distance of samples to held-out images (classifier features) | {figures["frechet"]:.2f} |
+| the same for real training images | {figures["frechet_real_train"]:.2f} |
 | different token maps among the samples | {figures["distinct"]:.1%} |
 | samples whose token maps equal a training image's | {figures["copies"]:.1%} |
-| spread within a class, relative to real digits | {figures["spread"]:.2f} |
-| reconstruction of held-out digits | {figures["reconstruction_psnr_db"]:.1f} dB PSNR |
+| spread within a class, relative to real images | {figures["spread"]:.2f} |
+| reconstruction of held-out images | {figures["reconstruction_psnr_db"]:.1f} dB PSNR |
 | codebook entries in use | {figures["used_entries"]:.0f} of {vqvae["vocab"]} |
 | cross entropy on held-out tokens | {figures["val_loss"]:.3f} nat |
 

@@ -17,12 +17,13 @@ from lutvar.models.classifier import agreement, load_classifier, save_classifier
 from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
+from .cifar import load_cifar10
 from .classifier import ClassifierStage
 from .data import ImageSet, load_digits
 from .features import judge_stage
 from .loop import StageRun, run_stage, seed_step
 from .measure import held_out_loss, measure_samples, measure_tokenizer, sample_balanced
-from .plans import DIGITS, TrainPlan
+from .plans import CIFAR10, DIGITS, TrainPlan
 from .report import draw_curves, draw_sheet, write_card
 from .var import VarStage
 from .vqvae import VqvaeStage
@@ -53,6 +54,7 @@ def train(
 
     Raises:
         ImportError: scikit-learn or matplotlib is missing.
+        cifar.DataError: plan cifar10 and no file of its images.
         loop.ResumeError: the saved state is damaged or of another plan or seed.
         KeyboardInterrupt: Ctrl-C, with the state saved.
     """
@@ -65,7 +67,7 @@ def train(
 
 
 def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) -> LoadedModel:
-    data = load_digits()
+    data = load_cifar10() if plan.name == CIFAR10.name else load_digits()
     state = out / "state"
     state.mkdir(parents=True, exist_ok=True)
     runs: dict[str, StageRun] = {}
@@ -78,16 +80,17 @@ def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) 
     seed_step(seed, VqvaeStage.name, -1)
     tokenizer = VqvaeStage(data, plan.vqvae)
     runs[tokenizer.name] = run_stage(tokenizer, state, seed, resume, progress=progress)
-    save_model(out / "vqvae.safetensors", tokenizer.model, half=True)
+    tokenizer_file = out / plan.weights("vqvae")
+    save_model(tokenizer_file, tokenizer.model, half=True)
     # From here on the tokenizer is the rounded one that is shipped.
-    vqvae = load_vqvae(out / "vqvae.safetensors")
+    vqvae = load_vqvae(tokenizer_file)
 
     seed_step(seed, VarStage.name, -1)
-    transformer = VarStage(data, vqvae, plan.var, _sha256(out / "vqvae.safetensors"))
+    transformer = VarStage(data, vqvae, plan.var, _sha256(tokenizer_file))
     runs[transformer.name] = run_stage(transformer, state, seed, resume, progress=progress)
     averaged = transformer.averaged
     averaged.config = replace(averaged.config, drop_rate=0.0)
-    save_model(out / "var.safetensors", averaged, half=True)
+    save_model(out / plan.weights("var"), averaged, half=True)
     _report(out, plan, seed, data, vqvae, runs)
     return load_model(out)
 
@@ -101,7 +104,7 @@ def _report(
     runs: dict[str, StageRun],
 ) -> None:
     """Measure the stored weights; write the pictures, the card and, last, model.json."""
-    var = load_var(out / "var.safetensors")
+    var = load_var(out / plan.weights("var"))
     judge = load_classifier(out / "classifier.safetensors")
     sampled = sample_balanced(var, vqvae, plan.samples, seed, plan.cfg, plan.top_k, plan.top_p)
     real = ((data.val_images + 1) / 2, data.val_labels)
@@ -117,23 +120,24 @@ def _report(
         **measure_tokenizer(data, vqvae),
         **measure_samples(data, judge, vqvae, sampled),
     }
-    files = ("var.safetensors", "vqvae.safetensors", "classifier.safetensors", REFERENCE_FILE)
+    weights = plan.weights("var"), plan.weights("vqvae")
+    files = (*weights, "classifier.safetensors", REFERENCE_FILE)
     description = {
         "format": FORMAT,
         "name": plan.name,
         "seed": seed,
         "sampling": {"cfg": plan.cfg, "top_k": plan.top_k, "top_p": plan.top_p},
-        "classes": [str(i) for i in range(var.config.num_classes)],
+        "classes": list(plan.classes),
         "var": var.config.to_dict(),
         "vqvae": vqvae.config.to_dict(),
         "parameters": {"var": _count(var), "vqvae": _count(vqvae)},
-        "bytes": sum((out / f).stat().st_size for f in files[:2]),
+        "bytes": sum((out / f).stat().st_size for f in weights),
         "figures": {k: round(v, 5) if isinstance(v, float) else v for k, v in figures.items()},
         "files": {f: _sha256(out / f) for f in files},
     }
     draw_curves(out / "curves.png", {name: run.history for name, run in runs.items()})
-    draw_sheet(out / "samples.png", sampled[:2], real)
-    write_card(out / "MODEL_CARD.md", description, runs)
+    draw_sheet(out / "samples.png", sampled[:2], real, plan.classes)
+    write_card(out / "MODEL_CARD.md", description, runs, plan)
     write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
 
 
