@@ -138,7 +138,7 @@ def test_paired_figures(subject: Subject, tokens: Tensor) -> None:
 
 def test_fingerprints(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal for equal methods, another one for another method or changed code."""
-    names = ["float", "preset:fp4", "preset:fp6", "fp4-hadamard"]
+    names = ["float", "preset:fp4", "preset:fp6", "fpqvar-fp4-no-galt"]
     first = [load_subject(SubjectName("digits", n)).fingerprint for n in names]
     assert first == [load_subject(SubjectName("digits", n)).fingerprint for n in names]
     assert len(set(first)) == 4

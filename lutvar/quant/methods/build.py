@@ -211,7 +211,8 @@ def _block(
             weight=None if spec.weight is None else FakeQuantizer(spec.weight),
         )
     block = Block(index, layers, module, data, recipe.seed)
-    for step in steps:
+    for number, step in enumerate(steps):
+        block.following = tuple(steps[number + 1 :])
         step.apply(block)
     for layer in layers.values():
         layer.finish()

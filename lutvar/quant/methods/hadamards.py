@@ -94,6 +94,19 @@ class FullRotation:
         return f"Hadamard rotation of all {len(self.signs_I)} channels"
 
 
+def full_rotation(inputs: int, seed: int | None) -> FullRotation:
+    """Hadamard rotation of all channels with signs from the seed, float64.
+
+    Raises:
+        ValueError: no such matrix for this width.
+    """
+    signs_I = torch.ones(inputs)
+    if seed is not None:
+        draw = torch.Generator().manual_seed(seed)
+        signs_I = torch.randint(0, 2, (inputs,), generator=draw).float() * 2 - 1
+    return FullRotation(signs_I, *hadamard_factors(inputs))
+
+
 def rotate_fully(layer: Layer, seed: int | None) -> None:
     """Rotate input and weight by a Hadamard matrix of the layer's width, signs from the seed.
 
@@ -101,11 +114,6 @@ def rotate_fully(layer: Layer, seed: int | None) -> None:
         ValueError: no such matrix for this width, or a weight that is rounded already.
     """
     layer.need_unrounded("a rotation")
-    inputs = layer.weight_OI.shape[1]
-    a_AA, b_BB = hadamard_factors(inputs)
-    signs_I = torch.ones(inputs)
-    if seed is not None:
-        draw = torch.Generator().manual_seed(seed)
-        signs_I = torch.randint(0, 2, (inputs,), generator=draw).float() * 2 - 1
-    layer.weight_OI = FullRotation(signs_I, a_AA, b_BB)(layer.weight_OI.double()).float()
-    layer.operations.append(FullRotation(signs_I, a_AA.float(), b_BB.float()))
+    exact = full_rotation(layer.weight_OI.shape[1], seed)
+    layer.weight_OI = exact(layer.weight_OI.double()).float()
+    layer.operations.append(FullRotation(exact.signs_I, exact.a_AA.float(), exact.b_BB.float()))

@@ -162,6 +162,7 @@ class Block:
         module: the float block, None outside; steps must not change it.
         data: calibration data, None when the recipe needs none.
         seed: for random choices of steps.
+        following: steps of the recipe that come after the one at work.
     """
 
     index: int
@@ -169,6 +170,7 @@ class Block:
     module: VarBlock | None
     data: BlockData | None
     seed: int = 0
+    following: tuple[Step, ...] = ()
 
     def generator(self, salt: int = 0) -> torch.Generator:
         """A random stream that depends on seed, block and salt alone."""

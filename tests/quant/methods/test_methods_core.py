@@ -131,7 +131,7 @@ def test_recipe_without_quantizers_changes_nothing(digits: LoadedModel) -> None:
 
 
 def test_quantized_generation_differs_and_is_undone(digits: LoadedModel) -> None:
-    quantized = quantize_var(digits.var, load_recipe("fp4-hadamard"))
+    quantized = quantize_var(digits.var, load_recipe("fpqvar-fp4-no-galt"))
     before = generate(digits.var, digits.vqvae, [1], seed=1, keep_logits=True)
     with quantized.installed(digits.var) as var:
         inside = generate(var, digits.vqvae, [1], seed=1, keep_logits=True)

@@ -22,7 +22,6 @@ ROWS = [
 #: Names in backticks of the fourth column, with the word before them.
 NAMES = re.findall(r"(step |kind )?`([\w./-]+)`", " ".join(row[3] for row in ROWS))
 RECIPES = sorted({name for word, name in NAMES if not word and "/" not in name})
-OWN_RECIPES = [name for name in recipe_names() if name != "fp4-hadamard"]
 
 
 def test_every_paper_of_the_list_once() -> None:
@@ -40,7 +39,7 @@ def test_named_recipe_exists(name: str) -> None:
     assert load_recipe(name).name == name
 
 
-@pytest.mark.parametrize("name", OWN_RECIPES)
+@pytest.mark.parametrize("name", recipe_names())
 def test_shipped_recipe_is_on_the_page(name: str) -> None:
     assert name in RECIPES
     recipe = load_recipe(name)

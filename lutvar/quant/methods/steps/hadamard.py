@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lutvar.quant.methods.hadamards import rotate_fully
+import torch
+from torch import Tensor
+
+from lutvar.quant.methods.hadamards import full_rotation, rotate_fully
 from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import hadamard_matrix, rotate
 
@@ -27,9 +30,15 @@ class Hadamard(StepBase):
     size: int | Literal["full"] = 128
     seed: int | None = 42
 
+    def matrix(self, inputs: int) -> Tensor:
+        """The matrix of a block of channels, or of all `inputs` ones, float64."""
+        if self.size == "full":
+            return full_rotation(inputs, self.seed)(torch.eye(inputs, dtype=torch.float64))
+        return hadamard_matrix(self.size, self.seed)
+
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):
             if self.size == "full":
                 rotate_fully(layer, self.seed)
             else:
-                rotate(layer, hadamard_matrix(self.size, self.seed), self.seed)
+                rotate(layer, self.matrix(layer.weight_OI.shape[1]), self.seed)
