@@ -112,8 +112,11 @@ def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
 class PlainSettings(BaseModel):
     """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
 
-    `share_halves`: the unconditional half takes the output of the conditional half of the same
-    image (LiteVAR, arXiv:2411.17178), when both are there.
+    Attributes:
+        share_halves: the unconditional half takes the output of the conditional half of the same
+            image (LiteVAR, arXiv:2411.17178), when both are there.
+        keep_length: quantized q and k get back the length that they had, as on the accelerator
+            (docs/arithmetic.md, section 10), which normalises after quantizing.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -124,6 +127,7 @@ class PlainSettings(BaseModel):
     v: QuantizerSpec | None = None
     probabilities: QuantizerSpec | None = None
     share_halves: bool = False
+    keep_length: bool = False
 
 
 class PlainAttention:
@@ -149,7 +153,13 @@ class PlainAttention:
         self.paired = paired
 
     def _quantized(self, name: str, x: Tensor) -> Tensor:
-        return self.quantizers[name](x) if name in self.quantizers else x
+        if name not in self.quantizers:
+            return x
+        quantized = self.quantizers[name](x)
+        if self.settings.keep_length and name in ("q", "k"):
+            length = quantized.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            quantized = quantized * (x.norm(dim=-1, keepdim=True) / length)
+        return quantized
 
     def scores(self, block: int, q_BHlc: Tensor, k_BHLc: Tensor, scale: float) -> Tensor:
         """Scores before mask and softmax, [B, H, l, L]."""

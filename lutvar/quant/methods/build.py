@@ -177,7 +177,7 @@ def _measure_attention(model: QuantizedVar, var: Var, calibration: CalibrationSe
         return
     shapes: dict[LinearSite, tuple[int, int]] = {}
     for index in range(var.config.depth + 1):
-        for site, weight_OI, _ in _linears(var, index):
+        for site, weight_OI, _ in iter_linears(var, index):
             shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
     with model.installed(var) as installed:
         measure(MeasuredModel(installed, shapes, model.layers, calibration))
@@ -195,7 +195,7 @@ def _block(
     module = var.blocks[index] if index < depth else None
     assert module is None or isinstance(module, VarBlock)
     layers: dict[SiteName, Layer] = {}
-    for site, weight_OI, bias_O in _linears(var, index):
+    for site, weight_OI, bias_O in iter_linears(var, index):
         spec = specs.get(site.name)
         if spec is None:
             continue
@@ -221,7 +221,7 @@ def _block(
     return layers
 
 
-def _linears(var: Var, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
+def iter_linears(var: Var, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
     """All linears of a block, AdaLN first, or those outside the blocks."""
     depth = var.config.depth
     if index < depth:

@@ -151,6 +151,21 @@ class QuantizedLinear:
         return (grid * steps).float()
 
 
+@dataclass(frozen=True, eq=False)
+class GivenWeight:
+    """A weight that was rounded elsewhere, in the basis that the array multiplies in.
+
+    Attributes:
+        codes: [O, K] uint8, codes of the preset's weight format.
+        peaks: [O, K / 128] float64, value of each group's largest grid integer (`scale_top`).
+        bias: [O], or None for zeros.
+    """
+
+    codes: NDArray[np.uint8]
+    peaks: Tensor
+    bias: Tensor | None
+
+
 def folded_constant(activation: NumberFormat, weight: NumberFormat, rotate: bool) -> float:
     """``c = 1 / (M_activation M_weight) * (2**3.5 if rotated else 1)``, contract section 6."""
     return (2.0**3.5 if rotate else 1.0) / (activation.scale_top() * weight.scale_top())
@@ -166,7 +181,11 @@ def need_groups(name: str, inputs: int) -> None:
 
 
 def quantize_linear(
-    site: LinearSite, weight: Tensor, bias: Tensor | None, config: QuantConfig
+    site: LinearSite,
+    weight: Tensor,
+    bias: Tensor | None,
+    config: QuantConfig,
+    given: GivenWeight | None = None,
 ) -> QuantizedLinear:
     """Quantize one layer as its site in the preset says.
 
@@ -175,6 +194,7 @@ def quantize_linear(
         weight: [O, K] in float32 (shorter types are widened), K a multiple of 128.
         bias: [O], or None for zeros.
         config: preset.
+        given: codes and scales to use instead of rounding `weight`; its bias replaces `bias`.
 
     Raises:
         QuantizationError: shape, range or a value that is not finite.
@@ -184,23 +204,15 @@ def quantize_linear(
     weight_format = config.weight_format
     outputs, inputs = weight.shape
     need_groups(str(site), inputs)
-    weight = weight.detach().cpu().float()
-    try:
-        check_finite(weight)
-    except ValueError as error:
-        raise QuantizationError(f"{site}: weight: {error}") from error
-    codes = np.empty((outputs, inputs), np.uint8)
-    peaks = torch.empty(outputs, inputs // GROUP, dtype=torch.float64)
-    step = max(1, _CHUNK_VALUES // inputs)
-    for start in range(0, outputs, step):
-        rows = slice(start, start + step)
-        part = weight[rows]
-        if treatment.rotate:
-            rotated = signed_hadamard(part.double(), sign_vector(config.hadamard_seed))
-            part = (rotated / math.sqrt(GROUP)).float()
-        quantized = quantize(part, weight_format, scale_rule="exact", ties="even")
-        codes[rows] = quantized.codes.numpy()
-        peaks[rows] = quantized.scales.double()
+    if given is None:
+        codes, peaks = _rounded(site, weight, config, treatment.rotate)
+    else:
+        codes, peaks, bias = given.codes, given.peaks, given.bias
+        if codes.shape != (outputs, inputs) or not bool((peaks.isfinite() & (peaks >= 0)).all()):
+            raise QuantizationError(
+                f"{site}: given codes are {codes.shape}, the weight is {(outputs, inputs)}; "
+                "scales must be finite and at least 0"
+            )
     constant = folded_constant(treatment.format, weight_format, treatment.rotate)
     scales, exponent = _fold_scales(site, peaks * constant)
     return QuantizedLinear(
@@ -215,6 +227,31 @@ def quantize_linear(
         ties=config.ties,
         hadamard_seed=config.hadamard_seed,
     )
+
+
+def _rounded(
+    site: LinearSite, weight: Tensor, config: QuantConfig, rotate: bool
+) -> tuple[NDArray[np.uint8], Tensor]:
+    """Codes [O, K] and absolute maxima of the groups [O, G] float64 of a weight, rotated if so."""
+    outputs, inputs = weight.shape
+    weight = weight.detach().cpu().float()
+    try:
+        check_finite(weight)
+    except ValueError as error:
+        raise QuantizationError(f"{site}: weight: {error}") from error
+    codes = np.empty((outputs, inputs), np.uint8)
+    peaks = torch.empty(outputs, inputs // GROUP, dtype=torch.float64)
+    step = max(1, _CHUNK_VALUES // inputs)
+    for start in range(0, outputs, step):
+        rows = slice(start, start + step)
+        part = weight[rows]
+        if rotate:
+            rotated = signed_hadamard(part.double(), sign_vector(config.hadamard_seed))
+            part = (rotated / math.sqrt(GROUP)).float()
+        quantized = quantize(part, config.weight_format, scale_rule="exact", ties="even")
+        codes[rows] = quantized.codes.numpy()
+        peaks[rows] = quantized.scales.double()
+    return codes, peaks
 
 
 def _fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], int]:

@@ -23,7 +23,13 @@ from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
 
-from .linear import QuantizationError, QuantizedLinear, need_groups, quantize_linear
+from .linear import (
+    GivenWeight,
+    QuantizationError,
+    QuantizedLinear,
+    need_groups,
+    quantize_linear,
+)
 
 #: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
@@ -172,6 +178,7 @@ def quantize_transformer(
     kv_format: str | NumberFormat = "E2M3",
     factors: Factors | None = None,
     progress: bool = True,
+    given: Mapping[LinearSite, GivenWeight] | None = None,
 ) -> QuantizedTransformer:
     """Quantize all linears, the head included (the model itself is not changed).
 
@@ -182,6 +189,7 @@ def quantize_transformer(
         factors: positive vectors s of sites qkv, fc1 or head: s goes into the norm's vectors,
             1 / s into the weights.
         progress: show a bar on a terminal.
+        given: codes and scales of weights that were rounded elsewhere, `factors` taken off.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -194,14 +202,14 @@ def quantize_transformer(
     for site, weight, _ in sites:
         need_groups(str(site), weight.shape[1])
     _check_factors(factors, {site: weight.shape[1] for site, weight, _ in sites})
-    layers = {}
+    layers, given = {}, given or {}
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):
-        divided = weight.detach().cpu().float()
-        if site in factors:
-            divided = divided / torch.from_numpy(factors[site])
-        layers[site] = quantize_linear(site, divided, bias, config)
+        divided = weight.detach().cpu()
+        if site in factors and site not in given:
+            divided = divided.float() / torch.from_numpy(factors[site])
+        layers[site] = quantize_linear(site, divided, bias, config, given.get(site))
     result = QuantizedTransformer(
         shape=TransformerShape.of(var.config),
         classes=var.config.num_classes,

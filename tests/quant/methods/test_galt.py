@@ -129,10 +129,10 @@ def test_learning_improves_on_the_start() -> None:
     starts = [balanced(layer.weight_OI, parts, power) for power in (0.0, 0.25, 0.5)]
     errors = [objective.mean(parts, s) for s in starts]
     assert min(errors) < 0.995 * errors[0]
-    for start, first in (("one", errors[0]), ("balance", min(errors))):
-        settings = Galt(step="galt", start=start, epochs=10)  # type: ignore[arg-type]
-        learned = learn(settings, layer, inputs, ROTATION)
-        assert learned.before == errors[0] and learned.after < 0.995 * first
+    learned = learn(Galt(step="galt", start="one", epochs=10), layer, inputs, ROTATION)
+    assert learned.before == errors[0] and learned.after < 0.99 * errors[0]
+    learned = learn(Galt(step="galt", epochs=2), layer, inputs, ROTATION)
+    assert learned.before == errors[0] and learned.after <= min(errors)
 
 
 def test_their_settings_give_their_result() -> None:

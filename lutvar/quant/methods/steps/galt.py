@@ -53,7 +53,7 @@ class Galt(StepBase):
         least_samples: calibration samples that must be there.
     """
 
-    sites: tuple[Literal["qkv", "fc1", "head"], ...] | None = ("qkv", "fc1")  # type: ignore[assignment]
+    sites: tuple[Literal["qkv", "fc1", "head"], ...] | None = ("qkv", "fc1")
     epochs: int = Field(default=20, ge=1)
     rate: float = Field(default=0.005, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"

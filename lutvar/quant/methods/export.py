@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the layers of a recipe to the transformer that the accelerator runs.
+
+The codes are those that the recipe rounded to, not new ones; channel factors go into the AdaLN
+vectors. What `hardware.HardwareReport.added` lists is quantized here besides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lutvar.contract.config import GROUP
+from lutvar.quant.formats import NumberFormat
+from lutvar.quant.ptq.linear import GivenWeight, QuantizationError
+from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.var import Var
+from lutvar.quant.var.sites import LinearSite
+
+from .array_rules import KvFormat
+from .build import QuantizedVar
+from .grid import GridWeight, grid_weight
+from .hardware import ARRAY_SITES, hardware
+from .layer import Layer
+from .operations import ChannelScale
+
+
+def export(
+    quantized: QuantizedVar, var: Var, kv_format: KvFormat | None = None
+) -> QuantizedTransformer:
+    """The transformer at code level.
+
+    Args:
+        quantized: layers made for `var`.
+        var: the float model.
+        kv_format: format of the attention records; default what the recipe says, else E2M3.
+
+    Raises:
+        QuantizationError: a part of the recipe that needs other hardware; the text names it. A
+            recipe that only lacks a shipped configuration is exported, with its own preset.
+    """
+    report = hardware(quantized, var)
+    if report.config is None or report.missing:
+        raise QuantizationError(
+            f"recipe {report.recipe} does not run on the accelerator: " + "; ".join(report.missing)
+        )
+    chosen = {s: layer for s, layer in quantized.layers.items() if s.name in ARRAY_SITES}
+    given: dict[LinearSite, GivenWeight] = {}
+    factors: dict[LinearSite, NDArray[np.float32]] = {}
+    for site, layer in chosen.items():
+        given[site] = given_weight(layer)
+        scale = channel_factors(layer)
+        if scale is not None:
+            factors[site] = scale.numpy()
+    return quantize_transformer(
+        var, report.config, kv_format or report.kv_format, factors, progress=False, given=given
+    )
+
+
+def channel_factors(layer: Layer) -> Tensor | None:
+    """Product [I] of a layer's channel factors, or None without any."""
+    scales = [op.s_I for op in layer.operations if isinstance(op, ChannelScale)]
+    return torch.stack(scales).prod(0).float() if scales else None
+
+
+def given_weight(layer: Layer) -> GivenWeight:
+    """Codes and scales of a finished layer whose quantizer has groups of 128.
+
+    Raises:
+        QuantizationError: the weight is not on the grid of its scales.
+    """
+    found, quantizer = grid_weight(layer), layer.weight
+    if found is None or quantizer is None:
+        raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
+    codes_OI = codes_of(found, quantizer.format)
+    peaks_OG = found.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
+    # A group of zeros has no scale; what the quantizer puts there must not set the exponent.
+    used_OG = found.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
+    return GivenWeight(codes_OI.numpy(), torch.where(used_OG, peaks_OG, 0.0), layer.bias_O)
+
+
+def codes_of(weight: GridWeight, fmt: NumberFormat) -> Tensor:
+    """uint8 codes [O, I] of grid integers in a single-scale format."""
+    top = max(fmt.positive.top, fmt.negative.top)
+    table = torch.zeros(2 * top + 1, dtype=torch.uint8)
+    for negative in (False, True):
+        for magnitude in fmt.half(negative).levels:
+            index = top - magnitude if negative else top + magnitude
+            table[index] = fmt.encode_int(magnitude, negative)
+    return table[weight.integers_OI.long() + top]
