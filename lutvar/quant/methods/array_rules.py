@@ -24,8 +24,8 @@ from .quantizers import FakeQuantizer, QuantizerSpec
 KvFormat = Literal["E2M3", "E2M1"]
 
 
-def layer_problems(layer: Layer) -> Iterator[str]:
-    """What the accelerator lacks for one linear."""
+def layer_problems(layer: Layer, on_grid: bool | None = None) -> Iterator[str]:
+    """What the accelerator lacks for one linear; `on_grid` if that is known of the weight."""
     if layer.weight is None:
         yield "float weight; the array multiplies codes only"
     else:
@@ -43,7 +43,9 @@ def layer_problems(layer: Layer) -> Iterator[str]:
         rank = layer.low_rank[0].shape[0]
         yield f"a low-rank branch of rank {rank}; there is no array for float products"
     yield from _operation_problems(layer)
-    if layer.weight is not None and grid_weight(layer) is None:
+    if on_grid is None:
+        on_grid = grid_weight(layer) is not None
+    if layer.weight is not None and not on_grid:
         yield "weights that are not grid integers times known scales"
 
 

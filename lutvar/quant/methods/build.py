@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -38,6 +39,28 @@ class QuantizedVar:
     recipe: Recipe
     layers: dict[LinearSite, Layer] = field(default_factory=dict)
     attention: AttentionMethod | None = None
+
+    def save(self, path: str | Path, var: Var) -> None:
+        """Write to a file, atomically; `var` is the model that it was made of. See `files`."""
+        from . import files
+
+        packed, tensors = files.pack_layers(self.layers.values())
+        state = files.attention_state(self.attention, tensors)
+        model = files.fingerprint(var)
+        files.write(Path(path), self.recipe, model, packed, state, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path, var: Var) -> QuantizedVar:
+        """Read what `save` or `lutvar quantize --recipe` wrote for this model.
+
+        Raises:
+            QuantizedFileError: missing, damaged or foreign file, or another model's.
+        """
+        from . import files
+
+        content = files.read(path, files.fingerprint(var))
+        attention = files.restored_attention(content, var)
+        return cls(content.recipe, content.unpacked(), attention)
 
     @contextmanager
     def installed(self, var: Var) -> Iterator[Var]:
@@ -123,6 +146,34 @@ def quantize_var(
         CalibrationError: data needed and not given, or not finite.
         RecipeError: a linear that this model does not have, or one that the recipe cannot quantize.
     """
+    count = var.config.depth + 1
+    known = {} if blocks is None else blocks
+    made = dict(known)
+    result = QuantizedVar(recipe)
+    for index, layers in quantize_blocks(var, recipe, calibration, skip=set(known)):
+        if layers is not None:
+            made[index] = layers
+            if finished is not None:
+                finished(index, layers)
+        if progress is not None:
+            progress(index + 1, count)
+    for index in range(count):
+        result.layers |= {layer.site: layer for layer in made[index].values()}
+    result.attention = measured_attention(result, var, calibration)
+    return result
+
+
+def quantize_blocks(
+    var: Var,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    skip: Container[int] = (),
+) -> Iterator[tuple[int, dict[SiteName, Layer] | None]]:
+    """The finished layers of one block after the other; None for those in `skip`.
+
+    Arguments and errors are those of `quantize_var`. Nothing is kept, so that a model that is
+    memory-mapped needs little more memory than one block.
+    """
     depth = var.config.depth
     if ("shared_ada" in recipe.layers) and not var.config.shared_adaln:
         raise RecipeError("layers.shared_ada: this model has AdaLN of each block; name ada_lin")
@@ -131,11 +182,8 @@ def quantize_var(
     steps = [make_step(settings) for settings in recipe.steps]
     if recipe.needs_data and calibration is None:
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
-    result = QuantizedVar(recipe)
-    if recipe.attention is not None:
-        result.attention = make_attention(recipe.attention, var, calibration)
     chosen: dict[LinearSite, str] = {}
-    if recipe.mixed is not None:
+    if recipe.mixed is not None and not all(index in skip for index in range(depth + 1)):
         from .mixed import plan_mixed  # SciPy's solver; only such recipes need it
 
         def build(
@@ -148,39 +196,37 @@ def quantize_var(
     if calibration is not None and any(step.needs_data for step in steps):
         data = walk(var, calibration)
     for index, block_data in enumerate(data):
-        if blocks is not None and index in blocks:
-            layers = blocks[index]
-        else:
-            specs = recipe.layers | {
-                site.name: recipe.mixed.choices[choice][site.name]
-                for site, choice in chosen.items()
-                if recipe.mixed is not None and site.block == index
-            }
-            layers = _block(var, recipe, specs, index, block_data, steps)
-            for site, choice in chosen.items():
-                if site.block == index:
-                    layers[site.name].notes.append(f"mixed: {choice}")
-            if finished is not None:
-                finished(index, layers)
-        result.layers |= {layer.site: layer for layer in layers.values()}
-        if progress is not None:
-            progress(index + 1, depth + 1)
-    if calibration is not None:
-        _measure_attention(result, var, calibration)
-    return result
+        if index in skip:
+            yield index, None
+            continue
+        specs = recipe.layers | {
+            site.name: recipe.mixed.choices[choice][site.name]
+            for site, choice in chosen.items()
+            if recipe.mixed is not None and site.block == index
+        }
+        layers = _block(var, recipe, specs, index, block_data, steps)
+        for site, choice in chosen.items():
+            if site.block == index:
+                layers[site.name].notes.append(f"mixed: {choice}")
+        yield index, layers
 
 
-def _measure_attention(model: QuantizedVar, var: Var, calibration: CalibrationSet) -> None:
-    """Let the attention method look at the model with its quantized linears, if it wants to."""
-    measure = getattr(model.attention, "measure", None)
-    if measure is None:
-        return
-    shapes: dict[LinearSite, tuple[int, int]] = {}
-    for index in range(var.config.depth + 1):
-        for site, weight_OI, _ in iter_linears(var, index):
-            shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
-    with model.installed(var) as installed:
-        measure(MeasuredModel(installed, shapes, model.layers, calibration))
+def measured_attention(
+    model: QuantizedVar, var: Var, calibration: CalibrationSet | None
+) -> AttentionMethod | None:
+    """The recipe's attention method, once it has looked at the model with its quantized linears."""
+    if model.recipe.attention is None:
+        return None
+    made = make_attention(model.recipe.attention, var, calibration)
+    measure = getattr(made, "measure", None)
+    if measure is not None and calibration is not None:
+        shapes: dict[LinearSite, tuple[int, int]] = {}
+        for index in range(var.config.depth + 1):
+            for site, weight_OI, _ in iter_linears(var, index):
+                shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
+        with QuantizedVar(model.recipe, model.layers, made).installed(var) as installed:
+            measure(MeasuredModel(installed, shapes, model.layers, calibration))
+    return made
 
 
 def _block(

@@ -22,7 +22,7 @@ from lutvar.quant.formats import get_format
 from lutvar.quant.ptq.linear import QuantizationError
 from lutvar.quant.ptq.transformer import check_transformer
 from lutvar.quant.var import Var
-from lutvar.quant.var.sites import SITE_NAMES, SiteName
+from lutvar.quant.var.sites import SITE_NAMES, LinearSite, SiteName
 
 from .array_rules import KvFormat, attention_problems, layer_problems
 from .build import QuantizedVar, iter_linears
@@ -120,13 +120,20 @@ class HardwareReport:
         return "\n".join(lines)
 
 
-def hardware(quantized: QuantizedVar, var: Var) -> HardwareReport:
-    """Judge the layers that a recipe made for a model."""
+def hardware(
+    quantized: QuantizedVar, var: Var, on_grid: Mapping[LinearSite, bool] | None = None
+) -> HardwareReport:
+    """Judge the layers that a recipe made for a model.
+
+    `on_grid` says for each layer whether its weight is grid integers times scales, where the
+    weights themselves are not at hand.
+    """
     depth, layers = var.config.depth, quantized.layers
     covered = [layer for site, layer in layers.items() if site.name in ARRAY_SITES]
     problems: dict[str, list[Layer]] = {}
     for layer in covered:
-        for problem in layer_problems(layer):
+        known = None if on_grid is None else on_grid[layer.site]
+        for problem in layer_problems(layer, known):
             problems.setdefault(problem, []).append(layer)
     missing = [f"{_where(found, depth)}: {problem}" for problem, found in problems.items()]
     added: list[str] = []

@@ -113,21 +113,21 @@ def write_layers(
         "layers": json.dumps(arguments),
         "formats": json.dumps({n: f.as_dict() for n, f in sorted(formats.items())}),
     }
-    metadata["sha256"] = _digest(metadata, tensors)
+    metadata["sha256"] = digest(metadata, tensors)
     write_atomic(path, safetensors_bytes(tensors, metadata))
 
 
 def read_layers(path: str | Path, kind: str, config: QuantConfig | None = None) -> LayerFile:
     """Read what `write_layers` wrote and check all of it. Raises QuantizedFileError, see `load`."""
     path = Path(path)
-    metadata, tensors = _read(path)
+    metadata, tensors = read_tensors(path)
     if metadata.get("format") != kind:
         raise QuantizedFileError(
             f"{path}: is {metadata.get('format', 'a safetensors file without a format')!r}, "
             f"expected {kind!r}; write it with `lutvar quantize`"
         )
     stated = metadata.pop("sha256", "")
-    found = _digest(metadata, tensors)
+    found = digest(metadata, tensors)
     if stated != found:
         raise QuantizedFileError(
             f"{path}: content has SHA-256 {found[:16]}..., the file states {stated[:16]}...; "
@@ -176,7 +176,7 @@ def _layer(item: Mapping[str, Any], tensors: Tensors) -> QuantizedLinear:
     )
 
 
-def _read(path: Path) -> tuple[dict[str, str], Tensors]:
+def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
     if not path.is_file():
         raise QuantizedFileError(f"{path}: no such file")
     try:
@@ -189,7 +189,7 @@ def _read(path: Path) -> tuple[dict[str, str], Tensors]:
         ) from error
 
 
-def _digest(metadata: Mapping[str, str], tensors: Tensors) -> str:
+def digest(metadata: Mapping[str, str], tensors: Tensors) -> str:
     """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
     state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):

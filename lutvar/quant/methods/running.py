@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe over a model into a file: block by block, resumable, over several processes.
+
+Beside the file stands a folder ``FILE.parts`` while the run lasts: the calibration samples and a
+file for each finished block. A run that was broken off goes on from there; one with another
+recipe or model is refused. Blocks do not depend on each other, so the result does not depend on
+the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from lutvar.quant.ptq.files import QuantizedFileError
+from lutvar.quant.var import Var, Vqvae
+from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.sites import LinearSite
+
+from . import files
+from .attention import make_attention
+from .build import QuantizedVar, quantize_blocks
+from .calibration import CalibrationSet, calibration_set
+from .hardware import HardwareReport, hardware
+from .layer import Layer
+from .recipe import Recipe
+
+Progress = Callable[[int, int], None]
+_POLL_SECONDS = 1.0
+
+
+class Parts:
+    """The folder of a run.
+
+    Args:
+        path: the file that the run makes.
+        recipe: its recipe.
+        model: fingerprint of the model.
+
+    Raises:
+        QuantizedFileError: the folder belongs to another run.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, model: str) -> None:
+        self.path, self.recipe, self.model = path, recipe, model
+        self.folder = path.with_name(path.name + ".parts")
+
+    def open(self) -> None:
+        """Make the folder, or check that it belongs to this run."""
+        marker = self.folder / "run.json"
+        mine = {"recipe": self.recipe.model_dump(mode="json"), "model": self.model}
+        if marker.exists():
+            found = json.loads(marker.read_text(encoding="utf-8"))
+            if found != mine:
+                what = "model" if found.get("recipe") == mine["recipe"] else "recipe"
+                raise QuantizedFileError(
+                    f"{self.folder}: an unfinished run of another {what} "
+                    f"({found.get('recipe', {}).get('name')}); remove the folder, or write to "
+                    "another file"
+                )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(marker, json.dumps(mine).encode())
+
+    def block(self, index: int) -> Path:
+        return self.folder / f"block_{index:03}.safetensors"
+
+    def finished(self, index: int) -> bool:
+        """Whether a block is there and whole; a damaged one is removed."""
+        if not self.block(index).exists():
+            return False
+        try:
+            files.read(self.block(index), self.model)
+        except QuantizedFileError:
+            self.block(index).unlink()
+            return False
+        return True
+
+    def keep(self, index: int, layers: list[Layer]) -> None:
+        """Write a block."""
+        packed, tensors = files.pack_layers(layers)
+        files.write(self.block(index), self.recipe, self.model, packed, None, tensors)
+
+    @cached_property
+    def samples(self) -> CalibrationSet | None:
+        """Calibration samples that were kept."""
+        path = self.folder / "calibration.safetensors"
+        return CalibrationSet(**load_file(path)) if path.exists() else None
+
+    def keep_samples(self, samples: CalibrationSet) -> None:
+        content = {k: v.contiguous() for k, v in samples.__dict__.items()}
+        write_atomic(self.folder / "calibration.safetensors", safetensors_bytes(content))
+
+
+def quantize_to_file(
+    var: Var,
+    vqvae: Vqvae | None,
+    recipe: Recipe,
+    path: Path,
+    *,
+    sampling: tuple[float, int, float] = (1.5, 0, 0.0),
+    progress: Progress | None = None,
+    model: str | Path | None = None,
+    jobs: int = 1,
+) -> HardwareReport:
+    """Run a recipe and write the result.
+
+    Args:
+        var: the float model.
+        vqvae: its tokenizer; only for recipes that need calibration samples.
+        recipe: the recipe.
+        path: file to write; its folder must exist.
+        sampling: cfg, top_k, top_p of the calibration samples.
+        progress: called as progress(blocks done, blocks).
+        model: name or folder of the model, which further processes load.
+        jobs: processes.
+
+    Raises:
+        QuantizedFileError: an unfinished run of another recipe or model is in the way.
+        CalibrationError, RecipeError: as `quantize_var`.
+    """
+    parts, count = Parts(path, recipe, files.fingerprint(var)), var.config.depth + 1
+    parts.open()
+    done = {index for index in range(count) if parts.finished(index)}
+    needed = recipe.needs_data or recipe.attention is not None
+    samples = parts.samples if needed else None
+    if needed and samples is None and vqvae is not None:
+        wanted = recipe.calibration
+        samples = calibration_set(var, vqvae, wanted.samples, wanted.seed, *sampling)
+        parts.keep_samples(samples)
+    if jobs > 1 and model is not None:
+        _spread(parts, str(model), set(range(count)) - done, jobs, count, progress)
+    else:
+        for index, layers in quantize_blocks(var, recipe, samples, skip=done):
+            if layers is not None:
+                parts.keep(index, list(layers.values()))
+            if progress is not None:
+                progress(index + 1, count)
+            del layers
+    return _assemble(parts, var, samples, count)
+
+
+def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:
+    """Join the blocks; codes stay codes, so that this takes little memory."""
+    packed: list[dict[str, Any]] = []
+    tensors: dict[str, Tensor] = {}
+    light: dict[LinearSite, Layer] = {}
+    grid: dict[LinearSite, bool] = {}
+    for index in range(count):
+        content = files.read(parts.block(index), parts.model)
+        packed += content.layers
+        tensors |= content.tensors
+        light |= content.unpacked(weights=False)
+        grid |= content.on_grid()
+    attention = None
+    if parts.recipe.attention is not None:
+        attention = make_attention(parts.recipe.attention, var, samples)
+    state = files.attention_state(attention, tensors)
+    files.write(parts.path, parts.recipe, parts.model, packed, state, tensors)
+    report = hardware(QuantizedVar(parts.recipe, light, attention), var, grid)
+    shutil.rmtree(parts.folder)
+    return report
+
+
+def _spread(
+    parts: Parts, model: str, wanted: set[int], jobs: int, count: int, progress: Progress | None
+) -> None:
+    """Let processes work on their shares of the blocks."""
+    shares = [sorted(wanted)[rank::jobs] for rank in range(jobs)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = {
+            pool.submit(_work, parts.path, parts.recipe, model, share) for share in shares if share
+        }
+        while waiting:
+            ended, waiting = wait(waiting, _POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            for job in ended:
+                job.result()
+            if progress is not None:
+                progress(sum(parts.block(i).exists() for i in range(count)), count)
+
+
+def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:
+    """One process: its blocks, with as many threads as its part of the cores."""
+    from lutvar.models import load_model
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    var = load_model(model).var
+    parts = Parts(path, recipe, files.fingerprint(var))
+    others = set(range(var.config.depth + 1)) - set(share)
+    for index, layers in quantize_blocks(var, recipe, parts.samples, skip=others):
+        if layers is not None:
+            parts.keep(index, list(layers.values()))

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of recipes' results, runs that are broken off, and the command that makes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from lutvar.cli.main import run
+from lutvar.models import LoadedModel, load_model
+from lutvar.quant.methods import QuantizedVar, Recipe, load_recipe, quantize_var
+from lutvar.quant.methods import running as module
+from lutvar.quant.methods.running import quantize_to_file
+from lutvar.quant.methods.state import CLASSES, register
+from lutvar.quant.ptq import QuantizedFileError
+from lutvar.quant.var import Var, generate
+from lutvar.quant.var.sites import LinearSite
+
+
+@cache
+def digits() -> LoadedModel:
+    return load_model("digits")
+
+
+def short(**changes: Any) -> Recipe:
+    """fpqvar-fp4-kv6 with little data, AdaLN in integers and head in float scales."""
+    values = load_recipe("fpqvar-fp4-kv6").model_dump()
+    values["steps"][0]["epochs"] = 1
+    values["calibration"] = {"samples": 8}
+    values["layers"]["ada_lin"] = {"weight": {"format": "INT4", "asymmetric": True}}
+    values["layers"]["head"] = {"input": {"format": "E2M3", "group": "row"}}
+    return Recipe.model_validate(values | changes)
+
+
+PLAIN = short(steps=[{"step": "hadamard", "sites": ["qkv", "fc1"]}])
+
+
+def logits(quantized: QuantizedVar) -> Tensor:
+    with quantized.installed(digits().var) as var:
+        result = generate(var, digits().vqvae, [3, 8], seed=2, keep_logits=True)
+    assert result.logits
+    return torch.cat(result.logits, 1)
+
+
+def test_round_trip_is_exact(tmp_path: Path) -> None:
+    var, path = digits().var, tmp_path / "q.safetensors"
+    quantized = quantize_var(var, PLAIN)
+    layer = quantized.layers[LinearSite(1, "fc2")]
+    assert layer.rounded_OI is not None
+    layer.low_rank = torch.randn(2, 512), torch.randn(128, 2) / 100
+    layer.rounded_OI = layer.rounded_OI * 1.01  # on no grid
+    layer.notes.append("changed")
+    quantized.save(path, var)
+    found = QuantizedVar.load(path, var)
+    assert found.recipe == PLAIN and list(found.layers) == list(quantized.layers)
+    for site, one in quantized.layers.items():
+        other = found.layers[site]
+        assert one.rounded_OI is not None and other.rounded_OI is not None
+        assert torch.equal(one.rounded_OI, other.rounded_OI), site
+        assert one.notes == other.notes and len(one.operations) == len(other.operations)
+    assert torch.equal(logits(found), logits(quantized))
+    again = tmp_path / "again.safetensors"
+    quantized.save(again, var)
+    assert again.read_bytes() == path.read_bytes()
+    # Codes take a byte, float weights would take four.
+    weights = sum(layer.rounded_OI.numel() for layer in found.layers.values())  # type: ignore[union-attr]
+    assert path.stat().st_size < 2.2 * weights
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    var, path = digits().var, tmp_path / "q.safetensors"
+    with pytest.raises(QuantizedFileError, match="no such file"):
+        QuantizedVar.load(path, var)
+    quantize_var(var, PLAIN).save(path, var)
+    torch.manual_seed(0)
+    other = Var(replace(var.config, depth=1)).eval()
+    with pytest.raises(QuantizedFileError, match="load the model that was quantized"):
+        QuantizedVar.load(path, other)
+    raw = bytearray(path.read_bytes())
+    raw[-9] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(QuantizedFileError, match="altered or damaged"):
+        QuantizedVar.load(path, var)
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(QuantizedFileError, match="not a complete safetensors file"):
+        QuantizedVar.load(path, var)
+    from lutvar.models import __file__ as models
+
+    weights = Path(models).parent / "digits" / "var.safetensors"
+    with pytest.raises(QuantizedFileError, match="another safetensors file"):
+        QuantizedVar.load(weights, var)
+
+
+def test_classes_of_steps_can_be_stored(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Negate:
+        signs_I: Tensor
+        names: tuple[str, ...]
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return x * self.signs_I
+
+        def describe(self) -> str:
+            return "signs"
+
+    var, path = digits().var, tmp_path / "q.safetensors"
+    quantized = quantize_var(var, PLAIN)
+    operation = Negate(torch.ones(128).neg(), ("a", "b"))
+    quantized.layers[LinearSite(0, "proj")].operations.append(operation)
+    with pytest.raises(QuantizedFileError, match=r"class Negate cannot .*state\.register"):
+        quantized.save(path, var)
+    assert not path.exists()
+    register(Negate)
+    try:
+        quantized.save(path, var)
+        found = QuantizedVar.load(path, var).layers[LinearSite(0, "proj")].operations[-1]
+        assert isinstance(found, Negate) and found.names == ("a", "b")
+        assert torch.equal(found.signs_I, operation.signs_I)
+        with pytest.raises(TypeError, match="another class with this name"):
+            register(dataclass(type("Negate", (), {})))
+    finally:
+        del CLASSES["Negate"]
+    with pytest.raises(QuantizedFileError, match="'Negate', which is not registered"):
+        QuantizedVar.load(path, var)
+
+
+def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    var, vqvae = digits().var, digits().vqvae
+    path, recipe = tmp_path / "q.safetensors", short()
+    made: list[int] = []
+    keep = module.Parts.keep
+
+    def breaking(limit: int) -> Callable[..., None]:
+        def kept(self: module.Parts, index: int, layers: Any) -> None:
+            if len(made) == limit:
+                raise KeyboardInterrupt
+            made.append(index)
+            keep(self, index, layers)
+
+        return kept
+
+    monkeypatch.setattr(module.Parts, "keep", breaking(2))
+    with pytest.raises(KeyboardInterrupt):
+        quantize_to_file(var, vqvae, recipe, path)
+    assert made == [0, 1] and not path.exists()
+    with pytest.raises(QuantizedFileError, match="unfinished run of another recipe"):
+        quantize_to_file(var, vqvae, recipe.model_copy(update={"seed": 1}), path)
+    # A block that was damaged is made again, the others are not.
+    block = tmp_path / "q.safetensors.parts" / "block_000.safetensors"
+    block.write_bytes(block.read_bytes()[:-100])
+    monkeypatch.setattr(module.Parts, "keep", breaking(99))
+    monkeypatch.setattr(module, "calibration_set", None)  # samples are kept, too
+    seen: list[tuple[int, int]] = []
+    report = quantize_to_file(var, None, recipe, path, progress=lambda *x: seen.append(x))
+    assert made == [0, 1, 0, 2, 3, 4] and seen[-1] == (5, 5)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["q.safetensors"]
+    assert not report.runs and "head: float weight" in report.missing[0]
+    monkeypatch.undo()
+    whole = tmp_path / "whole.safetensors"
+    quantize_to_file(var, vqvae, recipe, whole)
+    assert whole.read_bytes() == path.read_bytes()
+
+
+def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, recipe = tmp_path / "out" / "q.safetensors", tmp_path / "r.yaml"
+    recipe.write_text(PLAIN.model_dump_json())
+    arguments = ["quantize", "--recipe", str(recipe), "-o", str(path), "--json"]
+    assert run([*arguments, "--jobs", "2"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["coverage"]["qkv"] == "W4A4" and data["coverage"]["head"] == "W32A6"
+    assert data["bytes"] == path.stat().st_size and not data["hardware"]["runs"]
+    found = QuantizedVar.load(path, digits().var)
+    assert torch.equal(logits(found), logits(quantize_var(digits().var, PLAIN)))
+    assert run(["quantize", "--recipe", "nope", "-o", str(path)]) == 2
+    assert "unknown recipe 'nope'; shipped: fp4-baseline" in capsys.readouterr().err
+    assert run(["quantize", "--recipe", "x", "--preset", "fp4", "-o", str(path)]) == 2
+    assert "exclude each other" in capsys.readouterr().err
