@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors.numpy import save as safetensors_bytes
+from safetensors import safe_open
 from torch import Tensor
 
 from lutvar.quant.ptq.files import QuantizedFileError, digest, read_tensors
@@ -98,8 +100,11 @@ def write(
     attention: Any,
     tensors: Mapping[str, Tensor],
 ) -> None:
-    """Write a file, atomically. `layers` and `attention` are packed, `model` is a fingerprint."""
-    arrays = {name: value.numpy() for name, value in tensors.items()}
+    """Write a file, atomically. `layers` and `attention` are packed, `model` is a fingerprint.
+
+    Each tensor is fetched from `tensors` when it is needed, see `PartTensors`.
+    """
+    arrays = _Arrays(tensors)
     metadata = {
         "format": _FORMAT,
         "recipe": recipe.model_dump_json(),
@@ -109,8 +114,72 @@ def write(
     }
     metadata["sha256"] = digest(metadata, arrays)
     # One entry: safetensors writes several in random order, and equal results should be equal.
-    whole = {"lutvar": json.dumps(metadata, sort_keys=True)}
-    write_atomic(path, safetensors_bytes(arrays, whole))
+    write_atomic(path, _pieces({"lutvar": json.dumps(metadata, sort_keys=True)}, arrays))
+
+
+class _Arrays(Mapping[str, NDArray[Any]]):
+    """Tensors as arrays, each fetched when it is needed and not kept."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return np.ascontiguousarray(self._tensors[name].numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class PartTensors(Mapping[str, Tensor]):
+    """Tensors of several files, read one at a time: what joins them needs memory for one.
+
+    Args:
+        paths: name -> file that holds it.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self._paths = paths
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self._paths[name], framework="np") as file:  # "np" copies, "pt" maps
+            return torch.from_numpy(file.get_tensor(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+#: Names of the types in safetensors headers.
+_TYPES = {"float32": "F32", "float16": "F16", "float64": "F64", "int8": "I8", "uint8": "U8",
+          "int16": "I16", "int32": "I32", "int64": "I64", "bool": "BOOL"}  # fmt: skip
+
+
+def _pieces(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Iterator[bytes]:
+    """A safetensors file piece by piece: length and JSON header, then one tensor after the other.
+
+    The library's own writer needs all of them in memory, twice.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    sizes = {name: arrays[name].dtype.itemsize for name in arrays}
+    order, at = sorted(arrays, key=lambda name: (-sizes[name], name)), 0
+    for name in order:  # wide types first: every tensor is aligned
+        array = arrays[name]
+        header[name] = {
+            "dtype": _TYPES[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [at, at + array.nbytes],
+        }
+        at += array.nbytes
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in order:
+        yield arrays[name].tobytes()
 
 
 def pack_layers(layers: Iterable[Layer]) -> tuple[list[dict[str, Any]], dict[str, Tensor]]:

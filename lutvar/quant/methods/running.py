@@ -13,6 +13,7 @@ import json
 import multiprocessing
 import os
 import shutil
+from collections import ChainMap
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from functools import cached_property
@@ -152,21 +153,23 @@ def quantize_to_file(
 
 
 def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:
-    """Join the blocks; codes stay codes, so that this takes little memory."""
+    """Join the blocks; codes stay codes and are copied one tensor at a time."""
     packed: list[dict[str, Any]] = []
-    tensors: dict[str, Tensor] = {}
+    paths: dict[str, Path] = {}
     light: dict[LinearSite, Layer] = {}
     grid: dict[LinearSite, bool] = {}
     for index in range(count):
         content = files.read(parts.block(index), parts.model)
         packed += content.layers
-        tensors |= content.tensors
+        paths |= dict.fromkeys(content.tensors, parts.block(index))
         light |= content.unpacked(weights=False)
         grid |= content.on_grid()
-    attention = None
+        del content
+    attention, kept = None, dict[str, Tensor]()
     if parts.recipe.attention is not None:
         attention = make_attention(parts.recipe.attention, var, samples)
-    state = files.attention_state(attention, tensors)
+    state = files.attention_state(attention, kept)
+    tensors = ChainMap[str, Tensor](kept, files.PartTensors(paths))  # type: ignore[arg-type]
     files.write(parts.path, parts.recipe, parts.model, packed, state, tensors)
     report = hardware(QuantizedVar(parts.recipe, light, attention), var, grid)
     shutil.rmtree(parts.folder)

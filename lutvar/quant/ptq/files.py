@@ -189,7 +189,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
         ) from error
 
 
-def digest(metadata: Mapping[str, str], tensors: Tensors) -> str:
+def digest(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
     state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
     for name in sorted(tensors):

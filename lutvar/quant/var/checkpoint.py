@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -141,13 +141,14 @@ def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None
     write_atomic(path, safetensors_bytes(state, metadata))
 
 
-def write_atomic(path: str | Path, data: bytes) -> None:
-    """Write bytes to a file so that it holds either the old or the new content."""
+def write_atomic(path: str | Path, data: bytes | Iterable[bytes]) -> None:
+    """Write bytes, or pieces of them, to a file: it holds either the old or the new content."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(data)
+            for piece in (data,) if isinstance(data, bytes) else data:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
