@@ -11,15 +11,15 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
 from lutvar.contract.config import load_quant
 from lutvar.models import LoadedModel, load_model
 from lutvar.quant.golden.backend import GoldenBackend
-from lutvar.quant.methods.build import quantize_var
-from lutvar.quant.methods.calibration import calibration_set
-from lutvar.quant.methods.recipe import load_recipe
+from lutvar.quant.methods.build import QuantizedVar, quantize_var
+from lutvar.quant.methods.recipe import load_recipe, prepare_calibration
 from lutvar.quant.ptq.model import quantize_model
 from lutvar.quant.var import Var
 from lutvar.quant.var.forcing import forced_logits
@@ -128,7 +128,16 @@ def _method(name: str, model: LoadedModel) -> Method:
         return Method(FLOAT, unchanged)
     if name.startswith(PRESET):
         return preset_method(name.removeprefix(PRESET), model)
+    if name.endswith(".safetensors"):
+        return file_method(name, model)
     return recipe_method(name, model)
+
+
+def file_method(name: str, model: LoadedModel) -> Method:
+    """What `lutvar quantize --recipe` wrote. Raises QuantizedFileError."""
+    quantized = QuantizedVar.load(name, model.var)
+    fingerprint = hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    return Method(f"file {fingerprint}", quantized.installed)
 
 
 def recipe_method(name: str, model: LoadedModel) -> Method:
@@ -143,9 +152,8 @@ def recipe_method(name: str, model: LoadedModel) -> Method:
     with single_thread():
         calibration = None
         if recipe.needs_data:
-            spec = recipe.calibration
-            calibration = calibration_set(
-                model.var, model.vqvae, spec.samples, spec.seed, info.cfg, info.top_k, info.top_p
+            calibration = prepare_calibration(
+                model.var, model.vqvae, recipe.calibration, info.cfg, info.top_k, info.top_p
             )
         quantized = quantize_var(model.var, recipe, calibration)
     fingerprint = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()

@@ -79,7 +79,7 @@ def checked_file(folder: Traversable, file: str, info: ModelInfo, stack: ExitSta
     source = folder.joinpath(file)
     if not source.is_file():
         raise ModelError(f"{source}: missing; reinstall lutvar or train the model again")
-    found = hashlib.sha256(source.read_bytes()).hexdigest()
+    found = sha256_of(source)
     expected = info.files.get(file)
     if found != expected:
         raise ModelError(
@@ -87,3 +87,12 @@ def checked_file(folder: Traversable, file: str, info: ModelInfo, stack: ExitSta
             "damaged, reinstall lutvar or train the model again"
         )
     return stack.enter_context(importlib.resources.as_file(source))
+
+
+def sha256_of(file: Traversable) -> str:
+    """SHA-256 of a file in hex. Large models are gigabytes: not whole in memory."""
+    total = hashlib.sha256()
+    with file.open("rb") as stream:
+        while part := stream.read(1 << 24):
+            total.update(part)
+    return total.hexdigest()

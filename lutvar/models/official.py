@@ -7,12 +7,11 @@ of the published FID figures.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from lutvar.quant.var import VqvaeConfig, load_var, load_vqvae
 
-from .model import LoadedModel, ModelError, ModelInfo
+from .model import LoadedModel, ModelError, ModelInfo, sha256_of
 
 #: The released tokenizer; it belongs to all transformers of the release.
 TOKENIZER = "vae_ch160v4096z32.pth"
@@ -43,17 +42,8 @@ def load_official(path: str | Path) -> LoadedModel:
         top_p=TOP_P,
         classes=tuple(str(i) for i in range(var.config.num_classes)),
         figures={},
-        files={file.name: _sha256(file) for file in (path, tokenizer)},
+        files={file.name: sha256_of(file) for file in (path, tokenizer)},
         var=var.config,
         vqvae=vqvae.config,
     )
     return LoadedModel(var, vqvae, info, path.parent)
-
-
-def _sha256(path: Path) -> str:
-    # Gigabytes: not whole in memory.
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(1 << 24):
-            total.update(part)
-    return total.hexdigest()

@@ -20,12 +20,16 @@ from .grid import grid_weight
 from .layer import Layer
 from .operations import NORM_SITES, ChannelScale, Rotation, hadamard_matrix
 from .quantizers import FakeQuantizer, QuantizerSpec
+from .ranged import RangedLayer
 
 KvFormat = Literal["E2M3", "E2M1"]
 
 
 def layer_problems(layer: Layer, on_grid: bool | None = None) -> Iterator[str]:
     """What the accelerator lacks for one linear; `on_grid` if that is known of the weight."""
+    if isinstance(layer, RangedLayer):
+        yield "a weight for each range of scale steps; the program has one for a layer"
+        return
     if layer.weight is None:
         yield "float weight; the array multiplies codes only"
     else:
@@ -34,7 +38,7 @@ def layer_problems(layer: Layer, on_grid: bool | None = None) -> Iterator[str]:
         yield from _spec_problems("weight", layer.weight.spec, dynamic=False)
     if layer.activation is None:
         yield "float input; the array multiplies codes only"
-    elif not isinstance(layer.activation, FakeQuantizer):
+    elif type(layer.activation) is not FakeQuantizer:
         kind = type(layer.activation).__name__
         yield f"input quantizer {kind}; the unit computes the absolute maximum of each group"
     else:
@@ -59,6 +63,8 @@ def _spec_problems(what: str, spec: QuantizerSpec, dynamic: bool) -> Iterator[st
         yield f"{what}: a scale for each sign of {spec.format}; only DUAL4 and DUAL6 have two"
     if dynamic and spec.scale not in ("fp32", "fp16"):
         yield f"{what}: {spec.scale} scales; the quantizer takes the absolute maximum"
+    if dynamic and spec.floor:
+        yield f"{what}: scales of at least {spec.floor:g}; the quantizer has no such floor"
     if dynamic and spec.clip != 1:
         yield f"{what}: clipped at {spec.clip:g}; the quantizer takes the absolute maximum"
 
@@ -89,11 +95,13 @@ def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], li
     missing: list[str] = []
     found: dict[str, str] = {}
     method, cache = quantized.attention, quantized.recipe.cache
-    if method is not None and not isinstance(method, PlainAttention):
+    if method is not None and type(method) is not PlainAttention:
         missing.append(
             f"attention {type(method).__name__}; the unit has one product of records for each key"
         )
-    elif method is not None:
+    elif isinstance(method, PlainAttention):
+        if method.settings.share_halves:
+            missing.append("attention: both halves share one result; the program computes both")
         if method.settings.probabilities is not None:
             missing.append("attention: quantized probabilities; the unit keeps 15 bits of each")
         specs = {n: getattr(method.settings, n) for n in ("q", "k", "v")}

@@ -38,6 +38,8 @@ class AttentionMethod(Protocol):
     `needs_data`, a bool or a static method of the settings: whether it reads calibration samples;
     `measure(model)`: called once with a `MeasuredModel` when the linears are done;
     `begin_rows(paired)`: called when new rows begin, see `PlainAttention`;
+    `state()` and `load_state(state)`, or a class method `restored(settings, var, state)`: what
+    files keep of a measured method, in values that `state.pack` takes;
     `keeps_values`: true when the cache must leave values alone, since the method quantizes them.
     """
 
@@ -72,7 +74,8 @@ class MeasuredModel:
     calibration: CalibrationSet
 
 
-def _kind(settings: Mapping[str, Any]) -> Any:
+def attention_class(settings: Mapping[str, Any]) -> Any:
+    """The class of a kind. Raises ValueError for an unknown one."""
     kind = settings.get("kind", "plain")
     if kind not in KINDS:
         raise ValueError(f"attention.kind = {kind!r}: known are {', '.join(sorted(KINDS))}")
@@ -88,7 +91,7 @@ def make_attention(
     Raises:
         ValueError: unknown kind or setting.
     """
-    made: AttentionMethod = _kind(settings)(settings, var, calibration)
+    made: AttentionMethod = attention_class(settings)(settings, var, calibration)
     return made
 
 
@@ -96,7 +99,7 @@ def check_attention(settings: Mapping[str, Any] | None) -> None:
     """Raise ValueError for an unknown kind or setting, as far as its `settings_type` tells."""
     if settings is None:
         return
-    settings_type = getattr(_kind(settings), "settings_type", None)
+    settings_type = getattr(attention_class(settings), "settings_type", None)
     if settings_type is not None:
         settings_type(**settings)
 
@@ -105,7 +108,7 @@ def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
     """Whether the attention of these settings needs calibration samples."""
     if settings is None:
         return False
-    needs = getattr(_kind(settings), "needs_data", False)
+    needs = getattr(attention_class(settings), "needs_data", False)
     return bool(needs(settings) if callable(needs) else needs)
 
 

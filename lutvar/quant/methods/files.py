@@ -6,8 +6,8 @@ weight is no grid), ``SITE.bias``, and what operations and quantizers hold. One 
 holds the recipe, the layers, the state of the attention method, the fingerprint of the model
 and the hash over all of it.
 
-An attention method whose calibration must be kept has ``state() -> dict`` (of what `state.pack`
-takes) and ``load_state(dict)``; without them it is made again from the recipe alone.
+What an attention method keeps is described at `attention.AttentionMethod`; without it the method
+is made again from the recipe alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from lutvar.quant.var import Var
 from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
 
-from .attention import AttentionMethod, make_attention
+from .attention import AttentionMethod, attention_class, make_attention
 from .layer import Layer
 from .recipe import Recipe
 from .state import pack, pack_layer, unpack, unpack_layer
@@ -86,6 +86,10 @@ def restored_attention(content: RecipeFile, var: Var) -> AttentionMethod | None:
     """The attention method of a file."""
     if content.recipe.attention is None:
         return None
+    restored = getattr(attention_class(content.recipe.attention), "restored", None)
+    if restored is not None and content.attention is not None:
+        state = unpack(content.attention, content.tensors)
+        return cast(AttentionMethod, restored(content.recipe.attention, var, state))
     made = make_attention(content.recipe.attention, var, None)
     if content.attention is not None:
         made.load_state(unpack(content.attention, content.tensors))  # type: ignore[attr-defined]

@@ -104,6 +104,20 @@ class LogAttention:
             self.operands.append(self._ranges((q, k, v)))
             self.rules.append(self._rule(p, v))
 
+    def state(self) -> dict[str, Any]:
+        """Rules and ranges of every block, for files."""
+        return {"rules": self.rules, "operands": self.operands}
+
+    @classmethod
+    def restored(
+        cls, settings: Mapping[str, Any], var: Var, state: Mapping[str, Any]
+    ) -> LogAttention:
+        """From what `state` gave, without samples."""
+        made = cls.__new__(cls)
+        made.settings = LogSettings(**settings)
+        made.rules, made.operands = list(state["rules"]), list(state["operands"])
+        return made
+
     def _ranges(self, operands: tuple[Tensor, ...]) -> tuple[FixedRange, ...]:
         bits = self.settings.operand_bits
         if bits is None:

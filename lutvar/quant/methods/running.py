@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
@@ -31,12 +31,12 @@ from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
 
 from . import files
-from .attention import make_attention
-from .build import QuantizedVar, quantize_blocks
-from .calibration import CalibrationSet, calibration_set
+from .attention import attention_needs_data
+from .build import QuantizedVar, measured_attention, quantize_blocks
+from .calibration import CalibrationSet
 from .hardware import HardwareReport, hardware
 from .layer import Layer
-from .recipe import Recipe
+from .recipe import Recipe, prepare_calibration
 
 Progress = Callable[[int, int], None]
 _POLL_SECONDS = 1.0
@@ -97,11 +97,17 @@ class Parts:
     def samples(self) -> CalibrationSet | None:
         """Calibration samples that were kept."""
         path = self.folder / "calibration.safetensors"
-        return CalibrationSet(**load_file(path)) if path.exists() else None
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            notes = tuple(json.loads(file.metadata()["notes"]))
+            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return CalibrationSet(**content, notes=notes)
 
     def keep_samples(self, samples: CalibrationSet) -> None:
-        content = {k: v.contiguous() for k, v in samples.__dict__.items()}
-        write_atomic(self.folder / "calibration.safetensors", safetensors_bytes(content))
+        tensors = {k: v.contiguous() for k, v in vars(samples).items() if isinstance(v, Tensor)}
+        data = safetensors_bytes(tensors, {"notes": json.dumps(samples.notes)})
+        write_atomic(self.folder / "calibration.safetensors", data)
 
 
 def quantize_to_file(
@@ -134,11 +140,9 @@ def quantize_to_file(
     parts, count = Parts(path, recipe, files.fingerprint(var)), var.config.depth + 1
     parts.open()
     done = {index for index in range(count) if parts.finished(index)}
-    needed = recipe.needs_data or recipe.attention is not None
-    samples = parts.samples if needed else None
-    if needed and samples is None and vqvae is not None:
-        wanted = recipe.calibration
-        samples = calibration_set(var, vqvae, wanted.samples, wanted.seed, *sampling)
+    samples = parts.samples if recipe.needs_data else None
+    if recipe.needs_data and samples is None and vqvae is not None:
+        samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
         parts.keep_samples(samples)
     if jobs > 1 and model is not None:
         _spread(parts, str(model), set(range(count)) - done, jobs, count, progress)
@@ -165,9 +169,14 @@ def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int
         light |= content.unpacked(weights=False)
         grid |= content.on_grid()
         del content
-    attention, kept = None, dict[str, Tensor]()
-    if parts.recipe.attention is not None:
-        attention = make_attention(parts.recipe.attention, var, samples)
+    kept: dict[str, Tensor] = {}
+    measured = light
+    if attention_needs_data(parts.recipe.attention):  # needs the model whole
+        measured = {}
+        for index in range(count):
+            measured |= files.read(parts.block(index), parts.model).unpacked()
+    attention = measured_attention(QuantizedVar(parts.recipe, measured), var, samples)
+    del measured
     state = files.attention_state(attention, kept)
     tensors = ChainMap[str, Tensor](kept, files.PartTensors(paths))  # type: ignore[arg-type]
     files.write(parts.path, parts.recipe, parts.model, packed, state, tensors)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
@@ -20,12 +21,23 @@ from lutvar.quant.var.sites import LinearSite
 
 from .grid import GridWeight, grid_weight, values
 from .layer import Layer
-from .operations import ChannelScale, ChannelShift, Rotation
 from .quantizers import FakeQuantizer, QuantizerSpec, Scales
+from .ranged import RangedLayer
 
 _T = TypeVar("_T", bound=type)
-#: Name in files -> class.
-CLASSES: dict[str, type] = {c.__name__: c for c in (ChannelScale, ChannelShift, Rotation)}
+#: Name in files -> "module:class" (modules of this package), or the class.
+CLASSES: dict[str, str | type] = {
+    "ChannelScale": "operations:ChannelScale",
+    "ChannelShift": "operations:ChannelShift",
+    "FixedRange": "fixed_range:FixedRange",
+    "FullRotation": "hadamards:FullRotation",
+    "LogTable": "logarithmic:LogTable",
+    "NoisyInput": "steps.noisyquant:NoisyInput",
+    "Rotation": "operations:Rotation",
+    "ShiftUniformLog2": "logarithmic:ShiftUniformLog2",
+    "ShiftedLog": "steps.adalog:ShiftedLog",
+    "StaticQuantizer": "static:StaticQuantizer",
+}
 #: Tensors from so many values on are kept once, however many layers have the same.
 _SHARED_VALUES = 1 << 12
 Tensors = dict[str, Tensor]
@@ -39,9 +51,18 @@ def register(cls: _T) -> _T:
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__}: only dataclasses can be kept in files")
-    if CLASSES.setdefault(cls.__name__, cls) is not cls:
+    if CLASSES.setdefault(cls.__name__, cls) is not cls and _known(cls.__name__) is not cls:
         raise TypeError(f"{cls.__name__}: another class with this name is registered")
     return cls
+
+
+def _known(name: str) -> type | None:
+    """The class that files call by a name."""
+    entry = CLASSES.get(name)
+    if isinstance(entry, str):
+        module, kind = entry.split(":")
+        return cast(type, getattr(importlib.import_module(f"{__package__}.{module}"), kind))
+    return entry
 
 
 def pack(value: Any, name: str, tensors: Tensors) -> Any:
@@ -60,15 +81,17 @@ def pack(value: Any, name: str, tensors: Tensors) -> Any:
             name = f"shared.{content[:24]}"
         tensors[name] = kept
         return {"tensor": name}
-    if isinstance(value, FakeQuantizer):
+    if type(value) is FakeQuantizer:
         return {"quantizer": value.spec.model_dump()}
+    if isinstance(value, QuantizerSpec):
+        return {"spec": value.model_dump()}
     if isinstance(value, list | tuple):
         items = [pack(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
         return {"list": items, "tuple": isinstance(value, tuple)}
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
         return {"table": {k: pack(v, f"{name}.{k}", tensors) for k, v in value.items()}}
     kind = type(value).__name__
-    if CLASSES.get(kind) is not type(value) or not dataclasses.is_dataclass(value):
+    if _known(kind) is not type(value) or not dataclasses.is_dataclass(value):
         raise QuantizedFileError(
             f"{name}: objects of class {kind} cannot be kept in a file; put `state.register` on "
             "its class"
@@ -89,24 +112,35 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[data["tensor"]]
     if "quantizer" in data:
         return FakeQuantizer(QuantizerSpec.model_validate(data["quantizer"]))
+    if "spec" in data:
+        return QuantizerSpec.model_validate(data["spec"])
     if "list" in data:
         items = [unpack(item, tensors) for item in data["list"]]
         return tuple(items) if data["tuple"] else items
     if "table" in data:
         return {k: unpack(v, tensors) for k, v in data["table"].items()}
-    if data["object"] not in CLASSES:
+    cls = _known(data["object"])
+    if cls is None:
         raise QuantizedFileError(
             f"the file holds an object of class {data['object']!r}, which is not registered here; "
             "use the version of lutvar that wrote it"
         )
-    cls = CLASSES[data["object"]]
     return cls(**{k: unpack(v, tensors) for k, v in data["fields"].items()})
 
 
-def pack_layer(layer: Layer, tensors: Tensors) -> dict[str, Any]:
-    """JSON data of a finished layer; weights as integers and scales where that is exact."""
+def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[str, Any]:
+    """JSON data of a finished layer; weights as integers and scales where that is exact.
+
+    `name` begins the names of its tensors, by default the site.
+    """
+    name = str(layer.site) if name is None else name
+    if isinstance(layer, RangedLayer):
+        parts = [pack_layer(p, tensors, f"{name}.{i}") for i, p in enumerate(layer.parts)]
+        first = {"block": layer.site.block, "name": layer.site.name, "prefix": name}
+        return {**first, "parts": parts, "starts": list(layer.starts), "notes": layer.notes,
+                "grid": all(part["grid"] for part in parts)}  # fmt: skip
     assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
-    name, found = str(layer.site), grid_weight(layer)
+    found = grid_weight(layer)
     if found is None:
         tensors[f"{name}.weight"] = layer.rounded_OI.detach().contiguous()
     else:
@@ -119,6 +153,7 @@ def pack_layer(layer: Layer, tensors: Tensors) -> dict[str, Any]:
     return {
         "block": layer.site.block,
         "name": layer.site.name,
+        "prefix": name,
         "shape": list(layer.rounded_OI.shape),
         "operations": pack(layer.operations, f"{name}.operations", tensors),
         "activation": pack(layer.activation, f"{name}.activation", tensors),
@@ -138,22 +173,30 @@ def unpack_layer(
         data, tensors: what `pack_layer` made.
         weights: False leaves the weight on the meta device, for reports.
     """
-    site = LinearSite(data["block"], data["name"])
+    site, name = LinearSite(data["block"], data["name"]), data["prefix"]
+    if "parts" in data:
+        parts = [unpack_layer(part, tensors, weights) for part in data["parts"]]
+        last = parts[-1]
+        return RangedLayer(
+            site, last.weight_OI, last.bias_O, activation=last.activation, weight=last.weight,
+            rounded_OI=last.rounded_OI, notes=list(data["notes"]), parts=parts,
+            starts=tuple(data["starts"]),
+        )  # fmt: skip
     quantizer = cast("FakeQuantizer | None", unpack(data["weight"], tensors))
     scales: Scales | None = None
     if not weights:
         weight_OI = torch.empty(data["shape"], device="meta")
     elif data["grid"]:
         assert quantizer is not None
-        kept = (tensors.get(f"{site}.scales.{key}") for key in Scales._fields)
+        kept = (tensors.get(f"{name}.scales.{key}") for key in Scales._fields)
         scales = Scales(*kept)  # type: ignore[arg-type]
-        weight_OI = values(quantizer, GridWeight(tensors[f"{site}.integers"], scales))
+        weight_OI = values(quantizer, GridWeight(tensors[f"{name}.integers"], scales))
     else:
-        weight_OI = tensors[f"{site}.weight"]
+        weight_OI = tensors[f"{name}.weight"]
     return Layer(
         site,
         weight_OI,
-        tensors.get(f"{site}.bias"),
+        tensors.get(f"{name}.bias"),
         operations=unpack(data["operations"], tensors),
         activation=unpack(data["activation"], tensors),
         weight=quantizer,

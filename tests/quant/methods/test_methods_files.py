@@ -15,9 +15,17 @@ import torch
 from torch import Tensor
 
 from lutvar.cli.main import run
+from lutvar.eval.subject import SubjectName, load_subject
 from lutvar.models import LoadedModel, load_model
-from lutvar.quant.methods import QuantizedVar, Recipe, load_recipe, quantize_var
+from lutvar.quant.methods import (
+    QuantizedVar,
+    Recipe,
+    load_recipe,
+    prepare_calibration,
+    quantize_var,
+)
 from lutvar.quant.methods import running as module
+from lutvar.quant.methods.hardware import hardware
 from lutvar.quant.methods.running import quantize_to_file
 from lutvar.quant.methods.state import CLASSES, register
 from lutvar.quant.ptq import QuantizedFileError
@@ -73,6 +81,29 @@ def test_round_trip_is_exact(tmp_path: Path) -> None:
     # Codes take a byte, float weights would take four.
     weights = sum(layer.rounded_OI.numel() for layer in found.layers.values())  # type: ignore[union-attr]
     assert path.stat().st_size < 2.2 * weights
+
+
+#: Recipes whose layers or attention hold something of their own.
+OWN_PARTS = [
+    "repq-w6a6", "noisyquant-w4a4", "quarot-w4a4", "vidit-w4a4", "svdquant-fp4", "adalog-w6a6",
+    "ias-w6a6", "ptq4arvg-w6a6", "fpqvar-fp4-shift-and-sum",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OWN_PARTS)
+def test_other_methods_round_trip(name: str, tmp_path: Path) -> None:
+    var, vqvae, path = digits().var, digits().vqvae, tmp_path / "q.safetensors"
+    values = load_recipe(name).model_dump()
+    values["calibration"] |= {"samples": 10}
+    for step in values["steps"]:
+        step |= {key: 2 for key in ("steps", "iterations") if key in step}
+    recipe = Recipe.model_validate(values)
+    samples = prepare_calibration(var, vqvae, recipe.calibration) if recipe.needs_data else None
+    quantized = quantize_var(var, recipe, samples)
+    quantized.save(path, var)
+    found = QuantizedVar.load(path, var)
+    assert torch.equal(logits(found), logits(quantized))
+    assert not hardware(found, var).runs
 
 
 def test_bad_files_are_named(tmp_path: Path) -> None:
@@ -157,7 +188,7 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     block = tmp_path / "q.safetensors.parts" / "block_000.safetensors"
     block.write_bytes(block.read_bytes()[:-100])
     monkeypatch.setattr(module.Parts, "keep", breaking(99))
-    monkeypatch.setattr(module, "calibration_set", None)  # samples are kept, too
+    monkeypatch.setattr(module, "prepare_calibration", None)  # samples are kept, too
     seen: list[tuple[int, int]] = []
     report = quantize_to_file(var, None, recipe, path, progress=lambda *x: seen.append(x))
     assert made == [0, 1, 0, 2, 3, 4] and seen[-1] == (5, 5)
@@ -179,7 +210,12 @@ def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert data["bytes"] == path.stat().st_size and not data["hardware"]["runs"]
     found = QuantizedVar.load(path, digits().var)
     assert torch.equal(logits(found), logits(quantize_var(digits().var, PLAIN)))
+    # `lutvar eval` takes the file as it is.
+    subject = load_subject(SubjectName("digits", str(path)))
+    with subject.installed() as var:
+        result = generate(var, digits().vqvae, [3, 8], seed=2, keep_logits=True)
+    assert result.logits and torch.equal(torch.cat(result.logits, 1), logits(found))
     assert run(["quantize", "--recipe", "nope", "-o", str(path)]) == 2
-    assert "unknown recipe 'nope'; shipped: fp4-baseline" in capsys.readouterr().err
+    assert "unknown recipe 'nope'; shipped: " in capsys.readouterr().err
     assert run(["quantize", "--recipe", "x", "--preset", "fp4", "-o", str(path)]) == 2
     assert "exclude each other" in capsys.readouterr().err
