@@ -178,7 +178,7 @@ def test_unusable_data_is_refused(digits: LoadedModel) -> None:
         ({"kind": "static", "q": {"format": "INT8"}}, "format` for all operands"),
         ({"kind": "static", "colour": 1}, "colour"),
         ({"kind": "shift-and-sum"}, "needs a quantizer of the values"),
-        ({"kind": "nothing"}, "known are plain, sage, shift-and-sum"),
+        ({"kind": "nothing"}, "known are .*plain, sage, shift-and-sum"),
     ):
         with pytest.raises(ValueError, match=pattern):
             Recipe(name="r", attention=attention)

@@ -132,7 +132,8 @@ def test_bit_operations_by_hand(digits: LoadedModel) -> None:
 
 def test_recipe_finds_its_threshold(digits: LoadedModel) -> None:
     calibration = calibration_set(digits.var, digits.vqvae, 4, seed=0)
-    recipe = load_recipe("shift-and-sum-w4a4")
+    # Learned rounding needs more samples than the threshold, which is what is tested.
+    recipe = load_recipe("shift-and-sum-w4a4").model_copy(update={"steps": ()})
     wide = recipe.model_copy(update={"attention": {**(recipe.attention or {}), "alpha": 0.05}})
     tight = recipe.model_copy(update={"attention": {**(recipe.attention or {}), "alpha": 1e-6}})
     thetas = []

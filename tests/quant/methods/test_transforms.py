@@ -17,7 +17,7 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.build import _linears
+from lutvar.quant.methods.build import iter_linears
 from lutvar.quant.methods.calibration import CalibrationSet, walk
 from lutvar.quant.methods.hadamards import hadamard_factors, paley
 from lutvar.quant.methods.layer import BlockData
@@ -49,7 +49,7 @@ def data(digits: LoadedModel, calibration: CalibrationSet) -> BlockData:
 
 def first_block(digits: LoadedModel, data: BlockData, recipe: Recipe) -> Block:
     layers = {}
-    for site, weight, bias in _linears(digits.var, 0):
+    for site, weight, bias in iter_linears(digits.var, 0):
         spec = recipe.layers.get(site.name)
         if spec is not None and spec.weight is not None and spec.input is not None:
             assert bias is not None
