@@ -142,9 +142,9 @@ CIFAR10 = TrainPlan(
     classes=CLASSES,
     compact=True,
     about="""\
-A class-conditional next-scale (VAR) image model of CIFAR-10: 32x32 pixels, RGB, 10
-classes, for research on quantization. It has the architecture of the large VAR models (AdaLN of
-each block, unit-length queries and keys) at a size that two processor cores train in about two hours. Its
+A class-conditional next-scale (VAR) image model of CIFAR-10: 32x32 pixels, RGB, 10 classes, for
+research on quantization. It has the architecture of the large VAR models (AdaLN of each block,
+unit-length queries and keys) at a size that two processor cores train in about two hours. Its
 images show colours, shapes and layout of their class, not detail: it was trained for less than
 one pass over the images.""",
     data_text="""\
