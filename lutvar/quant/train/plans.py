@@ -92,8 +92,8 @@ A class-conditional next-scale (VAR) image model of handwritten digits: 8x8 pixe
 one of 10 digits per image. It is small enough to train on a laptop and to run through a
 simulated accelerator, and it has the architecture of the large VAR models.""",
     data_text="""\
-"Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998; UCI
-Machine Learning Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. For classifier and
+"Optical Recognition of Handwritten Digits" (E. Alpaydin and C. Kaynak, 1998; UCI Machine Learning
+Repository, CC BY 4.0), the 1,797 images distributed with scikit-learn. For classifier and
 transformer the training images were rotated, stretched and shifted a little at random.""",
     limits="Digits of this one data set and nothing else.",
 )
@@ -136,9 +136,9 @@ CIFAR10 = TrainPlan(
         grow_at=500,
         short_steps=True,
     ),
-    cfg=1.5,
+    cfg=3.0,
     top_k=0,
-    top_p=0.0,
+    top_p=0.95,
     classes=CLASSES,
     compact=True,
     about="""\
