@@ -142,12 +142,17 @@ def compare(
     recipes = {name: load_recipe(name) for name in plan.recipes()}
     entries: dict[str, Entry] = {}
     files: dict[str, str] = {}
+    # Recipes that differ in the cache alone share their layers.
+    made: dict[str, Path] = {}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"recipe {number} of {len(recipes)}: {name}")
         path = folder / "quantized" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
+        layers = recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
         with bars(f"{name}: quantize") as update:
-            entries[name] = Entry(recipe, _quantized(model, recipe, path, update))
+            report = _quantized(model, recipe, path, made.get(layers), update)
+        entries[name] = Entry(recipe, report)
+        made.setdefault(layers, path)
         files[str(path)] = name
     evaluation = Plan(
         model=plan.model,
@@ -166,9 +171,16 @@ def compare(
 
 
 def _quantized(
-    model: LoadedModel, recipe: Recipe, path: Path, update: Callable[[int, int], None]
+    model: LoadedModel,
+    recipe: Recipe,
+    path: Path,
+    same: Path | None,
+    update: Callable[[int, int], None],
 ) -> HardwareReport:
-    """Write the file of a recipe unless there is one of the same recipe and model."""
+    """Write the file of a recipe unless there is one of the same recipe and model.
+
+    `same` is the file of a recipe with the same layers and attention.
+    """
     model_hash = recipe_files.fingerprint(model.var)
     if path.exists():
         try:
@@ -178,6 +190,10 @@ def _quantized(
         if content is not None and content.recipe == recipe:
             found = QuantizedVar.load(path, model.var)
             return hardware(found, model.var, content.on_grid())
+    if same is not None:
+        replace(QuantizedVar.load(same, model.var), recipe=recipe).save(path, model.var)
+        content = recipe_files.read(path, model_hash)
+        return hardware(QuantizedVar.load(path, model.var), model.var, content.on_grid())
     info = model.info
     return quantize_to_file(
         model.var,
