@@ -24,7 +24,7 @@ class TrainPlan:
         classes: their names.
         samples: images of the report.
         compact: store the weights in about six bits each (`quant.var.compact`).
-        about, data_text, limits: paragraphs of the model card.
+        about, data_text, limits, remark: paragraphs of the model card.
     """
 
     name: str
@@ -40,6 +40,7 @@ class TrainPlan:
     about: str = ""
     data_text: str = ""
     limits: str = ""
+    remark: str = ""
 
     def weights(self, part: str) -> str:
         """File name of the weights of a part, "var" or "vqvae"."""
@@ -151,6 +152,10 @@ one pass over the images.""",
 CIFAR-10 (A. Krizhevsky, 2009). The images were read from JPEG files and mirrored at random.
 The data set does not come with lutvar; LUTVAR_CIFAR10 names the file for training.""",
     limits="Small natural images of ten classes and nothing else; far from the state of the art.",
+    remark="""\
+The first 891 steps of the shipped transformer had learning rates of schedules of 1000 and 1400
+steps, so this command gives a model like it, not the same weights.
+""",
 )
 
 #: Plans by model name.

@@ -130,7 +130,7 @@ the clock on a machine with {os.cpu_count()} cores (shared with whatever else ra
     }.
 The same seed gives the same weights on the same machine, interrupted or not; other machines
 round differently and give a slightly different model.
-
+{plan.remark}
 * Transformer: depth {var["depth"]}, width {var["width"]}, {var["heads"]} heads, scales {
         tuple(var["patch_nums"])
     }, {description["parameters"]["var"]:,} parameters.
@@ -173,7 +173,7 @@ this model only; it is not an FID.
 
 ## Limits
 
-ImageSet of this one data set and nothing else. The classifier that judges the samples saw the
+{plan.limits} The classifier that judges the samples saw the
 same training images as the model. Not meant for any use beyond trying out
 quantization and hardware.
 """

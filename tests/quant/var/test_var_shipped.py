@@ -45,9 +45,34 @@ def test_shipped_size_and_rounding(digits: LoadedModel) -> None:
     assert set(digits.info.files) <= {p.name for p in SHIPPED.iterdir()}
 
 
+def test_cifar10_is_what_its_card_says() -> None:
+    model = load_model("cifar10")
+    config = model.var.config
+    assert config.width >= 256 and config.width % 128 == 0 and config.depth >= 8
+    assert len(config.patch_nums) >= 6 and config.attn_l2_norm and not config.shared_adaln
+    info = model.info
+    labels = torch.arange(40) % 10
+    result = generate(
+        model.var, model.vqvae, labels, 0, cfg=info.cfg, top_k=info.top_k, top_p=info.top_p
+    )
+    assert result.images_BCHW.shape == (40, 3, 32, 32)
+    # Far above the untrained model's ln 512 = 6.2 nat, in likelihood.
+    tokens = torch.cat(result.tokens, 1)
+    with torch.no_grad():
+        logits = model.var(labels, model.vqvae.quantize.teacher_inputs(result.tokens))
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens.flatten())
+    assert loss < 4 and info.figures["val_loss"] < 3.6
+    assert model.classifier().image_shape == (3, 32, 32)
+
+
+def test_all_shipped_weights_fit_in_ten_megabytes() -> None:
+    stored = [p for p in SHIPPED.parent.rglob("*.safetensors*")]
+    assert len(stored) >= 8 and sum(p.stat().st_size for p in stored) < 10_000_000
+
+
 def test_unknown_name() -> None:
     assert "digits" in known_models()
-    with pytest.raises(ModelError, match=r"unknown model 'digit': known are digits"):
+    with pytest.raises(ModelError, match=r"unknown model 'digit': known are cifar10, digits"):
         load_model("digit")
 
 
