@@ -77,7 +77,7 @@ SHARING = (
 )
 #: What memory latency and stalls cost.
 MEMORY = tuple(
-    Variant(f"latency {low} to {high} cycles, stalls {100 * stall:.0f} %", images=4, slots=4,
+    Variant(f"latency {low} to {high} cycles, stalls {100 * stall:.0f} %", images=8, slots=8,
             timing=MemoryTiming((low, high), stall))
     for low, high, stall in ((8, 8, 0.0), (25, 75, 0.0), (25, 75, 0.1), (75, 75, 0.0))
 )  # fmt: skip
@@ -175,14 +175,19 @@ def sharing_table(outcomes: Sequence[Outcome]) -> Table:
 
 
 def memory_table(outcomes: Sequence[Outcome]) -> Table:
-    """What slow memory costs."""
-    first = outcomes[0].overall.cycles
+    """What slow memory costs, in all passes and in those of the last two scales."""
+    first = outcomes[0]
+
+    def more(cycles: int, of: int) -> str:
+        return f"{100 * (cycles / of - 1):+.1f} %"
+
     return Table(
-        ["memory", "cycles", "more than the first", "array busy", "values that differ"],
+        ["memory", "cycles", "more than the first", "last two scales", "more in these",
+         "array busy in these", "values that differ"],
         [
-            [o.variant.name, f"{o.overall.cycles:,}",
-             f"{100 * (o.overall.cycles / first - 1):+.1f} %", _percent(o.overall.utilisation),
-             str(o.mismatches)]
+            [o.variant.name, f"{o.overall.cycles:,}", more(o.overall.cycles, first.overall.cycles),
+             f"{o.last.cycles:,}", more(o.last.cycles, first.last.cycles),
+             _percent(o.last.utilisation), str(o.mismatches)]
             for o in outcomes
         ],
     )  # fmt: skip
