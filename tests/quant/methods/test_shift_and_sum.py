@@ -220,7 +220,7 @@ def test_values_stay_float_in_the_cache(digits: LoadedModel) -> None:
     quantized = quantize_var(
         digits.var,
         load_recipe("fpqvar-fp4-shift-and-sum"),
-        calibration_set(digits.var, digits.vqvae, 1, seed=0),
+        calibration_set(digits.var, digits.vqvae, 8, seed=0),
     )
     with quantized.installed(digits.var) as var:
         cache = var.cache_factory(0)
