@@ -112,6 +112,13 @@ def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
     return bool(needs(settings) if callable(needs) else needs)
 
 
+def masked_softmax(scores_BHlL: Tensor, mask_11LL: Tensor | None) -> Tensor:
+    """Probabilities [B, H, l, L] of scores with the mask, if any, added."""
+    if mask_11LL is not None:
+        scores_BHlL = scores_BHlL + mask_11LL
+    return torch.softmax(scores_BHlL, -1)
+
+
 class PlainSettings(BaseModel):
     """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
 
@@ -186,7 +193,5 @@ class PlainAttention:
             half = q_BHlc.shape[0] // 2
             q_BHlc, k_BHLc, v_BHLc = q_BHlc[:half], k_BHLc[:half], v_BHLc[:half]
         scores = self.scores(block, q_BHlc, k_BHLc, scale)
-        if mask_11LL is not None:
-            scores = scores + mask_11LL
-        y_BHlc = self.product(block, torch.softmax(scores, -1), v_BHLc)
+        y_BHlc = self.product(block, masked_softmax(scores, mask_11LL), v_BHLc)
         return y_BHlc.repeat(2, 1, 1, 1) if shared else y_BHlc

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from lutvar.quant.var import Var
 
+from .attention import masked_softmax
 from .calibration import CalibrationError, CalibrationSet, walk
 from .fixed_range import PERCENTILES, FixedRange, percentile_range, tails
 from .logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
@@ -58,10 +59,7 @@ class _Recorder:
         mask_11LL: Tensor | None,
         scale: float,
     ) -> Tensor:
-        scores = q_BHlc @ k_BHLc.mT * scale
-        if mask_11LL is not None:
-            scores = scores + mask_11LL
-        p_BHlL = torch.softmax(scores, -1)
+        p_BHlL = masked_softmax(q_BHlc @ k_BHLc.mT * scale, mask_11LL)
         self.kept = q_BHlc, k_BHLc, v_BHLc, p_BHlL
         return F.scaled_dot_product_attention(
             q_BHlc, k_BHLc, v_BHLc, attn_mask=mask_11LL, scale=scale
@@ -149,10 +147,7 @@ class LogAttention:
             q_BHlc, k_BHLc, v_BHLc = (
                 r(x) for r, x in zip(ranges, (q_BHlc, k_BHLc, v_BHLc), strict=True)
             )
-        scores = q_BHlc @ k_BHLc.mT * scale
-        if mask_11LL is not None:
-            scores = scores + mask_11LL
-        p_BHlL = torch.softmax(scores, -1)
+        p_BHlL = masked_softmax(q_BHlc @ k_BHLc.mT * scale, mask_11LL)
         quantized = self.rules[block](p_BHlL)
         # A masked key has probability 0, which rules with a shift would not return.
         return torch.where(p_BHlL > 0, quantized, 0.0) @ v_BHLc
