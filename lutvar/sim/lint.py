@@ -19,6 +19,7 @@ WAIVED = {
     "PROCASSINIT": "flip-flops have an initial value, as FPGAs do, besides their reset",
     "SYMRSVDWORD": "the port must be called interrupt for Vivado to recognise it",
     "UNUSEDSIGNAL": "bits of words that nothing reads stay in the netlist; synthesis drops them",
+    "VARHIDDEN": "Yosys names the arguments of its multiplexer functions a, b and s, as some ports",
     "WIDTHEXPAND": "Yosys writes constants in comparisons without leading zeros",
     "WIDTHTRUNC": "Yosys writes 'is zero' as a logical not of a word",
 }

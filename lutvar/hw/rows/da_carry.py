@@ -22,8 +22,8 @@ module lutvar_da_adder #(
   input [LANES-1:0] carry,
   output [LANES*(WIDTH+1)-1:0] sum
 );
-  genvar n, k;
 `ifdef SYNTHESIS
+  genvar n, k;
   generate
     for (n = 0; n < LANES; n = n + 1) begin : lane
       wire [WIDTH-1:0] x, y;
@@ -38,13 +38,17 @@ module lutvar_da_adder #(
     end
   endgenerate
 `else
+  genvar k;
   generate
     for (k = 0; k < WIDTH; k = k + 1) begin : place
       wire [LANES-1:0] x = a[LANES*k +: LANES];
       wire [LANES-1:0] y = b[LANES*k +: LANES];
       wire [LANES-1:0] below, above;
-      if (k == 0) assign below = carry;
-      else assign below = place[k-1].above;
+      if (k == 0) begin : first
+        assign below = carry;
+      end else begin : later
+        assign below = place[k-1].above;
+      end
       assign above = x & y | below & (x ^ y);
       assign sum[LANES*k +: LANES] = x ^ y ^ below;
     end

@@ -27,21 +27,21 @@ module lutvar_da_store #(
 `ifdef SYNTHESIS
   generate
     for (c = 0; c < COPIES; c = c + 1) begin : copy
-      (* ram_style = "distributed" *) reg [WIDTH-1:0] store [0:(1<<ADDRESS)-1];
+      (* ram_style = "distributed" *) reg [WIDTH-1:0] cells [0:(1<<ADDRESS)-1];
       integer i;
-      initial for (i = 0; i < 1 << ADDRESS; i = i + 1) store[i] = {WIDTH{1'b0}};
-      always @(posedge clk) if (write) store[address[ADDRESS*c +: ADDRESS]] <= data;
-      assign words[WIDTH*c +: WIDTH] = store[address[ADDRESS*c +: ADDRESS]];
+      initial for (i = 0; i < 1 << ADDRESS; i = i + 1) cells[i] = {WIDTH{1'b0}};
+      always @(posedge clk) if (write) cells[address[ADDRESS*c +: ADDRESS]] <= data;
+      assign words[WIDTH*c +: WIDTH] = cells[address[ADDRESS*c +: ADDRESS]];
     end
   endgenerate
 `else
-  reg [WIDTH-1:0] store [0:(1<<ADDRESS)-1];
+  reg [WIDTH-1:0] cells [0:(1<<ADDRESS)-1];
   integer i;
-  initial for (i = 0; i < 1 << ADDRESS; i = i + 1) store[i] = {WIDTH{1'b0}};
-  always @(posedge clk) if (write) store[address[ADDRESS-1:0]] <= data;
+  initial for (i = 0; i < 1 << ADDRESS; i = i + 1) cells[i] = {WIDTH{1'b0}};
+  always @(posedge clk) if (write) cells[address[ADDRESS-1:0]] <= data;
   generate
     for (c = 0; c < COPIES; c = c + 1) begin : copy
-      assign words[WIDTH*c +: WIDTH] = store[address[ADDRESS*c +: ADDRESS]];
+      assign words[WIDTH*c +: WIDTH] = cells[address[ADDRESS*c +: ADDRESS]];
     end
   endgenerate
 `endif

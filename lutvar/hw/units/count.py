@@ -41,7 +41,9 @@ class Level:
         self.room = Signal(name=f"{name}_room", init=init != most)
         with m.If(up ^ down):  # a clock enable
             m.d.sync += value.eq(stepped(value, up))
+        # A single place is never one of two.
+        more, less = (value > 1, value < most - 1) if most > 1 else (Const(0), Const(0))
         m.d.sync += [
-            self.some.eq(Mux(self.some, (value > 1) | up | ~down, up & ~down)),
-            self.room.eq(Mux(self.room, (value < most - 1) | down | ~up, down & ~up)),
+            self.some.eq(Mux(self.some, more | up | ~down, up & ~down)),
+            self.room.eq(Mux(self.room, less | down | ~up, down & ~up)),
         ]

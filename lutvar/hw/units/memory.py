@@ -248,24 +248,34 @@ class Fifo(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         places = self.depth - 1  # of the memory
-        # It is never read at an address that is being written, and has no transparent port.
-        m.submodules.storage = storage = memory.Memory(
-            shape=unsigned(len(Value.cast(self.i.payload))), depth=places, init=[]
-        )
-        write, read = storage.write_port(), storage.read_port(domain="sync")
         push, pop = Signal(), Signal()
         level = Level(m, "level", places, push, pop)
         m.d.comb += [
             push.eq(self.i.valid & level.room),
             pop.eq(level.some & (~self.o.valid | self.o.ready)),
             self.i.ready.eq(level.room),
-            write.en.eq(push),
-            write.data.eq(self.i.payload),
-            read.en.eq(pop),
-            Value.cast(self.o.payload).eq(read.data),
+            Value.cast(self.o.payload).eq(self._stored(m, places, push, pop)),
         ]
+        m.d.sync += self.o.valid.eq(level.some | (self.o.valid & ~self.o.ready))
+        return m
+
+    def _stored(self, m: Module, places: int, push: Value, pop: Value) -> Value:
+        """Keep a word in each cycle of ``push``; the oldest one, from the cycle after ``pop``."""
+        width = len(Value.cast(self.i.payload))
+        if places == 1:
+            stored, shown = (Signal(width, name=n, reset_less=True) for n in ("stored", "shown"))
+            with m.If(push):
+                m.d.sync += stored.eq(self.i.payload)
+            with m.If(pop):
+                m.d.sync += shown.eq(stored)
+            return shown
+        # It is never read at an address that is being written, and has no transparent port.
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(width), depth=places, init=[]
+        )
+        write, read = storage.write_port(), storage.read_port(domain="sync")
+        m.d.comb += [write.en.eq(push), write.data.eq(self.i.payload), read.en.eq(pop)]
         for port, moves in ((write, push), (read, pop)):
             with m.If(moves):
                 m.d.sync += port.addr.eq(Mux(port.addr == places - 1, 0, port.addr + 1))
-        m.d.sync += self.o.valid.eq(level.some | (self.o.valid & ~self.o.ready))
-        return m
+        return read.data

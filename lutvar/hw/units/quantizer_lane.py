@@ -138,9 +138,8 @@ class QuantizerLane(wiring.Component):
         quotient = product_3[PLACES : PLACES + fmt.quotient_bits]
         floor_4 = Signal(fmt.floor_bits, reset_less=True)
         tie_4 = Signal(reset_less=True)
-        lost = Cat(
-            bit & (distance_3 > place) for place, bit in enumerate(quotient[: 2 ** len(distance_3)])
-        )
+        farthest = 2 ** len(distance_3) - 1
+        lost = Cat(bit & (distance_3 > place) for place, bit in enumerate(quotient[:farthest]))
         m.d.sync += [
             floor_4.eq(Mux(far_3, 0, quotient >> distance_3)),
             tie_4.eq(~(product_3[11:PLACES].any() | lost.any())),
