@@ -51,12 +51,14 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
 
 def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
     from .elaborate import elaboration
+    from .forward import forward_speed
     from .methods import quantize_speed
     from .speed import golden_speed, simulation_speed
 
     # The golden model comes first: the peak of its memory is not hidden under that of a build.
     steps: list[Step] = [("golden model", golden_speed)]
     if not quick:
+        steps.append(("quantized against float32", forward_speed))
         steps.append(("quantization of a large model", quantize_speed))
     if verilator and yosys and not quick:
         steps.append(("elaboration", partial(elaboration, WHOLE)))
