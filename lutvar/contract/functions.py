@@ -86,16 +86,24 @@ def rsqrt(v: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
     return y, exponent >> 1
 
 
-def gelu_factor(y: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The gate of tanh-GELU in units of 2**-16, 0 to 65536, for float32 values."""
-    magnitude = np.abs(np.asarray(y, np.float32)).astype(np.float64)
-    fixed = np.floor(np.minimum(magnitude, GELU_RANGE) * 2**GELU_FRACTION).astype(np.int64)
-    inside = np.minimum(fixed, (1 << GELU_INDEX + GELU_STEP) - 1)
+@cache
+def _gelu_gates() -> NDArray[np.int32]:
+    """The gate of every position in 0 .. GELU_RANGE, that one included (1 MB)."""
+    position = np.arange(1 << GELU_INDEX + GELU_STEP)
     start, rise = (np.array(t, np.int64) for t in gelu_tables())
-    index, step = inside >> GELU_STEP, inside & (1 << GELU_STEP) - 1
+    index, step = position >> GELU_STEP, position & (1 << GELU_STEP) - 1
     gate = start[index] + ((rise[index] * step + (1 << GELU_STEP - 1)) >> GELU_STEP)
-    gate = np.where(magnitude >= GELU_RANGE, 1 << GELU_ONE, gate)
-    return np.where(np.asarray(y) < 0, (1 << GELU_ONE) - gate, gate)
+    return np.append(gate, 1 << GELU_ONE).astype(np.int32)
+
+
+def gelu_factor(y: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The gate of tanh-GELU in units of 2**-16, 0 to 65536, for float32 values."""
+    y = np.asarray(y, np.float32)
+    # A power of two: exact. The cast rounds towards zero, down for what is not negative.
+    scaled = np.abs(y) * np.float32(1 << GELU_FRACTION)
+    position = np.minimum(scaled, np.float32(GELU_RANGE << GELU_FRACTION)).astype(np.int32)
+    gate = _gelu_gates()[position]
+    return np.where(y < 0, (1 << GELU_ONE) - gate, gate)
 
 
 def as_json() -> dict[str, object]:

@@ -167,12 +167,23 @@ class GoldenTransformer:
             self._note(f"block{i}.{name}.codes", part.codes)
             self._note(f"block{i}.{name}.scales", part.scales)
         result = np.empty((y.shape[0], shape.heads, HEAD_DIM), np.float16)
+        # Sequences of as many queries and keys are computed together: fewer, larger operations.
+        alike: dict[tuple[int, int], list[tuple[Span, Records, Records]]] = {}
         for span in spans:
             cache = self._cache(span)
             seen_k, seen_v = _extend(cache.keys, k, i, span), _extend(cache.values, v, i, span)
             cache.length = span.end
-            queries = q.codes[span.rows].swapaxes(0, 1), q.scales[span.rows].T
-            result[span.rows] = attend(*queries, *seen_k, *seen_v, fmt).swapaxes(0, 1)
+            queries = len(q.scales[span.rows])
+            alike.setdefault((queries, span.end), []).append((span, seen_k, seen_v))
+        for group in alike.values():
+            parts = [
+                (q.codes[span.rows].swapaxes(0, 1), q.scales[span.rows].T, *seen_k, *seen_v)
+                for span, seen_k, seen_v in group
+            ]
+            qc, qs, kc, ks, vc, vs = (np.stack(part) for part in zip(*parts, strict=True))
+            found = attend(qc, qs, kc, ks, vc, vs, fmt)
+            for (span, _, _), own in zip(group, found, strict=True):
+                result[span.rows] = own.swapaxes(0, 1)
         return result.reshape(y.shape[0], shape.width)
 
     def _norm(
