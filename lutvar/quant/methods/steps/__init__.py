@@ -27,6 +27,7 @@ STEPS: dict[str, str | type[StepBase]] = {
     "head-rotation": "head_rotation:HeadRotation",
     "ias": "ias:IasVit",
     "learned-clip": "learned_clip:LearnedClip",
+    "mean-shift": "mean_shift:MeanShift",
     "noisyquant": "noisyquant:NoisyQuant",
     "omniquant": "omniquant:OmniQuant",
     "repq": "repq:Repq",
