@@ -42,10 +42,12 @@ KEPT_CLASSES = 64
 Half = NDArray[np.float16]
 #: Site -> s [K] float32, positive: the layer's input is multiplied by s, its weights divided by s.
 Factors = Mapping[LinearSite, NDArray[np.float32]]
+#: Site -> t [K] float32, added to the layer's input after the factors; its bias takes W t off.
+Shifts = Mapping[LinearSite, NDArray[np.float32]]
 
 
 class ClassVectors(NamedTuple):
-    """AdaLN vectors of one class in FP16, channel factors folded in. C columns.
+    """AdaLN vectors of one class in FP16, channel factors and shifts folded in. C columns.
 
     Attributes:
         blocks: [depth, 6, C], order `BLOCK_VECTORS`; 1 is already added to the scales.
@@ -73,6 +75,7 @@ class QuantizedTransformer:
         layers: site -> layer, in the order they run; the last one is the head.
         kappa: [depth, heads] FP16, attention scale times log2(e).
         factors: channel factors, for the sites that have some.
+        shifts: channel shifts, for the sites that have some.
         vectors: class -> vectors, for the classes at hand.
         source: computes the vectors of other classes; None: there are no others.
     """
@@ -87,6 +90,7 @@ class QuantizedTransformer:
     factors: Factors = field(default_factory=dict)
     vectors: dict[int, ClassVectors] = field(default_factory=dict)
     source: Callable[[int], ClassVectors] | None = None
+    shifts: Shifts = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -143,7 +147,7 @@ class QuantizedTransformer:
         if TransformerShape.of(var.config) != self.shape:
             raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
         values = {k: v for k, v in self.__dict__.items() if k != "source"}
-        return QuantizedTransformer(**values, source=_VectorSource(var, self.factors))
+        return QuantizedTransformer(**values, source=_VectorSource(var, self.factors, self.shifts))
 
     def save(self, path: str | Path) -> None:
         """Write to a file, atomically; see `ptq.transformer_file`."""
@@ -179,6 +183,7 @@ def quantize_transformer(
     factors: Factors | None = None,
     progress: bool = True,
     given: Mapping[LinearSite, GivenWeight] | None = None,
+    shifts: Shifts | None = None,
 ) -> QuantizedTransformer:
     """Quantize all linears, the head included (the model itself is not changed).
 
@@ -190,6 +195,8 @@ def quantize_transformer(
             1 / s into the weights.
         progress: show a bar on a terminal.
         given: codes and scales of weights that were rounded elsewhere, `factors` taken off.
+        shifts: vectors t of sites qkv, fc1 or head, added to the norm's output after the factors;
+            the site must be in `given`, whose bias takes them back.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -201,8 +208,10 @@ def quantize_transformer(
     sites = [*var.iter_sites(), (head, var.head.weight, var.head.bias)]
     for site, weight, _ in sites:
         need_groups(str(site), weight.shape[1])
-    _check_factors(factors, {site: weight.shape[1] for site, weight, _ in sites})
-    layers, given = {}, given or {}
+    layers, given, shifts = {}, given or {}, dict(shifts or {})
+    inputs = {site: weight.shape[1] for site, weight, _ in sites}
+    _check_factors(factors, inputs)
+    _check_shifts(shifts, inputs, given)
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):
@@ -219,7 +228,8 @@ def quantize_transformer(
         layers=layers,
         kappa=_kappa(var),
         factors=factors,
-        source=_VectorSource(var, factors),
+        source=_VectorSource(var, factors, shifts),
+        shifts=shifts,
     )
     if result.classes < KEPT_CLASSES:
         for label in range(result.classes + 1):
@@ -230,8 +240,8 @@ def quantize_transformer(
 class _VectorSource:
     """Computes class vectors from the float model."""
 
-    def __init__(self, var: Var, factors: Factors) -> None:
-        self.var, self.factors = var, factors
+    def __init__(self, var: Var, factors: Factors, shifts: Shifts) -> None:
+        self.var, self.factors, self.shifts = var, factors, shifts
 
     @torch.no_grad()
     def __call__(self, label: int) -> ClassVectors:
@@ -249,12 +259,14 @@ class _VectorSource:
         )
 
     def _fold(self, site: LinearSite, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """(1 + scale) s and shift s in float64."""
-        pair = scale.cpu().double() + 1, shift.cpu().double()
-        if site not in self.factors:
-            return pair
-        factor = torch.from_numpy(self.factors[site]).double()
-        return pair[0] * factor, pair[1] * factor
+        """(1 + scale) s and shift s + t in float64."""
+        a, b = scale.cpu().double() + 1, shift.cpu().double()
+        if site in self.factors:
+            factor = torch.from_numpy(self.factors[site]).double()
+            a, b = a * factor, b * factor
+        if site in self.shifts:
+            b = b + torch.from_numpy(self.shifts[site]).double()
+        return a, b
 
 
 def _half(v: Tensor) -> Half:
@@ -289,4 +301,20 @@ def _check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
             raise QuantizationError(
                 f"{site}: channel factors of shape {s.shape}; they must be {inputs[site]} finite "
                 "numbers above 0"
+            )
+
+
+def _check_shifts(
+    shifts: Shifts, inputs: Mapping[LinearSite, int], given: Mapping[LinearSite, GivenWeight]
+) -> None:
+    for site, t in shifts.items():
+        if site not in inputs or site.name not in FACTOR_SITES or site not in given:
+            raise QuantizationError(
+                f"{site}: channel shifts can be folded at {', '.join(FACTOR_SITES)} only, with a "
+                "given weight whose bias takes them back"
+            )
+        if t.shape != (inputs[site],) or not np.isfinite(t).all():
+            raise QuantizationError(
+                f"{site}: channel shifts of shape {t.shape}; they must be {inputs[site]} finite "
+                "numbers"
             )

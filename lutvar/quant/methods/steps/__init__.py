@@ -24,6 +24,7 @@ STEPS: dict[str, str | type[StepBase]] = {
     "gps": "gps:GainProjectedScaling",
     "gptq": "gptq:Gptq",
     "hadamard": "hadamard:Hadamard",
+    "head-balance": "head_balance:HeadBalance",
     "head-rotation": "head_rotation:HeadRotation",
     "ias": "ias:IasVit",
     "learned-clip": "learned_clip:LearnedClip",
@@ -57,6 +58,11 @@ class StepBase(BaseModel):
     def needs_data(self) -> bool:
         """Whether `apply` reads `block.data`."""
         return False
+
+    @property
+    def needs_importance(self) -> tuple[SiteName, ...]:
+        """Linears whose `block.data.importance` `apply` reads."""
+        return ()
 
     def chosen(self, block: Block) -> list[Layer]:
         """The layers of this block that the step works on; of split ones, the parts."""
