@@ -21,6 +21,7 @@ from .cache import QuantizedCache
 from .calibration import CalibrationSet, walk
 from .errors import CalibrationError
 from .importance import output_importance
+from .installed import Running
 from .layer import Block, BlockData, Layer, Step
 from .quantizers import FakeQuantizer
 from .recipe import LayerSpec, Recipe, RecipeError
@@ -74,7 +75,7 @@ class QuantizedVar:
         holder = var.backends
         before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
         null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
-        running = _Running(self, before[4], null_D)
+        running = Running(self, before[4], null_D)
         holder.backend = holder.other = running
         if self.attention is not None:
             holder.attention = self.attention
@@ -90,40 +91,6 @@ class QuantizedVar:
             holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook = (
                 before
             )
-
-
-class _Running:
-    """The linear backend while a `QuantizedVar` is installed."""
-
-    def __init__(
-        self, model: QuantizedVar, hook: Callable[[int], None] | None, null_D: Tensor
-    ) -> None:
-        self.model, self.hook, self.null_D, self.scale_index = model, hook, null_D, 0
-        self.begin_rows = getattr(model.attention, "begin_rows", None)
-
-    def begin_scale(self, scale_index: int) -> None:
-        self.scale_index = scale_index
-        if self.model.attention is not None:
-            self.model.attention.begin_scale(scale_index)
-        if self.hook is not None:
-            self.hook(scale_index)
-
-    def __call__(
-        self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
-    ) -> Tensor:
-        if site.name == "head_ada" and self.begin_rows is not None:
-            # AdaLN vectors are computed once for new rows, from their class embedding.
-            null_B = (x_BLC == self.null_D).all(-1).flatten()
-            half = len(null_B) // 2
-            self.begin_rows(
-                2 * half == len(null_B) and bool(null_B[half:].all() and not null_B[:half].any())
-            )
-        layer = self.model.layers.get(site)
-        if layer is None:
-            return torch.nn.functional.linear(x_BLC, weight_OI, bias_O)
-        if x_BLC.dim() == 2:  # AdaLN projections see one vector for each row
-            return layer(x_BLC.unsqueeze(1), self.scale_index).squeeze(1)
-        return layer(x_BLC, self.scale_index)
 
 
 def quantize_var(

@@ -7,12 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from lutvar.contract.accelerator import HEAD_DIM
@@ -23,6 +20,15 @@ from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
 
+from .class_vectors import (
+    ClassVectors,
+    Factors,
+    Half,
+    Shifts,
+    VectorSource,
+    check_factors,
+    check_shifts,
+)
 from .linear import (
     GivenWeight,
     QuantizationError,
@@ -31,35 +37,8 @@ from .linear import (
     quantize_linear,
 )
 
-#: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
-BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
-HEAD_VECTORS = ("scale", "shift")
-#: Sites whose input comes from a norm: channel factors can be folded there.
-FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
 #: Up to so many classes, the null class included, are kept and saved with the model.
 KEPT_CLASSES = 64
-
-Half = NDArray[np.float16]
-#: Site -> s [K] float32, positive: the layer's input is multiplied by s, its weights divided by s.
-Factors = Mapping[LinearSite, NDArray[np.float32]]
-#: Site -> t [K] float32, added to the layer's input after the factors; its bias takes W t off.
-Shifts = Mapping[LinearSite, NDArray[np.float32]]
-
-
-class ClassVectors(NamedTuple):
-    """AdaLN vectors of one class in FP16, channel factors and shifts folded in. C columns.
-
-    Attributes:
-        blocks: [depth, 6, C], order `BLOCK_VECTORS`; 1 is already added to the scales.
-        head: [2, C], order `HEAD_VECTORS`; the same.
-    """
-
-    blocks: Half
-    head: Half
-
-    def block(self, index: int, name: str) -> Half:
-        """One vector of a block, [C]."""
-        return self.blocks[index, BLOCK_VECTORS.index(name)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +126,7 @@ class QuantizedTransformer:
         if TransformerShape.of(var.config) != self.shape:
             raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
         values = {k: v for k, v in self.__dict__.items() if k != "source"}
-        return QuantizedTransformer(**values, source=_VectorSource(var, self.factors, self.shifts))
+        return QuantizedTransformer(**values, source=VectorSource(var, self.factors, self.shifts))
 
     def save(self, path: str | Path) -> None:
         """Write to a file, atomically; see `ptq.transformer_file`."""
@@ -210,8 +189,8 @@ def quantize_transformer(
         need_groups(str(site), weight.shape[1])
     layers, given, shifts = {}, given or {}, dict(shifts or {})
     inputs = {site: weight.shape[1] for site, weight, _ in sites}
-    _check_factors(factors, inputs)
-    _check_shifts(shifts, inputs, given)
+    check_factors(factors, inputs)
+    check_shifts(shifts, inputs, given)
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):
@@ -228,56 +207,13 @@ def quantize_transformer(
         layers=layers,
         kappa=_kappa(var),
         factors=factors,
-        source=_VectorSource(var, factors, shifts),
+        source=VectorSource(var, factors, shifts),
         shifts=shifts,
     )
     if result.classes < KEPT_CLASSES:
         for label in range(result.classes + 1):
             result.class_vectors(label)
     return result
-
-
-class _VectorSource:
-    """Computes class vectors from the float model."""
-
-    def __init__(self, var: Var, factors: Factors, shifts: Shifts) -> None:
-        self.var, self.factors, self.shifts = var, factors, shifts
-
-    @torch.no_grad()
-    def __call__(self, label: int) -> ClassVectors:
-        depth = self.var.config.depth
-        cond = self.var.condition(torch.tensor([label], device=self.var.lvl_1L.device))
-        blocks = []
-        for i, mod in enumerate(cond.blocks):
-            first = self._fold(LinearSite(i, "qkv"), mod.scale_attn, mod.shift_attn)
-            second = self._fold(LinearSite(i, "fc1"), mod.scale_ffn, mod.shift_ffn)
-            blocks.append([*first, mod.gate_attn, *second, mod.gate_ffn])
-        head = self._fold(LinearSite(depth, "head"), cond.head_scale_B1C, cond.head_shift_B1C)
-        return ClassVectors(
-            np.stack([np.stack([_half(v) for v in block]) for block in blocks]),
-            np.stack([_half(v) for v in head]),
-        )
-
-    def _fold(self, site: LinearSite, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """(1 + scale) s and shift s + t in float64."""
-        a, b = scale.cpu().double() + 1, shift.cpu().double()
-        if site in self.factors:
-            factor = torch.from_numpy(self.factors[site]).double()
-            a, b = a * factor, b * factor
-        if site in self.shifts:
-            b = b + torch.from_numpy(self.shifts[site]).double()
-        return a, b
-
-
-def _half(v: Tensor) -> Half:
-    """FP16 [C], rounded once; refuses what FP16 cannot hold."""
-    values = v.detach().cpu().double().numpy().reshape(-1)
-    if not (np.abs(values) <= 65504).all():
-        raise QuantizationError(
-            f"an AdaLN vector reaches {np.abs(values).max():g}; FP16 ends at 65504 "
-            "(smaller channel factors help)"
-        )
-    return values.astype(np.float16)
 
 
 def _kappa(var: Var) -> Half:
@@ -288,33 +224,3 @@ def _kappa(var: Var) -> Half:
         logarithm = block.attn.scale_mul_1H11.detach().cpu().double().reshape(-1)
         rows.append(logarithm.clamp_max(LOG_SCALE_MAX).exp().numpy() / math.log(2))
     return np.stack(rows).astype(np.float16)
-
-
-def _check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
-    for site, s in factors.items():
-        if site not in inputs or site.name not in FACTOR_SITES:
-            raise QuantizationError(
-                f"{site}: channel factors can be folded at {', '.join(FACTOR_SITES)} only, "
-                "whose inputs come from a norm"
-            )
-        if s.shape != (inputs[site],) or not (np.isfinite(s) & (s > 0)).all():
-            raise QuantizationError(
-                f"{site}: channel factors of shape {s.shape}; they must be {inputs[site]} finite "
-                "numbers above 0"
-            )
-
-
-def _check_shifts(
-    shifts: Shifts, inputs: Mapping[LinearSite, int], given: Mapping[LinearSite, GivenWeight]
-) -> None:
-    for site, t in shifts.items():
-        if site not in inputs or site.name not in FACTOR_SITES or site not in given:
-            raise QuantizationError(
-                f"{site}: channel shifts can be folded at {', '.join(FACTOR_SITES)} only, with a "
-                "given weight whose bias takes them back"
-            )
-        if t.shape != (inputs[site],) or not np.isfinite(t).all():
-            raise QuantizationError(
-                f"{site}: channel shifts of shape {t.shape}; they must be {inputs[site]} finite "
-                "numbers"
-            )

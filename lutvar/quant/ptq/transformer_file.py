@@ -19,9 +19,10 @@ from lutvar.contract.config import QuantConfig
 from lutvar.quant.formats import get_format
 from lutvar.quant.shape import TransformerShape
 
+from .class_vectors import ClassVectors
 from .files import QuantizedFileError, Tensors, read_layers, write_layers
 from .linear import QuantizationError
-from .transformer import KEPT_CLASSES, ClassVectors, QuantizedTransformer
+from .transformer import KEPT_CLASSES, QuantizedTransformer
 
 _FORMAT = "lutvar-transformer-1"
 #: What is folded into the vectors of norms; needed again for classes that are not in the file.
