@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -48,6 +49,10 @@ def results(
     reference = load_reference(model)
     data = document(found.evaluation, reference, model_fingerprint(model), found.runs)
     data["hardware"] = {name: entry.hardware.as_dict() for name, entry in found.entries.items()}
+    if chosen.focus is not None:
+        larger = replace(found.evaluation, samples=chosen.focus.samples, seeds=chosen.focus.seeds)
+        focus = document(larger, reference, model_fingerprint(model), found.focus_runs)
+        data["focus"] = {key: focus[key] for key in ("settings", "runs", "summary")}
     write_atomic(out / "results.json", (json.dumps(data, indent=1) + "\n").encode())
     text = document_text(found, reference)
     target = out / "results.md" if markdown is None else markdown

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 
@@ -37,6 +37,26 @@ class Group(BaseModel):
     recipes: tuple[str, ...]
 
 
+class Focus(BaseModel):
+    """More samples and seeds for a few recipes, so that small differences show.
+
+    Attributes:
+        recipes: of the plan's; "float" may be named and takes part in any case.
+        samples, seeds: as for the plan. What the plan samples with the same seeds is not made
+            again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    recipes: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=3)
+
+    def methods(self) -> list[str]:
+        """The recipes without the float model."""
+        return [name for name in self.recipes if name != FLOAT]
+
+
 class ResultsPlan(BaseModel):
     """What is compared; see lutvar/configs/results.yaml.
 
@@ -44,9 +64,10 @@ class ResultsPlan(BaseModel):
         model: name or folder.
         samples, seeds, teacher: as for `lutvar eval`.
         groups: tables.
-        plain, best: two recipes that are compared seed by seed.
+        plain, best: two recipes that are compared seed by seed, in `focus` if both are there.
         worst, six: recipes of the statements on the paper's order.
         sheet: rows of the picture.
+        focus: some of the recipes with more samples, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,6 +82,7 @@ class ResultsPlan(BaseModel):
     six: str
     sheet: tuple[str, ...]
     groups: tuple[Group, ...]
+    focus: Focus | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -68,7 +90,10 @@ class ResultsPlan(BaseModel):
         if len(set(names)) != len(names):
             raise ValueError("a recipe is named in two groups; name it once")
         known = {FLOAT, *names}
-        for name in (self.plain, self.best, self.worst, self.six, *self.sheet):
+        focused = () if self.focus is None else self.focus.recipes
+        if len(set(focused)) != len(focused):
+            raise ValueError("focus.recipes: a recipe is named twice; name it once")
+        for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *focused):
             if name not in known:
                 raise ValueError(f"{name!r} is in no group; add it to one")
         return self
@@ -104,16 +129,36 @@ class Entry:
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that the document is made of."""
+    """Everything that the document is made of.
+
+    Attributes:
+        plan: what was compared.
+        evaluation: settings of the sampling.
+        entries: recipe -> itself and what it asks of hardware.
+        runs: one for each recipe and seed.
+        focus_runs: the same for the plan's `focus`; empty without.
+    """
 
     plan: ResultsPlan
     evaluation: Plan
     entries: dict[str, Entry]
     runs: list[Run]
+    focus_runs: list[Run] = field(default_factory=list)
 
     def of(self, method: str) -> list[Run]:
         """Runs of a recipe, one for each seed."""
         return [run for run in self.runs if run.method == method]
+
+    def focused(self, method: str) -> list[Run]:
+        """Runs of a recipe in the plan's `focus`, one for each seed."""
+        return [run for run in self.focus_runs if run.method == method]
+
+    def pair(self) -> tuple[list[Run], list[Run]]:
+        """Runs of the best recipe and of the plain one: of `focus` if it has both."""
+        best, plain = self.plan.best, self.plan.plain
+        if self.focused(best) and self.focused(plain):
+            return self.focused(best), self.focused(plain)
+        return self.of(best), self.of(plain)
 
 
 def compare(
@@ -164,10 +209,26 @@ def compare(
         folder=folder / "samples",
         jobs=jobs,
     )
-    runs = evaluate(evaluation, bars)
+    runs = _named(evaluate(evaluation, bars), files)
+    more: list[Run] = []
+    if plan.focus is not None:
+        say(f"more samples for {', '.join(plan.focus.methods())}")
+        wanted = set(plan.focus.methods())
+        # The same folder: samples of the same seeds are there already, and are the first ones.
+        larger = replace(
+            evaluation,
+            methods=tuple(path for path, name in files.items() if name in wanted),
+            samples=plan.focus.samples,
+            seeds=plan.focus.seeds,
+        )
+        more = _named(evaluate(larger, bars), files)
+    return Results(plan, evaluation, entries, runs, more)
+
+
+def _named(runs: list[Run] | None, files: dict[str, str]) -> list[Run]:
+    """Runs under the names of their recipes instead of files."""
     assert runs is not None
-    named = [replace(run, method=files.get(run.method, run.method)) for run in runs]
-    return Results(plan, evaluation, entries, named)
+    return [replace(run, method=files.get(run.method, run.method)) for run in runs]
 
 
 def _quantized(

@@ -45,8 +45,7 @@ def _cell(runs: list[Run], value: Callable[[Run], float], form: str) -> str:
     return text if found.half_width is None else f"{text} ± {format(found.half_width, form)}"
 
 
-def _row(results: Results, name: str) -> str:
-    runs = results.of(name)
+def _row(results: Results, name: str, runs: list[Run]) -> str:
     if name == FLOAT:
         first = ["float32", "W32A32 everywhere", "", "no"]
     else:
@@ -101,14 +100,14 @@ def order_lines(results: Results) -> list[str]:
 
 def best_lines(results: Results) -> list[str]:
     """The best recipe against plain FPQVAR: differences seed by seed, with their interval."""
-    plan = results.plan
     lines = []
+    best, plain = results.pair()
     for heading, value, form in (
         ("Fréchet", _frechet, ".3f"),
         ("Fréchet to float", _to_float, ".4f"),
         ("KL", _kl, ".5f"),
     ):
-        found = interval(difference(results.of(plan.best), results.of(plan.plain), value))
+        found = interval(difference(best, plain, value))
         lines.append(f"* {heading}: {_difference(found, form)}.")
     return lines
 
@@ -121,6 +120,24 @@ def _difference(found: Interval, form: str) -> str:
     if abs(found.mean) <= found.half_width:
         return f"{text}: within the interval of the seeds, no difference shown"
     return f"{text}: {'better' if found.mean < 0 else 'worse'}, beyond the interval of the seeds"
+
+
+def focus_lines(results: Results) -> list[str]:
+    """The section with more samples for a few recipes; nothing without."""
+    focus = results.plan.focus
+    if focus is None:
+        return []
+    return [
+        "",
+        "## More samples for the main recipes",
+        "",
+        f"{focus.samples} images for each of {len(focus.seeds)} seeds. A Fréchet distance falls "
+        "with the number of images: compare the rows of this table with each other only.",
+        "",
+        _HEAD,
+        _RULE,
+        *(_row(results, name, results.focused(name)) for name in (FLOAT, *focus.methods())),
+    ]
 
 
 def document_text(results: Results, reference: Reference) -> str:
@@ -142,14 +159,16 @@ def document_text(results: Results, reference: Reference) -> str:
         f"training images reach {real.train_to_test:.2f} against the test images with all of them.",
     ]
     for group in plan.groups:
-        lines += ["", f"## {group.title}", "", _HEAD, _RULE, _row(results, FLOAT)]
-        lines += [_row(results, name) for name in group.recipes]
+        lines += ["", f"## {group.title}", "", _HEAD, _RULE]
+        lines += [_row(results, name, results.of(name)) for name in (FLOAT, *group.recipes)]
+    lines += focus_lines(results)
     lines += ["", "## The paper's order", "", *order_lines(results)]
     lines += [
         "",
         f"## `{plan.best}` against `{plan.plain}`",
         "",
-        "Differences seed by seed (same seeds, same random streams):",
+        f"Differences seed by seed (same seeds, same random streams), {len(results.pair()[0])} "
+        "seeds:",
         "",
         *best_lines(results),
     ]

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.quant.passes import GUIDANCE_LIMIT, GUIDANCE_STEPS, ImageStep
+from lutvar.quant.ptq.class_vectors import ClassVectors
 from lutvar.quant.ptq.model import QuantizedModel
-from lutvar.quant.ptq.transformer import ClassVectors, QuantizedTransformer
+from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.var.sites import LinearSite, SiteName
 
 from .attention import attend

@@ -18,7 +18,7 @@ from .attention import PlainAttention
 from .build import QuantizedVar
 from .grid import grid_weight
 from .layer import Layer
-from .operations import NORM_SITES, ChannelScale, Rotation, hadamard_matrix
+from .operations import NORM_SITES, ChannelScale, ChannelShift, Rotation, hadamard_matrix
 from .quantizers import FakeQuantizer, QuantizerSpec
 from .ranged import RangedLayer
 
@@ -72,9 +72,10 @@ def _spec_problems(what: str, spec: QuantizerSpec, dynamic: bool) -> Iterator[st
 def _operation_problems(layer: Layer) -> Iterator[str]:
     rotations = 0
     for operation in layer.operations:
-        if isinstance(operation, ChannelScale):
+        if isinstance(operation, ChannelScale | ChannelShift):
+            what = "factors" if isinstance(operation, ChannelScale) else "shifts"
             if layer.site.name not in NORM_SITES or rotations:
-                yield "channel factors that no norm in front takes in"
+                yield f"channel {what} that no norm in front takes in"
         elif isinstance(operation, Rotation):
             rotations += 1
             if rotations > 1 or not is_hadamard(operation):

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,10 +20,13 @@ from .attention import AttentionMethod, MeasuredModel, make_attention
 from .cache import QuantizedCache
 from .calibration import CalibrationSet, walk
 from .errors import CalibrationError
+from .importance import output_importance
+from .installed import Running
 from .layer import Block, BlockData, Layer, Step
 from .quantizers import FakeQuantizer
 from .recipe import LayerSpec, Recipe, RecipeError
 from .steps import make_step
+from .tune import tune
 
 
 @dataclass
@@ -72,7 +75,7 @@ class QuantizedVar:
         holder = var.backends
         before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
         null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
-        running = _Running(self, before[4], null_D)
+        running = Running(self, before[4], null_D)
         holder.backend = holder.other = running
         if self.attention is not None:
             holder.attention = self.attention
@@ -90,40 +93,6 @@ class QuantizedVar:
             )
 
 
-class _Running:
-    """The linear backend while a `QuantizedVar` is installed."""
-
-    def __init__(
-        self, model: QuantizedVar, hook: Callable[[int], None] | None, null_D: Tensor
-    ) -> None:
-        self.model, self.hook, self.null_D, self.scale_index = model, hook, null_D, 0
-        self.begin_rows = getattr(model.attention, "begin_rows", None)
-
-    def begin_scale(self, scale_index: int) -> None:
-        self.scale_index = scale_index
-        if self.model.attention is not None:
-            self.model.attention.begin_scale(scale_index)
-        if self.hook is not None:
-            self.hook(scale_index)
-
-    def __call__(
-        self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
-    ) -> Tensor:
-        if site.name == "head_ada" and self.begin_rows is not None:
-            # AdaLN vectors are computed once for new rows, from their class embedding.
-            null_B = (x_BLC == self.null_D).all(-1).flatten()
-            half = len(null_B) // 2
-            self.begin_rows(
-                2 * half == len(null_B) and bool(null_B[half:].all() and not null_B[:half].any())
-            )
-        layer = self.model.layers.get(site)
-        if layer is None:
-            return torch.nn.functional.linear(x_BLC, weight_OI, bias_O)
-        if x_BLC.dim() == 2:  # AdaLN projections see one vector for each row
-            return layer(x_BLC.unsqueeze(1), self.scale_index).squeeze(1)
-        return layer(x_BLC, self.scale_index)
-
-
 def quantize_var(
     var: Var,
     recipe: Recipe,
@@ -138,7 +107,7 @@ def quantize_var(
         var: the float model; not changed.
         recipe: the recipe.
         calibration: samples (`calibration.calibration_set`), for recipes that need data.
-        progress: called as progress(blocks done, blocks).
+        progress: called as progress(done, of), in blocks and then steps of tuning.
         blocks: layers of blocks that an interrupted run has finished.
         finished: called with the layers of each block when it is done.
 
@@ -150,15 +119,17 @@ def quantize_var(
     known = {} if blocks is None else blocks
     made = dict(known)
     result = QuantizedVar(recipe)
+    total = count + (recipe.tune.steps if recipe.tune is not None else 0)
     for index, layers in quantize_blocks(var, recipe, calibration, skip=set(known)):
         if layers is not None:
             made[index] = layers
             if finished is not None:
                 finished(index, layers)
         if progress is not None:
-            progress(index + 1, count)
+            progress(index + 1, total)
     for index in range(count):
         result.layers |= {layer.site: layer for layer in made[index].values()}
+    result = tuned_model(result, var, calibration, progress)
     result.attention = measured_attention(result, var, calibration)
     return result
 
@@ -194,7 +165,9 @@ def quantize_blocks(
         chosen = plan_mixed(var, recipe, calibration, build).choices
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
     if calibration is not None and any(step.needs_data for step in steps):
-        data = walk(var, calibration)
+        names = {n for step in steps for n in getattr(step, "needs_importance", ())}
+        found = output_importance(var, calibration, names, recipe.seed) if names else {}
+        data = _with_importance(walk(var, calibration), found)
     for index, block_data in enumerate(data):
         if index in skip:
             yield index, None
@@ -209,6 +182,31 @@ def quantize_blocks(
             if site.block == index:
                 layers[site.name].notes.append(f"mixed: {choice}")
         yield index, layers
+
+
+def _with_importance(
+    data: Iterator[BlockData], found: Mapping[LinearSite, Tensor]
+) -> Iterator[BlockData]:
+    for index, block_data in enumerate(data):
+        own = {site.name: matrix for site, matrix in found.items() if site.block == index}
+        yield replace(block_data, importance=own)
+
+
+def tuned_model(
+    model: QuantizedVar,
+    var: Var,
+    calibration: CalibrationSet | None,
+    progress: Callable[[int, int], None] | None = None,
+) -> QuantizedVar:
+    """The model after what its recipe's `tune` says; progress counts on from the blocks."""
+    spec, count = model.recipe.tune, var.config.depth + 1
+    if spec is None:
+        return model
+    if calibration is None:
+        raise CalibrationError(f"recipe {model.recipe.name} needs calibration samples; give some")
+    if progress is None:
+        return tune(model, var, calibration, spec)
+    return tune(model, var, calibration, spec, lambda done, of: progress(count + done, count + of))
 
 
 def measured_attention(

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the layers of a recipe to the transformer that the accelerator runs.
 
-The codes are those that the recipe rounded to, not new ones; channel factors go into the AdaLN
-vectors. What `hardware.HardwareReport.added` lists is quantized here besides.
+The codes are those that the recipe rounded to, not new ones; channel factors and shifts go into the
+AdaLN vectors. What `hardware.HardwareReport.added` lists is quantized here besides.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .build import QuantizedVar
 from .grid import GridWeight, grid_weight
 from .hardware import ARRAY_SITES, hardware
 from .layer import Layer
-from .operations import ChannelScale
+from .operations import ChannelScale, ChannelShift
 
 
 def export(
@@ -49,20 +49,32 @@ def export(
     chosen = {s: layer for s, layer in quantized.layers.items() if s.name in ARRAY_SITES}
     given: dict[LinearSite, GivenWeight] = {}
     factors: dict[LinearSite, NDArray[np.float32]] = {}
+    shifts: dict[LinearSite, NDArray[np.float32]] = {}
     for site, layer in chosen.items():
         given[site] = given_weight(layer)
-        scale = channel_factors(layer)
-        if scale is not None:
-            factors[site] = scale.numpy()
+        scale_I, shift_I = channel_affine(layer)
+        if scale_I is not None:
+            factors[site] = scale_I.numpy()
+        if shift_I is not None:
+            shifts[site] = shift_I.numpy()
     return quantize_transformer(
-        var, report.config, kv_format or report.kv_format, factors, progress=False, given=given
+        var, report.config, kv_format or report.kv_format, factors, False, given, shifts
     )
 
 
-def channel_factors(layer: Layer) -> Tensor | None:
-    """Product [I] of a layer's channel factors, or None without any."""
-    scales = [op.s_I for op in layer.operations if isinstance(op, ChannelScale)]
-    return torch.stack(scales).prod(0).float() if scales else None
+def channel_affine(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    """(s, t), each [I] or None: a layer's channel factors and shifts together are x s + t."""
+    scale_I: Tensor | None = None
+    shift_I: Tensor | None = None
+    for operation in layer.operations:
+        if isinstance(operation, ChannelScale):
+            s_I = operation.s_I.double()
+            scale_I = s_I if scale_I is None else scale_I * s_I
+            shift_I = None if shift_I is None else shift_I * s_I
+        elif isinstance(operation, ChannelShift):
+            t_I = operation.t_I.double()
+            shift_I = t_I if shift_I is None else shift_I + t_I
+    return tuple(None if v is None else v.float() for v in (scale_I, shift_I))  # type: ignore[return-value]
 
 
 def given_weight(layer: Layer) -> GivenWeight:

@@ -2,9 +2,9 @@
 """What a recipe asks of hardware: bits, bytes, multipliers, and whether the accelerator runs it.
 
 The rules are those of docs/arithmetic.md: groups of 128 with absolute maxima as scales, one weight
-format, one treatment of each site in all blocks, factors in front of a norm, one Hadamard
-transform of 128, attention on E2M3 or E2M1 records. A recipe either passes all of them, or the
-report names each part for which hardware does not exist.
+format, one treatment of each site in all blocks, factors and shifts behind a norm only, one
+Hadamard transform of 128, attention on E2M3 or E2M1 records. A recipe either passes all of them,
+or the report names each part for which hardware does not exist.
 """
 
 from __future__ import annotations

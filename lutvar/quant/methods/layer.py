@@ -138,6 +138,8 @@ class BlockData:
         inputs: name of a linear -> its input [B, L, I] (AdaLN linears: [B, 1, I]).
         scales: (first, last + 1) token of each scale.
         labels_B: class of each row, the null class for unconditional ones.
+        importance: name of a linear -> Fisher matrix [O, O] of its output (`importance`), for
+            those that steps ask for.
     """
 
     x_BLC: Tensor | None
@@ -146,6 +148,7 @@ class BlockData:
     inputs: Mapping[SiteName, Tensor]
     scales: tuple[tuple[int, int], ...]
     labels_B: Tensor
+    importance: Mapping[SiteName, Tensor] = field(default_factory=dict)
 
     def by_scale(self, name: SiteName) -> list[Tensor]:
         """Inputs of a linear for each scale step, [B, l, I]."""

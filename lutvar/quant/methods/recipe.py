@@ -11,6 +11,7 @@
       - {step: hadamard, sites: [qkv, fc1]}
     attention: {...}
     cache: {format: E2M3, group: row}
+    tune: {steps: 80}
     calibration: {samples: 100}
 
 A linear that is not named stays float. Steps run in their order, block by block.
@@ -36,6 +37,7 @@ from .quantizers import QuantizerSpec
 from .resample import ResampleRule
 from .select import SelectSpec, select
 from .steps import make_step
+from .tune import TuneSpec
 
 #: Every linear of the model that a recipe may name.
 ALL_SITES: tuple[SiteName, ...] = (*SITE_NAMES, "ada_lin", *SINGLE_SITES)
@@ -152,6 +154,7 @@ class Recipe(BaseModel):
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
             token and head.
+        tune: end-to-end tuning of scales and biases after the steps (`tune`), or None.
         mixed: formats chosen for each linear of each block under a budget, or None.
         calibration: samples for steps that need data.
         seed: for random choices of steps.
@@ -166,6 +169,7 @@ class Recipe(BaseModel):
     steps: tuple[dict[str, Any], ...] = ()
     attention: dict[str, Any] | None = None
     cache: QuantizerSpec | None = None
+    tune: TuneSpec | None = None
     mixed: MixedSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()
     seed: int = 0
@@ -185,8 +189,8 @@ class Recipe(BaseModel):
 
     @property
     def needs_data(self) -> bool:
-        """Whether a step, attention or the choice of formats needs calibration samples."""
-        if self.mixed is not None and self.mixed.sensitivity != "zd":
+        """Whether a step, tuning, attention or the choice of formats needs calibration samples."""
+        if self.tune is not None or (self.mixed is not None and self.mixed.sensitivity != "zd"):
             return True
         steps = any(make_step(s).needs_data for s in self.steps)
         return steps or attention_needs_data(self.attention)

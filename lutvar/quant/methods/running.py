@@ -2,9 +2,9 @@
 """A recipe over a model into a file: block by block, resumable, over several processes.
 
 Beside the file stands a folder ``FILE.parts`` while the run lasts: the calibration samples and a
-file for each finished block. A run that was broken off goes on from there; one with another
-recipe or model is refused. Blocks do not depend on each other, so the result does not depend on
-the number of processes.
+file for each finished block. A run that was broken off goes on from there (tuning, which comes
+after the blocks, starts again); one with another recipe or model is refused. Blocks do not depend
+on each other, so the result does not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from lutvar.quant.var.sites import LinearSite
 
 from . import files
 from .attention import attention_needs_data
-from .build import QuantizedVar, measured_attention, quantize_blocks
+from .build import QuantizedVar, measured_attention, quantize_blocks, tuned_model
 from .calibration import CalibrationSet
 from .hardware import HardwareReport, hardware
 from .layer import Layer
@@ -129,7 +129,7 @@ def quantize_to_file(
         recipe: the recipe.
         path: file to write; its folder must exist.
         sampling: cfg, top_k, top_p of the calibration samples.
-        progress: called as progress(blocks done, blocks).
+        progress: called as progress(done, of), in blocks and then steps of tuning.
         model: name or folder of the model, which further processes load.
         jobs: processes.
 
@@ -144,16 +144,38 @@ def quantize_to_file(
     if recipe.needs_data and samples is None and vqvae is not None:
         samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
         parts.keep_samples(samples)
+    total = count + (recipe.tune.steps if recipe.tune is not None else 0)
     if jobs > 1 and model is not None:
-        _spread(parts, str(model), set(range(count)) - done, jobs, count, progress)
+        blocks = None if progress is None else lambda done, of: progress(done, total)
+        _spread(parts, str(model), set(range(count)) - done, jobs, count, blocks)
     else:
         for index, layers in quantize_blocks(var, recipe, samples, skip=done):
             if layers is not None:
                 parts.keep(index, list(layers.values()))
             if progress is not None:
-                progress(index + 1, count)
+                progress(index + 1, total)
             del layers
+    if recipe.tune is not None:
+        return _tuned(parts, var, samples, count, progress)
     return _assemble(parts, var, samples, count)
+
+
+def _tuned(
+    parts: Parts,
+    var: Var,
+    samples: CalibrationSet | None,
+    count: int,
+    progress: Progress | None,
+) -> HardwareReport:
+    """Tune the model, which is needed whole, and write it. Broken off, it starts at the blocks."""
+    layers: dict[LinearSite, Layer] = {}
+    for index in range(count):
+        layers |= files.read(parts.block(index), parts.model).unpacked()
+    made = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress)
+    made.attention = measured_attention(made, var, samples)
+    made.save(parts.path, var)
+    shutil.rmtree(parts.folder)
+    return hardware(made, var)
 
 
 def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:

@@ -7,12 +7,9 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from lutvar.contract.accelerator import HEAD_DIM
@@ -23,6 +20,15 @@ from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
 
+from .class_vectors import (
+    ClassVectors,
+    Factors,
+    Half,
+    Shifts,
+    VectorSource,
+    check_factors,
+    check_shifts,
+)
 from .linear import (
     GivenWeight,
     QuantizationError,
@@ -31,33 +37,8 @@ from .linear import (
     quantize_linear,
 )
 
-#: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
-BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
-HEAD_VECTORS = ("scale", "shift")
-#: Sites whose input comes from a norm: channel factors can be folded there.
-FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
 #: Up to so many classes, the null class included, are kept and saved with the model.
 KEPT_CLASSES = 64
-
-Half = NDArray[np.float16]
-#: Site -> s [K] float32, positive: the layer's input is multiplied by s, its weights divided by s.
-Factors = Mapping[LinearSite, NDArray[np.float32]]
-
-
-class ClassVectors(NamedTuple):
-    """AdaLN vectors of one class in FP16, channel factors folded in. C columns.
-
-    Attributes:
-        blocks: [depth, 6, C], order `BLOCK_VECTORS`; 1 is already added to the scales.
-        head: [2, C], order `HEAD_VECTORS`; the same.
-    """
-
-    blocks: Half
-    head: Half
-
-    def block(self, index: int, name: str) -> Half:
-        """One vector of a block, [C]."""
-        return self.blocks[index, BLOCK_VECTORS.index(name)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +54,7 @@ class QuantizedTransformer:
         layers: site -> layer, in the order they run; the last one is the head.
         kappa: [depth, heads] FP16, attention scale times log2(e).
         factors: channel factors, for the sites that have some.
+        shifts: channel shifts, for the sites that have some.
         vectors: class -> vectors, for the classes at hand.
         source: computes the vectors of other classes; None: there are no others.
     """
@@ -87,6 +69,7 @@ class QuantizedTransformer:
     factors: Factors = field(default_factory=dict)
     vectors: dict[int, ClassVectors] = field(default_factory=dict)
     source: Callable[[int], ClassVectors] | None = None
+    shifts: Shifts = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -143,7 +126,7 @@ class QuantizedTransformer:
         if TransformerShape.of(var.config) != self.shape:
             raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
         values = {k: v for k, v in self.__dict__.items() if k != "source"}
-        return QuantizedTransformer(**values, source=_VectorSource(var, self.factors))
+        return QuantizedTransformer(**values, source=VectorSource(var, self.factors, self.shifts))
 
     def save(self, path: str | Path) -> None:
         """Write to a file, atomically; see `ptq.transformer_file`."""
@@ -179,6 +162,7 @@ def quantize_transformer(
     factors: Factors | None = None,
     progress: bool = True,
     given: Mapping[LinearSite, GivenWeight] | None = None,
+    shifts: Shifts | None = None,
 ) -> QuantizedTransformer:
     """Quantize all linears, the head included (the model itself is not changed).
 
@@ -190,6 +174,8 @@ def quantize_transformer(
             1 / s into the weights.
         progress: show a bar on a terminal.
         given: codes and scales of weights that were rounded elsewhere, `factors` taken off.
+        shifts: vectors t of sites qkv, fc1 or head, added to the norm's output after the factors;
+            the site must be in `given`, whose bias takes them back.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -201,8 +187,10 @@ def quantize_transformer(
     sites = [*var.iter_sites(), (head, var.head.weight, var.head.bias)]
     for site, weight, _ in sites:
         need_groups(str(site), weight.shape[1])
-    _check_factors(factors, {site: weight.shape[1] for site, weight, _ in sites})
-    layers, given = {}, given or {}
+    layers, given, shifts = {}, given or {}, dict(shifts or {})
+    inputs = {site: weight.shape[1] for site, weight, _ in sites}
+    check_factors(factors, inputs)
+    check_shifts(shifts, inputs, given)
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):
@@ -219,53 +207,13 @@ def quantize_transformer(
         layers=layers,
         kappa=_kappa(var),
         factors=factors,
-        source=_VectorSource(var, factors),
+        source=VectorSource(var, factors, shifts),
+        shifts=shifts,
     )
     if result.classes < KEPT_CLASSES:
         for label in range(result.classes + 1):
             result.class_vectors(label)
     return result
-
-
-class _VectorSource:
-    """Computes class vectors from the float model."""
-
-    def __init__(self, var: Var, factors: Factors) -> None:
-        self.var, self.factors = var, factors
-
-    @torch.no_grad()
-    def __call__(self, label: int) -> ClassVectors:
-        depth = self.var.config.depth
-        cond = self.var.condition(torch.tensor([label], device=self.var.lvl_1L.device))
-        blocks = []
-        for i, mod in enumerate(cond.blocks):
-            first = self._fold(LinearSite(i, "qkv"), mod.scale_attn, mod.shift_attn)
-            second = self._fold(LinearSite(i, "fc1"), mod.scale_ffn, mod.shift_ffn)
-            blocks.append([*first, mod.gate_attn, *second, mod.gate_ffn])
-        head = self._fold(LinearSite(depth, "head"), cond.head_scale_B1C, cond.head_shift_B1C)
-        return ClassVectors(
-            np.stack([np.stack([_half(v) for v in block]) for block in blocks]),
-            np.stack([_half(v) for v in head]),
-        )
-
-    def _fold(self, site: LinearSite, scale: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-        """(1 + scale) s and shift s in float64."""
-        pair = scale.cpu().double() + 1, shift.cpu().double()
-        if site not in self.factors:
-            return pair
-        factor = torch.from_numpy(self.factors[site]).double()
-        return pair[0] * factor, pair[1] * factor
-
-
-def _half(v: Tensor) -> Half:
-    """FP16 [C], rounded once; refuses what FP16 cannot hold."""
-    values = v.detach().cpu().double().numpy().reshape(-1)
-    if not (np.abs(values) <= 65504).all():
-        raise QuantizationError(
-            f"an AdaLN vector reaches {np.abs(values).max():g}; FP16 ends at 65504 "
-            "(smaller channel factors help)"
-        )
-    return values.astype(np.float16)
 
 
 def _kappa(var: Var) -> Half:
@@ -276,17 +224,3 @@ def _kappa(var: Var) -> Half:
         logarithm = block.attn.scale_mul_1H11.detach().cpu().double().reshape(-1)
         rows.append(logarithm.clamp_max(LOG_SCALE_MAX).exp().numpy() / math.log(2))
     return np.stack(rows).astype(np.float16)
-
-
-def _check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
-    for site, s in factors.items():
-        if site not in inputs or site.name not in FACTOR_SITES:
-            raise QuantizationError(
-                f"{site}: channel factors can be folded at {', '.join(FACTOR_SITES)} only, "
-                "whose inputs come from a norm"
-            )
-        if s.shape != (inputs[site],) or not (np.isfinite(s) & (s > 0)).all():
-            raise QuantizationError(
-                f"{site}: channel factors of shape {s.shape}; they must be {inputs[site]} finite "
-                "numbers above 0"
-            )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of quantized transformers: the layers as in `ptq.files`, and what belongs to the rest.
 
-More tensors: ``kappa`` (float16 [depth, heads]), ``SITE.factors`` (float32 [K], where there are
-any), and, for models of few classes, ``classes.blocks`` (float16 [classes + 1, depth, 6, C]) and
-``classes.head`` (float16 [classes + 1, 2, C]). More metadata: shape, number of classes, format of
-the cache, epsilon.
+More tensors: ``kappa`` (float16 [depth, heads]), ``SITE.factors`` and ``SITE.shifts`` (float32
+[K], where there are any), and, for models of few classes, ``classes.blocks`` (float16
+[classes + 1, depth, 6, C]) and ``classes.head`` (float16 [classes + 1, 2, C]). More metadata:
+shape, number of classes, format of the cache, epsilon.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ from lutvar.contract.config import QuantConfig
 from lutvar.quant.formats import get_format
 from lutvar.quant.shape import TransformerShape
 
+from .class_vectors import ClassVectors
 from .files import QuantizedFileError, Tensors, read_layers, write_layers
 from .linear import QuantizationError
-from .transformer import KEPT_CLASSES, ClassVectors, QuantizedTransformer
+from .transformer import KEPT_CLASSES, QuantizedTransformer
 
 _FORMAT = "lutvar-transformer-1"
+#: What is folded into the vectors of norms; needed again for classes that are not in the file.
+_FOLDED = ("factors", "shifts")
 
 
 def save(model: QuantizedTransformer, path: str | Path) -> None:
     """Write a quantized transformer; the file holds either the old or the complete new content."""
     tensors: Tensors = {"kappa": model.kappa}
-    for site, s in model.factors.items():
-        tensors[f"{site}.factors"] = s
+    for name in _FOLDED:
+        for site, vector in getattr(model, name).items():
+            tensors[f"{site}.{name}"] = vector
     if model.classes < KEPT_CLASSES:
         labels = range(model.classes + 1)
         tensors["classes.blocks"] = np.stack([model.class_vectors(c).blocks for c in labels])
@@ -61,6 +65,14 @@ def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedTransf
         if "classes.blocks" in tensors:
             pairs = zip(tensors["classes.blocks"], tensors["classes.head"], strict=True)
             vectors = {label: ClassVectors(*pair) for label, pair in enumerate(pairs)}
+        folded = {
+            name: {
+                site: tensors[f"{site}.{name}"]
+                for site in content.layers
+                if f"{site}.{name}" in tensors
+            }
+            for name in _FOLDED
+        }
         return QuantizedTransformer(
             shape=TransformerShape(**shape),
             classes=int(metadata["classes"]),
@@ -69,12 +81,9 @@ def load(path: str | Path, config: QuantConfig | None = None) -> QuantizedTransf
             eps=float(metadata["eps"]),
             layers=content.layers,
             kappa=tensors["kappa"],
-            factors={
-                site: tensors[f"{site}.factors"]
-                for site in content.layers
-                if f"{site}.factors" in tensors
-            },
             vectors=vectors,
+            factors=folded["factors"],
+            shifts=folded["shifts"],
         )
     except (KeyError, TypeError, ValueError, QuantizationError) as error:
         raise QuantizedFileError(f"{path}: its parts do not fit: {error}") from error

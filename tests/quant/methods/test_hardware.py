@@ -101,12 +101,17 @@ class Halved:
         return "rounding to FP16"
 
 
-@pytest.mark.parametrize("name", ["fpqvar-fp4", "fpqvar-fp6"])
+@pytest.mark.parametrize("name", ["fpqvar-fp4", "fpqvar-fp6", "best-fp4"])
 def test_golden_model_of_the_export_is_close_to_the_recipe(name: str, tmp_path: Path) -> None:
     layers = load_recipe(name).model_dump()["layers"]
     layers["head"] = layers["fc1"]
     steps = [{"step": "galt", "epochs": 1}, {"step": "hadamard", "sites": ["qkv", "fc1", "head"]}]
-    quantized = made(name, layers=layers, steps=steps, **WHOLE)
+    tune = None
+    if name == "best-fp4":
+        shift = {"step": "mean-shift", "sites": ["qkv", "proj", "fc1", "head"]}
+        steps = [shift, {"step": "head-balance"}, *steps, {"step": "gptq", "target": "output"}]
+        tune = {"steps": 3, "batch": 8}
+    quantized = made(name, layers=layers, steps=steps, tune=tune, **WHOLE)
     report = hardware(quantized, digits().var)
     assert report.runs and report.preset == name[-3:] and not report.added
     path = tmp_path / "export.safetensors"

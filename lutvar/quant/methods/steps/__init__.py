@@ -24,9 +24,11 @@ STEPS: dict[str, str | type[StepBase]] = {
     "gps": "gps:GainProjectedScaling",
     "gptq": "gptq:Gptq",
     "hadamard": "hadamard:Hadamard",
+    "head-balance": "head_balance:HeadBalance",
     "head-rotation": "head_rotation:HeadRotation",
     "ias": "ias:IasVit",
     "learned-clip": "learned_clip:LearnedClip",
+    "mean-shift": "mean_shift:MeanShift",
     "noisyquant": "noisyquant:NoisyQuant",
     "omniquant": "omniquant:OmniQuant",
     "repq": "repq:Repq",
@@ -56,6 +58,11 @@ class StepBase(BaseModel):
     def needs_data(self) -> bool:
         """Whether `apply` reads `block.data`."""
         return False
+
+    @property
+    def needs_importance(self) -> tuple[SiteName, ...]:
+        """Linears whose `block.data.importance` `apply` reads."""
+        return ()
 
     def chosen(self, block: Block) -> list[Layer]:
         """The layers of this block that the step works on; of split ones, the parts."""
