@@ -39,6 +39,11 @@ accelerator_option = click.option(
     metavar="NAME|FILE",
     help="A shipped accelerator size, or a .yaml file.",
 )
+recipe_option = click.option(
+    "--recipe",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of `lutvar quantize --recipe` for this model. Default: round to nearest.",
+)
 seed_option = click.option("--seed", default=0, help="Seed of everything random.")
 
 

@@ -8,7 +8,14 @@ from pathlib import Path
 
 import click
 
-from .common import accelerator_option, command, json_option, model_option, out_option
+from .common import (
+    accelerator_option,
+    command,
+    json_option,
+    model_option,
+    out_option,
+    recipe_option,
+)
 from .errors import FAILED, OK
 
 DEFAULT_SEED = 1  #: of the sheet in the README
@@ -18,6 +25,7 @@ DEFAULT_SEED = 1  #: of the sheet in the README
 @out_option("Folder for the pictures and the reports.", "build/demo", folder=True)
 @model_option
 @accelerator_option
+@recipe_option
 @click.option(
     "--class",
     "labels",
@@ -36,6 +44,7 @@ def demo(
     out: Path,
     model: str,
     config: str,
+    recipe: Path | None,
     labels: tuple[int, ...],
     seed: int,
     slots: int | None,
@@ -54,7 +63,14 @@ def demo(
 
     chosen = labels or tuple(range(10))
     report = run_demo(
-        out, config=config, model=model, labels=chosen, seed=seed, slots=slots, stagger=stagger
+        out,
+        config=config,
+        model=model,
+        labels=chosen,
+        seed=seed,
+        slots=slots,
+        stagger=stagger,
+        recipe=recipe,
     )
     if as_json:
         click.echo(json.dumps(report.as_dict(), indent=2, default=str))

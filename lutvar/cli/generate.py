@@ -19,6 +19,7 @@ from .common import (
     note,
     out_option,
     progress,
+    recipe_option,
     seed_option,
     table,
 )
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     help="float: unquantized; golden: quantized, code level; sim: the Verilog, simulated.",
 )
 @accelerator_option
+@recipe_option
 @click.option(
     "--class",
     "labels",
@@ -61,6 +63,7 @@ def generate(
     model: str,
     backend: str,
     config: str,
+    recipe: Path | None,
     labels: tuple[int, ...],
     seed: int,
     cfg: float | None,
@@ -78,7 +81,7 @@ def generate(
     from lutvar.quant.var.passes import generate_passes
     from lutvar.run.session import quantize
 
-    quantized = quantize(model, config)
+    quantized = quantize(model, config, recipe)
     loaded = quantized.loaded
     chosen = labels or tuple(range(len(loaded.info.classes)))
     count = slots or len(chosen)

@@ -45,6 +45,7 @@ def run_demo(
     seed: int = 1,
     slots: int | None = None,
     stagger: int = 0,
+    recipe: Path | None = None,
     timing: MemoryTiming | None = None,
     build_dir: Path | str = "build/sim",
     progress: bool = True,
@@ -59,6 +60,7 @@ def run_demo(
         config: accelerator preset or file. model: shipped model or model folder.
         labels: classes. seed: of the first image; the others follow.
         slots, stagger: images at a time, and passes between their starts (`generate_passes`).
+        recipe: file of a quantized model (`session.quantize`).
         timing: of the simulated memory.
         build_dir: cache of simulation models.
         progress: say what happens, on standard error.
@@ -66,7 +68,7 @@ def run_demo(
     say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else silent
     stages = Stages(say)
     with stages("load and quantize the model"):
-        quantized = quantize(model, config)
+        quantized = quantize(model, config, recipe)
     out.mkdir(parents=True, exist_ok=True)  # not for a wrong name
     seeds = [seed + i for i in range(len(labels))]
     slots = slots or len(labels)

@@ -63,11 +63,36 @@ class Quantized:
     config: AcceleratorConfig
 
 
-def quantize(model: str, config: AcceleratorConfig | str) -> Quantized:
-    """Load a model and quantize it as an accelerator runs it."""
+def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = None) -> Quantized:
+    """Load a model and quantize it as an accelerator runs it.
+
+    Args:
+        model: shipped model or model folder.
+        config: accelerator, preset or file.
+        recipe: what `lutvar quantize --recipe` wrote for this model; default: round to nearest in
+            the accelerator's formats.
+
+    Raises:
+        QuantizedFileError: the file is not one of this model's.
+        QuantizationError: the recipe needs other hardware.
+        ValueError: the accelerator has other formats than the recipe.
+    """
     config = load_accelerator(config) if isinstance(config, str) else config
     loaded = load_model(model)
-    made = quantize_transformer(loaded.var, config.quant_config, config.kv_format, progress=False)
+    if recipe is None:
+        made = quantize_transformer(
+            loaded.var, config.quant_config, config.kv_format, progress=False
+        )
+        return Quantized(loaded, made, config)
+    from lutvar.quant.methods.build import QuantizedVar
+    from lutvar.quant.methods.export import export
+
+    made = export(QuantizedVar.load(recipe, loaded.var), loaded.var, config.kv_format)
+    if made.config.model_dump(exclude={"name"}) != config.quant_config.model_dump(exclude={"name"}):
+        raise ValueError(
+            f"{recipe}: the recipe needs the formats of preset {made.config.name}, {config.name} "
+            f"has those of {config.quant}; choose an accelerator with that preset"
+        )
     return Quantized(loaded, made, config)
 
 
