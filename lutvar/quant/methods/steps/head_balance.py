@@ -27,6 +27,7 @@ from lutvar.quant.methods.operations import hadamard_matrix
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase
+from .value_layers import value_layers
 
 
 class HeadBalance(StepBase):
@@ -55,18 +56,7 @@ class HeadBalance(StepBase):
     def apply(self, block: Block) -> None:
         if block.module is None:
             return
-        missing = [name for name in ("qkv", "proj") if name not in block.layers]
-        if missing:
-            raise ValueError(
-                f"{self.step}: block {block.index}: the recipe does not name "
-                f"{' and '.join(missing)}; qkv and proj are changed together "
-                "(an entry without quantizers is enough)"
-            )
-        qkv, proj = block.layers["qkv"], block.layers["proj"]
-        if proj.operations:
-            raise ValueError(f"{self.step}: it must come before steps that change proj's input")
-        for layer in (qkv, proj):
-            layer.need_unrounded(self.step)
+        qkv, proj = value_layers(block, self.step)
         require_data(block, proj, self.step)
         assert block.data is not None
         width, heads = proj.weight_OI.shape[1], block.module.attn.heads

@@ -14,6 +14,7 @@ from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import hadamard_matrix
 
 from . import StepBase
+from .value_layers import value_layers
 
 
 class HeadRotation(StepBase):
@@ -28,18 +29,7 @@ class HeadRotation(StepBase):
     def apply(self, block: Block) -> None:
         if block.module is None:
             return
-        missing = [name for name in ("qkv", "proj") if name not in block.layers]
-        if missing:
-            raise ValueError(
-                f"{self.step}: block {block.index}: the recipe does not name "
-                f"{' and '.join(missing)}; qkv and proj are changed together "
-                "(an entry without quantizers is enough)"
-            )
-        qkv, proj = block.layers["qkv"], block.layers["proj"]
-        if proj.operations:
-            raise ValueError(f"{self.step}: it must come before steps that change proj's input")
-        for layer in (qkv, proj):
-            layer.need_unrounded(self.step)
+        qkv, proj = value_layers(block, self.step)
         width, heads = proj.weight_OI.shape[1], block.module.attn.heads
         head = width // heads
         matrix = hadamard_matrix(head, self.seed)
