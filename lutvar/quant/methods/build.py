@@ -182,6 +182,7 @@ def quantize_blocks(
             if site.block == index:
                 layers[site.name].notes.append(f"mixed: {choice}")
         yield index, layers
+        del layers  # or it would stay until the next block is done
 
 
 def _with_importance(
