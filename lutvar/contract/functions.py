@@ -102,7 +102,7 @@ def gelu_factor(y: NDArray[np.float32]) -> NDArray[np.int32]:
     # A power of two: exact. The cast rounds towards zero, down for what is not negative.
     scaled = np.abs(y) * np.float32(1 << GELU_FRACTION)
     position = np.minimum(scaled, np.float32(GELU_RANGE << GELU_FRACTION)).astype(np.int32)
-    gate = _gelu_gates()[position]
+    gate = _gelu_gates().take(position, mode="clip")  # in range; the mode is the fastest
     return np.where(y < 0, (1 << GELU_ONE) - gate, gate)
 
 

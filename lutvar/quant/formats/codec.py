@@ -92,11 +92,11 @@ class TensorCodec:
         """
         if not self._uses_table:
             index = torch.bucketize(doubled.double(), self._bounds.to(doubled.device), right=True)
-            return self._codes.to(doubled.device)[index]
+            return _look_up(self._codes, index)
         low, high = self._limits
         clamped = doubled.clamp(low, high)
         index = (clamped.floor() + clamped.ceil_()).to(torch.int32).add_(self._origin)
-        return self._codes.to(doubled.device)[index]
+        return _look_up(self._codes, index)
 
     def encode(self, x: Tensor) -> Tensor:
         """Codes (uint8) of unscaled values (float16, bfloat16, float32 or float64)."""
@@ -110,11 +110,17 @@ class TensorCodec:
 
     def decode(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Unscaled values of codes; reserved codes give NaN."""
-        return self.values.to(codes.device, dtype)[codes.int()]
+        return _look_up(self.values.to(dtype), codes.int())
 
     def grid(self, codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """Signed grid integers of codes, as floating point; reserved codes give NaN."""
-        return self.grid_values.to(codes.device, dtype)[codes.int()]
+        return _look_up(self.grid_values.to(dtype), codes.int())
+
+
+def _look_up(table: Tensor, index: Tensor) -> Tensor:
+    """``table[index]`` in the shape and on the device of the index; several times as fast."""
+    found = table.to(index.device).index_select(0, index.reshape(-1))
+    return found.reshape(index.shape)
 
 
 @cache

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import LANES
 
-from .pointwise import Float32, Half, fp16, multiply, rsqrt
+from .pointwise import Float32, Half, float32, fp16, multiply, rsqrt
 
 
 def tree16(z: Float32) -> Float32:
@@ -43,7 +43,7 @@ def inverse_width(width: int) -> np.float32:
 def statistics(x: Half, eps: float) -> tuple[Float32, Float32]:
     """Mean and reciprocal standard deviation of FP16 rows [..., C], both [...] float32."""
     inverse = inverse_width(x.shape[-1])
-    values = x.astype(np.float32)
+    values = float32(x)
     mean = multiply(row_sum(values), inverse)
     # Squares of FP16 numbers have 22 significant bits: exact.
     square = multiply(row_sum(values * values), inverse)
@@ -64,6 +64,6 @@ def layer_norm(
     """
     half = fp16(np.asarray(x, np.float32))
     mean, r = statistics(half, eps)
-    centred = half.astype(np.float32) - mean[..., None]
-    scaled = multiply(multiply(centred, r[..., None]), scale.astype(np.float32))
-    return fp16(scaled + shift.astype(np.float32))
+    centred = float32(half) - mean[..., None]
+    scaled = multiply(multiply(centred, r[..., None]), float32(scale))
+    return fp16(scaled + float32(shift))

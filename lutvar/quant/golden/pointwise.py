@@ -44,7 +44,21 @@ def fp16(y: NDArray[Any]) -> Half:
 
     An exact zero gives +0; a negative value that rounds to zero gives -0.
     """
-    return np.clip(y + 0.0, -FP16_LARGEST, FP16_LARGEST).astype(np.float16)
+    limited = np.clip(y + 0.0, -FP16_LARGEST, FP16_LARGEST)
+    if limited.dtype == np.float32 and limited.ndim:
+        # torch uses the processor's instruction, NumPy does not; the same rounding, many times
+        # as fast. From float64 torch would round twice.
+        found: Half = torch.from_numpy(limited).half().numpy()
+        return found
+    return limited.astype(np.float16)
+
+
+def float32(x: Half) -> Float32:
+    """The same numbers in float32."""
+    if not x.ndim:
+        return x.astype(np.float32)
+    found: Float32 = torch.from_numpy(x if x.flags.writeable else x.copy()).float().numpy()
+    return found
 
 
 def multiply(x: Float32, y: Float32 | np.float32) -> Float32:
@@ -112,4 +126,4 @@ def _gate(g: NDArray[np.float16] | float) -> Float32:
     rounded = values.astype(np.float16)
     if values.dtype != np.float16 and not np.array_equal(rounded, values):
         raise ValueError(f"g is {g}; it must be an FP16 number")
-    return rounded.astype(np.float32)
+    return float32(rounded)

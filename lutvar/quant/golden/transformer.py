@@ -20,7 +20,7 @@ from lutvar.quant.var.sites import LinearSite, SiteName
 from .attention import attend
 from .backend import GoldenBackend
 from .norm import layer_norm
-from .pointwise import Float32, Half, Records, add, gelu, records, store
+from .pointwise import Float32, Half, Records, add, float32, gelu, records, store
 
 #: Called with a name such as "block3.qkv.y" and the array, for every intermediate of a pass.
 Trace = Callable[[str, NDArray[Any]], None]
@@ -194,7 +194,7 @@ class GoldenTransformer:
 
     def _linear(self, site: LinearSite, rows: Half) -> Float32:
         """Hadamard, quantizer and array; FP16 passes the backend's float32 unchanged."""
-        return self._linears.compute(site, rows.astype(np.float32)).y
+        return self._linears.compute(site, float32(rows)).y
 
     def _logits(self, steps: Sequence[ImageStep], y: Float32) -> list[Float32]:
         logits, at = [], 0

@@ -153,6 +153,8 @@ def quantize_blocks(
     steps = [make_step(settings) for settings in recipe.steps]
     if recipe.needs_data and calibration is None:
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
+    if calibration is not None and recipe.calibration.steps is not None:
+        calibration = calibration.first(recipe.calibration.steps)
     chosen: dict[LinearSite, str] = {}
     if recipe.mixed is not None and not all(index in skip for index in range(depth + 1)):
         from .mixed import plan_mixed  # SciPy's solver; only such recipes need it
@@ -198,6 +200,7 @@ def tuned_model(
     var: Var,
     calibration: CalibrationSet | None,
     progress: Callable[[int, int], None] | None = None,
+    state: Path | None = None,
 ) -> QuantizedVar:
     """The model after what its recipe's `tune` says; progress counts on from the blocks."""
     spec, count = model.recipe.tune, var.config.depth + 1
@@ -205,9 +208,8 @@ def tuned_model(
         return model
     if calibration is None:
         raise CalibrationError(f"recipe {model.recipe.name} needs calibration samples; give some")
-    if progress is None:
-        return tune(model, var, calibration, spec)
-    return tune(model, var, calibration, spec, lambda done, of: progress(count + done, count + of))
+    report = None if progress is None else lambda d, of: progress(count + d, count + of)
+    return tune(model, var, calibration, spec, report, state)
 
 
 def measured_attention(

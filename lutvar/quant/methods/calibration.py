@@ -34,6 +34,7 @@ class CalibrationSet:
         inputs_NLZ: latent inputs of scales 1.., [N, L - first, Z].
         rows: which of the 2 N rows (conditional ones first) are used; None for all.
         notes: remarks of what chose or changed the samples.
+        cfg: guidance that the samples were drawn with.
     """
 
     labels_N: Tensor
@@ -41,14 +42,22 @@ class CalibrationSet:
     inputs_NLZ: Tensor
     rows: Tensor | None = None
     notes: tuple[str, ...] = ()
+    cfg: float = 0.0
 
     def __len__(self) -> int:
         return len(self.labels_N)
 
+    def of(self, samples: Tensor | slice) -> CalibrationSet:
+        """Some of the samples, with both their rows."""
+        labels_N, tokens_NL = self.labels_N[samples], self.tokens_NL[samples]
+        inputs_NLZ = self.inputs_NLZ[samples]
+        return replace(
+            self, labels_N=labels_N, tokens_NL=tokens_NL, inputs_NLZ=inputs_NLZ, rows=None
+        )
+
     def first(self, samples: int) -> CalibrationSet:
         """The first samples, with both their rows."""
-        labels_N, tokens_NL = self.labels_N[:samples], self.tokens_NL[:samples]
-        return CalibrationSet(labels_N, tokens_NL, self.inputs_NLZ[:samples], None, self.notes)
+        return self.of(slice(samples))
 
     def with_rows(self, count: int) -> CalibrationSet:
         """Evenly spaced ones of the rows in use, about `count`."""
@@ -102,11 +111,12 @@ def calibration_set(
             probabilities[index].append(filter_logits(logits, top_k, top_p).softmax(-1))
     maps = [torch.cat(part) for part in tokens]
     if resample is None:
-        return from_tokens(var, vqvae, labels, torch.cat(maps, 1))
+        return replace(from_tokens(var, vqvae, labels, torch.cat(maps, 1)), cfg=cfg)
     moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
     changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
     made = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
-    return replace(made, notes=(f"resampled {changed} of {made.tokens_NL.numel()} tokens",))
+    notes = (f"resampled {changed} of {made.tokens_NL.numel()} tokens",)
+    return replace(made, notes=notes, cfg=cfg)
 
 
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:

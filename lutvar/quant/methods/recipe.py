@@ -61,6 +61,7 @@ class CalibrationSpec(BaseModel):
 
     Attributes:
         samples: how many images; classes in turn.
+        steps: how many of them steps see (all where None); `tune` sees all.
         seed: of their random stream.
         resample: rule by which tokens are moved (`resample`), or None.
         select: which of the rows are used (`select`), None for all.
@@ -69,9 +70,18 @@ class CalibrationSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples: int = Field(default=64, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     seed: int = 0
     resample: ResampleRule | None = None
     select: SelectSpec | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps is not None and (self.select is not None or self.steps > self.samples):
+            raise ValueError(
+                f"steps = {self.steps}: at most samples ({self.samples}), and not with select"
+            )
+        return self
 
 
 def prepare_calibration(
@@ -154,7 +164,7 @@ class Recipe(BaseModel):
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
             token and head.
-        tune: end-to-end tuning of scales and biases after the steps (`tune`), or None.
+        tune: end-to-end tuning of what is stored, after the steps (`tune`), or None.
         mixed: formats chosen for each linear of each block under a budget, or None.
         calibration: samples for steps that need data.
         seed: for random choices of steps.

@@ -2,8 +2,8 @@
 """A recipe over a model into a file: block by block, resumable, over several processes.
 
 Beside the file stands a folder ``FILE.parts`` while the run lasts: the calibration samples and a
-file for each finished block. A run that was broken off goes on from there (tuning, which comes
-after the blocks, starts again); one with another recipe or model is refused. Blocks do not depend
+file for each finished block, and the state of tuning, which comes after the blocks. A run that was
+broken off goes on from there; one with another recipe or model is refused. Blocks do not depend
 on each other, so the result does not depend on the number of processes.
 """
 
@@ -14,13 +14,15 @@ import multiprocessing
 import os
 import shutil
 from collections import ChainMap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
@@ -58,8 +60,25 @@ class Parts:
         self.path, self.recipe, self.model = path, recipe, model
         self.folder = path.with_name(path.name + ".parts")
 
-    def open(self) -> None:
-        """Make the folder, or check that it belongs to this run."""
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the folder, or check that it belongs to this run; keep other processes out."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise QuantizedFileError(
+                f"{self.folder}: another process is at work here; let it finish, or write to "
+                "another file"
+            ) from None
+        try:
+            self._claim()
+            yield
+        finally:
+            lock.release()
+
+    def _claim(self) -> None:
         marker = self.folder / "run.json"
         mine = {"recipe": self.recipe.model_dump(mode="json"), "model": self.model}
         if marker.exists():
@@ -71,7 +90,6 @@ class Parts:
                     f"({found.get('recipe', {}).get('name')}); remove the folder, or write to "
                     "another file"
                 )
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(marker, json.dumps(mine).encode())
 
     def block(self, index: int) -> Path:
@@ -101,12 +119,14 @@ class Parts:
             return None
         with safe_open(path, framework="pt") as file:
             notes = tuple(json.loads(file.metadata()["notes"]))
+            cfg = float(file.metadata()["cfg"])
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return CalibrationSet(**content, notes=notes)
+        return CalibrationSet(**content, notes=notes, cfg=cfg)
 
     def keep_samples(self, samples: CalibrationSet) -> None:
         tensors = {k: v.contiguous() for k, v in vars(samples).items() if isinstance(v, Tensor)}
-        data = safetensors_bytes(tensors, {"notes": json.dumps(samples.notes)})
+        metadata = {"notes": json.dumps(samples.notes), "cfg": repr(samples.cfg)}
+        data = safetensors_bytes(tensors, metadata)
         write_atomic(self.folder / "calibration.safetensors", data)
 
 
@@ -134,11 +154,25 @@ def quantize_to_file(
         jobs: processes.
 
     Raises:
-        QuantizedFileError: an unfinished run of another recipe or model is in the way.
+        QuantizedFileError: an unfinished run of another recipe or model is in the way, or another
+            process works on the same file.
         CalibrationError, RecipeError: as `quantize_var`.
     """
-    parts, count = Parts(path, recipe, files.fingerprint(var)), var.config.depth + 1
-    parts.open()
+    parts = Parts(path, recipe, files.fingerprint(var))
+    with parts.opened():
+        return _run(parts, var, vqvae, sampling, progress, model, jobs)
+
+
+def _run(
+    parts: Parts,
+    var: Var,
+    vqvae: Vqvae | None,
+    sampling: tuple[float, int, float],
+    progress: Progress | None,
+    model: str | Path | None,
+    jobs: int,
+) -> HardwareReport:
+    recipe, count = parts.recipe, var.config.depth + 1
     done = {index for index in range(count) if parts.finished(index)}
     samples = parts.samples if recipe.needs_data else None
     if recipe.needs_data and samples is None and vqvae is not None:
@@ -167,11 +201,12 @@ def _tuned(
     count: int,
     progress: Progress | None,
 ) -> HardwareReport:
-    """Tune the model, which is needed whole, and write it. Broken off, it starts at the blocks."""
+    """Tune the model, which is needed whole, and write it."""
     layers: dict[LinearSite, Layer] = {}
     for index in range(count):
         layers |= files.read(parts.block(index), parts.model).unpacked()
-    made = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress)
+    state = parts.folder / "tune.pt"
+    made = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress, state)
     made.attention = measured_attention(made, var, samples)
     made.save(parts.path, var)
     shutil.rmtree(parts.folder)

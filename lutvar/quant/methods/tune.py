@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scales and biases of a quantized model, tuned end to end against the float model's logits.
+"""What a quantized model stores, tuned end to end against the float model's logits.
 
 Source: EfficientQAT (arXiv:2407.11062), section 3.3 (E2E-QP): the integers of the weights stay as
-they are, their group scales are trained through the whole model. Here biases are trained besides,
-the float model is the teacher, on its own samples (as LLM-QAT, arXiv:2305.17888, section 2), and
-gradients pass the quantizers of inputs straight through (arXiv:1308.3432). All of it is stored in
-any case, so nothing is added at run time.
+they are, their group scales are trained through the whole model. Here biases are trained besides
+and, where the recipe says so, what is rounded to the integers (straight through, arXiv:1308.3432).
+The float model is the teacher, on its own samples (LLM-QAT, arXiv:2305.17888, section 2). All of
+it is stored in any case, so nothing is added at run time.
+
+Guidance (arXiv:2207.12598) multiplies what quantization does to the difference of the conditional
+and the unconditional half: at guidance t an error of one half's logits counts 1 + t times. So the
+guided logits, from which tokens are drawn, can be an objective of their own.
 
 What the recipe's `tune` says is done when all blocks are; unlike steps it needs the model whole.
 """
@@ -13,11 +17,10 @@ What the recipe's `tune` says is done when all blocks are; unlike steps it needs
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -25,150 +28,62 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.quant.var import Var
+from lutvar.quant.var.sampling import guidance_weight
 from lutvar.quant.var.sites import FloatAttention, FloatLinear, LinearSite
 
-from .attention import AttentionMethod, PlainAttention
 from .calibration import CalibrationSet
-from .grid import GridWeight, grid_weight, values
-from .layer import Layer
-from .learnable import run_layer
-from .ranged import RangedLayer
+from .errors import CalibrationError
+from .student import Student, TunedLayer, backends
+from .training_state import TrainingState
 
 if TYPE_CHECKING:
     from .build import QuantizedVar
 
-#: Rows whose KL divergence decides whether the result is kept.
-_CHECKED_ROWS = 32
+#: Samples whose divergence decides whether the result is kept.
+_CHECKED = 16
 #: Steps in which the rate rises from 0.
 _WARMUP = 5
+#: Steps between two writings of the state.
+_KEPT_EVERY = 10
 
 
 class TuneSpec(BaseModel):
-    """How scales and biases are tuned, as recipes write it.
+    """How a model is tuned, as recipes write it.
 
     Attributes:
         steps: of Adam.
-        batch: rows (sample and guidance half) of a step.
+        batch: rows of a step: half as many samples, each with both guidance halves.
         scales: rate of the logarithms of weight scales; 0 leaves scales alone.
         biases: rate of biases, relative to the mean size of the layer's; 0 leaves biases alone.
+        weights: rate of what is rounded to the weights' integers, relative to the mean size of the
+            layer's weights; 0 leaves the integers as they are.
+        guidance: how much the divergence of the guided logits counts, beside that of both halves.
+        direction: of the guided divergence. "forward" asks the quantized model for all that the
+            float model draws; "reverse" for nothing that the float model would not draw (MiniLLM,
+            arXiv:2306.08543, section 2.1), which errors at high guidance make it do.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     steps: int = Field(default=80, ge=1)
-    batch: int = Field(default=16, ge=1)
+    batch: int = Field(default=16, ge=2, multiple_of=2)
     scales: float = Field(default=0.003, ge=0)
     biases: float = Field(default=0.01, ge=0)
+    weights: float = Field(default=0.0, ge=0)
+    guidance: float = Field(default=0.0, ge=0)
+    direction: Literal["forward", "reverse"] = "forward"
 
 
-class _Tuned:
-    """One layer with its variables.
+class Divergence(NamedTuple):
+    """Mean KL divergence of a token's distribution, nat, from the float model's.
 
     Attributes:
-        log_scale: logarithm of what its scales are multiplied by, as `Scales.positive`; None where
-            the scales cannot move: float weights, and scale rules with few values (pow2, e4m3).
-        bias_O: its bias; zeros for a layer without.
+        halves: of conditional and unconditional logits.
+        guided: of the guided ones, or of the float model's from them (`TuneSpec.direction`).
     """
 
-    def __init__(self, layer: Layer) -> None:
-        if isinstance(layer, RangedLayer):
-            raise ValueError(
-                f"{layer.site}: tune works on layers with one weight; this one has one for each "
-                "range of scale steps, leave tune or that step out"
-            )
-        self.layer = layer
-        assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
-        self.start_OI = layer.rounded_OI
-        self.grid: GridWeight | None = None
-        if layer.weight is not None and layer.weight.spec.scale in ("fp32", "fp16"):
-            self.grid = grid_weight(layer)
-        self.log_scale: Tensor | None = None
-        if self.grid is not None:
-            self.log_scale = torch.zeros_like(self.grid.scales.positive)
-        outputs = len(self.start_OI)
-        self.bias_O = torch.zeros(outputs) if layer.bias_O is None else layer.bias_O.clone()
-
-    def weight(self) -> Tensor:
-        """The weight with its scales as they are now, [O, I]."""
-        if self.log_scale is None or not self.log_scale.requires_grad:
-            return self.start_OI
-        assert self.layer.weight is not None
-        blocks = self.layer.weight.blocks(self.start_OI)
-        return (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
-
-    def finished(self) -> Layer:
-        """The layer with what was learned; its integers are the old ones."""
-        layer = replace(self.layer, notes=list(self.layer.notes), bias_O=self.bias_O.detach())
-        if self.grid is not None and self.log_scale is not None and layer.weight is not None:
-            factor = self.log_scale.detach().exp()
-            half = layer.weight.spec.scale == "fp16"
-
-            def moved(scale: Tensor) -> Tensor:
-                return (scale * factor).half().float() if half else scale * factor
-
-            scales = self.grid.scales
-            negative = None if scales.negative is None else moved(scales.negative)
-            scales = scales._replace(positive=moved(scales.positive), negative=negative)
-            layer.weight_scales = scales
-            layer.rounded_OI = values(layer.weight, GridWeight(self.grid.integers_OI, scales))
-            low, high = float(factor.min()), float(factor.max())
-            layer.notes.append(f"tune: scales times {low:.3f} to {high:.3f}")
-        return layer
-
-
-class _StraightAttention(PlainAttention):
-    """Quantized operands in the forward pass, gradients straight through."""
-
-    def _quantized(self, name: str, x: Tensor) -> Tensor:
-        return x + (super()._quantized(name, x.detach()) - x).detach()
-
-
-class _Student:
-    """The quantized model as backends of the float one, with gradients."""
-
-    def __init__(
-        self, var: Var, tuned: dict[LinearSite, _Tuned], attention: dict[str, Any] | None
-    ) -> None:
-        self.var, self.tuned = var, tuned
-        bounds = [0]
-        for side in var.config.patch_nums:
-            bounds.append(bounds[-1] + side * side)
-        self.scales = tuple(pairwise(bounds))
-        self.attention: AttentionMethod | FloatAttention = FloatAttention()
-        # Other kinds stay float here: their tables do not let gradients through.
-        if attention is not None and attention.get("kind", "plain") == "plain":
-            self.attention = _StraightAttention(attention, var, None)
-
-    def linear(
-        self, site: LinearSite, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None
-    ) -> Tensor:
-        found = self.tuned.get(site)
-        if found is None:
-            return F.linear(x, weight_OI, bias_O)
-        if x.dim() == 2:  # AdaLN projections see one vector for each row
-            return self.linear(site, x.unsqueeze(1), weight_OI, bias_O).squeeze(1)
-        first = self.scales[-1][1] - x.shape[1]  # the token embedding starts at the second scale
-        parts = tuple((max(a - first, 0), b - first) for a, b in self.scales)
-        if x.shape[1] == 1:
-            parts = ((0, 1),)
-        return run_layer(found.layer, x, parts, found.weight(), found.bias_O)
-
-    def __call__(self, labels_B: Tensor, latent_BLZ: Tensor) -> Tensor:
-        with _backends(self.var, self.linear, self.attention):
-            logits: Tensor = self.var(labels_B, latent_BLZ)
-        return logits
-
-
-@contextmanager
-def _backends(var: Var, linear: Any, attention: Any) -> Iterator[None]:
-    holder = var.backends
-    before = holder.backend, holder.other, holder.attention
-    holder.backend = holder.other = linear
-    holder.attention = attention
-    try:
-        yield
-    finally:
-        holder.backend, holder.other, holder.attention = before
+    halves: Tensor
+    guided: Tensor
 
 
 def tune(
@@ -177,33 +92,49 @@ def tune(
     calibration: CalibrationSet,
     spec: TuneSpec,
     progress: Callable[[int, int], None] | None = None,
+    state: Path | None = None,
 ) -> QuantizedVar:
-    """The model with tuned scales and biases, or as it was if that did not help.
+    """The tuned model, or the one that was given if tuning did not help.
 
     Args:
         model: finished layers for `var`; not changed.
         var: the float model; not changed.
-        calibration: samples; the first rows also decide whether the result is kept.
+        calibration: samples; some also decide whether the result is kept.
         spec: the settings.
         progress: called as progress(steps done, steps).
+        state: file that an interrupted run goes on from; written every few steps.
 
     Raises:
         ValueError: a layer that cannot be tuned.
+        CalibrationError: samples without their other half.
     """
-    tuned = {site: _Tuned(layer) for site, layer in model.layers.items()}
-    student = _Student(var, tuned, model.recipe.attention)
-    labels_B, latent_BLZ = calibration.row_data(var.config.num_classes)
-    checked = torch.arange(0, len(labels_B), max(len(labels_B) // _CHECKED_ROWS, 1))
+    if calibration.rows is not None:
+        raise CalibrationError(
+            "tune needs both guidance halves of each sample; leave calibration.select out"
+        )
+    tuned = {site: TunedLayer(layer, spec.weights > 0) for site, layer in model.layers.items()}
+    student = Student(var, tuned, model.recipe.attention)
+    count = len(calibration)
+    checked = torch.arange(0, count, max(count // _CHECKED, 1))[:_CHECKED]
 
-    def divergence(rows: Tensor) -> Tensor:
-        with torch.no_grad(), _backends(var, FloatLinear(), FloatAttention()):
-            exact_BLV = var(labels_B[rows], latent_BLZ[rows])
-        return mean_kl(exact_BLV, student(labels_B[rows], latent_BLZ[rows]))
+    def divergence(samples: Tensor) -> Divergence:
+        labels_B, latent_BLZ = calibration.of(samples).row_data(var.config.num_classes)
+        with torch.no_grad(), backends(var, FloatLinear(), FloatAttention()):
+            exact_BLV = var(labels_B, latent_BLZ)
+        value_BLV = student(labels_B, latent_BLZ)
+        guided = [guide_all(x, calibration.cfg, var) for x in (exact_BLV, value_BLV)]
+        if spec.direction == "reverse":
+            guided.reverse()
+        return Divergence(mean_kl(exact_BLV, value_BLV), mean_kl(*guided))
 
-    def over_checked() -> float:
+    def objective(found: Divergence) -> Tensor:
+        return found.halves + spec.guidance * found.guided if spec.guidance else found.halves
+
+    def over_checked() -> Divergence:
         with torch.no_grad():
-            parts = checked.split(spec.batch)
-            return sum(float(divergence(p)) * len(p) for p in parts) / len(checked)
+            parts = checked.split(spec.batch // 2)
+            found = [[v * len(p) / len(checked) for v in divergence(p)] for p in parts]
+        return Divergence(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
 
     before = over_checked()
     groups = _groups(tuned, spec)
@@ -212,31 +143,34 @@ def tune(
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
     rates = [group["lr"] for group in optimizer.param_groups]
     variables = [v for group in optimizer.param_groups for v in group["params"]]
-    draw = torch.Generator().manual_seed(model.recipe.seed * 1009 + 1)
-    size = min(spec.batch, len(labels_B))
-    order = torch.randperm(len(labels_B), generator=draw)
+    kept = None if state is None else TrainingState(state, variables, optimizer)
+    first = 0 if kept is None else kept.load()
     with torch.enable_grad():
-        for step in range(spec.steps):
+        for step in range(first, spec.steps):
             turn = 0.5 * (1 + math.cos(math.pi * step / spec.steps)) * min(1, (step + 1) / _WARMUP)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * turn
-            if len(order) < size:
-                order = torch.cat((order, torch.randperm(len(labels_B), generator=draw)))
-            rows, order = order[:size], order[size:]
-            gradients = torch.autograd.grad(divergence(rows), variables, allow_unused=True)
+            samples = _samples_of_step(step, min(spec.batch // 2, count), count, model.recipe.seed)
+            gradients = torch.autograd.grad(
+                objective(divergence(samples)), variables, allow_unused=True
+            )
             for variable, gradient in zip(variables, gradients, strict=True):
                 variable.grad = gradient
             optimizer.step()
+            if kept is not None and (step + 1) % _KEPT_EVERY == 0:
+                kept.save(step + 1)
             if progress is not None:
                 progress(step + 1, spec.steps)
     after = over_checked()
-    note = f"tune: KL of the model on calibration samples {before:.4g} to {after:.4g} nat"
-    if not after < before:
-        first = next(iter(model.layers))
-        noted = replace(
-            model.layers[first], notes=[*model.layers[first].notes, f"{note}; not kept"]
-        )
-        return replace(model, layers={**model.layers, first: noted})
+    note = (
+        "tune: KL of the model on calibration samples "
+        f"{float(before.halves):.4g} to {float(after.halves):.4g} nat, with guidance "
+        f"{float(before.guided):.4g} to {float(after.guided):.4g}"
+    )
+    if not objective(after) < objective(before):
+        site = next(iter(model.layers))
+        noted = replace(model.layers[site], notes=[*model.layers[site].notes, f"{note}; not kept"])
+        return replace(model, layers={**model.layers, site: noted})
     layers = {site: one.finished() for site, one in tuned.items()}
     next(iter(layers.values())).notes.append(note)
     return replace(model, layers=layers)
@@ -248,10 +182,31 @@ def mean_kl(exact_BLV: Tensor, value_BLV: Tensor) -> Tensor:
     return F.kl_div(*logs, reduction="sum", log_target=True) / exact_BLV[..., 0].numel()
 
 
-def _groups(tuned: dict[LinearSite, _Tuned], spec: TuneSpec) -> list[dict[str, Any]]:
+def guide_all(logits_2BLV: Tensor, cfg: float, var: Var) -> Tensor:
+    """Guided logits of all scales at once, [B, L, V], as generation guides them."""
+    sides = var.config.patch_nums
+    weights = [guidance_weight(cfg, k, len(sides)) for k in range(len(sides))]
+    counts = torch.tensor([side * side for side in sides])
+    t_L1 = torch.tensor(weights).repeat_interleave(counts).unsqueeze(1)
+    conditional_BLV, other_BLV = logits_2BLV.chunk(2)
+    return (1 + t_L1) * conditional_BLV - t_L1 * other_BLV
+
+
+def _samples_of_step(step: int, size: int, count: int, seed: int) -> Tensor:
+    """Which samples a step sees: `size` of one shuffled pass over all `count`, then the next."""
+    steps_of_pass = count // size
+    number, place = divmod(step, steps_of_pass)
+    draw = torch.Generator().manual_seed((seed * 1009 + 1) * 1009 + number)
+    return torch.randperm(count, generator=draw)[place * size : (place + 1) * size]
+
+
+def _groups(tuned: dict[LinearSite, TunedLayer], spec: TuneSpec) -> list[dict[str, Any]]:
     """Adam's parameter groups."""
     groups: list[dict[str, Any]] = []
     for one in tuned.values():
+        if one.latent_OI is not None:
+            rate = spec.weights * float(one.start_OI.abs().mean())
+            groups.append({"params": [one.latent_OI.requires_grad_()], "lr": rate})
         if spec.scales and one.log_scale is not None:
             groups.append({"params": [one.log_scale.requires_grad_()], "lr": spec.scales})
         if spec.biases:

@@ -24,6 +24,7 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
+from lutvar.quant.methods import files as recipe_files
 from lutvar.quant.methods import running as module
 from lutvar.quant.methods.hardware import hardware
 from lutvar.quant.methods.running import quantize_to_file
@@ -182,6 +183,9 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(KeyboardInterrupt):
         quantize_to_file(var, vqvae, recipe, path)
     assert made == [0, 1] and not path.exists()
+    parts = module.Parts(path, recipe, recipe_files.fingerprint(var))
+    with parts.opened(), pytest.raises(QuantizedFileError, match="another process is at work"):
+        quantize_to_file(var, vqvae, recipe, path)
     with pytest.raises(QuantizedFileError, match="unfinished run of another recipe"):
         quantize_to_file(var, vqvae, recipe.model_copy(update={"seed": 1}), path)
     # A block that was damaged is made again, the others are not.

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""End-to-end tuning: integers stay, the divergence on other samples falls, it can be exported."""
+"""End-to-end tuning: what may move moves, the divergence on other samples falls, it is exported."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,9 @@ from lutvar.quant.methods.grid import grid_weight
 from lutvar.quant.methods.hardware import hardware
 from lutvar.quant.methods.ranged import RangedLayer
 from lutvar.quant.methods.running import quantize_to_file
-from lutvar.quant.methods.tune import TuneSpec, _Tuned, mean_kl, tune
+from lutvar.quant.methods.student import TunedLayer
+from lutvar.quant.methods.tune import TuneSpec, _samples_of_step, guide_all, mean_kl, tune
+from lutvar.quant.var.sampling import guidance_weight, guide
 from lutvar.quant.var.sites import LinearSite
 
 
@@ -48,12 +51,15 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate(values | {"calibration": {"samples": 16}} | changes)
 
 
-def divergence(model: QuantizedVar) -> float:
+def divergence(model: QuantizedVar, guided: bool = False) -> float:
     """On samples that tuning did not see, scale by scale as generation goes."""
     given = samples(7)
     exact = torch.cat(replay(digits().var, given), 1)
     with model.installed(digits().var) as var:
-        return float(mean_kl(exact, torch.cat(replay(var, given), 1)))
+        found = torch.cat(replay(var, given), 1)
+        if guided:
+            exact, found = (guide_all(x, given.cfg, var) for x in (exact, found))
+        return float(mean_kl(exact, found))
 
 
 def test_divergence_by_hand() -> None:
@@ -95,6 +101,80 @@ def test_scales_and_biases_are_tuned_and_integers_stay() -> None:
     assert torch.allclose(found, made.layers[site].rounded_OI, rtol=1e-3, atol=1e-6)
 
 
+def test_integers_move_where_the_recipe_says_so_and_stay_on_the_grid() -> None:
+    var, plain = digits().var, quantize_var(digits().var, recipe())
+    spec = TuneSpec(steps=30, batch=8, weights=0.02)
+    made = tune(plain, var, samples(), spec)
+    assert divergence(made) < divergence(plain)
+    for site, layer in made.layers.items():
+        before, after = grid_weight(plain.layers[site]), grid_weight(layer)
+        assert before is not None and after is not None
+        share = float((before.integers_OI != after.integers_OI).float().mean())
+        assert 0.001 < share < 0.3, f"{site}: {share}"
+        assert f"{share:.1%} of the integers moved" in "; ".join(layer.notes)
+    site = LinearSite(1, "fc2")
+    found = export(made, var).layers[site].dequantized()
+    assert torch.allclose(found, made.layers[site].rounded_OI, rtol=1e-3, atol=1e-6)
+
+
+def test_guided_logits_as_generation_guides_them() -> None:
+    var = digits().var
+    sides, cfg = var.config.patch_nums, 3.0
+    logits = torch.randn(4, var.config.tokens, 5, generator=torch.Generator().manual_seed(0))
+    found = guide_all(logits, cfg, var).split([side * side for side in sides], 1)
+    parts = logits.split([side * side for side in sides], 1)
+    for k, (part, guided) in enumerate(zip(parts, found, strict=True)):
+        assert torch.equal(guided, guide(part, guidance_weight(cfg, k, len(sides))))
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse"])
+def test_guidance_is_an_objective(direction: str) -> None:
+    """The guided divergence of the samples falls further where it counts."""
+    plain = quantize_var(digits().var, recipe())
+    found = []
+    for weight in (0.0, 3.0):
+        values = {"steps": 12, "batch": 8, "guidance": weight, "direction": direction}
+        spec = TuneSpec.model_validate(values | {"scales": 0.01, "biases": 0.02})
+        note = next(iter(tune(plain, digits().var, samples(), spec).layers.values())).notes[-1]
+        found.append([float(v) for v in note.split("with guidance ")[1].split(" to ")])
+    assert found[0][0] == found[1][0]
+    assert found[1][1] < found[0][1] < found[0][0]
+    assert divergence(plain, guided=True) == pytest.approx(found[0][0], rel=0.1)
+
+
+def test_interrupted_run_goes_on_to_the_same_result(tmp_path: Path) -> None:
+    class Interrupt(Exception):
+        pass
+
+    def interrupt(done: int, of: int) -> None:
+        if done == 11:
+            raise Interrupt
+
+    var, plain = digits().var, quantize_var(digits().var, recipe())
+    spec, state = TuneSpec(steps=13, batch=4, weights=0.01), tmp_path / "tune.pt"
+    whole = tune(plain, var, samples(), spec)
+    with pytest.raises(Interrupt):
+        tune(plain, var, samples(), spec, interrupt, state)
+    seen: list[int] = []
+    made = tune(plain, var, samples(), spec, lambda done, of: seen.append(done), state)
+    assert seen == [11, 12, 13]
+    for site, layer in whole.layers.items():
+        assert torch.equal(layer.rounded_OI, made.layers[site].rounded_OI)
+        assert torch.equal(layer.bias_O, made.layers[site].bias_O)
+    state.write_bytes(b"damaged")
+    tune(
+        plain, var, samples(), TuneSpec(steps=1, batch=4), lambda *done: seen.append(done[0]), state
+    )
+    assert seen[-1] == 1 and not state.exists()
+
+
+def test_every_sample_is_seen_once_in_a_pass() -> None:
+    steps = [_samples_of_step(k, 4, 18, seed=3) for k in range(8)]
+    for part in (steps[:4], steps[4:]):
+        assert len(set(torch.cat(part).tolist())) == 16
+    assert not torch.equal(torch.cat(steps[:4]), torch.cat(steps[4:]))
+
+
 def test_one_kind_alone() -> None:
     plain = quantize_var(digits().var, recipe())
     for kind, other in (("scales", "biases"), ("biases", "scales")):
@@ -119,7 +199,7 @@ def test_what_does_not_help_is_not_kept() -> None:
 def test_scales_with_few_values_stay() -> None:
     pow2 = {"format": "E2M1", "group": 32, "scale": "pow2"}
     plain = quantize_var(digits().var, recipe(layers={"fc1": {"weight": pow2, "input": pow2}}))
-    assert all(_Tuned(layer).log_scale is None for layer in plain.layers.values())
+    assert all(TunedLayer(layer).log_scale is None for layer in plain.layers.values())
 
 
 def test_layers_of_ranges_and_missing_samples_are_refused() -> None:
@@ -127,7 +207,13 @@ def test_layers_of_ranges_and_missing_samples_are_refused() -> None:
     part = Layer(LinearSite(0, "fc1"), zeros, None, rounded_OI=zeros)
     ranged = RangedLayer(part.site, zeros, None, rounded_OI=zeros, parts=[part], starts=(0,))
     with pytest.raises(ValueError, match=r"block0\.fc1: tune works on layers with one weight"):
-        _Tuned(ranged)
+        TunedLayer(ranged)
+    half = replace(samples(), rows=torch.arange(16))
+    plain = quantize_var(digits().var, recipe())
+    with pytest.raises(CalibrationError, match="both guidance halves"):
+        tune(plain, digits().var, half, TuneSpec(steps=1))
+    with pytest.raises(ValueError, match="multiple of 2"):
+        TuneSpec(batch=3)
     assert recipe(tune={"steps": 1}).needs_data and not recipe().needs_data
     with pytest.raises(CalibrationError, match="needs calibration samples"):
         quantize_var(digits().var, recipe(tune={"steps": 1}))
