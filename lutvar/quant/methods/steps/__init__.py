@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -51,13 +51,16 @@ class StepBase(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    #: Whether `apply` reads `block.data`, whatever the settings.
+    reads_data: ClassVar[bool] = False
+
     step: str
     sites: tuple[SiteName, ...] | None = None
 
     @property
     def needs_data(self) -> bool:
-        """Whether `apply` reads `block.data`."""
-        return False
+        """Whether `apply` reads `block.data` under these settings."""
+        return self.reads_data
 
     @property
     def needs_importance(self) -> tuple[SiteName, ...]:

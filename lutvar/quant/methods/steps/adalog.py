@@ -8,6 +8,7 @@ for post-GELU values, section 3.3 the search (FPCS), which alternates between we
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -63,15 +64,13 @@ class AdaLog(StepBase):
         rows: calibration tokens that the output error is taken over.
     """
 
+    reads_data: ClassVar[bool] = True
+
     log_sites: tuple[SiteName, ...] = ("fc2",)
     candidates: int = Field(default=24, ge=8)
     steps: int = Field(default=2, ge=0)
     rounds: int = Field(default=1, ge=1)
     rows: int = Field(default=512, ge=16)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

@@ -9,6 +9,8 @@ unequal steps apart, as in FP4DiT (arXiv:2503.15465) and arXiv:2408.06995.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -31,15 +33,13 @@ class AdaRound(StepBase):
         weighting: whether tokens or scale steps count the same.
     """
 
+    reads_data: ClassVar[bool] = True
+
     steps: int = Field(default=200, ge=1)
     rate: float = Field(default=0.1, gt=0)
     penalty: float = Field(default=10.0, gt=0)
     warmup: float = Field(default=0.2, ge=0, lt=1)
     weighting: Weighting = "token"
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

@@ -9,7 +9,7 @@ after the AdaLN gate. Those take 5,000 steps; the default here is what fits two 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,15 +41,13 @@ class Brecq(StepBase):
         warmup: share of the steps without regulariser.
     """
 
+    reads_data: ClassVar[bool] = True
+
     steps: int = Field(default=120, ge=1)
     batch: int = Field(default=4, ge=1)
     rate: float = Field(default=0.1, gt=0)
     penalty: float = Field(default=3.0, gt=0)
     warmup: float = Field(default=0.2, ge=0, lt=1)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         if block.module is None:

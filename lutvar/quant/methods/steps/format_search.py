@@ -8,6 +8,8 @@ over samples and scale steps decides.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -27,6 +29,8 @@ class FormatSearch(StepBase):
         tokens: tokens of a scale step that are used, spread evenly; None for all.
     """
 
+    reads_data: ClassVar[bool] = True
+
     weights: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     tokens: int | None = Field(default=512, ge=1)
@@ -35,10 +39,6 @@ class FormatSearch(StepBase):
     @classmethod
     def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(get_format(name).name for name in value)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         assert block.data is not None

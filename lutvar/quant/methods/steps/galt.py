@@ -15,7 +15,7 @@ work than a forward and a backward pass.
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -53,6 +53,8 @@ class Galt(StepBase):
         least_samples: calibration samples that must be there.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sites: tuple[Literal["qkv", "fc1", "head"], ...] | None = ("qkv", "fc1")
     epochs: int = Field(default=20, ge=1)
     rate: float = Field(default=0.005, gt=0)
@@ -64,10 +66,6 @@ class Galt(StepBase):
     check: int = Field(default=3, ge=1)
     tokens: int | None = Field(default=1024, ge=1)
     least_samples: int = Field(default=LEAST_SAMPLES, ge=1)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         assert block.data is not None

@@ -7,7 +7,7 @@ the released code from squared norms and the quantized weight; both are here.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -74,14 +74,12 @@ class GainProjectedScaling(StepBase):
         batch: rows for each set of factors; later batches enter the moving average.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sites: tuple[SiteName, ...] | None = ("qkv", "fc1", "head")
     formula: Formula = "code"
     skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
     batch: int = Field(default=64, ge=1)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

@@ -10,7 +10,7 @@ gives the float output from the quantized input, as in GPTAQ (arXiv:2504.02692).
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -34,15 +34,13 @@ class Gptq(StepBase):
         weighting: whether tokens or scale steps count the same.
     """
 
+    reads_data: ClassVar[bool] = True
+
     damping: float = Field(default=0.01, gt=0)
     chunk: int = Field(default=128, ge=1)
     order: Literal["index", "activation"] = "index"
     target: Literal["weight", "output"] = "weight"
     weighting: Weighting = "token"
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:

@@ -15,7 +15,7 @@ of both weights. FlatQuant (arXiv:2410.09426) learns such matrices; here there i
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -40,13 +40,11 @@ class HeadBalance(StepBase):
             (`importance`), "output" counts all outputs the same.
     """
 
+    reads_data: ClassVar[bool] = True
+
     seed: int | None = 42
     damping: float = Field(default=1e-3, gt=0)
     objective: Literal["logits", "output"] = "logits"
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     @property
     def needs_importance(self) -> tuple[SiteName, ...]:

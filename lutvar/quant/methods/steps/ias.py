@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -40,15 +41,13 @@ class IasVit(StepBase):
         tokens: calibration tokens that ranges are taken from.
     """
 
+    reads_data: ClassVar[bool] = True
+
     norm_sites: tuple[SiteName, ...] = ("qkv", "fc1")
     iterations: int = Field(default=30, ge=0)
     rows: int = Field(default=4, ge=1)
     rate: float = Field(default=2e-4, gt=0)
     tokens: int = 4096
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         layers = {layer.site.name: layer for layer in self.chosen(block)}

@@ -13,7 +13,7 @@ to 1 for each token. Either way the bias of the linear takes it back.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -31,12 +31,10 @@ class MeanShift(StepBase):
         share: of the mean that is taken off.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sites: tuple[Literal["qkv", "proj", "fc1", "head"], ...] | None = ("qkv", "proj", "fc1")
     share: float = 1.0
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:

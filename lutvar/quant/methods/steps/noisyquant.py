@@ -8,6 +8,7 @@ the layer computes Q(x + N), and the bias loses N W^T. n is searched.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,12 +44,10 @@ class NoisyQuant(StepBase):
         rows: calibration tokens that the output error is taken over.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sizes: tuple[float, ...] = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)
     rows: int = 1024
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for salt, layer in enumerate(self.chosen(block)):

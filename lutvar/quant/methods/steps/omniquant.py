@@ -10,6 +10,8 @@ what the quantized blocks before it produce; here blocks see the float model's i
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -35,6 +37,8 @@ class OmniQuant(StepBase):
         alpha: strength of the SmoothQuant factors that the scales start from.
     """
 
+    reads_data: ClassVar[bool] = True
+
     steps: int = Field(default=100, ge=1)
     batch: int = Field(default=4, ge=1)
     clip_rate: float = Field(default=1e-2, gt=0)
@@ -43,10 +47,6 @@ class OmniQuant(StepBase):
     transform: bool = True
     shift: bool = True
     alpha: float = Field(default=0.5, ge=0, le=1)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         if block.module is None:

@@ -9,6 +9,8 @@ takes ``W r`` with bias ``+ W r b``. In VAR both fold into the AdaLN vectors.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -50,13 +52,11 @@ class Repq(StepBase):
         rows: calibration tokens that are looked at.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sites: tuple[SiteName, ...] | None = ("qkv", "fc1")
     percentiles: tuple[float, ...] = PERCENTILES
     rows: int = 4096
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

@@ -6,6 +6,8 @@ Source: SmoothQuant (arXiv:2211.10438), equation 4; in VAR 1/s folds into the Ad
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.operations import scale_channels
 from lutvar.quant.var.sites import SiteName
@@ -21,12 +23,10 @@ class SmoothQuant(StepBase):
         skip_first: linears whose first scale step does not count (a sink token).
     """
 
+    reads_data: ClassVar[bool] = True
+
     alpha: float = 0.5
     skip_first: tuple[SiteName, ...] = ()
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         assert block.data is not None

@@ -7,6 +7,8 @@ it for every linear that does not follow a norm.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lutvar.quant.methods.fixed_range import (
     PERCENTILES,
     calibration_rows,
@@ -27,13 +29,11 @@ class StaticRange(StepBase):
         rows: calibration tokens that are looked at.
     """
 
+    reads_data: ClassVar[bool] = True
+
     by_channel: bool = False
     percentiles: tuple[float, ...] = PERCENTILES
     rows: int = 4096
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

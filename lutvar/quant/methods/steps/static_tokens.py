@@ -8,7 +8,7 @@ head and AdaLN one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -33,12 +33,10 @@ class StaticTokens(StepBase):
         batch: rows for each range; later batches enter the moving average.
     """
 
+    reads_data: ClassVar[bool] = True
+
     ranges: Literal["scale", "sink", "tensor"] = "scale"
     batch: int = Field(default=64, ge=1)
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

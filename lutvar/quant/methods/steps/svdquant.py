@@ -8,6 +8,8 @@ branch and the quantized rest. The outliers of the input go to the weight before
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -28,13 +30,11 @@ class SvdQuant(StepBase):
         weighting: whether tokens or scale steps count the same.
     """
 
+    reads_data: ClassVar[bool] = True
+
     rank: int = Field(default=32, ge=1)
     iterations: int = Field(default=10, ge=1)
     weighting: Weighting = "token"
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:

@@ -8,6 +8,8 @@ into AdaLN's shift and the next bias.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 
@@ -28,14 +30,12 @@ class SymmetricShift(StepBase):
         bits: codes of the range; default those of the input's quantizer.
     """
 
+    reads_data: ClassVar[bool] = True
+
     sites: tuple[SiteName, ...] | None = ("qkv", "fc1", "head")
     skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
     batch: int = Field(default=64, ge=1)
     bits: int | None = None
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         for layer in self.chosen(block):

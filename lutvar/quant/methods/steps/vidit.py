@@ -9,6 +9,7 @@ channel maximum; range of denoising steps -> range of scale steps. Its rotation 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from pydantic import Field, model_validator
@@ -32,6 +33,8 @@ class ViditBalance(StepBase):
         momentum: of the moving average over samples.
     """
 
+    reads_data: ClassVar[bool] = True
+
     starts: tuple[float, ...] = (0.0, 0.5)
     alpha: tuple[float, ...] = (0.3, 0.3)
     momentum: float = Field(default=0.95, ge=0, lt=1)
@@ -44,10 +47,6 @@ class ViditBalance(StepBase):
         if len(self.alpha) != len(self.starts):
             raise ValueError(f"{len(self.alpha)} alpha for {len(self.starts)} ranges of scales")
         return self
-
-    @property
-    def needs_data(self) -> bool:
-        return True
 
     def apply(self, block: Block) -> None:
         assert block.data is not None
