@@ -14,20 +14,19 @@ of both weights. FlatQuant (arXiv:2410.09426) learns such matrices; here there i
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.layer import Block
 from lutvar.quant.methods.moments import require_data
 from lutvar.quant.methods.operations import hadamard_matrix
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase
-from .value_layers import value_layers
+from .value_layers import fold_values, value_layers
 
 
 class HeadBalance(StepBase):
@@ -54,7 +53,7 @@ class HeadBalance(StepBase):
     def apply(self, block: Block) -> None:
         if block.module is None:
             return
-        qkv, proj = value_layers(block, self.step)
+        _, proj = value_layers(block, self.step)
         require_data(block, proj, self.step)
         assert block.data is not None
         width, heads = proj.weight_OI.shape[1], block.module.attn.heads
@@ -74,29 +73,9 @@ class HeadBalance(StepBase):
             maps.append(spread_cc @ balance.map_cc)
             inverses.append(balance.inverse_cc @ spread_cc.mT)
             gains.append(balance.gain)
-        self._fold(qkv, proj, torch.stack(maps), torch.stack(inverses))
+        fold_values(block, torch.stack(maps), torch.stack(inverses))
         shown = ", ".join(f"{gain:.3f}" for gain in gains)
         proj.notes.append(f"{self.step}: expected error of each head times {shown}")
-        # Later steps must see what proj will see.
-        x_BLI = torch.einsum("hdc,blhc->blhd", torch.stack(maps), x_BLHc).flatten(2).float()
-        block.data = replace(block.data, inputs={**block.data.inputs, "proj": x_BLI})
-
-    def _fold(self, qkv: Layer, proj: Layer, map_Hcc: Tensor, inverse_Hcc: Tensor) -> None:
-        """Value rows and their bias times the maps, columns of proj times the inverses."""
-        heads, head = map_Hcc.shape[:2]
-        width = heads * head
-        weight_OI = qkv.weight_OI.double()
-        weight_OI[2 * width :] = (map_Hcc @ weight_OI[2 * width :].view(heads, head, -1)).flatten(
-            0, 1
-        )
-        qkv.weight_OI = weight_OI.float()
-        if qkv.bias_O is not None:
-            bias_O = qkv.bias_O.double()
-            values_Hc1 = bias_O[2 * width :].view(heads, head, 1)
-            bias_O[2 * width :] = (map_Hcc @ values_Hc1).flatten()
-            qkv.bias_O = bias_O.float()
-        columns_OHc = proj.weight_OI.double().unflatten(1, (heads, head))
-        proj.weight_OI = torch.einsum("ohc,hcd->ohd", columns_OHc, inverse_Hcc).flatten(1).float()
 
 
 class Balance:
