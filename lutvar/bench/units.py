@@ -228,9 +228,7 @@ def measure(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> list[M
     area = {"mapped": cost.lut_unpacked, "FF": cost.ff, "DSP": cost.dsp, "BRAM36": cost.bram36,
             "URAM": cost.uram, "synthesis s": cost.seconds}  # fmt: skip
     return [
-        Measurement(
-            f"levels: {title}", cost.max_levels, "LUT", _HOW, MAX_LEVELS, detail=histogram
-        ),
+        Measurement(f"levels: {title}", cost.max_levels, "LUT", _HOW, MAX_LEVELS, detail=histogram),
         Measurement(f"area: {title}", cost.lut, "LUT", _HOW, detail=area),
         *extra,
     ]

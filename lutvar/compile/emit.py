@@ -236,9 +236,7 @@ class Emitter:
                     self._to_residual(draft, tile, number, label, rows)
                 yield draft
 
-    def _post_draft(
-        self, op: Operation, tile: WeightTile, rows: Rows, accumulator: int
-    ) -> Draft:
+    def _post_draft(self, op: Operation, tile: WeightTile, rows: Rows, accumulator: int) -> Draft:
         operands = {
             "acc_bank": accumulator, "rows": rows.count, "blocks": tile.outputs // GROUP,
             "vector": 0, "scalar": ONE, "input": 0, "input_stride": 0, "vector_address": 0,

@@ -136,9 +136,7 @@ def run_pair(pair: Pair, out: Path, build_dir: Path | str = "build/sim") -> Agre
     )
 
 
-def run_agreement(
-    out: Path, pairs: Sequence[Pair] = PAIRS, say: Say = silent
-) -> list[Agreement]:
+def run_agreement(out: Path, pairs: Sequence[Pair] = PAIRS, say: Say = silent) -> list[Agreement]:
     """All pairs; each accelerator is built once."""
     results = []
     for pair in pairs:

@@ -192,8 +192,10 @@ def test_a_layer_in_parts() -> None:
     sizes = {items[i].operands["groups"] for i in going_on}
     assert going_on and sizes == {4}, "fc2 has 8 groups: two parts of 4"
     with pytest.raises(OrderError, match="groups is 4"):
-        check_program(program, accelerator(act_banks=3, bank_groups=4, rows=16).model_copy(
-            update={"bank_groups": 3}))
+        check_program(
+            program,
+            accelerator(act_banks=3, bank_groups=4, rows=16).model_copy(update={"bank_groups": 3}),
+        )
     # Into a bank that holds something else.
     at = going_on[0]
     wrong = (items[at].operands["acc_bank"] + 1) % config.acc_banks
@@ -202,10 +204,14 @@ def test_a_layer_in_parts() -> None:
         check_program(replace(program, instructions=tuple(items)), config)
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [
-    ("bank_groups", 3, "normalised as a whole"), ("bank_groups", 129, "128"),
-    ("act_banks", 1, "greater than or equal to 2"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("bank_groups", 3, "normalised as a whole"),
+        ("bank_groups", 129, "128"),
+        ("act_banks", 1, "greater than or equal to 2"),
+    ],
+)
 def test_bank_sizes_are_checked(key: str, value: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         accelerator(**{key: value})

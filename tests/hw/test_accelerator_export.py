@@ -115,7 +115,11 @@ def test_hash_covers_sizes_but_not_the_name() -> None:
     same = CONFIG.model_copy(update={"name": "other"})
     assert accelerator_hash(same) == accelerator_hash(CONFIG)
     for change in (
-        {"rows": 32}, {"kv_format": "E2M1"}, {"quant": "fp6"}, {"queue": 8}, {"weight_ports": 2},
+        {"rows": 32},
+        {"kv_format": "E2M1"},
+        {"quant": "fp6"},
+        {"queue": 8},
+        {"weight_ports": 2},
     ):
         other = CONFIG.model_copy(update=change)
         assert accelerator_hash(other) != accelerator_hash(CONFIG), change

@@ -138,9 +138,7 @@ class Prepare(wiring.Component):
         free = ~qkv & ((p.op != PostOp.ADD) | (started == 1) | ~some)
         m.d.comb += [
             self.drain.valid.eq(~fsm.ongoing("idle") & ~pushed[0]),
-            self.fetch.valid.eq(
-                ((~fsm.ongoing("idle") & free) | fsm.ongoing("push")) & ~pushed[1]
-            ),
+            self.fetch.valid.eq(((~fsm.ongoing("idle") & free) | fsm.ongoing("push")) & ~pushed[1]),
         ]
         for k, port in enumerate((self.drain, self.fetch, self.walk)):
             with m.If(port.valid & port.ready):

@@ -209,9 +209,7 @@ class RecordMaker(wiring.Component):
         return m
 
     @staticmethod
-    def _line(
-        m: Module, name: str, value: Any, push: Value, pop: Value, depth: int = 0
-    ) -> Value:
+    def _line(m: Module, name: str, value: Any, push: Value, pop: Value, depth: int = 0) -> Value:
         """A queue in LUTRAM without checks; the head of it."""
         value = Value.cast(value)
         queue = memory.Memory(

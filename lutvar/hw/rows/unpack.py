@@ -131,9 +131,7 @@ class WeightUnpack(wiring.Component):
         step, produce, block_end, pass_end, all_end = (
             Signal(name=n) for n in ("step", "produce", "block_end", "pass_end", "all_end")
         )
-        following_biased = Mux(
-            final_block, Mux(final_pass, Const(1), first & work.dual), biased
-        )
+        following_biased = Mux(final_block, Mux(final_pass, Const(1), first & work.dual), biased)
         boundary, half_ends = Signal(), Signal()
         m.d.comb += half_ends.eq(index == HALF_BLOCK - 2)
         sides_due, scales, biases = self._sides(

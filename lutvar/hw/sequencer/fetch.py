@@ -67,9 +67,7 @@ class FetchUnit(wiring.Component):
         with m.If(begin):
             m.d.sync += [
                 ring[put].beats.eq(command.beats),
-                ring[put].readings.eq(
-                    Mux(command.repeat[1], command.panels << 1, command.panels)
-                ),
+                ring[put].readings.eq(Mux(command.repeat[1], command.panels << 1, command.panels)),
             ]
         m.d.sync += [put.eq(put + begin), get.eq(get + load), level.eq(level + begin - load)]
 

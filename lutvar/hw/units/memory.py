@@ -270,9 +270,7 @@ class Fifo(wiring.Component):
                 m.d.sync += shown.eq(stored)
             return shown
         # It is never read at an address that is being written, and has no transparent port.
-        m.submodules.storage = storage = memory.Memory(
-            shape=unsigned(width), depth=places, init=[]
-        )
+        m.submodules.storage = storage = memory.Memory(shape=unsigned(width), depth=places, init=[])
         write, read = storage.write_port(), storage.read_port(domain="sync")
         m.d.comb += [write.en.eq(push), write.data.eq(self.i.payload), read.en.eq(pop)]
         for port, moves in ((write, push), (read, pop)):
