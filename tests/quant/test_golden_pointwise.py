@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from lutvar.contract import functions
 from lutvar.quant.formats import get_format
 from lutvar.quant.formats.codec import codec
-from lutvar.quant.golden.pointwise import add, gelu, records, store
+from lutvar.quant.golden.pointwise import add, float32, fp16, gelu, records, store
 
 CACHE_FORMATS = ("E2M1", "E2M3")
 
@@ -23,6 +23,24 @@ CACHE_FORMATS = ("E2M1", "E2M3")
 def floats(seed: int, *shape: int) -> NDArray[np.float32]:
     rng = np.random.default_rng(seed)
     return (rng.standard_normal(shape) * np.exp2(rng.uniform(-12, 12, shape))).astype(np.float32)
+
+
+def test_fp16_of_float32_at_every_tie_and_beside_it() -> None:
+    """All FP16 numbers, the middles between them, and the float32 numbers next to both."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16)
+    exact = np.append(halves.astype(np.float32), np.float32(65536))
+    middles = (exact[:-1] + exact[1:]) / 2
+    points = np.concatenate([exact, middles])
+    near = [np.nextafter(points, np.float32(s), dtype=np.float32) for s in (-np.inf, np.inf)]
+    y = np.concatenate([points, *near, np.array([1e30], np.float32)])
+    y = np.concatenate([y, -y, np.array([-0.0, -1e-30], np.float32)])
+    found = fp16(y)
+    expected = np.clip(y.astype(np.float64) + 0.0, -65504, 65504).astype(np.float16)
+    np.testing.assert_array_equal(found.view(np.uint16), expected.view(np.uint16))
+    assert fp16(np.array([-0.0], np.float32)).view(np.uint16)[0] == 0
+    assert fp16(np.array([-1e-30], np.float32)).view(np.uint16)[0] == 0x8000
+    np.testing.assert_array_equal(float32(halves), exact[:-1])
+    assert fp16(np.float32(0.1)) == np.float16(0.1) and float32(np.float16(0.1)).dtype == np.float32
 
 
 def test_store_and_add_round_twice() -> None:
