@@ -24,6 +24,7 @@ from .reference import Reference, load_reference
 from .settings import SampleSettings, image_labels, image_seed
 from .store import ChunkStore
 from .subject import FLOAT, Subject, SubjectName, load_subject
+from .threads import single_thread
 from .work import Share, Task, sample
 
 #: Opens a progress bar with a label.
@@ -175,6 +176,7 @@ def _measure(
         return Run(subject.name, seed, alone, None, None)
     paired = paired_figures(subject.model.vqvae, exact, samples)
     given = exact.tokens_NL[: plan.teacher].to(plan.device)
-    with bars(f"{subject.name}, seed {seed}: given tokens") as update:
+    # As samples are made: one thread, so that rounding is the same on every machine.
+    with bars(f"{subject.name}, seed {seed}: given tokens") as update, single_thread():
         forced = force(subject, labels_N[: plan.teacher].to(plan.device), given, update)
     return Run(subject.name, seed, alone, paired, forced)

@@ -26,6 +26,7 @@ from lutvar.quant.var import generate
 from .evaluate import Bars, Plan, Run, evaluate
 from .settings import SampleSettings, image_seed
 from .subject import FLOAT, SubjectName, load_subject
+from .threads import single_thread
 
 
 class Group(BaseModel):
@@ -277,7 +278,7 @@ def sheet_rows(
     for name in plan.sheet:
         method = name if name == FLOAT else str(folder / "quantized" / f"{name}.safetensors")
         subject = load_subject(SubjectName(plan.model, method), model=model)
-        with subject.installed() as var:
+        with single_thread(), subject.installed() as var:
             result = generate(var, model.vqvae, labels, seeds, info.cfg, info.top_k, info.top_p)
         rows.append((name, result.images_BCHW))
     return rows
