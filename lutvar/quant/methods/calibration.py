@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -146,10 +145,7 @@ def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
         CalibrationError: an activation of the float model is not finite.
     """
     config, holder = var.config, var.backends
-    bounds = [0]
-    for p in config.patch_nums:
-        bounds.append(bounds[-1] + p * p)
-    scales = tuple(pairwise(bounds))
+    scales = config.scale_ranges
     labels_B, latent_BLZ = calibration.row_data(config.num_classes)
     before = holder.backend, holder.other
     recorder = _Recorder()

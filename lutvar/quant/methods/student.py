@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -123,10 +122,7 @@ class Student:
         self, var: Var, tuned: dict[LinearSite, TunedLayer], attention: dict[str, Any] | None
     ) -> None:
         self.var, self.tuned = var, tuned
-        bounds = [0]
-        for side in var.config.patch_nums:
-            bounds.append(bounds[-1] + side * side)
-        self.scales = tuple(pairwise(bounds))
+        self.scales = var.config.scale_ranges
         self.attention: AttentionMethod | FloatAttention = FloatAttention()
         # Other kinds stay float here: their tables do not let gradients through.
         if attention is not None and attention.get("kind", "plain") == "plain":

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.checkpoint import write_state
 
 
 class TrainingState:
@@ -36,9 +35,7 @@ class TrainingState:
             "variables": [v.detach() for v in self.variables],
             "optimizer": self.optimizer.state_dict(),
         }
-        buffer = io.BytesIO()
-        torch.save(content, buffer)
-        write_atomic(self.path, buffer.getvalue())
+        write_state(self.path, content)
 
     def load(self) -> int:
         """Steps done; 0 where there is no state, or none that can be used (it is removed)."""

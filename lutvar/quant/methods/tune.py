@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.quant.var import Var
-from lutvar.quant.var.sampling import guidance_weight
+from lutvar.quant.var.sampling import guidance_weight, guide
 from lutvar.quant.var.sites import FloatAttention, FloatLinear, LinearSite
 
 from .calibration import CalibrationSet
@@ -188,8 +188,7 @@ def guide_all(logits_2BLV: Tensor, cfg: float, var: Var) -> Tensor:
     weights = [guidance_weight(cfg, k, len(sides)) for k in range(len(sides))]
     counts = torch.tensor([side * side for side in sides])
     t_L1 = torch.tensor(weights).repeat_interleave(counts).unsqueeze(1)
-    conditional_BLV, other_BLV = logits_2BLV.chunk(2)
-    return (1 + t_L1) * conditional_BLV - t_L1 * other_BLV
+    return guide(logits_2BLV, t_L1)
 
 
 def _samples_of_step(step: int, size: int, count: int, seed: int) -> Tensor:

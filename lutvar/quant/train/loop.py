@@ -9,7 +9,6 @@ same number of threads).
 
 from __future__ import annotations
 
-import io
 import math
 import pickle
 import signal
@@ -26,7 +25,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.checkpoint import write_state
 
 #: One history record: the step and its measured values.
 Record = dict[str, float]
@@ -144,10 +143,8 @@ def seed_step(seed: int, name: str, index: int) -> None:
 
 
 def _save(path: Path, stage: Stage, fingerprint: str, run: StageRun) -> None:
-    buffer = io.BytesIO()
     content = {"fingerprint": fingerprint, "run": asdict(run), "stage": stage.state()}
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
+    write_state(path, content)
 
 
 def _load(path: Path, stage: Stage, fingerprint: str) -> StageRun:

@@ -8,6 +8,7 @@ renamed, so an interrupted write leaves the old file.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -139,6 +140,13 @@ def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None
             )
         state[key] = stored
     write_atomic(path, safetensors_bytes(state, metadata))
+
+
+def write_state(path: str | Path, content: dict[str, Any]) -> None:
+    """Write what `torch.load` reads with `weights_only`: tensors, numbers, text in containers."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomic(path, buffer.getvalue())
 
 
 def write_atomic(path: str | Path, data: bytes | Iterable[bytes]) -> None:

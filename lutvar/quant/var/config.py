@@ -209,6 +209,12 @@ class VarConfig(_DictRoundTrip):
         """Tokens of one image over all scales (L)."""
         return sum(p * p for p in self.patch_nums)
 
+    @property
+    def scale_ranges(self) -> tuple[tuple[int, int], ...]:
+        """(first, last + 1) token of each scale."""
+        ends = tuple(itertools.accumulate((p * p for p in self.patch_nums), initial=0))
+        return tuple(itertools.pairwise(ends))
+
     @classmethod
     def official(cls, name: str) -> VarConfig:
         """A released size: "d16", "d20", "d24", "d30" (256 px) or "d36-s" (512 px).

@@ -18,12 +18,12 @@ def guidance_weight(cfg: float, scale_index: int, scales: int) -> float:
     return cfg * (scale_index / (scales - 1))
 
 
-def guide(logits_2BlV: Tensor, weight: float) -> Tensor:
+def guide(logits_2BlV: Tensor, weight: float | Tensor) -> Tensor:
     """(1 + t) conditional - t unconditional, [B, l, V].
 
     Args:
         logits_2BlV: conditional rows first, then the unconditional rows of the same images.
-        weight: t, see `guidance_weight`.
+        weight: t, see `guidance_weight`; or one for each position, [l, 1].
     """
     half = logits_2BlV.shape[0] // 2
     return (1 + weight) * logits_2BlV[:half] - weight * logits_2BlV[half:]
