@@ -10,8 +10,6 @@ see operations in one order.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +18,7 @@ from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Opcode, PostOp, Region, address
 from lutvar.contract.memory import RECORD_BYTES
 
+from .draft import Draft, Operation
 from .hazards import Access, Cells
 from .memory_plan import MemoryPlan
 from .model_layout import HEAD, InputSlice, ModelLayout, WeightTile
@@ -28,31 +27,6 @@ from .steps import PassRows, Rows, TokenRows
 #: A FRONT or ATTEND instruction of more than this many cycles is split, so that others can follow.
 CHUNK_CYCLES = 4096
 ONE = 0x3C00  #: 1.0 as FP16
-
-
-class Operation(NamedTuple):
-    """A tile of rows through one layer; blocks come in order, then the head."""
-
-    tile: int
-    block: int
-    site: str
-
-    def __str__(self) -> str:
-        return self.site if self.site == HEAD else f"block{self.block}.{self.site}"
-
-
-@dataclass
-class Draft:
-    """An instruction without its waits, and the cells that it reads and writes."""
-
-    opcode: Opcode
-    operands: dict[str, int]
-    operation: Operation
-    rows: Rows
-    reads: list[Access] = field(default_factory=list)
-    writes: list[Access] = field(default_factory=list)
-    #: Written too, but in an order that the unit itself keeps.
-    extends: list[Access] = field(default_factory=list)
 
 
 def float32_pattern(value: float) -> int:

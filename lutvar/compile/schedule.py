@@ -19,7 +19,8 @@ from lutvar.contract.isa import UNITS, Opcode, Unit
 from lutvar.hw.links import WORDS
 
 from .costs import CostModel
-from .emit import Draft, Emitter, Operation, sequences_in
+from .draft import Draft, Operation
+from .emit import Emitter, sequences_in
 from .hazards import Counts, needed, record
 from .model_layout import HEAD, SITES, InputSlice, WeightTile
 from .steps import PassRows
