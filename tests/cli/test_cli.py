@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -220,56 +219,6 @@ def test_estimate_says_that_it_is_modelled(capsys: pytest.CaptureFixture[str]) -
     assert "small-fp4*" in text, "a changed size has another name"
 
 
-@pytest.fixture(scope="module")
-def program() -> bytes:
-    from lutvar.compile.compiler import Compiler
-    from lutvar.compile.model_layout import ModelLayout
-    from lutvar.compile.steps import StepShape
-    from lutvar.contract.accelerator import load_accelerator
-    from lutvar.quant.shape import TransformerShape
-
-    shape = TransformerShape(128, 1, 2, 512, 96, (1, 2))
-    layout = ModelLayout.of(shape, load_accelerator("small-fp4"), labels=range(11))
-    return Compiler(layout).compile([StepShape(0, 3, 1, 4, True, 1.5)]).program.encode()
-
-
-def test_disassemble_prints_every_instruction(
-    program: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / "pass.bin"
-    file.write_bytes(program)
-    assert run(["disassemble", str(file)]) == 0
-    head, *lines = capsys.readouterr().out.splitlines()
-    assert head.endswith(f"{len(lines)} instructions")
-    assert len(lines) == len(program) // 64 - 1
-    assert lines[-1].split() == [str(len(lines) - 1), "END", *lines[-1].split()[2:]]
-    named = {line.split()[1] for line in lines}
-    assert named == {"FETCH", "FRONT", "MATRIX", "POST", "ATTEND", "END"}
-
-
-@pytest.mark.parametrize(
-    ("change", "part"),
-    [
-        (lambda p: p[:-64], "cut or altered"),
-        (lambda p: p[:-1], "instructions"),
-        (lambda p: bytes([p[0] ^ 1]) + p[1:], "magic"),
-        (lambda p: p[:64] + bytes([77]) + p[65:], "opcode 77"),
-        (lambda p: p[:127] + bytes([0xFF]) + p[128:], "unused bits"),
-    ],
-    ids=["shortened", "torn", "magic", "opcode", "unused"],
-)
-def test_disassemble_refuses_what_is_no_program(
-    change: Callable[[bytes], bytes], part: str, program: bytes, tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    file = tmp_path / "pass.bin"
-    file.write_bytes(change(program))
-    assert run(["disassemble", str(file)]) == BAD_INPUT
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert part in captured.err
-
-
 def test_quality_prints_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,94 +237,3 @@ def test_quality_prints_what_was_measured(
     assert capsys.readouterr().out.splitlines()[-1].split("  ")[0] == "fp6"
     assert run([*arguments, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["kl_nats"] == 0.0016
-
-
-@pytest.mark.parametrize(("mismatches", "code"), [(0, 0), (3, FAILED)])
-def test_study_fails_when_a_value_differs(
-    mismatches: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from lutvar.run import studies
-    from lutvar.run.measure import PassFigures
-
-    used = PassFigures("all", 1, 1, 100, 50, {}, 64, 0.0, 0.0, 0.0, 0, 0, 90)
-
-    def run_variants(
-        _model: object, variants: Sequence[studies.Variant], _out: Path, **_: object
-    ) -> list[studies.Outcome]:
-        return [studies.Outcome(v, used, used, mismatches) for v in variants]
-
-    monkeypatch.setattr(studies, "run_variants", run_variants)
-    out = tmp_path / "study.json"
-    assert run(["study", "ablation", "-o", str(out)]) == code
-    assert capsys.readouterr().out.strip() == out.with_suffix(".md").read_text().strip()
-    report = json.loads(out.read_text())
-    assert len(report["ablation"]) == len(studies.ABLATION)
-    assert "sharing" not in report
-    assert report["different"] == mismatches * len(studies.ABLATION)
-
-
-@pytest.mark.parametrize(("equal", "code"), [(True, 0), (False, FAILED)])
-def test_demo_exit_code_is_the_comparison(
-    equal: bool, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    from types import SimpleNamespace
-
-    from lutvar.run import demo
-
-    asked: dict[str, object] = {}
-
-    def run_demo(out: Path, **options: object) -> object:
-        asked.update(options, out=out)
-        return SimpleNamespace(ok=equal, as_dict=lambda: {"ok": equal})
-
-    monkeypatch.setattr(demo, "run_demo", run_demo)
-    arguments = ["demo", "--class", "3", "--config", "small-fp6", "--slots", "2", "--stagger", "1"]
-    assert run([*arguments, "--json", "-o", str(tmp_path)]) == code
-    assert json.loads(capsys.readouterr().out) == {"ok": equal}
-    assert (asked["labels"], asked["config"], asked["out"]) == ((3,), "small-fp6", tmp_path)
-    assert (asked["slots"], asked["stagger"]) == (2, 1)
-
-
-def _fake_benches(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[str]:
-    """Replace the runner by one that notes the simulators and gives one result each."""
-    from lutvar.sim import runner
-
-    asked: list[str] = []
-
-    def run_benches(sim: str, config: str | None, **_: object) -> list[runner.BenchResult]:
-        asked.append(sim)
-        return [
-            runner.BenchResult(sim, "registers.one", passed, 1.0, "" if passed else "y differs")
-        ]
-
-    monkeypatch.setattr(runner, "run_benches", run_benches)
-    return asked
-
-
-@pytest.mark.parametrize(("passed", "code"), [(True, 0), (False, FAILED)])
-def test_sim_exit_code_is_the_benches(
-    passed: bool, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    asked = _fake_benches(monkeypatch, passed)
-    assert run(["sim", "--sim", "icarus", "--sim", "verilator"]) == code
-    assert sorted(asked) == ["icarus", "verilator"]
-    out = capsys.readouterr().out
-    assert ("FAIL" in out) is not passed
-    assert ("y differs" in out) is not passed
-
-
-def test_sim_leaves_icarus_out_when_it_is_not_installed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from lutvar.sim import tools
-
-    gone = tools.Tool("icarus", "11.0", None, None, False, "benches")
-    monkeypatch.setattr(tools, "icarus", lambda: gone)
-    asked = _fake_benches(monkeypatch, True)
-    assert run(["sim", "--json"]) == 0
-    assert asked == ["verilator"]
-    captured = capsys.readouterr()
-    assert "Icarus Verilog is not installed" in captured.err
-    assert [r["sim"] for r in json.loads(captured.out)] == ["verilator"]
