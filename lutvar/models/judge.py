@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 
-class Judge(nn.Module):
+class Judge(nn.Module, ABC):
     """A classifier whose logits are a linear function of its features.
 
     Attributes:
@@ -21,9 +23,9 @@ class Judge(nn.Module):
     width: int
     out: nn.Linear
 
+    @abstractmethod
     def features(self, image_BCHW: Tensor) -> Tensor:
         """[B, D] features before the last linear, for images in [0, 1]."""
-        raise NotImplementedError
 
     def classify(self, feature_BD: Tensor) -> Tensor:
         """Logits [B, classes] of features."""

@@ -6,6 +6,7 @@ most of the simulation's time.
 """
 
 import random
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,7 +177,7 @@ class Memory:
                 port.step()
 
 
-class _Port:
+class _Port(ABC):
     beats = 0
 
     def __init__(self, memory: Memory, key: tuple[str, bool]) -> None:
@@ -187,14 +188,17 @@ class _Port:
         return self._key in self._memory.silent
 
     @property
+    @abstractmethod
     def outstanding(self) -> int:
-        raise NotImplementedError
+        """Bursts that were asked for and are not answered."""
 
+    @abstractmethod
     def step(self) -> None:
-        raise NotImplementedError
+        """One cycle."""
 
+    @abstractmethod
     def clear(self) -> None:
-        raise NotImplementedError
+        """Forget what is under way: a reset."""
 
 
 class _ReadPort(_Port):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -41,7 +42,7 @@ STEPS: dict[str, str | type[StepBase]] = {
 }
 
 
-class StepBase(BaseModel):
+class StepBase(BaseModel, ABC):
     """Settings common to steps; a step's own settings are further fields.
 
     Attributes:
@@ -76,9 +77,9 @@ class StepBase(BaseModel):
             for part in leaves(layer)
         ]
 
+    @abstractmethod
     def apply(self, block: Block) -> None:
         """Change the layers of a block."""
-        raise NotImplementedError
 
 
 def make_step(settings: Mapping[str, Any]) -> Step:
