@@ -24,9 +24,9 @@ from device_tree import device_tree
 from qos import PLACEMENTS, Plan, plan
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.config import ConfigError
-from lutvar.contract.device_registers import ADDRESS_BITS, read_ports
 from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.quant_preset import ConfigError
+from lutvar.contract.register_map import ADDRESS_BITS, read_ports
 
 MODULE = "lutvar_accelerator"
 

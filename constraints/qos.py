@@ -10,8 +10,8 @@ from board import LEAST_MBPS, LINK_MBPS, MEMORIES
 from traffic import flows
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import WRITE_PORTS, read_ports
 from lutvar.contract.isa import Region
+from lutvar.contract.register_map import WRITE_PORTS, read_ports
 
 #: Where each region lies. The driver places all of them in one buffer; `split` needs a driver
 #: that sets the base registers to two.

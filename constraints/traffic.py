@@ -19,10 +19,10 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
-from lutvar.contract.config import GROUP
-from lutvar.contract.device_registers import WEIGHT_PORTS
 from lutvar.contract.isa import Region
 from lutvar.contract.memory import RECORD_BYTES, block_beats, block_cycles
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.register_map import WEIGHT_PORTS
 
 
 @dataclass(frozen=True)

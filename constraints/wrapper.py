@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.register_map import READ_PORTS, WRITE_PORTS
 
 NAME = "lutvar_vck190"
 CONTROL = "s_axi_control"

@@ -10,10 +10,9 @@ from amaranth.hdl import Cat, Const, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.config import GROUP, QuantConfig, load_quant
 from lutvar.contract.hadamard import sign_vector
-from lutvar.hw.rows.scale_add import DspScaleAdd, PortableScaleAdd
-from lutvar.hw.shared import PREFIX, export_verilog
+from lutvar.contract.quant_preset import GROUP, QuantConfig, load_quant
+from lutvar.hw.matrix.scale_add import DspScaleAdd, PortableScaleAdd
 from lutvar.hw.units.accumulate import Accumulator
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.fp32_add import Fp32Add
@@ -21,6 +20,7 @@ from lutvar.hw.units.hadamard import Hadamard
 from lutvar.hw.units.product import ProductDesign, make_product
 from lutvar.hw.units.quantizer import QuantizerFormats, QuantizerLane
 from lutvar.hw.units.scale import ScaleMultiply
+from lutvar.hw.verilog import PREFIX, export_verilog
 
 from .report import How, Measurement
 from .synth import LOGIC_ONLY, SynthesisError, SynthReport, count_luts_verilog

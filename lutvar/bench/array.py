@@ -2,7 +2,7 @@
 """What a multiplier lane of the array costs, in each form and for each pair of formats.
 
 ``python -m lutvar.bench.array`` measures all of them (Yosys, some minutes each) and writes
-``lutvar/bench/data/array_costs.json``, which :func:`load_costs` reads.
+``lutvar/contract/data/array_costs.json``, which `contract.costs` reads.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-from lutvar.cli.common import table
 from lutvar.contract.accelerator import ROW_GROUP
-from lutvar.contract.config import GROUP
-from lutvar.hw.rows.da import DaRows
-from lutvar.hw.rows.da_design import ENGINES, DaDesign
-from lutvar.hw.rows.table import RowOperand
-from lutvar.hw.shared import PREFIX, export_verilog
+from lutvar.contract.costs import ARRAY_COSTS, ArrayCost, load_array_costs
+from lutvar.contract.formats import get_format
+from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.matrix.da import DaRows
+from lutvar.hw.matrix.da_design import ENGINES, DaDesign
+from lutvar.hw.matrix.table import RowOperand
 from lutvar.hw.units.dot import TableDot
 from lutvar.hw.units.product import make_product
-from lutvar.quant.formats import get_format
+from lutvar.hw.verilog import PREFIX, export_verilog
+from lutvar.text import table
 
 from .area import EXPORTING, MAX_LEVELS, WITH_LUTRAM
 from .report import How, Measurement
 from .synth import SynthesisError, SynthReport, count_luts_verilog
 
-DATA = Path(__file__).with_name("data") / "array_costs.json"
 COMMAND = "python -m lutvar.bench.array"
 _HOW: How = "synthesised (Yosys xcup)"
 _MODULE = f"{PREFIX}array"
@@ -122,41 +122,6 @@ def cases() -> list[ArrayCase]:
     ]
 
 
-@dataclass(frozen=True)
-class ArrayCost:
-    """What was measured. Figures are for each of the ``rows`` x 128 lanes unless they say more.
-
-    Attributes:
-        form, weight, plain, dual, engines: as in :class:`ArrayCase`.
-        lut: LUT sites after packing, memory included.
-        lut_mapped: LUTs before packing, memory included.
-        lutram: LUT sites used as memory.
-        ff: flip-flops.
-        levels: LUT levels -> register inputs behind so many, in all rows.
-        latency, fill: cycles from weights to sums, and without work after a new operand.
-        tool: what mapped it.
-    """
-
-    form: str
-    weight: str
-    plain: str
-    dual: str | None
-    engines: int
-    rows: int
-    lut: float
-    lut_mapped: float
-    lutram: float
-    ff: float
-    levels: dict[int, int]
-    latency: int
-    fill: int
-    tool: str
-
-    @property
-    def max_levels(self) -> int:
-        return max(self.levels)
-
-
 def synthesise(case: ArrayCase) -> ArrayCost:
     """Measure one case. Raises ToolError without Yosys, SynthesisError when it fails."""
     with EXPORTING:
@@ -198,20 +163,7 @@ def measure(case: ArrayCase) -> list[Measurement]:
     ]
 
 
-def load_costs(path: Path = DATA) -> list[ArrayCost]:
-    """The measured costs that come with the package.
-
-    Raises:
-        OSError, ValueError, KeyError: the file is missing or is not what this module wrote.
-    """
-    raw = json.loads(path.read_text())
-    return [
-        ArrayCost(**{**item, "levels": {int(k): n for k, n in item["levels"].items()}})
-        for item in raw["costs"]
-    ]
-
-
-def save_costs(costs: Sequence[ArrayCost], path: Path = DATA) -> None:
+def save_costs(costs: Sequence[ArrayCost], path: Path = ARRAY_COSTS) -> None:
     """Write costs in the order of :func:`cases`, others behind them."""
     order = [_key(case) for case in cases()]
     costs = sorted(costs, key=lambda c: order.index(_key(c)) if _key(c) in order else len(order))
@@ -238,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--missing", action="store_true", help="cases that the file lacks")
     parser.add_argument("--show", action="store_true", help="print the file, measure nothing")
     options = parser.parse_args(arguments)
-    known = {_key(cost): cost for cost in load_costs()} if DATA.exists() else {}
+    known = {_key(cost): cost for cost in load_array_costs()} if ARRAY_COSTS.exists() else {}
     chosen = [] if options.show else [c for c in cases() if options.only in c.title]
     for case in chosen:
         if options.missing and any(_key(cost) == _key(case) for cost in known.values()):

@@ -26,10 +26,10 @@ def forward_speed(recipe: str = RECIPE, model: str = MODEL) -> list[Measurement]
     All three sample and decode alike. One run before the timed ones fills what is cached; of those
     the median counts.
     """
-    from lutvar.models import load_model
     from lutvar.quant.golden.transformer import GoldenTransformer
     from lutvar.quant.methods import load_recipe, quantize_var
-    from lutvar.quant.methods.export import export
+    from lutvar.quant.methods.hardware.export import export
+    from lutvar.quant.models import load_model
     from lutvar.quant.var import generate
     from lutvar.quant.var.passes import generate_passes
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lutvar.cli.common import table
+from lutvar.text import table
 
 How = Literal["synthesised (Yosys xcup)", "simulated (Verilator)", "timed", "counted"]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lutvar.contract.config import load_quant
+from lutvar.contract.quant_preset import load_quant
 
 from .report import Measurement
 
@@ -21,8 +21,8 @@ MOST_SECONDS = 300  #: for a whole image of the shipped model in simulation
 
 def golden_speed(preset: str = "fp4") -> list[Measurement]:
     """Image tokens a second of the golden model: one guided image for each class of `digits`."""
-    from lutvar.models import load_model
     from lutvar.quant.golden.transformer import GoldenTransformer
+    from lutvar.quant.models import load_model
     from lutvar.quant.ptq.transformer import quantize_transformer
     from lutvar.quant.var.passes import generate_passes
 
@@ -57,10 +57,10 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
         config_name: accelerator size.
         fresh: build in an empty folder and report the time; otherwise use the cache.
     """
-    from lutvar.host.device_transformer import PassReport
+    from lutvar.host.transformer import PassReport
     from lutvar.quant.var.passes import generate_passes
-    from lutvar.run.measure import figures, total
-    from lutvar.run.session import Session, Stages, quantize
+    from lutvar.sim.run.measure import figures, total
+    from lutvar.sim.run.session import Session, Stages, quantize
 
     quantized = quantize("digits", config_name)
     stages = Stages()

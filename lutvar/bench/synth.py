@@ -116,7 +116,7 @@ def count_luts(
         ToolError: no Yosys.
         SynthesisError: Yosys failed or took too long.
     """
-    from lutvar.hw.shared import PREFIX, export_verilog
+    from lutvar.hw.verilog import PREFIX, export_verilog
 
     module = name if name.startswith(PREFIX) else PREFIX + name
     return count_luts_verilog(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
-from lutvar.contract.config import GROUP
-from lutvar.contract.device_registers import ADDRESS_BITS
+from lutvar.contract.costs import UnitCost
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.register_map import ADDRESS_BITS
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 
 from .area import EXPORTING, MAX_LEVELS
@@ -86,7 +87,7 @@ def _sequencer(config: AcceleratorConfig) -> Any:
 
 
 def _fetch(config: AcceleratorConfig) -> Any:
-    from lutvar.hw.sequencer.fetch import FetchUnit
+    from lutvar.hw.fetch.unit import FetchUnit
 
     return FetchUnit(config)
 
@@ -108,19 +109,19 @@ def _post(config: AcceleratorConfig) -> Any:
 
 
 def _attend(config: AcceleratorConfig) -> Any:
-    from lutvar.hw.attention.unit import AttendUnit
+    from lutvar.hw.attend.unit import AttendUnit
 
     return AttendUnit(config)
 
 
 def _matrix(config: AcceleratorConfig) -> Any:
-    from lutvar.hw.rows.unit import MatrixUnit
+    from lutvar.hw.matrix.unit import MatrixUnit
 
     return MatrixUnit(config.model_copy(update={"rows": ROW_GROUP}))
 
 
 def _row_group(config: AcceleratorConfig) -> Any:
-    from lutvar.hw.rows.row_group import RowGroup
+    from lutvar.hw.matrix.row_group import RowGroup
 
     return RowGroup(config)
 
@@ -138,40 +139,6 @@ UNITS: dict[str, UnitCase] = {
 }
 
 
-@dataclass(frozen=True)
-class UnitCost:
-    """What one unit takes.
-
-    Attributes:
-        lut: LUT sites after packing, memory included. lut_unpacked: before packing.
-        ff, dsp, uram: primitives. bram36: block RAMs, two of 18 Kbit being one.
-        levels: logic levels -> register inputs and output ports behind so many.
-        seconds: that the synthesis took. source: the tool.
-    """
-
-    lut: int
-    lut_unpacked: int
-    ff: int
-    dsp: int
-    bram36: int
-    uram: int
-    levels: dict[int, int]
-    seconds: float
-    source: str
-
-    @property
-    def max_levels(self) -> int:
-        return max(self.levels, default=0)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> UnitCost:
-        """From the plain data of :meth:`as_dict`."""
-        return cls(**{**raw, "levels": {int(k): n for k, n in raw["levels"].items()}})
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
 def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> UnitCost:
     """Area and levels of a unit, from the cache when its Verilog is the one that was mapped.
 
@@ -180,7 +147,7 @@ def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -
 
     Raises ToolError without Yosys, SynthesisError when it fails.
     """
-    from lutvar.hw.shared import PREFIX, export_verilog
+    from lutvar.hw.verilog import PREFIX, export_verilog
 
     tool = synthesis_tool()
     module = PREFIX + name

@@ -59,7 +59,7 @@ def demo(
     from lutvar.contract.accelerator import load_accelerator
 
     load_accelerator(config)  # first: a wrong name must not wait for torch
-    from lutvar.run.demo import run_demo
+    from lutvar.sim.run.demo import run_demo
 
     chosen = labels or tuple(range(10))
     report = run_demo(

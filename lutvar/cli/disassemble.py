@@ -14,8 +14,8 @@ from .common import command
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def disassemble(file: Path) -> None:
     """Print the program in FILE, one line an instruction, and refuse what is not a program."""
-    from lutvar.compile.disassemble import disassemble as lines
-    from lutvar.compile.program import Program
+    from lutvar.host.compile.disassemble import disassemble as lines
+    from lutvar.host.compile.program import Program
 
     for line in lines(Program.decode(file.read_bytes())):
         click.echo(line)

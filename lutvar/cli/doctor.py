@@ -6,7 +6,9 @@ from __future__ import annotations
 import platform
 import sys
 
-from .common import command, emit, json_option, table
+from lutvar.text import table
+
+from .common import command, emit, json_option
 from .errors import FAILED, OK
 
 #: Tools without which `lutvar demo` does not work; the others only cost a feature.

@@ -65,10 +65,10 @@ def estimate(
     image decoder, which run on the host, are not in it.
     """
     from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-    from lutvar.estimate.compare import compare, compare_dict, compare_text
-    from lutvar.estimate.model import Estimator
-    from lutvar.estimate.resources import resources
-    from lutvar.estimate.text import estimate_text, resources_text, table_text
+    from lutvar.sim.model.compare import compare, compare_dict, compare_text
+    from lutvar.sim.model.model import Estimator
+    from lutvar.sim.model.resources import resources
+    from lutvar.sim.model.text import estimate_text, resources_text, table_text
 
     if clock <= 0:
         raise click.BadParameter(f"{clock:g} MHz; it must be above 0", param_hint="--clock")
@@ -110,12 +110,12 @@ def estimate(
 
 
 def _shape(model: str) -> Any:
-    from lutvar.models import load_model
-    from lutvar.quant.shape import TransformerShape
+    from lutvar.contract.shape import TransformerShape
+    from lutvar.quant.models import load_model
 
     if model in MODELS:
         return TransformerShape.official(model)
-    return TransformerShape.of(load_model(model).var.config)
+    return load_model(model).var.config.shape
 
 
 def _changed(config: Any, changes: Sequence[str]) -> Any:

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import command, emit, json_option, model_option, note, progress, table
+from lutvar.text import table
+
+from .common import command, emit, json_option, model_option, note, progress
 
 if TYPE_CHECKING:
-    from lutvar.eval.evaluate import Plan
-    from lutvar.models import LoadedModel
+    from lutvar.quant.eval.evaluate import Plan
+    from lutvar.quant.models import LoadedModel
 
 
 @command("eval")
@@ -113,10 +115,10 @@ def evaluate(
     Interrupt it at any time; the same command continues where it stopped. Under torchrun each
     process makes its part of the samples, with the same results.
     """
-    from lutvar.eval.evaluate import Plan
-    from lutvar.eval.settings import SampleSettings
-    from lutvar.eval.work import Share
-    from lutvar.models import load_model
+    from lutvar.quant.eval.evaluate import Plan
+    from lutvar.quant.eval.settings import SampleSettings
+    from lutvar.quant.eval.work import Share
+    from lutvar.quant.models import load_model
 
     loaded = load_model(model)
     inception = protocol == "imagenet"
@@ -150,11 +152,11 @@ def evaluate(
 
 def _own(plan: Plan, loaded: LoadedModel) -> tuple[dict[str, Any], str] | None:
     """JSON values and text; None when another process has them."""
-    from lutvar.eval.evaluate import NOTE
-    from lutvar.eval.evaluate import evaluate as run_evaluation
-    from lutvar.eval.reference import load_reference
-    from lutvar.eval.report import document, table_rows
-    from lutvar.eval.subject import model_fingerprint
+    from lutvar.quant.eval.evaluate import NOTE
+    from lutvar.quant.eval.evaluate import evaluate as run_evaluation
+    from lutvar.quant.eval.reference import load_reference
+    from lutvar.quant.eval.report import document, table_rows
+    from lutvar.quant.eval.subject import model_fingerprint
 
     runs = run_evaluation(plan, progress)
     if runs is None:
@@ -168,7 +170,7 @@ def _imagenet(
     plan: Plan, reference: Path | None, weights: Path | None
 ) -> tuple[dict[str, Any], str] | None:
     """The same under the ImageNet protocol."""
-    from lutvar.eval.protocol import evaluate_imagenet, imagenet_document, imagenet_rows
+    from lutvar.quant.eval.protocol import evaluate_imagenet, imagenet_document, imagenet_rows
 
     runs = evaluate_imagenet(plan, reference, weights, progress)
     if runs is None:

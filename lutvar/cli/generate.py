@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.text import table
+
 from .common import (
     accelerator_option,
     command,
@@ -21,15 +23,14 @@ from .common import (
     progress,
     recipe_option,
     seed_option,
-    table,
 )
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from lutvar.host.device_transformer import PassReport
-    from lutvar.quant.passes import Transformer
-    from lutvar.run.session import Quantized
+    from lutvar.contract.passes import Transformer
+    from lutvar.host.transformer import PassReport
+    from lutvar.sim.run.session import Quantized
 
 
 @command("generate")
@@ -79,7 +80,7 @@ def generate(
     device.
     """
     from lutvar.quant.var.passes import generate_passes
-    from lutvar.run.session import quantize
+    from lutvar.sim.run.session import quantize
 
     quantized = quantize(model, config, recipe)
     loaded = quantized.loaded
@@ -142,7 +143,7 @@ def _backend(
 
         yield GoldenTransformer(quantized.transformer)
     else:
-        from lutvar.run.session import Session, Stages
+        from lutvar.sim.run.session import Session, Stages
 
         verilog = folder / "verilog"
         note(f"building the simulation of {quantized.config.name} (kept for the next time)")

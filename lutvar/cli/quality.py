@@ -7,7 +7,9 @@ from dataclasses import asdict
 
 import click
 
-from .common import command, emit, json_option, model_option, progress, seed_option, table
+from lutvar.text import table
+
+from .common import command, emit, json_option, model_option, progress, seed_option
 
 
 @command("quality")
@@ -34,12 +36,12 @@ def quality(
     Logits are compared under teacher forcing on samples of the float model; images of the same
     classes and seeds are judged by the model's classifier.
     """
-    from lutvar.contract.config import load_quant
+    from lutvar.contract.quant_preset import load_quant
 
     for preset in presets:
         load_quant(preset)  # first: a wrong name must not wait for torch
-    from lutvar.models import load_model
-    from lutvar.quant.quality import measure
+    from lutvar.quant.eval.quality import measure
+    from lutvar.quant.models import load_model
 
     loaded = load_model(model)
     with progress("variants") as update:

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import click
 
-from .common import command, emit, json_option, model_option, note, out_option, progress, table
+from lutvar.text import table
+
+from .common import command, emit, json_option, model_option, note, out_option, progress
 
 
 @command("quantize")
@@ -35,10 +37,10 @@ def quantize(
 
 
 def _by_preset(model: str, preset: str, out: Path, as_json: bool) -> None:
-    from lutvar.contract.config import load_quant
+    from lutvar.contract.quant_preset import load_quant
 
     config = load_quant(preset)  # first: a wrong name must not wait for torch
-    from lutvar.models import load_model
+    from lutvar.quant.models import load_model
     from lutvar.quant.ptq import quantize_model
 
     quantized = quantize_model(load_model(model).var, config)
@@ -65,9 +67,9 @@ def _by_preset(model: str, preset: str, out: Path, as_json: bool) -> None:
 
 
 def _by_recipe(model: str, name: str, jobs: int, out: Path, as_json: bool) -> None:
-    from lutvar.models import load_model
     from lutvar.quant.methods import load_recipe
-    from lutvar.quant.methods.running import quantize_to_file
+    from lutvar.quant.methods.recipes.running import quantize_to_file
+    from lutvar.quant.models import load_model
 
     recipe = load_recipe(name)
     loaded = load_model(model)

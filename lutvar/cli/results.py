@@ -34,14 +34,14 @@ def results(
 
     Interrupt it at any time; the same command continues where it stopped.
     """
-    from lutvar.eval.reference import load_reference
-    from lutvar.eval.report import document
-    from lutvar.eval.results import compare, load_plan, sheet_rows
-    from lutvar.eval.results_text import best_lines, document_text, order_lines
-    from lutvar.eval.subject import model_fingerprint
-    from lutvar.models import load_model
+    from lutvar.quant.eval.reference import load_reference
+    from lutvar.quant.eval.report import document
+    from lutvar.quant.eval.results import compare, load_plan, sheet_rows
+    from lutvar.quant.eval.results_text import best_lines, document_text, order_lines
+    from lutvar.quant.eval.subject import model_fingerprint
+    from lutvar.quant.models import load_model
     from lutvar.quant.var.checkpoint import write_atomic
-    from lutvar.run.sheet import SheetRow, write_sheet
+    from lutvar.sim.run.sheet import SheetRow, write_sheet
 
     chosen = load_plan(plan)
     found = compare(chosen, out, progress, note, jobs)

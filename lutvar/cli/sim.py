@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
-from .common import command, emit, json_option, note, out_option, seed_option, table
+from lutvar.text import table
+
+from .common import command, emit, json_option, note, out_option, seed_option
 from .errors import FAILED, OK
 
 if TYPE_CHECKING:

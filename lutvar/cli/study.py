@@ -27,10 +27,10 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     accelerators of its own. Every run is compared with the golden model; exit code 1 when one
     differs.
     """
-    from lutvar.run.agreement import agreement_table, run_agreement
-    from lutvar.run.document import Heading, Paragraph, Table, to_markdown
-    from lutvar.run.session import quantize
-    from lutvar.run.studies import (
+    from lutvar.sim.run.agreement import agreement_table, run_agreement
+    from lutvar.sim.run.document import Heading, Paragraph, Table, to_markdown
+    from lutvar.sim.run.session import quantize
+    from lutvar.sim.run.studies import (
         ABLATION,
         MEMORY,
         SHARING,

@@ -9,9 +9,8 @@ from typing import Literal
 from pydantic import Field, model_validator
 from typing_extensions import Self
 
-from lutvar.quant.formats import NumberFormat, get_format
-
-from .config import GROUP, QuantConfig, _read, _Strict, _validate, load_quant
+from .formats import NumberFormat, get_format
+from .quant_preset import GROUP, QuantConfig, _read, _Strict, _validate, load_quant
 
 LANES = 16  #: values in a beat of the vector units
 ROW_GROUP = 16  #: token rows that share weights registers and drain together

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from .config import GROUP
+from .quant_preset import GROUP
 
 #: Vectors already drawn, so that torch is not needed: bit j of the number is 1 where the sign of
 #: element j is +1.

@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 
-from . import device_registers, functions, isa
+from . import functions, isa, register_map
 from .accelerator import AcceleratorConfig
-from .config import GROUP
 from .hadamard import sign_vector
+from .quant_preset import GROUP
 
 
 def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
@@ -23,7 +23,7 @@ def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
     dual = quant.dual_format
     sizes = config.model_dump(exclude={"name", "quant"})
     return {
-        "version": device_registers.VERSION,
+        "version": register_map.VERSION,
         "group": GROUP,
         "accelerator": sizes,
         "weight": quant.weight_format.as_dict(),
@@ -34,7 +34,7 @@ def accelerator_identity(config: AcceleratorConfig) -> dict[str, object]:
         "signs": "".join("+" if s > 0 else "-" for s in sign_vector(quant.hadamard_seed)),
         "instructions": isa.as_json(),
         "functions": functions.as_json(),
-        "registers": device_registers.as_json(),
+        "registers": register_map.as_json(),
     }
 
 

@@ -33,11 +33,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lutvar.quant.formats import NumberFormat
-
 from .accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK
 from .bits import pack_codes, unpack_codes
-from .config import GROUP
+from .formats import NumberFormat
+from .quant_preset import GROUP
 
 RECORD_BYTES = 64
 SCALE_BYTE, VALUE_SCALE_BYTE = 48, 50

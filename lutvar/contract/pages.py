@@ -13,16 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from . import device_registers, isa, memory
-from .device_registers import DeviceError, HeaderRule, InstructionRule
+from . import isa, memory, register_map
 from .isa import Opcode, OperandField, PostOp, Region, Unit
+from .register_map import DeviceError, HeaderRule, InstructionRule
 
 COMMAND = "python -m lutvar.contract.pages docs"
 _MEMBER = re.compile(r"^    (\w+) = \w+(?:  #: (.*))?$")
 
 _REGISTERS_HEAD = """\
 The control port `s_axi_control` is AXI4-Lite with 32-bit data and 12 address bits (4096 bytes).
-The table in `lutvar/contract/device_registers.py` is the source of the gateware's decode, the
+The table in `lutvar/contract/register_map.py` is the source of the gateware's decode, the
 driver's constants, the manifest's map and this page. Programs are described in [isa.md](isa.md).
 
 Byte strobes are obeyed. Bits without a meaning read as 0 and ignore writes. SLVERR answers an
@@ -161,7 +161,7 @@ def registers_page() -> str:
     """The page about registers, errors and interrupt."""
     return _page("Registers", [
         _REGISTERS_HEAD,
-        device_registers.as_markdown(),
+        register_map.as_markdown(),
         _RUNNING,
         _ERRORS,
         _members(DeviceError),

@@ -3,9 +3,9 @@
 
 from .device import Device, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
-from .device_transformer import DeviceTransformer, PassReport
 from .errors import BadInput, BusError, HostError, IncompatibleDevice
-from .memory_transport import MemoryTransport, SimulatedMemory
+from .transformer import DeviceTransformer, PassReport
+from .transport import MemoryTransport
 
 __all__ = [
     "AcceleratorError",
@@ -20,5 +20,4 @@ __all__ = [
     "MemoryTransport",
     "PassReport",
     "ProgramTimeout",
-    "SimulatedMemory",
 ]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import BY_NAME, MAGIC, VERSION
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import INSTRUCTION_BYTES, Region
+from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, HostError, IncompatibleDevice
-from .memory_transport import Bytes, MemoryTransport
+from .transport import Bytes, MemoryTransport
 
 PAGE = 4096
 #: Cycles between two reads of a register that is polled.

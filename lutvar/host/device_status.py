@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lutvar.contract.accelerator import BEAT_BYTES
-from lutvar.contract.device_registers import (
+from lutvar.contract.isa import UNITS
+from lutvar.contract.register_map import (
     BY_NAME,
     READ_PORTS,
     WRITE_PORTS,
     HeaderRule,
     InstructionRule,
 )
-from lutvar.contract.device_registers import DeviceError as Code
-from lutvar.contract.isa import UNITS
+from lutvar.contract.register_map import DeviceError as Code
 
 from .errors import HostError
 
@@ -136,7 +136,7 @@ class AcceleratorError(HostError):
     """The accelerator stopped with an error; it stays halted until a soft reset.
 
     Attributes:
-        code: `device_registers.DeviceError`, or a number that this version does not know.
+        code: `register_map.DeviceError`, or a number that this version does not know.
         snapshot: the registers at the time.
     """
 

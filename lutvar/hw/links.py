@@ -13,15 +13,14 @@ from amaranth.hdl import signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import BEAT_BYTES, LANES, ROW_GROUP, AcceleratorConfig
-from lutvar.contract.config import GROUP
+from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode
+from lutvar.contract.widths import DRAIN_VALUES, WORDS
 
 BEAT = BEAT_BYTES * 8  #: bits of a memory beat
 ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
 BEAT_ADDRESS = ADDRESS - 6  #: the same in beats
 MAX_BURST = 16  #: beats; 1 KiB, so that a burst of an aligned kilobyte never crosses 4 KiB
-WORDS = GROUP // LANES  #: words of 16 codes in a group
 
 
 def payload_layout(opcode: Opcode) -> data.StructLayout:
@@ -113,15 +112,6 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
     )
 
 
-#: Cycles from a drain request to its values.
-DRAIN_LATENCY_BASE = 4
-
-
-def drain_latency(config: AcceleratorConfig) -> int:
-    """Cycles from a drain request to its values: the chain of row groups is part of it."""
-    return DRAIN_LATENCY_BASE + 2 * config.row_groups
-
-
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
     """POST to MATRIX: read two columns of the 16 rows of a group. One request in each cycle.
 
@@ -140,4 +130,4 @@ def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 def drain_values() -> data.ArrayLayout:
     """Element ``row + 16 * c`` is (row, column ``2 * pair + c``)."""
-    return data.ArrayLayout(unsigned(32), 2 * ROW_GROUP)
+    return data.ArrayLayout(unsigned(32), DRAIN_VALUES)

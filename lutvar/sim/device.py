@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from lutvar.contract.device_registers import READ_PORTS, WRITE_PORTS
+from lutvar.contract.register_map import READ_PORTS, WRITE_PORTS
 
 from .verilator import build
 

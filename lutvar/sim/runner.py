@@ -182,7 +182,7 @@ def run_benches(
         build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml``
             and ``results.json``.
         verilog: file exported earlier from the same configuration; default: export it now.
-        benches: modules of ``lutvar.sim.benches``.
+        benches: modules of ``lutvar.sim.testbenches``.
         test_filter: regular expression on bench names; default: :data:`ICARUS_BENCHES` on Icarus,
             all of them on Verilator.
         seed: of everything random inside cocotb.
@@ -205,7 +205,7 @@ def run_benches(
     verilog = verilog or export(config, folder).verilog
     return run_on(
         sim, verilog, config, folder,
-        modules=[f"lutvar.sim.benches.{name}" for name in benches],
+        modules=[f"lutvar.sim.testbenches.{name}" for name in benches],
         test_filter=test_filter, seed=seed, waves=waves,
     )  # fmt: skip
 
@@ -213,7 +213,7 @@ def run_benches(
 def ports_of(config: AcceleratorConfig) -> list[dict[str, object]]:
     """Name, width and direction of the top's ports, as in the manifest."""
     from lutvar.hw.accelerator.top import Accelerator
-    from lutvar.hw.rows.dot_form import looked_at
+    from lutvar.hw.matrix.dot_form import looked_at
 
     ports = looked_at(Accelerator(config, units={})).port_map()
     return [
@@ -234,7 +234,7 @@ def run_on(
     waves: bool = False,
 ) -> list[BenchResult]:
     """Run bench modules on a Verilog file that exists; see :func:`run_benches`."""
-    from .benches.common import SETTINGS
+    from lutvar.sim.testbenches.common import SETTINGS
 
     started = time.monotonic()
     runner, environment = build_model(sim, verilog, folder, waves=waves)

@@ -10,9 +10,9 @@ import pytest
 
 from lutvar.bench import array
 from lutvar.bench.synth import SynthesisError, SynthReport
-from lutvar.contract.config import GROUP, load_quant
-from lutvar.hw.rows.da import DaRows
-from lutvar.hw.rows.da_design import DaDesign
+from lutvar.contract.quant_preset import GROUP, load_quant
+from lutvar.hw.matrix.da import DaRows
+from lutvar.hw.matrix.da_design import DaDesign
 
 
 def report(**changes: object) -> SynthReport:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from lutvar.bench import measure as measured
 from lutvar.bench import synth, units
 from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.synth import SynthesisError, SynthReport
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.estimate import measure as measured
-from lutvar.hw.shared import export_verilog
+from lutvar.hw.verilog import export_verilog
 from lutvar.sim import tools
 
 CONFIG = load_accelerator("small-fp4")

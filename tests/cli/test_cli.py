@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 import lutvar
-from lutvar.cli.common import table
 from lutvar.cli.errors import BAD_INPUT, FAILED, describe
 from lutvar.cli.main import COMMANDS, run
+from lutvar.text import table
 
 
 @pytest.mark.parametrize("name", [c.name for c in COMMANDS])
@@ -102,7 +102,7 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str], tmp_path:
 
 
 def test_own_errors_are_messages_and_defects_are_not() -> None:
-    from lutvar.contract.config import ConfigError
+    from lutvar.contract.quant_preset import ConfigError
     from lutvar.sim.tools import ToolError
 
     assert describe(ConfigError("a\n  b")) == ("a b", BAD_INPUT)
@@ -120,7 +120,7 @@ def test_own_errors_are_messages_and_defects_are_not() -> None:
 
 
 def test_value_errors_count_only_when_lutvar_raises_them() -> None:
-    from lutvar.quant.formats import get_format
+    from lutvar.contract.formats import get_format
 
     with pytest.raises(ValueError) as own:
         get_format("E9M9")
@@ -222,7 +222,7 @@ def test_estimate_says_that_it_is_modelled(capsys: pytest.CaptureFixture[str]) -
 def test_quality_prints_what_was_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from lutvar.quant import quality
+    from lutvar.quant.eval import quality
 
     asked: list[object] = []
 

@@ -14,11 +14,11 @@ from lutvar.cli.main import run
 
 @pytest.fixture(scope="module")
 def program() -> bytes:
-    from lutvar.compile.compiler import Compiler
-    from lutvar.compile.model_layout import ModelLayout
-    from lutvar.compile.steps import StepShape
     from lutvar.contract.accelerator import load_accelerator
-    from lutvar.quant.shape import TransformerShape
+    from lutvar.contract.shape import TransformerShape
+    from lutvar.host.compile.compiler import Compiler
+    from lutvar.host.compile.model_layout import ModelLayout
+    from lutvar.host.compile.steps import StepShape
 
     shape = TransformerShape(128, 1, 2, 512, 96, (1, 2))
     layout = ModelLayout.of(shape, load_accelerator("small-fp4"), labels=range(11))

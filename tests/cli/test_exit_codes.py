@@ -18,8 +18,8 @@ def test_study_fails_when_a_value_differs(
     mismatches: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from lutvar.run import studies
-    from lutvar.run.measure import PassFigures
+    from lutvar.sim.run import studies
+    from lutvar.sim.run.measure import PassFigures
 
     used = PassFigures("all", 1, 1, 100, 50, {}, 64, 0.0, 0.0, 0.0, 0, 0, 90)
 
@@ -45,7 +45,7 @@ def test_demo_exit_code_is_the_comparison(
 ) -> None:  # fmt: skip
     from types import SimpleNamespace
 
-    from lutvar.run import demo
+    from lutvar.sim.run import demo
 
     asked: dict[str, object] = {}
 

@@ -56,7 +56,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.contract.identity import accelerator_hash
     from lutvar.hw.accelerator.top import TOP_NAME, Accelerator, _members
-    from lutvar.hw.shared import export_verilog
+    from lutvar.hw.verilog import export_verilog
 
     config = load_accelerator("vck190-fp4")
 

@@ -20,14 +20,14 @@ from qos import PLACEMENTS, plan
 from traffic import Flow, attend_cycles, flows, matrix_cycles
 
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.device_registers import (
+from lutvar.contract.isa import Region
+from lutvar.contract.register_map import (
     ADDRESS_BITS,
     READ_PORTS,
     REGISTERS,
     WRITE_PORTS,
     read_ports,
 )
-from lutvar.contract.isa import Region
 
 
 @pytest.fixture

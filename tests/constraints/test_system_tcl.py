@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lutvar.contract.device_registers import ADDRESS_BITS, READ_PORTS
+from lutvar.contract.register_map import ADDRESS_BITS, READ_PORTS
 
 
 def test_block_design_is_complete(shell, prepared: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 from transport_double import TransportDouble
 
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.device_registers import DeviceError, HeaderRule, InstructionRule
 from lutvar.contract.isa import INSTRUCTION_BYTES, UNITS, Region
+from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 from lutvar.host import (
     AcceleratorError,
     BadInput,

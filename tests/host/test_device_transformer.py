@@ -9,24 +9,17 @@ import numpy as np
 import pytest
 from transport_double import TransportDouble
 
-from lutvar.compile.errors import CompileError
-from lutvar.compile.model_layout import ModelLayout
-from lutvar.compile.packed import PackedTransformer
-from lutvar.compile.program import Program
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.device_registers import BY_NAME
 from lutvar.contract.isa import Region
-from lutvar.host import (
-    BadInput,
-    BusError,
-    Device,
-    DeviceTransformer,
-    PassReport,
-    SimulatedMemory,
-)
-from lutvar.host.memory_transport import as_bytes
-from lutvar.quant.passes import ImageStep
-from lutvar.quant.shape import TransformerShape
+from lutvar.contract.passes import ImageStep
+from lutvar.contract.register_map import BY_NAME
+from lutvar.contract.shape import TransformerShape
+from lutvar.host import BadInput, BusError, Device, DeviceTransformer, PassReport, SimulatedMemory
+from lutvar.host.compile.errors import CompileError
+from lutvar.host.compile.model_layout import ModelLayout
+from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.program import Program
+from lutvar.host.transport import as_bytes
 from lutvar.sim.device import SimulationTimeout
 
 CONFIG = load_accelerator("small-fp4")

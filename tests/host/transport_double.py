@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import BY_NAME, MAGIC, REGISTERS, VERSION
 from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
 
 NAMES = {r.offset: r.name for r in REGISTERS}
 

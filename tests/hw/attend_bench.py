@@ -12,9 +12,9 @@ from axi_memory import AxiMemory, serve
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import pack_records
-from lutvar.hw.attention.unit import AttendUnit
-from lutvar.quant.formats import NumberFormat
+from lutvar.hw.attend.unit import AttendUnit
 from lutvar.quant.golden.attention import attend
 
 

@@ -16,11 +16,11 @@ from verilated_unit import UnitSimulator, build_unit
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.bits import pack_codes
-from lutvar.contract.config import GROUP
-from lutvar.hw.links import WORDS
-from lutvar.hw.rows.da import DaRecoder, DaRows
-from lutvar.hw.rows.da_design import ENGINES, DaDesign
-from lutvar.quant.formats import get_format
+from lutvar.contract.formats import get_format
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.widths import WORDS
+from lutvar.hw.matrix.da import DaRecoder, DaRows
+from lutvar.hw.matrix.da_design import ENGINES, DaDesign
 
 CASES = {
     "fp4": ("E2M1", "E2M1", "DUAL4"),

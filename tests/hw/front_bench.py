@@ -17,7 +17,7 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import Opcode
 from lutvar.hw.front import FrontUnit
 from lutvar.hw.links import bank_write_layout, payload_layout
-from lutvar.hw.shared import export_verilog
+from lutvar.hw.verilog import export_verilog
 from lutvar.quant.golden.activations import hadamard_fp16, quantize_activations
 from lutvar.quant.golden.norm import inverse_width, layer_norm
 from lutvar.sim import tools

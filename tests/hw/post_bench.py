@@ -17,7 +17,7 @@ from verilated_unit import UnitSimulator
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
 from lutvar.contract.memory import pack_records
-from lutvar.hw.links import drain_latency
+from lutvar.contract.widths import drain_latency
 from lutvar.hw.post.unit import PostUnit
 from lutvar.quant.golden import pointwise
 

@@ -9,10 +9,10 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.contract.formats import NumberFormat, get_format
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.product import ActivationRecode, WeightRecode, make_product
 from lutvar.hw.units.product_design import ProductDesign
-from lutvar.quant.formats import NumberFormat, get_format
 
 
 @dataclass(frozen=True)

@@ -13,18 +13,13 @@ from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.bits import pack_codes
-from lutvar.contract.config import GROUP
 from lutvar.contract.isa import Opcode
 from lutvar.contract.memory import WEIGHT_BLOCK, pack_panel
-from lutvar.hw.links import (
-    WORDS,
-    bank_write_layout,
-    drain_latency,
-    drain_layout,
-    payload_layout,
-)
-from lutvar.hw.rows.unit import MatrixUnit
-from lutvar.hw.shared import export_verilog
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.widths import WORDS, drain_latency
+from lutvar.hw.links import bank_write_layout, drain_layout, payload_layout
+from lutvar.hw.matrix.unit import MatrixUnit
+from lutvar.hw.verilog import export_verilog
 from lutvar.quant.golden.activations import ActivationCodes
 from lutvar.quant.golden.linear import GoldenLinear
 from lutvar.quant.ptq.linear import QuantizedLinear

@@ -12,11 +12,7 @@ from axi_memory import AxiMemory, serve
 from program_cases import BASES
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.isa import (
-    PAYLOAD_FIELDS,
-    UNITS,
-    Opcode,
-)
+from lutvar.contract.isa import PAYLOAD_FIELDS, UNITS, Opcode
 from lutvar.hw.sequencer.sequencer import Sequencer
 
 CONFIG = load_accelerator("small-fp4").model_copy(

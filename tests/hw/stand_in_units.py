@@ -11,6 +11,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
+from lutvar.hw.fetch.unit import FetchUnit
 from lutvar.hw.links import (
     axi_read,
     axi_write,
@@ -20,7 +21,6 @@ from lutvar.hw.links import (
     unit_members,
     weight_stream,
 )
-from lutvar.hw.sequencer.fetch import FetchUnit
 
 
 class StandInUnit(wiring.Component):

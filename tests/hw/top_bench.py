@@ -12,11 +12,7 @@ from program_cases import BASES
 from stand_in_units import stand_ins
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.device_registers import (
-    BY_NAME,
-    WRITE_PORTS,
-    read_ports,
-)
+from lutvar.contract.register_map import BY_NAME, WRITE_PORTS, read_ports
 from lutvar.hw.accelerator.top import AcceleratorCore
 
 CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "queue": 4})

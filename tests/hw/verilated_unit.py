@@ -17,7 +17,7 @@ from amaranth.hdl import Signal, Value
 from amaranth.hdl._ast import Slice
 from amaranth.lib import wiring
 
-from lutvar.hw.shared import export_verilog
+from lutvar.hw.verilog import export_verilog
 from lutvar.sim.verilator import build
 
 WRAPPER = Path(__file__).with_name("verilated_unit.cpp")

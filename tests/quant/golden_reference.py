@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
 
 ZERO = Fraction(0)
 

@@ -13,7 +13,7 @@ from functools import cache
 
 import golden_reference as ref
 
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
 
 getcontext().prec = 60
 ZERO = Fraction(0)

@@ -57,7 +57,7 @@ def verilog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @WITH_VERILATOR
 def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     """One build for all of them, and for benches that must fail on it."""
-    modules = [*(f"lutvar.sim.benches.{name}" for name in BENCHES), "wrong_benches"]
+    modules = [*(f"lutvar.sim.testbenches.{name}" for name in BENCHES), "wrong_benches"]
     rows = run_on(
         "verilator", verilog, tiny_accelerator(), tmp_path, modules=modules,
         test_filter=ON_VERILATOR,
@@ -82,7 +82,7 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
     verilog = export(config, tmp_path).verilog
     rows = run_on(
         "verilator", verilog, config, tmp_path / "sim",
-        modules=[f"lutvar.sim.benches.{name}" for name in BENCHES],
+        modules=[f"lutvar.sim.testbenches.{name}" for name in BENCHES],
         test_filter=r"registers\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
         r"|memory_refuses/port=r_wgt\w*/response=2",
     )  # fmt: skip
@@ -131,7 +131,7 @@ def test_registers_that_err_fail_the_benches(tmp_path: Path) -> None:
     verilog.write_text(_stand_in(unknown=False))
     rows = run_on(
         "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
-        modules=["lutvar.sim.benches.registers"], test_filter="reset_values|access|control",
+        modules=["lutvar.sim.testbenches.registers"], test_filter="reset_values|access|control",
     )  # fmt: skip
     assert [row.passed for row in rows] == [False] * 3
     assert all(row.message for row in rows)
@@ -143,7 +143,7 @@ def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
     verilog.write_text(_stand_in(unknown=True))
     rows = run_on(
         "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
-        modules=["lutvar.sim.benches.registers"], test_filter="channel_order",
+        modules=["lutvar.sim.testbenches.registers"], test_filter="channel_order",
     )  # fmt: skip
     assert [row.passed for row in rows] == [False]
     assert "s_axi_control_rdata is X" in rows[0].message
@@ -156,7 +156,7 @@ def test_verilog_that_does_not_build_is_reported(sim: str, tmp_path: Path) -> No
     with pytest.raises(RunError, match=r"could not build broken\.v"):
         run_on(
             sim, broken, tiny_accelerator(), tmp_path / "sim",  # type: ignore[arg-type]
-            modules=["lutvar.sim.benches.registers"],
+            modules=["lutvar.sim.testbenches.registers"],
         )  # fmt: skip
 
 

@@ -5,9 +5,9 @@ import cocotb
 import numpy as np
 
 from lutvar.contract.isa import Region
-from lutvar.sim.benches.common import BASES, Bench
-from lutvar.sim.benches.transformer import TransformerCase, make_step
-from lutvar.sim.benches.units import SUMS, make_units_case
+from lutvar.sim.testbenches.common import BASES, Bench
+from lutvar.sim.testbenches.transformer import TransformerCase, make_step
+from lutvar.sim.testbenches.units import SUMS, make_units_case
 
 
 @cocotb.test()

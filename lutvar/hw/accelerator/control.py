@@ -8,7 +8,9 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import (
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import UNITS
+from lutvar.contract.register_map import (
     ADDRESS_BITS,
     BY_NAME,
     MAGIC,
@@ -18,8 +20,6 @@ from lutvar.contract.device_registers import (
     WRITE_PORTS,
     DeviceError,
 )
-from lutvar.contract.identity import accelerator_hash
-from lutvar.contract.isa import UNITS
 from lutvar.hw.axi.lite import RegisterBusSignature
 from lutvar.hw.axi.register_file import RegisterFile
 from lutvar.hw.links import ADDRESS

@@ -14,10 +14,10 @@ from amaranth._toolchain.yosys import find_yosys
 
 from lutvar import __version__
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import DeviceError, HeaderRule, InstructionRule
 from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
-from lutvar.hw.shared import export_verilog
+from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
+from lutvar.hw.verilog import export_verilog
 
 from .top import TOP_NAME, Accelerator
 

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.device_registers import DeviceError
+from lutvar.contract.register_map import DeviceError
 
 
 class EventCounters(wiring.Component):

@@ -10,18 +10,18 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import (
+from lutvar.contract.isa import UNITS
+from lutvar.contract.register_map import (
     ADDRESS_BITS,
     READ_PORTS,
     WEIGHT_PORTS,
     WRITE_PORTS,
     read_ports,
 )
-from lutvar.contract.isa import UNITS
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
-from lutvar.hw.sequencer.fetch import FetchUnit
+from lutvar.hw.fetch.unit import FetchUnit
 from lutvar.hw.sequencer.sequencer import Sequencer
-from lutvar.hw.shared import place
+from lutvar.hw.verilog import place
 
 from .control import Control
 from .ports import AxiMasterSignature, connect_master
@@ -49,10 +49,10 @@ def _members(config: AcceleratorConfig) -> dict[str, Any]:
 
 def make_units(config: AcceleratorConfig) -> dict[str, Any]:
     """The units of a build by name, FETCH included."""
-    from lutvar.hw.attention.unit import AttendUnit
+    from lutvar.hw.attend.unit import AttendUnit
     from lutvar.hw.front.unit import FrontUnit
+    from lutvar.hw.matrix.unit import MatrixUnit
     from lutvar.hw.post.unit import PostUnit
-    from lutvar.hw.rows.unit import MatrixUnit
 
     return {
         "fetch": FetchUnit(config),
@@ -180,7 +180,7 @@ class Accelerator(wiring.Component):
 
     Members:
         ap_clk, ap_rst_n; interrupt: a level.
-        s_axi_control: AXI4-Lite, 4 KiB, see ``contract/device_registers``.
+        s_axi_control: AXI4-Lite, 4 KiB, see ``contract/register_map``.
         m_axi_prog (program, read), m_axi_wgt (weights, read), m_axi_front (activations, read),
         m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write), and with two
         weight ports m_axi_wgt1 (weights, read): AXI4, 512 bit, one ID, INCR bursts of at most

@@ -7,8 +7,8 @@ from amaranth.hdl import Module, Signal, Value, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.shared import ExportPlatform, instantiate
 from lutvar.hw.units.count import Level
+from lutvar.hw.verilog import ExportPlatform, instantiate
 
 #: Amaranth writes the initial value of every word; that would be most of the file.
 _RAM = """\

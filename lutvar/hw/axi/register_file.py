@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.registers import ADDRESS_BITS, Access, Register
+from lutvar.contract.register_types import ADDRESS_BITS, Access, Register
 
 from .lite import RegisterBusSignature
 

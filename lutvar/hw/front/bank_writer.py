@@ -8,7 +8,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
-from lutvar.hw.links import WORDS, bank_write_layout
+from lutvar.contract.widths import WORDS
+from lutvar.hw.links import bank_write_layout
 from lutvar.hw.units.quantizer import code_layout
 
 from .slots import TURN_BITS, slot_layout

@@ -8,7 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.hw.links import WORDS
+from lutvar.contract.widths import WORDS
 
 from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 

@@ -8,7 +8,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.hw.links import BEAT, WORDS
+from lutvar.contract.widths import WORDS
+from lutvar.hw.links import BEAT
 
 from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 

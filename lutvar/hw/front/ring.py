@@ -8,7 +8,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES
-from lutvar.hw.matrix.memory import READ_LATENCY, ChunkMemory
+from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
 
 WIDTH = LANES * 16
 #: Words that may be reserved after ``room`` was computed, and some more.

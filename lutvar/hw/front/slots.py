@@ -8,7 +8,8 @@ from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.isa import Opcode
-from lutvar.hw.links import WORDS, payload_layout
+from lutvar.contract.widths import WORDS
+from lutvar.hw.links import payload_layout
 
 #: Instructions in progress at once: one of them ends while the next one's rows come in.
 SLOTS = 2

@@ -7,11 +7,11 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.rsqrt import Rsqrt
+from lutvar.hw.verilog import place
 
 
 class RowStatistics(wiring.Component):

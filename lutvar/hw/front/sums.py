@@ -8,12 +8,12 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES
-from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.sum16 import Sum16
+from lutvar.hw.verilog import place
 
 #: Bits of a float32 that came from FP16; the others are 0.
 _HALF = 19

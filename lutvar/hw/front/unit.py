@@ -12,13 +12,13 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import axi_read, bank_write_layout, unit_members
-from lutvar.hw.matrix.memory import ChunkMemory, Fifo
-from lutvar.hw.shared import place
 from lutvar.hw.units.elastic import OutputQueue, beat_layout
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.hadamard import Hadamard
+from lutvar.hw.units.memory import ChunkMemory, Fifo
 from lutvar.hw.units.quantizer import Quantizer
+from lutvar.hw.verilog import place
 
 from .bank_writer import BankWriter
 from .issue import RowIssue, statistics_layout

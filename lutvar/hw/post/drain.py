@@ -8,7 +8,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.hw.links import drain_latency, drain_layout
+from lutvar.contract.widths import drain_latency
+from lutvar.hw.links import drain_layout
 from lutvar.hw.units.float_steps import delay
 
 from .orders import drain_order

@@ -8,8 +8,8 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT, BEAT_ADDRESS, transfer_layout
-from lutvar.hw.matrix.memory import Fifo
 from lutvar.hw.units.count import Level
+from lutvar.hw.units.memory import Fifo
 
 from .orders import ROW_BEATS, VECTOR_BEATS, fetch_order
 

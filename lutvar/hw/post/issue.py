@@ -8,8 +8,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import transfer_layout
-from lutvar.hw.matrix.memory import Fifo
 from lutvar.hw.units.count import Level
+from lutvar.hw.units.memory import Fifo
 
 from .lane import HalfLane
 from .lanes import GELU_CYCLES, SUM_CYCLES

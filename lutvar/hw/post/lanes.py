@@ -8,10 +8,10 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES
+from lutvar.contract.formats import NumberFormat
 from lutvar.hw.links import BEAT
-from lutvar.hw.shared import place
 from lutvar.hw.units.float_steps import delay
-from lutvar.quant.formats import NumberFormat
+from lutvar.hw.verilog import place
 
 from .lane import HalfLane, SumLane
 from .orders import PARTS, Path, job_layout

@@ -8,7 +8,7 @@ from enum import IntEnum
 from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
-from lutvar.contract.config import GROUP
+from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import BEAT_ADDRESS
 
 STRIDE = 24 - 6  #: bits of a stride in beats

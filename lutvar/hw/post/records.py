@@ -10,6 +10,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
+from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import RECORD_BYTES, SCALE_BYTE
 from lutvar.hw.units.float_steps import BIAS, FRACTION, delay, normalise_step
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
@@ -18,7 +19,6 @@ from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.quantizer import Quantizer
 from lutvar.hw.units.rsqrt import Rsqrt
 from lutvar.hw.units.tables import lookup
-from lutvar.quant.formats import NumberFormat
 
 from .lane import HALF_BITS
 from .transpose import PART

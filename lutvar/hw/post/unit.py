@@ -11,14 +11,8 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
-from lutvar.hw.links import (
-    axi_read,
-    axi_write,
-    drain_layout,
-    drain_values,
-    unit_members,
-)
-from lutvar.hw.matrix.memory import Fifo
+from lutvar.hw.links import axi_read, axi_write, drain_layout, drain_values, unit_members
+from lutvar.hw.units.memory import Fifo
 
 from .drain import Drain
 from .fetch import Fetch

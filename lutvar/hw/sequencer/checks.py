@@ -9,8 +9,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
-from lutvar.contract.config import GROUP
-from lutvar.contract.device_registers import InstructionRule as Rule
 from lutvar.contract.isa import (
     HEADER_FIELDS,
     INSTRUCTION_BYTES,
@@ -20,6 +18,8 @@ from lutvar.contract.isa import (
     OperandField,
     PostOp,
 )
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.register_map import InstructionRule as Rule
 
 CHECK_LATENCY = 3  #: cycles from a stable ``word`` to ``broken``
 MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency

@@ -8,7 +8,6 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.device_registers import HeaderRule
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     HEADER_FIELDS,
@@ -20,6 +19,7 @@ from lutvar.contract.isa import (
     Opcode,
     Unit,
 )
+from lutvar.contract.register_map import HeaderRule
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, axi_read, payload_layout
 

@@ -7,7 +7,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.shared import PREFIX, ExportPlatform, instantiate
+from lutvar.hw.verilog import PREFIX, ExportPlatform, instantiate
 
 from .dspfp32_model import Fp32Product, Fp32Sum
 from .float_steps import delay

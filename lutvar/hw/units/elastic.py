@@ -14,7 +14,7 @@ from amaranth.hdl import Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.config import GROUP
+from lutvar.contract.quant_preset import GROUP
 
 #: A LUTRAM cell is this deep, so a shallower buffer would cost the same.
 STORE_BEATS = 32

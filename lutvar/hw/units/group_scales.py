@@ -8,7 +8,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Shape, Signal, Value, unsigned
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.config import GROUP
+from lutvar.contract.quant_preset import GROUP
 
 from .elastic import beat_layout, beats_per_group, delayed
 from .quantizer_lane import QuantizerFormats

@@ -8,8 +8,8 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.config import GROUP
-from lutvar.hw.shared import place
+from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.verilog import place
 
 from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
 from .fp16 import FIXED_BITS, FROM_SUM_LATENCY, TO_FIXED_LATENCY, FromSum, ToFixed

@@ -7,7 +7,7 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.shared import ExportPlatform, instantiate
+from lutvar.hw.verilog import ExportPlatform, instantiate
 
 from .count import Level
 

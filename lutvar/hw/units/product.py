@@ -22,7 +22,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
 
 from .lane_tables import TableSet
 from .planes import PlaneLogic, chunks, from_planes, to_planes

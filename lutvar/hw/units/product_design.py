@@ -7,7 +7,7 @@ from functools import cached_property
 
 from amaranth.hdl import Const, Module, Signal, Value
 
-from lutvar.quant.formats import HalfGrid, NumberFormat
+from lutvar.contract.formats import HalfGrid, NumberFormat
 
 from .planes import PlaneLogic
 from .recode import bits_for

@@ -7,10 +7,10 @@ from amaranth.hdl import Cat, Module, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.config import GROUP
-from lutvar.hw.shared import place
-from lutvar.quant.formats import NumberFormat
-from lutvar.quant.formats.ties import TieRule
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule
+from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.verilog import place
 
 from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
 from .fp16 import exponent

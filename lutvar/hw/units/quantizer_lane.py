@@ -13,8 +13,8 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.quant.formats import NumberFormat
-from lutvar.quant.formats.ties import TieRule, check_ties
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule, check_ties
 
 from .elastic import delayed
 from .fp16 import exponent, significand

@@ -7,7 +7,7 @@ from amaranth.hdl import Module, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.shared import place
+from lutvar.hw.verilog import place
 
 from .fp32_add import Fp32Add
 

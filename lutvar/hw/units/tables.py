@@ -7,8 +7,8 @@ from functools import lru_cache
 
 from amaranth.hdl import C, Cat, Mux, Value
 
-from lutvar.quant.formats import NumberFormat
-from lutvar.quant.formats.ties import TieRule, nearest_rank
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule, nearest_rank
 
 #: Binary places of the reciprocal table; with them ``(f, tie)`` is exact (contract, section 4).
 PLACES = 22

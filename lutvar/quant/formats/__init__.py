@@ -1,7 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Number formats: description, catalogue, encoding, scales."""
-
-from .catalog import CATALOG, get_format
-from .spec import HalfGrid, NumberFormat
-
-__all__ = ["CATALOG", "HalfGrid", "NumberFormat", "get_format"]
+"""Number formats on tensors: codes, grouping, scale rules, rounding (PyTorch)."""

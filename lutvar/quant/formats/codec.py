@@ -17,8 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from .spec import NumberFormat
-from .ties import TieRule, nearest_rank, tie_goes_out
+from lutvar.contract.formats.spec import NumberFormat
+from lutvar.contract.formats.ties import TieRule, nearest_rank, tie_goes_out
 
 #: Largest decision table, in entries; formats that would need more search thresholds.
 _TABLE_LIMIT = 1 << 14

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lutvar.contract.formats.spec import NumberFormat
+from lutvar.contract.formats.ties import TieRule, check_ties
+
 from .codec import codec, doubled_position
 from .grouping import Granularity, group
 from .rounding import FLOAT_TYPES, round_float
 from .scales import Scaling, get_scale_rule
-from .spec import NumberFormat
-from .ties import TieRule, check_ties
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 

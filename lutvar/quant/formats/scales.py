@@ -21,11 +21,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .catalog import E4M3
+from lutvar.contract.formats.catalog import E4M3
+from lutvar.contract.formats.spec import NumberFormat
+from lutvar.contract.formats.ties import TieRule
+
 from .codec import codec
 from .rounding import FLOAT_TYPES, power_of_two, round_float
-from .spec import NumberFormat
-from .ties import TieRule
 
 #: Smallest normal FP16 value; a group below it counts as zero under rule `exact` (FP16 input).
 ZERO_GROUP = 2.0**-14

@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutvar.contract.config import GROUP
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule
+from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.formats.codec import codec, doubled_position
 from lutvar.quant.formats.rounding import FP16, round_float
 from lutvar.quant.formats.scales import ZERO_GROUP
-from lutvar.quant.formats.ties import TieRule
 from lutvar.quant.ptq.rotation import signed_hadamard
 
 from .fp16 import Patterns, patterns_of, values_of

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lutvar.contract import functions
 from lutvar.contract.accelerator import HEAD_DIM
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
 from lutvar.quant.formats.codec import codec
 
 from .pointwise import Half, fp16

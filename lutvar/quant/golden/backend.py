@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.contract.config import GROUP, QuantConfig
 from lutvar.contract.hadamard import sign_vector
+from lutvar.contract.quant_preset import GROUP, QuantConfig
 from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.ptq.model import HasSites, QuantizedModel
 from lutvar.quant.ptq.rotation import signed_hadamard

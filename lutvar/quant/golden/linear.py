@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutvar.contract.config import GROUP
+from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.formats.codec import codec
 from lutvar.quant.ptq.linear import QuantizedLinear
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lutvar.contract import functions
 from lutvar.contract.accelerator import HEAD_DIM
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.formats import NumberFormat
 from lutvar.quant.formats.codec import codec
 from lutvar.quant.formats.grouping import group
 from lutvar.quant.formats.quantize import quantize

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import HEAD_DIM
-from lutvar.quant.passes import GUIDANCE_LIMIT, GUIDANCE_STEPS, ImageStep
+from lutvar.contract.passes import GUIDANCE_LIMIT, GUIDANCE_STEPS, ImageStep
 from lutvar.quant.ptq.class_vectors import ClassVectors
 from lutvar.quant.ptq.model import QuantizedModel
 from lutvar.quant.ptq.transformer import QuantizedTransformer

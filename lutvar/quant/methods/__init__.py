@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization methods as recipes: small steps that prepare the linears of one float model."""
 
-from .build import QuantizedVar, quantize_var
-from .calibration import CalibrationSet, calibration_set
+from .calibration.samples import CalibrationSet, calibration_set
 from .errors import CalibrationError
-from .layer import Block, Layer
-from .quantizers import FakeQuantizer, QuantizerSpec
-from .recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names
+from .layers.layer import Block, Layer
+from .quantizers.fake import FakeQuantizer, QuantizerSpec
+from .recipes.build import QuantizedVar, quantize_var
+from .recipes.recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names
 
 __all__ = [
     "Block",

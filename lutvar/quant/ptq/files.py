@@ -22,9 +22,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as safetensors_bytes
 
 from lutvar.contract.bits import pack_codes, unpack_codes
-from lutvar.contract.config import QuantConfig
-from lutvar.contract.device_registers import VERSION
-from lutvar.quant.formats import CATALOG, NumberFormat, get_format
+from lutvar.contract.formats import CATALOG, NumberFormat, get_format
+from lutvar.contract.quant_preset import QuantConfig
+from lutvar.contract.register_map import VERSION
 from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
 

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutvar.contract.config import GROUP, QuantConfig
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule, check_ties
 from lutvar.contract.hadamard import sign_vector
-from lutvar.quant.formats import NumberFormat
+from lutvar.contract.quant_preset import GROUP, QuantConfig
 from lutvar.quant.formats.codec import codec
 from lutvar.quant.formats.quantize import check_finite, quantize
 from lutvar.quant.formats.rounding import FP16, round_float
-from lutvar.quant.formats.ties import TieRule, check_ties
 from lutvar.quant.var.sites import LinearSite
 
 from .rotation import signed_hadamard

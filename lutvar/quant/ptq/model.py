@@ -11,7 +11,7 @@ from typing import Protocol
 from torch import Tensor
 from tqdm import tqdm
 
-from lutvar.contract.config import QuantConfig
+from lutvar.contract.quant_preset import QuantConfig
 from lutvar.quant.var.sites import LinearSite
 
 from .linear import QuantizationError, QuantizedLinear, need_groups, quantize_linear

@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from lutvar.contract.config import GROUP
+from lutvar.contract.quant_preset import GROUP
 
 
 @cache

@@ -13,9 +13,9 @@ import torch
 from tqdm import tqdm
 
 from lutvar.contract.accelerator import HEAD_DIM
-from lutvar.contract.config import QuantConfig
-from lutvar.quant.formats import NumberFormat, get_format
-from lutvar.quant.shape import TransformerShape
+from lutvar.contract.formats import NumberFormat, get_format
+from lutvar.contract.quant_preset import QuantConfig
+from lutvar.contract.shape import TransformerShape
 from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
@@ -29,13 +29,7 @@ from .class_vectors import (
     check_factors,
     check_shifts,
 )
-from .linear import (
-    GivenWeight,
-    QuantizationError,
-    QuantizedLinear,
-    need_groups,
-    quantize_linear,
-)
+from .linear import GivenWeight, QuantizationError, QuantizedLinear, need_groups, quantize_linear
 
 #: Up to so many classes, the null class included, are kept and saved with the model.
 KEPT_CLASSES = 64
@@ -123,7 +117,7 @@ class QuantizedTransformer:
 
     def attach(self, var: Var) -> QuantizedTransformer:
         """The same, with class vectors computed from the float model that it was made of."""
-        if TransformerShape.of(var.config) != self.shape:
+        if var.config.shape != self.shape:
             raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
         values = {k: v for k, v in self.__dict__.items() if k != "source"}
         return QuantizedTransformer(**values, source=VectorSource(var, self.factors, self.shifts))
@@ -199,7 +193,7 @@ def quantize_transformer(
             divided = divided.float() / torch.from_numpy(factors[site])
         layers[site] = quantize_linear(site, divided, bias, config, given.get(site))
     result = QuantizedTransformer(
-        shape=TransformerShape.of(var.config),
+        shape=var.config.shape,
         classes=var.config.num_classes,
         config=config,
         kv_format=kv_format if isinstance(kv_format, NumberFormat) else get_format(kv_format),

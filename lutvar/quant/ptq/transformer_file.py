@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lutvar.contract.config import QuantConfig
-from lutvar.quant.formats import get_format
-from lutvar.quant.shape import TransformerShape
+from lutvar.contract.formats import get_format
+from lutvar.contract.quant_preset import QuantConfig
+from lutvar.contract.shape import TransformerShape
 
 from .class_vectors import ClassVectors
 from .files import QuantizedFileError, Tensors, read_layers, write_layers

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from lutvar.models.classifier import DigitClassifier, agreement
+from lutvar.quant.models.classifier import DigitClassifier, agreement
 
 from .data import ImageSet, augment
 from .loop import Record, cosine_rate, set_rate

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lutvar.models.classifier import DigitClassifier
-from lutvar.models.features import ConvShape, FeatureNet
+from lutvar.quant.models.classifier import DigitClassifier
+from lutvar.quant.models.features import ConvShape, FeatureNet
 
 from .classifier import ClassifierStage
 from .data import ImageSet, pick_images

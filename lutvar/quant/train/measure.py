@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.eval.frechet import frechet_distance
-from lutvar.models.classifier import agreement
-from lutvar.models.judge import Judge, features_in_parts
+from lutvar.quant.eval.frechet import frechet_distance
+from lutvar.quant.models.classifier import agreement
+from lutvar.quant.models.judge import Judge, features_in_parts
 from lutvar.quant.var import Var, Vqvae, generate
 
 from .data import ImageSet

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from lutvar.eval.reference import REFERENCE_FILE, make_reference, save_reference
-from lutvar.models import FORMAT, LoadedModel, load_model
-from lutvar.models.classifier import agreement, load_classifier, save_classifier
+from lutvar.quant.eval.reference import REFERENCE_FILE, make_reference, save_reference
+from lutvar.quant.models import FORMAT, LoadedModel, load_model
+from lutvar.quant.models.classifier import agreement, load_classifier, save_classifier
 from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
@@ -36,7 +36,7 @@ def train(
     plan: TrainPlan = DIGITS,
     progress: bool = True,
 ) -> LoadedModel:
-    """Train a model into a folder that `lutvar.models.load_model` reads.
+    """Train a model into a folder that `lutvar.quant.models.load_model` reads.
 
     Interrupt it at any time; the same call continues where it stopped. The folder gets
     model.json last, so it is a model only once everything is there. Computes with one thread:

@@ -20,26 +20,12 @@ from typing import Any
 
 from typing_extensions import Self
 
+from lutvar.contract.errors import ConfigError as ConfigError
+from lutvar.contract.shape import PATCH_NUMS_256, TransformerShape, official_size
+
 #: Quantization groups run along the input channels; every block linear's input
 #: is a whole number of groups of this many channels.
 WIDTH_MULTIPLE = 128
-
-PATCH_NUMS_256 = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-PATCH_NUMS_512 = (1, 2, 3, 4, 6, 9, 13, 18, 24, 32)
-
-#: The released sizes: name -> (depth, scales, shared AdaLN).
-OFFICIAL_SIZES: dict[str, tuple[int, tuple[int, ...], bool]] = {
-    "d16": (16, PATCH_NUMS_256, False),
-    "d20": (20, PATCH_NUMS_256, False),
-    "d24": (24, PATCH_NUMS_256, False),
-    "d30": (30, PATCH_NUMS_256, False),
-    "d36-s": (36, PATCH_NUMS_512, True),
-}
-
-
-class ConfigError(ValueError):
-    """A configuration value breaks a rule; the text names the value, the rule and the fix."""
-
 
 def _need_int(owner: str, name: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
@@ -222,9 +208,7 @@ class VarConfig(_DictRoundTrip):
         Raises:
             ConfigError: unknown name.
         """
-        if name not in OFFICIAL_SIZES:
-            raise ConfigError(f"unknown size {name!r}; the released ones are {_known_sizes()}")
-        depth, patch_nums, shared = OFFICIAL_SIZES[name]
+        depth, patch_nums, shared = official_size(name)
         return cls(
             depth=depth,
             width=64 * depth,
@@ -237,9 +221,17 @@ class VarConfig(_DictRoundTrip):
             drop_path_rate=0.1 * depth / 24,
         )
 
-
-def _known_sizes() -> str:
-    return ", ".join(OFFICIAL_SIZES)
+    @property
+    def shape(self) -> TransformerShape:
+        """The sizes alone: what compiler and cycle model need to know."""
+        return TransformerShape(
+            width=self.width,
+            depth=self.depth,
+            heads=self.heads,
+            hidden=self.hidden,
+            vocab=self.vocab,
+            patch_nums=self.patch_nums,
+        )
 
 
 @dataclass(frozen=True)

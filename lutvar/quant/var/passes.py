@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutvar.quant.passes import ImageStep, Transformer, guidance_at
+from lutvar.contract.passes import ImageStep, Transformer, guidance_at
 
 from .blocks import KvCache
 from .generate import GenerationResult, check_pair, resolve_labels

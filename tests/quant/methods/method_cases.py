@@ -6,7 +6,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lutvar.models import LoadedModel
 from lutvar.quant.methods import (
     Block,
     CalibrationSet,
@@ -17,8 +16,9 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import replay
-from lutvar.quant.methods.layer import BlockData
+from lutvar.quant.methods.calibration.samples import replay
+from lutvar.quant.methods.layers.layer import BlockData
+from lutvar.quant.models import LoadedModel
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite, SiteName
 

@@ -11,13 +11,13 @@ import torch
 from torch.nn import functional as F
 from vit_helpers import error, float_output, generated, one_layer
 
-from lutvar.models import load_model
-from lutvar.quant.methods.fixed_range import FixedRange
-from lutvar.quant.methods.log_attention import best_base
-from lutvar.quant.methods.logarithmic import BASE, GELU_SHIFT, LogTable
-from lutvar.quant.methods.search import progressive
+from lutvar.quant.methods.attention.log_softmax import best_base
+from lutvar.quant.methods.calibration.fixed_range import FixedRange
+from lutvar.quant.methods.layers.search import progressive
+from lutvar.quant.methods.quantizers.logarithmic import BASE, GELU_SHIFT, LogTable
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.adalog import ShiftedLog
+from lutvar.quant.models import load_model
 
 
 def _oracle(x: float, bits: int, q: int) -> float:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from lutvar.contract.config import load_quant
-from lutvar.models import LoadedModel, load_model
+from lutvar.contract.quant_preset import load_quant
 from lutvar.quant.methods import load_recipe, quantize_var
-from lutvar.quant.methods.export import export
-from lutvar.quant.methods.hardware import hardware
-from lutvar.quant.methods.operations import ChannelScale, ChannelShift
+from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.report import hardware
+from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizationError, QuantizedTransformer, quantize_transformer
 from lutvar.quant.var.sites import LinearSite
 

@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     CalibrationError,
     CalibrationSet,
@@ -25,12 +24,13 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import walk
-from lutvar.quant.methods.operations import ChannelScale, Rotation, hadamard_matrix
-from lutvar.quant.methods.quantizers import straight_through
+from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.layers.operations import ChannelScale, Rotation, hadamard_matrix
+from lutvar.quant.methods.quantizers.fake import straight_through
 from lutvar.quant.methods.steps.factors import FactorsError, positive, read_factors
 from lutvar.quant.methods.steps.format_search import search
 from lutvar.quant.methods.steps.galt import Galt, Objective, ScaleData, balanced, learn
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
-from lutvar.contract.config import load_quant
-from lutvar.models import LoadedModel, load_model
+from lutvar.contract.quant_preset import load_quant
 from lutvar.quant.golden.distance import relative_error
 from lutvar.quant.golden.linear import GoldenLinear
 from lutvar.quant.golden.transformer import GoldenTransformer
@@ -28,12 +27,13 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import walk
-from lutvar.quant.methods.export import export
-from lutvar.quant.methods.grid import grid_weight, values
-from lutvar.quant.methods.hardware import hardware
-from lutvar.quant.methods.layer import Layer
-from lutvar.quant.methods.operations import ChannelScale
+from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.report import hardware
+from lutvar.quant.methods.layers.grid import grid_weight, values
+from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.layers.operations import ChannelScale
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizationError, QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import generate
 from lutvar.quant.var.passes import teacher_forced

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import torch
 
-from lutvar.models import load_model
 from lutvar.quant.methods import Recipe, calibration_set, quantize_var
-from lutvar.quant.methods.calibration import replay
-from lutvar.quant.methods.importance import output_importance
+from lutvar.quant.methods.calibration.importance import output_importance
+from lutvar.quant.methods.calibration.samples import replay
 from lutvar.quant.methods.steps.head_balance import balancing
+from lutvar.quant.models import load_model
 from lutvar.quant.var.sites import LinearSite
 
 

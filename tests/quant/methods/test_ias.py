@@ -10,17 +10,17 @@ import torch
 from torch.nn import functional as F
 from vit_helpers import SCALES, error, float_output, generated, one_layer, outliers
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import CalibrationError, calibration_set
-from lutvar.quant.methods.calibration import walk
-from lutvar.quant.methods.fixed_range import FixedRange, integer_spec
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.logarithmic import LogTable, ShiftUniformLog2
-from lutvar.quant.methods.quantizers import FakeQuantizer
-from lutvar.quant.methods.ranged import RangedLayer
+from lutvar.quant.methods.calibration.fixed_range import FixedRange, integer_spec
+from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.ranged import RangedLayer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.logarithmic import LogTable, ShiftUniformLog2
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.noisyquant import NoisyInput
 from lutvar.quant.methods.steps.vidit import moving_range
+from lutvar.quant.models import LoadedModel, load_model
 
 
 @pytest.fixture(scope="module")

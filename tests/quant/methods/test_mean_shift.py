@@ -6,10 +6,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lutvar.models import load_model
 from lutvar.quant.methods import Recipe, calibration_set, quantize_var
-from lutvar.quant.methods.calibration import replay, walk
-from lutvar.quant.methods.operations import ChannelShift
+from lutvar.quant.methods.calibration.samples import replay, walk
+from lutvar.quant.methods.layers.operations import ChannelShift
+from lutvar.quant.models import load_model
 from lutvar.quant.var.sites import LinearSite
 
 FOUR = {"input": {"format": "E2M1"}}

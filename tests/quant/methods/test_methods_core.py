@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lutvar.models import LoadedModel, load_model
-from lutvar.quant.formats import get_format
+from lutvar.contract.formats import get_format
 from lutvar.quant.formats.grouping import group
 from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.methods import (
@@ -24,13 +23,14 @@ from lutvar.quant.methods import (
     quantize_var,
     recipe_names,
 )
-from lutvar.quant.methods.calibration import walk
-from lutvar.quant.methods.operations import (
+from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.layers.operations import (
     hadamard_matrix,
     rotate,
     scale_channels,
     shift_channels,
 )
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from lutvar.cli.main import run
-from lutvar.eval.subject import SubjectName, load_subject
-from lutvar.models import LoadedModel, load_model
+from lutvar.quant.eval.subject import SubjectName, load_subject
 from lutvar.quant.methods import (
     QuantizedVar,
     Recipe,
@@ -24,11 +23,12 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
-from lutvar.quant.methods import files as recipe_files
-from lutvar.quant.methods import running as module
-from lutvar.quant.methods.hardware import hardware
-from lutvar.quant.methods.running import quantize_to_file
-from lutvar.quant.methods.state import CLASSES, register
+from lutvar.quant.methods.hardware.report import hardware
+from lutvar.quant.methods.layers.state import CLASSES, register
+from lutvar.quant.methods.recipes import files as recipe_files
+from lutvar.quant.methods.recipes import running as module
+from lutvar.quant.methods.recipes.running import quantize_to_file
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import Var, generate
 from lutvar.quant.var.sites import LinearSite
@@ -124,7 +124,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     path.write_bytes(raw[: len(raw) // 2])
     with pytest.raises(QuantizedFileError, match="not a complete safetensors file"):
         QuantizedVar.load(path, var)
-    from lutvar.models import __file__ as models
+    from lutvar.quant.models import __file__ as models
 
     weights = Path(models).parent / "digits" / "var.safetensors"
     with pytest.raises(QuantizedFileError, match="another safetensors file"):

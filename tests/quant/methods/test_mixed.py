@@ -12,7 +12,6 @@ import torch
 from torch.nn import functional as F
 from vit_helpers import generated
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     CalibrationError,
     Recipe,
@@ -21,14 +20,15 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import walk
-from lutvar.quant.methods.mixed import (
+from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.recipes.mixed import (
     insertion_distance,
     multiplier_luts,
     plan_mixed,
     solve,
     z_fraction,
 )
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
 
 

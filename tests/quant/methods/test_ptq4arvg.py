@@ -9,7 +9,6 @@ import torch
 from methods.method_cases import SCALES, generates, make_block, outlier_inputs
 from torch import Tensor
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     CalibrationError,
     FakeQuantizer,
@@ -19,14 +18,19 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
-from lutvar.quant.methods.attention_static import StaticAttention
-from lutvar.quant.methods.calibration import calibration_set, walk
-from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
-from lutvar.quant.methods.recipe import CalibrationSpec
-from lutvar.quant.methods.select import SelectSpec, features, mahalanobis, select
-from lutvar.quant.methods.static import StaticQuantizer
+from lutvar.quant.methods.attention.static import StaticAttention
+from lutvar.quant.methods.calibration.samples import calibration_set, walk
+from lutvar.quant.methods.calibration.select import SelectSpec, features, mahalanobis, select
+from lutvar.quant.methods.quantizers.percentiles import (
+    moving_average,
+    percentile_range,
+    row_batches,
+)
+from lutvar.quant.methods.quantizers.static import StaticQuantizer
+from lutvar.quant.methods.recipes.recipe import CalibrationSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.gps import gain_factors
+from lutvar.quant.models import LoadedModel, load_model
 
 
 @pytest.fixture(scope="module")

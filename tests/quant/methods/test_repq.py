@@ -10,7 +10,6 @@ import pytest
 import torch
 from vit_helpers import error, float_output, generated, one_layer, outliers
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     CalibrationError,
     FakeQuantizer,
@@ -19,10 +18,11 @@ from lutvar.quant.methods import (
     calibration_set,
     quantize_var,
 )
-from lutvar.quant.methods.fixed_range import FixedRange, percentile_range, tails
-from lutvar.quant.methods.log_attention import LogAttention, best_scale
-from lutvar.quant.methods.logarithmic import LogTable
+from lutvar.quant.methods.attention.log_softmax import LogAttention, best_scale
+from lutvar.quant.methods.calibration.fixed_range import FixedRange, percentile_range, tails
+from lutvar.quant.methods.quantizers.logarithmic import LogTable
 from lutvar.quant.methods.steps import make_step
+from lutvar.quant.models import LoadedModel, load_model
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     Block,
     CalibrationError,
@@ -20,12 +19,13 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import CalibrationSet
-from lutvar.quant.methods.layer import BlockData
-from lutvar.quant.methods.moments import layer_moments, require_data
-from lutvar.quant.methods.operations import scale_channels
-from lutvar.quant.methods.rounding import SoftRounding
+from lutvar.quant.methods.calibration.moments import layer_moments, require_data
+from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.layers.layer import BlockData
+from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.methods.layers.rounding import SoftRounding
 from lutvar.quant.methods.steps import make_step
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite
 

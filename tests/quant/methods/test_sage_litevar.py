@@ -7,11 +7,11 @@ import pytest
 import torch
 from methods.method_cases import generates
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import Recipe, load_recipe, quantize_var
-from lutvar.quant.methods.attention import make_attention
-from lutvar.quant.methods.attention_sage import SageAttention
-from lutvar.quant.methods.calibration import calibration_set, replay
+from lutvar.quant.methods.attention.kinds import make_attention
+from lutvar.quant.methods.attention.sage import SageAttention
+from lutvar.quant.methods.calibration.samples import calibration_set, replay
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
 
 

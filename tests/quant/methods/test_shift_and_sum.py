@@ -10,24 +10,24 @@ import torch
 from methods.method_cases import generates
 from torch import Tensor
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import FakeQuantizer, QuantizerSpec, Recipe, load_recipe, quantize_var
-from lutvar.quant.methods.attention import make_attention
-from lutvar.quant.methods.attention_shift import (
-    ShiftAndSumAttention,
-    averaged,
-    copies,
-    log2_rows,
-)
-from lutvar.quant.methods.bit_operations import (
+from lutvar.quant.methods.attention.bit_operations import (
     Scores,
     attention_operations,
     extra_operations,
     find_threshold,
     linear_operations,
 )
-from lutvar.quant.methods.calibration import calibration_set, replay
-from lutvar.quant.methods.resample import difference, resample
+from lutvar.quant.methods.attention.kinds import make_attention
+from lutvar.quant.methods.attention.shift_and_sum import (
+    ShiftAndSumAttention,
+    averaged,
+    copies,
+    log2_rows,
+)
+from lutvar.quant.methods.calibration.resample import difference, resample
+from lutvar.quant.methods.calibration.samples import calibration_set, replay
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
 
 

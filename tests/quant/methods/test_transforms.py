@@ -6,7 +6,6 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     Block,
     FakeQuantizer,
@@ -17,15 +16,16 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.build import iter_linears
-from lutvar.quant.methods.calibration import CalibrationSet, walk
-from lutvar.quant.methods.hadamards import hadamard_factors, paley
-from lutvar.quant.methods.layer import BlockData
-from lutvar.quant.methods.learnable import computed_by, straight_apply
-from lutvar.quant.methods.moments import layer_moments
-from lutvar.quant.methods.quantizers import Scales
+from lutvar.quant.methods.calibration.moments import layer_moments
+from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.layers.hadamards import hadamard_factors, paley
+from lutvar.quant.methods.layers.layer import BlockData
+from lutvar.quant.methods.layers.learnable import computed_by, straight_apply
+from lutvar.quant.methods.quantizers.fake import Scales
+from lutvar.quant.methods.recipes.build import iter_linears
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.svdquant import largest_part
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import SITE_NAMES, LinearSite
 

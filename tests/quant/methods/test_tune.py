@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 
-from lutvar.models import LoadedModel, load_model
 from lutvar.quant.methods import (
     CalibrationError,
     CalibrationSet,
@@ -24,14 +23,15 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration import replay
-from lutvar.quant.methods.export import export
-from lutvar.quant.methods.grid import grid_weight
-from lutvar.quant.methods.hardware import hardware
-from lutvar.quant.methods.ranged import RangedLayer
-from lutvar.quant.methods.running import quantize_to_file
-from lutvar.quant.methods.student import TunedLayer
-from lutvar.quant.methods.tune import TuneSpec, _samples_of_step, guide_all, mean_kl, tune
+from lutvar.quant.methods.calibration.samples import replay
+from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.report import hardware
+from lutvar.quant.methods.layers.grid import grid_weight
+from lutvar.quant.methods.layers.ranged import RangedLayer
+from lutvar.quant.methods.recipes.running import quantize_to_file
+from lutvar.quant.methods.recipes.student import TunedLayer
+from lutvar.quant.methods.recipes.tune import TuneSpec, _samples_of_step, guide_all, mean_kl, tune
+from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sampling import guidance_weight, guide
 from lutvar.quant.var.sites import LinearSite
 

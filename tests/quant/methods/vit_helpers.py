@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lutvar.models import LoadedModel
 from lutvar.quant.methods import (
     Block,
     FakeQuantizer,
@@ -19,7 +18,8 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.layer import BlockData
+from lutvar.quant.methods.layers.layer import BlockData
+from lutvar.quant.models import LoadedModel
 from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite, SiteName
 

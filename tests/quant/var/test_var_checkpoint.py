@@ -11,14 +11,7 @@ from safetensors.torch import save_file
 from var.cases import CASES, Case
 from var.filled import fill
 
-from lutvar.quant.var import (
-    CheckpointError,
-    Var,
-    Vqvae,
-    load_var,
-    load_vqvae,
-    save_model,
-)
+from lutvar.quant.var import CheckpointError, Var, Vqvae, load_var, load_vqvae, save_model
 from lutvar.quant.var.checkpoint import write_atomic
 
 CASE = CASES[0]

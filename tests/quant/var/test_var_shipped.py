@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from lutvar.models import LoadedModel, ModelError, known_models, load_model
-from lutvar.models.classifier import agreement
+from lutvar.quant.models import LoadedModel, ModelError, known_models, load_model
+from lutvar.quant.models.classifier import agreement
 from lutvar.quant.var import generate
 
-SHIPPED = Path(str(files("lutvar.models"))) / "digits"
+SHIPPED = Path(str(files("lutvar.quant.models"))) / "digits"
 
 
 @pytest.fixture(scope="module")

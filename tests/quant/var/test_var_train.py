@@ -16,7 +16,7 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-from lutvar.models import load_model
+from lutvar.quant.models import load_model
 from lutvar.quant.train import data as data_module
 from lutvar.quant.train.classifier import ClassifierStage
 from lutvar.quant.train.data import ImageSet, augment, load_digits

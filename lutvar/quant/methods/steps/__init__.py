@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lutvar.quant.methods.layer import Block, Layer, Step
-from lutvar.quant.methods.ranged import leaves
+from lutvar.quant.methods.layers.layer import Block, Layer, Step
+from lutvar.quant.methods.layers.ranged import leaves
 from lutvar.quant.var.sites import SiteName
 
 #: Name in recipes -> "module:class", a module of this package or a path with dots; or the class.

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.fixed_range import (
+from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     FixedRange,
     calibration_rows,
@@ -22,10 +22,10 @@ from lutvar.quant.methods.fixed_range import (
     percentile_range,
     tails,
 )
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
-from lutvar.quant.methods.quantizers import FakeQuantizer, Scales
-from lutvar.quant.methods.search import progressive
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.search import progressive
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.moments import Moments, Weighting, layer_moments
-from lutvar.quant.methods.rounding import SoftRounding, power_at
+from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.rounding import SoftRounding, power_at
 
 from . import StepBase
 

@@ -15,10 +15,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, BlockData, Layer
-from lutvar.quant.methods.learnable import computed_by, run_layer
-from lutvar.quant.methods.moments import require_data
-from lutvar.quant.methods.rounding import SoftRounding, power_at
+from lutvar.quant.methods.calibration.moments import require_data
+from lutvar.quant.methods.layers.layer import Block, BlockData, Layer
+from lutvar.quant.methods.layers.learnable import computed_by, run_layer
+from lutvar.quant.methods.layers.rounding import SoftRounding, power_at
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import SiteName
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import scale_channels
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

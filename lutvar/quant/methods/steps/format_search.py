@@ -13,9 +13,9 @@ from typing import ClassVar
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from lutvar.quant.formats import get_format
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.quantizers import FakeQuantizer, QuantizerSpec
+from lutvar.contract.formats import get_format
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
 
 from . import StepBase
 from .galt import spread

@@ -21,10 +21,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.calibration import CalibrationError
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.operations import scale_channels
-from lutvar.quant.methods.quantizers import FakeQuantizer
+from lutvar.quant.methods.calibration.samples import CalibrationError
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
 from . import StepBase
 from .hadamard import Hadamard

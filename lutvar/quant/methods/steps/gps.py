@@ -13,9 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.operations import scale_channels
-from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.methods.quantizers.percentiles import (
+    moving_average,
+    percentile_range,
+    row_batches,
+)
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

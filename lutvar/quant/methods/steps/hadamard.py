@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lutvar.quant.methods.hadamards import full_rotation, rotate_fully
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import hadamard_matrix, rotate
+from lutvar.quant.methods.layers.hadamards import full_rotation, rotate_fully
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate
 
 from . import StepBase
 

@@ -20,9 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.moments import require_data
-from lutvar.quant.methods.operations import hadamard_matrix
+from lutvar.quant.methods.calibration.moments import require_data
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import hadamard_matrix
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

@@ -8,8 +8,8 @@ Nothing is left to do at run time. It works in VAR because no norm lies between 
 
 from __future__ import annotations
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import hadamard_matrix
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import hadamard_matrix
 
 from . import StepBase
 from .value_layers import fold_values, value_layers

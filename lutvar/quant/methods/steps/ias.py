@@ -18,9 +18,13 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.quant.methods.fixed_range import calibration_rows, input_bits, percentile_range
-from lutvar.quant.methods.layer import Block, BlockData, Layer
-from lutvar.quant.methods.quantizers import Scales
+from lutvar.quant.methods.calibration.fixed_range import (
+    calibration_rows,
+    input_bits,
+    percentile_range,
+)
+from lutvar.quant.methods.layers.layer import Block, BlockData, Layer
+from lutvar.quant.methods.quantizers.fake import Scales
 from lutvar.quant.var.blocks import Modulation, VarBlock
 from lutvar.quant.var.sites import LinearBackend, LinearSite, SiteName
 

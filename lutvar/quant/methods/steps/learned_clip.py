@@ -16,9 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.moments import Moments, Weighting, layer_moments
-from lutvar.quant.methods.quantizers import FakeQuantizer, Scales
+from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 
 from . import StepBase
 

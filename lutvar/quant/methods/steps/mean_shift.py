@@ -17,9 +17,9 @@ from typing import ClassVar, Literal
 
 import torch
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.moments import require_data
-from lutvar.quant.methods.operations import shift_channels
+from lutvar.quant.methods.calibration.moments import require_data
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.operations import shift_channels
 
 from . import StepBase
 

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lutvar.quant.methods.fixed_range import FixedRange, calibration_rows, output_error
-from lutvar.quant.methods.layer import ActivationQuantizer, Block, Layer
-from lutvar.quant.methods.quantizers import FakeQuantizer
+from lutvar.quant.methods.calibration.fixed_range import FixedRange, calibration_rows, output_error
+from lutvar.quant.methods.layers.layer import ActivationQuantizer, Block, Layer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
 from . import StepBase
 

@@ -17,10 +17,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.learnable import computed_by, rows_of, run_layer, straight_apply
-from lutvar.quant.methods.moments import require_data
-from lutvar.quant.methods.operations import NORM_SITES, scale_channels, shift_channels
+from lutvar.quant.methods.calibration.moments import require_data
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.learnable import computed_by, rows_of, run_layer, straight_apply
+from lutvar.quant.methods.layers.operations import NORM_SITES, scale_channels, shift_channels
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

@@ -14,15 +14,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from lutvar.quant.methods.fixed_range import (
+from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     FixedRange,
     calibration_rows,
     input_bits,
     percentile_range,
 )
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.operations import scale_channels, shift_channels
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.layers.operations import scale_channels, shift_channels
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import scale_channels
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

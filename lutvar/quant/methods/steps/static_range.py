@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from lutvar.quant.methods.fixed_range import (
+from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     calibration_rows,
     input_bits,
     percentile_range,
 )
-from lutvar.quant.methods.layer import Block
+from lutvar.quant.methods.layers.layer import Block
 
 from . import StepBase
 

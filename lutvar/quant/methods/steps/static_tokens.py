@@ -14,10 +14,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
-from lutvar.quant.methods.quantizers import FakeQuantizer, QuantizerSpec
-from lutvar.quant.methods.static import StaticQuantizer
+from lutvar.quant.methods.layers.layer import Block, Layer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.percentiles import (
+    moving_average,
+    percentile_range,
+    row_batches,
+)
+from lutvar.quant.methods.quantizers.static import StaticQuantizer
 
 from . import StepBase
 

@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
-from lutvar.quant.methods.moments import Moments, Weighting, layer_moments
+from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
+from lutvar.quant.methods.layers.layer import Block, Layer
 
 from . import StepBase
 

@@ -13,9 +13,13 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import shift_channels
-from lutvar.quant.methods.percentiles import moving_average, percentile_range, row_batches
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import shift_channels
+from lutvar.quant.methods.quantizers.percentiles import (
+    moving_average,
+    percentile_range,
+    row_batches,
+)
 from lutvar.quant.var.sites import SiteName
 
 from . import StepBase

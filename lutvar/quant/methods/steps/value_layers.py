@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lutvar.quant.methods.layer import Block, Layer
+from lutvar.quant.methods.layers.layer import Block, Layer
 
 
 def value_layers(block: Block, step: str) -> tuple[Layer, Layer]:

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from lutvar.quant.methods.calibration import CalibrationError
-from lutvar.quant.methods.layer import Block
-from lutvar.quant.methods.operations import scale_channels
-from lutvar.quant.methods.ranged import RangedLayer
+from lutvar.quant.methods.calibration.samples import CalibrationError
+from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.methods.layers.ranged import RangedLayer
 
 from . import StepBase
 

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Proof of a program's order: no interleaving that the waits allow can change its result.
+
+Program order is the reference. For every two instructions that touch the same line of memory or
+the same bank, one of them writing, the later one must start after the earlier one is complete in
+every run; vector clocks decide that (`clocks`). Besides: nothing is read that nobody wrote, banks
+and accumulators hold what their readers expect, weights come in the order in which they are used,
+all operands are within the accelerator's limits, and the program cannot get stuck.
+
+It works from the encoded operands (`footprint`), not from what the compiler thought.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.accelerator import ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.isa import UNITS, Instruction, Opcode, Region, Unit, split_address
+from lutvar.contract.memory import panel_beats
+from lutvar.contract.quant_preset import GROUP
+
+from .clocks import WRAP, Clocks
+from .errors import OrderError
+from .footprint import Footprint, Lines, footprint, row_range
+from .program import Program
+from .schedule import unit_of
+
+#: Regions that a program may read without having written.
+_GIVEN = (Region.MODEL, Region.IO, Region.CACHE)
+
+
+class _Shared:
+    """Last write and last read of each cell by each unit, as counts; grows when needed."""
+
+    def __init__(self, cells: int = 1 << 12) -> None:
+        self.written = np.zeros((len(UNITS), cells), np.int32)
+        self.read = np.zeros((len(UNITS), cells), np.int32)
+
+    def reach(self, cells: int) -> None:
+        have = self.written.shape[1]
+        if cells > have:
+            more = ((0, 0), (0, max(cells, 2 * have) - have))
+            self.written, self.read = np.pad(self.written, more), np.pad(self.read, more)
+
+
+class _Checker:
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.clocks = Clocks()
+        self.memory = {region: _Shared() for region in Region}
+        self.banks = _Shared(config.act_banks * config.rows)
+        self.accumulators = _Shared(config.acc_banks)
+        self.bank_groups = np.zeros(config.act_banks * config.rows, np.int64)
+        self.accumulated = [(0, 0)] * config.acc_banks  # blocks of 32, rows
+
+    def add(self, index: int, item: Instruction) -> None:
+        where = f"instruction {index} ({item.opcode.name})"
+        unit = unit_of(item.opcode)
+        try:
+            known = self.clocks.add(unit, np.asarray(item.waits, np.int64))
+        except ValueError as error:
+            raise OrderError(f"{where}: {error}") from None
+        count = self.clocks.count(unit)
+        touched = footprint(item)
+        self._limits(where, item, touched)
+        accesses = self._accesses(touched)
+        own = unit if item.operands.get("more") else None
+        for what, shared, cells, write in accesses:
+            after = known
+            if shared is self.accumulators and own is not None:
+                # Sums that go on: MATRIX keeps its own order of passes over an accumulator.
+                after = known.copy()
+                after[own] = self.clocks.count(own) - 1
+            self._ordered(f"{where} {'writes' if write else 'reads'} {what}", shared, cells, after,
+                          write)  # fmt: skip
+        for region, lines in touched.reads:
+            if region not in _GIVEN and not self.memory[region].written[:, lines].any(axis=0).all():
+                raise OrderError(f"{where} reads lines of {region.name} that nobody wrote")
+        for _, shared, cells, write in accesses:
+            (shared.written if write else shared.read)[unit, cells] = count
+        self._contents(where, item, touched)
+
+    def _accesses(self, touched: Footprint) -> list[tuple[str, _Shared, Lines, bool]]:
+        """(name, cells' owner, cells, written) of everything that an instruction touches."""
+        result: list[tuple[str, _Shared, Lines, bool]] = []
+        for part, write in ((touched.reads, False), (touched.writes, True)):
+            result += [(r.name, self.memory[r], lines, write) for r, lines in part]
+        for ranges, write in ((touched.bank_reads, False), (touched.bank_writes, True)):
+            for bank, first, n in ranges:
+                result.append((f"bank {bank}", self.banks, self._cells(bank, first, n), write))
+        for banks, write in (
+            (touched.accumulator_reads, False),
+            (touched.accumulator_writes, True),
+        ):
+            for bank in banks:
+                name = f"accumulator bank {bank}"
+                result.append((name, self.accumulators, np.array([bank]), write))
+        return result
+
+    def _cells(self, bank: int, first: int, count: int) -> Lines:
+        start = bank * self.config.rows + first
+        return np.arange(start, start + count)
+
+    @staticmethod
+    def _ordered(
+        what: str, shared: _Shared, cells: Lines, known: NDArray[np.int64], write: bool
+    ) -> None:
+        shared.reach(int(cells.max()) + 1)
+        for verb, counts in (("written", shared.written), ("read", shared.read)):
+            if verb == "read" and not write:
+                continue
+            last = counts[:, cells].max(axis=1)
+            late = np.flatnonzero(last > known)
+            if late.size:
+                unit, need = UNITS[late[0]], int(last[late[0]])
+                raise OrderError(
+                    f"{what}, {verb} by {unit.name} {need - 1}; it waits for {known[unit]} "
+                    f"instructions of {unit.name}, at least {need} are needed"
+                )
+
+    def _contents(self, where: str, item: Instruction, touched: Footprint) -> None:
+        """What banks hold is what their readers expect."""
+        o = item.operands
+        for bank, first, n in touched.bank_writes:
+            self.bank_groups[self._cells(bank, first, n)] = o["groups"]
+        for bank, first, n in touched.bank_reads:
+            held = self.bank_groups[self._cells(bank, first, n)]
+            if (held != o["groups"]).any():
+                raise OrderError(
+                    f"{where} multiplies {o['groups']} groups; the rows of bank {bank} hold "
+                    f"{sorted(set(held.tolist()))}"
+                )
+        if item.opcode == Opcode.MATRIX:
+            if o["more"] and self.accumulated[o["acc_bank"]] != (o["blocks"], o["rows"]):
+                blocks, rows = self.accumulated[o["acc_bank"]]
+                raise OrderError(
+                    f"{where} goes on with {o['blocks']} blocks of 32 and {o['rows']} rows; bank "
+                    f"{o['acc_bank']} holds {blocks} and {rows}"
+                )
+            self.accumulated[o["acc_bank"]] = (o["blocks"], o["rows"])
+        elif item.opcode == Opcode.POST:
+            blocks, rows = self.accumulated[o["acc_bank"]]
+            first, count = row_range(o)
+            if o["blocks"] * GROUP != blocks * WEIGHT_BLOCK or first + count > rows:
+                raise OrderError(
+                    f"{where} takes {o['blocks']} blocks of 128 and rows {first} to "
+                    f"{first + count - 1}; bank {o['acc_bank']} holds {blocks} blocks of 32 and "
+                    f"{rows} rows"
+                )
+
+    def _limits(self, where: str, item: Instruction, touched: Footprint) -> None:
+        c, o = self.config, item.operands
+        bad: list[str] = []
+        if item.opcode == Opcode.FRONT:
+            limits = {"bank": c.act_banks - 1, "groups": c.bank_groups}
+            if o["row_first"] + o["rows"] > c.rows:
+                bad.append("rows")
+            if o["norm"] and o["groups"] * GROUP > c.max_width:
+                bad.append("groups")
+        elif item.opcode == Opcode.MATRIX:
+            limits = {
+                "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": c.bank_groups,
+                "blocks": c.acc_depth // WEIGHT_BLOCK, "rows": c.rows,
+            }  # fmt: skip
+        elif item.opcode == Opcode.POST:
+            limits = {"acc_bank": c.acc_banks - 1, "row_group": c.row_groups - 1,
+                      "blocks": c.acc_depth // GROUP}  # fmt: skip
+            if o["row_first"] + o["rows"] > ROW_GROUP:
+                bad.append("rows")
+        else:
+            limits = {"keys": c.max_keys, "heads": c.max_width // 64} if "keys" in o else {}
+        bad += [name for name, limit in limits.items() if o[name] > limit]
+        counted = ["rows", "groups", "blocks", "beats", "panels"]
+        counted += ["keys"] if item.opcode == Opcode.ATTEND else []
+        zero = [name for name in counted if name in o and not o[name]]
+        if bad or zero:
+            raise OrderError(f"{where}: {(bad + zero)[0]} is {o[(bad + zero)[0]]}, out of limits")
+        for address, _ in touched.model:
+            if split_address(address)[0] != Region.MODEL:
+                raise OrderError(f"{where}: {address:#x} is not in MODEL")
+        if any(region == Region.MODEL for region, _ in touched.writes):
+            raise OrderError(f"{where} writes to MODEL")
+
+
+def check_program(program: Program, config: AcceleratorConfig) -> None:
+    """Raise OrderError, naming instruction and rule, unless a program's result is determined.
+
+    Takes time and memory in proportion to the memory that the program touches.
+    """
+    checker = _Checker(config)
+    if not program.instructions or program.instructions[-1].opcode != Opcode.END:
+        raise OrderError("the last instruction is not END")
+    for index, item in enumerate(program.instructions[:-1]):
+        if item.opcode == Opcode.END:
+            raise OrderError(f"instruction {index} is END, before the last")
+        checker.add(index, item)
+    for unit in UNITS:
+        for other in UNITS:
+            if checker.clocks.lead(unit, other) >= WRAP // 2:
+                raise OrderError(f"{other.name} may be 2**15 ahead of what {unit.name} waits for")
+    _check_weights(program, config)
+    _check_progress(program, config)
+
+
+def _check_weights(program: Program, config: AcceleratorConfig) -> None:
+    """FETCH brings panel by panel what MATRIX uses."""
+    bits = config.quant_config.code_bits
+    panels = [
+        (item.operands["beats"], item.operands["repeat"])
+        for item in program.instructions
+        if item.opcode == Opcode.FETCH
+        for _ in range(item.operands["panels"])
+    ]
+    at = 0
+    for index, item in enumerate(program.instructions):
+        if item.opcode != Opcode.MATRIX:
+            continue
+        o = item.operands
+        for group in range(o["groups"]):
+            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, not group), 1 + o["dual"])
+            if at >= len(panels) or panels[at] != want:
+                found = panels[at] if at < len(panels) else "nothing"
+                raise OrderError(
+                    f"instruction {index} (MATRIX): group {group} needs beats and repeats {want}; "
+                    f"FETCH brings {found}"
+                )
+            at += 1
+    if at != len(panels):
+        raise OrderError(f"{len(panels) - at} panels are fetched that no MATRIX uses")
+
+
+def _check_progress(program: Program, config: AcceleratorConfig) -> None:
+    """Run the program without times, as if the weight FIFO held nothing: it must end.
+
+    A FETCH is complete when the MATRIX that uses its last panel runs. If this run ends, every run
+    does: being faster anywhere never takes away another instruction's chance.
+    """
+    items = program.instructions[:-1]
+    queues: list[list[int]] = [[] for _ in UNITS]
+    done = [0] * len(UNITS)
+    credit = 0  # groups that the started MATRIX may take
+    at = 0
+    moved = True
+    while moved:
+        moved = False
+        while at < len(items):
+            queue = queues[unit_of(items[at].opcode)]
+            if len(queue) >= config.queue:
+                break
+            queue.append(at)
+            at, moved = at + 1, True
+        for unit in UNITS:
+            queue = queues[unit]
+            while queue:
+                item = items[queue[0]]
+                if any(d < w for d, w in zip(done, item.waits, strict=True)):
+                    break
+                if unit == Unit.FETCH:
+                    if credit < item.operands["panels"]:
+                        break
+                    credit -= item.operands["panels"]
+                elif unit == Unit.MATRIX:
+                    if credit:
+                        break
+                    credit = item.operands["groups"]
+                queue.pop(0)
+                done[unit] += 1
+                moved = True
+    if at < len(items) or any(queues):
+        stuck = min([q[0] for q in queues if q], default=at)
+        raise OrderError(f"the program gets stuck; instruction {stuck} can never run")

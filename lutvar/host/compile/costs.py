@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long an instruction occupies its unit, how long until it is done, and what it moves.
+
+The formulas are those that the units document. An instruction *occupies* its unit until the next
+one may follow; its results are there ``tail`` cycles later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    LANES,
+    ROW_GROUP,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
+from lutvar.contract.isa import Instruction, Opcode, PostOp
+from lutvar.contract.memory import block_cycles
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.widths import DRAIN_VALUES, drain_latency
+
+#: Memory ports, each 64 bytes a cycle. "weights1" is there in builds with two weight ports.
+PORTS = (
+    "weights", "weights1", "front", "post_read", "post_write", "keys", "values", "attend_write",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UnitTimes:
+    """Constants of the cycle model, in cycles. Each unit's docstring has the formula.
+
+    Attributes:
+        memory: from a read request to its first beat; from a write to its response.
+        fill: MATRIX, from the start of an operand to its first vector.
+        operand: MATRIX, from the start of an operand to that of the next, at least.
+        matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
+        front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
+        post_issue: POST, between instructions: pauses where the path changes, on average.
+        post_tail: from the last block's first value to the last write, without its rows.
+        post_records: more of it when records are made.
+        post_drain: from the start to a block's first value in the lanes, beyond what its fetch
+            takes without the memory.
+        attend_least: ATTEND, least cycles of a block of n query rows beyond ``4 n``.
+        attend_tail: from the last key of a block to its results, without the keys' second pass.
+    """
+
+    memory: int = 100
+    fill: int = 1
+    operand: int = 13
+    matrix_start: int = 16
+    matrix_tail: int = 34
+    front_tail: int = 95
+    front_statistics: int = 136
+    post_issue: int = 2
+    post_tail: int = 107
+    post_records: int = 27
+    post_drain: int = 59
+    attend_least: int = 12
+    attend_tail: int = 120
+
+
+#: Cycles that scaling and accumulation in DSP58 are shorter than in LUTs.
+_DSP58_SAVES = 13
+
+
+def unit_times(config: AcceleratorConfig) -> UnitTimes:
+    """The constants of a configuration."""
+    chain = config.row_groups - (_DSP58_SAVES if config.float32 == "dsp58" else 0)
+    if config.dot == "da":
+        return UnitTimes(fill=78, operand=191, matrix_start=215, matrix_tail=35 + chain)
+    return UnitTimes(matrix_tail=33 + chain)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cycles of an instruction, bytes of each port while it occupies its unit.
+
+    ``issue``: cycles in which the array takes a weight vector (MATRIX).
+    """
+
+    occupied: int
+    tail: int
+    traffic: tuple[tuple[str, int], ...] = ()
+    issue: int = 0
+
+
+class CostModel:
+    """Costs of instructions on one accelerator. Equal operands are computed once."""
+
+    def __init__(self, config: AcceleratorConfig, times: UnitTimes | None = None) -> None:
+        self.config = config
+        self.times = times or unit_times(config)
+        self._matrix_cost = lru_cache(maxsize=None)(self._matrix)
+        self._front_cost = lru_cache(maxsize=None)(self._front)
+        self._post_cost = lru_cache(maxsize=None)(self._post)
+        self._attend_cost = lru_cache(maxsize=None)(self._attend)
+
+    def of(self, opcode: Opcode, operands: Mapping[str, int]) -> Cost:
+        """The cost of an instruction."""
+        o = operands
+        if opcode == Opcode.FETCH:
+            ports = self.config.weight_ports
+            beats = o["beats"] * o["panels"] * o["repeat"] // ports  # on each port
+            traffic = tuple((name, beats * BEAT_BYTES) for name in PORTS[:ports])
+            return Cost(beats, self.times.memory, traffic)
+        if opcode == Opcode.MATRIX:
+            return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
+        if opcode == Opcode.FRONT:
+            return self._front_cost(o["rows"], o["groups"], o["norm"])
+        if opcode == Opcode.POST:
+            vector = o["vector"]
+            if o["op"] == PostOp.QKV:  # k and v have no factors
+                vector &= o["block_first"] < o["heads"] // 2
+            return self._post_cost(o["rows"], o["blocks"], o["op"], vector)
+        if opcode == Opcode.ATTEND:
+            return self._attend_cost(o["rows"], o["heads"], o["keys"])
+        return Cost(0, 0)
+
+    def instruction(self, instruction: Instruction) -> Cost:
+        return self.of(instruction.opcode, instruction.operands)
+
+    def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
+        t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
+        outputs, ports = blocks * WEIGHT_BLOCK, self.config.weight_ports
+        # 32 vectors are 33 beats (49 at 6 bits); each port brings a beat a cycle.
+        block, first = (block_cycles(bits, first, ports) for first in (False, True))
+        vectors = blocks * block
+        if not self.config.pipelined:
+            vectors = outputs * t.matrix_tail
+        cycles = groups * passes * max(vectors + t.fill - 1, t.operand)
+        cycles += passes * blocks * (first - block)
+        tail = t.matrix_start + t.matrix_tail
+        return Cost(cycles, tail, (), groups * passes * outputs)
+
+    def _front(self, rows: int, groups: int, norm: int) -> Cost:
+        t, width = self.times, groups * GROUP
+        words = width // LANES
+        tail = t.front_tail + t.memory
+        if norm:
+            moved = rows * width * 4 + 2 * width * 2
+            tail += t.front_statistics + words
+            return Cost(rows * (words + 1) + 2 * words, tail, (("front", moved),))
+        return Cost(rows * words, tail, (("front", rows * width * 2),))
+
+    def _post(self, rows: int, blocks: int, op: int, vector: int) -> Cost:
+        t, columns = self.times, blocks * GROUP
+        read = columns * 2 if vector else 0
+        written = rows * columns * 4
+        # 16 rows are drained, whatever part of them is used.
+        drain = GROUP * ROW_GROUP // DRAIN_VALUES
+        own, records = 8 * rows, 0
+        if op == PostOp.ADD:
+            own += 4 if vector else 0
+            read += written
+        elif op == PostOp.GELU:
+            own, written = 4 * rows, written // 2
+        elif op == PostOp.QKV:
+            # A record of 64 bytes for 64 columns; those of k of all rows are one write.
+            own, written, records = 4 * rows, rows * columns, t.post_records + rows
+        block, latency = max(drain, own), drain_latency(self.config)
+        # The last block counts whole in what is occupied; few rows leave it sooner.
+        tail = t.post_tail + latency + own + records - block + t.memory
+        if read:
+            tail += max(0, t.memory - t.post_drain - latency)
+        traffic = (("post_read", read), ("post_write", written))
+        return Cost(t.post_issue + blocks * block, tail, traffic)
+
+    def _attend(self, rows: int, heads: int, keys: int) -> Cost:
+        t, share = self.times, self.config.attention_rows
+        full, rest = divmod(rows, share)
+        cycles = full * self._attend_block(share, keys)
+        if rest:
+            cycles += self._attend_block(rest, keys)
+        moved = heads * keys * BEAT_BYTES  # a head's records serve all of its blocks
+        return Cost(
+            heads * cycles,
+            t.attend_tail + t.memory + keys,
+            (
+                ("keys", moved + rows * heads * BEAT_BYTES),
+                ("values", moved),
+                ("attend_write", rows * heads * 128),
+            ),
+        )
+
+    def _attend_block(self, rows: int, keys: int) -> int:
+        return max(rows + keys + 1, self.times.attend_least + 4 * rows)

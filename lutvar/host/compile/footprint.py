@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an instruction reads and writes, from its operands alone: memory lines and banks.
+
+Independent of what the compiler believes: this is how a unit reads the fields. A line is 64 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
+from lutvar.contract.isa import ALIGN, Instruction, Opcode, PostOp, Region, split_address
+from lutvar.contract.quant_preset import GROUP
+
+Lines = NDArray[np.int64]
+Operands = Mapping[str, int]
+
+
+@dataclass
+class Footprint:
+    """Lines by region; bank rows as (bank, first, count); accumulator banks.
+
+    Vectors and weights in MODEL are only listed as ``model``: (address, bytes).
+    """
+
+    reads: list[tuple[Region, Lines]] = field(default_factory=list)
+    writes: list[tuple[Region, Lines]] = field(default_factory=list)
+    model: list[tuple[int, int]] = field(default_factory=list)
+    bank_reads: list[tuple[int, int, int]] = field(default_factory=list)
+    bank_writes: list[tuple[int, int, int]] = field(default_factory=list)
+    accumulator_reads: list[int] = field(default_factory=list)
+    accumulator_writes: list[int] = field(default_factory=list)
+
+
+def _lines(address: int, size: int, *repeats: tuple[int, int]) -> tuple[Region, Lines]:
+    """Lines of `size` bytes at an address, repeated: (count, stride in bytes), ..."""
+    region, offset = split_address(address)
+    lines = np.arange(offset // ALIGN, (offset + size) // ALIGN, dtype=np.int64)
+    for count, stride in repeats:
+        lines = (np.arange(count, dtype=np.int64)[:, None] * (stride // ALIGN) + lines).ravel()
+    return region, lines
+
+
+def footprint(instruction: Instruction) -> Footprint:
+    """What an instruction reads and writes."""
+    handler = _HANDLERS.get(instruction.opcode)
+    return handler(instruction.operands) if handler else Footprint()
+
+
+def _fetch(o: Operands) -> Footprint:
+    return Footprint(model=[(o["address"], o["beats"] * o["panels"] * ALIGN)])
+
+
+def _front(o: Operands) -> Footprint:
+    width = o["groups"] * GROUP
+    size = width * (4 if o["norm"] else 2)
+    result = Footprint(
+        reads=[_lines(o["address"], size, (o["rows"], o["stride"]))],
+        bank_writes=[(o["bank"], o["row_first"], o["rows"])],
+    )
+    if o["norm"]:
+        result.model = [(o["scale"], width * 2), (o["shift"], width * 2)]
+    return result
+
+
+def _matrix(o: Operands) -> Footprint:
+    return Footprint(bank_reads=[(o["bank"], 0, o["rows"])], accumulator_writes=[o["acc_bank"]])
+
+
+def _post(o: Operands) -> Footprint:
+    result = Footprint(accumulator_reads=[o["acc_bank"]])
+    rows, columns = o["rows"], o["blocks"] * GROUP
+    if o["vector"] and o["op"] != PostOp.QKV:
+        result.model = [(o["vector_address"], columns * 2)]
+    if o["op"] == PostOp.QKV:
+        _records(o, result)
+        return result
+    size = columns * (2 if o["op"] == PostOp.GELU else 4)
+    result.writes = [_lines(o["output"], size, (rows, o["output_stride"]))]
+    if o["op"] == PostOp.ADD:
+        result.reads = [_lines(o["input"], size, (rows, o["input_stride"]))]
+    return result
+
+
+def _records(o: Operands, result: Footprint) -> None:
+    rows, heads = o["rows"], o["heads"]
+    for block in range(o["block_first"], o["block_first"] + o["blocks"]):
+        if block < heads * HEAD_DIM // GROUP:
+            at = o["output"] + block * 2 * ALIGN
+            result.writes.append(_lines(at, 2 * ALIGN, (rows, o["output_stride"])))
+            local = block - o["block_first"]
+            result.model.append((o["vector_address"] + local * 2 * GROUP, 2 * GROUP))
+            continue
+        head = block - heads * HEAD_DIM // GROUP
+        for name in ("keys", "values"):
+            at = o[name] + head * o["head_stride"]
+            result.writes.append(_lines(at, rows * ALIGN))
+
+
+def _attend(o: Operands) -> Footprint:
+    rows, heads = o["rows"], o["heads"]
+    reads = [_lines(o["query"], heads * ALIGN, (rows, o["query_stride"]))]
+    for name in ("keys_address", "values_address"):
+        reads.append(_lines(o[name], o["keys"] * ALIGN, (heads, o["head_stride"])))
+    writes = [_lines(o["output"], heads * HEAD_DIM * 2, (rows, o["output_stride"]))]
+    return Footprint(reads=reads, writes=writes)
+
+
+_HANDLERS: Mapping[Opcode, Callable[[Operands], Footprint]] = {
+    Opcode.FETCH: _fetch,
+    Opcode.FRONT: _front,
+    Opcode.MATRIX: _matrix,
+    Opcode.POST: _post,
+    Opcode.ATTEND: _attend,
+}
+
+
+def row_range(operands: Operands) -> tuple[int, int]:
+    """First row of the tile and rows that a POST instruction uses."""
+    return operands["row_group"] * ROW_GROUP + operands["row_first"], operands["rows"]

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the parts of a packed transformer lie in region MODEL, from sizes alone.
+
+Order: the layers (block by block: qkv, proj, fc1, fc2; then the head), each as its tiles of
+outputs, each tile as its weight panels in order of groups; then kappa of each block; then the
+class vectors, label by label. Tiles start at multiples of 4 KiB, vectors at multiples of 64 bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.memory import panel_beats
+from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.shape import TransformerShape
+
+from .errors import CompileError
+
+PAGE = 4096
+SITES = ("qkv", "proj", "fc1", "fc2")
+HEAD = "head"
+#: Vectors of a block for a class, in memory order, each C values of FP16.
+BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
+HEAD_VECTORS = ("scale", "shift")
+
+
+@dataclass(frozen=True)
+class WeightTile:
+    """Outputs ``first .. first + outputs - 1`` of a layer, computed in one accumulator bank.
+
+    Attributes:
+        first, outputs: columns; multiples of 128.
+        offset: byte offset of the first panel in MODEL; the others follow.
+        first_beats, beats: beats of the first panel of a slice and of each other one.
+    """
+
+    first: int
+    outputs: int
+    offset: int
+    first_beats: int
+    beats: int
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of 32 outputs."""
+        return self.outputs // WEIGHT_BLOCK
+
+
+class InputSlice(NamedTuple):
+    """Groups of 128 inputs of a layer that are multiplied at a time."""
+
+    first: int
+    groups: int
+    last: bool
+
+
+class Panel(NamedTuple):
+    """A weight panel of a tile: its group of inputs, where it lies, its beats."""
+
+    group: int
+    offset: int
+    beats: int
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """One linear layer: K = 128 * groups inputs, N outputs (padded to a multiple of 128).
+
+    ``slices``: its inputs in parts that fit an activation bank. The first panel of each has place
+    for biases, though only those of the first slice are used.
+    """
+
+    name: str
+    site: str
+    groups: int
+    outputs: int
+    rotate: bool
+    dual: bool
+    tiles: tuple[WeightTile, ...]
+    slices: tuple[InputSlice, ...]
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.dual else 1
+
+    def panel_bytes(self, tile: WeightTile) -> int:
+        """Bytes of a tile's panels, each counted once."""
+        return _panel_bytes(self.slices, tile.first_beats, tile.beats)
+
+    def panels(self, tile: WeightTile, part: InputSlice) -> list[Panel]:
+        """The panels of a slice, in their order in memory."""
+        before = self.slices[: self.slices.index(part)]
+        at = tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
+        found = []
+        for group in range(part.first, part.first + part.groups):
+            beats = tile.beats if group > part.first else tile.first_beats
+            found.append(Panel(group, at, beats))
+            at += beats * BEAT_BYTES
+        return found
+
+
+def _panel_bytes(slices: Sequence[InputSlice], first_beats: int, beats: int) -> int:
+    return sum(first_beats + (s.groups - 1) * beats for s in slices) * BEAT_BYTES
+
+
+def split_inputs(groups: int, most: int) -> tuple[InputSlice, ...]:
+    """Slices of at most ``most`` groups, as equal as can be."""
+    count = -(-groups // most)
+    edges = [groups * i // count for i in range(count + 1)]
+    return tuple(InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges))
+
+
+def padded(outputs: int) -> int:
+    """The next multiple of 128."""
+    return -(-outputs // GROUP) * GROUP
+
+
+def split_outputs(outputs: int, depth: int) -> list[tuple[int, int]]:
+    """(first, count) of tiles of at most `depth` outputs, multiples of 128, as equal as can be."""
+    units, most = outputs // GROUP, depth // GROUP
+    count = -(-units // most)
+    edges = [units * i // count for i in range(count + 1)]
+    return [(a * GROUP, (b - a) * GROUP) for a, b in itertools.pairwise(edges)]
+
+
+@dataclass(frozen=True)
+class ModelLayout:
+    """Offsets in region MODEL.
+
+    Attributes:
+        shape, config: what it was computed for.
+        labels: classes whose vectors are in the image, in order; the null class included.
+        layers: block by block, then the head.
+        kappa_base, class_base, size: byte offsets.
+    """
+
+    shape: TransformerShape
+    config: AcceleratorConfig
+    labels: tuple[int, ...]
+    layers: tuple[LayerPlan, ...]
+    kappa_base: int
+    class_base: int
+    size: int
+
+    @classmethod
+    def of(
+        cls, shape: TransformerShape, config: AcceleratorConfig, labels: Sequence[int] = ()
+    ) -> ModelLayout:
+        """Lay out a transformer. Raises CompileError for sizes that the accelerator cannot run."""
+        check_limits(shape, config)
+        quant, bits = config.quant_config, config.quant_config.code_bits
+        sizes = {
+            "qkv": (shape.width, 3 * shape.width),
+            "proj": (shape.width, shape.width),
+            "fc1": (shape.width, shape.hidden),
+            "fc2": (shape.hidden, shape.width),
+            HEAD: (shape.width, padded(shape.vocab)),
+        }
+        layers: list[LayerPlan] = []
+        at = 0
+        names = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITES]
+        for name, site in [*names, (HEAD, HEAD)]:
+            inputs, outputs = sizes[site]
+            # The head is treated as fc1 is: contract, section 12.
+            treatment = quant.sites["fc1" if site == HEAD else site]
+            groups = inputs // GROUP
+            slices = split_inputs(groups, config.bank_groups)
+            tiles = []
+            for first, count in split_outputs(outputs, config.acc_depth):
+                beats = panel_beats(count, bits, first=True), panel_beats(count, bits, first=False)
+                tiles.append(WeightTile(first, count, at, *beats))
+                size = _panel_bytes(slices, *beats)
+                at += -(-size // PAGE) * PAGE
+            layers.append(
+                LayerPlan(
+                    name,
+                    site,
+                    groups,
+                    outputs,
+                    treatment.rotate,
+                    treatment.format.dual,
+                    tuple(tiles),
+                    slices,
+                )
+            )
+        class_base = at + shape.depth * shape.width * 2
+        layout = cls(shape, config, tuple(labels), tuple(layers), at, class_base, 0)
+        size = class_base + len(layout.labels) * layout.class_stride
+        object.__setattr__(layout, "size", -(-size // PAGE) * PAGE)
+        return layout
+
+    @property
+    def vector_bytes(self) -> int:
+        """Bytes of one FP16 vector of C values."""
+        return self.shape.width * 2
+
+    @property
+    def class_stride(self) -> int:
+        """Bytes of the vectors of one class."""
+        count = self.shape.depth * len(BLOCK_VECTORS) + len(HEAD_VECTORS)
+        return count * self.vector_bytes
+
+    @cached_property
+    def _class_index(self) -> dict[int, int]:
+        return {label: i for i, label in enumerate(self.labels)}
+
+    def layer(self, block: int, site: str) -> LayerPlan:
+        """A block's layer, or the head (``site`` HEAD, any block)."""
+        return self.layers[-1 if site == HEAD else block * len(SITES) + SITES.index(site)]
+
+    def kappa(self, block: int) -> int:
+        """Offset of a block's kappa vector: [C], each head's value 64 times."""
+        return self.kappa_base + block * self.vector_bytes
+
+    def class_offset(self, label: int) -> int:
+        """Offset of the vectors of a class. Raises CompileError if it was not packed."""
+        if label not in self._class_index:
+            raise CompileError(
+                f"class {label} is not in the packed model, which holds {len(self.labels)} "
+                f"classes; pack it with this class"
+            )
+        return self.class_base + self._class_index[label] * self.class_stride
+
+    def block_vector(self, label: int, block: int, name: str) -> int:
+        """Offset of one AdaLN vector of a block (a name in BLOCK_VECTORS)."""
+        index = block * len(BLOCK_VECTORS) + BLOCK_VECTORS.index(name)
+        return self.class_offset(label) + index * self.vector_bytes
+
+    def head_vector(self, label: int, name: str) -> int:
+        """Offset of one AdaLN vector of the head (a name in HEAD_VECTORS)."""
+        index = self.shape.depth * len(BLOCK_VECTORS) + HEAD_VECTORS.index(name)
+        return self.class_offset(label) + index * self.vector_bytes
+
+
+def check_limits(shape: TransformerShape, config: AcceleratorConfig) -> None:
+    """Raise CompileError naming the first limit of the accelerator that a model exceeds."""
+
+    def fail(what: str, value: object, rule: str) -> None:
+        raise CompileError(f"{what} is {value}; {config.name} {rule}")
+
+    if shape.width % GROUP:
+        fail("the model's width", shape.width, f"needs a multiple of {GROUP}")
+    if shape.width != shape.heads * HEAD_DIM:
+        fail("the model's heads", shape.heads, f"needs width / {HEAD_DIM} of {HEAD_DIM} columns")
+    if shape.width > config.max_width:
+        fail("the model's width", shape.width, f"has max_width {config.max_width}")
+    if shape.hidden % GROUP:
+        fail("the hidden width", shape.hidden, f"needs a multiple of {GROUP}")
+    if shape.tokens > config.max_keys:
+        fail("the number of tokens of an image", shape.tokens, f"has max_keys {config.max_keys}")
+    if config.rows < 16:
+        fail("rows", config.rows, "needs 16")

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packing: a quantized transformer as the bytes of region MODEL.
+
+What is packed comes in through protocols, so that the host needs nothing of how it was quantized.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.accelerator import HEAD_DIM, AcceleratorConfig
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.memory import pack_panel, qkv_order
+from lutvar.contract.quant_preset import GROUP, QuantConfig
+from lutvar.contract.shape import TransformerShape
+
+from .errors import CompileError
+from .model_layout import HEAD, LayerPlan, ModelLayout
+from .packed import Bytes, PackedTransformer
+
+
+class CodedLinear(Protocol):
+    """A linear layer as codes. O outputs, K inputs, G = K / 128 groups."""
+
+    @property
+    def codes(self) -> NDArray[np.uint8]:
+        """Weight codes, [O, K]."""
+        ...
+
+    @property
+    def scales(self) -> NDArray[np.uint16]:
+        """FP16 patterns of the weight scales, [O, G]."""
+        ...
+
+    @property
+    def exponent(self) -> int:
+        """The layer's power of two."""
+        ...
+
+    @property
+    def bias(self) -> NDArray[np.float32]:
+        """[O]."""
+        ...
+
+    @property
+    def rotate(self) -> bool:
+        """The input passes the Hadamard transform."""
+        ...
+
+    @property
+    def dual(self) -> bool:
+        """The input has a scale for each sign."""
+        ...
+
+
+class CodedVectors(Protocol):
+    """AdaLN vectors of a class."""
+
+    @property
+    def blocks(self) -> NDArray[np.float16]:
+        """[depth, 6, C]."""
+        ...
+
+    @property
+    def head(self) -> NDArray[np.float16]:
+        """[2, C]."""
+        ...
+
+
+class CodedTransformer(Protocol):
+    """A transformer at the level of codes; `lutvar.quant.ptq.QuantizedTransformer` is one."""
+
+    @property
+    def shape(self) -> TransformerShape:
+        """Sizes."""
+        ...
+
+    @property
+    def config(self) -> QuantConfig:
+        """Preset of the linears."""
+        ...
+
+    @property
+    def kv_format(self) -> NumberFormat:
+        """Format of q, k and v in the attention products."""
+        ...
+
+    @property
+    def eps(self) -> float:
+        """Of every layer norm."""
+        ...
+
+    @property
+    def kappa(self) -> NDArray[np.float16]:
+        """Attention scale times log2(e), [depth, heads]."""
+        ...
+
+    @property
+    def null_label(self) -> int:
+        """Index of the class "none", of the unconditional half."""
+        ...
+
+    @property
+    def head(self) -> CodedLinear:
+        """The layer behind the last norm."""
+        ...
+
+    def layer(self, block: int, name: Any, /) -> CodedLinear:
+        """A layer of a block."""
+        ...
+
+    def class_vectors(self, label: int, /) -> CodedVectors:
+        """AdaLN vectors of a class."""
+        ...
+
+
+def pack_transformer(
+    transformer: CodedTransformer,
+    config: AcceleratorConfig,
+    labels: Iterable[int] | None = None,
+    model: dict[str, str] | None = None,
+) -> PackedTransformer:
+    """Pack a quantized transformer for an accelerator.
+
+    Args:
+        transformer: its preset and cache format must be those of the accelerator.
+        config: the accelerator.
+        labels: classes to hold vectors of; the null class comes along. Default: all of them.
+        model: free description for the file.
+
+    Raises:
+        CompileError: a model that the accelerator cannot run.
+    """
+    if transformer.config.model_dump() != config.quant_config.model_dump():
+        raise CompileError(
+            f"the model is quantized with preset {transformer.config.name}, {config.name} runs "
+            f"{config.quant}; quantize with {config.quant}"
+        )
+    if transformer.kv_format.name != config.kv_format:
+        raise CompileError(
+            f"the model's cache format is {transformer.kv_format.name}, {config.name} has "
+            f"{config.kv_format}; quantize with kv_format {config.kv_format}"
+        )
+    null = transformer.null_label
+    wanted = range(null) if labels is None else sorted(set(labels) - {null})
+    layout = ModelLayout.of(transformer.shape, config, (*wanted, null))
+    image = np.zeros(layout.size, np.uint8)
+    exponents = []
+    for block in range(layout.shape.depth):
+        for site in ("qkv", "proj", "fc1", "fc2"):
+            layer = transformer.layer(block, site)
+            order = qkv_order(layout.shape.width) if site == "qkv" else None
+            _pack_layer(image, layout.layer(block, site), layer, config, order)
+            exponents.append(int(layer.exponent))
+        kappa = np.repeat(transformer.kappa[block].astype(np.float16), HEAD_DIM)
+        _put(image, layout.kappa(block), kappa)
+    _pack_layer(image, layout.layer(0, HEAD), transformer.head, config, None)
+    exponents.append(int(transformer.head.exponent))
+    for label in layout.labels:
+        _put(image, layout.class_offset(label), class_image(transformer, label))
+    return PackedTransformer(
+        layout, image, tuple(exponents), float(np.float32(transformer.eps)), null, model or {}
+    )
+
+
+def class_image(transformer: CodedTransformer, label: int) -> NDArray[np.float16]:
+    """The vectors of a class as they lie in MODEL: blocks [depth, 6, C], then head [2, C]."""
+    vectors = transformer.class_vectors(label)
+    return np.concatenate([vectors.blocks.reshape(-1), vectors.head.reshape(-1)])
+
+
+def _put(image: Bytes, offset: int, values: NDArray[Any]) -> None:
+    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+    image[offset : offset + raw.nbytes] = raw
+
+
+def _pack_layer(
+    image: Bytes,
+    plan: LayerPlan,
+    layer: CodedLinear,
+    config: AcceleratorConfig,
+    order: NDArray[np.int64] | None,
+) -> None:
+    """All panels of a layer; outputs are padded with zero weights."""
+    if (layer.rotate, layer.dual) != (plan.rotate, plan.dual):
+        raise CompileError(
+            f"{plan.name}: rotate {layer.rotate}, dual {layer.dual}; the accelerator's preset has "
+            f"{plan.rotate}, {plan.dual}"
+        )
+    codes, scales, bias = layer.codes, layer.scales, layer.bias
+    if order is not None:
+        codes, scales, bias = codes[order], scales[order], bias[order]
+    pad = plan.outputs - codes.shape[0]
+    if pad:
+        codes, scales = np.pad(codes, ((0, pad), (0, 0))), np.pad(scales, ((0, pad), (0, 0)))
+        bias = np.pad(bias, (0, pad))
+    bits = config.quant_config.code_bits
+    for tile in plan.tiles:
+        part = slice(tile.first, tile.first + tile.outputs)
+        for inputs in plan.slices:
+            for panel in plan.panels(tile, inputs):
+                group = panel.group
+                raw = pack_panel(
+                    codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],
+                    bias[part] if group == inputs.first else None, bits, config.weight_ports,
+                )  # fmt: skip
+                image[panel.offset : panel.offset + len(raw)] = np.frombuffer(raw, np.uint8)

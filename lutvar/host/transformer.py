@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The transformer on the device: passes become programs, embeddings go in, logits come out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.isa import Region
+from lutvar.contract.passes import ImageStep
+from lutvar.host.compile.compiler import CompiledPass, Compiler
+from lutvar.host.compile.memory_plan import MemoryPlan
+from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.steps import StepShape, place_rows
+
+from .device import Device
+from .device_status import DeviceCounters
+from .transport import as_bytes
+
+#: A program may take this many times the cycles of the scheduler's model, and some more.
+_PATIENCE, _GRACE = 8, 1_000_000
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one pass took.
+
+    Attributes:
+        steps: what it computed.
+        instructions: of the program, END included.
+        counters: of the device.
+        modelled: cycles in the scheduler's model.
+        compiled: the program and its rows.
+        compile_seconds, transfer_seconds, device_seconds: wall time on the host (of a simulated
+            device: of the simulation).
+        sent, received: bytes between host and device memory, the program included.
+    """
+
+    steps: tuple[StepShape, ...]
+    instructions: int
+    counters: DeviceCounters
+    modelled: int
+    compile_seconds: float
+    transfer_seconds: float
+    device_seconds: float
+    sent: int
+    received: int
+    compiled: CompiledPass
+
+
+class DeviceTransformer:
+    """`lutvar.contract.passes.Transformer` on an accelerator.
+
+    Args:
+        device: opened.
+        packed: the model, packed for the device's configuration.
+        slots: images that can be in progress at once.
+        check: prove the order of every program before it runs (slow for large models).
+        on_pass: called after each pass.
+
+    Raises:
+        BadInput: the device's memory is too small.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        packed: PackedTransformer,
+        slots: int,
+        *,
+        check: bool = False,
+        on_pass: Callable[[PassReport], None] | None = None,
+    ) -> None:
+        self.device, self.packed, self.on_pass = device, packed, on_pass
+        self.slots, self._check = slots, check
+        layout = packed.layout
+        self.compiler = Compiler(
+            layout, packed.exponents, packed.epsilon, packed.null_label, packed.hash
+        )
+        self._compiled: dict[tuple[StepShape, ...], CompiledPass] = {}
+        largest = self._largest()
+        device.place(packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes)
+
+    def _largest(self) -> MemoryPlan:
+        """The plan of the largest pass: every slot at the last scale."""
+        shape = self.packed.layout.shape
+        tokens = max(shape.scale_tokens)
+        steps = [StepShape(i, self.packed.null_label, shape.tokens - tokens, tokens)
+                 for i in range(self.slots)]  # fmt: skip
+        rows = place_rows(steps, shape, self.device.config, self.packed.null_label)
+        return MemoryPlan(shape, rows)
+
+    def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
+        """The program of a pass; equal passes are compiled once."""
+        key = tuple(StepShape.of(step) for step in steps)
+        if key not in self._compiled:
+            self._compiled[key] = self.compiler.compile(key, check=self._check)
+        return self._compiled[key]
+
+    def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
+        """Logits of each step, float32 [n, vocab]; the caches are in the device's memory.
+
+        Raises:
+            CompileError: steps that the accelerator cannot run.
+            AcceleratorError, ProgramTimeout: see `Device.run`.
+        """
+        started = time.monotonic()
+        compiled = self.compile(steps)
+        program = compiled.program.encode()
+        ready = time.monotonic()
+        embeddings = as_bytes(compiled.embeddings(steps))
+        self.device.write(Region.IO, 0, embeddings)
+        sent = time.monotonic()
+        limit = compiled.cycles * _PATIENCE + _GRACE
+        counters = self.device.run(program, limit, f"pass of {len(steps)} image steps")
+        finished = time.monotonic()
+        raw = self.device.read(Region.IO, compiled.logits_first, compiled.logits_bytes)
+        logits = compiled.logits(raw)
+        if self.on_pass is not None:
+            self.on_pass(
+                PassReport(
+                    compiled.rows.steps,
+                    len(compiled.program.instructions),
+                    counters,
+                    compiled.cycles,
+                    ready - started,
+                    sent - ready + time.monotonic() - finished,
+                    finished - sent,
+                    len(embeddings) + len(program),
+                    len(raw),
+                    compiled,
+                )
+            )
+        return logits

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unit ATTEND: instructions in, attention results in memory."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.lib import wiring
+from amaranth.lib.wiring import Out
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import Opcode
+from lutvar.hw.axi.reader import BurstReader
+from lutvar.hw.axi.writer import BurstWriter
+from lutvar.hw.links import axi_read, axi_write, unit_members
+from lutvar.hw.units.memory import Fifo
+
+from .head_memory import HeadMemory, pass_layout
+from .results import ResultPhase
+from .scores import ScorePhase, block_layout
+from .sizes import AttentionSizes
+from .sorter import RecordSorter
+from .values import TOTAL_LATENCY, ValuePhase
+from .walk import QueryKeyWalk, ResultWalk, ValueWalk, command_layout
+
+_AHEAD = 8  #: blocks whose records are requested ahead of the score phase
+_PENDING = 64  #: result requests without response
+_COMMANDS = 8  #: instructions in progress
+
+
+class AttendUnit(wiring.Component):
+    """Attention of query rows over the keys of one sequence, for a number of heads.
+
+    A block is one head and up to R = ``config.attention_rows`` query rows, which share a pass over
+    the K and V records. Heads are worked through one after the other, the rows of each in blocks
+    of R. Three blocks are in progress at a time (scores, values, results), those of the next
+    instruction included. An instruction reads each record from memory once: those of a head are
+    kept for all of its blocks.
+
+    Members:
+        those of ``links.unit_members``; ``rows``, ``heads`` and ``keys`` are at least 1 and
+            ``keys`` at most ``config.max_keys`` (the sequencer checks it).
+        keys_memory: reads q and K records.
+        values_memory: reads V records.
+        write: writes the results, two beats for each row and head.
+
+    Cycles of a block of n rows and L keys, with memory that delivers: ``block_cycles(n, L)``.
+    Reads are prefetched through queues of ``config.read_fifo`` beats, whatever the phases do.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self.sizes = AttentionSizes.of(config)
+        self.scores = ScorePhase(self.sizes)
+        self.values = ValuePhase(self.sizes)
+        self.results = ResultPhase(self.sizes)
+        super().__init__(
+            {
+                **unit_members(Opcode.ATTEND),
+                "keys_memory": Out(axi_read()),
+                "values_memory": Out(axi_read()),
+                "write": Out(axi_write()),
+            }
+        )
+
+    def block_cycles(self, rows: int, keys: int) -> int:
+        """Cycles from block to block in a long run of equal blocks."""
+        if not self.sizes.pipelined:
+            return (rows + keys) * (self.scores.latency + 1)
+        return max(rows + keys + 1, self.results.interval(rows))
+
+    def latency(self, rows: int, keys: int) -> int:
+        """Cycles from the first q record of a block, alone, to its last beat of results."""
+        score = rows + keys + self.scores.latency + 4
+        value = keys + TOTAL_LATENCY + self.results.select_delay
+        return score + value + 4 * rows + 16
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        depth = self.config.read_fifo
+        m.submodules.read_keys = read_keys = BurstReader(depth)
+        m.submodules.read_values = read_values = BurstReader(depth)
+        m.submodules.writer = writer = BurstWriter(32)
+        m.submodules.scores = scores = self.scores
+        m.submodules.values = values = self.values
+        m.submodules.results = results = self.results
+        m.submodules.walk_keys = walk_keys = QueryKeyWalk(self.sizes)
+        m.submodules.walk_values = walk_values = ValueWalk(self.sizes)
+        m.submodules.walk_results = walk_results = ResultWalk(self.sizes)
+        m.submodules.kept_keys = kept_keys = HeadMemory(self.sizes, scales=2)
+        m.submodules.kept_values = kept_values = HeadMemory(self.sizes, scales=1)
+        m.submodules.sorter = sorter = RecordSorter(self.sizes)
+        m.submodules.blocks = blocks = Fifo(block_layout(self.sizes), _AHEAD)
+        m.submodules.key_passes = key_passes = Fifo(pass_layout(self.sizes), _AHEAD)
+        m.submodules.value_passes = value_passes = Fifo(pass_layout(self.sizes), _AHEAD)
+
+        connect, flipped = wiring.connect, wiring.flipped
+        connect(m, walk_keys.request, read_keys.request)
+        self._fork(m, walk_keys.block, (blocks.i, key_passes.i, sorter.block))
+        connect(m, blocks.o, scores.block)
+        connect(m, walk_values.request, read_values.request)
+        connect(m, read_keys.data, sorter.records)
+        connect(m, sorter.queries, scores.queries)
+        connect(m, sorter.keys, kept_keys.records)
+        connect(m, key_passes.o, kept_keys.passes)
+        connect(m, kept_keys.o, scores.beats)
+        connect(m, read_values.data, kept_values.records)
+        connect(m, walk_values.passes, value_passes.i)
+        connect(m, value_passes.o, kept_values.passes)
+        connect(m, kept_values.o, values.beats)
+        connect(m, scores.scored, values.scored)
+        connect(m, results.beats, writer.data)
+        connect(m, read_keys.memory, flipped(self.keys_memory))
+        connect(m, read_values.memory, flipped(self.values_memory))
+        connect(m, writer.memory, flipped(self.write))
+        m.d.comb += [
+            scores.read.eq(values.read),
+            values.scores.eq(scores.scores),
+            values.ready.eq(results.ready),
+            values.select.eq(results.select),
+            values.quarter.eq(results.quarter),
+        ]
+        for name in ("ended", "done", "totals", "rows", "exponent", "word"):
+            m.d.comb += getattr(results, name).eq(getattr(values, name))
+
+        self._commands(m, (walk_keys, walk_values, walk_results))
+        self._complete(m, walk_results, writer)
+
+        masters = (read_keys, read_values, writer)
+        address = Mux(
+            read_keys.error,
+            read_keys.error_address,
+            Mux(read_values.error, read_values.error_address, writer.error_address),
+        )
+        failed = read_keys.error | read_values.error | writer.error
+        with m.If(failed & ~self.error):
+            m.d.sync += [self.error.eq(1), self.error_address.eq(address)]
+        m.d.comb += [master.stop.eq(self.stop) for master in masters]
+        m.d.sync += [
+            self.quiet.eq(read_keys.quiet & read_values.quiet & writer.quiet),
+            self.active.eq(scores.active | values.active | results.active),
+        ]
+        return m
+
+    @staticmethod
+    def _fork(m: Module, source: Any, sinks: tuple[Any, ...]) -> None:
+        """Each sink takes its fields of every item, all in the same cycle."""
+        for index, sink in enumerate(sinks):
+            others = [other.ready for other in (*sinks[:index], *sinks[index + 1 :])]
+            m.d.comb += sink.valid.eq(Cat(source.valid, *others).all())
+            for name in sink.payload.shape().members:
+                m.d.comb += sink.payload[name].eq(source.payload[name])
+        m.d.comb += source.ready.eq(Cat(*(sink.ready for sink in sinks)).all())
+
+    def _commands(self, m: Module, walks: tuple[Any, ...]) -> None:
+        """An instruction goes to all three walks, each of which may be ahead of the others."""
+        running = Signal(range(_COMMANDS + 1))
+        queues = []
+        for index, walk in enumerate(walks):
+            queue = Fifo(command_layout(*walk.OPERANDS), 2)
+            m.submodules[f"commands{index}"] = queue
+            wiring.connect(m, queue.o, walk.command)
+            queues.append(queue)
+        taken = Signal()
+        ready = running != _COMMANDS
+        for queue in queues:
+            ready = ready & queue.i.ready
+        m.d.comb += [
+            self.command.ready.eq(ready),
+            taken.eq(self.command.valid & ready),
+            self.busy.eq(running != 0),
+        ]
+        for queue, walk in zip(queues, walks, strict=True):
+            m.d.comb += queue.i.valid.eq(taken)
+            for name in walk.OPERANDS:
+                m.d.comb += queue.i.payload[name].eq(self.command.payload[name])
+        m.d.sync += running.eq(running + taken - self.done)
+
+    def _complete(self, m: Module, walk: ResultWalk, writer: BurstWriter) -> None:
+        """Requests to the writer; the response to an instruction's last one completes it."""
+        m.submodules.pending = pending = Fifo(unsigned(1), _PENDING)
+        offer = Signal()
+        m.d.comb += [
+            offer.eq(walk.request.valid & pending.i.ready),
+            writer.request.valid.eq(offer),
+            writer.request.payload.eq(walk.request.payload),
+            walk.request.ready.eq(writer.request.ready & pending.i.ready),
+            pending.i.valid.eq(walk.request.valid & writer.request.ready),
+            pending.i.payload.eq(walk.last),
+            pending.o.ready.eq(writer.responses),
+        ]
+        m.d.sync += self.done.eq(writer.responses & pending.o.payload)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scaling and accumulation for 16 rows: ``acc[bank][column][row] += D * m * ws * 2**e``."""
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
+from lutvar.hw.links import drain_values
+from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.memory import READ_LATENCY, SharedMemory
+from lutvar.hw.verilog import place
+
+from .chain import vector_layout
+from .dot_form import sum_bits
+from .scale_add import make_scale_add, scale_add_timing, scale_bits
+
+
+def accumulator_latency(config: AcceleratorConfig) -> int:
+    """Cycles from the sums of an odd column to the cycle in which its pair may be drained."""
+    return scale_add_timing(config).total + 3
+
+
+class GroupAccumulator(wiring.Component):
+    """Accumulator banks of a row group. All 16 rows use the same column in the same cycle.
+
+    Words hold a pair of columns (2 i, 2 i + 1), and so columns must come in pairs: an even one,
+    then the odd one after it, with any number of idle cycles before, between and after.
+
+    Members:
+        valid: sums that count.
+        vector: bank, column; ``first``: start from the bias. ``ws`` and ``exponent`` come as
+            ``scale``, what ``scale_add.weight_scale`` makes of them.
+        sums: exact sums of the 16 rows. m: their FP16 scales. All in the cycle of ``valid``.
+        drain_bank, drain_pair: read a pair of columns; ``drained`` follows ``READ_LATENCY`` cycles
+            later. Any bank: one that sums go to has old or new ones.
+
+    An even column may come again ``min_interval`` cycles after the odd one of its pair. Both may
+    be drained ``latency`` cycles after the sums of the odd one. Throughput: 16 additions and 32
+    reads a cycle. Cost: 2 DSP a row; one memory of 1024 bits x ``acc_words`` for all banks, which
+    is 15 UltraRAM for each 4096 words.
+
+    The memory's first port reads and writes, the second one drains. Reads come ``_read`` cycles
+    after the sums of even columns, so never in two cycles that follow each other. A pair that is
+    complete waits in a register for a cycle without a read: the first one that it sees, or the
+    next. So it is gone before the next pair is complete, two cycles after it or later.
+    """
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        timing = scale_add_timing(config)
+        # Cycles from the sums to the adder's operand registers, to the read, to the results.
+        self._operands, self._result = timing.stored, timing.total
+        self._read = timing.stored - 1 - READ_LATENCY
+        assert self._read >= 1, "the read address is a register's"
+        self.latency = accumulator_latency(config)
+        # A read in the cycle before it: no write has to wait.
+        self.min_interval = self.latency - 1 - self._read
+        super().__init__(
+            {
+                "valid": In(1),
+                "vector": In(vector_layout(config)),
+                "sums": In(data.ArrayLayout(signed(sum_bits(config)), ROW_GROUP)),
+                "m": In(data.ArrayLayout(unsigned(16), ROW_GROUP)),
+                "scale": In(scale_bits(config)),
+                "drain_bank": In(range(config.acc_banks)),
+                "drain_pair": In(range(config.acc_depth // 2)),
+                "drained": Out(drain_values()),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        config, width = self.config, 32 * ROW_GROUP
+        vector = self.vector
+        valid = Signal(self._result)
+        m.d.sync += valid.eq(Cat(self.valid, valid))
+
+        def at(value: Value, cycle: int, name: str, start: int = 0) -> Value:
+            return delay(m, Value.cast(value), cycle - start, name)
+
+        # The lowest bit of a column says which half of the word it is.
+        reading = at(Cat(vector.column, vector.bank), self._read, "read_line")
+        odd_then = at(reading[0], self._operands - 1, "odd_line", self._read)
+        writing = at(reading, self._result, "write_line", self._read)
+        first = at(vector.first, self._operands - 1, "first_line")
+        bias = at(vector.bias, self._operands - 1, "bias_line")
+
+        stored = Signal(width, reset_less=True)
+        sums = Signal(width)
+        m.submodules.banks = banks = SharedMemory(2 * width, config.acc_words)
+        odd_stored = Signal(width, reset_less=True)  # until its sums come
+        m.d.sync += [
+            stored.eq(
+                Mux(
+                    first,
+                    bias.replicate(ROW_GROUP),
+                    Mux(odd_then, odd_stored, banks.data[:width]),
+                )
+            ),
+        ]
+        with m.If(valid[self._operands - 2] & ~odd_then):
+            m.d.sync += odd_stored.eq(banks.data[width:])
+
+        # Results of an even column wait for those of the odd one.
+        even_sums = Signal(width, reset_less=True)
+        pair, pair_place = Signal(2 * width, reset_less=True), Signal.like(writing[1:])
+        complete, waiting, read_now = Signal(), Signal(), Signal()
+        m.d.comb += [
+            complete.eq(valid[-1] & writing[0]),
+            read_now.eq(valid[self._read - 1] & ~reading[0]),
+            banks.write.eq(waiting & ~read_now),
+            banks.addr.eq(Mux(read_now, reading[1:], pair_place)),
+            banks.write_data.eq(pair),
+        ]
+        m.d.sync += waiting.eq(complete | (waiting & read_now))
+        with m.If(valid[-1] & ~writing[0]):
+            m.d.sync += even_sums.eq(sums)
+        with m.If(complete):
+            m.d.sync += [pair.eq(Cat(even_sums, sums)), pair_place.eq(writing[1:])]
+        m.d.comb += [
+            banks.other_addr.eq(Cat(self.drain_pair, self.drain_bank)),
+            Value.cast(self.drained).eq(banks.other_data),
+        ]
+
+        sum_parts: list[Value] = []
+        for row in range(ROW_GROUP):
+            adder = make_scale_add(config)
+            place(m, platform, f"row_{row}", adder, "rows_scale_add")
+            m.d.comb += [
+                adder.d.eq(self.sums[row]),
+                adder.m.eq(self.m[row]),
+                adder.scale.eq(self.scale),
+                adder.stored.eq(stored[32 * row : 32 * row + 32]),
+            ]
+            sum_parts.append(adder.s)
+        m.d.comb += sums.eq(Cat(*sum_parts))
+        return m

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small memories in LUTs: one word written, several read without delay."""
+
+from typing import Any
+
+from amaranth.hdl import Module, unsigned
+from amaranth.lib import memory, wiring
+from amaranth.lib.wiring import In, Out
+
+from lutvar.hw.verilog import ExportPlatform, instantiate
+
+#: A LUTRAM cell whose address serves reading and writing holds two bits a LUT and needs one copy
+#: for each word that is read at the same time. A simulator needs one array only.
+_STORE = """\
+// Words of WIDTH bits in LUTs, read at COPIES addresses at once, without delay. While a word is
+// written all addresses are equal.
+module lutvar_da_store #(
+  parameter WIDTH = 1, parameter ADDRESS = 5, parameter COPIES = 1
+) (
+  input clk,
+  input write,
+  input [ADDRESS*COPIES-1:0] address,
+  input [WIDTH-1:0] data,
+  output [WIDTH*COPIES-1:0] words
+);
+  genvar c;
+`ifdef SYNTHESIS
+  generate
+    for (c = 0; c < COPIES; c = c + 1) begin : copy
+      (* ram_style = "distributed" *) reg [WIDTH-1:0] cells [0:(1<<ADDRESS)-1];
+      integer i;
+      initial for (i = 0; i < 1 << ADDRESS; i = i + 1) cells[i] = {WIDTH{1'b0}};
+      always @(posedge clk) if (write) cells[address[ADDRESS*c +: ADDRESS]] <= data;
+      assign words[WIDTH*c +: WIDTH] = cells[address[ADDRESS*c +: ADDRESS]];
+    end
+  endgenerate
+`else
+  reg [WIDTH-1:0] cells [0:(1<<ADDRESS)-1];
+  integer i;
+  initial for (i = 0; i < 1 << ADDRESS; i = i + 1) cells[i] = {WIDTH{1'b0}};
+  always @(posedge clk) if (write) cells[address[ADDRESS-1:0]] <= data;
+  generate
+    for (c = 0; c < COPIES; c = c + 1) begin : copy
+      assign words[WIDTH*c +: WIDTH] = cells[address[ADDRESS*c +: ADDRESS]];
+    end
+  endgenerate
+`endif
+endmodule
+"""
+
+
+class LutStore(wiring.Component):
+    """Memory in LUTs with a common address for reading and writing, in several copies.
+
+    Members:
+        address: of each copy, copy 0 lowest.
+        words: what each copy holds there, in the same cycle.
+        write, data: write a word to all copies; all addresses must be equal then. It is read from
+            the next cycle on.
+
+    Cost: with 32 words, half a LUT for each bit of a word and copy. Holds zeros at first.
+    """
+
+    def __init__(self, width: int, address: int = 5, copies: int = 1) -> None:
+        if width < 1 or address < 1 or copies < 1:
+            raise ValueError(f"width {width}, address {address}, copies {copies}: at least 1 each")
+        self.width, self.bits, self.copies = width, address, copies
+        super().__init__(
+            {
+                "write": In(1),
+                "address": In(address * copies),
+                "data": In(width),
+                "words": Out(width * copies),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        bits, width = self.bits, self.width
+        if isinstance(platform, ExportPlatform):
+            instantiate(
+                m, platform, "store", "da_store", _STORE,
+                parameters={"WIDTH": width, "ADDRESS": bits, "COPIES": self.copies},
+                inputs={"write": self.write, "address": self.address, "data": self.data},
+                outputs={"words": self.words},
+            )  # fmt: skip
+            return m
+        m.submodules.memory = store = memory.Memory(shape=unsigned(width), depth=1 << bits, init=[])
+        write = store.write_port()
+        m.d.comb += [
+            write.addr.eq(self.address[:bits]),
+            write.data.eq(self.data),
+            write.en.eq(self.write),
+        ]
+        for copy in range(self.copies):
+            read = store.read_port(domain="comb")
+            m.d.comb += [
+                read.addr.eq(self.address[bits * copy : bits * (copy + 1)]),
+                self.words[width * copy : width * (copy + 1)].eq(read.data),
+            ]
+        return m

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One evaluation: samples and given tokens of a model without and with methods, over seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.models.judge import Judge
+
+from .chunk import chunks_of
+from .figures import PairedFigures, SampleFigures, paired_figures, sample_figures
+from .forced import ForcedFigures, force
+from .frechet import need_samples
+from .reference import Reference, load_reference
+from .settings import SampleSettings, image_labels, image_seed
+from .store import ChunkStore
+from .subject import FLOAT, Subject, SubjectName, load_subject
+from .threads import single_thread
+from .work import Share, Task, sample
+
+#: Opens a progress bar with a label.
+Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+
+#: What all figures on images have in common; goes with every result.
+NOTE = (
+    "features of the small classifier that comes with the model; these are not ImageNet Inception "
+    "figures and do not compare with published FID, IS, precision or recall"
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be evaluated, and how.
+
+    Attributes:
+        model: name or folder.
+        methods: presets and recipes; the unquantized model always comes first and is not named.
+        settings: of the sampling.
+        samples: images for each method and seed.
+        seeds: each gives a run of its own.
+        teacher: images whose tokens are given to compare logits and layers.
+        folder: where samples are kept.
+        jobs, wait, device: see `work.sample`.
+        share: part of this process among those of torchrun.
+    """
+
+    model: str
+    methods: tuple[str, ...]
+    settings: SampleSettings
+    samples: int
+    seeds: tuple[int, ...]
+    teacher: int
+    folder: Path
+    jobs: int | None = None
+    wait: float = 3600.0
+    device: str = "cpu"
+    share: Share = field(default_factory=Share)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Figures of one method and seed; `paired` and `forced` are None for the unquantized model."""
+
+    method: str
+    seed: int
+    samples: SampleFigures
+    paired: PairedFigures | None
+    forced: ForcedFigures | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(plan: Plan, model: LoadedModel, judge: Judge) -> None:
+    """Raise ValueError for a plan that cannot give figures, before anything is computed."""
+    need_samples(plan.samples, judge.width)
+    if not plan.seeds or len(set(plan.seeds)) != len(plan.seeds):
+        raise ValueError(f"seeds {list(plan.seeds)}: at least one, each once")
+    for seed in plan.seeds:
+        image_seed(seed, plan.samples + plan.settings.chunk)
+    if not 1 <= plan.teacher <= plan.samples:
+        raise ValueError(
+            f"teacher = {plan.teacher}: from 1 to the number of samples, {plan.samples}; their "
+            "tokens are taken from samples"
+        )
+    config = model.vqvae.config
+    shape = (config.in_channels, config.image_size, config.image_size)
+    if judge.image_shape != shape:
+        raise ValueError(
+            f"model {model.info.name!r} makes images of shape {shape}, its classifier takes "
+            f"{judge.image_shape}; train both on the same images"
+        )
+
+
+def evaluate(plan: Plan, bars: Bars) -> list[Run] | None:
+    """Evaluate the unquantized model and each method, for each seed.
+
+    Args:
+        plan: what.
+        bars: opens a progress bar.
+
+    Returns:
+        The runs, methods in order, each with all seeds; None in a process of torchrun that is not
+        the first: it has only done its part of the sampling.
+
+    Raises:
+        ModelError, ConfigError, ValueError: model, method, or settings that cannot be used.
+        StoreError: the folder holds other samples.
+        WorkError: processes that failed or did not deliver.
+    """
+    model = load_model(plan.model)
+    judge, reference = model.classifier(), load_reference(model)
+    check(plan, model, judge)
+    names = [SubjectName(plan.model, method) for method in (FLOAT, *plan.methods)]
+    # All of them first: a wrong name must not wait for samples of the others.
+    subjects = [load_subject(name, plan.device, model) for name in names]
+    runs: list[Run] = []
+    exact: dict[int, _Samples] = {}
+    for name, subject in zip(names, subjects, strict=True):
+        for seed in plan.seeds:
+            store = sample_seed(plan, name, subject, seed, bars)
+            if plan.share.index == 0:
+                samples = _read(plan, store)
+                exact.setdefault(seed, samples)
+                figures = _measure(
+                    plan, subject, judge, reference, exact[seed], samples, seed, bars
+                )
+                runs.append(figures)
+    return runs if plan.share.index == 0 else None
+
+
+class _Samples(NamedTuple):
+    features_ND: Tensor
+    tokens_NL: Tensor
+
+
+def sample_seed(
+    plan: Plan, name: SubjectName, subject: Subject, seed: int, bars: Bars, judged: bool = True
+) -> ChunkStore:
+    """Samples of one method and seed, in the plan's folder; see `work.sample`."""
+    plain = re.sub(r"[^\w.-]+", "-", name.method)
+    folder = plan.folder / plain / f"seed{seed}"
+    task = Task(name, plan.settings, seed, plan.samples, folder, plan.device, judged)
+    with bars(f"{name.method}, seed {seed}: images") as update:
+        return sample(task, subject, plan.jobs, plan.share, plan.wait, update)
+
+
+def _read(plan: Plan, store: ChunkStore) -> _Samples:
+    found = store.read(chunks_of(plan.samples, plan.settings), ("features", "tokens"))
+    return _Samples(found["features"][: plan.samples], found["tokens"][: plan.samples])
+
+
+def _measure(
+    plan: Plan,
+    subject: Subject,
+    judge: Judge,
+    reference: Reference,
+    exact: _Samples,
+    samples: _Samples,
+    seed: int,
+    bars: Bars,
+) -> Run:
+    config = subject.model.var.config
+    labels_N = torch.tensor(image_labels(0, plan.samples, config.num_classes))
+    alone = sample_figures(samples.features_ND, labels_N, judge, reference)
+    if subject.name == FLOAT:
+        return Run(subject.name, seed, alone, None, None)
+    paired = paired_figures(subject.model.vqvae, exact, samples)
+    given = exact.tokens_NL[: plan.teacher].to(plan.device)
+    # As samples are made: one thread, so that rounding is the same on every machine.
+    with bars(f"{subject.name}, seed {seed}: given tokens") as update, single_thread():
+        forced = force(subject, labels_N[: plan.teacher].to(plan.device), given, update)
+    return Run(subject.name, seed, alone, paired, forced)

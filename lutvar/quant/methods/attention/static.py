@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention with static operand ranges: one pair of step and zero point for each operand and block.
+
+Source: PTQ4ARVG (arXiv:2601.21238), released code: q, k, probabilities and values are asymmetric
+integers for the whole tensor, ranges from percentiles as for the linears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from lutvar.contract.formats import get_format
+from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
+from lutvar.quant.methods.quantizers.fake import QuantizerSpec
+from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.static import StaticQuantizer
+from lutvar.quant.var import Var
+
+from .kinds import MeasuredModel, PlainAttention, PlainSettings
+
+#: Values kept of one operand in one call while ranges are measured; more are thinned out evenly.
+KEPT = 1 << 17
+
+
+class StaticSettings(PlainSettings):
+    """Format of all four operands.
+
+    Attributes:
+        format: an INT format; the operands are asymmetric integers of it.
+        samples: calibration samples (rows, if the set has chosen rows) that are measured; 0 all.
+        batch: rows for each range; later batches enter the moving average.
+    """
+
+    kind: Literal["static"] = "static"
+    format: str = "INT8"
+    samples: int = Field(default=16, ge=0)
+    batch: int = Field(default=32, ge=1)
+
+    @field_validator("format")
+    @classmethod
+    def _integer(cls, value: str) -> str:
+        if not get_format(value).name.startswith("INT"):
+            raise ValueError(f"static attention has asymmetric integers; {value} is not one")
+        return value
+
+    @field_validator("q", "k", "v", "probabilities")
+    @classmethod
+    def _none(cls, value: QuantizerSpec | None) -> None:
+        if value is not None:
+            raise ValueError("kind static takes `format` for all operands, no quantizers")
+
+
+class StaticAttention(PlainAttention):
+    """Ranges are measured on the model with quantized linears, its attention still in float.
+
+    Attributes:
+        fixed: (block, operand) -> quantizer; empty until it was measured.
+    """
+
+    settings: StaticSettings
+    settings_type = StaticSettings
+
+    def __init__(
+        self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+    ) -> None:
+        super().__init__(settings, var, calibration)
+        self.fixed: dict[tuple[int, str], StaticQuantizer] = {}
+        self._seen: dict[tuple[int, str], list[Tensor]] | None = None
+        self._block = 0
+
+    @staticmethod
+    def needs_data(settings: Mapping[str, Any]) -> bool:
+        """Always."""
+        return True
+
+    def measure(self, model: MeasuredModel) -> None:
+        """Fix the ranges."""
+        spec = QuantizerSpec(format=self.settings.format, group="tensor", asymmetric=True)
+        calibration = model.calibration
+        if self.settings.samples and calibration.rows is None:
+            calibration = calibration.first(self.settings.samples)
+        elif self.settings.samples:
+            calibration = calibration.with_rows(self.settings.samples)
+        rows = len(calibration.row_data(0)[0])
+        found: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+        for start in range(0, rows, self.settings.batch):
+            self._seen = {}
+            # Every n-th row, so that each batch holds both halves.
+            count = -(-rows // self.settings.batch)
+            replay(model.var, calibration, slice(start // self.settings.batch, None, count))
+            for key, parts in self._seen.items():
+                pair = percentile_range(torch.cat(parts).unsqueeze(0), spec.bits)
+                found.setdefault(key, []).append(pair)
+        self._seen = None
+        for key, pairs in found.items():
+            step, zero = (moving_average([pair[i] for pair in pairs]) for i in range(2))
+            self.fixed[key] = StaticQuantizer.of(spec.format, step, zero, (0,))
+
+    def state(self) -> dict[str, Tensor]:
+        """The ranges, for files: "block.operand" -> (step, zero point)."""
+        return {
+            f"{block}.{name}": torch.cat((fixed.step_S, fixed.zero_S))
+            for (block, name), fixed in self.fixed.items()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what `state` gave."""
+        for key, pair in state.items():
+            block, name = key.split(".")
+            made = StaticQuantizer.of(self.settings.format, pair[:1], pair[1:], (0,))
+            self.fixed[int(block), name] = made
+
+    def _static(self, block: int, name: str, x: Tensor) -> Tensor:
+        if self._seen is not None:
+            flat = x.detach().flatten()
+            stride = -(-flat.numel() // KEPT)
+            self._seen.setdefault((block, name), []).append(flat[::stride].clone())
+            return x
+        if (block, name) not in self.fixed:
+            raise RuntimeError(f"block {block}: attention was not measured; build it with data")
+        return self.fixed[block, name](x, 0)
+
+    def scores(self, block: int, q_BHlc: Tensor, k_BHLc: Tensor, scale: float) -> Tensor:
+        """Scores of quantized queries and keys."""
+        q_BHlc = self._static(block, "q", q_BHlc * scale)
+        return q_BHlc @ self._static(block, "k", k_BHLc).mT
+
+    def product(self, block: int, p_BHlL: Tensor, v_BHLc: Tensor) -> Tensor:
+        """Quantized probabilities times quantized values."""
+        p_BHlL = self._static(block, "probabilities", p_BHlL)
+        return p_BHlL @ self._static(block, "v", v_BHLc)

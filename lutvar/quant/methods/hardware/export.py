@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the layers of a recipe to the transformer that the accelerator runs.
+
+The codes are those that the recipe rounded to, not new ones; channel factors and shifts go into the
+AdaLN vectors. What `hardware.HardwareReport.added` lists is quantized here besides.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lutvar.contract.formats import NumberFormat
+from lutvar.contract.quant_preset import GROUP
+from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
+from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
+from lutvar.quant.methods.recipes.build import QuantizedVar
+from lutvar.quant.ptq.linear import GivenWeight, QuantizationError
+from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.var import Var
+from lutvar.quant.var.sites import LinearSite
+
+from .array_rules import KvFormat
+from .report import ARRAY_SITES, hardware
+
+
+def export(
+    quantized: QuantizedVar, var: Var, kv_format: KvFormat | None = None
+) -> QuantizedTransformer:
+    """The transformer at code level.
+
+    Args:
+        quantized: layers made for `var`.
+        var: the float model.
+        kv_format: format of the attention records; default what the recipe says, else E2M3.
+
+    Raises:
+        QuantizationError: a part of the recipe that needs other hardware; the text names it. A
+            recipe that only lacks a shipped configuration is exported, with its own preset.
+    """
+    report = hardware(quantized, var)
+    if report.config is None or report.missing:
+        raise QuantizationError(
+            f"recipe {report.recipe} does not run on the accelerator: " + "; ".join(report.missing)
+        )
+    chosen = {s: layer for s, layer in quantized.layers.items() if s.name in ARRAY_SITES}
+    given: dict[LinearSite, GivenWeight] = {}
+    factors: dict[LinearSite, NDArray[np.float32]] = {}
+    shifts: dict[LinearSite, NDArray[np.float32]] = {}
+    for site, layer in chosen.items():
+        given[site] = given_weight(layer)
+        scale_I, shift_I = channel_affine(layer)
+        if scale_I is not None:
+            factors[site] = scale_I.numpy()
+        if shift_I is not None:
+            shifts[site] = shift_I.numpy()
+    return quantize_transformer(
+        var, report.config, kv_format or report.kv_format, factors, False, given, shifts
+    )
+
+
+def channel_affine(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    """(s, t), each [I] or None: a layer's channel factors and shifts together are x s + t."""
+    scale_I: Tensor | None = None
+    shift_I: Tensor | None = None
+    for operation in layer.operations:
+        if isinstance(operation, ChannelScale):
+            s_I = operation.s_I.double()
+            scale_I = s_I if scale_I is None else scale_I * s_I
+            shift_I = None if shift_I is None else shift_I * s_I
+        elif isinstance(operation, ChannelShift):
+            t_I = operation.t_I.double()
+            shift_I = t_I if shift_I is None else shift_I + t_I
+    return tuple(None if v is None else v.float() for v in (scale_I, shift_I))  # type: ignore[return-value]
+
+
+def given_weight(layer: Layer) -> GivenWeight:
+    """Codes and scales of a finished layer whose quantizer has groups of 128.
+
+    Raises:
+        QuantizationError: the weight is not on the grid of its scales.
+    """
+    found, quantizer = grid_weight(layer), layer.weight
+    if found is None or quantizer is None:
+        raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
+    codes_OI = codes_of(found, quantizer.format)
+    peaks_OG = found.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
+    # A group of zeros has no scale; what the quantizer puts there must not set the exponent.
+    used_OG = found.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
+    return GivenWeight(codes_OI.numpy(), torch.where(used_OG, peaks_OG, 0.0), layer.bias_O)
+
+
+def codes_of(weight: GridWeight, fmt: NumberFormat) -> Tensor:
+    """uint8 codes [O, I] of grid integers in a single-scale format."""
+    top = max(fmt.positive.top, fmt.negative.top)
+    table = torch.zeros(2 * top + 1, dtype=torch.uint8)
+    for negative in (False, True):
+        for magnitude in fmt.half(negative).levels:
+            index = top - magnitude if negative else top + magnitude
+            table[index] = fmt.encode_int(magnitude, negative)
+    return table[weight.integers_OI.long() + top]

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rounded weight of a layer as grid integers and scales, exactly, for files and exports."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+
+from .layer import Layer
+
+
+class GridWeight(NamedTuple):
+    """integers times scales; see `values`.
+
+    Attributes:
+        integers_OI: signed multiples of the grid step (int8 or int16). With a zero point, what is
+            left after it was taken off.
+        scales: of the blocks, as `FakeQuantizer.scales` makes them.
+    """
+
+    integers_OI: Tensor
+    scales: Scales
+
+
+def grid_weight(layer: Layer) -> GridWeight | None:
+    """Integers and scales that give `layer.rounded_OI` to the last bit, or None.
+
+    None: the weight is float, or a step rounded it with scales that it did not leave in
+    `weight_scales`.
+    """
+    rounded_OI, quantizer = layer.rounded_OI, layer.weight
+    if quantizer is None or rounded_OI is None or quantizer.spec.exact_rule is not None:
+        return None
+    if layer.weight_scales is not None:
+        return _try(quantizer, rounded_OI, layer.weight_scales)
+    # The scales that steps usually round with, then those of a weight that kept its extremes.
+    for weight_OI in (layer.weight_OI, rounded_OI):
+        found = _try(quantizer, rounded_OI, quantizer.scales(weight_OI))
+        if found is not None:
+            return found
+    return None
+
+
+def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWeight | None:
+    step = scales.positive
+    blocks = quantizer.blocks(rounded_OI)
+    if scales.negative is not None:
+        step = torch.where(blocks < 0, scales.negative, scales.positive)
+    integers = torch.round(blocks / step)
+    if scales.zero is not None:
+        integers = integers - scales.zero
+    if not bool((integers.abs() <= 32767).all()):
+        return None
+    small = bool((integers >= -128).all() and (integers <= 127).all())
+    kind = torch.int8 if small else torch.int16
+    made = GridWeight(integers.to(kind).reshape(rounded_OI.shape), scales)
+    return made if torch.equal(values(quantizer, made), rounded_OI) else None
+
+
+def values(quantizer: FakeQuantizer, weight: GridWeight) -> Tensor:
+    """The weight [O, I] in float32."""
+    integers, scales = quantizer.blocks(weight.integers_OI).float(), weight.scales
+    if scales.zero is not None:
+        integers = integers + scales.zero
+    step = scales.positive
+    if scales.negative is not None:
+        step = torch.where(integers < 0, scales.negative, scales.positive)
+    return (integers * step).reshape(weight.integers_OI.shape)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A linear layer on its way through a recipe, and a block of them with its calibration data.
+
+A recipe is a list of steps. Each step changes `Layer` objects: it adds operations on the input
+(with the matching change of the weight), chooses quantizers, or decides how the weight is rounded.
+What the layer computes afterwards is always the same formula, `Layer.__call__`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.var.blocks import Modulation, VarBlock
+from lutvar.quant.var.sites import LinearSite, SiteName
+
+
+class InputOperation(Protocol):
+    """Something that happens to a layer's input before it is quantized."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[..., I] to [..., I]."""
+
+    def describe(self) -> str:
+        """Few words for reports: what it is and whether it costs anything at run time."""
+
+
+class ActivationQuantizer(Protocol):
+    """Fake quantization of a layer's input."""
+
+    @property
+    def bits(self) -> float:
+        """Bits of a code."""
+
+    def __call__(self, x: Tensor, scale_index: int) -> Tensor:
+        """[..., l, I] to the same; `scale_index` is the scale step that the l tokens belong to."""
+
+
+@dataclass
+class Layer:
+    """One linear: ``y = Q_x(ops(x)) Q_w(W)^T + low rank + b``.
+
+    Attributes:
+        site: which linear.
+        weight_OI: the weight in the basis after `operations`, float32, not quantized.
+        bias_O: bias, or None.
+        operations: what happens to the input, in order.
+        activation: quantizer of the input, or None for float.
+        weight: quantizer of the weight, or None for float.
+        weight_scales: scales that a step chose for the weight; None for those of its extremes.
+        rounded_OI: the weight as it is used; None until rounding was decided (`finish`).
+        low_rank: (down_RI, up_OR) of a branch that sees the input before it is quantized, or None.
+        notes: remarks of steps for reports.
+    """
+
+    site: LinearSite
+    weight_OI: Tensor
+    bias_O: Tensor | None
+    operations: list[InputOperation] = field(default_factory=list)
+    activation: ActivationQuantizer | None = None
+    weight: FakeQuantizer | None = None
+    weight_scales: Scales | None = None
+    rounded_OI: Tensor | None = None
+    low_rank: tuple[Tensor, Tensor] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def prepared(self, x: Tensor) -> Tensor:
+        """The input after all operations, before it is quantized."""
+        for operation in self.operations:
+            x = operation(x)
+        return x
+
+    def finish(self) -> None:
+        """Round the weight to nearest unless a step has rounded it."""
+        self.rounded_OI = self.current().contiguous()
+
+    def current(self) -> Tensor:
+        """The weight as the steps so far have rounded it, else rounded to nearest, [O, I]."""
+        return self.nearest() if self.rounded_OI is None else self.rounded_OI
+
+    def nearest(self) -> Tensor:
+        """The weight rounded to nearest with the scales chosen so far, [O, I]."""
+        if self.weight is None:
+            return self.weight_OI
+        if self.weight_scales is None:
+            return self.weight(self.weight_OI)
+        return self.weight.apply(self.weight_OI, self.weight_scales)
+
+    def grid(self) -> tuple[FakeQuantizer, Scales]:
+        """Quantizer and scales of the weight, for steps that round it.
+
+        Raises:
+            ValueError: the recipe does not quantize this weight, or by an exact rule.
+        """
+        if self.weight is None:
+            raise ValueError(f"{self.site}: the recipe gives its weight no format; name one")
+        if self.weight.spec.exact_rule is not None:
+            raise ValueError(f"{self.site}: weight.exact_rule rounds itself; leave it out")
+        if self.weight_scales is None:
+            self.weight_scales = self.weight.scales(self.weight_OI)
+        return self.weight, self.weight_scales
+
+    def need_unrounded(self, what: str) -> None:
+        """Raise ValueError if scales, rounding or a low-rank branch rest on the present weight."""
+        if self.rounded_OI is not None or self.weight_scales is not None or self.low_rank:
+            raise ValueError(f"{self.site}: {what} must come before steps that round the weight")
+
+    def __call__(self, x: Tensor, scale_index: int) -> Tensor:
+        """Output [..., O] for input [..., l, I] of one scale step."""
+        assert self.rounded_OI is not None, f"{self.site}: finish() was not called"
+        x = self.prepared(x)
+        quantized = x if self.activation is None else self.activation(x, scale_index)
+        y = F.linear(quantized, self.rounded_OI, self.bias_O)
+        if self.low_rank is not None:
+            down_RI, up_OR = self.low_rank
+            y = y + F.linear(F.linear(x, down_RI), up_OR)
+        return y
+
+
+@dataclass(frozen=True)
+class BlockData:
+    """What the float model does in one block on the calibration samples. B rows, L tokens.
+
+    Rows are (sample, half): conditional rows first, then the unconditional rows of the same
+    samples. Tokens of all scales follow each other; `scales` gives the range of each.
+
+    Attributes:
+        x_BLC: residual stream at the block's entry; None outside the blocks.
+        modulation: AdaLN vectors [B, 1, C]; None outside the blocks.
+        mask_11LL: block-causal mask.
+        inputs: name of a linear -> its input [B, L, I] (AdaLN linears: [B, 1, I]).
+        scales: (first, last + 1) token of each scale.
+        labels_B: class of each row, the null class for unconditional ones.
+        importance: name of a linear -> Fisher matrix [O, O] of its output (`importance`), for
+            those that steps ask for.
+    """
+
+    x_BLC: Tensor | None
+    modulation: Modulation | None
+    mask_11LL: Tensor
+    inputs: Mapping[SiteName, Tensor]
+    scales: tuple[tuple[int, int], ...]
+    labels_B: Tensor
+    importance: Mapping[SiteName, Tensor] = field(default_factory=dict)
+
+    def by_scale(self, name: SiteName) -> list[Tensor]:
+        """Inputs of a linear for each scale step, [B, l, I]."""
+        return [self.inputs[name][:, a:b] for a, b in self.scales]
+
+
+@dataclass
+class Block:
+    """The linears of a block (or those outside the blocks) and their data.
+
+    Attributes:
+        index: block, or the number of blocks for the linears outside.
+        layers: name -> layer; only the linears that the recipe covers.
+        module: the float block, None outside; steps must not change it.
+        data: calibration data, None when the recipe needs none.
+        seed: for random choices of steps.
+        following: steps of the recipe that come after the one at work.
+    """
+
+    index: int
+    layers: dict[SiteName, Layer]
+    module: VarBlock | None
+    data: BlockData | None
+    seed: int = 0
+    following: tuple[Step, ...] = ()
+
+    def generator(self, salt: int = 0) -> torch.Generator:
+        """A random stream that depends on seed, block and salt alone."""
+        return torch.Generator().manual_seed((self.seed * 1009 + self.index) * 1009 + salt)
+
+
+class Step(Protocol):
+    """One method, or one part of one. Made from the recipe's settings by `steps.make_step`."""
+
+    needs_data: bool
+
+    def apply(self, block: Block) -> None:
+        """Change the layers of a block."""

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers as JSON and tensors, and back: what a file of a recipe's result is made of.
+
+Operations and quantizers of steps are dataclasses whose fields are tensors, numbers, text, lists,
+tables, quantizers or other such classes. A class becomes storable with `register`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec, Scales
+from lutvar.quant.ptq.files import QuantizedFileError
+from lutvar.quant.var.sites import LinearSite
+
+from .grid import GridWeight, grid_weight, values
+from .layer import Layer
+from .ranged import RangedLayer
+
+_T = TypeVar("_T", bound=type)
+#: Name in files -> "module:class" (modules of this package), or the class.
+CLASSES: dict[str, str | type] = {
+    "ChannelScale": "operations:ChannelScale",
+    "ChannelShift": "operations:ChannelShift",
+    "FixedRange": "fixed_range:FixedRange",
+    "FullRotation": "hadamards:FullRotation",
+    "LogTable": "logarithmic:LogTable",
+    "NoisyInput": "steps.noisyquant:NoisyInput",
+    "Rotation": "operations:Rotation",
+    "ShiftUniformLog2": "logarithmic:ShiftUniformLog2",
+    "ShiftedLog": "steps.adalog:ShiftedLog",
+    "StaticQuantizer": "static:StaticQuantizer",
+}
+#: Tensors from so many values on are kept once, however many layers have the same.
+_SHARED_VALUES = 1 << 12
+Tensors = dict[str, Tensor]
+
+
+def register(cls: _T) -> _T:
+    """Class decorator: files may hold objects of this dataclass.
+
+    Raises:
+        TypeError: not a dataclass, or another class has this name.
+    """
+    if not dataclasses.is_dataclass(cls):
+        raise TypeError(f"{cls.__name__}: only dataclasses can be kept in files")
+    if CLASSES.setdefault(cls.__name__, cls) is not cls and _known(cls.__name__) is not cls:
+        raise TypeError(f"{cls.__name__}: another class with this name is registered")
+    return cls
+
+
+def _known(name: str) -> type | None:
+    """The class that files call by a name."""
+    entry = CLASSES.get(name)
+    if isinstance(entry, str):
+        module, kind = entry.split(":")
+        return cast(type, getattr(importlib.import_module(f"{__package__}.{module}"), kind))
+    return entry
+
+
+def pack(value: Any, name: str, tensors: Tensors) -> Any:
+    """JSON data for a value; its tensors go to `tensors` under names that begin with `name`.
+
+    Raises:
+        QuantizedFileError: something in it cannot be kept in a file.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        kept = value.detach().cpu().contiguous()
+        if kept.numel() >= _SHARED_VALUES:
+            shape = f"{kept.dtype} {tuple(kept.shape)}".encode()
+            content = hashlib.sha256(shape + kept.numpy().tobytes()).hexdigest()
+            name = f"shared.{content[:24]}"
+        tensors[name] = kept
+        return {"tensor": name}
+    if type(value) is FakeQuantizer:
+        return {"quantizer": value.spec.model_dump()}
+    if isinstance(value, QuantizerSpec):
+        return {"spec": value.model_dump()}
+    if isinstance(value, list | tuple):
+        items = [pack(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]
+        return {"list": items, "tuple": isinstance(value, tuple)}
+    if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        return {"table": {k: pack(v, f"{name}.{k}", tensors) for k, v in value.items()}}
+    kind = type(value).__name__
+    if _known(kind) is not type(value) or not dataclasses.is_dataclass(value):
+        raise QuantizedFileError(
+            f"{name}: objects of class {kind} cannot be kept in a file; put `state.register` on "
+            "its class"
+        )
+    fields = {
+        f.name: pack(getattr(value, f.name), f"{name}.{f.name}", tensors)
+        for f in dataclasses.fields(value)
+        if f.init
+    }
+    return {"object": kind, "fields": fields}
+
+
+def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `pack` took. Raises QuantizedFileError for a class that is not known here."""
+    if not isinstance(data, Mapping):
+        return data
+    if "tensor" in data:
+        return tensors[data["tensor"]]
+    if "quantizer" in data:
+        return FakeQuantizer(QuantizerSpec.model_validate(data["quantizer"]))
+    if "spec" in data:
+        return QuantizerSpec.model_validate(data["spec"])
+    if "list" in data:
+        items = [unpack(item, tensors) for item in data["list"]]
+        return tuple(items) if data["tuple"] else items
+    if "table" in data:
+        return {k: unpack(v, tensors) for k, v in data["table"].items()}
+    cls = _known(data["object"])
+    if cls is None:
+        raise QuantizedFileError(
+            f"the file holds an object of class {data['object']!r}, which is not registered here; "
+            "use the version of lutvar that wrote it"
+        )
+    return cls(**{k: unpack(v, tensors) for k, v in data["fields"].items()})
+
+
+def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[str, Any]:
+    """JSON data of a finished layer; weights as integers and scales where that is exact.
+
+    `name` begins the names of its tensors, by default the site.
+    """
+    name = str(layer.site) if name is None else name
+    if isinstance(layer, RangedLayer):
+        parts = [pack_layer(p, tensors, f"{name}.{i}") for i, p in enumerate(layer.parts)]
+        first = {"block": layer.site.block, "name": layer.site.name, "prefix": name}
+        return {**first, "parts": parts, "starts": list(layer.starts), "notes": layer.notes,
+                "grid": all(part["grid"] for part in parts)}  # fmt: skip
+    assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
+    found = grid_weight(layer)
+    if found is None:
+        tensors[f"{name}.weight"] = layer.rounded_OI.detach().contiguous()
+    else:
+        tensors[f"{name}.integers"] = found.integers_OI.contiguous()
+        for key, scale in found.scales._asdict().items():
+            if scale is not None:
+                tensors[f"{name}.scales.{key}"] = scale.contiguous()
+    if layer.bias_O is not None:
+        tensors[f"{name}.bias"] = layer.bias_O.detach().contiguous()
+    return {
+        "block": layer.site.block,
+        "name": layer.site.name,
+        "prefix": name,
+        "shape": list(layer.rounded_OI.shape),
+        "operations": pack(layer.operations, f"{name}.operations", tensors),
+        "activation": pack(layer.activation, f"{name}.activation", tensors),
+        "weight": pack(layer.weight, f"{name}.quantizer", tensors),
+        "low_rank": pack(layer.low_rank, f"{name}.low_rank", tensors),
+        "notes": layer.notes,
+        "grid": found is not None,
+    }
+
+
+def unpack_layer(
+    data: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: bool = True
+) -> Layer:
+    """A finished layer; its `weight_OI` is the rounded weight.
+
+    Args:
+        data, tensors: what `pack_layer` made.
+        weights: False leaves the weight on the meta device, for reports.
+    """
+    site, name = LinearSite(data["block"], data["name"]), data["prefix"]
+    if "parts" in data:
+        parts = [unpack_layer(part, tensors, weights) for part in data["parts"]]
+        last = parts[-1]
+        return RangedLayer(
+            site, last.weight_OI, last.bias_O, activation=last.activation, weight=last.weight,
+            rounded_OI=last.rounded_OI, notes=list(data["notes"]), parts=parts,
+            starts=tuple(data["starts"]),
+        )  # fmt: skip
+    quantizer = cast("FakeQuantizer | None", unpack(data["weight"], tensors))
+    scales: Scales | None = None
+    if not weights:
+        weight_OI = torch.empty(data["shape"], device="meta")
+    elif data["grid"]:
+        assert quantizer is not None
+        kept = (tensors.get(f"{name}.scales.{key}") for key in Scales._fields)
+        scales = Scales(*kept)  # type: ignore[arg-type]
+        weight_OI = values(quantizer, GridWeight(tensors[f"{name}.integers"], scales))
+    else:
+        weight_OI = tensors[f"{name}.weight"]
+    return Layer(
+        site,
+        weight_OI,
+        tensors.get(f"{name}.bias"),
+        operations=unpack(data["operations"], tensors),
+        activation=unpack(data["activation"], tensors),
+        weight=quantizer,
+        rounded_OI=weight_OI,
+        weight_scales=scales,
+        low_rank=unpack(data["low_rank"], tensors),
+        notes=list(data["notes"]),
+    )

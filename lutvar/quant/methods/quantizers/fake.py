@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fake quantizers in float32: every format, group size and scale rule, fast enough for a forward.
+
+The grid comes from the number format of the catalogue; the arithmetic is float32, so a value
+within rounding error of a tie may fall on the other side than in `formats.quantize`, which decides
+exactly and is what codes are made with. `exact_rule` uses that one instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from lutvar.contract.formats import HalfGrid, NumberFormat, get_format
+from lutvar.quant.formats.grouping import Granularity, group, tensor, token
+from lutvar.quant.formats.quantize import quantize
+from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
+
+from .percentiles import percentile_range
+
+
+class QuantizerSpec(BaseModel):
+    """How a tensor is quantized, as recipes write it.
+
+    Attributes:
+        format: a format of the catalogue (E2M1, E2M3, DUAL4, INT4, ...).
+        group: values along the last axis that share a scale; "row" for one scale for each row (a
+            token, or an output channel), "tensor" for one.
+        asymmetric: integers with a zero point between minimum and maximum.
+        percentile: the asymmetric range is the best of three percentile pairs (`percentiles`).
+        by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
+        scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
+        clip: factor of the absolute maximum that maps to the end of the grid.
+        floor: smallest scale (value of one grid step); 0 for none.
+        exact_rule: compute with this rule of `formats.scales` exactly instead (slow).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: str
+    group: int | Literal["row", "tensor"] = 128
+    asymmetric: bool = False
+    percentile: bool = False
+    by_sign: bool = False
+    scale: Literal["fp32", "fp16", "pow2", "e4m3"] = "fp32"
+    clip: float = Field(default=1.0, gt=0, le=1)
+    floor: float = Field(default=0.0, ge=0)
+    exact_rule: str | None = None
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        return get_format(value).name
+
+    @field_validator("exact_rule")
+    @classmethod
+    def _rule(cls, value: str | None) -> str | None:
+        return value if value is None else get_scale_rule(value).name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.asymmetric or self.by_sign) and not self.format.startswith("INT"):
+            raise ValueError(f"asymmetric and by_sign need an INT format, not {self.format}")
+        if self.asymmetric and (self.by_sign or self.scale != "fp32"):
+            raise ValueError("asymmetric goes with neither by_sign nor another scale than fp32")
+        if self.percentile and not self.asymmetric:
+            raise ValueError("percentile needs asymmetric: true")
+        return self
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code."""
+        return get_format(self.format).bits
+
+    def scale_bits(self) -> float:
+        """Bits of scales for each value, tensor-wide ones left out; a row counts as 0."""
+        if not isinstance(self.group, int):
+            return 0.0
+        each = {"fp32": 16, "fp16": 16, "pow2": 8, "e4m3": 8}[self.scale]
+        count = 2 if self.by_sign or get_format(self.format).dual or self.asymmetric else 1
+        return each * count / self.group
+
+
+class Scales(NamedTuple):
+    """Scales of all blocks, [..., G, 1]: value of one grid step, for each sign, and zero point."""
+
+    positive: Tensor
+    negative: Tensor | None = None
+    zero: Tensor | None = None
+
+    def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
+        """A function of every tensor that is there."""
+        rest = (None if s is None else function(s) for s in self[1:])
+        return Scales(function(self.positive), *rest)
+
+
+@dataclass(frozen=True)
+class _Half:
+    """A grid of whole numbers 0..2**(m+1)-1, then 2**m codes for each doubling, up to `top`."""
+
+    mantissa: int
+    top: int
+
+    @classmethod
+    def of(cls, half: HalfGrid, largest: int) -> _Half:
+        levels = [m for m in half.levels if m <= largest]
+        count = next((i for i, m in enumerate(levels) if m != i), len(levels))
+        mantissa = max(count.bit_length() - 2, 0) if count < len(levels) else 30
+        grid = cls(mantissa, largest)
+        reached = grid.round(torch.tensor(levels, dtype=torch.float32))
+        if reached.tolist() != levels:
+            raise ValueError(f"grid {levels[:12]}... is neither uniform nor a small float")
+        return grid
+
+    def _step(self, n: Tensor) -> Tensor:
+        exponent = (n.view(torch.int32) >> 23) - (127 + self.mantissa)
+        return ((exponent.clamp_min(0) + 127) << 23).view(torch.float32)
+
+    def round(self, n: Tensor) -> Tensor:
+        """Nearest level of magnitudes n >= 0; ties to the even multiple of the local step."""
+        if self.mantissa >= 24:
+            return torch.round(n).clamp_max(self.top)
+        step = self._step(n)
+        return (torch.round(n / step) * step).clamp_max(self.top)
+
+    def below(self, n: Tensor) -> Tensor:
+        """Largest level not above n >= 0."""
+        step = self._step(n) if self.mantissa < 24 else torch.ones_like(n)
+        return (torch.floor(n / step) * step).clamp_max(self.top)
+
+    def above(self, n: Tensor) -> Tensor:
+        """Smallest level above `below`, or the top."""
+        low = self.below(n)
+        step = self._step(low) if self.mantissa < 24 else torch.ones_like(n)
+        return (low + step).clamp_max(self.top)
+
+
+class FakeQuantizer:
+    """Quantizes and dequantizes along the last axis; see `QuantizerSpec`."""
+
+    def __init__(self, spec: QuantizerSpec) -> None:
+        self.spec, self.format = spec, get_format(spec.format)
+        self.bits = float(spec.bits)
+        fmt = self.format
+        self._positive = _Half.of(fmt.positive, fmt.scale_top())
+        self._negative = _Half.of(fmt.negative, fmt.scale_top(True)) if fmt.dual else self._positive
+
+    def __repr__(self) -> str:
+        return f"FakeQuantizer({self.spec!r})"
+
+    @property
+    def two_sided(self) -> bool:
+        """Each sign has a scale of its own."""
+        return self.spec.by_sign or self.format.dual
+
+    def blocks(self, x: Tensor) -> Tensor:
+        """[..., I] to [..., G, values of a block] (a view where possible)."""
+        if self.spec.group == "tensor":
+            return x.reshape(1, -1)
+        if self.spec.group == "row":
+            return x.unsqueeze(-2)
+        size = self.spec.group
+        if x.shape[-1] % size:
+            raise ValueError(
+                f"rows of {x.shape[-1]} values do not divide into groups of {size}; "
+                "choose a divisor or group: row"
+            )
+        return x.unflatten(-1, (-1, size))
+
+    def scales(
+        self,
+        x: Tensor,
+        clip_high: Tensor | float | None = None,
+        clip_low: Tensor | float | None = None,
+    ) -> Scales:
+        """Scales of [..., I] float32 from its own extremes.
+
+        Args:
+            x: the values.
+            clip_high: factor of the maximum, a number or one for each block [..., G, 1]; default
+                the spec's `clip`. Gradients flow to it (straight through roundings).
+            clip_low: factor of the minimum; default as `clip_high`. One-sided scales use
+                `clip_high` alone.
+        """
+        blocks = self.blocks(x)
+        above = self.spec.clip if clip_high is None else clip_high
+        below = above if clip_low is None else clip_low
+        if self.spec.percentile:
+            step, zero = percentile_range(blocks.detach().flatten(0, -2), self.spec.bits)
+            shape = (*blocks.shape[:-1], 1)
+            return Scales(step.view(shape), None, zero.view(shape))
+        if self.spec.asymmetric:
+            low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
+            low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
+            step = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
+            step = torch.where(step == 0, 1.0, step)
+            zero = low / step
+            return Scales(step, None, zero + (torch.round(zero) - zero).detach())
+        if self.two_sided:
+            low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
+            return Scales(
+                self._stored(high.clamp_min(0) * above, False),
+                self._stored(low.clamp_max(0).neg() * below, True),
+            )
+        return Scales(self._stored(blocks.abs().amax(-1, keepdim=True) * above, False))
+
+    def _stored(self, peak: Tensor, negative: bool) -> Tensor:
+        """Value of one grid step for blocks that reach `peak`, rounded as the rule says."""
+        fmt, kind = self.format, self.spec.scale
+        if kind == "fp32":
+            step = peak / fmt.scale_top(negative)
+        elif kind == "fp16":
+            step = (peak / fmt.scale_top(negative)).half().float()
+        else:
+            # The rules of MX and NVFP4 are those of `formats.scales`.
+            rule = SCALE_RULES["pow2" if kind == "pow2" else "e4m3"]
+            scaling = rule.compute(peak.detach(), fmt, negative)
+            step = scaling.stored.float() * (scaling.step / scaling.divisor)
+            if peak.requires_grad:
+                exact = peak / fmt.scale_top(negative)
+                step = exact + (step - exact).detach()
+        step = step.clamp_min(self.spec.floor) if self.spec.floor else step
+        return torch.where(step == 0, 1.0, step)
+
+    def apply(self, x: Tensor, scales: Scales) -> Tensor:
+        """Fake-quantize [..., I] with given scales (of the same shape as `scales` would give)."""
+        blocks = self.blocks(x)
+        if scales.zero is not None:
+            levels = 2**self.spec.bits - 1
+            q = torch.round(blocks / scales.positive).sub_(scales.zero).clamp_(0, levels)
+            return ((q + scales.zero) * scales.positive).reshape(x.shape)
+        if scales.negative is None:
+            n = blocks / scales.positive
+            q = torch.copysign(self._positive.round(n.abs()), n)
+            return (q * scales.positive).reshape(x.shape)
+        positive = self._positive.round(blocks.clamp_min(0) / scales.positive) * scales.positive
+        n = blocks.clamp_max(0).neg_() / scales.negative
+        negative = self._negative.round(n) * scales.negative
+        return (positive - negative).reshape(x.shape)
+
+    def neighbours(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
+        """The grid points just below (or at) and above each value, towards minus and plus infinity.
+
+        At the ends of the grid both are the end. For learned rounding.
+        """
+        blocks = self.blocks(x)
+        if scales.zero is not None:
+            levels = 2**self.spec.bits - 1
+            low = torch.floor(blocks / scales.positive) - scales.zero
+            pair = (low.clamp(0, levels), (low + 1).clamp(0, levels))
+            down, up = ((q + scales.zero) * scales.positive for q in pair)
+            return down.reshape(x.shape), up.reshape(x.shape)
+        neg_scale = scales.positive if scales.negative is None else scales.negative
+        n = blocks.clamp_min(0) / scales.positive
+        m = blocks.clamp_max(0).neg() / neg_scale
+        is_negative = blocks < 0
+        down = torch.where(
+            is_negative,
+            -self._negative.above(m) * neg_scale,
+            self._positive.below(n) * scales.positive,
+        )
+        up = torch.where(
+            is_negative,
+            -self._negative.below(m) * neg_scale,
+            self._positive.above(n) * scales.positive,
+        )
+        return down.reshape(x.shape), up.reshape(x.shape)
+
+    def __call__(self, x: Tensor, scale_index: int = 0) -> Tensor:
+        """Fake-quantize [..., I] with its own scales; the scale step does not matter here."""
+        if self.spec.exact_rule is not None:
+            grain = _granularity(self.spec)
+            return quantize(x, self.format, grain, self.spec.exact_rule).dequantize()
+        return self.apply(x, self.scales(x))
+
+
+def _granularity(spec: QuantizerSpec) -> Granularity:
+    if isinstance(spec.group, int):
+        return group(spec.group)
+    return token() if spec.group == "row" else tensor()
+
+
+def straight_through(quantizer: FakeQuantizer, x: Tensor) -> Tensor:
+    """Quantized in the forward pass, identity in the backward pass (scale included)."""
+    return x + (quantizer(x.detach()) - x).detach()
+
+
+def formats_of(spec: QuantizerSpec) -> NumberFormat:
+    """The number format of a spec."""
+    return get_format(spec.format)

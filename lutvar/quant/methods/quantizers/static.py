@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fake quantization of a layer's input with scales fixed beforehand, one for each scale step.
+
+Source: PTQ4ARVG (arXiv:2601.21238), static token-wise quantization.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .fake import FakeQuantizer, QuantizerSpec, Scales
+
+
+@dataclass
+class StaticQuantizer:
+    """Asymmetric integers with (step, zero point) pairs from calibration.
+
+    Attributes:
+        format: an INT format.
+        step_S: value of one code step, one for each pair.
+        zero_S: zero points, whole numbers: value = (code + zero) * step.
+        pair_of_scale: which pair each scale step uses; the last entry serves all later ones.
+        bits: of a code.
+    """
+
+    format: str
+    step_S: Tensor
+    zero_S: Tensor
+    pair_of_scale: tuple[int, ...]
+    bits: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.bits = float(self.quantizer().spec.bits)
+
+    def quantizer(self) -> FakeQuantizer:
+        """What applies one pair."""
+        return FakeQuantizer(QuantizerSpec(format=self.format, group="tensor", asymmetric=True))
+
+    def __call__(self, x: Tensor, scale_index: int) -> Tensor:
+        """Fake-quantize the tokens [..., l, I] of one scale step."""
+        pair = self.pair_of_scale[min(scale_index, len(self.pair_of_scale) - 1)]
+        scales = Scales(self.step_S[pair].view(1, 1), None, self.zero_S[pair].view(1, 1))
+        return self.quantizer().apply(x, scales)
+
+    @classmethod
+    def of(
+        cls, bits_format: str, step_S: Tensor, zero_S: Tensor, pair_of_scale: tuple[int, ...]
+    ) -> StaticQuantizer:
+        """With zero points rounded to whole numbers.
+
+        Raises:
+            ValueError: a step that is not finite and above 0, or a zero point that is not finite.
+        """
+        if not bool((step_S.isfinite() & (step_S > 0)).all() and zero_S.isfinite().all()):
+            raise ValueError(
+                f"static range with steps {step_S.tolist()} and zero points {zero_S.tolist()}; "
+                "steps must be finite and above 0"
+            )
+        return cls(bits_format, step_S.float(), torch.round(zero_S).float(), pair_of_scale)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe and a float model to quantized layers, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lutvar.quant.formats.quantize import check_finite
+from lutvar.quant.methods.attention.cache import QuantizedCache
+from lutvar.quant.methods.attention.kinds import AttentionMethod, MeasuredModel, make_attention
+from lutvar.quant.methods.calibration.importance import output_importance
+from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.errors import CalibrationError
+from lutvar.quant.methods.layers.layer import Block, BlockData, Layer, Step
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.steps import make_step
+from lutvar.quant.var import Var
+from lutvar.quant.var.blocks import VarBlock
+from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
+
+from .installed import Running
+from .recipe import LayerSpec, Recipe, RecipeError
+from .tune import tune
+
+
+@dataclass
+class QuantizedVar:
+    """The layers that a recipe made for a model. The model itself is not changed.
+
+    Attributes:
+        recipe: what made it.
+        layers: site -> finished layer.
+        attention: how the products of attention are computed, or None for float.
+    """
+
+    recipe: Recipe
+    layers: dict[LinearSite, Layer] = field(default_factory=dict)
+    attention: AttentionMethod | None = None
+
+    def save(self, path: str | Path, var: Var) -> None:
+        """Write to a file, atomically; `var` is the model that it was made of. See `files`."""
+        from . import files
+
+        packed, tensors = files.pack_layers(self.layers.values())
+        state = files.attention_state(self.attention, tensors)
+        model = files.fingerprint(var)
+        files.write(Path(path), self.recipe, model, packed, state, tensors)
+
+    @classmethod
+    def load(cls, path: str | Path, var: Var) -> QuantizedVar:
+        """Read what `save` or `lutvar quantize --recipe` wrote for this model.
+
+        Raises:
+            QuantizedFileError: missing, damaged or foreign file, or another model's.
+        """
+        from . import files
+
+        content = files.read(path, files.fingerprint(var))
+        attention = files.restored_attention(content, var)
+        return cls(content.recipe, content.unpacked(), attention)
+
+    @contextmanager
+    def installed(self, var: Var) -> Iterator[Var]:
+        """The model with these layers in place, for the duration of the `with` block.
+
+        Generation and teacher forcing must go scale by scale and call `var.step_hook`, as
+        `generate` does; layers learn the scale step from it.
+        """
+        holder = var.backends
+        before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
+        null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
+        running = Running(self, before[4], null_D)
+        holder.backend = holder.other = running
+        if self.attention is not None:
+            holder.attention = self.attention
+        if self.recipe.cache is not None:
+            quantizer = FakeQuantizer(self.recipe.cache)
+            values = not getattr(self.attention, "keeps_values", False)
+            var.cache_factory = lambda block: QuantizedCache(quantizer, values)
+        var.step_hook = running.begin_scale
+        try:
+            with torch.no_grad():
+                yield var
+        finally:
+            holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook = (
+                before
+            )
+
+
+def quantize_var(
+    var: Var,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    blocks: dict[int, dict[SiteName, Layer]] | None = None,
+    finished: Callable[[int, dict[SiteName, Layer]], None] | None = None,
+) -> QuantizedVar:
+    """Run a recipe over a model.
+
+    Args:
+        var: the float model; not changed.
+        recipe: the recipe.
+        calibration: samples (`calibration.calibration_set`), for recipes that need data.
+        progress: called as progress(done, of), in blocks and then steps of tuning.
+        blocks: layers of blocks that an interrupted run has finished.
+        finished: called with the layers of each block when it is done.
+
+    Raises:
+        CalibrationError: data needed and not given, or not finite.
+        RecipeError: a linear that this model does not have, or one that the recipe cannot quantize.
+    """
+    count = var.config.depth + 1
+    known = {} if blocks is None else blocks
+    made = dict(known)
+    result = QuantizedVar(recipe)
+    total = count + (recipe.tune.steps if recipe.tune is not None else 0)
+    for index, layers in quantize_blocks(var, recipe, calibration, skip=set(known)):
+        if layers is not None:
+            made[index] = layers
+            if finished is not None:
+                finished(index, layers)
+        if progress is not None:
+            progress(index + 1, total)
+    for index in range(count):
+        result.layers |= {layer.site: layer for layer in made[index].values()}
+    result = tuned_model(result, var, calibration, progress)
+    result.attention = measured_attention(result, var, calibration)
+    return result
+
+
+def quantize_blocks(
+    var: Var,
+    recipe: Recipe,
+    calibration: CalibrationSet | None = None,
+    skip: Container[int] = (),
+) -> Iterator[tuple[int, dict[SiteName, Layer] | None]]:
+    """The finished layers of one block after the other; None for those in `skip`.
+
+    Arguments and errors are those of `quantize_var`. Nothing is kept, so that a model that is
+    memory-mapped needs little more memory than one block.
+    """
+    depth = var.config.depth
+    if ("shared_ada" in recipe.layers) and not var.config.shared_adaln:
+        raise RecipeError("layers.shared_ada: this model has AdaLN of each block; name ada_lin")
+    if ("ada_lin" in recipe.layers) and var.config.shared_adaln:
+        raise RecipeError("layers.ada_lin: this model has a shared AdaLN; name shared_ada")
+    steps = [make_step(settings) for settings in recipe.steps]
+    if recipe.needs_data and calibration is None:
+        raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
+    if calibration is not None and recipe.calibration.steps is not None:
+        calibration = calibration.first(recipe.calibration.steps)
+    chosen: dict[LinearSite, str] = {}
+    if recipe.mixed is not None and not all(index in skip for index in range(depth + 1)):
+        from .mixed import plan_mixed  # SciPy's solver; only such recipes need it
+
+        def build(
+            index: int, block_data: BlockData | None, specs: Mapping[SiteName, LayerSpec]
+        ) -> dict[SiteName, Layer]:
+            return _block(var, recipe, specs, index, block_data, steps)
+
+        chosen = plan_mixed(var, recipe, calibration, build).choices
+    data: Iterator[BlockData | None] = iter([None] * (depth + 1))
+    if calibration is not None and any(step.needs_data for step in steps):
+        names = {n for step in steps for n in getattr(step, "needs_importance", ())}
+        found = output_importance(var, calibration, names, recipe.seed) if names else {}
+        data = _with_importance(walk(var, calibration), found)
+    for index, block_data in enumerate(data):
+        if index in skip:
+            yield index, None
+            continue
+        specs = recipe.layers | {
+            site.name: recipe.mixed.choices[choice][site.name]
+            for site, choice in chosen.items()
+            if recipe.mixed is not None and site.block == index
+        }
+        layers = _block(var, recipe, specs, index, block_data, steps)
+        for site, choice in chosen.items():
+            if site.block == index:
+                layers[site.name].notes.append(f"mixed: {choice}")
+        yield index, layers
+        del layers  # or it would stay until the next block is done
+
+
+def _with_importance(
+    data: Iterator[BlockData], found: Mapping[LinearSite, Tensor]
+) -> Iterator[BlockData]:
+    for index, block_data in enumerate(data):
+        own = {site.name: matrix for site, matrix in found.items() if site.block == index}
+        yield replace(block_data, importance=own)
+
+
+def tuned_model(
+    model: QuantizedVar,
+    var: Var,
+    calibration: CalibrationSet | None,
+    progress: Callable[[int, int], None] | None = None,
+    state: Path | None = None,
+) -> QuantizedVar:
+    """The model after what its recipe's `tune` says; progress counts on from the blocks."""
+    spec, count = model.recipe.tune, var.config.depth + 1
+    if spec is None:
+        return model
+    if calibration is None:
+        raise CalibrationError(f"recipe {model.recipe.name} needs calibration samples; give some")
+    report = None if progress is None else lambda d, of: progress(count + d, count + of)
+    return tune(model, var, calibration, spec, report, state)
+
+
+def measured_attention(
+    model: QuantizedVar, var: Var, calibration: CalibrationSet | None
+) -> AttentionMethod | None:
+    """The recipe's attention method, once it has looked at the model with its quantized linears."""
+    if model.recipe.attention is None:
+        return None
+    made = make_attention(model.recipe.attention, var, calibration)
+    measure = getattr(made, "measure", None)
+    if measure is not None and calibration is not None:
+        shapes: dict[LinearSite, tuple[int, int]] = {}
+        for index in range(var.config.depth + 1):
+            for site, weight_OI, _ in iter_linears(var, index):
+                shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
+        with QuantizedVar(model.recipe, model.layers, made).installed(var) as installed:
+            measure(MeasuredModel(installed, shapes, model.layers, calibration))
+    return made
+
+
+def _block(
+    var: Var,
+    recipe: Recipe,
+    specs: Mapping[SiteName, LayerSpec],
+    index: int,
+    data: BlockData | None,
+    steps: list[Step],
+) -> dict[SiteName, Layer]:
+    depth = var.config.depth
+    module = var.blocks[index] if index < depth else None
+    assert module is None or isinstance(module, VarBlock)
+    layers: dict[SiteName, Layer] = {}
+    for site, weight_OI, bias_O in iter_linears(var, index):
+        spec = specs.get(site.name)
+        if spec is None:
+            continue
+        try:
+            check_finite(weight_OI)
+        except ValueError as error:
+            raise RecipeError(f"{site}: weight: {error}") from error
+        layers[site.name] = Layer(
+            site,
+            weight_OI.detach().float(),
+            None if bias_O is None else bias_O.detach().float(),
+            activation=None if spec.input is None else FakeQuantizer(spec.input),
+            weight=None if spec.weight is None else FakeQuantizer(spec.weight),
+        )
+    block = Block(index, layers, module, data, recipe.seed)
+    for number, step in enumerate(steps):
+        block.following = tuple(steps[number + 1 :])
+        step.apply(block)
+    for layer in layers.values():
+        layer.finish()
+        if not bool(torch.isfinite(layer.rounded_OI).all()):  # type: ignore[arg-type]
+            raise RecipeError(f"{layer.site}: the recipe made a weight that is not finite")
+    return layers
+
+
+def iter_linears(var: Var, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
+    """All linears of a block, AdaLN first, or those outside the blocks."""
+    depth = var.config.depth
+    if index < depth:
+        block = var.blocks[index]
+        assert isinstance(block, VarBlock)
+        if not block.shared:
+            linear = block.ada_lin[1]
+            assert isinstance(linear, torch.nn.Linear)
+            yield block.site_ada, linear.weight, linear.bias
+        yield from block.iter_linears()
+        return
+    modules = {"head": var.head, "head_ada": var.head_nm.ada_lin[1], "word_embed": var.word_embed}
+    if var.config.shared_adaln:
+        modules["shared_ada"] = var.shared_ada_lin[1]  # type: ignore[index]
+    for name in SINGLE_SITES:
+        if name in modules:
+            module = modules[name]
+            assert isinstance(module, torch.nn.Linear)
+            yield LinearSite(depth, name), module.weight, module.bias

@@ -1,0 +1,273 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recipe over a model into a file: block by block, resumable, over several processes.
+
+Beside the file stands a folder ``FILE.parts`` while the run lasts: the calibration samples and a
+file for each finished block, and the state of tuning, which comes after the blocks. A run that was
+broken off goes on from there; one with another recipe or model is refused. Blocks do not depend
+on each other, so the result does not depend on the number of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections import ChainMap
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from lutvar.quant.methods.attention.kinds import attention_needs_data
+from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.hardware.report import HardwareReport, hardware
+from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.ptq.files import QuantizedFileError
+from lutvar.quant.var import Var, Vqvae
+from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.sites import LinearSite
+
+from . import files
+from .build import QuantizedVar, measured_attention, quantize_blocks, tuned_model
+from .recipe import Recipe, prepare_calibration
+
+Progress = Callable[[int, int], None]
+_POLL_SECONDS = 1.0
+
+
+class Parts:
+    """The folder of a run.
+
+    Args:
+        path: the file that the run makes.
+        recipe: its recipe.
+        model: fingerprint of the model.
+
+    Raises:
+        QuantizedFileError: the folder belongs to another run.
+    """
+
+    def __init__(self, path: Path, recipe: Recipe, model: str) -> None:
+        self.path, self.recipe, self.model = path, recipe, model
+        self.folder = path.with_name(path.name + ".parts")
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Make the folder, or check that it belongs to this run; keep other processes out."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / "lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise QuantizedFileError(
+                f"{self.folder}: another process is at work here; let it finish, or write to "
+                "another file"
+            ) from None
+        try:
+            self._claim()
+            yield
+        finally:
+            lock.release()
+
+    def _claim(self) -> None:
+        marker = self.folder / "run.json"
+        mine = {"recipe": self.recipe.model_dump(mode="json"), "model": self.model}
+        if marker.exists():
+            found = json.loads(marker.read_text(encoding="utf-8"))
+            if found != mine:
+                what = "model" if found.get("recipe") == mine["recipe"] else "recipe"
+                raise QuantizedFileError(
+                    f"{self.folder}: an unfinished run of another {what} "
+                    f"({found.get('recipe', {}).get('name')}); remove the folder, or write to "
+                    "another file"
+                )
+        write_atomic(marker, json.dumps(mine).encode())
+
+    def block(self, index: int) -> Path:
+        return self.folder / f"block_{index:03}.safetensors"
+
+    def finished(self, index: int) -> bool:
+        """Whether a block is there and whole; a damaged one is removed."""
+        if not self.block(index).exists():
+            return False
+        try:
+            files.read(self.block(index), self.model)
+        except QuantizedFileError:
+            self.block(index).unlink()
+            return False
+        return True
+
+    def keep(self, index: int, layers: list[Layer]) -> None:
+        """Write a block."""
+        packed, tensors = files.pack_layers(layers)
+        files.write(self.block(index), self.recipe, self.model, packed, None, tensors)
+
+    @cached_property
+    def samples(self) -> CalibrationSet | None:
+        """Calibration samples that were kept."""
+        path = self.folder / "calibration.safetensors"
+        if not path.exists():
+            return None
+        with safe_open(path, framework="pt") as file:
+            notes = tuple(json.loads(file.metadata()["notes"]))
+            cfg = float(file.metadata()["cfg"])
+            content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return CalibrationSet(**content, notes=notes, cfg=cfg)
+
+    def keep_samples(self, samples: CalibrationSet) -> None:
+        tensors = {k: v.contiguous() for k, v in vars(samples).items() if isinstance(v, Tensor)}
+        metadata = {"notes": json.dumps(samples.notes), "cfg": repr(samples.cfg)}
+        data = safetensors_bytes(tensors, metadata)
+        write_atomic(self.folder / "calibration.safetensors", data)
+
+
+def quantize_to_file(
+    var: Var,
+    vqvae: Vqvae | None,
+    recipe: Recipe,
+    path: Path,
+    *,
+    sampling: tuple[float, int, float] = (1.5, 0, 0.0),
+    progress: Progress | None = None,
+    model: str | Path | None = None,
+    jobs: int = 1,
+) -> HardwareReport:
+    """Run a recipe and write the result.
+
+    Args:
+        var: the float model.
+        vqvae: its tokenizer; only for recipes that need calibration samples.
+        recipe: the recipe.
+        path: file to write; its folder must exist.
+        sampling: cfg, top_k, top_p of the calibration samples.
+        progress: called as progress(done, of), in blocks and then steps of tuning.
+        model: name or folder of the model, which further processes load.
+        jobs: processes.
+
+    Raises:
+        QuantizedFileError: an unfinished run of another recipe or model is in the way, or another
+            process works on the same file.
+        CalibrationError, RecipeError: as `quantize_var`.
+    """
+    parts = Parts(path, recipe, files.fingerprint(var))
+    with parts.opened():
+        return _run(parts, var, vqvae, sampling, progress, model, jobs)
+
+
+def _run(
+    parts: Parts,
+    var: Var,
+    vqvae: Vqvae | None,
+    sampling: tuple[float, int, float],
+    progress: Progress | None,
+    model: str | Path | None,
+    jobs: int,
+) -> HardwareReport:
+    recipe, count = parts.recipe, var.config.depth + 1
+    done = {index for index in range(count) if parts.finished(index)}
+    samples = parts.samples if recipe.needs_data else None
+    if recipe.needs_data and samples is None and vqvae is not None:
+        samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
+        parts.keep_samples(samples)
+    total = count + (recipe.tune.steps if recipe.tune is not None else 0)
+    if jobs > 1 and model is not None:
+        blocks = None if progress is None else lambda done, of: progress(done, total)
+        _spread(parts, str(model), set(range(count)) - done, jobs, count, blocks)
+    else:
+        for index, layers in quantize_blocks(var, recipe, samples, skip=done):
+            if layers is not None:
+                parts.keep(index, list(layers.values()))
+            if progress is not None:
+                progress(index + 1, total)
+            del layers
+    if recipe.tune is not None:
+        return _tuned(parts, var, samples, count, progress)
+    return _assemble(parts, var, samples, count)
+
+
+def _tuned(
+    parts: Parts,
+    var: Var,
+    samples: CalibrationSet | None,
+    count: int,
+    progress: Progress | None,
+) -> HardwareReport:
+    """Tune the model, which is needed whole, and write it."""
+    layers: dict[LinearSite, Layer] = {}
+    for index in range(count):
+        layers |= files.read(parts.block(index), parts.model).unpacked()
+    state = parts.folder / "tune.pt"
+    made = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress, state)
+    made.attention = measured_attention(made, var, samples)
+    made.save(parts.path, var)
+    shutil.rmtree(parts.folder)
+    return hardware(made, var)
+
+
+def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:
+    """Join the blocks; codes stay codes and are copied one tensor at a time."""
+    packed: list[dict[str, Any]] = []
+    paths: dict[str, Path] = {}
+    light: dict[LinearSite, Layer] = {}
+    grid: dict[LinearSite, bool] = {}
+    for index in range(count):
+        content = files.read(parts.block(index), parts.model)
+        packed += content.layers
+        paths |= dict.fromkeys(content.tensors, parts.block(index))
+        light |= content.unpacked(weights=False)
+        grid |= content.on_grid()
+        del content
+    kept: dict[str, Tensor] = {}
+    measured = light
+    if attention_needs_data(parts.recipe.attention):  # needs the model whole
+        measured = {}
+        for index in range(count):
+            measured |= files.read(parts.block(index), parts.model).unpacked()
+    attention = measured_attention(QuantizedVar(parts.recipe, measured), var, samples)
+    del measured
+    state = files.attention_state(attention, kept)
+    tensors = ChainMap[str, Tensor](kept, files.PartTensors(paths))  # type: ignore[arg-type]
+    files.write(parts.path, parts.recipe, parts.model, packed, state, tensors)
+    report = hardware(QuantizedVar(parts.recipe, light, attention), var, grid)
+    shutil.rmtree(parts.folder)
+    return report
+
+
+def _spread(
+    parts: Parts, model: str, wanted: set[int], jobs: int, count: int, progress: Progress | None
+) -> None:
+    """Let processes work on their shares of the blocks."""
+    shares = [sorted(wanted)[rank::jobs] for rank in range(jobs)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        waiting = {
+            pool.submit(_work, parts.path, parts.recipe, model, share) for share in shares if share
+        }
+        while waiting:
+            ended, waiting = wait(waiting, _POLL_SECONDS, return_when=FIRST_EXCEPTION)
+            for job in ended:
+                job.result()
+            if progress is not None:
+                progress(sum(parts.block(i).exists() for i in range(count)), count)
+
+
+def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:
+    """One process: its blocks, with as many threads as its part of the cores."""
+    from lutvar.quant.models import load_model
+
+    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    var = load_model(model).var
+    parts = Parts(path, recipe, files.fingerprint(var))
+    others = set(range(var.config.depth + 1)) - set(share)
+    for index, layers in quantize_blocks(var, recipe, parts.samples, skip=others):
+        if layers is not None:
+            parts.keep(index, list(layers.values()))

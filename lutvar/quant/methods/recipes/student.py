@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The quantized model with gradients for what its layers store: weights, their scales, biases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lutvar.quant.methods.attention.kinds import AttentionMethod, PlainAttention
+from lutvar.quant.methods.layers.grid import GridWeight, grid_weight, values
+from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.layers.learnable import run_layer, straight_apply
+from lutvar.quant.methods.layers.ranged import RangedLayer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.var import Var
+from lutvar.quant.var.sites import FloatAttention, LinearSite
+
+
+class TunedLayer:
+    """One layer with its variables.
+
+    Attributes:
+        log_scale: logarithm of what its scales are multiplied by, as `Scales.positive`; None where
+            the scales cannot move: float weights, and scale rules with few values (pow2, e4m3).
+        latent_OI: what is rounded to the grid; None where the integers stay as they are.
+        bias_O: its bias; zeros for a layer without.
+    """
+
+    def __init__(self, layer: Layer, free_integers: bool = False) -> None:
+        if isinstance(layer, RangedLayer):
+            raise ValueError(
+                f"{layer.site}: tune works on layers with one weight; this one has one for each "
+                "range of scale steps, leave tune or that step out"
+            )
+        self.layer = layer
+        assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
+        self.start_OI = layer.rounded_OI
+        self.grid: GridWeight | None = None
+        if layer.weight is not None and layer.weight.spec.scale in ("fp32", "fp16"):
+            self.grid = grid_weight(layer)
+        self.log_scale: Tensor | None = None
+        self.latent_OI: Tensor | None = None
+        if self.grid is not None:
+            self.log_scale = torch.zeros_like(self.grid.scales.positive)
+            if free_integers:
+                self.latent_OI = self.start_OI.clone()
+        outputs = len(self.start_OI)
+        self.bias_O = torch.zeros(outputs) if layer.bias_O is None else layer.bias_O.clone()
+
+    def weight(self) -> Tensor:
+        """The weight as it is now, [O, I]."""
+        if self.grid is None or self.log_scale is None:
+            return self.start_OI
+        quantizer = self._quantizer
+        if self.latent_OI is not None:
+            return straight_apply(quantizer, self.latent_OI, self._scales(self.log_scale))
+        if not self.log_scale.requires_grad:
+            return self.start_OI
+        blocks = quantizer.blocks(self.start_OI)
+        return (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
+
+    def finished(self) -> Layer:
+        """The layer with what was learned."""
+        layer = replace(self.layer, notes=list(self.layer.notes), bias_O=self.bias_O.detach())
+        if self.grid is None or self.log_scale is None:
+            return layer
+        quantizer = self._quantizer
+        scales = self._scales(self.log_scale.detach())
+        if quantizer.spec.scale == "fp16":
+            scales = scales._replace(
+                positive=scales.positive.half().float(),
+                negative=None if scales.negative is None else scales.negative.half().float(),
+            )
+        layer.weight_scales = scales
+        moved = ""
+        if self.latent_OI is None:
+            layer.rounded_OI = values(quantizer, GridWeight(self.grid.integers_OI, scales))
+        else:
+            layer.rounded_OI = quantizer.apply(self.latent_OI.detach(), scales)
+            made = grid_weight(layer)
+            assert made is not None, f"{layer.site}: weights that are not on their grid"
+            share = float((made.integers_OI != self.grid.integers_OI).float().mean())
+            moved = f", {share:.1%} of the integers moved"
+        factor = self.log_scale.detach().exp()
+        low, high = float(factor.min()), float(factor.max())
+        layer.notes.append(f"tune: scales times {low:.3f} to {high:.3f}{moved}")
+        return layer
+
+    @property
+    def _quantizer(self) -> FakeQuantizer:
+        assert self.layer.weight is not None
+        return self.layer.weight
+
+    def _scales(self, log_scale: Tensor) -> Scales:
+        assert self.grid is not None
+        scales, factor = self.grid.scales, log_scale.exp()
+        negative = None if scales.negative is None else scales.negative * factor
+        return scales._replace(positive=scales.positive * factor, negative=negative)
+
+
+class _StraightAttention(PlainAttention):
+    """Quantized operands in the forward pass, gradients straight through."""
+
+    def _quantized(self, name: str, x: Tensor) -> Tensor:
+        return x + (super()._quantized(name, x.detach()) - x).detach()
+
+
+class Student:
+    """The quantized model as backends of the float one, with gradients.
+
+    All scales are computed at once, behind the mask, as in training.
+    """
+
+    def __init__(
+        self, var: Var, tuned: dict[LinearSite, TunedLayer], attention: dict[str, Any] | None
+    ) -> None:
+        self.var, self.tuned = var, tuned
+        self.scales = var.config.scale_ranges
+        self.attention: AttentionMethod | FloatAttention = FloatAttention()
+        # Other kinds stay float here: their tables do not let gradients through.
+        if attention is not None and attention.get("kind", "plain") == "plain":
+            self.attention = _StraightAttention(attention, var, None)
+
+    def linear(
+        self, site: LinearSite, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        found = self.tuned.get(site)
+        if found is None:
+            return F.linear(x, weight_OI, bias_O)
+        if x.dim() == 2:  # AdaLN projections see one vector for each row
+            return self.linear(site, x.unsqueeze(1), weight_OI, bias_O).squeeze(1)
+        first = self.scales[-1][1] - x.shape[1]  # the token embedding starts at the second scale
+        parts = tuple((max(a - first, 0), b - first) for a, b in self.scales)
+        if x.shape[1] == 1:
+            parts = ((0, 1),)
+        return run_layer(found.layer, x, parts, found.weight(), found.bias_O)
+
+    def __call__(self, labels_B: Tensor, latent_BLZ: Tensor) -> Tensor:
+        with backends(self.var, self.linear, self.attention):
+            logits: Tensor = self.var(labels_B, latent_BLZ)
+        return logits
+
+
+@contextmanager
+def backends(var: Var, linear: Any, attention: Any) -> Iterator[None]:
+    """A model whose linears and attention are computed by others, for the `with` block."""
+    holder = var.backends
+    before = holder.backend, holder.other, holder.attention
+    holder.backend = holder.other = linear
+    holder.attention = attention
+    try:
+        yield
+    finally:
+        holder.backend, holder.other, holder.attention = before

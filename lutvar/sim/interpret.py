@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs programs on the golden model's functions, instruction by instruction: a device in software.
+
+It knows nothing of passes or models, only of memory, banks and instructions. So it proves that a
+program means what the golden transformer computes, and gives the memory contents that a
+simulation must show after any instruction.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract import memory as packed_memory
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    HEAD_DIM,
+    ROW_GROUP,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
+from lutvar.contract.hadamard import sign_vector
+from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit, split_address
+from lutvar.contract.quant_preset import GROUP
+from lutvar.host.compile.program import Program
+from lutvar.host.compile.schedule import unit_of
+from lutvar.quant.golden import pointwise
+from lutvar.quant.golden.activations import ActivationCodes, hadamard_fp16, quantize_activations
+from lutvar.quant.golden.attention import attend
+from lutvar.quant.golden.linear import GoldenLinear
+from lutvar.quant.golden.norm import layer_norm
+from lutvar.quant.ptq.linear import QuantizedLinear
+from lutvar.quant.var.sites import LinearSite
+
+Bytes = NDArray[np.uint8]
+Operands = Mapping[str, int]
+
+
+class Machine:
+    """An accelerator's memory, banks and units.
+
+    Attributes:
+        memory: contents of each region, uint8; the caller fills MODEL and IO.
+    """
+
+    def __init__(self, config: AcceleratorConfig, sizes: Mapping[Region, int]) -> None:
+        self.config, self.quant = config, config.quant_config
+        self.memory: dict[Region, Bytes] = {r: np.zeros(n, np.uint8) for r, n in sizes.items()}
+        groups = config.bank_groups
+        shape = (config.act_banks, config.rows, groups)
+        self._codes = np.zeros((*shape, GROUP), np.uint8)
+        self._scale, self._negative = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
+        self._dual = np.zeros(config.act_banks, bool)
+        size = (config.acc_banks, config.rows, config.acc_depth)
+        self._accumulators = np.zeros(size, np.float32)
+        self._panels: deque[tuple[Bytes, bool]] = deque()
+
+    def run(self, program: Program, rng: np.random.Generator | None = None) -> None:
+        """Run a program to its end: in program order, or in a random order that its waits allow.
+
+        In a random order instructions are complete at once, but units run far ahead of each other.
+        """
+        queues: dict[Unit, deque[Instruction]] = {unit: deque() for unit in UNITS}
+        for item in program.instructions[:-1]:
+            if rng is None:
+                self.step(item)
+            else:
+                queues[unit_of(item.opcode)].append(item)
+        done = [0] * len(UNITS)
+        while any(queues.values()):
+            ready = [
+                unit for unit, queue in queues.items()
+                if queue and all(d >= w for d, w in zip(done, queue[0].waits, strict=True))
+                and (unit != Unit.MATRIX or len(self._panels) >= queue[0].operands["groups"])
+            ]  # fmt: skip
+            assert rng is not None and ready, "the program is stuck"
+            unit = ready[int(rng.integers(len(ready)))]
+            self.step(queues[unit].popleft())
+            done[unit] += 1
+
+    def step(self, item: Instruction) -> None:
+        """Execute one instruction."""
+        handlers = {
+            Opcode.FETCH: self._fetch,
+            Opcode.FRONT: self._front,
+            Opcode.MATRIX: self._matrix,
+            Opcode.POST: self._post,
+            Opcode.ATTEND: self._attend,
+        }
+        handlers[item.opcode](item.operands)
+
+    # Memory ----------------------------------------------------------------------------------
+    def _view(self, address: int, stride: int, rows: int, size: int) -> Bytes:
+        """Rows of bytes as a writable view, [rows, size]."""
+        region, offset = split_address(address)
+        raw = self.memory[region][offset : offset + (rows - 1) * stride + size]
+        if raw.nbytes != (rows - 1) * stride + size:
+            raise IndexError(f"{region.name}+{offset:#x}: {rows} rows of {size} bytes")
+        return np.lib.stride_tricks.as_strided(raw, (rows, size), (stride, 1))
+
+    def _half(self, address: int, count: int) -> NDArray[np.float16]:
+        return np.ascontiguousarray(self._view(address, 0, 1, 2 * count)).view(np.float16)[0]
+
+    # Units -----------------------------------------------------------------------------------
+    def _fetch(self, o: Operands) -> None:
+        size = o["beats"] * BEAT_BYTES
+        for panel in self._view(o["address"], size, o["panels"], size):
+            self._panels.append((panel, o["repeat"] == 2))
+
+    def _front(self, o: Operands) -> None:
+        width, rows = o["groups"] * GROUP, o["rows"]
+        raw = np.ascontiguousarray(
+            self._view(o["address"], o["stride"], rows, width * (4 if o["norm"] else 2))
+        )
+        if o["norm"]:
+            epsilon = float(np.uint32(o["epsilon"]).view(np.float32))
+            vectors = self._half(o["scale"], width), self._half(o["shift"], width)
+            x = layer_norm(raw.view(np.float32), *vectors, epsilon)
+            inverse = np.float32(1.0 / width).view(np.uint32)
+            assert o["inverse_width"] == inverse, "not the width's inverse"
+        else:
+            x = raw.view(np.float16)
+        patterns = x.view(np.uint16)
+        if o["rotate"]:
+            patterns = hadamard_fp16(patterns, sign_vector(self.quant.hadamard_seed))
+        fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
+        assert fmt is not None
+        codes = quantize_activations(patterns, fmt, self.quant.ties)
+        at = o["bank"], slice(o["row_first"], o["row_first"] + rows), slice(0, o["groups"])
+        self._codes[at] = codes.codes.reshape(rows, -1, GROUP)
+        self._scale[at], self._negative[at] = codes.scale, codes.scale_neg
+        self._dual[o["bank"]] = bool(o["dual"])
+
+    def _matrix(self, o: Operands) -> None:
+        outputs, bank, rows = o["blocks"] * WEIGHT_BLOCK, o["bank"], o["rows"]
+        parts = []
+        for group in range(o["groups"]):
+            panel, twice = self._panels.popleft()
+            assert twice == bool(o["dual"]), "weights are not for this instruction"
+            parts.append(
+                packed_memory.unpack_panel(
+                    panel, outputs, self.quant.code_bits, group == 0, self.config.weight_ports
+                )
+            )
+        into = o["acc_bank"], slice(0, rows), slice(0, outputs)
+        start = self._accumulators[into].copy() if o["more"] else parts[0][2]
+        fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
+        assert start is not None and fmt is not None
+        layer = QuantizedLinear(
+            LinearSite(0, "qkv"),
+            np.concatenate([codes for codes, _, _ in parts], axis=1),
+            np.stack([scales for _, scales, _ in parts], axis=1),
+            o["exponent"], np.zeros(outputs, np.float32), self.quant.weight_format, fmt, False,
+            self.quant.ties,
+        )  # fmt: skip
+        at = bank, slice(0, rows), slice(0, o["groups"])
+        codes = ActivationCodes(
+            self._codes[at].reshape(rows, -1), self._scale[at].copy(), self._negative[at].copy()
+        )
+        self._accumulators[into], _ = GoldenLinear(layer).multiply(codes, start=start)
+
+    def _post(self, o: Operands) -> None:
+        rows, columns = o["rows"], o["blocks"] * GROUP
+        first = o["row_group"] * ROW_GROUP + o["row_first"]
+        y = self._accumulators[o["acc_bank"], first : first + rows, :columns].copy()
+        if o["op"] == PostOp.QKV:
+            self._records(o, y)
+            return
+        g: Any = np.uint16(o["scalar"]).view(np.float16)
+        if o["vector"]:
+            g = self._half(o["vector_address"], columns)
+        result: NDArray[Any]
+        if o["op"] == PostOp.GELU:
+            result = pointwise.gelu(y)
+        elif o["op"] == PostOp.ADD:
+            x = np.ascontiguousarray(self._view(o["input"], o["input_stride"], rows, columns * 4))
+            result = pointwise.add(x.view(np.float32), y, g)
+        else:
+            result = pointwise.store(y, g)
+        raw = np.ascontiguousarray(result).view(np.uint8)
+        self._view(o["output"], o["output_stride"], rows, raw.shape[1])[:] = raw
+
+    def _records(self, o: Operands, y: NDArray[np.float32]) -> None:
+        rows, heads, fmt = o["rows"], o["heads"], self.config.kv
+        queries = heads * HEAD_DIM // GROUP  # blocks of q columns
+        size = packed_memory.RECORD_BYTES
+        for local in range(o["blocks"]):
+            block = o["block_first"] + local
+            left, right = np.split(y[:, local * GROUP : (local + 1) * GROUP], 2, axis=1)
+            if block < queries:
+                kappa = self._half(o["vector_address"] + local * 2 * GROUP, GROUP)
+                at = o["output"] + block * 2 * size
+                for half, part in enumerate((left, right)):
+                    q = pointwise.records(part, fmt, "q", kappa[half * HEAD_DIM])
+                    raw = packed_memory.pack_records(q.codes, q.scales, fmt)
+                    self._view(at + half * size, o["output_stride"], rows, size)[:] = raw
+                continue
+            offset = (block - queries) * o["head_stride"]
+            v, k = pointwise.records(left, fmt, "v"), pointwise.records(right, fmt, "k")
+            raw = packed_memory.pack_records(v.codes, v.scales, fmt)
+            self._view(o["values"] + offset, size, rows, size)[:] = raw
+            raw = packed_memory.pack_records(k.codes, k.scales, fmt, v.scales)
+            self._view(o["keys"] + offset, size, rows, size)[:] = raw
+
+    def _attend(self, o: Operands) -> None:
+        rows, fmt, size = o["rows"], self.config.kv, packed_memory.RECORD_BYTES
+        for head in range(o["heads"]):
+            q = self._view(o["query"] + head * size, o["query_stride"], rows, size)
+            k = self._view(o["keys_address"] + head * o["head_stride"], size, o["keys"], size)
+            v = self._view(o["values_address"] + head * o["head_stride"], size, o["keys"], size)
+            parts = [packed_memory.unpack_records(r, fmt) for r in (q, k, v)]
+            assert np.array_equal(parts[1][2], parts[2][1]), "K records repeat the scale of V"
+            query, key, value = parts
+            result = attend(*query[:2], *key[:2], *value[:2], fmt)
+            raw = np.ascontiguousarray(result).view(np.uint8)
+            at = o["output"] + head * HEAD_DIM * 2
+            self._view(at, o["output_stride"], rows, HEAD_DIM * 2)[:] = raw

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modelled speed of a model on an accelerator: images a second, latency, what bounds each pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import UNITS, Unit
+from lutvar.contract.shape import TransformerShape
+from lutvar.host.compile.compiler import Compiler
+from lutvar.host.compile.costs import PORTS, UnitTimes
+from lutvar.host.compile.model_layout import ModelLayout
+
+from .plans import PassPlan, plan
+from .simulate import simulate
+
+MEMORY_GBS = 68.0  #: DDR4 and LPDDR4 of the VCK190 together, in decimal gigabytes a second
+#: Blocks of the two shorter models that stand for a deep one.
+SHORT = (3, 6)
+
+
+@dataclass(frozen=True)
+class PassEstimate:
+    """One pass. Cycles; bytes by port.
+
+    Attributes:
+        name, rows, tiles, images: see `PassPlan` and `PassRows`.
+        cycles: modelled length.
+        issue: cycles in which the array takes a weight vector.
+        busy: by unit, cycles in which it is occupied.
+        traffic: bytes by port.
+        waits: cycles in which MATRIX stands still, by the reason.
+        memory: cycles that the traffic takes at the memory's full rate.
+        useful: share of the array's rows that hold tokens.
+    """
+
+    name: str
+    rows: int
+    tiles: int
+    images: float
+    cycles: float
+    issue: float
+    busy: dict[str, float]
+    traffic: dict[str, float]
+    waits: dict[str, float]
+    memory: float
+    useful: float
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Least cycles by what would be the only limit."""
+        return {**{k: v for k, v in self.busy.items() if k != "FETCH"}, "memory": self.memory}
+
+    @property
+    def bound(self) -> str:
+        """What would bound the pass if everything else overlapped."""
+        return max(self.bounds, key=lambda k: self.bounds[k])
+
+    @property
+    def reached(self) -> float:
+        """Share of that bound's rate that the pass reaches."""
+        return self.bounds[self.bound] / self.cycles
+
+    @property
+    def bytes(self) -> float:
+        return sum(self.traffic.values())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Modelled speed; host work (sampling, decoder) is not in it."""
+
+    config: str
+    model: str
+    schedule: str
+    batch: int
+    guided: bool
+    clock: float
+    passes: tuple[PassEstimate, ...]
+    extrapolated: bool
+
+    @property
+    def cycles(self) -> float:
+        return sum(p.cycles for p in self.passes)
+
+    @property
+    def images(self) -> float:
+        return sum(p.images for p in self.passes)
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images * self.clock * 1e6 / self.cycles
+
+    @property
+    def latency(self) -> float:
+        """Seconds from an image's first pass to its last; staggered: one pass for each scale."""
+        scales = self.scales if self.schedule == "stagger" else 1
+        return scales * self.cycles / (self.clock * 1e6)
+
+    @property
+    def scales(self) -> int:
+        return len(self.passes) if self.schedule != "stagger" else self._scales
+
+    _scales: int = 1
+
+    @property
+    def utilisation(self) -> float:
+        """Share of all cycles in which the array takes a weight vector."""
+        return sum(p.issue for p in self.passes) / self.cycles
+
+    @property
+    def useful(self) -> float:
+        """The same, counting only rows that hold tokens."""
+        return sum(p.issue * p.useful for p in self.passes) / self.cycles
+
+    @property
+    def bound(self) -> str:
+        """What bounds most of the time: the unit, or memory, that is busy longest in all passes."""
+        return max(self._bounds, key=lambda k: self._bounds[k])
+
+    @property
+    def reached(self) -> float:
+        """Share of that bound's rate that is reached."""
+        return self._bounds[self.bound] / self.cycles
+
+    @property
+    def _bounds(self) -> dict[str, float]:
+        names = self.passes[0].bounds
+        return {name: sum(p.bounds[name] for p in self.passes) for name in names}
+
+    @property
+    def gigabytes_per_second(self) -> float:
+        return sum(p.bytes for p in self.passes) / self.cycles * self.clock * 1e6 / 1e9
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data; every number is modelled."""
+        return {
+            "modelled": True,
+            "config": self.config,
+            "model": self.model,
+            "schedule": self.schedule,
+            "batch": self.batch,
+            "guided": self.guided,
+            "clock_mhz": self.clock,
+            "images_per_second": self.images_per_second,
+            "latency_seconds": self.latency,
+            "utilisation": self.utilisation,
+            "useful": self.useful,
+            "gigabytes_per_second": self.gigabytes_per_second,
+            "bound": self.bound,
+            "reached": self.reached,
+            "extrapolated": self.extrapolated,
+            "passes": [
+                {**dataclasses.asdict(p), "bound": p.bound, "reached": p.reached}
+                for p in self.passes
+            ],
+        }
+
+
+class Estimator:
+    """Estimates of one model on one accelerator.
+
+    Args:
+        config: the accelerator.
+        shape, model: sizes and name.
+        clock: MHz.
+        memory: gigabytes a second of all ports together.
+        full: compile all blocks, instead of reckoning from `SHORT` blocks.
+        times: constants of the cycle model.
+    """
+
+    def __init__(
+        self, config: AcceleratorConfig, shape: TransformerShape, model: str, *,
+        clock: float = 250.0, memory: float = MEMORY_GBS, full: bool = False,
+        times: UnitTimes | None = None,
+    ) -> None:  # fmt: skip
+        self.config, self.shape, self.model = config, shape, model
+        self.clock, self.memory = clock, memory
+        self.full = full or shape.depth <= 2 * SHORT[1]
+        ModelLayout.of(shape, config)  # limits of the whole model
+        depths = (shape.depth,) if self.full else SHORT
+        self._compilers = [
+            Compiler(
+                ModelLayout.of(dataclasses.replace(shape, depth=d), config, range(1 << 12)),
+                times=times,
+            )
+            for d in depths
+        ]
+
+    def estimate(self, schedule: str, batch: int = 1, guided: bool = True) -> Estimate:
+        """Run a schedule on the model."""
+        plans = plan(self.shape, schedule, batch, guided)
+        return Estimate(
+            config=self.config.name,
+            model=self.model,
+            schedule=schedule,
+            batch=1 if schedule == "single" else batch,
+            guided=guided,
+            clock=self.clock,
+            passes=tuple(self._pass(p) for p in plans),
+            extrapolated=not self.full,
+            _scales=len(self.shape.patch_nums),
+        )
+
+    def _pass(self, what: PassPlan) -> PassEstimate:
+        budget = self.memory * 1e9 / (self.clock * 1e6)
+        results, rows = [], None
+        for compiler in self._compilers:
+            compiled = compiler.compile(what.steps)
+            rows = compiled.rows
+            results.append(simulate(compiled.program, compiler.costs, budget))
+        assert rows is not None
+
+        def value(pick: Any) -> float:
+            first = float(pick(results[0]))
+            if self.full:
+                return first
+            slope = (float(pick(results[1])) - first) / (SHORT[1] - SHORT[0])
+            return first + slope * (self.shape.depth - SHORT[0])
+
+        def busy(unit: Unit) -> float:
+            return value(lambda s: s.busy[unit])
+
+        def port(name: str) -> float:
+            return value(lambda s: s.traffic.get(name, 0))
+
+        def wait(name: str) -> float:
+            return value(lambda s: s.waits.get(name, 0.0))
+
+        reasons = sorted({name for r in results for name in r.waits})
+        traffic = {name: port(name) for name in PORTS}
+        return PassEstimate(
+            name=what.name,
+            rows=rows.used,
+            tiles=rows.tiles,
+            images=what.images,
+            cycles=value(lambda s: s.cycles),
+            issue=value(lambda s: s.issue),
+            busy={u.name: busy(u) for u in UNITS},
+            traffic=traffic,
+            waits={name: wait(name) for name in reasons},
+            memory=sum(traffic.values()) / budget,
+            useful=rows.used / (rows.tiles * self.config.rows),
+        )

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Estimates as text. Every table says that its figures are modelled."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lutvar.text import table
+
+from .model import MEMORY_GBS, Estimate
+from .resources import KINDS, Resources
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def estimate_text(e: Estimate) -> str:
+    """One estimate: the figures, then pass by pass what bounds it."""
+    what = e.schedule if e.schedule == "single" else f"{e.schedule}, {e.batch} image(s)"
+    if e.schedule == "stagger":
+        what += " at each scale"
+    guided = "guidance on" if e.guided else "no guidance"
+    head = [
+        f"{e.model} on {e.config} at {e.clock:g} MHz, {what}, {guided}: modelled, not measured",
+        f"  images a second (modelled)     {e.images_per_second:.2f}",
+        f"  latency of an image (modelled) {e.latency:.2f} s",
+        f"  array takes a vector (modelled) {percent(e.utilisation)} of all cycles, "
+        f"{percent(e.useful)} counting only rows with tokens",
+        f"  memory traffic (modelled)      {e.gigabytes_per_second:.1f} GB/s of {MEMORY_GBS:g}",
+    ]
+    if e.extrapolated:
+        head.append("  reckoned from models of 3 and 6 blocks; --full compiles all of them")
+    rows = [
+        (
+            p.name, p.rows, p.tiles, f"{p.cycles:,.0f}", p.bound, percent(p.reached),
+            *(percent(p.busy[u] / p.cycles) for u in ("FRONT", "MATRIX", "POST", "ATTEND")),
+            f"{p.bytes / p.cycles * e.clock / 1e3:.1f}",
+            _waits(p.waits, p.cycles),
+        )
+        for p in e.passes
+    ]  # fmt: skip
+    names = ["pass", "rows", "tiles", "cycles", "bound", "reached", "FRONT", "MATRIX", "POST",
+             "ATTEND", "GB/s", "MATRIX waits for"]  # fmt: skip
+    return "\n".join([*head, "modelled, pass by pass:", table(names, rows)])
+
+
+def _waits(waits: dict[str, float], cycles: float) -> str:
+    largest = sorted(waits.items(), key=lambda item: -item[1])[:2]
+    return ", ".join(f"{name} {percent(w / cycles)}" for name, w in largest if w > 0.005 * cycles)
+
+
+def table_text(estimates: Sequence[Estimate]) -> str:
+    """Many estimates, one line each."""
+    rows = [
+        (
+            e.model, e.config, f"{e.schedule} {e.batch}" if e.schedule != "single" else "single",
+            f"{e.images_per_second:.2f}", f"{e.latency:.2f}", percent(e.utilisation),
+            percent(e.useful), f"{e.gigabytes_per_second:.1f}", e.bound, percent(e.reached),
+        )
+        for e in estimates
+    ]  # fmt: skip
+    names = ["model", "accelerator", "schedule", "image/s", "latency s", "array busy", "useful",
+             "GB/s", "bound by", "reached"]  # fmt: skip
+    clock = estimates[0].clock if estimates else 0
+    return f"modelled at {clock:g} MHz, guidance as asked:\n{table(names, rows)}"
+
+
+def resources_text(r: Resources) -> str:
+    """Resources against the limits."""
+
+    def cell(amounts: dict[str, int | None], kind: str) -> str:
+        if kind not in amounts:
+            return ""
+        value = amounts[kind]
+        return "?" if value is None else f"{value:,}"
+
+    rows = [(x.unit, *(cell(x.amounts, k) for k in KINDS), x.source) for x in r.lines]
+    rows.append(("sum", *(f"{r.total(k):,}{'+' if r.missing(k) else ''}" for k in KINDS), ""))
+    rows.append(("limit", *(f"{r.limit(k):,}" for k in KINDS), "70/75/80/80 % of XCVC1902"))
+    return "modelled resources:\n" + table(["unit", *KINDS, "source"], rows)

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole run: images from the simulated accelerator, every pass compared with the golden model."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+import lutvar
+from lutvar.contract.passes import ImageStep, Transformer
+from lutvar.host.errors import HostError
+from lutvar.host.transformer import PassReport
+from lutvar.quant.golden.transformer import GoldenTransformer
+from lutvar.quant.var import GenerationResult
+from lutvar.quant.var.passes import FloatTransformer, generate_passes
+from lutvar.sim.device import MemoryTiming
+from lutvar.sim.tools import versions
+
+from .compare import compare_generations
+from .comparing import ComparingTransformer, Comparison
+from .locate import locate
+from .measure import PORT_BYTES, figures, lanes, total
+from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
+from .report import RunReport
+from .session import Quantized, Session, Stages, quantize, silent
+from .sheet import SheetRow, write_sheet
+
+#: File in the output folder that says which instruction differed first; only if one did.
+DIVERGENCE = "divergence.txt"
+
+
+def run_demo(
+    out: Path,
+    *,
+    config: str = "small-fp4",
+    model: str = "digits",
+    labels: Sequence[int],
+    seed: int = 1,
+    slots: int | None = None,
+    stagger: int = 0,
+    recipe: Path | None = None,
+    timing: MemoryTiming | None = None,
+    build_dir: Path | str = "build/sim",
+    progress: bool = True,
+) -> RunReport:
+    """Generate one image for each label on the simulated device, and compare all of it.
+
+    If a pass differs, the first such pass is repeated to find the instruction that did it; the
+    answer is said and written to ``divergence.txt``.
+
+    Args:
+        out: folder for pictures, reports, Verilog.
+        config: accelerator preset or file. model: shipped model or model folder.
+        labels: classes. seed: of the first image; the others follow.
+        slots, stagger: images at a time, and passes between their starts (`generate_passes`).
+        recipe: file of a quantized model (`session.quantize`).
+        timing: of the simulated memory.
+        build_dir: cache of simulation models.
+        progress: say what happens, on standard error.
+    """
+    say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else silent
+    stages = Stages(say)
+    with stages("load and quantize the model"):
+        quantized = quantize(model, config, recipe)
+    out.mkdir(parents=True, exist_ok=True)  # not for a wrong name
+    seeds = [seed + i for i in range(len(labels))]
+    slots = slots or len(labels)
+
+    def generate(transformer: Transformer, name: str) -> GenerationResult:
+        info, loaded = quantized.loaded.info, quantized.loaded
+        with stages(f"generate: {name}"), _bar(name, progress) as bar:
+
+            def update(done: int, of: int) -> None:
+                bar.total = of
+                bar.update(done - bar.n)
+
+            return generate_passes(
+                loaded.var, loaded.vqvae, transformer, labels, seeds, info.cfg, info.top_k,
+                info.top_p, slots=slots, stagger=stagger, progress=update,
+            )  # fmt: skip
+
+    unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
+    golden = generate(GoldenTransformer(quantized.transformer), "golden model")
+    comparison = Comparison()
+    reports: list[PassReport] = []
+    traces: list[StepTrace] = []
+    timing = timing or MemoryTiming()
+    with Session(
+        quantized, out, build_dir=build_dir, slots=slots, timing=timing, stages=stages
+    ) as session:
+
+        def finished(report: PassReport) -> None:
+            changes = session.simulation.take_trace()
+            # Outside a program no unit is busy, so the first and last changes are its ends.
+            start, end = (int(changes[i, 0]) for i in (0, -1)) if len(changes) > 1 else (0, 1)
+            active = changes[changes[:, 1] != 0]
+            start = int(active[0, 0]) if len(active) else start
+            traces.append(StepTrace(_name(quantized, report), start, max(end, start + 1), changes))
+            reports.append(report)
+            session.simulation.start_trace()
+
+        session.transformer.on_pass = finished
+        session.simulation.start_trace()
+        device = _Locating(
+            ComparingTransformer(
+                GoldenTransformer(quantized.transformer), session.transformer, comparison
+            ),
+            out / DIVERGENCE,
+            say,
+            session.simulation.start_trace,
+        )
+        simulated = generate(device, "simulated accelerator")
+        violations = session.simulation.violations
+        hashes = {
+            "configuration": str(session.manifest.data["config_hash"]),
+            "Verilog SHA-256": session.manifest.sha256,
+            "packed model SHA-256": session.packed.digest(),
+        }
+
+    shape = quantized.transformer.shape
+    passes = [figures(_name(quantized, r), r, shape) for r in reports]
+    last_scales = [
+        p for p, r in zip(passes, reports, strict=True)
+        if all(s.position >= shape.tokens - sum(shape.scale_tokens[-2:]) for s in r.steps)
+    ]  # fmt: skip
+    overall = total("all passes", passes)
+    last = total("last two scales", last_scales or passes)
+    pictures = {
+        "images": out / "sheet.png",
+        "which unit is busy when": out / "timeline.png",
+        "roofline": out / "roofline.png",
+    }
+    report = RunReport(
+        config=quantized.config,
+        model={"name": quantized.loaded.info.name, "files": quantized.loaded.info.files},
+        labels=list(labels),
+        seed=seed,
+        sampling=_sampling(quantized),
+        schedule=f"{slots} images at a time"
+        + (f", started {stagger} passes apart" if stagger else ""),
+        comparison=comparison,
+        end_to_end=compare_generations(golden, simulated),
+        against_float=compare_generations(unquantized, golden),
+        passes=passes,
+        overall=overall,
+        last=last,
+        memory=f"latency {timing.latency[0]} to {timing.latency[1]} cycles",
+        seconds=stages.seconds,
+        versions=_versions(),
+        hashes=hashes,
+        pictures=pictures,
+        violations=violations,
+    )
+    _draw(report, quantized, [unquantized, golden, simulated], traces)
+    report.write(out)
+    say(report.summary())
+    return report
+
+
+class _Locating:
+    """Runs passes; after the first one that differs, finds the instruction that did it."""
+
+    def __init__(
+        self,
+        comparing: ComparingTransformer,
+        file: Path,
+        say: Callable[[str], None],
+        afterwards: Callable[[], None],
+    ) -> None:
+        self._comparing, self._file, self._say = comparing, file, say
+        self._afterwards = afterwards
+        file.unlink(missing_ok=True)
+
+    def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
+        comparison = self._comparing.comparison
+        equal_before = not comparison.mismatches
+        logits = self._comparing.run(steps)
+        if equal_before and comparison.mismatches:
+            text = f"first difference in {comparison.first[0]}"
+            self._say(f"{text}; repeating the pass to find its cause")
+            try:
+                text += f"\n{locate(self._comparing.device, steps)}"
+            except HostError as error:
+                text += f"\n{error}"
+            self._say(text)
+            self._file.write_text(text + "\n")
+            self._afterwards()
+        return logits
+
+
+def _draw(
+    report: RunReport,
+    quantized: Quantized,
+    results: Sequence[GenerationResult],
+    traces: Sequence[StepTrace],
+) -> None:
+    config, info = quantized.config, quantized.loaded.info
+    sheet, timeline, roofline = report.pictures.values()
+    rows = [
+        SheetRow(name, detail, result.images_BCHW)
+        for (name, detail), result in zip(
+            [
+                ("unquantized", "float32"),
+                ("golden model", f"{config.quant}, CPU"),
+                ("accelerator", f"{config.quant}, simulated Verilog"),
+            ],
+            results,
+            strict=True,
+        )
+    ]
+    title = f"lutvar: model {info.name}, whole transformer on {config.name}, seed {report.seed}"
+    columns = [info.classes[label] for label in report.labels]
+    write_sheet(sheet, rows, columns, title, report.verdict)
+    draw_timeline(timeline, list(traces)[-4:], f"{config.name}, model {info.name}, simulated")
+    points = [RooflinePoint(p.name, p.macs, p.traffic, p.cycles) for p in report.passes][-10:]
+    draw_roofline(
+        roofline, points, lanes(config), PORT_BYTES,
+        f"{config.name}, model {info.name}: useful work of the linear layers, simulated",
+    )  # fmt: skip
+
+
+def _name(quantized: Quantized, report: PassReport) -> str:
+    """Scales that a pass computed, for people."""
+    shape = quantized.transformer.shape
+    starts = [sum(shape.scale_tokens[:k]) for k in range(len(shape.scale_tokens))]
+    scales = sorted({starts.index(s.position) + 1 for s in report.steps if s.position in starts})
+    images = len(report.steps)
+    which = f"scale {scales[0]}" if len(scales) == 1 else f"scales {scales[0]} to {scales[-1]}"
+    return f"{which}, {images} image{'s' if images > 1 else ''}"
+
+
+def _sampling(quantized: Quantized) -> dict[str, float]:
+    info = quantized.loaded.info
+    return {"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p}
+
+
+def _bar(name: str, show: bool) -> tqdm:
+    pause = 0.2 if sys.stderr.isatty() else 15
+    return tqdm(desc=name, unit="scale", disable=not show, file=sys.stderr, mininterval=pause)
+
+
+def _versions() -> dict[str, str]:
+    found = {"lutvar": lutvar.__version__, "Python": platform.python_version()}
+    found["torch"] = str(torch.__version__)
+    return found | {tool.name: tool.found for tool in versions() if tool.found}
+
+
+__all__ = ["run_demo"]

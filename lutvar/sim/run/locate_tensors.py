@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a byte in memory to the element that an instruction has put there, or part of the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK
+from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
+from lutvar.contract.memory import RECORD_BYTES, block_at
+from lutvar.contract.quant_preset import GROUP
+from lutvar.host.compile.memory_plan import MemoryPlan
+from lutvar.host.compile.model_layout import ModelLayout
+from lutvar.host.compile.program import Note
+
+
+@dataclass(frozen=True)
+class Element:
+    """An element of a tensor in memory.
+
+    Attributes:
+        tensor: in the names of `GoldenTransformer`'s trace.
+        index: (row of the pass, column), or (row, head, byte) of a record.
+        offset, size: its bytes in its region.
+    """
+
+    tensor: str
+    index: tuple[int, ...]
+    offset: int
+    size: int
+
+
+def element_of(
+    item: Instruction, note: Note, plan: MemoryPlan, region: Region, offset: int
+) -> Element | None:
+    """The element at a byte of memory, if the instruction (POST or ATTEND) writes there."""
+    if item.opcode == Opcode.POST and item.operands["op"] == PostOp.QKV:
+        return _record(item, note, region, offset)
+    o, block = item.operands, note.block
+    base, size, columns = plan.x(0), 4, o.get("blocks", 0) * GROUP
+    name = f"block{block}.x1" if note.what == "proj" else f"block{block + 1}.x"
+    if item.opcode == Opcode.ATTEND:
+        name, base, size = f"block{block}.attention", plan.o(0), 2
+        columns = o["heads"] * HEAD_DIM
+    elif note.what == "fc1":
+        name, base, size = f"block{block}.gelu", plan.h(0), 2
+    elif note.what == "head":
+        name, base = "logits", plan.logits(0, 0)
+    elif block + 1 == plan.shape.depth and note.what == "fc2":
+        name = "x"
+    found = _inside(o["output"], o["output_stride"], o["rows"], columns * size, region, offset)
+    if found is None:
+        return None
+    row, byte = found
+    first = (split_address(o["output"])[1] - split_address(base)[1]) % o["output_stride"] // size
+    index = note.first + row, first + byte // size
+    return Element(name, index, offset - byte % size, size)
+
+
+def _record(item: Instruction, note: Note, region: Region, offset: int) -> Element | None:
+    o, rows = item.operands, item.operands["rows"]
+    queries = o["heads"] * HEAD_DIM // GROUP
+    for block in range(o["block_first"], o["block_first"] + o["blocks"]):
+        if block < queries:
+            at = o["output"] + 2 * block * RECORD_BYTES
+            found = _inside(at, o["output_stride"], rows, 2 * RECORD_BYTES, region, offset)
+            if found:
+                half, byte = divmod(found[1], RECORD_BYTES)
+                index = note.first + found[0], 2 * block + half, byte
+                return Element(f"block{note.block}.q", index, offset, 1)
+            continue
+        head = block - queries
+        for name in ("keys", "values"):
+            at = o[name] + head * o["head_stride"]
+            found = _inside(at, RECORD_BYTES, rows, RECORD_BYTES, region, offset)
+            if found:
+                index = note.first + found[0], head, found[1]
+                return Element(f"block{note.block}.{name[0]}", index, offset, 1)
+    return None
+
+
+def _inside(
+    address: int, stride: int, rows: int, size: int, region: Region, offset: int
+) -> tuple[int, int] | None:
+    """(row, byte of the row) of an offset in rows of `size` bytes; None outside of them."""
+    own, start = split_address(address)
+    row, byte = divmod(offset - start, stride)
+    return (row, byte) if own == region and 0 <= row < rows and byte < size else None
+
+
+def part_of_model(layout: ModelLayout, offset: int) -> str:
+    """What lies at an offset in region MODEL, for people."""
+    for layer in layout.layers:
+        for tile in layer.tiles:
+            inside = offset - tile.offset
+            if not 0 <= inside < layer.panel_bytes(tile):
+                continue
+            panels = [(p, p.group == s.first) for s in layer.slices for p in layer.panels(tile, s)]
+            panel, biased = max(
+                (found for found in panels if found[0].offset <= offset), key=lambda f: f[0].offset
+            )
+            beat = (offset - panel.offset) // BEAT_BYTES
+            bits, ports = layout.config.quant_config.code_bits, layout.config.weight_ports
+            output = tile.first + block_at(beat, tile.outputs, bits, biased, ports) * WEIGHT_BLOCK
+            last = output + WEIGHT_BLOCK - 1
+            return f"{layer.name}, group {panel.group}, outputs {output} to {last}"
+    if offset >= layout.class_base:
+        index = (offset - layout.class_base) // layout.class_stride
+        if index < len(layout.labels):
+            return f"AdaLN vectors of class {layout.labels[index]}"
+    elif offset >= layout.kappa_base:
+        return f"kappa of block {(offset - layout.kappa_base) // layout.vector_bytes}"
+    return "unused"

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every bench needs: clock, reset, bus models, rules that must hold at all times."""
+
+import json
+import logging
+import os
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cocotb
+from cocotb.clock import Clock
+from cocotb.triggers import ClockCycles, First, RisingEdge
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import Region
+from lutvar.contract.register_map import BY_NAME, DeviceError, read_ports
+
+from .memory import Memory
+
+if TYPE_CHECKING:
+    from lutvar.host.device_status import DeviceSnapshot
+
+SETTINGS = "LUTVAR_BENCH"  #: environment variable: path of the runner's settings file
+OKAY, SLVERR = 0, 2
+#: Bases that share no bits, so that a region taken for another one is not missed.
+BASES = {
+    Region.MODEL: 0x0001_0000_0000, Region.WORK: 0x0022_0040_0000,
+    Region.IO: 0x0333_0008_0000, Region.CACHE: 0x4444_0000_C000,
+}  # fmt: skip
+PROGRAM = 0x0005_5000_0000_1000
+
+
+def settings() -> dict[str, Any]:
+    return json.loads(Path(os.environ[SETTINGS]).read_text())
+
+
+def build_ports() -> tuple[str, ...]:
+    """Read ports of the build under test."""
+    return read_ports(settings()["accelerator"]["weight_ports"])
+
+
+def pauses(probability: float, seed: int) -> Iterable[bool]:
+    """Endless random pauses for a bus model."""
+    rng = random.Random(seed)
+    while True:
+        yield rng.random() < probability
+
+
+class Bench:
+    """An accelerator with a clock, an AXI4-Lite master and memory.
+
+    Attributes:
+        config: the build under test.
+        four_state: the simulator knows X.
+        bus: AXI4-Lite master of cocotbext-axi. memory: behind all memory ports.
+    """
+
+    def __init__(self, dut: Any) -> None:
+        data = settings()
+        self.dut = dut
+        self.config = AcceleratorConfig.model_validate(data["accelerator"])
+        self.four_state: bool = data["four_state"]
+        self._ports = data["ports"]
+        self.memory = Memory(dut, read_ports(self.config.weight_ports))
+
+    @classmethod
+    async def start(cls, dut: Any, *, bus: bool = True) -> "Bench":
+        """Reset the accelerator and attach the models (a bench that drives the control pins
+        itself wants no `bus`)."""
+        bench = cls(dut)
+        for port in bench._ports:
+            if port["direction"] == "input":
+                getattr(dut, port["name"]).value = 0
+        Clock(dut.ap_clk, 4, unit="ns").start()
+        if bus:
+            logging.getLogger(f"cocotb.{dut._name}.s_axi_control").setLevel(logging.WARNING)
+            ends = (dut.ap_clk, dut.ap_rst_n, False)
+            bench.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
+        await bench.reset()
+        cocotb.start_soon(bench.memory.serve())
+        if bench.four_state:
+            cocotb.start_soon(bench._watch_unknown())
+        return bench
+
+    async def cycles(self, count: int) -> None:
+        await ClockCycles(self.dut.ap_clk, count)
+
+    async def reset(self, count: int = 4) -> None:
+        """Pulse ap_rst_n; the models drop their transfers."""
+        self.dut.ap_rst_n.value = 0
+        await self.cycles(count)
+        self.dut.ap_rst_n.value = 1
+        await self.cycles(2)
+
+    # Registers
+
+    async def read(self, name: str) -> int:
+        answer = await self.bus.read(BY_NAME[name].offset, 4)
+        assert answer.resp == OKAY, f"reading {name} was answered with {answer.resp}"
+        return int.from_bytes(answer.data, "little")
+
+    async def write(self, name: str, value: int) -> None:
+        data = (value & 0xFFFFFFFF).to_bytes(4, "little")
+        answer = await self.bus.write(BY_NAME[name].offset, data)
+        assert answer.resp == OKAY, f"writing {name} was answered with {answer.resp}"
+
+    async def read64(self, name: str) -> int:
+        return await self.read(f"{name}_LO") | await self.read(f"{name}_HI") << 32
+
+    async def write64(self, name: str, value: int) -> None:
+        await self.write(f"{name}_LO", value)
+        await self.write(f"{name}_HI", value >> 32)
+
+    async def field(self, register: str, field: str) -> int:
+        return BY_NAME[register].field_value(await self.read(register), field)
+
+    async def open(self, sizes: dict[Region, int]) -> None:
+        """Give the regions memory and write their bases, as a driver does; enable interrupts."""
+        for region, size in sizes.items():
+            self.memory.segments[BASES[region]] = bytearray(size)
+            await self.write64(f"BASE{int(region)}", BASES[region])
+        self.memory.segments[PROGRAM] = bytearray()
+        await self.write64("PROGRAM", PROGRAM)
+        await self.write("IER", 3)
+        await self.write("GIE", 1)
+
+    async def soft_reset(self, limit: int = 40) -> None:
+        """SOFT_RESET, and wait until it is over. `limit` counts polls."""
+        await self.write("SOFT_RESET", 1)
+        for _ in range(limit):
+            if not await self.field("STATE", "resetting"):
+                return
+        raise AssertionError("the soft reset does not end")
+
+    # Programs
+
+    def put(self, region: Region, content: bytes, offset: int = 0) -> None:
+        self.memory.write(BASES[region] + offset, content)
+
+    def get(self, region: Region, offset: int, count: int) -> bytes:
+        return self.memory.read(BASES[region] + offset, count)
+
+    async def start_program(self, raw: bytes) -> None:
+        """Put an encoded program into memory, and start it."""
+        self.memory.segments[PROGRAM] = bytearray(raw)
+        await self.write("ISR", 3)
+        await self.write("CTRL", 1)
+
+    async def wait(self, limit: int) -> None:
+        """Until the interrupt rises; `limit` counts cycles."""
+        if not self.dut.interrupt.value:
+            await First(RisingEdge(self.dut.interrupt), ClockCycles(self.dut.ap_clk, limit))
+        await self.cycles(1)
+        if not self.dut.interrupt.value:
+            raise AssertionError(f"no interrupt in {limit} cycles. {await self.snapshot()}")
+
+    async def run(self, raw: bytes, limit: int = 100_000) -> None:
+        """Run a program to its end without an error."""
+        await self.start_program(raw)
+        await self.wait(limit)
+        error = await self.read("ERROR")
+        assert not error, f"ERROR is {error}. {await self.snapshot()}"
+        ctrl = await self.read("CTRL")
+        assert ctrl == 0b1110, f"CTRL is {ctrl:#x} after a program; done, idle and ready expected"
+        assert not self.memory.outstanding, "the program ended before its memory accesses"
+
+    async def snapshot(self) -> "DeviceSnapshot":
+        # The package of the driver needs torch, which takes seconds to import.
+        from lutvar.host.device_status import DeviceSnapshot
+
+        names = ["CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO"]
+        names += ["ERROR_ADDRESS_LO", "ERROR_ADDRESS_HI"]
+        names += [name for name in BY_NAME if name.startswith("INSTRUCTIONS_")]
+        words = {name: await self.read(name) for name in names}
+        return DeviceSnapshot.read(words.__getitem__)
+
+    async def expect_error(self, code: DeviceError, limit: int = 20_000) -> int:
+        """Wait for an error; check its code and that the accelerator has halted.
+
+        Returns:
+            ERROR_INFO.
+        """
+        await self.wait(limit)
+        found = DeviceError(await self.read("ERROR"))
+        assert found is code, f"ERROR is {found.name}, {code.name} was provoked"
+        assert await self.field("ISR", "error"), "ISR does not tell the error"
+        assert await self.field("STATE", "halted")
+        assert not await self.field("CTRL", "ready"), "a program could be started after an error"
+        return await self.read("ERROR_INFO")
+
+    # Rules that always hold
+
+    async def _watch_unknown(self) -> None:
+        """No output is X or Z after reset."""
+        pins = [
+            (port["name"], getattr(self.dut, port["name"]))
+            for port in self._ports if port["direction"] == "output"
+        ]  # fmt: skip
+        edge = RisingEdge(self.dut.ap_clk)
+        while True:
+            await edge
+            for name, pin in pins:
+                assert pin.value.is_resolvable, f"{name} is {pin.value}"

@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Errors of each kind: code, context and interrupt, and a program that is right afterwards."""
+
+import cocotb
+
+from lutvar.contract.accelerator import BEAT_BYTES
+from lutvar.contract.isa import (
+    HEADER_FIELDS,
+    INSTRUCTION_BYTES,
+    PAYLOAD_FIELDS,
+    PROGRAM_HEADER,
+    UNITS,
+    Instruction,
+    Opcode,
+    OperandField,
+    Region,
+    encode,
+    split_address,
+)
+from lutvar.contract.register_map import (
+    BY_NAME,
+    WRITE_PORTS,
+    DeviceError,
+    HeaderRule,
+    InstructionRule,
+)
+
+from .common import BASES, PROGRAM, Bench, build_ports
+from .units import UnitsCase, make_units_case
+
+WATCHDOG_CYCLES = 400
+#: Memory port -> the instruction that uses it, its operand with the address, the unit.
+USES = {
+    ("wgt", False): (Opcode.FETCH, "address"), ("wgt1", False): (Opcode.FETCH, "address"),
+    ("front", False): (Opcode.FRONT, "address"),
+    ("post", False): (Opcode.POST, "input"), ("post", True): (Opcode.POST, "output"),
+    ("keys", False): (Opcode.ATTEND, "keys_address"),
+    ("values", False): (Opcode.ATTEND, "values_address"),
+    ("values", True): (Opcode.ATTEND, "output"),
+}  # fmt: skip
+PORTS = [*(f"r_{p}" for p in build_ports()), *(f"w_{p}" for p in WRITE_PORTS)]
+
+
+def _key(port: str) -> tuple[str, bool]:
+    direction, name = port.split("_")
+    return name, direction == "w"
+
+
+def _code(port: str) -> DeviceError:
+    name, write = _key(port)
+    return DeviceError[f"{'WRITE' if write else 'READ'}_{name.upper()}"]
+
+
+def _address(case: UnitsCase, port: str) -> int:
+    """First address that the program touches on a port."""
+    if port == "r_prog":
+        return PROGRAM
+    opcode, operand = USES[_key(port)]
+    instruction = next(i for i in case.instructions if i.opcode is opcode)
+    region, offset = split_address(instruction.operands[operand])
+    if port == "r_wgt1":  # the second halves of panels
+        offset += instruction.operands["beats"] // 2 * BEAT_BYTES
+    return BASES[region] + offset
+
+
+async def _recover(bench: Bench, case: UnitsCase) -> None:
+    """SOFT_RESET clears error, status and counters; then a program must be right."""
+    await bench.soft_reset()
+    await _clean(bench)
+    await case.run(bench)
+
+
+async def _clean(bench: Bench) -> None:
+    for name in ("ERROR", "ERROR_INFO", "ISR", "PROGRAMS", "READ_BEATS_PROG", "CYCLES_LO"):
+        assert await bench.read(name) == 0, f"{name} is not 0 after SOFT_RESET"
+    assert await bench.read("CTRL") == BY_NAME["CTRL"].reset | 1 << 3  # idle and ready
+    assert not bench.dut.interrupt.value
+    assert await bench.read64("BASE3") == BASES[Region.CACHE], "SOFT_RESET keeps the arguments"
+
+
+@cocotb.test()
+@cocotb.parametrize(port=PORTS, response=[2, 3])
+async def memory_refuses(dut, port: str, response: int) -> None:
+    """SLVERR and DECERR on each port are told with the start of the burst."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 71)
+    await case.open(bench)
+    where = _address(case, port)
+    bench.memory.refused = {_key(port): (where, where, response)}
+    await bench.start_program(case.raw)
+    info = await bench.expect_error(_code(port))
+    assert info == 0
+    found = await bench.read64("ERROR_ADDRESS")
+    assert found == where, f"ERROR_ADDRESS is {found:#x}; {where:#x} was refused"
+    bench.memory.refused = {}
+    await _recover(bench, case)
+
+
+def _changed(raw: bytes, at: int, item: OperandField, value: int) -> bytes:
+    """A program with one field of the word at index `at` replaced."""
+    low = at * INSTRUCTION_BYTES
+    word = int.from_bytes(raw[low : low + INSTRUCTION_BYTES], "little")
+    mask = (1 << item.width) - 1
+    word = word & ~(mask << item.low) | (value & mask) << item.low
+    return raw[:low] + word.to_bytes(INSTRUCTION_BYTES, "little") + raw[low + INSTRUCTION_BYTES :]
+
+
+def _bad_headers(raw: bytes) -> dict[HeaderRule, bytes]:
+    fields = {f.name: f for f in PROGRAM_HEADER}
+    word = int.from_bytes(raw[:INSTRUCTION_BYTES], "little")
+    changes = {
+        HeaderRule.MAGIC: ("magic", 0), HeaderRule.HASH: ("hash", word >> 64 ^ 1 << 63),
+        HeaderRule.LENGTH: ("length", 0), HeaderRule.ZERO: ("zero", 1 << 31),
+    }  # fmt: skip
+    return {rule: _changed(raw, 0, fields[n], v) for rule, (n, v) in changes.items()}
+
+
+@cocotb.test()
+async def bad_headers(dut) -> None:
+    """Each rule of the program's first word; nothing is dispatched."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 72)
+    await case.open(bench)
+    for rule, raw in _bad_headers(case.raw).items():
+        await bench.start_program(raw)
+        info = await bench.expect_error(DeviceError.BAD_HEADER)
+        assert info == rule, f"ERROR_INFO is {info}, {rule.name} was broken"
+        assert bench.memory.beats("wgt") == 0
+        await bench.soft_reset()
+        await _clean(bench)
+    await case.run(bench)
+
+
+def _early_end(case: UnitsCase) -> bytes:
+    """The program with END in front; only its place is wrong."""
+    raw = case.raw
+    end = encode(Instruction(Opcode.END), 0)
+    return raw[:INSTRUCTION_BYTES] + end + raw[2 * INSTRUCTION_BYTES :]
+
+
+def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes]]:
+    """(rule, index of the instruction, program)."""
+    index = {i.opcode: number for number, i in enumerate(case.instructions)}
+    head = {f.name: f for f in HEADER_FIELDS}
+    config, rule = case.config, InstructionRule
+    top = OperandField("", 1, "", INSTRUCTION_BYTES * 8 - 1)
+
+    def payload(r: InstructionRule, op: Opcode, name: str, value: int):
+        item = next(f for f in PAYLOAD_FIELDS[op] if f.name == name)
+        return r, index[op], _changed(case.raw, index[op] + 1, item, value)
+
+    def header(r: InstructionRule, at: int, name: str, value: int):
+        return r, at, _changed(case.raw, at + 1, head[name], value)
+
+    front = index[Opcode.FRONT]
+    return [
+        header(rule.MARK, 0, "mark", 0),
+        header(rule.INDEX, front, "index", 7),
+        header(rule.OPCODE, front, "opcode", 9),
+        (rule.UNUSED, front, _changed(case.raw, front + 1, top, 1)),
+        (rule.END, 0, _early_end(case)),
+        payload(rule.ALIGNMENT, Opcode.FRONT, "address", 32),
+        payload(rule.ROWS, Opcode.FRONT, "rows", config.rows + 1),
+        payload(rule.BANK, Opcode.MATRIX, "acc_bank", 7),
+        payload(rule.GROUPS, Opcode.MATRIX, "groups", 0),
+        payload(rule.OUTPUTS, Opcode.MATRIX, "blocks", 1),
+        payload(rule.HEADS, Opcode.ATTEND, "heads", 0),
+        payload(rule.KEYS, Opcode.ATTEND, "keys", config.max_keys + 1),
+        payload(rule.BEATS, Opcode.FETCH, "beats", 0),
+    ]
+
+
+@cocotb.test()
+async def bad_instructions(dut) -> None:
+    """Rules of instructions; ERROR_INFO has the rule and the index."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 73)
+    await case.open(bench)
+    for rule, index, raw in _bad_instructions(case):
+        await bench.start_program(raw)
+        info = await bench.expect_error(DeviceError.BAD_INSTRUCTION)
+        found = InstructionRule(info >> 24).name
+        assert found == rule.name, f"{found} is reported, {rule.name} was broken"
+        assert info & 0xFF_FFFF == index, f"{rule.name}: instruction {info & 0xFFFFFF}, not {index}"
+        await bench.soft_reset()
+    await _clean(bench)
+    await case.run(bench)
+
+
+@cocotb.test()
+@cocotb.parametrize(port=PORTS)
+async def silent_memory(dut, port: str) -> None:
+    """A port that never answers ends in WATCHDOG, which names the unit; the reset waits for it."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 74)
+    await case.open(bench)
+    await bench.write("WATCHDOG", WATCHDOG_CYCLES)
+    key = _key(port)
+    bench.memory.silent = {key}
+    await bench.start_program(case.raw)
+    state = await bench.expect_error(DeviceError.WATCHDOG)
+    field = BY_NAME["STATE"].field_value
+    if key in USES:
+        unit = USES[key][0].name.lower()
+        assert field(state, f"incomplete_{unit}"), f"{unit} is not named: STATE {state:#x}"
+        assert not field(state, f"empty_{unit}") or field(state, f"busy_{unit}")
+    named = {u.name.lower() for u in UNITS if field(state, f"incomplete_{u.name.lower()}")}
+    # Without weights MATRIX cannot end, and POST waits for MATRIX; nobody else waits for ATTEND.
+    follows = {"fetch": {"matrix", "post"}, "front": {"matrix", "post", "fetch"}}
+    allowed = {USES[key][0].name.lower()} if key in USES else set()
+    for unit in tuple(allowed):
+        allowed |= follows.get(unit, set())
+    assert named <= allowed, f"{named - allowed} are named without a reason"
+    assert not field(state, "quiet")
+    # The memory ports end what they have begun before anything is reset.
+    await bench.write("SOFT_RESET", 1)
+    await bench.cycles(100)
+    assert await bench.field("STATE", "resetting"), "a soft reset left a burst behind"
+    bench.memory.silent = set()
+    for _ in range(40):
+        if not await bench.field("STATE", "resetting"):
+            break
+    assert not bench.memory.outstanding, "reset with bursts outstanding"
+    await _clean(bench)
+    assert await bench.read("WATCHDOG") == WATCHDOG_CYCLES
+    await case.run(bench)
+
+
+@cocotb.test()
+async def dead_memory(dut) -> None:
+    """SOFT_RESET.force ends everything at once when a memory never answers again."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 75)
+    await case.open(bench)
+    bench.memory.silent = {(p, False) for p in build_ports()}
+    await bench.start_program(case.raw)
+    await bench.cycles(60)
+    await bench.write("SOFT_RESET", 3)
+    bench.memory.clear()  # the interconnect is reset as well
+    bench.memory.silent = set()
+    await _clean(bench)
+    await case.run(bench)
+
+
+@cocotb.test()
+@cocotb.parametrize(hard=[False, True])
+async def reset_in_the_middle(dut, hard: bool) -> None:
+    """SOFT_RESET or ap_rst_n at different moments of a program; the next one must be right."""
+    bench = await Bench.start(dut)
+    case = make_units_case(bench.config, 76)
+    await case.open(bench)
+    for moment in (30, 80, 150, 260, 370):
+        await bench.start_program(case.raw)
+        await bench.cycles(moment)
+        if hard:
+            await bench.reset()
+            await bench.cycles(12)
+            assert await bench.read64("BASE3") == 0
+            await case.open(bench)
+        else:
+            await bench.soft_reset()
+            assert not bench.memory.outstanding
+        await _clean(bench)
+    await case.run(bench)

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AXI4 memory behind the accelerator's masters: it rests at random, refuses, falls silent, checks.
+
+One process serves every port, once a cycle; models with a process for each channel would take
+most of the simulation's time.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cocotb.triggers import RisingEdge
+
+from lutvar.contract.accelerator import BEAT_BYTES
+from lutvar.contract.register_map import WRITE_PORTS
+
+PAGE = 4096
+MOST_BURSTS = 16  #: outstanding on a port
+DECERR = 3
+
+
+@dataclass
+class Burst:
+    """A burst under way; the next beat is at ``data[at]``."""
+
+    data: bytearray
+    at: int
+    left: int
+    due: int
+    response: int
+
+
+class Channel:
+    """Pins of one AXI channel that the accelerator drives, checked to stay until taken."""
+
+    def __init__(self, dut: Any, prefix: str, payload: tuple[str, ...]) -> None:
+        self.name = prefix
+        self._valid, self._ready = (getattr(dut, f"{prefix}{n}") for n in ("valid", "ready"))
+        self._payload = [getattr(dut, f"{prefix}{n}") for n in payload]
+        self.open = False
+        self._waiting: tuple[int, ...] | None = None
+
+    def take(self) -> tuple[int, ...] | None:
+        """At a clock edge: the payload that moves, or None."""
+        if not self._valid.value:
+            assert self._waiting is None, f"{self.name}valid fell before {self.name}ready"
+            return None
+        now = tuple(int(pin.value) for pin in self._payload)
+        assert self._waiting in (None, now), f"{self.name} changed its offer before it was taken"
+        self._waiting = None if self.open else now
+        return now if self.open else None
+
+    def drive(self, ready: bool) -> None:
+        if ready != self.open:
+            self.open = ready
+            self._ready.value = int(ready)
+
+    def forget(self) -> None:
+        self._waiting = None
+        self.open = False
+        self._ready.value = 0
+
+
+class Answers:
+    """Pins of one AXI channel that the memory drives (R or B)."""
+
+    def __init__(self, dut: Any, prefix: str, payload: tuple[str, ...]) -> None:
+        self._valid, self._ready = (getattr(dut, f"{prefix}{n}") for n in ("valid", "ready"))
+        self._payload = [getattr(dut, f"{prefix}{n}") for n in payload]
+        self.showing = False
+
+    def taken(self) -> bool:
+        return self.showing and bool(self._ready.value)
+
+    def show(self, *values: int) -> None:
+        self.showing = True
+        self._valid.value = 1
+        for pin, value in zip(self._payload, values, strict=True):
+            pin.value = value
+
+    def hide(self) -> None:
+        """Nothing is valid, and the payload is nonsense."""
+        self.showing = False
+        self._valid.value = 0
+        for pin in self._payload:
+            pin.value = random.getrandbits(len(pin))
+
+
+class Memory:
+    """Segments of memory, and a slave for each of the build's ports.
+
+    Attributes:
+        segments: base address -> contents.
+        pauses: probability that a channel rests in a cycle.
+        latency: least and largest number of cycles to a burst's first beat or to its response.
+        silent: ports, ``(name, write)``, that take addresses but never answer.
+        refused: port -> (first address, last address, response).
+        beats: moved, by port.
+    """
+
+    def __init__(self, dut: Any, read_ports: Sequence[str], seed: int = 1) -> None:
+        self.segments: dict[int, bytearray] = {}
+        self.pauses, self.latency = 0.0, (4, 4)
+        self.silent: set[tuple[str, bool]] = set()
+        self.refused: dict[tuple[str, bool], tuple[int, int, int]] = {}
+        self.rng = random.Random(seed)
+        self.now = 0
+        self._dut = dut
+        self.ports: dict[tuple[str, bool], _Port] = {
+            **{(name, False): _ReadPort(self, dut, name) for name in read_ports},
+            **{(name, True): _WritePort(self, dut, name) for name in WRITE_PORTS},
+        }
+
+    def rests(self) -> bool:
+        return bool(self.pauses) and self.rng.random() < self.pauses
+
+    def read(self, address: int, count: int) -> bytes:
+        data, at = self.find(address, count)
+        return bytes(data[at : at + count])
+
+    def write(self, address: int, content: bytes) -> None:
+        data, at = self.find(address, len(content))
+        data[at : at + len(content)] = content
+
+    def find(self, address: int, count: int) -> tuple[bytearray, int]:
+        """Segment and offset of an address. Raises IndexError outside all of them."""
+        for base, data in self.segments.items():
+            if base <= address and address + count <= base + len(data):
+                return data, address - base
+        raise IndexError(f"no memory at {address:#x}")
+
+    def begin(self, key: tuple[str, bool], address: int, beats: int) -> Burst:
+        """Check a burst against the rules of AXI, and find its data and its response."""
+        size = beats * BEAT_BYTES
+        assert address % BEAT_BYTES == 0, f"m_axi_{key[0]}: {address:#x} is not aligned"
+        assert address // PAGE == (address + size - 1) // PAGE, f"{address:#x} crosses 4 KiB"
+        response = 0
+        try:
+            data, at = self.find(address, size)
+        except IndexError:
+            data, at, response = bytearray(size), 0, DECERR
+        first, last, refusal = self.refused.get(key, (0, -1, 0))
+        if address <= last and address + size > first:
+            response = refusal
+        return Burst(data, at, beats, self.due(), response)
+
+    def due(self) -> int:
+        return self.now + self.rng.randint(*self.latency)
+
+    def beats(self, name: str, write: bool = False) -> int:
+        return self.ports[name, write].beats
+
+    @property
+    def outstanding(self) -> int:
+        """Bursts that are not answered to the end."""
+        return sum(port.outstanding for port in self.ports.values())
+
+    def clear(self) -> None:
+        """Forget bursts under way, as in a reset of the interconnect."""
+        for port in self.ports.values():
+            port.clear()
+
+    async def serve(self) -> None:
+        """Background process."""
+        edge, reset = RisingEdge(self._dut.ap_clk), self._dut.ap_rst_n
+        ports = list(self.ports.values())
+        while True:
+            await edge
+            if not reset.value:
+                self.clear()
+                continue
+            self.now += 1
+            for port in ports:
+                port.step()
+
+
+class _Port(ABC):
+    beats = 0
+
+    def __init__(self, memory: Memory, key: tuple[str, bool]) -> None:
+        self._memory, self._key = memory, key
+
+    @property
+    def _silent(self) -> bool:
+        return self._key in self._memory.silent
+
+    @property
+    @abstractmethod
+    def outstanding(self) -> int:
+        """Bursts that were asked for and are not answered."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One cycle."""
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Forget what is under way: a reset."""
+
+
+class _ReadPort(_Port):
+    def __init__(self, memory: Memory, dut: Any, name: str) -> None:
+        super().__init__(memory, (name, False))
+        prefix = f"m_axi_{name}_"
+        self._ar = Channel(dut, f"{prefix}ar", ("addr", "len"))
+        self._r = Answers(dut, f"{prefix}r", ("data", "resp", "last"))
+        self._bursts: deque[Burst] = deque()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._bursts)
+
+    def clear(self) -> None:
+        self._bursts.clear()
+        self._ar.forget()
+        self._r.hide()
+
+    def step(self) -> None:
+        memory, bursts = self._memory, self._bursts
+        if self._r.taken():
+            self.beats += 1
+            self._r.hide()
+            burst = bursts[0]
+            burst.at += BEAT_BYTES
+            burst.left -= 1
+            if not burst.left:
+                bursts.popleft()
+        request = self._ar.take()
+        if request is not None:
+            bursts.append(memory.begin(self._key, request[0], request[1] + 1))
+        self._ar.drive(len(bursts) < MOST_BURSTS and not memory.rests())
+        if self._r.showing or not bursts or bursts[0].due > memory.now or self._silent:
+            return
+        if not memory.rests():
+            burst = bursts[0]
+            beat = burst.data[burst.at : burst.at + BEAT_BYTES]
+            self._r.show(int.from_bytes(beat, "little"), burst.response, int(burst.left == 1))
+
+
+class _WritePort(_Port):
+    def __init__(self, memory: Memory, dut: Any, name: str) -> None:
+        super().__init__(memory, (name, True))
+        prefix = f"m_axi_{name}_"
+        self._aw = Channel(dut, f"{prefix}aw", ("addr", "len"))
+        self._w = Channel(dut, f"{prefix}w", ("data", "strb", "last"))
+        self._b = Answers(dut, f"{prefix}b", ("resp",))
+        self._bursts: deque[Burst] = deque()
+        self._early: deque[tuple[int, ...]] = deque()  # data without an address yet
+        self._answers: deque[Burst] = deque()
+
+    @property
+    def outstanding(self) -> int:
+        return len(self._bursts) + len(self._answers) + bool(self._early)
+
+    def clear(self) -> None:
+        for queue in (self._bursts, self._early, self._answers):
+            queue.clear()
+        self._aw.forget()
+        self._w.forget()
+        self._b.hide()
+
+    def step(self) -> None:
+        memory = self._memory
+        if self._b.taken():
+            self._b.hide()
+            self._answers.popleft()
+        request = self._aw.take()
+        if request is not None:
+            self._bursts.append(memory.begin(self._key, request[0], request[1] + 1))
+        beat = self._w.take()
+        if beat is not None:
+            self.beats += 1
+            self._early.append(beat)
+        while self._bursts and self._early:
+            self._store(*self._early.popleft())
+        self._aw.drive(len(self._bursts) < MOST_BURSTS and not memory.rests())
+        self._w.drive(len(self._early) < MOST_BURSTS and not memory.rests())
+        answers = self._answers
+        if self._b.showing or not answers or answers[0].due > memory.now or self._silent:
+            return
+        if not memory.rests():
+            self._b.show(answers[0].response)
+
+    def _store(self, data: int, strobe: int, last: int) -> None:
+        burst = self._bursts[0]
+        if not burst.response:
+            raw = data.to_bytes(BEAT_BYTES, "little")
+            for i in range(BEAT_BYTES):
+                if strobe >> i & 1:
+                    burst.data[burst.at + i] = raw[i]
+        burst.at += BEAT_BYTES
+        burst.left -= 1
+        assert bool(last) == (burst.left == 0), f"m_axi_{self._key[0]}: WLAST is wrong"
+        if not burst.left:
+            burst.due = self._memory.due()
+            self._answers.append(burst)
+            self._bursts.popleft()

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small hand-written program that uses every unit and every memory port, and what it must leave.
+
+The expected memory is that of the compiler's interpreter, which runs on the golden functions.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, address
+from lutvar.contract.memory import RECORD_BYTES, pack_panel, pack_records
+from lutvar.contract.quant_preset import GROUP
+from lutvar.host.compile.program import Program
+from lutvar.quant.golden.pointwise import records
+from lutvar.sim.interpret import Machine
+
+from .common import Bench
+
+SIZES = {Region.MODEL: 0x4000, Region.WORK: 0x2000, Region.IO: 0x2000, Region.CACHE: 0x1000}
+HEADS = 2
+#: Offsets in WORK: FP16 rows, q records. In IO: rows to add, sums, attention's result.
+QUERIES, SUMS, ATTENDED = 0x1000, 0x800, 0x1000
+VALUES = 0x800  #: offset in CACHE of the V records; K records are at 0
+
+
+@dataclass(frozen=True)
+class UnitsCase:
+    """A program, the memory before it and the memory after it.
+
+    Attributes:
+        instructions: END included.
+        before, after: contents of the regions.
+    """
+
+    config: AcceleratorConfig
+    instructions: tuple[Instruction, ...]
+    before: dict[Region, bytes]
+    after: dict[Region, bytes]
+
+    @property
+    def raw(self) -> bytes:
+        return Program(self.instructions, accelerator_hash(self.config)).encode()
+
+    async def open(self, bench: Bench) -> None:
+        await bench.open(SIZES)
+        self.fill(bench)
+
+    def fill(self, bench: Bench) -> None:
+        for region, content in self.before.items():
+            bench.put(region, content)
+
+    async def run(self, bench: Bench) -> None:
+        """Run and compare all memory, bit by bit."""
+        self.fill(bench)
+        await bench.run(self.raw)
+        for region, expected in self.after.items():
+            got = bench.get(region, 0, len(expected))
+            wrong = [i for i, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b]
+            assert not wrong, (
+                f"{len(wrong)} bytes of {region.name} differ; the first is {wrong[0]:#x}: "
+                f"{got[wrong[0]]:#x}, expected {expected[wrong[0]]:#x}"
+            )
+        for unit in UNITS:
+            count = sum(i.opcode.name == unit.name for i in self.instructions)
+            assert await bench.read(f"INSTRUCTIONS_{unit.name}") == count, unit.name
+
+
+def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instruction]:
+    def work(offset: int) -> int:
+        return address(Region.WORK, offset)
+
+    def io(offset: int) -> int:
+        return address(Region.IO, offset)
+
+    return [
+        Instruction(Opcode.FETCH, {
+            "address": address(Region.MODEL, 0), "beats": beats, "panels": 1, "repeat": 1,
+        }),
+        Instruction(Opcode.FRONT, {
+            "address": work(0), "stride": 2 * GROUP, "rows": rows, "row_first": 0, "bank": 1,
+            "groups": 1, "norm": 0, "rotate": 1, "dual": 0, "scale": 0, "shift": 0,
+            "inverse_width": 0, "epsilon": 0,
+        }),
+        Instruction(Opcode.ATTEND, {
+            "rows": rows, "heads": HEADS, "keys": keys, "query": work(QUERIES),
+            "query_stride": HEADS * RECORD_BYTES, "keys_address": address(Region.CACHE, 0),
+            "values_address": address(Region.CACHE, VALUES),
+            "head_stride": keys * RECORD_BYTES, "output": io(ATTENDED),
+            "output_stride": 2 * GROUP,
+        }),
+        Instruction(Opcode.MATRIX, {
+            "bank": 1, "acc_bank": 1, "groups": 1, "blocks": GROUP // 32, "dual": 0,
+            "exponent": exponent, "rows": rows, "more": 0,
+        }, (0, 1, 0, 0, 0)),
+        Instruction(Opcode.POST, {
+            "acc_bank": 1, "row_group": 0, "row_first": 0, "rows": rows, "blocks": 1,
+            "op": int(PostOp.ADD), "vector": 1, "scalar": 0, "output": io(SUMS),
+            "output_stride": 4 * GROUP, "input": io(0), "input_stride": 4 * GROUP,
+            "vector_address": address(Region.MODEL, beats * 64), "heads": 0, "block_first": 0,
+            "keys": 0, "values": 0, "head_stride": 0,
+        }, (0, 0, 1, 0, 0)),
+        Instruction(Opcode.END),
+    ]  # fmt: skip
+
+
+def make_units_case(
+    config: AcceleratorConfig, seed: int, rows: int = 2, keys: int = 3
+) -> UnitsCase:
+    """A random case; rows from 1 to 3, keys from 1 to 8."""
+    rng = np.random.default_rng(seed)
+    weight = config.quant_config.weight_format
+    panel = pack_panel(
+        rng.choice(weight.codes_used, (GROUP, GROUP)).astype(np.uint8),
+        rng.integers(0x2000, 0x3800, GROUP, dtype=np.uint16),
+        rng.standard_normal(GROUP).astype(np.float32), config.quant_config.code_bits,
+        config.weight_ports,
+    )  # fmt: skip
+    gates = rng.standard_normal(GROUP).astype(np.float16)
+    x = (rng.standard_normal((rows, GROUP)) * 3).astype(np.float16)
+    residual = rng.standard_normal((rows, GROUP)).astype(np.float32)
+
+    def made(count: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        y = rng.standard_normal((count * HEADS, 64)).astype(np.float32)
+        kappa = (np.float16(0.2),) if kind == "q" else ()
+        found = records(y, config.kv, kind, *kappa)  # type: ignore[arg-type]
+        return found.codes, found.scales
+
+    q, v, k = made(rows, "q"), made(keys, "v"), made(keys, "k")
+    before = {
+        Region.MODEL: panel + gates.tobytes(),
+        Region.WORK: x.tobytes().ljust(QUERIES, b"\0") + pack_records(*q, config.kv).tobytes(),
+        Region.IO: residual.tobytes(),
+        Region.CACHE: pack_records(*k, config.kv, v[1]).tobytes().ljust(VALUES, b"\0")
+        + pack_records(*v, config.kv).tobytes(),
+    }
+    before = {region: content.ljust(SIZES[region], b"\0") for region, content in before.items()}
+    instructions = tuple(_operands(rows, keys, len(panel) // 64, int(rng.integers(-6, -2))))
+    machine = Machine(config, SIZES)
+    for region, content in before.items():
+        machine.memory[region][:] = np.frombuffer(content, np.uint8)
+    machine.run(Program(instructions, accelerator_hash(config)))
+    after = {region: content.tobytes() for region, content in machine.memory.items()}
+    assert after[Region.IO] != before[Region.IO]
+    return UnitsCase(config, instructions, before, after)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The simulated accelerator behind the driver's seam."""
+
+from __future__ import annotations
+
+from lutvar.host.errors import BadInput, BusError
+from lutvar.host.transport import Bytes
+
+from .device import SimulationTimeout, VerilatedDevice
+
+
+class SimulatedMemory:
+    """`MemoryTransport` over a `VerilatedDevice`: the board's signals, time counted exactly."""
+
+    def __init__(self, device: VerilatedDevice) -> None:
+        self.device, self.base, self.size = device, 0, len(device.memory)
+
+    def read32(self, offset: int) -> int:
+        try:
+            value, response = self.device.reg_read(offset)
+        except SimulationTimeout:
+            raise BusError("read", offset, None) from None
+        if response:
+            raise BusError("read", offset, response)
+        return value
+
+    def write32(self, offset: int, value: int) -> None:
+        try:
+            response = self.device.reg_write(offset, value)
+        except SimulationTimeout:
+            raise BusError("write", offset, None) from None
+        if response:
+            raise BusError("write", offset, response)
+
+    def read(self, offset: int, count: int) -> Bytes:
+        self._check(offset, count)
+        return self.device.memory[offset : offset + count].copy()
+
+    def write(self, offset: int, data: Bytes) -> None:
+        self._check(offset, len(data))
+        self.device.memory[offset : offset + len(data)] = data
+
+    def wait(self, cycles: int) -> bool:
+        return self.device.run(cycles)
+
+    @property
+    def cycles(self) -> int:
+        return self.device.cycles
+
+    def close(self) -> None:
+        self.device.close()
+
+    def _check(self, offset: int, count: int) -> None:
+        if offset < 0 or count < 0 or offset + count > self.size:
+            raise BadInput(
+                f"bytes {offset} to {offset + count} are outside the device's memory of "
+                f"{self.size} bytes; use fewer slots or more memory"
+            )

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled programs compute what the golden transformer computes, in any order they allow."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.isa import Opcode, Region
+from lutvar.contract.passes import ImageStep
+from lutvar.host.compile.compiler import CompiledPass
+from lutvar.host.compile.pack import pack_transformer
+from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.steps import StepShape
+from lutvar.quant.golden.transformer import GoldenTransformer
+from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.var import Var, VarConfig
+from lutvar.sim.interpret import Machine
+
+
+@cache
+def transformer(preset: str, width: int = 256, vocab: int = 200) -> QuantizedTransformer:
+    """Random weights; logits of every row differ."""
+    import torch
+
+    torch.manual_seed(1)
+    config = VarConfig(
+        depth=2, width=width, heads=width // 64, patch_nums=(1, 2, 3, 4), num_classes=3,
+        vocab=vocab, z_channels=8,
+    )  # fmt: skip
+    var = Var(config)
+    with torch.no_grad():
+        for p in var.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    return quantize_transformer(var, load_accelerator(preset).quant_config, progress=False)
+
+
+@cache
+def packed(preset: str, changes: tuple[tuple[str, int], ...] = ()) -> PackedTransformer:
+    config = AcceleratorConfig(**{**load_accelerator(preset).model_dump(), **dict(changes)})
+    return pack_transformer(transformer(preset), config)
+
+
+class Device:
+    """The interpreter behind the transformer protocol."""
+
+    def __init__(self, model: PackedTransformer, rng: np.random.Generator | None) -> None:
+        self.model, self.rng, self.compiler = model, rng, model.compiler()
+        self.cache = np.zeros(0, np.uint8)
+        self.compiled: CompiledPass | None = None
+
+    def run(self, steps: list[ImageStep]) -> list[NDArray[np.float32]]:
+        compiled = self.compiler.compile([StepShape.of(s) for s in steps], check=True)
+        plan = compiled.plan
+        machine = Machine(
+            self.model.layout.config,
+            {Region.WORK: plan.work_size, Region.IO: plan.io_size},
+        )
+        grown = np.zeros(max(plan.cache_size, self.cache.size), np.uint8)
+        grown[: self.cache.size] = self.cache
+        machine.memory |= {Region.MODEL: self.model.image, Region.CACHE: grown}
+        raw = compiled.embeddings(steps).view(np.uint8).reshape(-1)
+        machine.memory[Region.IO][: raw.size] = raw
+        machine.run(compiled.program, self.rng)
+        self.cache, self.compiled = grown, compiled
+        first = compiled.logits_first
+        return compiled.logits(machine.memory[Region.IO][first : first + compiled.logits_bytes])
+
+
+def step(rng: Any, slot: int, label: int, position: int, tokens: int, **more: Any) -> ImageStep:
+    x = [rng.standard_normal((tokens, 256)).astype(np.float32) for _ in range(2)]
+    if not more.get("guided", True):
+        return ImageStep(slot, label, position, x[0], None)
+    return ImageStep(slot, label, position, *x, more.get("guidance", 0.5))
+
+
+PASSES = [
+    [(0, 1, 0, 1), (3, 2, 0, 1)],
+    [(0, 1, 1, 4), (3, 2, 1, 4), (1, 0, 0, 1)],
+    [(3, 2, 5, 9), (0, 1, 5, 9), (1, 0, 1, 4)],
+    [(0, 1, 14, 16), (1, 0, 5, 9)],
+]
+
+
+SMALLER = (("acc_depth", 128), ("act_banks", 2), ("acc_banks", 2), ("queue", 2))
+TALLER = (("rows", 48), ("acc_depth", 256))
+
+
+@pytest.mark.parametrize("changes", [(), SMALLER, TALLER])
+def test_programs_compute_what_the_golden_transformer_does(changes: Any) -> None:
+    rng = np.random.default_rng(3)
+    model = packed("small-fp4", changes)
+    golden = GoldenTransformer(transformer("small-fp4"))
+    devices = [Device(model, None), Device(model, np.random.default_rng(7))]
+    for number, shapes in enumerate(PASSES):
+        steps = [step(rng, *s, guidance=number * 0.25) for s in shapes]
+        expected = golden.run(steps)
+        for device in devices:
+            for k, (a, b) in enumerate(zip(device.run(steps), expected, strict=True)):
+                np.testing.assert_array_equal(a, b, err_msg=f"pass {number}, step {k}")
+
+
+def test_fp6_and_unguided_steps() -> None:
+    rng = np.random.default_rng(5)
+    golden = GoldenTransformer(transformer("small-fp6"))
+    device = Device(packed("small-fp6"), np.random.default_rng(1))
+    for shapes in PASSES[:2]:
+        steps = [step(rng, *s, guided=s[0] != 3) for s in shapes]
+        for a, b in zip(device.run(steps), golden.run(steps), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_lost_wait_changes_the_result() -> None:
+    """The comparison above can fail: without waits, some order gives something else."""
+    rng = np.random.default_rng(3)
+    steps = [step(rng, *s) for s in PASSES[0]]
+    device = Device(packed("small-fp4"), None)
+    expected = device.run(steps)
+    assert device.compiled is not None
+    program = device.compiled.program
+    loose = dataclasses.replace(
+        program,
+        instructions=tuple(
+            i if i.opcode == Opcode.END else dataclasses.replace(i, waits=(0,) * 5)
+            for i in program.instructions
+        ),
+    )
+    plan = device.compiled.plan
+    machine = Machine(device.model.layout.config, {Region.WORK: plan.work_size,
+                                                   Region.IO: plan.io_size,
+                                                   Region.CACHE: plan.cache_size})  # fmt: skip
+    machine.memory[Region.MODEL] = device.model.image
+    raw = device.compiled.embeddings(steps).view(np.uint8).reshape(-1)
+    machine.memory[Region.IO][: raw.size] = raw
+    try:
+        machine.run(loose, np.random.default_rng(2))
+    except (AssertionError, ValueError):
+        return
+    first = device.compiled.logits_first
+    found = device.compiled.logits(machine.memory[Region.IO][first:])
+    assert any(not np.array_equal(a, b) for a, b in zip(found, expected, strict=True))

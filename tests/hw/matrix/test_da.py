@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Distributed arithmetic in the 4-bit formats, and how it spreads lanes over tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import verilated_unit
+from amaranth.sim import Simulator
+from da_bench import (
+    CASES,
+    check_extremes_and_single_lanes,
+    check_random_operands_at_any_pace,
+    check_uniform_operands_back_to_back,
+    design,
+)
+
+from lutvar.contract.accelerator import LANES
+from lutvar.contract.formats import get_format
+from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.matrix.da_design import DaDesign
+from lutvar.hw.matrix.da_table import LutStore
+from lutvar.hw.verilog import export_verilog
+
+
+def test_extremes_and_single_lanes() -> None:
+    check_extremes_and_single_lanes("fp4")
+
+
+def test_uniform_operands_back_to_back() -> None:
+    check_uniform_operands_back_to_back("fp4")
+
+
+def test_random_operands_at_any_pace() -> None:
+    check_random_operands_at_any_pace("fp4")
+
+
+@pytest.mark.parametrize("engines", [1, 3, 5, 7, 13])
+@pytest.mark.parametrize("name", CASES)
+def test_design_covers_each_lane_once(name: str, engines: int) -> None:
+    d = design(name, engines)
+    assert sorted(d.order) == list(range(GROUP))
+    assert [t.first for t in d.tables] == list(np.cumsum([0, *(len(t.lanes) for t in d.tables)]))[
+        :-1
+    ]
+    for number, engine in enumerate(d.engines):
+        mine = [t for t in d.tables if t.engine == number]
+        assert [t.turn for t in mine] == list(range(len(mine)))
+        for table, addresses in zip(mine, engine.addresses, strict=True):
+            for lane, address in zip(table.lanes, addresses, strict=True):
+                word, phase = divmod(address, d.phases)
+                assert lane == word * LANES + engine.positions[phase]
+    assert d.turns == -(-26 // engines)
+
+
+def test_design_says_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="same width"):
+        DaDesign(get_format("E2M1"), get_format("INT8"))
+    with pytest.raises(ValueError, match="engines"):
+        design("fp4", 17)
+
+
+def store_bench(simulator: Any, unit: LutStore) -> None:
+    """Writes all words, reads two copies at different addresses, then writes again."""
+    rng = np.random.default_rng(5)
+
+    async def bench(ctx: Any) -> None:
+        assert ctx.get(unit.words) == 0
+        for _ in range(2):
+            words = rng.integers(0, 1 << unit.width, 32)
+            for address, word in enumerate(words):
+                ctx.set(unit.address, address * 33)
+                ctx.set(unit.data, int(word))
+                ctx.set(unit.write, 1)
+                await ctx.tick()
+            ctx.set(unit.write, 0)
+            for a, b in rng.integers(0, 32, (40, 2)):
+                ctx.set(unit.address, int(a | b << 5))
+                ctx.set(unit.data, int(rng.integers(0, 1 << unit.width)))
+                await ctx.tick()
+                assert ctx.get(unit.words) == int(words[a] | words[b] << unit.width)
+
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+def test_store() -> None:
+    unit = LutStore(9, copies=2)
+    store_bench(Simulator(unit), unit)
+
+
+@pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n"])
+def test_store_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text has one body for synthesis and another for simulators."""
+    monkeypatch.setattr(
+        verilated_unit, "export_verilog", lambda *args: define + export_verilog(*args)
+    )
+    unit = LutStore(9, copies=2)
+    store_bench(verilated_unit.UnitSimulator(unit, verilated_unit.build_unit(unit)), unit)

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The matrix unit's sequencing by itself, in Amaranth's simulator."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from amaranth.sim import Simulator
+from rows_bench import small
+
+from lutvar.contract.accelerator import ROW_GROUP
+from lutvar.contract.memory import pack_panel
+from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.matrix.chain import load_layout, operand_words, word_bits
+from lutvar.hw.matrix.issue import IssueGate
+from lutvar.hw.matrix.loader import OperandLoader
+from lutvar.hw.matrix.operands import GroupOperands, load_interval, operand_latency
+from lutvar.hw.matrix.unpack import WeightUnpack
+
+
+def simulate(dut, bench):
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(bench)
+    simulator.run()
+
+
+@pytest.mark.parametrize("fill", [1, 5])
+@pytest.mark.parametrize("interval", [1, 7])
+@pytest.mark.parametrize("busy", [0.3, 1.0])
+def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
+    dut, rng = IssueGate(fill, interval), random.Random(fill + interval)
+    starts, goes, ends = [], [], []
+
+    async def bench(ctx):
+        valid = loaded = end = 0
+        for cycle in range(400):
+            if not valid and rng.random() < busy:
+                valid, end = 1, rng.random() < 0.3
+            loaded = loaded or rng.random() < busy
+            ctx.set(dut.valid, valid)
+            ctx.set(dut.end, valid and end)
+            ctx.set(dut.loaded, loaded)
+            if ctx.get(dut.go):
+                goes.append(cycle)
+                if end:
+                    ends.append(cycle)
+                valid = 0
+            if ctx.get(dut.start):
+                assert loaded
+                loaded = 0
+                starts.append(cycle)
+            await ctx.tick()
+
+    simulate(dut, bench)
+    assert len(starts) > 10
+    for k, start in enumerate(starts):
+        before = ends[k - 1] if k else -1
+        after = [cycle for cycle in goes if cycle > before]
+        assert start >= before  # the pass before is over, or ends now
+        assert all(cycle >= start + fill for cycle in after)
+    assert all(b - a >= interval for a, b in pairwise(goes))
+    if busy == 1.0 and fill == interval == 1:
+        assert goes == list(range(goes[0], goes[0] + len(goes)))  # no cycle lost
+
+
+@pytest.mark.parametrize("quant", ["fp4", "fp6"])
+@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("stall", [(0.0,), (0.5,), (0.0, 0.6), (0.6, 0.1)])
+def test_unpack_finds_every_vector(quant, ports, stall):
+    """``stall``: of the streams in turn; the last one's also that of works and vectors."""
+    config = small(quant, weight_ports=ports)
+    bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
+    pause = random.Random(4)
+    rests = [stall[p % len(stall)] for p in range(ports)]
+    works, beats, expected = [], [b""] * ports, []
+    for groups, blocks, dual, bank, exponent in [
+        (2, ports, 1, 0, -5),
+        (1, 2, 0, 1, 7),
+        (2, 2 * ports, 0, 0, 0),
+        (1, ports, 0, 1, 3),
+    ]:
+        works.append((groups, blocks, dual, bank, exponent))
+        outputs = 32 * blocks
+        for g in range(groups):
+            codes = rng.integers(0, 1 << bits, (outputs, GROUP)).astype(np.uint8)
+            scales = rng.integers(0, 1 << 15, outputs).astype(np.uint16)
+            bias = rng.normal(size=outputs).astype(np.float32)
+            panel = pack_panel(codes, scales, None if g else bias, bits, ports)
+            for p in range(1 + dual):
+                each = len(panel) // ports
+                beats = [b + panel[q * each : (q + 1) * each] for q, b in enumerate(beats)]
+                for n in range(outputs):
+                    word = sum(int(c) << bits * i for i, c in enumerate(codes[n]))
+                    first = g == p == 0
+                    end = n == outputs - 1
+                    expected.append((
+                        word, int(scales[n]), int(bias.view(np.uint32)[n]) if first else None,
+                        first, end, end and g == groups - 1 and p == dual, bank, n, exponent,
+                    ))  # fmt: skip
+    dut = WeightUnpack(config)
+    queues = [
+        [int.from_bytes(b[i : i + 64], "little") for i in range(0, len(b), 64)] for b in beats
+    ]
+    total, got, cycles = len(queues[0]), [], []
+    assert all(len(queue) == total for queue in queues)
+
+    async def bench(ctx):
+        offered, shown = False, [False] * ports
+        for cycle in range(8 * ports * total + 50):
+            shown = [s or (bool(q) and pause.random() >= r)
+                     for s, q, r in zip(shown, queues, rests, strict=True)]  # fmt: skip
+            offered = offered or (bool(works) and pause.random() >= stall[-1])
+            for stream, valid, queue in zip(dut.beats, shown, queues, strict=True):
+                ctx.set(stream.valid, valid)
+                ctx.set(stream.payload, queue[0] if valid else rng.integers(1 << 62).item())
+            ctx.set(dut.work.valid, offered)
+            if offered:
+                names = ("groups", "blocks", "dual", "acc_bank", "exponent")
+                for name, value in zip(names, works[0], strict=True):
+                    ctx.set(getattr(dut.work.payload, name), value)
+            ready = pause.random() >= stall[-1]
+            ctx.set(dut.vectors.ready, ready)
+            if ready and ctx.get(dut.vectors.valid):
+                v = ctx.get(dut.vectors.payload)
+                got.append((v.codes, v.ws, v.bias if v.first else None, bool(v.first), bool(v.end),
+                            bool(v.last), v.bank, v.column, v.exponent))  # fmt: skip
+                cycles.append(cycle)
+            took, began = [ctx.get(s.ready) for s in dut.beats], ctx.get(dut.work.ready)
+            await ctx.tick()
+            for port, queue in enumerate(queues):
+                if shown[port] and took[port]:
+                    queue.pop(0)
+                    shown[port] = False
+            if offered and began:
+                works.pop(0)
+                offered = False
+
+    simulate(dut, bench)
+    assert got == expected
+    assert not any(queues)
+    if stall == (0.0,):
+        # From the first to the last: one port, a beat in each cycle; two, a vector.
+        each = total if ports == 1 else len(expected) + 1
+        assert cycles[-1] + 1 == each + 1
+
+
+@pytest.mark.parametrize("form", ["table", "da"])
+@pytest.mark.parametrize(
+    ("settle", "hold", "interval"), [(1, 1, 1), (4, 1, 1), (3, 40, 1), (1, 9, 6)]
+)
+def test_loader_keeps_the_declared_cycles(form, settle, hold, interval):
+    config = small(dot=form)
+    dot = SimpleNamespace(settle=settle, hold=hold, interval=interval)
+    dut = OperandLoader(config, dot)
+    rng, works = random.Random(1), [(8, 3, 1), (0, 2, 0)]
+    words, starts, ready_at = [], [], []
+
+    async def bench(ctx):
+        for cycle in range(2500):
+            ctx.set(dut.work.valid, bool(works))
+            if works:
+                for name, value in zip(("address", "groups", "dual"), works[0], strict=True):
+                    ctx.set(getattr(dut.work.payload, name), value)
+            ready = ctx.get(dut.ready)
+            if ready and len(ready_at) == len(starts):
+                ready_at.append(cycle)
+            start = ready and rng.random() < 0.5
+            ctx.set(dut.start, start)
+            if start:
+                starts.append(cycle)
+            if ctx.get(dut.load_valid):
+                load = ctx.get(dut.load)
+                words.append((cycle, load.address, load.word, load.dual, load.negative))
+            taken = works and ctx.get(dut.work.ready)
+            await ctx.tick()
+            if taken:
+                works.pop(0)
+
+    simulate(dut, bench)
+    passes = [(8 + 8 * g, 1, n) for g in range(3) for n in (1, 0)]
+    passes += [(8 * g, 0, 0) for g in range(2)]
+    assert [w[1:] for w in words] == [(a + k, k, d, n) for a, d, n in passes for k in range(8)]
+    least = max(interval, load_interval(config))
+    assert all(b - a >= least for (a, *_), (b, *_) in pairwise(words))
+    memory = operand_latency(config)  # cycles from a word's address to the dot product
+    for k, start in enumerate(starts):
+        assert start >= words[8 * k + 7][0] + memory + settle
+        if k + 1 < len(starts):
+            assert words[8 * k + 8][0] + memory >= start + hold
+            assert ready_at[k + 1] - start == dut.cycles
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.7])
+@pytest.mark.parametrize("form", ["table", "da"])
+def test_operands_of_all_rows_come_together(form, pause):
+    config, rng = small(dot=form), random.Random(pause)
+    dut, bits, count = GroupOperands(config), word_bits(config), operand_words(config)
+    held = [[rng.getrandbits(bits) for _ in range(ROW_GROUP)] for _ in range(count)]
+    writes = [(row, address) for row in range(ROW_GROUP) for address in range(count)]
+    rng.shuffle(writes)
+    loads, due, seen = [rng.randrange(count) for _ in range(30)], {}, 0
+
+    async def bench(ctx):
+        nonlocal seen
+        for row, address in writes:
+            ctx.set(dut.write_valid, 1)
+            ctx.set(dut.write_row, row)
+            ctx.set(dut.write_address, address)
+            ctx.set(dut.write_data, held[address][row])
+            await ctx.tick()
+        ctx.set(dut.write_valid, 0)
+        cycle, may = 0, 0
+        while loads or due:
+            now = bool(loads) and cycle >= may and rng.random() >= pause
+            ctx.set(dut.load_valid, now)
+            address = loads.pop(0) if now else rng.randrange(count)
+            load = {"address": address, "word": address % 8, "dual": 1, "negative": address & 1}
+            ctx.set(dut.load, load_layout(config).const(load))
+            if now:
+                due[cycle + operand_latency(config)] = load
+                may = cycle + load_interval(config)
+            expected = due.pop(cycle, None)
+            assert ctx.get(dut.word_valid) == (expected is not None)
+            if expected:
+                words = held[expected["address"]]
+                size, mask = bits - 8, (1 << bits - 8) - 1
+                codes = sum((word & mask) << size * row for row, word in enumerate(words))
+                assert ctx.get(dut.codes) == codes
+                assert all(ctx.get(dut.word[name]) == value for name, value in expected.items())
+                seen += 1
+            await ctx.tick()
+            cycle += 1
+
+    simulate(dut, bench)
+    assert seen == 30

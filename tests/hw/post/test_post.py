@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The POST unit against the golden functions: all operations, memory with latency and stalls."""
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from axi_memory import AxiMemory
+from post_bench import Program, Result, Spec, config_of, run_program
+from verilated_unit import build_unit
+
+from lutvar.contract.isa import Opcode, PostOp
+from lutvar.contract.widths import drain_latency
+from lutvar.host.compile.costs import CostModel, unit_times
+from lutvar.hw.post.unit import PostUnit
+from lutvar.hw.verilog import export_verilog
+from lutvar.sim.tools import verilator
+
+pytestmark = pytest.mark.skipif(not verilator().ok, reason="no Verilator 5.036 or later")
+
+CONFIG = config_of(rows=32)
+STORE, ADD, GELU, QKV = PostOp.STORE, PostOp.ADD, PostOp.GELU, PostOp.QKV
+
+#: Every operation, its neighbours of other paths, whole and partial row groups.
+MIXED = [
+    Spec(STORE, 2),
+    Spec(ADD, 2, row_first=3, rows=13),
+    Spec(GELU, 3, row_first=1, rows=7),
+    Spec(QKV, 4, heads=4, rows=16),
+    Spec(QKV, 3, heads=4, block_first=1, row_first=5, rows=11, vector=False),
+    Spec(ADD, 1, rows=1, row_first=15, vector=False),
+    Spec(GELU, 1, rows=16),
+    Spec(STORE, 1, rows=1, vector=False),
+    Spec(QKV, 2, heads=4, block_first=2, row_first=2, rows=3),
+    Spec(QKV, 1, heads=6, block_first=5, rows=1),
+    Spec(QKV, 1, heads=2, block_first=0, rows=16),
+    Spec(ADD, 2, in_place=True, tight=True),
+    Spec(STORE, 1, row_first=8, rows=8),
+]
+
+
+@pytest.fixture(scope="module")
+def library() -> Path:
+    return build_unit(PostUnit(CONFIG))
+
+
+def run(library: Path, specs: list[Spec], seed: int, **options) -> tuple[Program, Result]:
+    program = Program(CONFIG, specs, seed)
+    result = run_program(library, program, **options)
+    program.check(result.memory)
+    return program, result
+
+
+@pytest.mark.parametrize(
+    ("latency", "jitter", "stall", "pause"),
+    [(4, 0, 0.0, 0.0), (60, 40, 0.0, 0.3), (10, 30, 0.5, 0.0), (2, 0, 0.8, 0.9)],
+)
+def test_all_operations(library, latency, jitter, stall, pause) -> None:
+    memory = AxiMemory(seed=latency, latency=latency, jitter=jitter, stall=stall)
+    _, result = run(library, MIXED, latency, memory=memory, pause=pause)
+    assert not result.error
+    assert result.taken[3] < result.done[0], "instructions do not overlap"
+
+
+def test_random_instructions(library) -> None:
+    rng = random.Random(4)
+    specs = []
+    for _ in range(40):
+        op, rows, blocks = rng.choice(list(PostOp)), rng.randint(1, 16), rng.randint(1, 2)
+        heads = 2 * rng.randint(1, 4)
+        specs.append(
+            Spec(
+                op, blocks, row_first=rng.randint(0, 16 - rows), rows=rows,
+                vector=rng.random() < 0.5, heads=heads, in_place=rng.random() < 0.5,
+                block_first=rng.randint(0, heads // 2 * 3 - blocks), tight=rng.random() < 0.5,
+            )
+        )  # fmt: skip
+    run(library, specs, 4, memory=AxiMemory(latency=20, jitter=20, stall=0.1))
+
+
+def test_short_instructions_of_all_paths(library) -> None:
+    """Blocks that wait behind long rows, then paths that change every few cycles."""
+    rng = random.Random(12)
+    specs = []
+    for _ in range(10):
+        specs.append(Spec(STORE, 4, vector=False))
+        for op in rng.choices([ADD, GELU, QKV], k=6):
+            rows = rng.randint(1, 2)
+            specs.append(
+                Spec(op, 1, rows=rows, vector=False, heads=4, block_first=rng.randint(0, 5))
+            )
+    run(library, specs, 12, memory=AxiMemory(latency=10))
+
+
+def test_one_at_a_time(library) -> None:
+    run(library, MIXED[2:9], 5, wait_each=True, memory=AxiMemory(latency=15))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [Spec(STORE, 4), Spec(STORE, 4, vector=False), Spec(ADD, 4, vector=False), Spec(GELU, 4),
+     Spec(QKV, 4, heads=4), Spec(QKV, 4, heads=4, block_first=2), Spec(ADD, 4, rows=8)],
+    ids=lambda spec: f"{spec.op.name}-{spec.rows}-{spec.block_first}",
+)  # fmt: skip
+def test_rate(library, spec) -> None:
+    """Two columns in each cycle across blocks and instructions; two cycles for those of sums."""
+    memory = AxiMemory(latency=20)
+    _, result = run(library, [spec] * 3, 6, memory=memory)
+    block = 8 * spec.rows if spec.op in (STORE, ADD) else 64
+    assert len(result.drains) == 3 * spec.blocks * 64
+    assert result.done[-1] <= 3 * spec.blocks * block + drain_latency(CONFIG) + 180
+    # Instructions end one after the other without a gap.
+    for before, after in zip(result.done, result.done[1:], strict=False):
+        assert after - before <= spec.blocks * block + 16
+
+
+@pytest.mark.parametrize("latency", [20, 100])
+def test_documented_cycles(library, latency) -> None:
+    """Alone, from the start to the end: what `PostUnit` and the cycle model say."""
+    costs = CostModel(CONFIG, replace(unit_times(CONFIG), memory=latency, post_issue=0))
+    for spec in (
+        Spec(STORE, 2, rows=1, vector=False), Spec(STORE, 1, rows=5, vector=False),
+        Spec(ADD, 1, rows=3, vector=False), Spec(ADD, 1, rows=2), Spec(GELU, 2, rows=16),
+        Spec(GELU, 1, rows=9), Spec(STORE, 2, rows=12, vector=False),
+        Spec(QKV, 2, rows=4, heads=4, vector=False), Spec(QKV, 1, rows=7, heads=2, block_first=1),
+    ):  # fmt: skip
+        program, result = run(library, [spec], 13, memory=AxiMemory(latency=latency))
+        cost = costs.of(Opcode.POST, program.cases[0].operands)
+        found = result.done[0] - result.taken[0]
+        late = spec.rows if spec.op == QKV and not spec.block_first else 0  # q: not one write
+        assert abs(cost.occupied + cost.tail - late - found) <= 4, spec
+
+
+@pytest.mark.parametrize(
+    ("pair", "pauses"), [((STORE, GELU), 1 + 5), ((GELU, QKV), 16 + 33), ((QKV, ADD), 33 + 1)]
+)
+def test_pauses_where_the_path_changes(library, pair, pauses) -> None:
+    specs = [Spec(op, 2, heads=8, vector=False) for op in pair] * 3
+    _, result = run(library, specs, 14, memory=AxiMemory(latency=20))
+    cycles = sum(2 * (128 if op in (STORE, ADD) else 64) for op in pair)
+    period = result.done[4] - result.done[2]
+    assert period <= cycles + pauses + 2
+    assert period > cycles
+
+
+def test_rate_of_an_addition_with_factors(library) -> None:
+    """Four more beats are read for each block than it has parts."""
+    _, result = run(library, [Spec(ADD, 4)] * 2, 7, memory=AxiMemory(latency=20))
+    assert result.done[1] - result.done[0] <= 4 * 132 + 8
+
+
+def test_rows_just_stored_are_added(library) -> None:
+    """Guidance: rows that an earlier instruction stores, not yet in memory, are read."""
+    base = 0x7_0000_0000
+    specs = [
+        Spec(STORE, 1, base=base, tight=True, vector=False),
+        Spec(ADD, 1, base=base, tight=True, in_place=True, vector=False),
+        Spec(STORE, 1, row_first=4, rows=5),
+        Spec(ADD, 1, base=base, tight=True, in_place=True),
+    ]
+    memory = AxiMemory(latency=150)
+    program, result = run(library, specs, 8, memory=memory)
+    assert program.cases[1].operands["input"] == program.cases[0].operands["output"]
+    assert result.done == sorted(result.done)
+
+
+def test_bad_responses_are_reported_and_counted(library) -> None:
+    for side in ("output", "input"):
+        program = Program(CONFIG, [Spec(STORE, 1), Spec(ADD, 2), Spec(GELU, 1)], 9)
+        bad = program.cases[1].operands[side]
+        memory = AxiMemory(latency=10, bad=frozenset({bad}))
+        result = run_program(library, program, memory=memory)
+        assert result.error and result.error_address == bad
+        assert len(result.done) == 3
+        program.check(memory)
+
+
+def test_stop_leaves_nothing_outstanding(library) -> None:
+    program = Program(CONFIG, [Spec(ADD, 4), Spec(ADD, 4)], 10)
+    for after in (40, 200, 330):
+        memory = AxiMemory(latency=30, jitter=10)
+        run_program(library, program, memory=memory, stop_after=after)
+        assert memory.outstanding == 0
+
+
+def test_not_pipelined() -> None:
+    """The comparison form computes the same, one beat of results at a time; records of E2M1."""
+    config = config_of(rows=16, pipelined=False, kv_format="E2M1")
+    specs = [Spec(STORE, 1, rows=2), Spec(QKV, 2, heads=2, rows=2), Spec(GELU, 1, rows=3)]
+    program = Program(config, specs, 11)
+    result = run_program(None, program, memory=AxiMemory(latency=5), limit=2000)
+    program.check(result.memory)
+    assert result.done[0] > 64 + 16 * 20
+    assert result.done[2] - result.done[1] > 12 * 20
+
+
+def test_exports() -> None:
+    text = export_verilog(PostUnit(config_of("vck190-fp4")), "lutvar_post")
+    assert text.count("module lutvar_post_sum_lane(") == 1
+    assert text.count("module lutvar_post_half_lane(") == 1
+    assert text.count("module lutvar_quantizer_lane_e2m3(") == 1

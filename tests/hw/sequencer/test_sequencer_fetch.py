@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Unit FETCH: order of the beats, full rate, completion."""
+
+import random
+from typing import Any
+
+import pytest
+from amaranth.sim import Simulator
+from axi_memory import BEAT_BYTES, AxiMemory, serve
+
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.hw.fetch.unit import SKEW, FetchUnit
+
+Command = tuple[int, int, int, int]  # address, beats, panels, repeat
+
+
+def _config(**changes: Any) -> AcceleratorConfig:
+    return load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, **changes})
+
+
+def _expected(
+    memory: AxiMemory, commands: list[Command], ports: int
+) -> tuple[list[list[int]], list[int]]:
+    """Beats of each port; how many each has brought when an instruction is done."""
+    found: list[list[int]] = [[] for _ in range(ports)]
+    ends = []
+    for address, beats, panels, repeat in commands:
+        each = beats // ports
+        for panel in range(panels):
+            for port, mine in enumerate(found):
+                first = panel * beats + port * each
+                mine += repeat * [
+                    memory.beats.get(address + (first + i) * BEAT_BYTES, 0) for i in range(each)
+                ]
+        ends.append(len(found[0]))
+    return found, ends
+
+
+def _run(
+    config: AcceleratorConfig,
+    memory: AxiMemory,
+    commands: list[Command],
+    slow: tuple[float, ...] = (0.0,),
+    memories: list[AxiMemory] | None = None,
+) -> list[list[int]]:
+    """Cycle of each beat, by port; checks values and completions.
+
+    Args:
+        slow: probability of a cycle in which a port's sink is not ready, of the ports in turn.
+        memories: what answers each port, with the same content; default: ``memory`` for all.
+    """
+    ports = config.weight_ports
+    expected, ends = _expected(memory, commands, ports)
+    dut = FetchUnit(config)
+    rngs = [random.Random(len(commands) + port) for port in range(ports)]
+    cycles: list[list[int]] = [[] for _ in range(ports)]
+    done_at: list[int] = []
+
+    async def source(ctx: Any) -> None:
+        for command in commands:
+            payload = dut.command.payload
+            names = ("address", "beats", "panels", "repeat")
+            for name, value in zip(names, command, strict=True):
+                ctx.set(getattr(payload, name), value)
+            ctx.set(dut.command.valid, 1)
+            await ctx.tick().until(dut.command.ready)
+            ctx.set(dut.command.valid, 0)
+
+    async def sink(ctx: Any) -> None:
+        for cycle in range(12_000):
+            ready = [r.random() >= slow[p % len(slow)] for p, r in enumerate(rngs)]
+            for stream, value in zip(dut.weights, ready, strict=True):
+                ctx.set(stream.ready, value)
+            signals = [s for stream in dut.weights for s in (stream.valid, stream.payload)]
+            _, _, done, busy, *beats = await ctx.tick().sample(dut.done, dut.busy, *signals)
+            if done:
+                done_at.append(min(map(len, cycles)))
+                assert busy or len(done_at) == len(commands)
+            for port, mine in enumerate(cycles):
+                if beats[2 * port] and ready[port]:
+                    assert beats[2 * port + 1] == expected[port][len(mine)]
+                    mine.append(cycle)
+            assert max(map(len, cycles)) - min(map(len, cycles)) <= SKEW
+            if len(done_at) == len(commands):
+                break
+        await ctx.tick().repeat(4)
+        assert not ctx.get(dut.busy) and ctx.get(dut.quiet)
+        assert not any(ctx.get(stream.valid) for stream in dut.weights)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    for port in range(ports):
+        serve(simulator, memories[port] if memories else memory, [dut.memory[port]], [])
+    simulator.add_testbench(source)
+    simulator.add_testbench(sink)
+    simulator.run()
+    assert [len(mine) for mine in cycles] == [len(mine) for mine in expected]
+    # With two ports pairs of beats are counted, one cycle later.
+    assert all(end <= at <= end + ports for end, at in zip(ends, done_at, strict=True))
+    return cycles
+
+
+def _memory(**how: Any) -> AxiMemory:
+    memory = AxiMemory(**how)
+    rng = random.Random(2)
+    for base in (0, 1 << 35):
+        for i in range(200):
+            memory.beats[base + i * BEAT_BYTES] = rng.getrandbits(512)
+    return memory
+
+
+COMMANDS: dict[int, list[Command]] = {
+    1: [(0, 33, 3, 1), (64, 35, 2, 2), (1 << 35, 1, 7, 2), (128, 1, 1, 1), (0, 5, 1, 2)],
+    2: [(0, 66, 3, 1), (64, 70, 2, 2), (1 << 35, 2, 7, 2), (128, 2, 1, 1), (0, 10, 1, 2)],
+}
+
+
+@pytest.mark.parametrize("ports", COMMANDS)
+@pytest.mark.parametrize(("stall", "slow"), [(0.0, 0.0), (0.3, 0.0), (0.1, 0.6)])
+def test_panels_are_read_in_order(ports: int, stall: float, slow: float) -> None:
+    memory = _memory(latency=10, jitter=20 if stall else 0, stall=stall)
+    _run(_config(weight_ports=ports), memory, COMMANDS[ports] * 2, (slow,))
+
+
+@pytest.mark.parametrize("slower", [0, 1])
+def test_each_port_stalls_on_its_own(slower: int) -> None:
+    """A slow memory behind one port, a slow sink behind the other one."""
+    memories = [
+        _memory(latency=40, jitter=60, stall=0.5) if port == slower else _memory(latency=4)
+        for port in range(2)
+    ]
+    for slow in ((0.0,), (0.7, 0.0), (0.0, 0.7)):
+        _run(_config(weight_ports=2), memories[0], COMMANDS[2], slow, memories)
+
+
+@pytest.mark.parametrize("ports", COMMANDS)
+def test_one_beat_in_each_cycle_across_instructions(ports: int) -> None:
+    commands = [(0, 33 * ports, 3, 1), (64, 35 * ports, 2, 2), (0, 49 * ports, 2, 1)]
+    for cycles in _run(_config(weight_ports=ports), _memory(latency=30), commands):
+        assert cycles[-1] - cycles[0] == len(cycles) - 1
+
+
+@pytest.mark.parametrize("ports", COMMANDS)
+def test_without_pipelining_one_burst_at_a_time(ports: int) -> None:
+    config = _config(weight_ports=ports, pipelined=False)
+    for cycles in _run(config, _memory(latency=10), [(0, 16 * ports, 3, 1)]):
+        assert cycles[-1] - cycles[0] > len(cycles) + 2 * 10
+
+
+@pytest.mark.parametrize(
+    ("bad", "expected"),
+    [
+        ((35 * 64, 70 * 64), 33 * 64),  # the second port's, long before one of the first port
+        ((2 * 64, 104 * 64), 0),  # the other way round
+        ((2 * 64, 35 * 64), 0),  # in the same cycle: the first port's
+        ((20 * 64,), 16 * 64),
+    ],
+)
+def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: int) -> None:
+    memory = _memory(latency=6)
+    memory.bad = frozenset(bad)
+    dut = FetchUnit(_config(weight_ports=2))
+
+    async def bench(ctx: Any) -> None:
+        for name, value in (("address", 0), ("beats", 66), ("panels", 3), ("repeat", 1)):
+            ctx.set(getattr(dut.command.payload, name), value)
+        for stream in dut.weights:
+            ctx.set(stream.ready, 1)
+        ctx.set(dut.command.valid, 1)
+        await ctx.tick().until(dut.command.ready)
+        ctx.set(dut.command.valid, 0)
+        await ctx.tick().until(dut.error)
+        found = [ctx.get(dut.error_address)]
+        await ctx.tick().repeat(300)
+        found.append(ctx.get(dut.error_address))
+        assert ctx.get(dut.error) and found == [expected] * 2
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    serve(simulator, memory, dut.memory, [])
+    simulator.add_testbench(bench)
+    simulator.run()

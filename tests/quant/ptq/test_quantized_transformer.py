@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quantized transformers: what they contain, their files, and models that are refused."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lutvar.contract.quant_preset import load_quant
+from lutvar.contract.shape import TransformerShape
+from lutvar.quant.models import load_model
+from lutvar.quant.ptq import (
+    QuantizationError,
+    QuantizedFileError,
+    QuantizedTransformer,
+    quantize_linear,
+    quantize_transformer,
+)
+from lutvar.quant.ptq import transformer as module
+from lutvar.quant.var import Var, VarConfig
+from lutvar.quant.var.sites import LinearSite
+
+SMALL = VarConfig(
+    depth=2, width=128, heads=2, patch_nums=(1, 2), num_classes=3, vocab=40, z_channels=8
+)
+
+
+def small(seed: int = 0, **changes: object) -> Var:
+    torch.manual_seed(seed)
+    return Var(replace(SMALL, **changes)).eval()  # type: ignore[arg-type]
+
+
+def test_shapes() -> None:
+    shape = TransformerShape.official("d30")
+    assert (shape.width, shape.depth, shape.heads, shape.hidden) == (1920, 30, 30, 7680)
+    assert (shape.vocab, shape.tokens) == (4096, 680)
+    assert SMALL.shape == TransformerShape(128, 2, 2, 512, 40, (1, 2))
+
+
+def test_class_vectors_and_kappa() -> None:
+    var = small()
+    with torch.no_grad():
+        var.blocks[1].attn.scale_mul_1H11[0, 1] = 9.0  # clamped to ln 100
+    model = quantize_transformer(var, load_quant("fp4"))
+    four = np.float16(4 / math.log(2))
+    np.testing.assert_array_equal(
+        model.kappa, [[four, four], [four, np.float16(100 / math.log(2))]]
+    )
+    with torch.no_grad():
+        cond = var.condition(torch.tensor([2]))
+    found = model.class_vectors(2)
+    assert found.blocks.shape == (2, 6, 128) and found.head.shape == (2, 128)
+    mod = cond.blocks[1]
+    expected = {
+        "scale1": mod.scale_attn + 1, "shift1": mod.shift_attn, "gate1": mod.gate_attn,
+        "scale2": mod.scale_ffn + 1, "shift2": mod.shift_ffn, "gate2": mod.gate_ffn,
+    }  # fmt: skip
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found.block(1, name), value.half().numpy().reshape(-1))
+    np.testing.assert_array_equal(found.head[1], cond.head_shift_B1C.half().numpy().reshape(-1))
+    assert model.null_label == 3
+    with pytest.raises(ValueError, match="class 4: the model has 0 to 3"):
+        model.class_vectors(4)
+
+
+def test_head_is_treated_as_fc1_is() -> None:
+    var, config = small(), load_quant("fp6")
+    model = quantize_transformer(var, config)
+    assert str(model.head.site) == "head" and model.head.rotate
+    assert model.head.activation_format.name == "E2M3" and model.head.outputs == 40
+    as_fc1 = quantize_linear(LinearSite(0, "fc1"), var.head.weight, var.head.bias, config)
+    np.testing.assert_array_equal(model.head.codes, as_fc1.codes)
+    assert list(model.layers)[-1] == LinearSite(2, "head") and len(model.layers) == 9
+    assert model.layer(1, "fc2") is model.layers[LinearSite(1, "fc2")]
+
+
+def test_channel_factors_go_into_vectors_and_weights() -> None:
+    var, config = small(), load_quant("fp4")
+    rng = np.random.default_rng(0)
+    sites = [LinearSite(0, "qkv"), LinearSite(1, "fc1"), LinearSite(2, "head")]
+    factors = {site: np.exp(rng.standard_normal(128)).astype(np.float32) for site in sites}
+    plain, model = (quantize_transformer(var, config, factors=f) for f in (None, factors))
+    s = {str(site): f.astype(np.float64) for site, f in factors.items()}
+    pairs = [
+        (lambda v: v.block(0, "scale1"), "block0.qkv"),
+        (lambda v: v.block(1, "shift2"), "block1.fc1"),
+        (lambda v: v.head[0], "head"),
+        (lambda v: v.head[1], "head"),
+    ]
+    for pick, name in pairs:
+        found, before = pick(model.class_vectors(1)), pick(plain.class_vectors(1))
+        np.testing.assert_allclose(found, before * s[name], rtol=2**-9, atol=2**-20)
+    gates = (v.class_vectors(1).block(0, "gate1") for v in (model, plain))
+    np.testing.assert_array_equal(*gates)
+    weight = var.head.weight.detach() / torch.from_numpy(factors[sites[2]])
+    expected = quantize_linear(sites[2], weight, var.head.bias, config)
+    np.testing.assert_array_equal(model.head.codes, expected.codes)
+    np.testing.assert_array_equal(model.head.scales, expected.scales)
+    with pytest.raises(QuantizationError, match=r"block0\.proj: channel factors can be folded at"):
+        quantize_transformer(var, config, factors={LinearSite(0, "proj"): factors[sites[0]]})
+    with pytest.raises(QuantizationError, match="finite numbers above 0"):
+        quantize_transformer(var, config, factors={sites[0]: np.zeros(128, np.float32)})
+
+
+def test_file_round_trip(tmp_path: Path) -> None:
+    factors = {LinearSite(0, "qkv"): np.linspace(0.5, 2, 128, dtype=np.float32)}
+    model = quantize_transformer(small(), load_quant("fp4"), "E2M1", factors)
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    found = QuantizedTransformer.load(path, model.config)
+    assert (found.shape, found.classes, found.eps) == (model.shape, 3, 1e-6)
+    assert found.kv_format is model.kv_format and found.config == model.config
+    assert list(found.layers) == list(model.layers)
+    for site, layer in model.layers.items():
+        np.testing.assert_array_equal(found.layers[site].codes, layer.codes)
+        np.testing.assert_array_equal(found.layers[site].scales, layer.scales)
+        np.testing.assert_array_equal(found.layers[site].bias, layer.bias)
+    np.testing.assert_array_equal(found.kappa, model.kappa)
+    np.testing.assert_array_equal(
+        found.factors[LinearSite(0, "qkv")], factors[LinearSite(0, "qkv")]
+    )
+    for label in range(4):
+        for a, b in zip(found.class_vectors(label), model.class_vectors(label), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    raw = bytearray(path.read_bytes())
+    raw[-5] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(QuantizedFileError, match="altered or damaged"):
+        QuantizedTransformer.load(path)
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(QuantizedFileError, match="not a complete safetensors file"):
+        QuantizedTransformer.load(path)
+
+
+def test_many_classes_come_from_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "KEPT_CLASSES", 3)
+    monkeypatch.setattr("lutvar.quant.ptq.transformer_file.KEPT_CLASSES", 3)
+    var, path = small(), tmp_path / "model.safetensors"
+    model = quantize_transformer(var, load_quant("fp4"))
+    model.save(path)
+    found = QuantizedTransformer.load(path)
+    with pytest.raises(ValueError, match="attach the checkpoint"):
+        found.class_vectors(1)
+    attached = found.attach(var)
+    np.testing.assert_array_equal(attached.class_vectors(1).blocks, model.class_vectors(1).blocks)
+    with pytest.raises(QuantizationError, match="the checkpoint has"):
+        found.attach(small(depth=1))
+
+
+def test_models_that_the_attention_cannot_run() -> None:
+    config = load_quant("fp4")
+    with pytest.raises(QuantizationError, match="attn_l2_norm is off"):
+        quantize_transformer(small(attn_l2_norm=False), config)
+    with pytest.raises(QuantizationError, match=r"heads of 32 columns .* needs 64, here 2 heads"):
+        quantize_transformer(small(heads=4), config)
+    model = load_model("digits")
+    whole = quantize_transformer(model.var, config)
+    layers = dict(whole.layers)
+    layers.pop(LinearSite(4, "head"))
+    with pytest.raises(QuantizationError, match="head: weights are missing"):
+        replace(whole, layers=layers)

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cycle model: its constants are the units', its runs obey the bounds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from click.testing import CliRunner
+from compile_cases import DIGITS, accelerator, compiler, staggered
+
+from lutvar.bench.area import MAX_LEVELS
+from lutvar.bench.measure import load
+from lutvar.bench.units import UNITS, UnitCost
+from lutvar.cli.main import cli
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.isa import Opcode, PostOp, Unit
+from lutvar.contract.shape import TransformerShape
+from lutvar.host.compile.costs import CostModel, UnitTimes, unit_times
+from lutvar.hw.matrix.dot_form import looked_at
+from lutvar.sim.model.model import Estimator
+from lutvar.sim.model.plans import plan
+from lutvar.sim.model.resources import resources
+from lutvar.sim.model.simulate import simulate
+
+SMALL = accelerator()
+
+
+@pytest.mark.parametrize(
+    "name", ["small-fp4", "small-da-fp4", "small-dsp-fp4", "small-fp6", "vck190-fp4"]
+)
+def test_constants_are_those_of_the_matrix_unit(name: str) -> None:
+    from lutvar.hw.matrix.unit import MatrixUnit
+
+    config = load_accelerator(name)
+    unit, times = looked_at(MatrixUnit(config)), unit_times(config)
+    assert abs(unit.fill - times.fill) <= 4
+    assert abs(unit.operand_cycles - times.operand) <= 24
+    assert abs(unit.start_cycles - times.matrix_start) <= 24
+    assert abs(unit.drain_cycles - times.matrix_tail) <= 8
+
+
+def test_constants_are_those_of_the_attend_unit() -> None:
+    from lutvar.hw.attend.unit import AttendUnit
+
+    config = accelerator("vck190-fp4", attention_rows=12)
+    unit, costs = looked_at(AttendUnit(config)), CostModel(config)
+    for part in (unit.scores, unit.values, unit.results, *unit.scores.units):
+        looked_at(part)
+    for rows, keys in ((12, 680), (12, 1), (5, 30)):
+        operands = {"rows": rows, "heads": 1, "keys": keys}
+        found = costs.of(Opcode.ATTEND, operands).occupied
+        assert abs(found - unit.block_cycles(rows, keys)) <= 4
+
+
+def test_formulas() -> None:
+    costs = CostModel(SMALL)
+    matrix = {"groups": 3, "blocks": 8, "dual": 1}
+    cost = costs.of(Opcode.MATRIX, matrix)
+    assert cost.issue == 3 * 2 * 256
+    assert cost.occupied == 3 * 2 * 8 * 33 + 2 * 8 * 2
+    front = costs.of(Opcode.FRONT, {"rows": 5, "groups": 2, "norm": 1})
+    assert front.occupied == 5 * 17 + 32
+    assert dict(front.traffic)["front"] == 5 * 1024 + 1024
+    post = costs.of(Opcode.POST, {"rows": 16, "blocks": 2, "op": PostOp.ADD, "vector": 1})
+    assert post.occupied == unit_times(SMALL).post_issue + 2 * 132
+    assert dict(post.traffic)["post_write"] == 16 * 256 * 4
+
+
+def test_two_weight_ports() -> None:
+    """A vector in each cycle at 4 and 6 bits, half of the weights through each port."""
+    matrix = {"groups": 3, "blocks": 8, "dual": 1}
+    fetch = {"beats": 8 * 49, "panels": 2, "repeat": 2}
+    for name in ("small-fp4", "small-fp6"):
+        one, two = (CostModel(accelerator(name, weight_ports=ports)) for ports in (1, 2))
+        assert two.of(Opcode.MATRIX, matrix).occupied == 3 * 2 * 256
+        assert two.of(Opcode.MATRIX, matrix).issue == one.of(Opcode.MATRIX, matrix).issue
+        assert one.of(Opcode.FETCH, fetch).traffic == (("weights", 8 * 49 * 4 * 64),)
+        half = 8 * 49 * 4 * 32
+        assert two.of(Opcode.FETCH, fetch).traffic == (("weights", half), ("weights1", half))
+        assert two.of(Opcode.FETCH, fetch).occupied == 8 * 49 * 2
+    # Whole passes: at 6 bits the array is a third less busy, and all bytes are counted.
+    runs = []
+    for ports in (1, 2):
+        own = compiler(DIGITS, accelerator("small-fp6", weight_ports=ports))
+        runs.append(simulate(own.compile(staggered(DIGITS)).program, own.costs))
+    one_, two_ = runs
+    assert one_.issue == two_.issue and one_.bytes == two_.bytes
+    assert two_.traffic["weights"] == two_.traffic["weights1"] == one_.traffic["weights"] // 2
+    assert two_.busy[Unit.MATRIX] == pytest.approx(one_.busy[Unit.MATRIX] * 32 / 49, rel=0.03)
+    assert two_.busy[Unit.MATRIX] >= two_.issue
+    assert two_.cycles < one_.cycles
+
+
+def test_a_simulation_obeys_its_bounds() -> None:
+    own = compiler(DIGITS, SMALL)
+    compiled = own.compile(staggered(DIGITS))
+    free = simulate(compiled.program, own.costs)
+    assert free.cycles >= max(free.busy)
+    items = compiled.program.instructions
+    for unit in (Unit.FRONT, Unit.MATRIX, Unit.POST, Unit.ATTEND):
+        occupied = sum(own.costs.instruction(i).occupied for i in items if i.opcode == unit + 1)
+        assert free.busy[unit] == pytest.approx(occupied, rel=0.02)
+    assert 0 < free.utilisation < 1
+    # The scheduler's simpler model comes to nearly the same.
+    assert free.cycles == pytest.approx(compiled.cycles, rel=0.1)
+    assert free.busy[Unit.MATRIX] + sum(free.waits.values()) == pytest.approx(free.cycles, rel=0.02)
+
+
+def test_a_slow_memory_bounds() -> None:
+    own = compiler(DIGITS, SMALL)
+    program = own.compile(staggered(DIGITS)).program
+    free = simulate(program, own.costs)
+    slow = simulate(program, own.costs, memory=4.0)
+    assert slow.bytes == free.bytes
+    assert slow.cycles >= slow.bytes / 4.0
+    assert slow.cycles == pytest.approx(slow.bytes / 4.0, rel=0.35)
+    assert free.cycles < slow.cycles
+
+
+def test_serial_units_are_slower() -> None:
+    quick, slow = compiler(DIGITS, SMALL), compiler(DIGITS, accelerator(pipelined=False))
+    steps = staggered(DIGITS)
+    a = simulate(quick.compile(steps).program, quick.costs).cycles
+    b = simulate(slow.compile(steps).program, slow.costs).cycles
+    assert b > 5 * a
+
+
+def test_plans() -> None:
+    shape = TransformerShape.official("d30")
+    single = plan(shape, "single", 7, True)
+    assert [len(p.steps) for p in single] == [1] * 10
+    assert sum(p.images for p in single) == pytest.approx(1)
+    (all_,) = plan(shape, "stagger", 2, True)
+    assert len(all_.steps) == 20 and all_.images == 2
+    assert len({s.slot for s in all_.steps}) == 20
+    with pytest.raises(ValueError, match="known are"):
+        plan(shape, "other", 1, True)
+
+
+def test_few_blocks_stand_for_many() -> None:
+    shape = replace(TransformerShape.official("d16"), depth=14)
+    config = load_accelerator("vck190-fp4")
+    short, full = (
+        Estimator(config, shape, "d14", full=f).estimate("stagger") for f in (False, True)
+    )
+    assert short.extrapolated and not full.extrapolated
+    assert short.cycles == pytest.approx(full.cycles, rel=0.04)
+    assert short.images_per_second == pytest.approx(full.images_per_second, rel=0.04)
+
+
+def test_more_images_fill_the_array() -> None:
+    estimator = Estimator(load_accelerator("vck190-fp4"), TransformerShape.official("d16"), "d16")
+    one, staggered_ = estimator.estimate("single"), estimator.estimate("stagger")
+    assert staggered_.images_per_second > 1.5 * one.images_per_second
+    assert staggered_.useful > one.useful
+    assert one.latency < staggered_.latency
+    faster = Estimator(
+        load_accelerator("vck190-fp4"), TransformerShape.official("d16"), "d16",
+        times=UnitTimes(),
+    ).estimate("stagger")  # fmt: skip
+    assert faster.cycles < staggered_.cycles  # without filling tables
+
+
+def test_resources_have_limits() -> None:
+    found = resources(accelerator("vck190-fp4"))
+    assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
+    banks = found.lines[-1].amounts
+    # Of each 16 rows: 54 groups of 8 words of 72 bits; 1024 bits of accumulators side by side.
+    assert banks == {"bram36": 23 * 16, "uram": 23 * 15}
+    assert found.fits("bram36") and found.fits("uram")
+    assert not resources(accelerator("vck190-fp4", rows=384)).fits("uram")
+    larger = resources(accelerator("vck190-fp4", rows=384, act_banks=8))
+    assert larger.lines[-1].amounts["bram36"] == 24 * 36 and not larger.fits("bram36")
+    fp6 = resources(accelerator("vck190-fp6", rows=144, act_banks=8))
+    assert fp6.lines[-1].amounts["bram36"] == 9 * 54  # a word of 104 bits takes 3 x 36
+    assert resources(SMALL).fits("bram36")
+
+
+def test_the_large_configuration_fits() -> None:
+    """The units that come with the package, as they were measured: area, and logic levels."""
+    found = resources(accelerator("vck190-fp4"))
+    for kind in ("lut", "dsp", "bram36", "uram"):
+        assert found.fits(kind) and not found.missing(kind), kind
+    units = load("vck190-fp4")
+    assert set(units) == set(UNITS)
+    deep = {name: cost.max_levels for name, cost in units.items() if cost.max_levels > MAX_LEVELS}
+    assert not deep
+
+
+def test_resources_add_up_the_measured_units() -> None:
+    """Every unit once, a further row group for each 16 rows, ATTEND by its query rows."""
+    names = ("sequencer", "control", "fetch", "front", "post", "attend", "matrix", "row_group")
+    costs = {
+        name: UnitCost(lut=10**k, lut_unpacked=0, ff=0, dsp=k, bram36=1, uram=1,
+                       levels={1: 1}, seconds=1.0, source="Yosys")
+        for k, name in enumerate(names)
+    }  # fmt: skip
+    config = accelerator("vck190-fp4", rows=64)
+    config = config.model_copy(update={"attention_rows": 2 * config.attention_rows})
+    found = resources(config, costs)
+    assert found.total("lut") == 11111 + 2 * 10**5 + 10**6 + 3 * 10**7
+    assert found.total("dsp") == 0 + 1 + 2 + 3 + 4 + 2 * 5 + 6 + 3 * 7
+    assert not found.missing("lut")
+    # The array's memories are its banks.
+    banks = found.lines[-1].amounts
+    assert found.total("bram36") == 5 + 2 + (banks["bram36"] or 0)
+    del costs["row_group"]
+    assert resources(config, costs).missing("lut") == ["MATRIX, 4 row groups"]
+
+
+def test_command() -> None:
+    arguments = ["estimate", "--config", "small-fp4", "--model", "digits", "--schedule", "single"]
+    text = CliRunner().invoke(cli, arguments).output
+    assert text.count("modelled") >= 5
+    data = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).output)
+    assert data["modelled"] is True and len(data["passes"]) == 4
+    assert data["images_per_second"] > 0
+    wrong = CliRunner().invoke(cli, ["estimate", "--set", "rows=5"])
+    assert wrong.exit_code == 2 and "greater than or equal to 16" in wrong.output
+    wrong = CliRunner().invoke(cli, ["estimate", "--set", "row=16"])
+    assert wrong.exit_code == 2 and "KEY=VALUE" in wrong.output
