@@ -10,6 +10,7 @@ import pytest
 
 from lutvar.bench import array
 from lutvar.bench.synth import SynthesisError, SynthReport
+from lutvar.contract.costs import load_array_costs
 from lutvar.contract.quant_preset import GROUP, load_quant
 from lutvar.hw.matrix.da import DaRows
 from lutvar.hw.matrix.da_design import DaDesign
@@ -25,8 +26,8 @@ def report(**changes: object) -> SynthReport:
 
 
 def test_cases_of_the_file_keep_their_targets() -> None:
-    known = {(c.form, c.weight, c.plain, c.dual): c for c in array.load_costs()}
-    assert len(known) == len(array.load_costs())
+    known = {(c.form, c.weight, c.plain, c.dual): c for c in load_array_costs()}
+    assert len(known) == len(load_array_costs())
     # What the presets build is there; a comparison may still have to be measured.
     assert {("da", "E2M1", "E2M1", "DUAL4"), ("da", "E2M3", "E2M3", "DUAL6")} <= set(known)
     for case in array.cases():
@@ -45,7 +46,7 @@ def test_the_file_has_the_design_s_cycles(name: str) -> None:
     rows = DaRows(DaDesign(quant.weight_format, quant.plain_format, quant.dual_format))
     rows._MustUse__used = True
     (cost,) = (
-        c for c in array.load_costs()
+        c for c in load_array_costs()
         if (c.form, c.weight) == ("da", quant.weight) and c.dual
     )  # fmt: skip
     assert (cost.latency, cost.fill) == (rows.latency, rows.fill)
@@ -58,7 +59,7 @@ def test_costs_are_for_each_lane(tmp_path: Path) -> None:
     assert (cost.lut, cost.lut_mapped) == (2560 / lanes, round(4608 / lanes, 3))
     assert (cost.lutram, cost.ff, cost.max_levels) == (0.25, 0.5, 3)
     array.save_costs([cost], tmp_path / "costs.json")
-    assert array.load_costs(tmp_path / "costs.json") == [cost]
+    assert load_array_costs(tmp_path / "costs.json") == [cost]
 
 
 def test_lines_of_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,14 @@ from lutvar.contract.isa import Region
 from lutvar.contract.passes import ImageStep
 from lutvar.contract.register_map import BY_NAME
 from lutvar.contract.shape import TransformerShape
-from lutvar.host import BadInput, BusError, Device, DeviceTransformer, PassReport, SimulatedMemory
+from lutvar.host import BadInput, BusError, Device, DeviceTransformer, PassReport
 from lutvar.host.compile.errors import CompileError
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.program import Program
 from lutvar.host.transport import as_bytes
 from lutvar.sim.device import SimulationTimeout
+from lutvar.sim.transport import SimulatedMemory
 
 CONFIG = load_accelerator("small-fp4")
 SHAPE = TransformerShape(128, 1, 2, 512, 96, (1, 2))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lutvar.quant.var.config import OFFICIAL_SIZES as OFFICIAL
+from lutvar.contract.shape import OFFICIAL_SIZES as OFFICIAL
 from lutvar.quant.var.config import VarConfig, VqvaeConfig
 
 __all__ = ["CASES", "OFFICIAL", "Case", "Sampling", "image_batch"]

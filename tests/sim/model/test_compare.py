@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 from compile_cases import DIGITS, accelerator
 
-from lutvar.bench.array import load_costs
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.costs import load_array_costs
 from lutvar.contract.quant_preset import QuantConfig, load_quant
 from lutvar.contract.shape import TransformerShape
 from lutvar.hw.matrix.da_design import ENGINES
@@ -20,7 +20,7 @@ from lutvar.sim.model.compare import CASES, REFERENCE, compare, compare_text, eq
 from lutvar.sim.model.model import Estimator
 
 INT8 = next(case for case in CASES if case.title == "INT8")
-COSTS = [c for c in load_costs() if c.weight != "INT8"]
+COSTS = [c for c in load_array_costs() if c.weight != "INT8"]
 
 
 def test_the_presets_are_cases() -> None:

@@ -11,10 +11,10 @@ from click.testing import CliRunner
 from compile_cases import DIGITS, accelerator, compiler, staggered
 
 from lutvar.bench.area import MAX_LEVELS
-from lutvar.bench.measure import load
 from lutvar.bench.units import UNITS, UnitCost
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.costs import load_units
 from lutvar.contract.isa import Opcode, PostOp, Unit
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.costs import CostModel, UnitTimes, unit_times
@@ -183,7 +183,7 @@ def test_the_large_configuration_fits() -> None:
     found = resources(accelerator("vck190-fp4"))
     for kind in ("lut", "dsp", "bram36", "uram"):
         assert found.fits(kind) and not found.missing(kind), kind
-    units = load("vck190-fp4")
+    units = load_units("vck190-fp4")
     assert set(units) == set(UNITS)
     deep = {name: cost.max_levels for name, cost in units.items() if cost.max_levels > MAX_LEVELS}
     assert not deep
