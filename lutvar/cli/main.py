@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Entry point of the `lutvar` command: the group, and how errors end a run.
 
-Exit codes: 0 done and right, 1 a check failed, 2 wrong usage or unusable input, 130 interrupted.
+Exit codes: 0 done and right, 1 a check failed, 2 wrong usage or unusable input, 130 interrupted,
+143 terminated.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 import click
 
 import lutvar
+from lutvar.stop import Terminated, raise_on_sigterm
 
 from .bench import bench
 from .common import SETTINGS, debug_option
@@ -35,7 +37,8 @@ COMMANDS = (
     demo, generate, quantize, quality, evaluate, results, verilog, estimate, disassemble, sim,
     study, train, bench, doctor,
 )  # fmt: skip
-INTERRUPTED = 130
+INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
+TERMINATED = 143
 
 
 class _Group(click.Group):
@@ -78,8 +81,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
             click.echo(f"try: {usage.command_path} --help", err=True)
         return BAD_INPUT
     except (KeyboardInterrupt, click.Abort) as stop:
-        click.echo(f"interrupted{f': {stop}' if str(stop) else ''}", err=True)
-        return INTERRUPTED
+        word, code = "interrupted", INTERRUPTED
+        if isinstance(stop, Terminated):
+            word, code = "terminated", TERMINATED
+        click.echo(f"{word}{f': {stop}' if str(stop) else ''}", err=True)
+        return code
     except Exception as error:
         known = describe(error)
         if meta.get("lutvar.debug"):
@@ -92,4 +98,5 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def main() -> None:
     """Console script."""
+    raise_on_sigterm()
     sys.exit(run())

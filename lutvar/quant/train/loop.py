@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import math
 import pickle
-import signal
-import threading
 import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
 from lutvar.quant.var.checkpoint import write_state
+from lutvar.stop import deferred
 
 #: One history record: the step and its measured values.
 Record = dict[str, float]
@@ -91,7 +87,8 @@ def run_stage(
 
     Raises:
         ResumeError: the saved state is of other settings, or damaged.
-        KeyboardInterrupt: Ctrl-C, after the step was finished and the state written.
+        KeyboardInterrupt: Ctrl-C, after the step was finished and the state written;
+            its subclass Terminated for SIGTERM.
     """
     path = folder / f"{stage.name}.state"
     fingerprint = f"{stage.fingerprint} seed={seed}"
@@ -102,7 +99,7 @@ def run_stage(
     saved = time.monotonic()
     began, cpu_began = saved - run.seconds, time.process_time() - run.cpu_seconds
     bar = tqdm(total=stage.steps, initial=run.done, desc=stage.name, disable=not progress)
-    with _interrupt_flag() as interrupted, bar:
+    with deferred() as stop, bar:
         for index in range(run.done, stage.steps):
             seed_step(seed, stage.name, index)
             values = stage.step(index)
@@ -114,12 +111,12 @@ def run_stage(
                 bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "step"})
             bar.update()
             now = time.monotonic()
-            if last or interrupted.is_set() or now - saved > save_seconds:
+            if last or stop.number or now - saved > save_seconds:
                 run.seconds, saved = now - began, now
                 run.cpu_seconds = time.process_time() - cpu_began
                 _save(path, stage, fingerprint, run)
-            if interrupted.is_set():
-                raise KeyboardInterrupt(f"{stage.name}: state saved at step {run.done}")
+            if stop.number:
+                raise stop.error(f"{stage.name}: state saved at step {run.done}")
     return run
 
 
@@ -162,21 +159,3 @@ def _load(path: Path, stage: Stage, fingerprint: str) -> StageRun:
         )
     stage.load(saved["stage"])
     return run
-
-
-@contextmanager
-def _interrupt_flag() -> Iterator[threading.Event]:
-    """Turn Ctrl-C into a flag, so that a step is never cut in half."""
-    flag = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        flag.set()
-
-    previous = signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield flag
-    finally:
-        signal.signal(signal.SIGINT, previous)

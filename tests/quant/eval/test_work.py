@@ -155,26 +155,35 @@ def test_resume_after_an_interrupt_between_chunks(
     assert _same(sample(task, subject, jobs=1), task, whole)
 
 
-def test_two_processes_and_ctrl_c(
-    subject: Subject, whole: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+    ids=["ctrl-c", "kill"],
+)
+def test_two_processes_told_to_stop(
+    number: int, code: int, word: str,
+    subject: Subject, whole: dict[str, torch.Tensor], tmp_path: Path, ctrl_c: None,
+) -> None:  # fmt: skip
     """A real run with two jobs, interrupted: the images of one process, and whole files only."""
-    command = "import sys; from lutvar.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    command = "from lutvar.cli.main import main; main()"
     arguments = ("eval", "--samples", "4000", "--seed", "3", "--chunk", "4", "--jobs", "2")
-    run = subprocess.Popen(
-        [sys.executable, "-c", command, *arguments, "--work", str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
     task = _task(tmp_path / "float" / "seed3")
     wanted = [task.folder / f"chunk-{c:06d}.safetensors" for c in task.chunks]
-    deadline = time.monotonic() + 300
-    while (
-        not all(p.exists() for p in wanted) and time.monotonic() < deadline and run.poll() is None
-    ):
-        time.sleep(0.05)
-    run.send_signal(signal.SIGINT)
-    _, text = run.communicate(timeout=60)
-    assert run.returncode == 130 and "interrupted" in text and "Traceback" not in text
+    with subprocess.Popen(
+        [sys.executable, "-c", command, *arguments, "--work", str(tmp_path)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+    ) as run:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 300
+            while not all(p.exists() for p in wanted) and run.poll() is None:
+                assert time.monotonic() < deadline, "the chunks do not come"
+                time.sleep(0.05)
+            run.send_signal(number)
+            # The pipe ends when the last process that holds it ends: the two workers as well.
+            _, text = run.communicate(timeout=120)
+        finally:
+            run.kill()
+    assert run.returncode == code and word in text and "Traceback" not in text
     names = {p.name for p in task.folder.iterdir()}
     assert {p.name for p in wanted} <= names
     assert not [n for n in names if n.endswith(".tmp")]

@@ -153,7 +153,7 @@ class Interrupting:
 
 @pytest.mark.parametrize("kind", ["classifier", "vqvae", "var", "growing"])
 def test_interrupted_and_resumed_equals_uninterrupted(
-    kind: str, digits: ImageSet, tmp_path: Path
+    kind: str, digits: ImageSet, tmp_path: Path, ctrl_c: None
 ) -> None:
     straight = make(kind, digits)
     reference = run_stage(straight, tmp_path, 0, progress=False)
