@@ -4,7 +4,7 @@
     lutvar verilog vck190-fp4 -o build/verilog
     python constraints/params.py vck190-fp4 -v build/verilog -o build/vivado --mhz 200
 
-writes ``params.tcl``, ``lutvar_vck190.v`` and ``lutvar.dtsi``. Nothing in them is typed by hand
+writes `params.tcl`, `lutvar_vck190.v` and `lutvar.dtsi`. Nothing in them is typed by hand
 that the configuration, the register table or the exported Verilog knows.
 """
 

@@ -29,7 +29,7 @@ from lutvar.contract.register_map import WEIGHT_PORTS
 class Flow:
     """What a port does to a region."""
 
-    port: str  #: as in ``m_axi_<port>``
+    port: str  #: as in `m_axi_<port>`
     write: bool
     region: Region
 

@@ -2,7 +2,7 @@
 """Being told to stop: Ctrl-C and SIGTERM end a command in the same orderly way.
 
 `kill`, batch systems and container runtimes send SIGTERM, which by default ends Python at once: no
-``finally`` runs, temporary files stay and worker processes live on. A signal that was ignored when
+`finally` runs, temporary files stay and worker processes live on. A signal that was ignored when
 the process started stays ignored: that is how a shell keeps Ctrl-C, meant for the foreground job,
 away from a job in the background.
 """

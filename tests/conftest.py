@@ -23,7 +23,7 @@ for _name in list(os.environ):
 def ctrl_c() -> Iterator[None]:
     """SIGINT as a foreground job has it, in this process and in those that it starts.
 
-    A run in the background (``make test &`` in a script, ``nohup``) inherits SIGINT ignored and
+    A run in the background (`make test &` in a script, `nohup`) inherits SIGINT ignored and
     would pass that on: a process resets handlers when it starts a program, but not what it ignores.
     """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

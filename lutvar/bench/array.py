@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a multiplier lane of the array costs, in each form and for each pair of formats.
 
-``python -m lutvar.bench.array`` measures all of them (Yosys, some minutes each) and writes
-``lutvar/contract/data/array_costs.json``, which `contract.costs` reads.
+`python -m lutvar.bench.array` measures all of them (Yosys, some minutes each) and writes
+`lutvar/contract/data/array_costs.json`, which `contract.costs` reads.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Form = Literal["table", "da"]
 
 
 class TableRow(wiring.Component):
-    """One row of form ``table``: operand registers with their recoding, products, adders."""
+    """One row of form `table`: operand registers with their recoding, products, adders."""
 
     def __init__(self, weight: str, plain: str, dual: str | None) -> None:
         design = make_product(get_format(weight), get_format(plain), dual and get_format(dual))
@@ -73,10 +73,10 @@ class ArrayCase:
     """A form of the array for a pair of formats.
 
     Attributes:
-        form: ``table``, one row; or ``da``, 16 rows, which share addresses.
+        form: `table`, one row; or `da`, 16 rows, which share addresses.
         weight, plain, dual: formats by name; dual may be None.
         target: LUT sites of a lane after packing; None when there is no bound.
-        engines: fill engines of a row, form ``da``.
+        engines: fill engines of a row, form `da`.
         quick: synthesised in a quick run too.
     """
 
@@ -107,7 +107,7 @@ class ArrayCase:
 
 
 def cases() -> list[ArrayCase]:
-    """Both forms in the formats of the presets, and integers in form ``da`` to compare with."""
+    """Both forms in the formats of the presets, and integers in form `da` to compare with."""
     return [
         ArrayCase("table", "E2M1", "E2M1", quick=True),
         ArrayCase("table", "E2M1", "E2M1", "DUAL4"),
@@ -146,7 +146,7 @@ def _cost(case: ArrayCase, found: SynthReport, latency: int, fill: int) -> Array
 
 
 def measure(case: ArrayCase) -> list[Measurement]:
-    """Lines of ``lutvar bench`` for a case."""
+    """Lines of `lutvar bench` for a case."""
     try:
         cost = synthesise(case)
     except SynthesisError as error:
@@ -164,7 +164,7 @@ def measure(case: ArrayCase) -> list[Measurement]:
 
 
 def save_costs(costs: Sequence[ArrayCost], path: Path = ARRAY_COSTS) -> None:
-    """Write costs in the order of :func:`cases`, others behind them."""
+    """Write costs in the order of `cases`, others behind them."""
     order = [_key(case) for case in cases()]
     costs = sorted(costs, key=lambda c: order.index(_key(c)) if _key(c) in order else len(order))
     data = {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory from a configuration to a checked netlist: export, lint, Yosys elaboration.
 
-``python -m lutvar.bench.elaborate vck190-fp4`` prints both as JSON. It is a process of its own, so
+`python -m lutvar.bench.elaborate vck190-fp4` prints both as JSON. It is a process of its own, so
 that its peak of memory is nobody else's.
 """
 
@@ -51,7 +51,7 @@ def run(config_name: str) -> dict[str, Any]:
 
 
 def elaboration(config_name: str) -> list[Measurement]:
-    """Lines of ``lutvar bench``: time and peak memory. Problems of the checks are an error."""
+    """Lines of `lutvar bench`: time and peak memory. Problems of the checks are an error."""
     what = f"{config_name}: export, lint, Yosys elaboration"
     done = subprocess.run(
         [sys.executable, "-m", "lutvar.bench.elaborate", config_name],

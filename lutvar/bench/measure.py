@@ -3,7 +3,7 @@
 
     python -m lutvar.bench.measure vck190-fp4 [UNIT ...]
 
-writes ``lutvar/contract/data/<config>.json``: area, memories and the histogram of logic levels.
+writes `lutvar/contract/data/<config>.json`: area, memories and the histogram of logic levels.
 It takes minutes for each large unit; what `lutvar bench` has mapped already is not mapped again.
 """
 

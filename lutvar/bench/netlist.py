@@ -104,7 +104,7 @@ class Cell:
 
 
 def read_cells(netlist: Mapping[str, Any], top: str) -> list[Cell]:
-    """Cells of module ``top`` in a Yosys JSON netlist.
+    """Cells of module `top` in a Yosys JSON netlist.
 
     Raises:
         KeyError: the netlist has no such module.

@@ -46,8 +46,8 @@ class SynthReport:
         ffs: flip-flops.
         carry: carry primitives.
         muxes: slice multiplexers (MUXF7..9).
-        lutrams: LUTs used as memory or shift register (0 with ``LOGIC_ONLY``), in primitives.
-        lutram_sites: the same in LUT sites; ``luts`` and ``luts_packed`` do not contain them.
+        lutrams: LUTs used as memory or shift register (0 with `LOGIC_ONLY`), in primitives.
+        lutram_sites: the same in LUT sites; `luts` and `luts_packed` do not contain them.
         dsps: DSP primitives.
         brams: block RAM and UltraRAM primitives.
         levels: logic levels -> register inputs and output ports behind so many. LUT: 1, carry
@@ -108,8 +108,8 @@ def count_luts(
     Args:
         component: Amaranth component with a signature.
         name: module name; the prefix of exported modules is added when missing.
-        family: argument of ``synth_xilinx -family``.
-        options: further arguments of ``synth_xilinx``; default: no DSP, block RAM, LUTRAM or SRL.
+        family: argument of `synth_xilinx -family`.
+        options: further arguments of `synth_xilinx`; default: no DSP, block RAM, LUTRAM or SRL.
         timeout: seconds that Yosys may take.
 
     Raises:
@@ -133,11 +133,11 @@ def count_luts_verilog(
     timeout: float = 1800.0,
     flat: bool = True,
 ) -> SynthReport:
-    """Synthesise module ``top`` of a Verilog text. Arguments and errors as :func:`count_luts`.
+    """Synthesise module `top` of a Verilog text. Arguments and errors as `count_luts`.
 
     Args:
         flat: join all modules first, so that logic is shared across them. Without, a module that
-            is used often (:data:`SHARED`) is mapped once and joined afterwards, which takes a
+            is used often (`SHARED`) is mapped once and joined afterwards, which takes a
             fraction of the time for large units. Paths through its ports count whole either way.
     """
     tool = synthesis_tool()
@@ -173,7 +173,7 @@ def count_luts_verilog(
 
 
 def shared_modules(verilog: str) -> list[str]:
-    """Modules of an exported text with at least :data:`SHARED` instances in it.
+    """Modules of an exported text with at least `SHARED` instances in it.
 
     Instances with parameters do not count: each set of parameters is a module of its own.
     """

@@ -126,7 +126,7 @@ def _row_group(config: AcceleratorConfig) -> Any:
     return RowGroup(config)
 
 
-#: All units. ``matrix`` is built with one row group; ``row_group`` is what each further one adds.
+#: All units. `matrix` is built with one row group; `row_group` is what each further one adds.
 UNITS: dict[str, UnitCase] = {
     "sequencer": UnitCase("sequencer", _sequencer, small=True),
     "control": UnitCase("control port, registers, monitor", _control, small=True),
@@ -183,7 +183,7 @@ def _cost(found: SynthReport, seconds: float) -> UnitCost:
 
 
 def measure(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> list[Measurement]:
-    """Lines of ``lutvar bench`` for a unit: its longest path with the histogram, and its area."""
+    """Lines of `lutvar bench` for a unit: its longest path with the histogram, and its area."""
     title = f"{UNITS[name].title}, {config.name}"
     try:
         cost = synthesise_unit(name, config, cache)

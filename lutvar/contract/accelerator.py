@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sizes of the whole accelerator: one file in ``lutvar/configs/accelerator`` is one bitstream."""
+"""Sizes of the whole accelerator: one file in `lutvar/configs/accelerator` is one bitstream."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class AcceleratorConfig(_Strict):
     def serial_operands(self) -> bool:
         """The activation words of a row group are in one memory, one row after the other.
 
-        Form ``da`` keeps an operand long enough for it; form ``table`` needs all rows at once.
+        Form `da` keeps an operand long enough for it; form `table` needs all rows at once.
         """
         return self.dot == "da"
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Synthesised area that comes with the package: units of whole configurations, lanes of the array.
 
-The files in ``data`` are written by ``python -m lutvar.bench.measure`` and
-``python -m lutvar.bench.array``; estimates and recipes read them. Nothing here synthesises.
+The files in `data` are written by `python -m lutvar.bench.measure` and
+`python -m lutvar.bench.array`; estimates and recipes read them. Nothing here synthesises.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class UnitCost:
 
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> UnitCost:
-        """From the plain data of :meth:`as_dict`."""
+        """From the plain data of `as_dict`."""
         return cls(**{**raw, "levels": {int(k): n for k, n in raw["levels"].items()}})
 
     def as_dict(self) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def save_units(name: str, costs: dict[str, UnitCost], folder: Path = DATA) -> No
 
 @dataclass(frozen=True)
 class ArrayCost:
-    """What was measured. Figures are for each of the ``rows`` x 128 lanes unless they say more.
+    """What was measured. Figures are for each of the `rows` x 128 lanes unless they say more.
 
     Attributes:
-        form, weight, plain, dual, engines: as in :class:`lutvar.bench.array.ArrayCase`.
+        form, weight, plain, dual, engines: as in `lutvar.bench.array.ArrayCase`.
         lut: LUT sites after packing, memory included.
         lut_mapped: LUTs before packing, memory included.
         lutram: LUT sites used as memory.

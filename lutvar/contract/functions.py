@@ -28,7 +28,7 @@ GELU_FRACTION = GELU_INDEX + GELU_STEP - 3  #: fraction bits of |y|
 
 @cache
 def exp2_table() -> tuple[int, ...]:
-    """``round(2**15 * 2**(-f / 1024))`` for f = 0 .. 1023; from 32768 down to 16395."""
+    """`round(2**15 * 2**(-f / 1024))` for f = 0 .. 1023; from 32768 down to 16395."""
     n = 1 << EXP2_FRACTION
     return tuple(round(2**EXP2_ONE * 2.0 ** (-f / n)) for f in range(n))
 
@@ -51,7 +51,7 @@ def rsqrt_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def gelu_gate(y: float) -> float:
-    """The factor of tanh-GELU: ``gelu(y) = y * gate(y)``, and ``gate(-y) = 1 - gate(y)``."""
+    """The factor of tanh-GELU: `gelu(y) = y * gate(y)`, and `gate(-y) = 1 - gate(y)`."""
     return 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
 
 
@@ -65,14 +65,14 @@ def gelu_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def exp2(distance: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``2**(-distance / 1024)`` in units of 2**-15, rounded down after the table; distance >= 0."""
+    """`2**(-distance / 1024)` in units of 2**-15, rounded down after the table; distance >= 0."""
     table = np.array(exp2_table(), np.int64)
     shift = np.minimum(distance >> EXP2_FRACTION, 31)
     return table[distance & (1 << EXP2_FRACTION) - 1] >> shift
 
 
 def rsqrt(v: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """``1 / sqrt(v)`` of positive normal float32 values as (Y, k): ``Y * 2**(-18 - k)``.
+    """`1 / sqrt(v)` of positive normal float32 values as (Y, k): `Y * 2**(-18 - k)`.
 
     Y is from 2**17 to 2**18.
     """

@@ -2,9 +2,9 @@
 """The instruction set: one table for compiler, gateware decode, disassembler and documentation.
 
 An instruction is one 64-byte word, little-endian. A program is a header word, then instructions in
-order, the last of them ``END``. Each instruction belongs to one unit; a unit executes its own in
+order, the last of them `END`. Each instruction belongs to one unit; a unit executes its own in
 order. Before it starts, every other unit must have completed as many instructions, counted from
-the program's start modulo 2**16, as the five ``wait`` fields say; nothing else orders the units.
+the program's start modulo 2**16, as the five `wait` fields say; nothing else orders the units.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_INSTRUCTIONS = 1 << 24
 
 
 class Unit(IntEnum):
-    """Units with an instruction queue of their own; the value indexes ``wait`` and ``done``."""
+    """Units with an instruction queue of their own; the value indexes `wait` and `done`."""
 
     FETCH = 0
     FRONT = 1
@@ -53,7 +53,7 @@ class Region(IntEnum):
 
 
 class PostOp(IntEnum):
-    """What POST does with float32 results ``y`` and the vector (or scalar) ``g`` of FP16."""
+    """What POST does with float32 results `y` and the vector (or scalar) `g` of FP16."""
 
     STORE = 0  #: out = y * g, float32
     ADD = 1  #: out = in + y * g, float32: residual, guidance
@@ -67,7 +67,7 @@ ADDRESS_BITS = REGION_BITS + OFFSET_BITS
 
 @dataclass(frozen=True)
 class OperandField:
-    """Bits ``low .. low + width - 1`` of the instruction word."""
+    """Bits `low .. low + width - 1` of the instruction word."""
 
     name: str
     width: int

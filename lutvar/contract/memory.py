@@ -10,15 +10,15 @@ record repeat the scale of the same token's V; the rest is 0.
 
 **Weight panels**: the weights of one group of 128 inputs for N outputs, in blocks of 32 outputs. A
 block is one beat of 32 FP16 scales, two beats of 16 float32 biases each (in the first panel of a
-slice only), and the codes ``[32][128]`` packed b bits each (32 beats at 4 bits, 48 at 6). A layer
+slice only), and the codes `[32][128]` packed b bits each (32 beats at 4 bits, 48 at 6). A layer
 is its slices of inputs, each the panels of its groups in order; biases of later slices are not
 used.
 
 A build with one weight port reads a block in this order: scales, first biases, codes of 16 outputs,
 second biases, codes of the other 16. With two weight ports, P = 2, a panel is two halves of equal
 size, one after the other in memory, one for each port; N is a multiple of 64. Port p has, in the
-same order, the codes of inputs ``64 p .. 64 p + 63`` of every output; scales and second biases of
-the blocks b with ``b mod 2 = p``; first biases of the other blocks. So before 16 outputs each port
+same order, the codes of inputs `64 p .. 64 p + 63` of every output; scales and second biases of
+the blocks b with `b mod 2 = p`; first biases of the other blocks. So before 16 outputs each port
 has at most one beat that is not codes.
 
 **qkv** outputs are permuted: first the C columns of q, then for each head its 64 columns of v and
@@ -54,7 +54,7 @@ HALF_BLOCK = WEIGHT_BLOCK // HALVES  #: outputs
 
 
 def block_beats(code_bits: int, first: bool) -> int:
-    """Beats of a block of 32 outputs, all ports together; ``first``: in a slice's first panel."""
+    """Beats of a block of 32 outputs, all ports together; `first`: in a slice's first panel."""
     codes = WEIGHT_BLOCK * GROUP * code_bits // 8 // BEAT_BYTES
     return 1 + (BIAS_BEATS if first else 0) + codes
 
@@ -71,7 +71,7 @@ def block_cycles(code_bits: int, first: bool, ports: int) -> int:
 
 @dataclass(frozen=True)
 class PanelPart:
-    """Consecutive beats of a port: ``what`` is "scales", "bias" or "codes".
+    """Consecutive beats of a port: `what` is "scales", "bias" or "codes".
 
     Attributes:
         block: in a period of as many blocks as ports.

@@ -113,7 +113,7 @@ _WHAT: Mapping[Opcode, str] = {
 
 
 def _remarks(kind: type[IntEnum]) -> dict[str, str]:
-    """The ``#:`` comment of each member; one without has that of the member before."""
+    """The `#:` comment of each member; one without has that of the member before."""
     found: dict[str, str] = {}
     text = "no error"
     for line in inspect.getsource(kind).splitlines():
@@ -122,7 +122,7 @@ def _remarks(kind: type[IntEnum]) -> dict[str, str]:
             found[match[1]] = text
     if list(found) != [member.name for member in kind]:
         raise ValueError(f"{kind.__name__}: members in the source are {list(found)}")
-    return {name: text.replace("``", "`") for name, text in found.items()}
+    return found
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -177,7 +177,7 @@ def registers_page() -> str:
 def instructions_page() -> str:
     """The page about programs and what lies in memory."""
     assert memory.__doc__ is not None
-    layout = memory.__doc__.partition("\n")[2].strip().replace("``", "`")
+    layout = memory.__doc__.partition("\n")[2].strip()
     parts = [
         _ISA_HEAD,
         _ORDER,

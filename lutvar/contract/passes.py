@@ -28,7 +28,7 @@ class ImageStep:
         x_cond: embeddings of the conditional half, float32 [n, C].
         x_uncond: embeddings of the unconditional half, or None for no guidance at all.
         guidance: t, a multiple of 1/128 from 0 to 15 (`guidance_at`); logits are
-            ``(1 + t) cond - t uncond``.
+            `(1 + t) cond - t uncond`.
     """
 
     slot: int
@@ -52,7 +52,7 @@ class Transformer(Protocol):
 
 
 def guidance_at(cfg: float, scale: int, scales: int) -> float:
-    """Guidance strength of a scale, ``cfg * scale / (scales - 1)`` rounded to 1/128.
+    """Guidance strength of a scale, `cfg * scale / (scales - 1)` rounded to 1/128.
 
     Raises ValueError for a strength that the device cannot represent.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Validated presets: how to quantize a model.
 
-Presets are YAML files in ``lutvar/configs``. Unknown keys are refused with the valid ones listed.
+Presets are YAML files in `lutvar/configs`. Unknown keys are refused with the valid ones listed.
 Sizes of the accelerator are in `accelerator`.
 """
 
@@ -52,7 +52,7 @@ class SiteConfig(_Strict):
 class QuantConfig(_Strict):
     """A quantization preset that the accelerator can run.
 
-    Attributes mirror ``lutvar/configs/quant/*.yaml``; groups are always 128 along the input
+    Attributes mirror `lutvar/configs/quant/*.yaml`; groups are always 128 along the input
     dimension.
     """
 

@@ -19,8 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 VERSION = 0x0002_0000  #: register map and contract version, major in the upper half
-#: Memory ports with an AR and R channel, and those with AW, W and B. Names as in ``m_axi_<name>``.
-#: The register map has all of them; a build with one weight port has no ``wgt1``, and its bits and
+#: Memory ports with an AR and R channel, and those with AW, W and B. Names as in `m_axi_<name>`.
+#: The register map has all of them; a build with one weight port has no `wgt1`, and its bits and
 #: counters read 0.
 READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values", "wgt1")
 WRITE_PORTS = ("post", "values")

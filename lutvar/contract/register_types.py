@@ -21,7 +21,7 @@ class Access(Enum):
 
 @dataclass(frozen=True)
 class Field:
-    """Bits ``low .. low+width-1`` of a register."""
+    """Bits `low .. low+width-1` of a register."""
 
     name: str
     low: int

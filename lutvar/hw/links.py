@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the units of the accelerator say to each other: instruction payloads, memory, banks, drain.
 
-Every unit has the members of :func:`unit_members`. Signals without a handshake are registered at
+Every unit has the members of `unit_members`. Signals without a handshake are registered at
 their source.
 """
 
@@ -45,7 +45,7 @@ def unit_members(opcode: Opcode) -> dict[str, Any]:
     busy: an instruction is in progress. active: it moves or computes something in this cycle.
     stop: begin nothing new; finish started bursts and drop what they bring (before a reset).
     quiet: nothing is outstanding on the unit's memory ports.
-    error: sticky: a read or write response was not OKAY; ``error_address`` is the burst's.
+    error: sticky: a read or write response was not OKAY; `error_address` is the burst's.
     """
     return {
         "command": In(stream.Signature(payload_layout(opcode))),
@@ -78,7 +78,7 @@ def weight_stream() -> wiring.Signature:
 
 
 def axi_write() -> wiring.Signature:
-    """AW, W and B channels of an AXI4 master, as :func:`axi_read`."""
+    """AW, W and B channels of an AXI4 master, as `axi_read`."""
     return wiring.Signature(
         {
             "awaddr": Out(ADDRESS), "awlen": Out(8), "awvalid": Out(1), "awready": In(1),
@@ -96,8 +96,8 @@ def transfer_layout() -> data.StructLayout:
 def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
     """FRONT to MATRIX: one word of 16 codes of one row. Never refused; no order is required.
 
-    word: ``group * 8 + k`` for elements ``16 k .. 16 k + 15`` of a group. scales: byte ``k`` (of 4,
-    for k < 4) of ``m | m_negative << 16``, the group's scales; 0 in the words k = 4..7.
+    word: `group * 8 + k` for elements `16 k .. 16 k + 15` of a group. scales: byte `k` (of 4,
+    for k < 4) of `m | m_negative << 16`, the group's scales; 0 in the words k = 4..7.
     """
     bits = config.quant_config.code_bits
     return data.StructLayout(
@@ -115,8 +115,8 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
     """POST to MATRIX: read two columns of the 16 rows of a group. One request in each cycle.
 
-    column: index of the pair, ``column >> 1``. The 32 float32 values (``drain_values``) are there
-    ``drain_latency`` cycles later. Only banks whose MATRIX instruction is complete may be read.
+    column: index of the pair, `column >> 1`. The 32 float32 values (`drain_values`) are there
+    `drain_latency` cycles later. Only banks whose MATRIX instruction is complete may be read.
     """
     return data.StructLayout(
         {
@@ -129,5 +129,5 @@ def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def drain_values() -> data.ArrayLayout:
-    """Element ``row + 16 * c`` is (row, column ``2 * pair + c``)."""
+    """Element `row + 16 * c` is (row, column `2 * pair + c`)."""
     return data.ArrayLayout(unsigned(32), DRAIN_VALUES)

@@ -29,7 +29,7 @@ _ATTRIBUTES = " ".join(
     )
 )  # fmt: skip
 #: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers,
-#: which become continuous assignments: unlike ``always @*`` blocks they are evaluated at time
+#: which become continuous assignments: unlike `always @*` blocks they are evaluated at time
 #: zero, so no simulator starts with X in logic that depends on constants or initial values only.
 _PASSES = (
     # Without optimisation: it would take masked words apart into bits, which simulate ten times
@@ -82,12 +82,12 @@ def _ports(component: wiring.Component) -> list[tuple[str, Value, wiring.Flow]]:
 def place(m: Module, platform: Any, name: str, component: wiring.Component, module: str) -> None:
     """Add a component to a module: shared definition for export, submodule otherwise.
 
-    In both cases the caller uses the ports of ``component``. A shared unit lives in the clock
-    domain ``sync`` and gets that domain's reset; a ``ResetInserter`` around the caller does not
+    In both cases the caller uses the ports of `component`. A shared unit lives in the clock
+    domain `sync` and gets that domain's reset; a `ResetInserter` around the caller does not
     reach into it, so valid bits belong to the caller or the domain itself is to be reset.
 
     Args:
-        name: name of the instance in ``m``.
+        name: name of the instance in `m`.
         module: name of the shared definition, without prefix. Components placed under one name must
             be equal: same class, same parameters.
     """
@@ -117,9 +117,9 @@ def instantiate(
     inputs: Mapping[str, Any],
     outputs: Mapping[str, Any],
 ) -> None:
-    """Add an instance of a module that is given as Verilog text, ``clk`` included.
+    """Add an instance of a module that is given as Verilog text, `clk` included.
 
-    For what Amaranth can describe only at great length. The text defines ``lutvar_<module>`` and is
+    For what Amaranth can describe only at great length. The text defines `lutvar_<module>` and is
     written once.
 
     Raises:
@@ -178,14 +178,14 @@ def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) 
     """Write a design as one self-contained text of plain Verilog.
 
     The text depends on the design and on the Yosys that Amaranth uses, on nothing else: no paths,
-    no dates, no hash order. Definitions placed with :func:`place` follow the top, in order of
+    no dates, no hash order. Definitions placed with `place` follow the top, in order of
     first use.
 
     Args:
-        top: component, or any elaboratable when ``ports`` is given.
-        name: module name of the top; starts with ``lutvar_``.
-        ports: port name -> (signal, direction) as in ``amaranth.back.verilog.convert``; default:
-            the component's signature, with ``clk`` and ``rst``.
+        top: component, or any elaboratable when `ports` is given.
+        name: module name of the top; starts with `lutvar_`.
+        ports: port name -> (signal, direction) as in `amaranth.back.verilog.convert`; default:
+            the component's signature, with `clk` and `rst`.
 
     Returns:
         Verilog-2005 text.

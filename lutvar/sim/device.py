@@ -79,7 +79,7 @@ class VerilatedDevice:
     """One simulated accelerator.
 
     Args:
-        library: what :func:`lutvar.sim.verilator.build` returned for the wrapper ``device.cpp``.
+        library: what `lutvar.sim.verilator.build` returned for the wrapper `device.cpp`.
         memory_bytes: size of the memory, addresses from 0; other addresses answer DECERR.
         timing: of the memory.
         bus_limit: cycles to wait for an answer on the control port.
@@ -104,7 +104,7 @@ class VerilatedDevice:
         self.bus_limit = bus_limit
         self._handle: int | None = create(memory_bytes)
         raw = (ctypes.c_uint8 * memory_bytes).from_address(self._call("memory"))
-        #: The memory itself, uint8 [memory_bytes]; valid until :meth:`close`.
+        #: The memory itself, uint8 [memory_bytes]; valid until `close`.
         self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(raw)
         self.set_timing(timing or MemoryTiming())
         self.reset()
@@ -175,7 +175,7 @@ class VerilatedDevice:
         self._call("fault", self._index(port, write), int(write), first, last, response)
 
     def accept(self, port: Port, *, write: bool = False) -> None:
-        """Undo :meth:`refuse`."""
+        """Undo `refuse`."""
         self._call("fault", self._index(port, write), int(write), (1 << 64) - 1, 0, 0)
 
     def beats(self, port: Port, *, write: bool = False) -> int:

@@ -37,7 +37,7 @@ def _run(command: Sequence[str], environment: dict[str, str] | None = None, **op
 
 
 def lint_verilator(verilog: Path, top: str, build_dir: Path) -> list[str]:
-    """Warnings and errors of ``verilator --lint-only -Wall`` that are not in :data:`WAIVED`."""
+    """Warnings and errors of `verilator --lint-only -Wall` that are not in `WAIVED`."""
     tool = verilator(build_dir).require("It is needed to lint the Verilog.")
     assert tool.path is not None
     output = _run(
@@ -49,7 +49,7 @@ def lint_verilator(verilog: Path, top: str, build_dir: Path) -> list[str]:
 
 
 def lint_icarus(verilog: Path, top: str) -> list[str]:
-    """Messages of ``iverilog -Wall`` with the flags that cocotb uses, for both language
+    """Messages of `iverilog -Wall` with the flags that cocotb uses, for both language
     versions."""
     tool = icarus().require("It is needed to lint the Verilog.")
     assert tool.path is not None

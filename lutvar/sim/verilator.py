@@ -98,7 +98,7 @@ def build(
         progress: called with a line of text for each step.
 
     Returns:
-        Path of the shared library, for :class:`lutvar.sim.device.VerilatedDevice`.
+        Path of the shared library, for `lutvar.sim.device.VerilatedDevice`.
 
     Raises:
         ToolError: Verilator or a compiler is missing.

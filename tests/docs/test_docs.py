@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation is true: examples run, commands parse, targets and named files exist.
 
-Examples that simulate run when ``LUTVAR_SLOW=1``; else only their imports do.
+Examples that simulate run when `LUTVAR_SLOW=1`; else only their imports do.
 """
 
 from __future__ import annotations

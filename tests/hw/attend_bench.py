@@ -139,7 +139,7 @@ def random_job(
 
 @dataclass
 class Outcome:
-    """cycles: from the first command offered to each ``done``. errors: flag and address."""
+    """cycles: from the first command offered to each `done`. errors: flag and address."""
 
     errors: tuple[int, int] = (0, 0)
     cycles: list[int] = field(default_factory=list)
@@ -160,7 +160,7 @@ def run_jobs(
 
     Args:
         memory: behind all ports; default: one that answers at once.
-        values: how the port of the values behaves instead; its content is that of ``memory``.
+        values: how the port of the values behaves instead; its content is that of `memory`.
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()

@@ -57,7 +57,7 @@ class AxiMemory:
         assert address >> 12 == last >> 12, f"burst at {address:#x} crosses 4 KiB"
 
     def reader(self, axi: Any) -> Callable[[Any], Any]:
-        """Background process that serves the AR and R channels of ``axi``."""
+        """Background process that serves the AR and R channels of `axi`."""
         rng = random.Random(f"{self.seed} read {len(self.read_bursts)}")
 
         async def process(ctx: Any) -> None:
@@ -100,7 +100,7 @@ class AxiMemory:
         return process
 
     def writer(self, axi: Any) -> Callable[[Any], Any]:
-        """Background process that serves the AW, W and B channels of ``axi``."""
+        """Background process that serves the AW, W and B channels of `axi`."""
         rng = random.Random(f"{self.seed} write {len(self.write_bursts)}")
 
         async def process(ctx: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Operands for the rows of form ``da``, run on Verilated rows, against integer matrix products."""
+"""Operands for the rows of form `da`, run on Verilated rows, against integer matrix products."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class Bench:
     ) -> np.ndarray:
         """Records [n] of cycle, kind, data; the words are compared with the golden model.
 
-        With ``stop`` the unit is stopped in that cycle; with ``restart`` it is then reset and runs
+        With `stop` the unit is stopped in that cycle; with `restart` it is then reset and runs
         all instructions again, and the records are those after the reset.
         """
         whole = {"limit": 200_000, "stop": 0, "restart": 0, "bad": 0, "seed": 1, **header}

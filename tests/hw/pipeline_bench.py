@@ -10,7 +10,7 @@ from amaranth.sim import Simulator
 def run_pipeline(
     unit: Any, inputs: Sequence[Mapping[str, int]], outputs: Sequence[str], latency: int
 ) -> list[tuple[int, ...]]:
-    """Feed the inputs back to back; the outputs that belong to each of them, ``latency`` later."""
+    """Feed the inputs back to back; the outputs that belong to each of them, `latency` later."""
     results: list[tuple[int, ...]] = []
     ports = [(name, getattr(unit, name)) for name in inputs[0]]
     watched = [getattr(unit, name) for name in outputs]

@@ -212,7 +212,7 @@ def run_program(
         library: the Verilated unit; None for Amaranth's simulator.
         pause: probability of a cycle without an instruction offered.
         wait_each: an instruction is offered when the last one is complete.
-        stop_after: cycles until ``stop``; then only ``quiet`` is waited for.
+        stop_after: cycles until `stop`; then only `quiet` is waited for.
     """
     config = program.config
     unit = PostUnit(config)

@@ -34,7 +34,7 @@ class Case:
 
     @property
     def passes(self) -> list[tuple[int, int]]:
-        """Values of (dual, neg) that occur; a plain format ignores ``neg``."""
+        """Values of (dual, neg) that occur; a plain format ignores `neg`."""
         return [(0, 0), (0, 1), *([(1, 1), (1, 0)] if self.dual else [])]
 
     def __str__(self) -> str:

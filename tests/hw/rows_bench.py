@@ -55,7 +55,7 @@ def pack(layout: data.StructLayout, **fields: np.ndarray | int) -> np.ndarray:
 
 
 class Unit:
-    """The simulated unit. Queue writes, commands, beats and drains, then :meth:`run`."""
+    """The simulated unit. Queue writes, commands, beats and drains, then `run`."""
 
     def __init__(self, config: AcceleratorConfig, build_dir: Path | str = "build/sim") -> None:
         self.config = config
@@ -93,7 +93,7 @@ class Unit:
         )
 
     def queue(self, which: int, records: np.ndarray, gates: Sequence[int] = (0, 0, 0)) -> None:
-        """``gates``: writes sent, instructions done, drains asked before the records may go."""
+        """`gates`: writes sent, instructions done, drains asked before the records may go."""
         records = np.ascontiguousarray(records)
         kind = {WRITES: 0, COMMANDS: 1, DRAINS: 2}[which]
         self._library.bench_queue(
@@ -135,7 +135,7 @@ class Unit:
 class Work:
     """One instruction: random operands, and the accumulators that must result.
 
-    ``after``: the one whose sums it goes on with, in the same bank.
+    `after`: the one whose sums it goes on with, in the same bank.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ class Work:
         )
 
     def check(self, values: np.ndarray) -> None:
-        """``values`` [row groups * outputs / 2, 2, 16] as drained; the sign of zero aside."""
+        """`values` [row groups * outputs / 2, 2, 16] as drained; the sign of zero aside."""
         got = values.reshape(self.config.row_groups, -1, ROW_GROUP).transpose(0, 2, 1)
         got = got.reshape(self.config.rows, -1) + np.float32(0)
         want = self.expected + np.float32(0)

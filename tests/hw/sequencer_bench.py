@@ -44,7 +44,7 @@ def run(
     again: bool = False,
     dead: int | None = None,
 ) -> Run:
-    """Run a program with units that take any time up to ``duration``; ``dead`` never ends."""
+    """Run a program with units that take any time up to `duration`; `dead` never ends."""
     memory = memory or AxiMemory(latency=8, jitter=6, stall=0.1)
     memory.write(PROGRAM, raw)
     dut = Sequencer(config)

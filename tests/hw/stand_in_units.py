@@ -24,11 +24,11 @@ from lutvar.hw.links import (
 
 
 class StandInUnit(wiring.Component):
-    """Reads ``rows`` beats (writes one), waits ``delay`` cycles, reports the instruction done.
+    """Reads `rows` beats (writes one), waits `delay` cycles, reports the instruction done.
 
     Args:
         reads, writes: memory member -> operand that holds its address.
-        links: further members, left alone but for ``weights``, which are always taken.
+        links: further members, left alone but for `weights`, which are always taken.
     """
 
     def __init__(

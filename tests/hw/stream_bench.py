@@ -19,7 +19,7 @@ class Source:
     """What one input stream receives.
 
     Attributes:
-        stream: an ``In`` stream of the device under test.
+        stream: an `In` stream of the device under test.
         items: payloads, as integers, in order.
         idle: probability of a cycle without a payload.
     """
@@ -34,7 +34,7 @@ class Sink:
     """What one output stream delivers.
 
     Attributes:
-        stream: an ``Out`` stream of the device under test.
+        stream: an `Out` stream of the device under test.
         count: payloads to wait for; the bench fails when they do not come.
         stall: probability of a cycle in which the bench is not ready.
         items: payloads received, as integers.
@@ -106,7 +106,7 @@ def run_streams(
     limit: int = 20_000,
     observers: Iterable[Callable[[Any], Any]] = (),
 ) -> None:
-    """Run ``dut`` until every source is empty and every sink has its count.
+    """Run `dut` until every source is empty and every sink has its count.
 
     Args:
         seed: fixes idle cycles and back-pressure.

@@ -19,7 +19,7 @@ from lutvar.hw.verilog import ExportPlatform, export_verilog, instantiate, place
 
 
 class Step(wiring.Component):
-    """``y`` grows by a table entry of the sum of both inputs; constants, and a default."""
+    """`y` grows by a table entry of the sum of both inputs; constants, and a default."""
 
     def __init__(self, width: int = 8) -> None:
         self.width = width

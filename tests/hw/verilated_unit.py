@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Test benches of Amaranth's simulator, run on a Verilated unit: some hundred times faster.
 
-Benches are coroutines that use ``ctx.set``, ``ctx.get``, ``await ctx.tick()`` with ``sample`` and
-``repeat``, and ``async for`` over ticks, on ports of the unit or fields of ports.
+Benches are coroutines that use `ctx.set`, `ctx.get`, `await ctx.tick()` with `sample` and
+`repeat`, and `async for` over ticks, on ports of the unit or fields of ports.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class _Tick:
 
 
 class UnitSimulator:
-    """A Verilated unit with test benches; the interface of Amaranth's ``Simulator``.
+    """A Verilated unit with test benches; the interface of Amaranth's `Simulator`.
 
     Args:
         unit: the component whose ports the benches name; it need not be the one that was built,

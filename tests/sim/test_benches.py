@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cocotb benches on the exported Verilog of a tiny accelerator, in each simulator installed.
 
-``SIM=icarus`` or ``SIM=verilator`` chooses one simulator. `lutvar sim` runs more of them, and on
+`SIM=icarus` or `SIM=verilator` chooses one simulator. `lutvar sim` runs more of them, and on
 larger accelerators.
 """
 

@@ -2,7 +2,7 @@
 """The one description of a low-bit number format.
 
 A format is two *half grids*, one for each value of the sign bit, and a code is
-``sign << (bits - 1) | index``. That covers sign-magnitude floats (both halves equal),
+`sign << (bits - 1) | index`. That covers sign-magnitude floats (both halves equal),
 two's-complement integers (the negative half counts down) and dual formats (a different
 grid, with its own scale, for each sign; FPQVAR, "dual format quantization").
 
@@ -22,7 +22,7 @@ class HalfGrid:
     """The representable magnitudes behind one value of the sign bit.
 
     Attributes:
-        magnitudes: magnitude of each code index, in multiples of ``unit``. The position is
+        magnitudes: magnitude of each code index, in multiples of `unit`. The position is
             the index (the code without its sign bit); indices past the end are reserved.
         unit: value of one step of the integer grid.
     """
@@ -62,7 +62,7 @@ class NumberFormat:
     """A low-bit number format with one code for each representable value.
 
     Attributes:
-        name: catalogue name, for example ``"E2M1"``.
+        name: catalogue name, for example `"E2M1"`.
         bits: code width, sign bit included.
         positive: half grid of codes whose top bit is 0; its index 0 is zero.
         negative: half grid of codes whose top bit is 1.
@@ -177,10 +177,10 @@ def exmy(
     bias: int | None = None,
     finite_codes: int | None = None,
 ) -> NumberFormat:
-    """Sign-magnitude float with subnormals: ``2**(E-bias) * (1 + M/2**m)``, ``E = 0`` subnormal.
+    """Sign-magnitude float with subnormals: `2**(E-bias) * (1 + M/2**m)`, `E = 0` subnormal.
 
     Args:
-        bias: exponent bias; default ``2**(e-1) - 1``, but at least 1 (E1M2 is then uniform).
+        bias: exponent bias; default `2**(e-1) - 1`, but at least 1 (E1M2 is then uniform).
         finite_codes: number of finite magnitudes, when the top codes mean NaN or infinity.
     """
     if exponent_bits < 1 or mantissa_bits < 0:
@@ -208,7 +208,7 @@ def exmy(
 def integer(name: str, bits: int) -> NumberFormat:
     """Two's-complement integer.
 
-    Its scale is symmetric: the absolute maximum maps to ``2**(bits-1)-1``.
+    Its scale is symmetric: the absolute maximum maps to `2**(bits-1)-1`.
     """
     half = 1 << (bits - 1)
     return NumberFormat(

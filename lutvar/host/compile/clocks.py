@@ -53,13 +53,13 @@ class Clocks:
         return known
 
     def known(self, unit: Unit, index: int) -> NDArray[np.int64]:
-        """What is known when instruction ``index`` (from 0) of a unit starts."""
+        """What is known when instruction `index` (from 0) of a unit starts."""
         return self._known[unit][index]
 
     def lead(self, unit: Unit, other: Unit) -> int:
-        """Most that ``other`` can be ahead of what the unit's instructions wait for or know.
+        """Most that `other` can be ahead of what the unit's instructions wait for or know.
 
-        The largest, over the unit's instructions, of how many instructions of ``other`` may be
+        The largest, over the unit's instructions, of how many instructions of `other` may be
         complete before this one is, less what it knows. Counts only compare right below 2**15.
         """
         mine, theirs = self._known[unit], self._known[other]

@@ -83,7 +83,7 @@ class Compiler:
 
     Args:
         layout: where the packed model lies; has sizes and configuration.
-        exponents: scale exponent e of each layer, in the order of ``layout.layers``; zeros will do
+        exponents: scale exponent e of each layer, in the order of `layout.layers`; zeros will do
             for estimates.
         epsilon: of the norms.
         null_label: class of the unconditional halves.
@@ -111,11 +111,11 @@ class Compiler:
         self.costs = CostModel(self.config, times)
 
     def compile(self, steps: Sequence[StepShape], check: bool = False) -> CompiledPass:
-        """Compile a pass; ``check`` also proves its order (slow for large models).
+        """Compile a pass; `check` also proves its order (slow for large models).
 
         Raises:
             CompileError: steps that the accelerator or the model cannot run.
-            OrderError: with ``check``; a defect of the compiler.
+            OrderError: with `check`; a defect of the compiler.
         """
         rows = place_rows(steps, self.shape, self.config, self.null_label)
         plan = MemoryPlan(self.shape, rows)

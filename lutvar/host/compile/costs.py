@@ -2,7 +2,7 @@
 """How long an instruction occupies its unit, how long until it is done, and what it moves.
 
 The formulas are those that the units document. An instruction *occupies* its unit until the next
-one may follow; its results are there ``tail`` cycles later.
+one may follow; its results are there `tail` cycles later.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class UnitTimes:
         post_records: more of it when records are made.
         post_drain: from the start to a block's first value in the lanes, beyond what its fetch
             takes without the memory.
-        attend_least: ATTEND, least cycles of a block of n query rows beyond ``4 n``.
+        attend_least: ATTEND, least cycles of a block of n query rows beyond `4 n`.
         attend_tail: from the last key of a block to its results, without the keys' second pass.
     """
 
@@ -79,7 +79,7 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
 class Cost:
     """Cycles of an instruction, bytes of each port while it occupies its unit.
 
-    ``issue``: cycles in which the array takes a weight vector (MATRIX).
+    `issue`: cycles in which the array takes a weight vector (MATRIX).
     """
 
     occupied: int

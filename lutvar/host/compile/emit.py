@@ -39,7 +39,7 @@ class Emitter:
     Args:
         layout: where the model lies.
         plan: where the tensors of the pass lie.
-        exponents: scale exponent e of each layer, in the order of ``layout.layers``.
+        exponents: scale exponent e of each layer, in the order of `layout.layers`.
         epsilon: of the norms.
     """
 

@@ -24,7 +24,7 @@ Operands = Mapping[str, int]
 class Footprint:
     """Lines by region; bank rows as (bank, first, count); accumulator banks.
 
-    Vectors and weights in MODEL are only listed as ``model``: (address, bytes).
+    Vectors and weights in MODEL are only listed as `model`: (address, bytes).
     """
 
     reads: list[tuple[Region, Lines]] = field(default_factory=list)

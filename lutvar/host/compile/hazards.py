@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who wrote and read what last: the order that a program must keep.
 
-Instructions are counted for each unit, from 1. A :class:`Cells` holds one tensor's cells; an
+Instructions are counted for each unit, from 1. A `Cells` holds one tensor's cells; an
 access is a part of it. Reading needs all that wrote these cells before; writing needs all that
 wrote or read them. Accesses are recorded in the order of the program's meaning.
 """
@@ -58,7 +58,7 @@ def needed(reads: Iterable[Access], writes: Iterable[Access]) -> Counts:
 
 
 def record(unit: Unit, count: int, reads: Iterable[Access], writes: Iterable[Access]) -> None:
-    """The ``count``-th instruction of a unit has these accesses."""
+    """The `count`-th instruction of a unit has these accesses."""
     for access in reads:
         access.cells.read[access.of(unit)] = count
     for access in writes:

@@ -5,7 +5,7 @@ WORK holds, for each row of the pass: x, the residual stream (float32 [C]); q, o
 o, the attention's result (FP16 [C]); h, GELU's result (FP16 [hidden]). IO holds the embeddings of
 all rows in order of rows (float32 [C]), then the logits of each image step in the caller's order
 (float32 [tokens, padded vocabulary]). CACHE holds, for each slot, half (conditional first) and
-block, the K records and then the V records, ``[heads][tokens of an image]`` each.
+block, the K records and then the V records, `[heads][tokens of an image]` each.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _page(size: int) -> int:
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Addresses of a pass's tensors; ``*_stride`` are bytes from row to row."""
+    """Addresses of a pass's tensors; `*_stride` are bytes from row to row."""
 
     shape: TransformerShape
     rows: PassRows

@@ -31,7 +31,7 @@ HEAD_VECTORS = ("scale", "shift")
 
 @dataclass(frozen=True)
 class WeightTile:
-    """Outputs ``first .. first + outputs - 1`` of a layer, computed in one accumulator bank.
+    """Outputs `first .. first + outputs - 1` of a layer, computed in one accumulator bank.
 
     Attributes:
         first, outputs: columns; multiples of 128.
@@ -71,7 +71,7 @@ class Panel(NamedTuple):
 class LayerPlan:
     """One linear layer: K = 128 * groups inputs, N outputs (padded to a multiple of 128).
 
-    ``slices``: its inputs in parts that fit an activation bank. The first panel of each has place
+    `slices`: its inputs in parts that fit an activation bank. The first panel of each has place
     for biases, though only those of the first slice are used.
     """
 
@@ -109,7 +109,7 @@ def _panel_bytes(slices: Sequence[InputSlice], first_beats: int, beats: int) -> 
 
 
 def split_inputs(groups: int, most: int) -> tuple[InputSlice, ...]:
-    """Slices of at most ``most`` groups, as equal as can be."""
+    """Slices of at most `most` groups, as equal as can be."""
     count = -(-groups // most)
     edges = [groups * i // count for i in range(count + 1)]
     return tuple(InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges))
@@ -210,7 +210,7 @@ class ModelLayout:
         return {label: i for i, label in enumerate(self.labels)}
 
     def layer(self, block: int, site: str) -> LayerPlan:
-        """A block's layer, or the head (``site`` HEAD, any block)."""
+        """A block's layer, or the head (`site` HEAD, any block)."""
         return self.layers[-1 if site == HEAD else block * len(SITES) + SITES.index(site)]
 
     def kappa(self, block: int) -> int:

@@ -41,7 +41,7 @@ class PackedTransformer:
     Attributes:
         layout: where everything lies.
         image: contents of region MODEL, uint8 [layout.size].
-        exponents: scale exponent of each layer, in the order of ``layout.layers``.
+        exponents: scale exponent of each layer, in the order of `layout.layers`.
         epsilon: of the norms, a float32 value.
         null_label: class of the unconditional halves.
         model: free description (name, source, digest), kept in the file.

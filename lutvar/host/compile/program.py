@@ -32,7 +32,7 @@ _ABREAST = 32
 
 
 class Note(NamedTuple):
-    """What an instruction is for: ``what`` is a layer, "attention" or "end"; see `Operation`."""
+    """What an instruction is for: `what` is a layer, "attention" or "end"; see `Operation`."""
 
     tile: int
     block: int

@@ -3,7 +3,7 @@
 
 A pass computes a list of image steps. Each gives one or two sequences of token rows: the
 unconditional half, if there is one, and the conditional half. Row r of the pass is row
-``r mod rows`` of tile ``r // rows``. If it takes no tile more, sequences are placed so that none
+`r mod rows` of tile `r // rows`. If it takes no tile more, sequences are placed so that none
 lies in two tiles: tiles that share no sequence need not wait for each other. Then rows at the end
 of a tile may be unused. The unconditional half of a step is never behind the conditional one,
 which is added to its logits.
@@ -74,7 +74,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Rows:
-    """Contiguous rows ``first .. first + count - 1`` of the pass, within one tile."""
+    """Contiguous rows `first .. first + count - 1` of the pass, within one tile."""
 
     tile: int
     first: int

@@ -27,7 +27,7 @@ from lutvar.hw.links import ADDRESS
 from .monitor import EventCounters, FirstError, Watchdog
 
 RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
-STOP_CYCLES = 16  #: from ``stop`` to the first look at ``quiet``
+STOP_CYCLES = 16  #: from `stop` to the first look at `quiet`
 #: Who keeps the address of a failed burst.
 ADDRESS_SOURCES = ("sequencer", "fetch", "front", "post", "attend")
 _SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4,
@@ -85,8 +85,8 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
 class Control(wiring.Component):
     """Registers, start, errors, watchdog, counters, soft reset, interrupt.
 
-    Clock domains (one clock): register storage and soft reset are in ``bus``; everything else is in
-    ``sync``, whose reset the top derives from ``core_reset``.
+    Clock domains (one clock): register storage and soft reset are in `bus`; everything else is in
+    `sync`, whose reset the top derives from `core_reset`.
 
     A start is accepted when CTRL.ready is 1 and ignored otherwise. After an error nothing is
     dispatched until SOFT_RESET, which also clears CTRL.done, ISR and the counters. SOFT_RESET
@@ -98,7 +98,7 @@ class Control(wiring.Component):
         the sequencer's status, under its names; units: busy, active, done (a bit each).
         quiet: no memory port has anything outstanding. issue, wait_weights: of the array.
         ports: bits of PORTS. read_beats, write_beats: a beat moves. read_bad, write_bad: a response
-            that is not OKAY. addresses: ``error_address`` of each of ADDRESS_SOURCES.
+            that is not OKAY. addresses: `error_address` of each of ADDRESS_SOURCES.
         core_reset: resets everything but the registers; high after power-up. interrupt: level.
     """
 

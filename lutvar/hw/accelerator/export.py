@@ -29,7 +29,7 @@ class Manifest:
     Attributes:
         verilog: path of the Verilog file.
         json: path of the manifest file, which holds `data`.
-        data: plain data; keys are described in :func:`manifest_data`.
+        data: plain data; keys are described in `manifest_data`.
     """
 
     verilog: Path
@@ -49,11 +49,11 @@ class Manifest:
 def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> dict[str, Any]:
     """Contents of the manifest.
 
-    ``parameters`` sizes; ``config_hash`` as in HASH_HI:HASH_LO; ``ports`` name, width, direction in
-    declaration order; ``registers`` the register map; ``errors``, ``header_rules``,
-    ``instruction_rules`` codes of ERROR and ERROR_INFO; ``instructions`` the instruction set;
-    ``regions`` of addresses; ``formats`` grids and tie rule; ``signs`` of the Hadamard transform;
-    ``verilog`` file name, module, SHA-256; ``tools`` versions that the text depends on.
+    `parameters` sizes; `config_hash` as in HASH_HI:HASH_LO; `ports` name, width, direction in
+    declaration order; `registers` the register map; `errors`, `header_rules`,
+    `instruction_rules` codes of ERROR and ERROR_INFO; `instructions` the instruction set;
+    `regions` of addresses; `formats` grids and tie rule; `signs` of the Hadamard transform;
+    `verilog` file name, module, SHA-256; `tools` versions that the text depends on.
     """
     known = accelerator_identity(config)
     return {
@@ -109,7 +109,7 @@ def export(
     units: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Manifest:
-    """Write ``<name>.v`` and ``<name>.json`` into a folder.
+    """Write `<name>.v` and `<name>.json` into a folder.
 
     The same configuration gives the same bytes on every machine with the same versions of Amaranth
     and its Yosys; the manifest is written last.

@@ -18,7 +18,7 @@ class EventCounters(wiring.Component):
         events: one bit for each counter; counted one cycle later, for they come from far away.
         counts: 32 bits each, in the same order.
         running: enables the cycle counter; cycles_lo, cycles_hi: its value, the upper half as it
-            was when ``cycles_lo_seen``.
+            was when `cycles_lo_seen`.
     """
 
     def __init__(self, counters: int) -> None:
@@ -43,7 +43,7 @@ class EventCounters(wiring.Component):
 
 
 class Watchdog(wiring.Component):
-    """Fires when nothing has moved for ``limit`` cycles while there is work.
+    """Fires when nothing has moved for `limit` cycles while there is work.
 
     Members:
         limit: cycles; 0 switches it off. active: there is work. progress: something moved.
@@ -70,7 +70,7 @@ class FirstError(wiring.Component):
     """Keeps the first error and its context until reset; of several at once the first listed.
 
     Members:
-        hits: one bit for each of ``codes``. infos: 32 bits of context for each.
+        hits: one bit for each of `codes`. infos: 32 bits of context for each.
         code, info: ERROR and ERROR_INFO. halt: an error is kept. raised: one cycle when recorded.
     """
 

@@ -33,7 +33,7 @@ class AxiMasterSignature(wiring.Signature):
 
 
 def connect_master(m: Module, port: Any, *, read: Any = None, write: Any = None) -> None:
-    """Connect a unit's memory interface (``links.axi_read``/``axi_write``) to a port of the top."""
+    """Connect a unit's memory interface (`links.axi_read`/`axi_write`) to a port of the top."""
     for unit, channel, signature in ((read, "ar", axi_read()), (write, "aw", axi_write())):
         if unit is None:
             continue

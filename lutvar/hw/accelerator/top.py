@@ -64,13 +64,13 @@ def make_units(config: AcceleratorConfig) -> dict[str, Any]:
 
 
 class AcceleratorCore(wiring.Component):
-    """Everything but the clock domains ``bus`` and ``sync``, which are on one clock.
+    """Everything but the clock domains `bus` and `sync`, which are on one clock.
 
     Args:
         config: the build.
-        units: units by name (:func:`make_units`); others with the same members may stand in.
+        units: units by name (`make_units`); others with the same members may stand in.
 
-    Members: those of :class:`Accelerator`, and ``core_reset``, the reset of ``sync``.
+    Members: those of `Accelerator`, and `core_reset`, the reset of `sync`.
     """
 
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
@@ -173,14 +173,14 @@ class AcceleratorCore(wiring.Component):
 
 
 class Accelerator(wiring.Component):
-    """The top: clock domains around :class:`AcceleratorCore`.
+    """The top: clock domains around `AcceleratorCore`.
 
-    Reset: ``ap_rst_n`` is synchronous and active low; it resets everything. SOFT_RESET resets the
+    Reset: `ap_rst_n` is synchronous and active low; it resets everything. SOFT_RESET resets the
     units alone, after their memory ports have ended what they began.
 
     Members:
         ap_clk, ap_rst_n; interrupt: a level.
-        s_axi_control: AXI4-Lite, 4 KiB, see ``contract/register_map``.
+        s_axi_control: AXI4-Lite, 4 KiB, see `contract/register_map`.
         m_axi_prog (program, read), m_axi_wgt (weights, read), m_axi_front (activations, read),
         m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write), and with two
         weight ports m_axi_wgt1 (weights, read): AXI4, 512 bit, one ID, INCR bursts of at most

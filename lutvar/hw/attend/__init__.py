@@ -3,7 +3,7 @@
 
 Three phases work on three blocks at a time. A block is one head and up to R query rows:
 
-* scores (``scores.py``): K records against the rows' q, one key in each cycle;
-* values (``values.py``): weights of the keys and the weighted sum of V records, one key a cycle;
-* results (``results.py``): division by the sum of weights, 16 values in each cycle.
+* scores (`scores.py`): K records against the rows' q, one key in each cycle;
+* values (`values.py`): weights of the keys and the weighted sum of V records, one key a cycle;
+* results (`results.py`): division by the sum of weights, 16 values in each cycle.
 """

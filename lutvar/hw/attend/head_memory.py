@@ -51,7 +51,7 @@ endmodule
 
 
 def pass_layout(sizes: AttentionSizes) -> data.StructLayout:
-    """A pass over the records of a head; ``last``: they are not needed afterwards."""
+    """A pass over the records of a head; `last`: they are not needed afterwards."""
     return data.StructLayout({"keys": range(sizes.max_keys + 1), "last": 1})
 
 
@@ -71,7 +71,7 @@ class HeadMemory(wiring.Component):
     in each cycle, and one cycle more for each pass.
 
     Cost: for 64 codes of 6 bits 6 UltraRAM or 6 block RAM for each 512 records (their number is
-    the power of two at or above ``max_keys``), about 120 LUTs.
+    the power of two at or above `max_keys`), about 120 LUTs.
     """
 
     def __init__(self, sizes: AttentionSizes, scales: int) -> None:

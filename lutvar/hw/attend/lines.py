@@ -5,7 +5,7 @@ from amaranth.hdl import Cat, Module, Signal, Value
 
 
 def valid_line(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """``value`` after some cycles; zeros from reset on, unlike ``float_steps.delay``."""
+    """`value` after some cycles; zeros from reset on, unlike `float_steps.delay`."""
     if cycles == 0:
         return value
     width = len(value)

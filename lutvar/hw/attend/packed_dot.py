@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Dot product of q and k in multipliers: two products of the sum in each 27 x 24 multiplier.
 
-``(qa + qb * 2**17) * (kb + ka * 2**17)`` has ``qa * ka + qb * kb`` at bit 17. Eight of these in a
+`(qa + qb * 2**17) * (kb + ka * 2**17)` has `qa * ka + qb * kb` at bit 17. Eight of these in a
 chain of adders stay within 17 bits there; what the bits below borrow is their sign.
 """
 
@@ -22,17 +22,17 @@ from .records import decode_codes
 STEP = 17  #: place of the sum of products
 CHAIN = 8  #: multipliers in a chain
 CHAINS = HEAD_DIM // (2 * CHAIN)
-LATENCY = 1 + CHAIN + 3  #: of ``PackedDot``, from the operands of the first multipliers
+LATENCY = 1 + CHAIN + 3  #: of `PackedDot`, from the operands of the first multipliers
 
 
 class PackedOperand(wiring.Component):
-    """Codes to operands of :class:`PackedDot`; multiplier i of a chain gets its own i cycles late.
+    """Codes to operands of `PackedDot`; multiplier i of a chain gets its own i cycles late.
 
     Args:
         key: operand of the keys; else of the queries.
 
-    Members: ``codes``: 64 codes, element 0 lowest; ``operand``: for multiplier i of a chain, two
-    integers of ``bits`` bits for each chain, ``1 + i`` cycles later. The upper one is less by one
+    Members: `codes`: 64 codes, element 0 lowest; `operand`: for multiplier i of a chain, two
+    integers of `bits` bits for each chain, `1 + i` cycles later. The upper one is less by one
     where the lower one is negative, so that both only need to be put side by side.
     """
 
@@ -63,8 +63,8 @@ class PackedOperand(wiring.Component):
 class PackedDot(wiring.Component):
     """Exact dot product of 64 elements. Cost: 32 DSP58, about 130 LUTs.
 
-    Members: ``activations``, ``weights``: operands of query and key (``PackedOperand``); ``sum``:
-    D, ``LATENCY`` cycles after the operands of the first multipliers. One sum in each cycle.
+    Members: `activations`, `weights`: operands of query and key (`PackedOperand`); `sum`:
+    D, `LATENCY` cycles after the operands of the first multipliers. One sum in each cycle.
     """
 
     def __init__(self, bits: int, sum_bits: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reciprocal of a sum of weights: ``R = floor(2**(43 + z) / (mu * Sn))``."""
+"""Reciprocal of a sum of weights: `R = floor(2**(43 + z) / (mu * Sn))`."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ LATENCY = 3 + RECIPROCAL
 class Reciprocal(wiring.Component):
     """Normalises S to 28 bits and divides, one quotient bit in each stage.
 
-    No handshake; one S in each cycle. S is at least ``2**15`` (the key with the largest score
-    counts ``2**15``); of another S the results mean nothing.
+    No handshake; one S in each cycle. S is at least `2**15` (the key with the largest score
+    counts `2**15`); of another S the results mean nothing.
 
     Members:
         total: S.
-        reciprocal: R, ``LATENCY`` cycles later.
+        reciprocal: R, `LATENCY` cycles later.
         zeros: above the highest set bit of S; one cycle before R.
 
     Cost: about 17 x 70 LUTs and flip-flops. One for all rows: they take turns.

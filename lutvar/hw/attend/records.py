@@ -33,7 +33,7 @@ def scale_parts(pattern: Value) -> tuple[Value, Value]:
 
 
 def decode_codes(m: Module, codes: Value, fmt: NumberFormat, bits: int) -> Signal:
-    """Grid integers of 64 codes, ``bits`` bits each, two's complement; combinational, one LUT
+    """Grid integers of 64 codes, `bits` bits each, two's complement; combinational, one LUT
     level.
     """
     table = [(fmt.decode_int(code) or 0) & ((1 << bits) - 1) for code in range(fmt.code_count)]

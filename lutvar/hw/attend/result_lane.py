@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One value of the result: ``fp16(A * R * 2**x)``."""
+"""One value of the result: `fp16(A * R * 2**x)`."""
 
 from typing import Any
 
@@ -27,9 +27,9 @@ class ResultLane(wiring.Component):
 
     Members:
         total: A, two's complement; cycle 0.
-        reciprocal, limit: R, and the largest shift (``AttentionSizes.limit_offset``); cycle
-            ``OPERAND_CYCLE``.
-        value: FP16 pattern, saturated; cycle ``LATENCY``. A negative result that rounds to zero is
+        reciprocal, limit: R, and the largest shift (`AttentionSizes.limit_offset`); cycle
+            `OPERAND_CYCLE`.
+        value: FP16 pattern, saturated; cycle `LATENCY`. A negative result that rounds to zero is
             -0, an exact zero +0.
 
     Cost: 2 DSP, about 200 LUTs.
@@ -97,7 +97,7 @@ class ResultLane(wiring.Component):
     def _step(
         m: Module, value: Value, sticky: Value | None, limit: Value, unit: int, kept: int
     ) -> tuple[Signal, Signal, Signal]:
-        """Shift left by 0..3 units and keep ``kept`` bits at the top; the lesser limit."""
+        """Shift left by 0..3 units and keep `kept` bits at the top; the lesser limit."""
         width = len(value)
         zeros: Any = Const(3, 2)
         for i in reversed(range(3)):

@@ -28,18 +28,18 @@ class ResultPhase(wiring.Component):
     """Divides the sums of a block, 16 in each cycle, from a fixed time after its last key.
 
     Members:
-        ready, ended, done, totals, rows, exponent, select, quarter, word: as in ``ValuePhase``.
+        ready, ended, done, totals, rows, exponent, select, quarter, word: as in `ValuePhase`.
         beats: results, two beats for each row.
         active: a word of results is made in this cycle.
 
-    ``ready`` keeps the ends of blocks far enough apart: ``interval(n)`` cycles after a block of n
+    `ready` keeps the ends of blocks far enough apart: `interval(n)` cycles after a block of n
     rows, and room for the results of a whole block.
     """
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes
         self.width = sizes.magnitude_bits + 1
-        #: Cycles from ``done`` to ``select``: then R arrives in time for the word.
+        #: Cycles from `done` to `select`: then R arrives in time for the word.
         self.select_delay = (
             1 + reciprocal.LATENCY - result_lane.OPERAND_CYCLE - select_latency(sizes.rows)
         )
@@ -99,7 +99,7 @@ class ResultPhase(wiring.Component):
         return m
 
     def _sequence(self, m: Module) -> tuple[Signal, Signal]:
-        """Words of a block, from one cycle after ``done``: whether there is one, its quarter."""
+        """Words of a block, from one cycle after `done`: whether there is one, its quarter."""
         sizes = self.sizes
         active, position = Signal(), Signal(range(QUARTERS))
         row, left = Signal(range(sizes.rows)), Signal(range(sizes.rows + 1))

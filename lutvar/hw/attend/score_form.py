@@ -52,13 +52,13 @@ class ScoreForm:
         return self.design.latency + (HEAD_DIM - 1).bit_length() + 1
 
     def make_dot(self) -> Any:
-        """The dot product of a row: ``activations`` (query), ``weights`` (key), ``sum``."""
+        """The dot product of a row: `activations` (query), `weights` (key), `sum`."""
         if self.dsp:
             return PackedDot(self.code_bits, self.design.sum_bits(HEAD_DIM))
         return make_dot(self.design, HEAD_DIM)
 
     def make_operands(self) -> tuple[Any, Any]:
-        """Units that turn ``codes`` of a query and of a key into ``operand``; latency 1."""
+        """Units that turn `codes` of a query and of a key into `operand`; latency 1."""
         if self.dsp:
             return (
                 PackedOperand(self.fmt, self.code_bits, key=False),

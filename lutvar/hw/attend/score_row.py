@@ -20,18 +20,18 @@ _AFTER_MIDDLE = _DOUBLED + 3
 
 
 class ScoreRow(wiring.Component):
-    """``t = floor(D * s_q * s_k * 2**10 + 1/2)`` of one row, saturated to 19 bits.
+    """`t = floor(D * s_q * s_k * 2**10 + 1/2)` of one row, saturated to 19 bits.
 
-    No handshake; one key in each cycle. A key's operand is here in cycle ``lag``.
+    No handshake; one key in each cycle. A key's operand is here in cycle `lag`.
 
     Members:
-        key: operand of the K codes (``ScoreForm.make_operands``), cycle ``lag``.
+        key: operand of the K codes (`ScoreForm.make_operands`), cycle `lag`.
         query, query_load: operand of q codes; taken for the keys from the next cycle on.
-        significand, exponent: of the key's scale, cycle ``scale_cycle``. scale_load: they are of a
+        significand, exponent: of the key's scale, cycle `scale_cycle`. scale_load: they are of a
             query; taken for the keys from the next cycle on.
-        t: the score, cycle ``latency``.
-        update, first: t is of a key, and of the first one of a block; cycle ``latency``.
-        maximum: of the scores so far, from one cycle after ``update``.
+        t: the score, cycle `latency`.
+        update, first: t is of a key, and of the first one of a block; cycle `latency`.
+        maximum: of the scores so far, from one cycle after `update`.
 
     Cost: a dot product of 64 lanes, 2 DSP58, about 150 LUTs.
     """
@@ -127,7 +127,7 @@ class ScoreRow(wiring.Component):
         name: str,
         over: Any = None,
     ) -> tuple[Signal, Signal]:
-        """Arithmetic shift right by 0..3 units into ``kept`` bits, and whether bits were lost."""
+        """Arithmetic shift right by 0..3 units into `kept` bits, and whether bits were lost."""
         result = Signal(kept, name=name, reset_less=True)
         lost = Signal(name=f"{name}_over", reset_less=True)
         with m.Switch(count):

@@ -42,13 +42,13 @@ class ScorePhase(wiring.Component):
     Members:
         block: blocks in the order of their records.
         queries, beats: q and K records. One is taken in each cycle but one for each block, while
-            the ring has room and fewer than ``BLOCKS`` blocks wait for the value phase.
-        scored: complete blocks; ``scored.payload`` stays until taken.
+            the ring has room and fewer than `BLOCKS` blocks wait for the value phase.
+        scored: complete blocks; `scored.payload` stays until taken.
         read: the value phase reads the scores of the next key in this cycle.
-        scores: R scores, two cycles after ``read``.
+        scores: R scores, two cycles after `read`.
         active: a record is taken in this cycle.
 
-    A block of n rows and L keys takes n + L + 1 cycles; it is complete ``latency`` + 3 cycles after
+    A block of n rows and L keys takes n + L + 1 cycles; it is complete `latency` + 3 cycles after
     its last record.
     """
 
@@ -128,7 +128,7 @@ class ScorePhase(wiring.Component):
         return m
 
     def _operands(self, m: Module, record: Value, form: ScoreForm) -> list[Value]:
-        """Operands of query and key, in cycle ``lag`` of the rows."""
+        """Operands of query and key, in cycle `lag` of the rows."""
         found = []
         for name, recode in zip(("query", "key"), form.make_operands(), strict=True):
             m.submodules[f"recode_{name}{form.module}"] = recode

@@ -92,12 +92,12 @@ class AttentionSizes:
 
     @property
     def magnitude_bits(self) -> int:
-        """Bits of ``|A_d|``."""
+        """Bits of `|A_d|`."""
         return (self.max_keys * WEIGHT_TOP * self.top).bit_length()
 
     @property
     def product_bits(self) -> int:
-        """Bits of ``|A_d| * R``."""
+        """Bits of `|A_d| * R`."""
         return self.magnitude_bits + RECIPROCAL
 
     @cached_property
@@ -111,10 +111,10 @@ class AttentionSizes:
 
     @property
     def limit_offset(self) -> int:
-        """``limit - E - zeros``, where a result is ``(|A| R) << shift`` with ``shift <= limit``.
+        """`limit - E - zeros`, where a result is `(|A| R) << shift` with `shift <= limit`.
 
         The limit leaves the place value of the smallest subnormal at the lowest fraction bit;
-        ``zeros`` are those above the highest set bit of S in ``sum_bits`` bits.
+        `zeros` are those above the highest set bit of S in `sum_bits` bits.
         """
         _, q, z = self.divider
         return self.product_bits + 13 + (11 - 25 - q - (43 + z)) + SUM - self.sum_bits

@@ -30,21 +30,21 @@ _COMMANDS = 8  #: instructions in progress
 class AttendUnit(wiring.Component):
     """Attention of query rows over the keys of one sequence, for a number of heads.
 
-    A block is one head and up to R = ``config.attention_rows`` query rows, which share a pass over
+    A block is one head and up to R = `config.attention_rows` query rows, which share a pass over
     the K and V records. Heads are worked through one after the other, the rows of each in blocks
     of R. Three blocks are in progress at a time (scores, values, results), those of the next
     instruction included. An instruction reads each record from memory once: those of a head are
     kept for all of its blocks.
 
     Members:
-        those of ``links.unit_members``; ``rows``, ``heads`` and ``keys`` are at least 1 and
-            ``keys`` at most ``config.max_keys`` (the sequencer checks it).
+        those of `links.unit_members`; `rows`, `heads` and `keys` are at least 1 and
+            `keys` at most `config.max_keys` (the sequencer checks it).
         keys_memory: reads q and K records.
         values_memory: reads V records.
         write: writes the results, two beats for each row and head.
 
-    Cycles of a block of n rows and L keys, with memory that delivers: ``block_cycles(n, L)``.
-    Reads are prefetched through queues of ``config.read_fifo`` beats, whatever the phases do.
+    Cycles of a block of n rows and L keys, with memory that delivers: `block_cycles(n, L)`.
+    Reads are prefetched through queues of `config.read_fifo` beats, whatever the phases do.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

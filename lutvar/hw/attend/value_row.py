@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """One query row of the value phase: 64 weighted sums of V codes, two in each multiplier.
 
-``w * (c + c' * 2**20)`` fits a 27 x 24 multiplier, and what a DSP58 adds up over a block of keys
-is ``P = A + A' * 2**20``, A and A' the sums of two columns. A grows beyond 20 bits, so P alone does
-not tell the two apart: ``h = floor(A / 2**20)`` is counted beside it. Then ``A = h * 2**20 + P mod
-2**20`` and ``A' = floor(P / 2**20) - h``.
+`w * (c + c' * 2**20)` fits a 27 x 24 multiplier, and what a DSP58 adds up over a block of keys
+is `P = A + A' * 2**20`, A and A' the sums of two columns. A grows beyond 20 bits, so P alone does
+not tell the two apart: `h = floor(A / 2**20)` is counted beside it. Then `A = h * 2**20 + P mod
+2**20` and `A' = floor(P / 2**20) - h`.
 
-The step of h at a key follows from two bits. ``floor(P / 2**20)`` moves by ``w c'`` and the step;
-``w c'`` modulo 4 takes two LUTs, so the step is known modulo 4. It is 0, 1 or 2 where c is positive
-and 0, -1 or -2 where it is negative, since ``|w c| < 2**21``: the sign of c says which.
+The step of h at a key follows from two bits. `floor(P / 2**20)` moves by `w c'` and the step;
+`w c'` modulo 4 takes two LUTs, so the step is known modulo 4. It is 0, 1 or 2 where c is positive
+and 0, -1 or -2 where it is negative, since `|w c| < 2**21`: the sign of c says which.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from .sizes import WEIGHT, WEIGHT_TOP, AttentionSizes
 QUARTERS = HEAD_DIM // LANES
 PAIRS = HEAD_DIM // 2
 STEP = 20  #: place of the upper column
-#: Cycles, counted from the one in which w and the codes are here: when ``add`` says that the key
-#: counts, when the product is made from ``units``, when ``signs`` is needed, when the sums have it.
+#: Cycles, counted from the one in which w and the codes are here: when `add` says that the key
+#: counts, when the product is made from `units`, when `signs` is needed, when the sums have it.
 ADD_CYCLE, UNITS_CYCLE, SIGN_CYCLE, SUM_CYCLE = 0, 2, 3, 3
-#: Cycles from ``capture`` to the last of what was kept: the counts of overflows are late.
+#: Cycles from `capture` to the last of what was kept: the counts of overflows are late.
 KEPT_LATENCY = 3
 
 
@@ -56,19 +56,19 @@ def code_signs(grid: Value, bits: int) -> Value:
 
 
 class ValueRow(wiring.Component):
-    """``A_d += w * c_d`` for the 64 columns of a head, and the finished sums of the last block.
+    """`A_d += w * c_d` for the 64 columns of a head, and the finished sums of the last block.
 
     No handshake; one key in each cycle, but for one cycle between the keys of two blocks.
 
     Members:
-        weight, grid: w and ``pack_grid`` of the 64 codes; cycle 0.
-        add: the key counts; cycle ``ADD_CYCLE``.
-        units, signs: ``code_units`` and ``code_signs``; cycles ``UNITS_CYCLE``, ``SIGN_CYCLE``.
-        capture: keep the sums of this cycle, which is ``SUM_CYCLE`` of the block's last key, and
-            start the next ones at 0. One cycle later there is no key in ``SUM_CYCLE``.
+        weight, grid: w and `pack_grid` of the 64 codes; cycle 0.
+        add: the key counts; cycle `ADD_CYCLE`.
+        units, signs: `code_units` and `code_signs`; cycles `UNITS_CYCLE`, `SIGN_CYCLE`.
+        capture: keep the sums of this cycle, which is `SUM_CYCLE` of the block's last key, and
+            start the next ones at 0. One cycle later there is no key in `SUM_CYCLE`.
         select, quarter: which 16 of the sums that were kept to show; none: zeros. From
-            ``KEPT_LATENCY`` cycles after ``capture`` to the next ``capture``.
-        word: P and then h of 8 pairs (``split_word``), one cycle after ``select``.
+            `KEPT_LATENCY` cycles after `capture` to the next `capture`.
+        word: P and then h of 8 pairs (`split_word`), one cycle after `select`.
 
     Cost: 32 DSP58 with input, product and sum registers; 18 LUTs for each pair of columns, and
     a flip-flop and a quarter of a LUT (a multiplexer of four) for each bit of what is kept.
@@ -98,7 +98,7 @@ class ValueRow(wiring.Component):
         # Input, product and sum registers of a DSP58. A key that does not count has the weight 0,
         # and sums start at 0, both by the reset of their registers: there is no enable.
         weight, grid = Signal(WEIGHT), Signal(len(self.grid), reset_less=True)
-        low_weight = Signal(2)  # in step with ``units``
+        low_weight = Signal(2)  # in step with `units`
         m.d.sync += [weight.eq(0), grid.eq(self.grid), low_weight.eq(weight)]
         with m.If(self.add):
             m.d.sync += weight.eq(self.weight)
@@ -137,7 +137,7 @@ class ValueRow(wiring.Component):
     def _count(
         self, m: Module, pair: int, total: Value, weight: Value, units: Value, clear: Value
     ) -> Signal:
-        """h of a pair, two cycles after ``total``; ``clear``: start at 0."""
+        """h of a pair, two cycles after `total`; `clear`: start at 0."""
         # Where the two bits would be without a step.
         expected = Signal(2, name=f"expected{pair}")
         product = Cat(weight[0] & units[0], (weight[0] & units[1]) ^ (weight[1] & units[0]))
@@ -166,7 +166,7 @@ def count_bits(sizes: AttentionSizes) -> int:
 
 
 def word_bits(sizes: AttentionSizes) -> int:
-    """Bits of the word that ``ValueRow`` shows."""
+    """Bits of the word that `ValueRow` shows."""
     return PAIRS // QUARTERS * (sum_bits(sizes) + count_bits(sizes))
 
 

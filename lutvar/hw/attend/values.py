@@ -35,12 +35,12 @@ TOTAL_LATENCY = _SCORE + weight_row.SUM_CYCLE + 1
 SUMS_LATENCY = _WEIGHT + value_row.SUM_CYCLE
 #: Cycles from taking the last V record of a block until all of its sums may be selected.
 KEPT = SUMS_LATENCY + KEPT_LATENCY
-#: Cycles from ``select`` to ``word`` are this and the levels of a tree of six-input ORs.
+#: Cycles from `select` to `word` are this and the levels of a tree of six-input ORs.
 SELECT_BASE = 2
 
 
 def select_latency(rows: int) -> int:
-    """Cycles from ``select`` to ``word``."""
+    """Cycles from `select` to `word`."""
     levels = 0
     while rows > 1:
         rows, levels = -(-rows // 6), levels + 1
@@ -53,16 +53,16 @@ class ValuePhase(wiring.Component):
     Members:
         scored: blocks whose scores are complete, in the order of the V records.
         beats: V records.
-        read, scores: as in ``ScorePhase``.
+        read, scores: as in `ScorePhase`.
         ready: the results phase takes another block's sums: its last key may be taken.
         ended: the last key of a block is taken in this cycle.
-        done: ``TOTAL_LATENCY`` cycles later: ``totals``, ``rows`` and ``exponent`` (E) are of this
+        done: `TOTAL_LATENCY` cycles later: `totals`, `rows` and `exponent` (E) are of this
             block, in this cycle only.
         totals: S of all rows.
         select, quarter: one-hot row of the sums to show, and which 16 columns of it. The sums of a
-            block are there from ``KEPT`` cycles after ``ended`` until ``SUMS_LATENCY`` cycles
-            after the next ``ended``.
-        word: these sums, two's complement, ``select_latency`` cycles later.
+            block are there from `KEPT` cycles after `ended` until `SUMS_LATENCY` cycles
+            after the next `ended`.
+        word: these sums, two's complement, `select_latency` cycles later.
         active: a record is taken in this cycle.
 
     A block of L keys takes L + 1 cycles.

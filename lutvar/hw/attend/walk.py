@@ -26,12 +26,12 @@ def command_layout(*names: str) -> data.StructLayout:
 
 
 def walk_layout(sizes: AttentionSizes) -> data.StructLayout:
-    """A block as ``block_layout``; whether it is the first and the last one of its head."""
+    """A block as `block_layout`; whether it is the first and the last one of its head."""
     return data.StructLayout({**block_layout(sizes).members, "first": 1, "last": 1})
 
 
 class _Walk(wiring.Component):
-    """One transfer list; ``command`` is taken when the one before has been handed out."""
+    """One transfer list; `command` is taken when the one before has been handed out."""
 
     OPERANDS: tuple[str, ...] = ()
 
@@ -60,7 +60,7 @@ class QueryKeyWalk(_Walk):
 
     The keys are requested after the first block's q only.
 
-    Members: ``block``: the blocks, in the order of their requests.
+    Members: `block`: the blocks, in the order of their requests.
     """
 
     OPERANDS = (
@@ -162,7 +162,7 @@ class QueryKeyWalk(_Walk):
 class ValueWalk(_Walk):
     """For each head one request for the V records of all keys, and a pass for each block.
 
-    Members: ``passes``: as ``HeadMemory`` takes them.
+    Members: `passes`: as `HeadMemory` takes them.
     """
 
     OPERANDS = ("rows", "heads", "keys", "values_address", "head_stride")
@@ -213,7 +213,7 @@ class ValueWalk(_Walk):
 class ResultWalk(_Walk):
     """For each head and row: one request to write two beats.
 
-    Members: ``last``: the request that is offered is the instruction's last one.
+    Members: `last`: the request that is offered is the instruction's last one.
     """
 
     OPERANDS = ("rows", "heads", "output", "output_stride")

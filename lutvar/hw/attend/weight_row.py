@@ -17,17 +17,17 @@ SIGNIFICAND_CYCLE, SHIFT_CYCLE, SUM_CYCLE, LATENCY = 6, 8, 5, 10
 
 
 class WeightRow(wiring.Component):
-    """``p = exp2(maximum - t)``, ``S += p`` and ``w = (p * sig) >> (11 + E - e)`` of one row.
+    """`p = exp2(maximum - t)`, `S += p` and `w = (p * sig) >> (11 + E - e)` of one row.
 
     No handshake; one key in each cycle. Cycle 0 is the one in which t is here.
 
     Members:
         t, maximum: score of the key and of the block; cycle 0.
-        add, first: the key counts, and is the first of a block; cycle ``SUM_CYCLE``.
-        total: S, up to and with the key whose ``add`` was in the cycle before.
-        significand: of V's scale; cycle ``SIGNIFICAND_CYCLE``.
-        shift: E - e; cycle ``SHIFT_CYCLE``.
-        weight: w; cycle ``LATENCY``.
+        add, first: the key counts, and is the first of a block; cycle `SUM_CYCLE`.
+        total: S, up to and with the key whose `add` was in the cycle before.
+        significand: of V's scale; cycle `SIGNIFICAND_CYCLE`.
+        shift: E - e; cycle `SHIFT_CYCLE`.
+        weight: w; cycle `LATENCY`.
 
     Cost: half a block RAM (the table), 1 DSP, about 130 LUTs.
     """

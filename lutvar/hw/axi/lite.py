@@ -28,10 +28,10 @@ class AxiLiteSignature(wiring.Signature):
 class RegisterBusSignature(wiring.Signature):
     """Register accesses, seen from the bus side.
 
-    ``write`` and ``read`` are high for one cycle. ``write_ok`` answers in the same cycle,
-    ``read_ok`` and ``read_data`` (0 unless ok) in the next one, with the value of this cycle.
-    ``write_address`` and ``read_address`` are there at least one cycle before ``write`` and
-    ``read``.
+    `write` and `read` are high for one cycle. `write_ok` answers in the same cycle,
+    `read_ok` and `read_data` (0 unless ok) in the next one, with the value of this cycle.
+    `write_address` and `read_address` are there at least one cycle before `write` and
+    `read`.
     """
 
     def __init__(self, address_bits):

@@ -43,19 +43,19 @@ endmodule
 
 
 class WideQueue(wiring.Component):
-    """Queue of words whose writer knows that there is a place, from ``room`` or by counting.
+    """Queue of words whose writer knows that there is a place, from `room` or by counting.
 
     Args:
         width: bits of a word.
         depth: places in the RAM, a power of two; two more words wait in the output registers.
 
     Members:
-        push, data: a word arrives. Only while fewer than ``depth`` words are in the RAM.
+        push, data: a word arrives. Only while fewer than `depth` words are in the RAM.
         room: the RAM has a place, with the pushes before this cycle counted.
         taken: a word leaves the RAM, so that its place is free again.
-        o: words out, in order; ``payload`` is the RAM's output register.
+        o: words out, in order; `payload` is the RAM's output register.
 
-    Latency 3 cycles from ``push`` to ``o.valid``; one word in each cycle. A word is never read in
+    Latency 3 cycles from `push` to `o.valid`; one word in each cycle. A word is never read in
     the cycle in which it is written. Cost: block RAM (LUTRAM when shallow), no fabric registers.
     """
 

@@ -18,8 +18,8 @@ OUTSTANDING = 64  #: bursts under way at most
 class BurstReader(wiring.Component):
     """Reads contiguous beats from memory as INCR bursts of at most 16 beats.
 
-    A burst is requested only when the queue has a place for each of its beats, so ``rready`` is
-    always 1 and what is under way never depends on whether ``data`` is taken.
+    A burst is requested only when the queue has a place for each of its beats, so `rready` is
+    always 1 and what is under way never depends on whether `data` is taken.
 
     Args:
         depth: beats under way and waiting, a power of two from 32. Full rate needs a depth of the
@@ -36,7 +36,7 @@ class BurstReader(wiring.Component):
         error: sticky: a beat had a response other than OKAY (its data is delivered all the same).
         error_address: start of the first such burst.
 
-    Latency: 3 cycles from ``request`` to ``arvalid``, 4 from ``rvalid`` to ``data.valid``.
+    Latency: 3 cycles from `request` to `arvalid`, 4 from `rvalid` to `data.valid`.
     Throughput: one beat in each cycle; a burst in each cycle while 32 beats are free, else in every
     second. AR is from registers.
     """

@@ -28,7 +28,7 @@ class RegisterFile(wiring.Component):
     """Storage and decode for a register table.
 
     A write changes the bytes with a strobe, of the bits that have a field (all bits when the
-    register has no fields). Refused (``write_ok``/``read_ok`` low): addresses that are not in the
+    register has no fields). Refused (`write_ok`/`read_ok` low): addresses that are not in the
     table or not aligned, and writes to read-only registers.
 
     Args:
@@ -36,13 +36,13 @@ class RegisterFile(wiring.Component):
         constants: values of read-only registers that never change, by name.
         live: names of RW registers whose bits live elsewhere; they get the members of a RO register
             (what is read) and of a WO register (ones written).
-        watched: names of registers that need ``<name>_seen``, high in the cycle of a read.
+        watched: names of registers that need `<name>_seen`, high in the cycle of a read.
 
     Members, by register, in lower case:
-        RW: ``<name>`` out, the value.
-        RO: ``<name>`` in, the value, unless constant.
-        WO: ``<name>_write`` out, bits written as 1, for one cycle.
-        W1C: ``<name>`` in, the value; ``<name>_write`` out, bits to clear, for one cycle.
+        RW: `<name>` out, the value.
+        RO: `<name>` in, the value, unless constant.
+        WO: `<name>_write` out, bits written as 1, for one cycle.
+        W1C: `<name>` in, the value; `<name>_write` out, bits to clear, for one cycle.
     """
 
     def __init__(

@@ -21,8 +21,8 @@ class BurstSplitter(wiring.Component):
     """Transfers in, bursts out: windows of 1 KiB, so that no burst crosses 4 KiB.
 
     Members:
-        i: transfers (``links.transfer_layout``); the low six address bits are ignored, ``beats``
-            is at least 1. ``ready`` is a flip-flop.
+        i: transfers (`links.transfer_layout`); the low six address bits are ignored, `beats`
+            is at least 1. `ready` is a flip-flop.
         o: bursts in order of addresses; the payload comes from registers.
 
     Latency 2 cycles; one burst in each cycle, also from transfers of one burst.
@@ -112,9 +112,9 @@ class BurstSplitter(wiring.Component):
 
 
 def enough(m: Module, source: Any, amount: Signal, issue: Signal) -> Signal:
-    """Whether the burst that ``source`` offers may take its beats from ``amount``, in a register.
+    """Whether the burst that `source` offers may take its beats from `amount`, in a register.
 
-    Issues take from ``amount``, everything else adds. With room for two of the largest bursts one
+    Issues take from `amount`, everything else adds. With room for two of the largest bursts one
     can be issued in each cycle; with less, one in two, for the comparison takes a cycle.
     """
     plenty, fits = Signal(), Signal()

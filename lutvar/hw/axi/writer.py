@@ -13,7 +13,7 @@ from .queue import WideQueue
 from .split import BurstSplitter, enough
 
 OUTSTANDING = 64  #: bursts without response at most
-PENDING = 16  #: bits of ``pending_requests``
+PENDING = 16  #: bits of `pending_requests`
 
 
 class BurstWriter(wiring.Component):
@@ -30,16 +30,16 @@ class BurstWriter(wiring.Component):
         data: beats in order of requests. Requests and beats may come in either order; of each,
             some are taken ahead of the other.
         memory: AW, W and B channels. AW and W do not wait for each other.
-        accepted: one cycle for each request that is taken (``request.valid & request.ready``).
+        accepted: one cycle for each request that is taken (`request.valid & request.ready`).
         responses: one cycle for each request, in order, when all its bursts have responses.
-        pending_requests: requests accepted without ``responses`` so far.
+        pending_requests: requests accepted without `responses` so far.
         stop: start nothing new; started bursts end. What waits stays until the reset that follows.
         quiet: no burst is without response.
         error: sticky: a response was not OKAY (it counts all the same).
         error_address: start of the first such burst.
 
-    Latency: 4 cycles from a burst's last beat to ``awvalid``, 3 to ``wvalid`` of its first beat
-    after that; 1 from ``bvalid`` to ``responses``. Throughput: one beat in each cycle; a burst in
+    Latency: 4 cycles from a burst's last beat to `awvalid`, 3 to `wvalid` of its first beat
+    after that; 1 from `bvalid` to `responses`. Throughput: one beat in each cycle; a burst in
     each cycle while 32 beats wait, else in every second.
     """
 

@@ -14,26 +14,26 @@ from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import BEAT_ADDRESS, axi_read, unit_members, weight_stream
 from lutvar.hw.units.count import Level
 
-READINGS = 9  #: bits of the readings of an instruction's panels: ``panels * repeat``
+READINGS = 9  #: bits of the readings of an instruction's panels: `panels * repeat`
 AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
 SKEW = 8  #: beats that one weight port may hand out before the other one has
 
 
 class FetchUnit(wiring.Component):
-    """Reads panels and hands their beats to the array, ``config.weight_fifo`` beats ahead.
+    """Reads panels and hands their beats to the array, `config.weight_fifo` beats ahead.
 
-    With two weight ports (``config.weight_ports``) each reads one half of every panel, at the same
+    With two weight ports (`config.weight_ports`) each reads one half of every panel, at the same
     address plus half the panel's beats, which are an even number then. An instruction is done when
     its last beat has left the FIFO (or the last of both FIFOs). Requests of the next instructions
     follow those of the current one without a gap.
 
-    Members: ``links.unit_members(Opcode.FETCH)``, and for each weight port ``memory`` and
-    ``weights``: beats in order, the payload from a register. No port hands out more than ``SKEW``
+    Members: `links.unit_members(Opcode.FETCH)`, and for each weight port `memory` and
+    `weights`: beats in order, the payload from a register. No port hands out more than `SKEW`
     beats before the other one has as many.
 
-    Latency: 6 cycles from ``command`` to ``arvalid``. Throughput: one beat in each cycle and port,
+    Latency: 6 cycles from `command` to `arvalid`. Throughput: one beat in each cycle and port,
     also across panels and instructions; an instruction is begun every 2 cycles at most. With
-    ``config.pipelined`` off, one burst at a time.
+    `config.pipelined` off, one burst at a time.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -199,7 +199,7 @@ class FetchUnit(wiring.Component):
         return giving
 
     def _hand_out(self, m: Module, readers: Sequence[BurstReader], giving: Signal) -> Value:
-        """Connects the FIFOs to ``weights``. Returns: a beat is handed out, or a pair has been."""
+        """Connects the FIFOs to `weights`. Returns: a beat is handed out, or a pair has been."""
         if len(readers) == 1:
             data, weights = readers[0].data, self.weights[0]
             m.d.comb += [

@@ -19,7 +19,7 @@ class BankWriter(wiring.Component):
     """Gives each beat of codes its bank, row and word.
 
     Members:
-        slot: operands of the instruction that ``turn`` names.
+        slot: operands of the instruction that `turn` names.
         turn: instructions written completely, modulo 4.
         codes: beats, always taken.
         write: registered words for the bank. done: with the instruction's last word.

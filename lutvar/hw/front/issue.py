@@ -23,16 +23,16 @@ class RowIssue(wiring.Component):
 
     Members:
         accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
-            ``turn`` names.
+            `turn` names.
         turn: instructions issued completely, modulo 4.
         some: the ring has a word. room: its result has a place.
-        alone: the words before it are all written; only asked for when ``alone_first``.
+        alone: the words before it are all written; only asked for when `alone_first`.
         statistics: of each norm row, in order.
         issue: a word is popped. word: its position in the row. last: the instruction's last.
         mean, root: of its row, one cycle later.
 
     Args:
-        alone_first: a group starts only when ``alone``.
+        alone_first: a group starts only when `alone`.
     """
 
     def __init__(self, config: AcceleratorConfig, *, alone_first: bool) -> None:

@@ -14,14 +14,14 @@ from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 
 
 class NormaliseLane(wiring.Component):
-    """``fp16((x - mean) * root * scale + shift)``, each step rounded to float32.
+    """`fp16((x - mean) * root * scale + shift)`, each step rounded to float32.
 
-    Operands come when they are needed, some cycles after ``x`` (contract, section 9):
+    Operands come when they are needed, some cycles after `x` (contract, section 9):
 
     Members:
-        x: FP16 pattern. mean: float32, ``MEAN_AT`` cycles later. root: float32 from ``Rsqrt``,
-            ``ROOT_AT``. scale, shift: FP16, ``SCALE_AT`` and ``SHIFT_AT``.
-        z: FP16 pattern, ``LATENCY`` cycles after ``x``.
+        x: FP16 pattern. mean: float32, `MEAN_AT` cycles later. root: float32 from `Rsqrt`,
+            `ROOT_AT`. scale, shift: FP16, `SCALE_AT` and `SHIFT_AT`.
+        z: FP16 pattern, `LATENCY` cycles after `x`.
 
     One value in each cycle. Cost: 2 float32 adders, 2 DSP.
     """

@@ -18,7 +18,7 @@ class Receiver(wiring.Component):
     """Beats from the reader to words of 16 values, each with its place in the instruction.
 
     A beat of FP16 values is two words, a beat of float32 values one; a vector or row is
-    ``8 * groups`` words.
+    `8 * groups` words.
 
     Args:
         gap: cycles after a float32 row's last word in which no word may follow (it would meet the
@@ -26,14 +26,14 @@ class Receiver(wiring.Component):
 
     Members:
         accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
-            ``turn`` names.
+            `turn` names.
         turn: instructions received completely, modulo 4.
         data: beats in the order of the requests.
         room: the ring takes at least 8 more words. start: a row may start.
         row, vector, shift: the word belongs to a row, to a vector, to the second vector.
         beat: 16 float32 values, or 16 FP16 values in the low half.
         norm, word, last, number: the row is float32; position in it; its last word; slot.
-        take: as ``row``, one cycle earlier.
+        take: as `row`, one cycle earlier.
 
     Latency 1 cycle. Throughput: one word in each cycle, all outputs from registers.
     """

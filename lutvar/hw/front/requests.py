@@ -18,12 +18,12 @@ class RowRequests(wiring.Component):
     """Requests an instruction's reads: scale vector, shift vector (norm only), then its rows.
 
     Members:
-        start, work: begin an instruction; only while not ``busy``.
+        start, work: begin an instruction; only while not `busy`.
         request: one transfer for each vector and row.
         stop: offer no more requests.
         busy: requests remain.
 
-    Throughput: one request in each cycle, the first one cycle after ``start``.
+    Throughput: one request in each cycle, the first one cycle after `start`.
     """
 
     def __init__(self) -> None:

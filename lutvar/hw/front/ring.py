@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import LANES
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
 
 WIDTH = LANES * 16
-#: Words that may be reserved after ``room`` was computed, and some more.
+#: Words that may be reserved after `room` was computed, and some more.
 MARGIN = 8
 
 
@@ -24,9 +24,9 @@ class WordRing(wiring.Component):
         depth: words, a power of two.
 
     Members:
-        reserve: a word will come. room: at least ``MARGIN`` places were free 2 cycles ago.
+        reserve: a word will come. room: at least `MARGIN` places were free 2 cycles ago.
         push, data: it comes.
-        some: a word can be popped. pop: take it; ``word`` follows ``READ_LATENCY`` cycles later.
+        some: a word can be popped. pop: take it; `word` follows `READ_LATENCY` cycles later.
         empty: no place is set aside or taken.
     """
 

@@ -15,12 +15,12 @@ from lutvar.hw.verilog import place
 
 
 class RowStatistics(wiring.Component):
-    """Mean and ``rsqrt(var + eps)`` of a row (contract, section 9).
+    """Mean and `rsqrt(var + eps)` of a row (contract, section 9).
 
     Members:
         total, squares, valid: sums of a row and of its squares.
-        inverse_width: float32, in the same cycle. epsilon: ``EPSILON_AT`` cycles later.
-        mean, root, done: ``LATENCY`` cycles after ``valid``.
+        inverse_width: float32, in the same cycle. epsilon: `EPSILON_AT` cycles later.
+        mean, root, done: `LATENCY` cycles after `valid`.
 
     One row in each cycle. Cost: 2 float32 adders, 4 DSP, half a block memory.
     """

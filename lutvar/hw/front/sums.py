@@ -26,12 +26,12 @@ class PartialSums(wiring.Component):
     Members:
         z, valid, index, fresh: a beat; its position in the row modulo 16; it is one of the first
             16 of the row.
-        final: add up the partial sums, in the place of a beat: ``HOLD`` cycles after a row's last
-            beat. ``z`` is then ignored.
-        s: the row's sum, ``LATENCY`` cycles after ``final``.
+        final: add up the partial sums, in the place of a beat: `HOLD` cycles after a row's last
+            beat. `z` is then ignored.
+        s: the row's sum, `LATENCY` cycles after `final`.
 
     One beat in each cycle: a beat's tree enters its partial sum long before the next beat for the
-    same one, 16 later. The next row's beats may follow at once, but for the cycle of ``final``.
+    same one, 16 later. The next row's beats may follow at once, but for the cycle of `final`.
     Cost: 16 float32 adders and 512 flip-flops of partial sums.
     """
 
@@ -103,9 +103,9 @@ class RowSums(wiring.Component):
 
     Members:
         x, valid, word, last: 16 values; their position in the row; they are its last.
-        total, squares, done: float32 sums of a row, ``LATENCY`` cycles after its last word.
+        total, squares, done: float32 sums of a row, `LATENCY` cycles after its last word.
 
-    One word in each cycle, but none ``GAP`` cycles after a last one. Cost: 32 float32 adders, 16
+    One word in each cycle, but none `GAP` cycles after a last one. Cost: 32 float32 adders, 16
     DSP.
     """
 

@@ -39,21 +39,21 @@ PASS_CYCLES = WordRing.READ_LATENCY + NormaliseLane.LATENCY
 class FrontUnit(wiring.Component):
     """Executes FRONT instructions (contract, sections 9, 3, 4).
 
-    Members: those of every unit (``links.unit_members``), and
+    Members: those of every unit (`links.unit_members`), and
         memory: reads of rows and vectors.
-        bank_write: words for the activation bank. ``done`` comes together with the last one.
+        bank_write: words for the activation bank. `done` comes together with the last one.
 
     Two instructions may be in progress: the second one's rows are read and summed while the first
     one's are normalised and quantized. Rows pass through a ring of words, so the statistics of
     long and short rows alike are computed while others move.
 
     Cycles, with W = 8 * groups words a row and memory delivering one beat in each cycle: back to
-    back ``rows * W`` for each instruction, with norm ``rows * (W + 1) + 2 * W`` (the vectors take
-    ``2 * W``). From the first beat of an instruction to its ``done``: about 100 more, with norm
+    back `rows * W` for each instruction, with norm `rows * (W + 1) + 2 * W` (the vectors take
+    `2 * W`). From the first beat of an instruction to its `done`: about 100 more, with norm
     another 125 + W. As two are in progress at most, short ones take half of that whole time at
     least.
 
-    ``config.pipelined = False``: one group at a time between the ring and the bank, one row at a
+    `config.pipelined = False`: one group at a time between the ring and the bank, one row at a
     time in the ring.
     """
 

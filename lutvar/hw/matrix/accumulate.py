@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling and accumulation for 16 rows: ``acc[bank][column][row] += D * m * ws * 2**e``."""
+"""Scaling and accumulation for 16 rows: `acc[bank][column][row] += D * m * ws * 2**e`."""
 
 from typing import Any
 
@@ -31,18 +31,18 @@ class GroupAccumulator(wiring.Component):
 
     Members:
         valid: sums that count.
-        vector: bank, column; ``first``: start from the bias. ``ws`` and ``exponent`` come as
-            ``scale``, what ``scale_add.weight_scale`` makes of them.
-        sums: exact sums of the 16 rows. m: their FP16 scales. All in the cycle of ``valid``.
-        drain_bank, drain_pair: read a pair of columns; ``drained`` follows ``READ_LATENCY`` cycles
+        vector: bank, column; `first`: start from the bias. `ws` and `exponent` come as
+            `scale`, what `scale_add.weight_scale` makes of them.
+        sums: exact sums of the 16 rows. m: their FP16 scales. All in the cycle of `valid`.
+        drain_bank, drain_pair: read a pair of columns; `drained` follows `READ_LATENCY` cycles
             later. Any bank: one that sums go to has old or new ones.
 
-    An even column may come again ``min_interval`` cycles after the odd one of its pair. Both may
-    be drained ``latency`` cycles after the sums of the odd one. Throughput: 16 additions and 32
-    reads a cycle. Cost: 2 DSP a row; one memory of 1024 bits x ``acc_words`` for all banks, which
+    An even column may come again `min_interval` cycles after the odd one of its pair. Both may
+    be drained `latency` cycles after the sums of the odd one. Throughput: 16 additions and 32
+    reads a cycle. Cost: 2 DSP a row; one memory of 1024 bits x `acc_words` for all banks, which
     is 15 UltraRAM for each 4096 words.
 
-    The memory's first port reads and writes, the second one drains. Reads come ``_read`` cycles
+    The memory's first port reads and writes, the second one drains. Reads come `_read` cycles
     after the sums of even columns, so never in two cycles that follow each other. A pair that is
     complete waits in a register for a cycle without a read: the first one that it sees, or the
     next. So it is gone before the next pair is complete, two cycles after it or later.

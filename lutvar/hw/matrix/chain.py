@@ -23,7 +23,7 @@ def word_bits(config: AcceleratorConfig) -> int:
 def marks_layout() -> data.StructLayout:
     """Which of the other parts count in this cycle.
 
-    vector, load, write: the part of that name is valid. start: see ``dot_form``.
+    vector, load, write: the part of that name is valid. start: see `dot_form`.
     """
     return data.StructLayout({"vector": 1, "start": 1, "load": 1, "write": 1})
 
@@ -31,7 +31,7 @@ def marks_layout() -> data.StructLayout:
 def vector_layout(config: AcceleratorConfig) -> data.StructLayout:
     """What belongs to a weight vector beside its codes.
 
-    first: the sum starts from ``bias``. bank, column: which accumulators. ws: FP16 scale.
+    first: the sum starts from `bias`. bank, column: which accumulators. ws: FP16 scale.
     """
     return data.StructLayout(
         {

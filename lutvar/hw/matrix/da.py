@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form ``da``: distributed arithmetic, subset sums of activations in LUTRAM.
+"""The form `da`: distributed arithmetic, subset sums of activations in LUTRAM.
 
-Each row keeps 26 tables with the sums of all subsets of five activations (see ``da_design``). The
+Each row keeps 26 tables with the sums of all subsets of five activations (see `da_design`). The
 bit planes of a weight vector address them, the same addresses in all 16 rows, so that a word of
 LUTRAM holds an entry of every row. Carry chains add up what comes out. Filling the tables of a new
-operand takes ``fill`` cycles in which no vector can pass.
+operand takes `fill` cycles in which no vector can pass.
 
 Tables have offsets, each its own, and the top plane enters inverted. Both add the same to the raw
 sum of every vector, so a vector of zeros, read when the tables are full, shows how much: it is kept
@@ -33,7 +33,7 @@ from .da_table import LutStore
 class DaRecoder(wiring.Component):
     """Weight codes to bit planes in two's complement, in the order of tables.
 
-    Members as ``WeightRecoder``: codes: 128 codes; operand: ``planes`` words of 128 bits, the
+    Members as `WeightRecoder`: codes: 128 codes; operand: `planes` words of 128 bits, the
     lowest plane first.
     """
 
@@ -68,7 +68,7 @@ class DaRecoder(wiring.Component):
 
 
 def _plane_order(bits: int) -> list[int]:
-    """Which code each position of a plane of ``to_planes`` belongs to."""
+    """Which code each position of a plane of `to_planes` belongs to."""
     result = [0] * GROUP
     start = 0
     for r in range(bits):
@@ -80,10 +80,10 @@ def _plane_order(bits: int) -> list[int]:
 
 
 class DaRows(wiring.Component):
-    """Dot products of 16 rows by distributed arithmetic. Members and timing as ``GroupDot``.
+    """Dot products of 16 rows by distributed arithmetic. Members and timing as `GroupDot`.
 
     Throughput: a vector in each cycle, outside of filling. The LUT sites for each lane are in
-    ``lutvar/contract/data/array_costs.json``. The memories are read without delay, with one level
+    `lutvar/contract/data/array_costs.json`. The memories are read without delay, with one level
     of carry chains behind them; every other level has its register.
     """
 
@@ -244,14 +244,14 @@ class DaRows(wiring.Component):
 
 
 class DaWeightRecode(DaRecoder):
-    """The ``WeightRecoder`` of form ``da``."""
+    """The `WeightRecoder` of form `da`."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         super().__init__(DaDesign.of(config))
 
 
 class DaGroupDot(DaRows):
-    """The ``GroupDot`` of form ``da``."""
+    """The `GroupDot` of form `da`."""
 
     def __init__(self, config: AcceleratorConfig) -> None:
         super().__init__(DaDesign.of(config))

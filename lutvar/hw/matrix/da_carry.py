@@ -68,10 +68,10 @@ class PlaneAdder(wiring.Component):
     """Adds two numbers and a carry in each of many lanes. Combinational.
 
     Members:
-        a, b: ``width`` planes of ``lanes`` bits, the lowest plane first.
-        carry: a bit for each lane. sum: ``width + 1`` planes.
+        a, b: `width` planes of `lanes` bits, the lowest plane first.
+        carry: a bit for each lane. sum: `width + 1` planes.
 
-    Cost: a carry chain for each lane, a LUT site for each bit; logic in front of ``a`` and ``b``
+    Cost: a carry chain for each lane, a LUT site for each bit; logic in front of `a` and `b`
     is free as long as a bit of both depends on no more than four signals.
     """
 
@@ -111,7 +111,7 @@ class PlaneAdder(wiring.Component):
 def add_planes(
     m: Module, name: str, a: list[Value], b: list[Value], carry: Value | None = None
 ) -> list[Value]:
-    """Planes of a sum, one more than ``a`` and ``b`` have."""
+    """Planes of a sum, one more than `a` and `b` have."""
     lanes = len(a[0])
     m.submodules[name] = adder = PlaneAdder(lanes, len(a))
     m.d.comb += [

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distributed arithmetic: which lanes share a table, what tables hold, which engine fills them.
 
-``sum_j a_j w_j`` with two's complement weights ``w = -2**(P-1) b_{P-1} + sum_p 2**p b_p`` is
-``sum_p +-2**p sum_t T_t[b_p of the lanes of table t]``, where ``T_t`` holds the sums of all subsets
+`sum_j a_j w_j` with two's complement weights `w = -2**(P-1) b_{P-1} + sum_p 2**p b_p` is
+`sum_p +-2**p sum_t T_t[b_p of the lanes of table t]`, where `T_t` holds the sums of all subsets
 of the activations of its five lanes. A lookup with one bit of each of five weights replaces five
 additions.
 
 A subset sum lies between the sum of the table's negative activations and that of its positive ones,
-so with five activations of at most M the range is 5 M, not 10 M. A table holds ``T_t + N_t`` with
-``N_t`` the sum of the magnitudes of its negative activations: unsigned, and a bit shorter than with
+so with five activations of at most M the range is 5 M, not 10 M. A table holds `T_t + N_t` with
+`N_t` the sum of the magnitudes of its negative activations: unsigned, and a bit shorter than with
 one offset for all tables. What the offsets do to the sum is the same for each weight vector, and
 weights of zero show how much it is.
 """
@@ -36,8 +36,8 @@ class Table:
     """One table of subset sums.
 
     Attributes:
-        lanes: elements of the group, at most five; address bit j belongs to ``lanes[j]``.
-        first: position of lane 0 in the order of :attr:`DaDesign.order`.
+        lanes: elements of the group, at most five; address bit j belongs to `lanes[j]`.
+        first: position of lane 0 in the order of `DaDesign.order`.
         engine, turn: which engine fills it, and as its how manieth table.
     """
 
@@ -52,8 +52,8 @@ class Engine:
     """What a fill engine takes of each loaded word, and where it keeps it.
 
     Attributes:
-        positions: in phase i after a word has come, element ``positions[i]`` of it is written at
-            address ``phases * word + i`` of the engine's memory, needed or not.
+        positions: in phase i after a word has come, element `positions[i]` of it is written at
+            address `phases * word + i` of the engine's memory, needed or not.
         addresses: for each of its tables, where the codes of its lanes are.
     """
 
@@ -83,7 +83,7 @@ class DaDesign:
         planes: bits of a weight in two's complement, the lookups of a table in each cycle.
         entry_bits: bits of an entry, a subset sum plus the table's own offset.
         sum_bits: bits of the signed sum.
-        tables, engines: see :class:`Table` and :class:`Engine`.
+        tables, engines: see `Table` and `Engine`.
         order: element of the group at each position; tables are consecutive positions.
         phases: cycles in which the engines take their elements of a word, a power of two.
         turns: tables that the busiest engine fills.

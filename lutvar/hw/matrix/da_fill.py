@@ -44,7 +44,7 @@ class FillControl(wiring.Component):
     """Steps of all engines of a row group.
 
     Members:
-        start: begin. Nothing in progress may be disturbed; see ``fill_cycles``.
+        start: begin. Nothing in progress may be disturbed; see `fill_cycles`.
         lane, add, first, turn: registered; element of the table that changes from this step to the
             next, whether it joins, whether this is before the walk (add the element to the offset
             instead, if it is negative), and which of its tables an engine fills.
@@ -131,13 +131,13 @@ class FillEngine(wiring.Component):
     """One engine of 16 rows: keeps codes of its lanes, sums them up.
 
     Members:
-        word: a loaded word, row 0 and element 0 lowest; held for ``phases`` cycles.
+        word: a loaded word, row 0 and element 0 lowest; held for `phases` cycles.
         phase: which of the engine's elements of it is taken in this cycle.
-        storing: an element is taken. place: where it goes, or, unless ``storing``, ignored.
-        lane, add, first, turn, last: from :class:`FillControl`.
+        storing: an element is taken. place: where it goes, or, unless `storing`, ignored.
+        lane, add, first, turn, last: from `FillControl`.
         dual, negative: pass of the codes.
-        entry: subset sum plus offset, bit by bit, 16 rows each: ``DISTANCE`` cycles after its
-            step's count (which is the cycle before that of ``lane``).
+        entry: subset sum plus offset, bit by bit, 16 rows each: `DISTANCE` cycles after its
+            step's count (which is the cycle before that of `lane`).
 
     Cost: about 15 LUT sites for each row with 4-bit codes: 4 to choose an element, 2 of memory, 3
     to decode it, 6 to add.
@@ -183,7 +183,7 @@ class FillEngine(wiring.Component):
         return m
 
     def _codes(self, m: Module) -> list[Value]:
-        """Planes of the codes of the lane that a step needs, two cycles after ``lane``."""
+        """Planes of the codes of the lane that a step needs, two cycles after `lane`."""
         bits = self.design.plain.bits
         size = 1 << (bits - 1).bit_length()
         taken = Signal(ROW_GROUP * bits, reset_less=True)

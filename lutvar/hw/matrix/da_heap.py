@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums of many numbers for 16 rows at once, and the transposition that separates the rows.
 
-The rows of a group compute the same thing on different bits. So a bit of weight ``2**c`` is a
+The rows of a group compute the same thing on different bits. So a bit of weight `2**c` is a
 vector over the rows, and all bits of one weight are one column: a wide word, for which equal
 chains and counters are a few word-wide operations in simulation.
 """
@@ -36,7 +36,7 @@ class _Supply:
         self.words = list(column)
 
     def take(self, count: int) -> Value:
-        """The next ``count`` bits, of all rows."""
+        """The next `count` bits, of all rows."""
         parts: list[Value] = []
         missing = count * ROW_GROUP
         while missing:
@@ -52,7 +52,7 @@ class _Supply:
 def _chain(
     m: Module, name: str, supplies: Sequence[_Supply], chain: Chain, count: int
 ) -> list[Value]:
-    """``count`` equal chains: their sums, a word for each column and one for the one above."""
+    """`count` equal chains: their sums, a word for each column and one for the one above."""
     zero = Const(0, count * ROW_GROUP)
     a: list[Value] = []
     b: list[Value] = []
@@ -96,7 +96,7 @@ def add_columns(m: Module, columns: Sequence[Column], name: str) -> list[Value]:
     """The sum of everything, modulo two to the number of columns: a word for each bit.
 
     Registers after each level of chains and counters; none behind the last chain. Latency:
-    ``len(make_plan(heights).levels)``.
+    `len(make_plan(heights).levels)`.
     """
     columns = list(columns)
     plan = make_plan([height_of(column) for column in columns])
@@ -111,7 +111,7 @@ def add_columns(m: Module, columns: Sequence[Column], name: str) -> list[Value]:
 
 
 def transpose(m: Module, value: Value, rows: int, name: str) -> Value:
-    """Bit ``r + rows * k`` moves to ``r * n + k``, with ``n = len(value) / rows``. Wires only.
+    """Bit `r + rows * k` moves to `r * n + k`, with `n = len(value) / rows`. Wires only.
 
     Both sizes are powers of two. A transposition rotates the bits of every index; it is done by
     exchanging two of them at a time, each a few masked shifts of the whole word: single bits

@@ -8,16 +8,16 @@ declared, so that one sequencer drives all row groups, each some cycles after th
 Order of events for each operand, as seen at a form's ports (cycles are those in which the inputs
 have the values):
 
-1. ``load`` for each of the 8 words, in ascending order, at least ``interval`` cycles from one to
+1. `load` for each of the 8 words, in ascending order, at least `interval` cycles from one to
    the next.
-2. ``start`` at the earliest ``settle`` cycles after the last word. It makes the operand current:
-   vectors in the cycle of ``start`` and before belong to the operand before, vectors ``fill``
-   cycles after ``start`` and later belong to the new one; no vector that matters comes in between.
-3. The first word of the next operand comes ``hold`` cycles after ``start`` at the earliest.
+2. `start` at the earliest `settle` cycles after the last word. It makes the operand current:
+   vectors in the cycle of `start` and before belong to the operand before, vectors `fill`
+   cycles after `start` and later belong to the new one; no vector that matters comes in between.
+3. The first word of the next operand comes `hold` cycles after `start` at the earliest.
 
-All four are at least 1. With ``fill`` = 1 no cycle is lost between two operands. A form that has to
-fill tables may do it before ``start`` (two sets of tables, large ``settle``) or after it (one set,
-large ``fill``).
+All four are at least 1. With `fill` = 1 no cycle is lost between two operands. A form that has to
+fill tables may do it before `start` (two sets of tables, large `settle`) or after it (one set,
+large `fill`).
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class WeightRecoder(Protocol):
 
     Attributes:
         codes: In, 128 codes of b bits, element 0 lowest.
-        operand: Out, what ``GroupDot.weights`` takes; any number of bits.
-        latency: cycles from codes to operand, at least 1 (``operand`` is a register).
+        operand: Out, what `GroupDot.weights` takes; any number of bits.
+        latency: cycles from codes to operand, at least 1 (`operand` is a register).
     """
 
     codes: Signal
@@ -62,18 +62,18 @@ class WeightRecoder(Protocol):
 
 
 class GroupDot(Protocol):
-    """Exact dot products of 16 rows. Members: :func:`group_dot_members`.
+    """Exact dot products of 16 rows. Members: `group_dot_members`.
 
     Attributes:
         load_valid: In, a word of the next operand.
-        load_word: In, which: elements ``16 k .. 16 k + 15``; k = 0..7.
+        load_word: In, which: elements `16 k .. 16 k + 15`; k = 0..7.
         load_codes: In, 16 codes of b bits of each row, row 0 and element 0 lowest.
         load_dual: In, with the word: the codes are of the dual format.
         load_negative: In, with the word: the dual format's pass over the negative half. Codes of
-            the other half count as 0. Ignored unless ``load_dual``.
+            the other half count as 0. Ignored unless `load_dual`.
         start: In, see the module.
         weights: In, a recoded weight vector in each cycle.
-        sums: Out, ``latency`` cycles after ``weights``: the signed sum of each row.
+        sums: Out, `latency` cycles after `weights`: the signed sum of each row.
         latency, interval, settle, fill, hold: cycles, see the module; constant for a configuration.
     """
 
@@ -93,7 +93,7 @@ class GroupDot(Protocol):
 
 
 def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, Any]:
-    """Signature members of a :class:`GroupDot`; ``weight_bits``: width of a recoded vector."""
+    """Signature members of a `GroupDot`; `weight_bits`: width of a recoded vector."""
     return {
         "load_valid": In(1),
         "load_word": In(range(WORDS)),
@@ -107,7 +107,7 @@ def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, 
 
 
 def make_weight_recoder(config: AcceleratorConfig) -> Any:
-    """The :class:`WeightRecoder` that belongs to the configuration's form."""
+    """The `WeightRecoder` that belongs to the configuration's form."""
     if config.dot == "da":
         from .da import DaWeightRecode
 
@@ -118,7 +118,7 @@ def make_weight_recoder(config: AcceleratorConfig) -> Any:
 
 
 def make_group_dot(config: AcceleratorConfig) -> Any:
-    """The :class:`GroupDot` of the configuration's form (``config.dot``)."""
+    """The `GroupDot` of the configuration's form (`config.dot`)."""
     if config.dot == "da":
         from .da import DaGroupDot
 
@@ -136,7 +136,7 @@ def looked_at(component: Any) -> Any:
 
 @dataclass(frozen=True)
 class DotTiming:
-    """Widths and cycles of a configuration's form, without building it; see ``GroupDot``."""
+    """Widths and cycles of a configuration's form, without building it; see `GroupDot`."""
 
     weight_bits: int
     recode_latency: int

@@ -18,10 +18,10 @@ class IssueGate(wiring.Component):
             together with the last vector of the pass before.
         open: the current operand is usable, a vector would be issued.
 
-    Combinational from ``valid``, ``end`` and ``loaded`` to ``go`` and ``start``, two LUT levels.
+    Combinational from `valid`, `end` and `loaded` to `go` and `start`, two LUT levels.
 
     Args:
-        fill: cycles from ``start`` to the first vector, at least 1.
+        fill: cycles from `start` to the first vector, at least 1.
         interval: least cycles from vector to vector; 1 unless pipelining is to be switched off.
     """
 

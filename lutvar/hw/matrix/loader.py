@@ -28,8 +28,8 @@ class OperandLoader(wiring.Component):
         load_valid, load: words to read, registered.
         ready: the next pass's operand may be started. start: it is, in this cycle.
 
-    An operand is ready ``cycles`` cycles after the start of the one before, or
-    ``cycles - hold + 1`` after its work was taken.
+    An operand is ready `cycles` cycles after the start of the one before, or
+    `cycles - hold + 1` after its work was taken.
     """
 
     def __init__(self, config: AcceleratorConfig, dot: DotTiming) -> None:

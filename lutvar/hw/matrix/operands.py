@@ -33,17 +33,17 @@ class GroupOperands(wiring.Component):
 
     Members:
         write_valid, write_row, write_address, write_data: a word of one row.
-        load_valid, load: read a word of all rows, every ``load_interval`` cycles at most.
-        word_valid, word: ``load``, ``operand_latency`` cycles later, and codes: what was read, row
+        load_valid, load: read a word of all rows, every `load_interval` cycles at most.
+        word_valid, word: `load`, `operand_latency` cycles later, and codes: what was read, row
             0 lowest; for one cycle.
         start: the scales of the words loaded since the last start become current, from the next
             cycle on.
         scales: current FP16 scale of each row, of the half that was loaded.
 
-    Cost: a memory of ``word_bits`` x 16 ``operand_words``: 72 bits for 4-bit codes, so about a
-    BRAM36 for each 32 words of the 16 rows. ``config.serial_operands``: it is read row by row, and
+    Cost: a memory of `word_bits` x 16 `operand_words`: 72 bits for 4-bit codes, so about a
+    BRAM36 for each 32 words of the 16 rows. `config.serial_operands`: it is read row by row, and
     the rows are collected in a shift register of 16 words. Otherwise it is 16 times as wide and has
-    ``operand_words`` words, so it takes a BRAM36 for each 512 words of each row.
+    `operand_words` words, so it takes a BRAM36 for each 512 words of each row.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -134,7 +134,7 @@ class GroupOperands(wiring.Component):
             m.d.sync += load.eq(self.load)
         with m.If(reading):
             m.d.sync += row.eq(row + 1)
-        # The next word may follow at once; what was read of this one needs its own ``load``.
+        # The next word may follow at once; what was read of this one needs its own `load`.
         with m.If(end):
             m.d.sync += self.word.eq(load)
         came = Signal(READ_LATENCY)

@@ -32,14 +32,14 @@ class RowGroup(wiring.Component):
 
     Members:
         position: constant; which link this is.
-        marks, vector, operand, load, write: from the link before (``chain``; ``operand`` is the
-            recoded weight vector), and ``*_out``: the same one cycle later, to the link after.
+        marks, vector, operand, load, write: from the link before (`chain`; `operand` is the
+            recoded weight vector), and `*_out`: the same one cycle later, to the link after.
         drain, drain_out: requests, which travel the other way, one cycle for each link.
         drained_in, drained: values, in the same direction as requests. A request that comes in at
-            cycle t has its values in ``drained`` at t + ``DRAIN_LATENCY``, those of links before
+            cycle t has its values in `drained` at t + `DRAIN_LATENCY`, those of links before
             at one cycle more for each link.
 
-    A vector that comes in at cycle t is in the accumulators from cycle t + ``latency`` on.
+    A vector that comes in at cycle t is in the accumulators from cycle t + `latency` on.
     """
 
     DRAIN_LATENCY = READ_LATENCY + 2

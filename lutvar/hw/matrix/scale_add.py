@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling and addition behind one row, in two forms: ``RNE(stored + RNE(D * m * ws * 2**e))``.
+"""Scaling and addition behind one row, in two forms: `RNE(stored + RNE(D * m * ws * 2**e))`.
 
-Form ``portable`` multiplies integers and rounds in LUTs. Form ``dsp58`` has two DSP58 in float32
+Form `portable` multiplies integers and rounds in LUTs. Form `dsp58` has two DSP58 in float32
 mode and next to no LUTs; it needs a Versal device. Both give the same sums (contract, section 5).
 """
 
@@ -31,31 +31,31 @@ INTEGER = 0x4B400000
 
 @dataclass(frozen=True)
 class ScaleAddTiming:
-    """Cycles from ``d``, ``m`` and ``scale`` to ``stored``, and to the sum ``s``."""
+    """Cycles from `d`, `m` and `scale` to `stored`, and to the sum `s`."""
 
     stored: int
     total: int
 
 
 def scale_add_timing(config: AcceleratorConfig) -> ScaleAddTiming:
-    """The cycles of a configuration's form (``config.float32``)."""
+    """The cycles of a configuration's form (`config.float32`)."""
     form = DspScaleAdd if config.float32 == "dsp58" else PortableScaleAdd
     return ScaleAddTiming(form.STORED, form.LATENCY)
 
 
 def make_scale_add(config: AcceleratorConfig) -> Any:
-    """One row of the configuration's form; members are those of :class:`PortableScaleAdd`."""
+    """One row of the configuration's form; members are those of `PortableScaleAdd`."""
     form = DspScaleAdd if config.float32 == "dsp58" else PortableScaleAdd
     return form(sum_bits(config))
 
 
 def scale_bits(config: AcceleratorConfig) -> int:
-    """Bits of what :func:`weight_scale` gives."""
+    """Bits of what `weight_scale` gives."""
     return DspScaleAdd.SCALE if config.float32 == "dsp58" else PortableScaleAdd.SCALE
 
 
 def weight_scale(m: Module, config: AcceleratorConfig, ws: Value, e: Value, cycles: int) -> Value:
-    """``ws`` and ``e`` as all rows take them (``scale``), ``cycles`` later; once for many rows.
+    """`ws` and `e` as all rows take them (`scale`), `cycles` later; once for many rows.
 
     Raises ValueError for fewer cycles than the conversion takes.
     """
@@ -83,14 +83,14 @@ class PortableScaleAdd(wiring.Component):
     """One row in integer DSPs and LUTs.
 
     Members:
-        d: exact sum. m: FP16 pattern of the row's scale. scale: what :func:`weight_scale` gives.
-        stored: the sum so far, ``STORED`` cycles after these.
-        s: the new sum, ``LATENCY`` cycles after ``d``.
+        d: exact sum. m: FP16 pattern of the row's scale. scale: what `weight_scale` gives.
+        stored: the sum so far, `STORED` cycles after these.
+        s: the new sum, `LATENCY` cycles after `d`.
 
     Throughput: one each cycle. Cost: 2 DSP, about 500 LUTs.
     """
 
-    SCALE = 22  #: ``ws``, then ``e``
+    SCALE = 22  #: `ws`, then `e`
     STORED = ScaleMultiply.LATENCY + 1
     LATENCY = STORED + Fp32Add.LATENCY
 
@@ -116,12 +116,12 @@ class PortableScaleAdd(wiring.Component):
 
 
 class DspScaleAdd(wiring.Component):
-    """One row in two DSP58 in float32 mode; members as in :class:`PortableScaleAdd`.
+    """One row in two DSP58 in float32 mode; members as in `PortableScaleAdd`.
 
-    The first multiplies ``m`` by ``ws * 2**e``, which is exact, and makes a float of ``d``: with
-    ``d`` added to the fraction of 1.5 * 2**23, its adder takes that number away, exactly. The
+    The first multiplies `m` by `ws * 2**e`, which is exact, and makes a float of `d`: with
+    `d` added to the fraction of 1.5 * 2**23, its adder takes that number away, exactly. The
     second multiplies the two, which is the one rounding, and adds. No factor leaves the normal
-    range: ``m`` is 0 or at least ``2**-14`` (contract, section 4: a subnormal ``m`` does not occur
+    range: `m` is 0 or at least `2**-14` (contract, section 4: a subnormal `m` does not occur
     and would count as 0). A product of -0 changes no sum.
 
     Throughput: one each cycle. Cost: 2 DSP58, 1 or 2 LUTs.

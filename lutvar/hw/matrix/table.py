@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The form ``table``: product tables, one lane for each of 16 x 128 products."""
+"""The form `table`: product tables, one lane for each of 16 x 128 products."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ WORDS_PER_PLANE = CHUNK // LANES
 
 
 class TableWeightRecode(wiring.Component):
-    """Recodes weight vectors for :class:`TableGroupDot`. Members as ``WeightRecoder``."""
+    """Recodes weight vectors for `TableGroupDot`. Members as `WeightRecoder`."""
 
     latency = 1
 
@@ -56,8 +56,8 @@ class TableWeightRecode(wiring.Component):
 class RowOperand(wiring.Component):
     """The recoded activations of one row: current, and next.
 
-    Members: ``load_*``, ``start`` as in ``GroupDot``, ``load_codes`` of one row; ``operand``: what
-    ``TableDot.activations`` takes. Codes are recoded as they come in, 16 recoders a row. Cost:
+    Members: `load_*`, `start` as in `GroupDot`, `load_codes` of one row; `operand`: what
+    `TableDot.activations` takes. Codes are recoded as they come in, 16 recoders a row. Cost:
     two flip-flops for each bit of the operand.
     """
 
@@ -102,9 +102,9 @@ class RowOperand(wiring.Component):
 
 
 class TableGroupDot(wiring.Component):
-    """A ``GroupDot`` of product tables and adder trees (see :class:`TableDot`).
+    """A `GroupDot` of product tables and adder trees (see `TableDot`).
 
-    No cycle is lost between operands: ``fill`` = 1.
+    No cycle is lost between operands: `fill` = 1.
     """
 
     interval, settle, fill, hold = 1, 1, 1, 1

@@ -34,16 +34,16 @@ _QUEUE = 4
 
 
 class MatrixUnit(wiring.Component):
-    """Multiplies activation banks with weights; 16 * ``row_groups`` rows, a vector in each cycle.
+    """Multiplies activation banks with weights; 16 * `row_groups` rows, a vector in each cycle.
 
     Members:
-        command ... error_address: ``links.unit_members``. The unit has no memory port: ``quiet`` is
-            1 and ``error`` 0. ``stop``: no further command is taken.
-        weights: beats of the instructions' panels, in order, in the layout of ``contract/memory``;
+        command ... error_address: `links.unit_members`. The unit has no memory port: `quiet` is
+            1 and `error` 0. `stop`: no further command is taken.
+        weights: beats of the instructions' panels, in order, in the layout of `contract/memory`;
             a stream for each weight port.
-        bank_write: words of activations, ``links.bank_write_layout``. A word that is written in the
+        bank_write: words of activations, `links.bank_write_layout`. A word that is written in the
             cycle in which a command is taken, or before, is what the instruction reads.
-        drain, drained: ``links.drain_layout``; the values follow after ``links.drain_latency``.
+        drain, drained: `links.drain_layout`; the values follow after `links.drain_latency`.
             A bank that is being accumulated into gives nothing useful.
         issue: a weight vector enters the chain. wait_weights: the operand is there and no vector.
 
@@ -52,13 +52,13 @@ class MatrixUnit(wiring.Component):
 
         G * P * max(v + fill - 1, operand_cycles) + P * N / 32 * 2
 
-    cycles from the one before it, where ``v = N / 32 * 33`` (49 at 6 bits) are the beats of a pass
-    without biases, and ``fill`` is the dot form's (1 for form ``table``): nothing is lost between
-    passes or instructions (with ``fill`` above 1, up to 2 cycles a pass less). With two weight
-    ports ``v = N``, and the last term, which is the biases', is 0. When the unit is
-    idle, the first vector is issued ``start_cycles`` after the command. ``done`` comes
-    ``drain_cycles`` after the last vector.
-    Not pipelined (``config.pipelined`` false): a vector every ``drain_cycles`` instead of every
+    cycles from the one before it, where `v = N / 32 * 33` (49 at 6 bits) are the beats of a pass
+    without biases, and `fill` is the dot form's (1 for form `table`): nothing is lost between
+    passes or instructions (with `fill` above 1, up to 2 cycles a pass less). With two weight
+    ports `v = N`, and the last term, which is the biases', is 0. When the unit is
+    idle, the first vector is issued `start_cycles` after the command. `done` comes
+    `drain_cycles` after the last vector.
+    Not pipelined (`config.pipelined` false): a vector every `drain_cycles` instead of every
     cycle.
     """
 
@@ -71,7 +71,7 @@ class MatrixUnit(wiring.Component):
         self.operand_cycles: int = loader.cycles
         #: From a command that finds the unit idle to its first vector, if weights are there.
         self.start_cycles: int = 3 + loader.cycles - loader.hold + dot.fill
-        #: From the last vector to ``done``.
+        #: From the last vector to `done`.
         self.drain_cycles: int = (
             dot.recode_latency + config.row_groups - 1 + row_group_latency(config)
         )

@@ -31,8 +31,8 @@ def work_layout(config: AcceleratorConfig) -> data.StructLayout:
 def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A weight vector.
 
-    bias is meaningful with ``first`` only, which marks the first pass of the first group, unless
-    the instruction goes on from older sums (``more``). end: the last vector of a pass. last: of an
+    bias is meaningful with `first` only, which marks the first pass of the first group, unless
+    the instruction goes on from older sums (`more`). end: the last vector of a pass. last: of an
     instruction.
     """
     return data.StructLayout(
@@ -52,7 +52,7 @@ def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 @dataclass(frozen=True)
 class GearStep:
-    """What a port does in a step: ``held`` bits are left of its last beat.
+    """What a port does in a step: `held` bits are left of its last beat.
 
     Attributes:
         take: the next beat is taken.
@@ -65,7 +65,7 @@ class GearStep:
 
 
 def gear_steps(width: int) -> list[GearStep]:
-    """Steps from beats to parts of ``width`` bits, at most a beat's, until nothing is left over.
+    """Steps from beats to parts of `width` bits, at most a beat's, until nothing is left over.
 
     Wider parts than a beat take two steps now and then.
     """
@@ -80,7 +80,7 @@ def gear_steps(width: int) -> list[GearStep]:
 
 
 class WeightUnpack(wiring.Component):
-    """Follows the layout of weight panels (``contract/memory``) through an instruction.
+    """Follows the layout of weight panels (`contract/memory`) through an instruction.
 
     With two ports a vector is the codes of both, in step. A port has no beat of codes to take with
     the last vector of each half of a block; then it takes the scales or biases of the next half.
@@ -204,8 +204,8 @@ class WeightUnpack(wiring.Component):
     ) -> tuple[Value, Signal, Signal]:  # fmt: skip
         """Beats that are not codes. Returns: some are due; scales and biases, the next one lowest.
 
-        ``_side_open``, by port: a beat that is taken now is one of them. half_ends: with
-        ``produce``, the next vector is the last one before the boundary.
+        `_side_open`, by port: a beat that is taken now is one of them. half_ends: with
+        `produce`, the next vector is the last one before the boundary.
         """
         scales = Signal(BEAT, reset_less=True)
         biases = Signal(BEAT, reset_less=True)

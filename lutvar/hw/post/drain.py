@@ -20,7 +20,7 @@ class Drain(wiring.Component):
     """Requests pairs of columns of whole blocks, as long as the block buffer has free slots.
 
     Members:
-        order: instructions (``drain_order``).
+        order: instructions (`drain_order`).
         request: to the matrix unit.
         write, write_slot, write_pair: to the block buffer, when the values are there.
         release: one cycle: the oldest block was read and its slot is free.

@@ -21,7 +21,7 @@ class Fetch(wiring.Component):
     """Requests in the order of use, and the factors of the blocks to come.
 
     Members:
-        order: instructions (``fetch_order``).
+        order: instructions (`fetch_order`).
         request, data: to and from the burst reader.
         row, row_valid, row_take: the next beat of a row to add.
         factors_valid: the factors of the oldest block are here. factors_part: which 16 of its 128;

@@ -32,24 +32,24 @@ assert 1 < GELU_TO_SUM <= GELU_TO_RECORD and RecordMaker.NEAR <= SUM_CYCLES < GE
 class Issue(wiring.Component):
     """Parts of jobs in order, one or two in each cycle when all that they need is there.
 
-    Behind it nothing waits: places for results are taken in advance (``sent`` returns them).
+    Behind it nothing waits: places for results are taken in advance (`sent` returns them).
     Results leave the lanes in the order in which their values enter: GELU takes longer than sums,
     records longer than GELU, so only a change to a shorter path waits, and one from GELU to records
-    (``HalfLane``).
+    (`HalfLane`).
 
     Args:
         places: beats that the burst writer takes without pause.
         pipelined: False: a beat of results enters only when the last one has left the lanes.
 
     Members:
-        job: from ``Walk``. request: to the burst writer.
+        job: from `Walk`. request: to the burst writer.
         written, release: a block was stored; the oldest one was read.
-        factors_valid, factors_release, row_valid, row_take: see ``Fetch``.
+        factors_valid, factors_release, row_valid, row_take: see `Fetch`.
         fire: a part of 16 values enters, or two of them (paths other than SUM). Then
-            ``job.payload``, ``part`` (the first one), ``slot`` are what it is.
+            `job.payload`, `part` (the first one), `slot` are what it is.
         left: a beat of results has left the lanes. sent: one has left for memory. near: see
-            ``Lanes``.
-        requests: writes so far, modulo 2**10; ``last``: one cycle: an instruction's last part.
+            `Lanes`.
+        requests: writes so far, modulo 2**10; `last`: one cycle: an instruction's last part.
     """
 
     def __init__(self, places: int, pipelined: bool) -> None:

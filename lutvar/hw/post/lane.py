@@ -24,13 +24,13 @@ def positive_zero(pattern: Value) -> Value:
 
 
 class SumLane(wiring.Component):
-    """``RNE(x + RNE(y * g))``: STORE and ADD.
+    """`RNE(x + RNE(y * g))`: STORE and ADD.
 
     Members:
         y: float32 result of the matrix unit.
-        g: FP16 factor, ``G_LEAD`` cycles before its ``y``.
-        x: float32 summand, ``X_LAG`` cycles after its ``y``; +0 for the rounded product itself.
-        sum: float32, ``LATENCY`` cycles after ``y``.
+        g: FP16 factor, `G_LEAD` cycles before its `y`.
+        x: float32 summand, `X_LAG` cycles after its `y`; +0 for the rounded product itself.
+        sum: float32, `LATENCY` cycles after `y`.
 
     Throughput: one value in each cycle. Cost: one DSP.
     """
@@ -65,9 +65,9 @@ class HalfLane(wiring.Component):
 
     Members:
         y: float32 result of the matrix unit.
-        direct: comes with ``y``: ``half`` is ``fp16(y)`` after ``DIRECT_LATENCY`` cycles, instead
+        direct: comes with `y`: `half` is `fp16(y)` after `DIRECT_LATENCY` cycles, instead
             of that of the value whose product is ready now.
-        half: FP16 of ``y * gate(y)`` after ``LATENCY`` cycles, or see ``direct``.
+        half: FP16 of `y * gate(y)` after `LATENCY` cycles, or see `direct`.
 
     Throughput: one value in each cycle. Cost: two DSPs (interpolation and product) and half a
     BRAM36.

@@ -18,10 +18,10 @@ from .orders import PARTS, Path, job_layout
 from .records import RecordMaker
 from .transpose import PART, BlockBuffer
 
-#: Cycles from ``fire`` to a value at the half lanes; at the sum lanes one later.
+#: Cycles from `fire` to a value at the half lanes; at the sum lanes one later.
 AT_HALF = BlockBuffer.READ_LATENCY
 AT_SUM = AT_HALF + 1
-#: Cycles from ``fire`` to ``push``.
+#: Cycles from `fire` to `push`.
 SUM_CYCLES = AT_SUM + SumLane.LATENCY + 1
 GELU_CYCLES = AT_HALF + HalfLane.LATENCY + 1
 
@@ -30,12 +30,12 @@ class Lanes(wiring.Component):
     """16 lanes for sums, 32 for FP16 values, the record maker behind these.
 
     Members:
-        fire, job, part: values enter, see ``Issue``: of the sums 16, of the other paths 32.
-        row: the summands, with ``fire``. factors: one cycle later. values: the 32 values that
-            ``BlockBuffer`` reads.
-        push, beat: a beat of results, after ``SUM_CYCLES``, ``GELU_CYCLES``, or for a record
+        fire, job, part: values enter, see `Issue`: of the sums 16, of the other paths 32.
+        row: the summands, with `fire`. factors: one cycle later. values: the 32 values that
+            `BlockBuffer` reads.
+        push, beat: a beat of results, after `SUM_CYCLES`, `GELU_CYCLES`, or for a record
             whenever it is done.
-        near: one cycle for each record, ``RecordMaker.NEAR + 1`` cycles before its ``push``.
+        near: one cycle for each record, `RecordMaker.NEAR + 1` cycles before its `push`.
 
     Nothing is refused; `Issue` sees to it that results leave one at a time and in order. Cost: 16
     sum lanes, 32 half lanes (80 DSPs, 16 BRAM36), a record maker.
@@ -109,7 +109,7 @@ class Lanes(wiring.Component):
         return m
 
     def _sums(self, m: Module, platform: Any, g: Value) -> list[Value]:
-        """The sum lanes. ``g``: factors, 2 cycles after ``fire``; a lane takes them ahead of y."""
+        """The sum lanes. `g`: factors, 2 cycles after `fire`; a lane takes them ahead of y."""
         factors = delay(m, g, AT_SUM - SumLane.G_LEAD - 2, "factors_line")
         row = Signal(BEAT, reset_less=True)
         m.d.sync += row.eq(Mux(self.job.add, self.row, 0))

@@ -37,7 +37,7 @@ def drain_order(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def fetch_order() -> data.StructLayout:
-    """What to read: for each of the first ``vector_blocks`` blocks the factors; when ``add``, for
+    """What to read: for each of the first `vector_blocks` blocks the factors; when `add`, for
     each block all rows. Addresses and strides in beats."""
     return data.StructLayout(
         {
@@ -50,8 +50,8 @@ def fetch_order() -> data.StructLayout:
 def walk_order() -> data.StructLayout:
     """What to compute and where to write it. Addresses and strides in beats.
 
-    ``row_blocks`` blocks come first whose results belong to rows (``output``; all but those of k
-    and v), then blocks of v and k. ``keys`` and ``values`` are of the first such block's head.
+    `row_blocks` blocks come first whose results belong to rows (`output`; all but those of k
+    and v), then blocks of v and k. `keys` and `values` are of the first such block's head.
     """
     return data.StructLayout(
         {
@@ -63,11 +63,11 @@ def walk_order() -> data.StructLayout:
 
 
 def job_layout() -> data.StructLayout:
-    """One row of a block, or its half: parts ``4 * upper ..``, 8 of them when ``whole``, else 4.
+    """One row of a block, or its half: parts `4 * upper ..`, 8 of them when `whole`, else 4.
 
     Sums take a cycle for each part, the other paths for two.
 
-    release: the block is not needed afterwards. request: a write of ``beats`` beats begins with
+    release: the block is not needed afterwards. request: a write of `beats` beats begins with
     this job. last: of its instruction.
     """
     return data.StructLayout(

@@ -40,11 +40,11 @@ def tag_layout() -> data.StructLayout:
 
 
 class SquareSum(wiring.Component):
-    """``N``: the sum of squares of the grid integers of 64 codes, as float32 (exact).
+    """`N`: the sum of squares of the grid integers of 64 codes, as float32 (exact).
 
     Members:
         codes, valid: 32 codes; two such beats are a head.
-        total, done: the sum and one cycle for it, ``LATENCY`` cycles after the second beat.
+        total, done: the sum and one cycle for it, `LATENCY` cycles after the second beat.
     """
 
     LATENCY = PART.bit_length() + 4  #: the tree, the total, three steps that normalise
@@ -108,13 +108,13 @@ class RecordMaker(wiring.Component):
     Members:
         tag, tag_valid: what the next head is; not after its first beat.
         values, valid: 32 FP16 patterns; two beats are a head.
-        record, done: 512 bits as they lie in memory. ``done`` for one cycle.
-        near: one cycle, ``NEAR`` cycles before a record's ``done``.
+        record, done: 512 bits as they lie in memory. `done` for one cycle.
+        near: one cycle, `NEAR` cycles before a record's `done`.
 
     A K record repeats the scale of a V record: V records come before the K records of the same
     heads, in the same order, at most 16 ahead.
 
-    Latency: ``LATENCY`` cycles from a head's first beat, when its second follows at once.
+    Latency: `LATENCY` cycles from a head's first beat, when its second follows at once.
     Throughput: one beat in each cycle. Nothing is ever refused. Cost: 32 lanes of the quantizer, 4
     DSPs and 1 BRAM36 besides.
     """
@@ -126,7 +126,7 @@ class RecordMaker(wiring.Component):
         + SquareSum.LATENCY + _SCALE_LATENCY + 1
     )  # fmt: skip
     NEAR = 21
-    #: Heads between ``tag`` and ``record`` at most, with a tag up to 16 cycles early.
+    #: Heads between `tag` and `record` at most, with a tag up to 16 cycles early.
     UNDER_WAY = 32
     assert BEATS * UNDER_WAY > LATENCY + 16
 

@@ -23,7 +23,7 @@ assert LANES == ROW_GROUP == 16, "the rotations need as many rows as pairs in a 
 
 
 def rotate(m: Module, value: Value, places: Value, name: str) -> Value:
-    """16 words of 64 bits, moved up by ``places`` words, cyclically; two registers."""
+    """16 words of 64 bits, moved up by `places` words, cyclically; two registers."""
     for part, unit in ((places[:2], 1), (delay(m, places[2:4], 1, f"{name}_high"), 4)):
         moved = Signal(LANES * WORD, name=f"{name}_by{unit}", reset_less=True)
         with m.Switch(part):
@@ -36,17 +36,17 @@ def rotate(m: Module, value: Value, places: Value, name: str) -> Value:
 
 
 class BlockBuffer(wiring.Component):
-    """A ring of ``SLOTS`` blocks, written by columns, read by rows, 32 values in each cycle.
+    """A ring of `SLOTS` blocks, written by columns, read by rows, 32 values in each cycle.
 
     Members:
         write, write_slot, write_pair, values: two columns, rows 0 to 15 of the first, then of the
             second. Pair 63 of a block comes last.
         written: one cycle, when pair 63 of a block was stored; all of it can be read.
-        read_slot, read_row, read_part: what to read: columns ``32 part ..`` of a row.
-        part: these 32 values, ``READ_LATENCY`` cycles later.
+        read_slot, read_row, read_part: what to read: columns `32 part ..` of a row.
+        part: these 32 values, `READ_LATENCY` cycles later.
 
-    The two values of a row and a pair of columns are one word, in memory ``(row + pair) % 16``, at
-    address ``pair``: the 16 words of a pair, and 16 adjacent ones of a row, are in different
+    The two values of a row and a pair of columns are one word, in memory `(row + pair) % 16`, at
+    address `pair`: the 16 words of a pair, and 16 adjacent ones of a row, are in different
     memories. Cost: 16 memories of 512 x 64 bits (16 BRAM36) and two rotations of 16 words (2,048
     LUTs each).
     """

@@ -30,20 +30,20 @@ WRITE_PLACES = 128  #: beats between the lanes and memory
 class PostUnit(wiring.Component):
     """Executes POST instructions.
 
-    Members: ``unit_members(Opcode.POST)``; ``drain``, ``drained`` to the matrix unit; ``read`` for
-    factors and rows to add, ``write`` for results.
+    Members: `unit_members(Opcode.POST)`; `drain`, `drained` to the matrix unit; `read` for
+    factors and rows to add, `write` for results.
 
     Instructions overlap: the next one's blocks are drained and its rows read while the last one's
-    results are written. ``done`` follows the last write response of the instruction.
+    results are written. `done` follows the last write response of the instruction.
 
-    Cycles of an instruction, from ``done`` of the one before: ``blocks * max(64, r)`` while memory
-    keeps up; r is ``8 * rows`` for STORE and ADD, ``4 * rows`` for GELU and QKV, for an ADD with
-    vector ``8 * rows + 4`` (beats read). Where the path changes and rows wait, there is a pause: 5
+    Cycles of an instruction, from `done` of the one before: `blocks * max(64, r)` while memory
+    keeps up; r is `8 * rows` for STORE and ADD, `4 * rows` for GELU and QKV, for an ADD with
+    vector `8 * rows + 4` (beats read). Where the path changes and rows wait, there is a pause: 5
     cycles from GELU to STORE and ADD, 16 from GELU to QKV, 33 from QKV to others, else 1. Alone,
-    from its start: ``(blocks - 1) * max(64, r) + drain_latency + 107 + r + p`` and the latency of a
-    write response; p is 0 for STORE and ADD, 1 for GELU, 27 for q and ``26 + rows`` for k and v;
-    more by what memory's latency for reading exceeds ``drain_latency + 59``. An ADD of rows that
-    instructions under way store begins when they are complete (``Prepare``).
+    from its start: `(blocks - 1) * max(64, r) + drain_latency + 107 + r + p` and the latency of a
+    write response; p is 0 for STORE and ADD, 1 for GELU, 27 for q and `26 + rows` for k and v;
+    more by what memory's latency for reading exceeds `drain_latency + 59`. An ADD of rows that
+    instructions under way store begins when they are complete (`Prepare`).
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -118,7 +118,7 @@ class PostUnit(wiring.Component):
         return m
 
     def _complete(self, m: Module, issue: Issue, writer: BurstWriter, prepare: Prepare) -> None:
-        """``done`` when all writes up to an instruction's last one have responses."""
+        """`done` when all writes up to an instruction's last one have responses."""
         m.submodules.ends = ends = Fifo(unsigned(len(issue.requests)), MAX_STARTED)
         responses = Signal.like(issue.requests)
         ahead = (responses - ends.o.payload)[: len(responses)]

@@ -21,7 +21,7 @@ from lutvar.contract.isa import (
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import InstructionRule as Rule
 
-CHECK_LATENCY = 3  #: cycles from a stable ``word`` to ``broken``
+CHECK_LATENCY = 3  #: cycles from a stable `word` to `broken`
 MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
 INDEX_BITS = 24
 UNUSED_PIECE = 36  #: unused bits that are looked at in one step: two levels of LUT6
@@ -34,7 +34,7 @@ def operand(word: Value, item: OperandField) -> Value:
 
 
 class InstructionCheck(wiring.Component):
-    """All rules at once, ``CHECK_LATENCY`` cycles after ``word``, ``index`` and ``last`` are there.
+    """All rules at once, `CHECK_LATENCY` cycles after `word`, `index` and `last` are there.
 
     Members:
         word: the instruction. index: its position. last: it is the last one of the program.
@@ -160,7 +160,7 @@ def _aligned(op: Opcode) -> Iterator[str]:
 
 
 class AddressResolver(wiring.Component):
-    """Adds the base registers to an instruction's address fields, two cycles after ``word``.
+    """Adds the base registers to an instruction's address fields, two cycles after `word`.
 
     Members:
         word: the instruction. bases: base address of each region (64 bits each).

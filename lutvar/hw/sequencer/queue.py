@@ -19,14 +19,14 @@ class UnitQueue(wiring.Component):
     """Queue of a unit's instructions; the oldest is offered when its waits are over.
 
     Members:
-        push, payload, waits: an instruction arrives; only while ``room``.
+        push, payload, waits: an instruction arrives; only while `room`.
         completed: completed instructions of each unit, 16 bits each.
         halt: offer nothing new. An instruction that is offered already stays.
         command: to the unit.
         empty: no instruction is here. waiting: the oldest waits for other units.
 
-    Latency: 5 cycles from ``push`` to ``command``; one instruction every 3 cycles at most; 2 cycles
-    from a count in ``completed`` to ``command.valid``. Cost: LUTRAM of ``depth`` instructions.
+    Latency: 5 cycles from `push` to `command`; one instruction every 3 cycles at most; 2 cycles
+    from a count in `completed` to `command.valid`. Cost: LUTRAM of `depth` instructions.
     """
 
     def __init__(self, opcode: Opcode, depth: int) -> None:

@@ -44,16 +44,16 @@ class Sequencer(wiring.Component):
     """Runs one program at a time.
 
     Instructions are dispatched in program order; one whose unit's queue is full holds up the rest.
-    Its unit gets it when the waits are over (see :class:`UnitQueue`).
+    Its unit gets it when the waits are over (see `UnitQueue`).
 
     Members:
-        start: one cycle, only while not ``running``; program (address) and bases are sampled while
+        start: one cycle, only while not `running`; program (address) and bases are sampled while
             the program runs and must stay.
         serial: dispatch an instruction when all earlier ones but those of FETCH are complete.
         halt: dispatch and offer nothing new. stop, quiet: as for a unit.
-        command_<unit>: instructions; dones: ``done`` of each unit, by number.
+        command_<unit>: instructions; dones: `done` of each unit, by number.
         running: a program is under way. finished: one cycle at its end.
-        bad_header, bad_instruction: one cycle; ``bad_info`` is their ERROR_INFO. Then the sequencer
+        bad_header, bad_instruction: one cycle; `bad_info` is their ERROR_INFO. Then the sequencer
             waits for a reset.
         completed: instructions completed by each unit since the start, 32 bits each.
         incomplete, empty, waiting: one bit for each unit, see STATE. dispatching, ending: likewise.
@@ -61,7 +61,7 @@ class Sequencer(wiring.Component):
         error, error_address: of the program's port.
 
     Throughput: one instruction every 7 cycles. About 60 cycles and the memory's latency from
-    ``start`` to the first command; the first instructions are checked while the rest is read.
+    `start` to the first command; the first instructions are checked while the rest is read.
     """
 
     def __init__(self, config: AcceleratorConfig) -> None:

@@ -14,14 +14,14 @@ MIN_INTERVAL = Fp32Add.LATENCY + 2
 
 
 class Accumulator(wiring.Component):
-    """``acc[slot] = RNE((bias if first else acc[slot]) + p)``, for ``block`` slots.
+    """`acc[slot] = RNE((bias if first else acc[slot]) + p)`, for `block` slots.
 
     Members:
         valid: an addition; without it the memory keeps its words.
-        p, bias: float32 patterns. ``bias`` is read with ``first`` only.
-        slot: which sum. The same slot may come again ``MIN_INTERVAL`` cycles later, not earlier.
-        first: start the sum from ``bias`` instead of the stored value.
-        y: the new sum, ``LATENCY`` cycles later (after the last addition: the result).
+        p, bias: float32 patterns. `bias` is read with `first` only.
+        slot: which sum. The same slot may come again `MIN_INTERVAL` cycles later, not earlier.
+        first: start the sum from `bias` instead of the stored value.
+        y: the new sum, `LATENCY` cycles later (after the last addition: the result).
 
     Throughput: one addition each cycle. The slot distance keeps reads and writes of one word apart,
     so the memory needs no bypass and no transparent port.
@@ -75,10 +75,10 @@ class Accumulator(wiring.Component):
 class ScaleAccumulate(wiring.Component):
     """Scale multiplication and accumulation for one output of the array.
 
-    Members: ``d``, ``m``, ``ws``, ``e`` as in :class:`ScaleMultiply`; ``valid``, ``slot``,
-    ``first``, ``bias``, ``y`` as in :class:`Accumulator`. All inputs belong to the same cycle.
+    Members: `d`, `m`, `ws`, `e` as in `ScaleMultiply`; `valid`, `slot`,
+    `first`, `bias`, `y` as in `Accumulator`. All inputs belong to the same cycle.
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle, one slot every ``MIN_INTERVAL``.
+    Latency: `LATENCY` cycles. Throughput: one each cycle, one slot every `MIN_INTERVAL`.
     """
 
     LATENCY = ScaleMultiply.LATENCY + Accumulator.LATENCY

@@ -8,7 +8,7 @@ _WIDE = 11
 
 
 def stepped(value: Signal, up: Value) -> Value:
-    """``value`` one higher if ``up``, else one lower; a short one without an adder."""
+    """`value` one higher if `up`, else one lower; a short one without an adder."""
     if len(value) >= _WIDE:
         return (value + Cat(Const(1, 1), (~up).replicate(len(value) - 1)))[: len(value)]
     following: list[Value] = []
@@ -19,17 +19,17 @@ def stepped(value: Signal, up: Value) -> Value:
 
 
 class Level:
-    """How many of ``most`` places are taken, with the answers of the next cycle in registers.
+    """How many of `most` places are taken, with the answers of the next cycle in registers.
 
-    ``up`` and ``down`` reach far in most units, so they meet no more than one LUT on their way to
+    `up` and `down` reach far in most units, so they meet no more than one LUT on their way to
     the counter: a short one has no adder, whose operand would have to be chosen first.
 
     Attributes:
-        value: the count. some: it is not 0. room: it is not ``most``. All are registers.
+        value: the count. some: it is not 0. room: it is not `most`. All are registers.
 
     Args:
-        up, down: one place more, one less, in this cycle; both keep the count. Never ``up`` alone
-            when all places are taken, nor ``down`` alone when none is.
+        up, down: one place more, one less, in this cycle; both keep the count. Never `up` alone
+            when all places are taken, nor `down` alone when none is.
         init: count after reset.
     """
 

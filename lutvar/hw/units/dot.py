@@ -2,9 +2,9 @@
 """Exact dot product of one group: the body of the array, and the interface for other forms of it.
 
 The form built here is *product tables and an adder tree*. A lane whose product is negative enters
-the tree as the one's complement of its magnitude, ``u = p ^ s``: then ``-p = u + 1 - 2**k`` for
-``k`` magnitude bits, the tree adds unsigned numbers, and the number of negative lanes, counted on
-the side, corrects the sum once: ``sum = U + count - (count << k)``. The exclusive OR goes into the
+the tree as the one's complement of its magnitude, `u = p ^ s`: then `-p = u + 1 - 2**k` for
+`k` magnitude bits, the tree adds unsigned numbers, and the number of negative lanes, counted on
+the side, corrects the sum once: `sum = U + count - (count << k)`. The exclusive OR goes into the
 LUT of the first adder, so a sign costs one LUT a lane and its share of the counter.
 """
 
@@ -20,12 +20,12 @@ from .product import ProductDesign, operand_planes
 class DotUnit(Protocol):
     """What the array expects of a dot product, whatever is inside.
 
-    No handshake: new operands in every cycle, the sum ``latency`` cycles later.
+    No handshake: new operands in every cycle, the sum `latency` cycles later.
 
     Attributes:
-        activations: In, recoded row operand (see ``ActivationRecode``).
-        weights: In, recoded column operand (see ``WeightRecode``).
-        sum: Out, signed exact sum of ``design.sum_bits(lanes)`` bits.
+        activations: In, recoded row operand (see `ActivationRecode`).
+        weights: In, recoded column operand (see `WeightRecode`).
+        sum: Out, signed exact sum of `design.sum_bits(lanes)` bits.
         latency: cycles from operands to sum.
     """
 
@@ -38,7 +38,7 @@ class DotUnit(Protocol):
 def _compress(columns: list[list[Value]]) -> list[list[Value]]:
     """One LUT level of a bit counter: six bits of a weight become three, three become two.
 
-    Columns hold vectors; column ``i`` counts ``2**i`` for each of their bits. Working on vectors
+    Columns hold vectors; column `i` counts `2**i` for each of their bits. Working on vectors
     instead of bits gives the same LUTs and a much faster simulation.
     """
     result: list[list[Value]] = [[] for _ in range(len(columns) + 2)]
@@ -71,7 +71,7 @@ def _height(column: list[Value]) -> int:
 
 
 class TableDot(wiring.Component):
-    """Products from tables, a binary adder tree, one correction for the signs. A :class:`DotUnit`.
+    """Products from tables, a binary adder tree, one correction for the signs. A `DotUnit`.
 
     A register follows each adder; the counter of negative lanes does one compressor level in the
     same time. Throughput: one group a cycle.
@@ -96,7 +96,7 @@ class TableDot(wiring.Component):
         )
 
     def _terms(self, m: Module) -> tuple[list[Value], list[Value]]:
-        """``magnitude ^ sign`` of each lane, and the sign planes, in the same cycle."""
+        """`magnitude ^ sign` of each lane, and the sign planes, in the same cycle."""
         design, terms, planes = self.design, [], []
         activations = operand_planes(self.activations, design.activation_width, self.lanes)
         weights = operand_planes(self.weights, design.weight_width, self.lanes)
@@ -166,7 +166,7 @@ class TableDot(wiring.Component):
         return rows[0] + rows[1] if max(map(_height, counters)) == 2 else rows[0]
 
 
-#: Forms of the dot product by name; called with (design, lanes), each makes a :class:`DotUnit`.
+#: Forms of the dot product by name; called with (design, lanes), each makes a `DotUnit`.
 DOT_FORMS = {"table": TableDot}
 
 

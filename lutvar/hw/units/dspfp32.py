@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DSP58 site of Versal in float32 mode (AM004, ``DSPFP32``): one multiplier, one adder."""
+"""A DSP58 site of Versal in float32 mode (AM004, `DSPFP32`): one multiplier, one adder."""
 
 from typing import Any
 
@@ -100,17 +100,17 @@ class DspFp32(wiring.Component):
     """Multiplier and adder of one DSP58, with all registers.
 
     Args:
-        from_d: the adder adds ``c`` and ``d``; otherwise ``c`` and the product.
-        c_regs: registers before the adder's input ``c``, 1 to 3.
+        from_d: the adder adds `c` and `d`; otherwise `c` and the product.
+        c_regs: registers before the adder's input `c`, 1 to 3.
 
     Members:
-        a, b, m: ``m = RNE(a * b)``, ``PRODUCT_LATENCY`` cycles later.
-        c, d, s: ``s = RNE(c + d)`` or ``RNE(c + m)``: ``c_regs + 1`` cycles after ``c``, 2 after
-            ``d``, 1 after ``m``.
+        a, b, m: `m = RNE(a * b)`, `PRODUCT_LATENCY` cycles later.
+        c, d, s: `s = RNE(c + d)` or `RNE(c + m)`: `c_regs + 1` cycles after `c`, 2 after
+            `d`, 1 after `m`.
 
     float32 patterns; subnormals count as zero, and neither infinities nor NaNs may arise.
     Throughput: one each cycle. Cost: one DSP58. Only a Versal device has it: elsewhere use
-    ``Fp32Multiply`` and ``Fp32Add``.
+    `Fp32Multiply` and `Fp32Add`.
 
     Raises ValueError for other numbers of registers.
     """

@@ -13,9 +13,9 @@ _SUM = FRACTION + 1 + _EXTRA + 1  #: bits of a sum of significands, carry includ
 
 
 class Fp32Product(wiring.Component):
-    """``z = RNE(x * y)`` for float32 patterns, combinational.
+    """`z = RNE(x * y)` for float32 patterns, combinational.
 
-    Subnormals count as zero, a result below ``2**-126`` is a zero with the product's sign.
+    Subnormals count as zero, a result below `2**-126` is a zero with the product's sign.
     Infinities, NaNs and overflow are not modelled; none arises (contract, section 7).
     A model for simulators: dozens of LUT levels in gates.
     """
@@ -49,11 +49,11 @@ class Fp32Product(wiring.Component):
 
 
 class Fp32Sum(wiring.Component):
-    """``z = RNE(x + y)`` for float32 patterns, combinational.
+    """`z = RNE(x + y)` for float32 patterns, combinational.
 
-    Subnormals count as zero, a result below ``2**-126`` is a zero with the sum's sign.
-    ``x + (-x)`` is +0, ``-0 + -0`` is -0. Infinities, NaNs and overflow are not modelled.
-    A model for simulators, as :class:`Fp32Product`.
+    Subnormals count as zero, a result below `2**-126` is a zero with the sum's sign.
+    `x + (-x)` is +0, `-0 + -0` is -0. Infinities, NaNs and overflow are not modelled.
+    A model for simulators, as `Fp32Product`.
     """
 
     x: In(32)

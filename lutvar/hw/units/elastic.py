@@ -2,8 +2,8 @@
 """Elastic ends for a pipeline that never stalls.
 
 A pipeline of thousands of registers should not share one clock enable. Here it runs freely: a
-``GroupStore`` collects whole groups and issues one as a contiguous burst of beats, and only when an
-``OutputQueue`` has already set places aside for every result. Between the two, data moves one stage
+`GroupStore` collects whole groups and issues one as a contiguous burst of beats, and only when an
+`OutputQueue` has already set places aside for every result. Between the two, data moves one stage
 in every cycle and needs valid bits only; contiguous bursts also keep the schedule of stages that
 combine beats trivial.
 """
@@ -21,9 +21,9 @@ STORE_BEATS = 32
 
 
 def beat_layout(lanes: int) -> data.StructLayout:
-    """One beat of activations: ``lanes`` FP16 patterns and the treatment of their group.
+    """One beat of activations: `lanes` FP16 patterns and the treatment of their group.
 
-    ``rotate`` and ``dual`` are constant over a group; ``last`` marks the last beat of a job.
+    `rotate` and `dual` are constant over a group; `last` marks the last beat of a job.
     """
     return data.StructLayout(
         {"data": data.ArrayLayout(unsigned(16), lanes), "rotate": 1, "dual": 1, "last": 1}
@@ -40,7 +40,7 @@ def beats_per_group(lanes: int, group: int = GROUP) -> int:
 
 
 def delayed(m: Module, value: Any, cycles: int, name: str, *, shift_lut: bool = True) -> Any:
-    """``value`` after ``cycles`` clock cycles, without reset. Not for valid bits.
+    """`value` after `cycles` clock cycles, without reset. Not for valid bits.
 
     Args:
         shift_lut: let synthesis use a shift-register LUT for each bit; False asks for flip-flops,
@@ -60,12 +60,12 @@ class GroupStore(wiring.Component):
     Members:
         i: beats in. Never waits for the other side while there is room.
         ready: a whole group is here and a burst may start in this cycle.
-        start: start the burst; only while ``ready``.
-        beat, valid, index: the burst, from one cycle after ``start``, one beat in each cycle.
-            ``index`` is the position in the group.
+        start: start the burst; only while `ready`.
+        beat, valid, index: the burst, from one cycle after `start`, one beat in each cycle.
+            `index` is the position in the group.
 
     Latency: 2 cycles from the last beat of a group to its burst. Throughput: one beat in each
-    cycle. Cost: one LUTRAM of ``depth`` beats.
+    cycle. Cost: one LUTRAM of `depth` beats.
     """
 
     def __init__(self, shape: Any, beats: int) -> None:
@@ -131,11 +131,11 @@ class OutputQueue(wiring.Component):
 
     Members:
         room: a whole group of results has places.
-        reserve: set them aside; only while ``room``.
+        reserve: set them aside; only while `room`.
         data, push: a result arrives, and always finds its place.
         o: results out, from a register.
 
-    Latency: 2 cycles. Throughput: one result in each cycle. Cost: one LUTRAM of ``depth`` results.
+    Latency: 2 cycles. Throughput: one result in each cycle. Cost: one LUTRAM of `depth` results.
     """
 
     def __init__(self, shape: Any, beats: int, depth: int) -> None:
@@ -156,7 +156,7 @@ class OutputQueue(wiring.Component):
     def depth_for(beats: int, latency: int) -> int:
         """Smallest depth that sustains one beat in each cycle.
 
-        A place is taken for ``latency`` cycles of the pipeline, 2 cycles of this queue and up to a
+        A place is taken for `latency` cycles of the pipeline, 2 cycles of this queue and up to a
         group's beats, because a group reserves all its places at once.
         """
         return 1 << (latency + 2 + 2 * beats - 1).bit_length()

@@ -8,7 +8,7 @@ FRACTION = 23  #: bits of float32's fraction field
 
 
 def delay(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """``value`` after some cycles, as an unsigned value, without reset.
+    """`value` after some cycles, as an unsigned value, without reset.
 
     The line is one wide shift register: simulators then move a few machine words in each cycle
     instead of one variable for each stage. Synthesis sees the same flip-flops or shift-register
@@ -25,7 +25,7 @@ def delay(m: Module, value: Value, cycles: int, name: str) -> Value:
 def normalise_step(m: Module, value: Value, unit: int, ways: int, name: str) -> tuple[Value, Value]:
     """Shift left by the largest of 0, unit .. (ways-1)*unit that loses no set bit.
 
-    At most four LUT levels for ``unit`` up to 16 and ``ways`` of 2 or 4.
+    At most four LUT levels for `unit` up to 16 and `ways` of 2 or 4.
 
     Returns:
         The shifted value, of the same width, and the number of units that it was shifted.

@@ -74,7 +74,7 @@ class FromSum(wiring.Component):
 
     Members:
         x: sum in units of 2**-24, 49 bits, two's complement, of magnitude at most 2047 * 2**37.
-        y: FP16 pattern of ``x * 2**-31``, with gradual underflow. An exact zero is +0; a negative
+        y: FP16 pattern of `x * 2**-31`, with gradual underflow. An exact zero is +0; a negative
             value that rounds to zero is -0, as in IEEE 754.
 
     Latency 4, one value in each cycle; at most 5 LUT levels, one carry chain of 48 bits.

@@ -14,13 +14,13 @@ _WIDTH = FRACTION + 1 + _EXTRA
 
 
 class Fp32Add(wiring.Component):
-    """``s = RNE(x + y)`` for float32 patterns, IEEE 754 within the range of the contract.
+    """`s = RNE(x + y)` for float32 patterns, IEEE 754 within the range of the contract.
 
-    Members: ``x``, ``y``, ``s``: float32 patterns. Subnormals count as zero and a result below
-    ``2**-126`` becomes zero; infinities, NaNs and overflow are not handled. None of these arises
-    in the accelerator (contract, section 5). ``x + (-x)`` is +0, ``-0 + -0`` is -0.
+    Members: `x`, `y`, `s`: float32 patterns. Subnormals count as zero and a result below
+    `2**-126` becomes zero; infinities, NaNs and overflow are not handled. None of these arises
+    in the accelerator (contract, section 5). `x + (-x)` is +0, `-0 + -0` is -0.
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. At most six LUT levels a stage.
+    Latency: `LATENCY` cycles. Throughput: one each cycle. At most six LUT levels a stage.
     """
 
     LATENCY = 9

@@ -11,19 +11,19 @@ MIN_BITS, MAX_BITS = 2, FRACTION + 1
 
 
 class Fp32Multiply(wiring.Component):
-    """``s = RNE(x * y)`` for float32 patterns, IEEE 754 within the range of the contract.
+    """`s = RNE(x * y)` for float32 patterns, IEEE 754 within the range of the contract.
 
     Args:
-        bits: significant bits of ``y``, hidden one included, 2 to 24; its other fraction bits are
+        bits: significant bits of `y`, hidden one included, 2 to 24; its other fraction bits are
             ignored. 11 for what was FP16, 19 for a reciprocal root, 24 for any float32.
         odd: instead of rounding to nearest, truncate and set the last bit if anything was lost.
             Rounding such a result to at most 22 bits is the same as rounding the exact product.
 
-    Members: ``x``, ``y``, ``s``: float32 patterns. A subnormal counts as zero; a product with
+    Members: `x`, `y`, `s`: float32 patterns. A subnormal counts as zero; a product with
     zero is a zero with the sign that IEEE 754 gives. Infinities, NaNs, overflow and underflow are
     not handled; none arises in the accelerator (contract, section 7).
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: one DSP58, 80 to 115 LUTs.
+    Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: one DSP58, 80 to 115 LUTs.
 
     Raises ValueError for other numbers of bits.
     """

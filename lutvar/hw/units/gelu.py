@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate of GELU, ``gelu(y) = y * gate(y)``: a table of 512 segments, interpolated."""
+"""The gate of GELU, `gelu(y) = y * gate(y)`: a table of 512 segments, interpolated."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import memory, wiring
@@ -26,10 +26,10 @@ assert 1 << _FIXED == GELU_RANGE << GELU_FRACTION
 class GeluGate(wiring.Component):
     """Gate of the contract, section 8, as a float32 pattern: from 0 to 1, units of 2**-16.
 
-    Members: ``x``: float32 pattern, any finite number. ``y``: float32 pattern with at most
-    ``GATE_BITS`` significant bits; +0 when the gate is 0.
+    Members: `x`: float32 pattern, any finite number. `y`: float32 pattern with at most
+    `GATE_BITS` significant bits; +0 when the gate is 0.
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: one block memory of 512 x 28 bits
+    Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: one block memory of 512 x 28 bits
     (half a BRAM36), one DSP and about 150 LUTs.
     """
 

@@ -22,9 +22,9 @@ class GroupMaxima(wiring.Component):
 
     Members:
         beat, valid: beats as they arrive.
-        negative, positive: maxima, 15-bit patterns; ``dual``, ``last`` of the group; with ``done``.
+        negative, positive: maxima, 15-bit patterns; `dual`, `last` of the group; with `done`.
 
-    Latency ``log2(lanes) + 1`` cycles from a group's last beat. One beat in each cycle.
+    Latency `log2(lanes) + 1` cycles from a group's last beat. One beat in each cycle.
     """
 
     def __init__(self, lanes: int, group: int = GROUP) -> None:
@@ -78,8 +78,8 @@ class GroupScales(wiring.Component):
     """From a group's maxima to everything that its lanes and its receiver need.
 
     Members:
-        negative, positive, dual, valid: from ``GroupMaxima``.
-        params, done: the result (``layout``), ``LATENCY`` cycles later.
+        negative, positive, dual, valid: from `GroupMaxima`.
+        params, done: the result (`layout`), `LATENCY` cycles later.
 
     One group in each cycle. Two block memories: the reciprocal table, read for both halves through
     its two ports, and for dual formats the table of the derived scale.

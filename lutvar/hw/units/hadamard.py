@@ -23,25 +23,25 @@ def check_signs(signs: Sequence[int]) -> tuple[int, ...]:
 
 
 class Hadamard(wiring.Component):
-    """``z_i = RNE_fp16(2**-7 * sum_j (-1)**popcount(i & j) * d_j * x_j)`` over groups of 128.
+    """`z_i = RNE_fp16(2**-7 * sum_j (-1)**popcount(i & j) * d_j * x_j)` over groups of 128.
 
-    Element ``j`` of a group is lane ``j % lanes`` of beat ``j // lanes``; groups are aligned from
-    reset. A group with ``rotate = 0`` passes unchanged, bit for bit, and in order.
+    Element `j` of a group is lane `j % lanes` of beat `j // lanes`; groups are aligned from
+    reset. A group with `rotate = 0` passes unchanged, bit for bit, and in order.
 
     Args:
         lanes: FP16 values in a beat, a power of two from 2 to 128.
-        signs: the 128 signs ``d_j``, each +1 or -1.
+        signs: the 128 signs `d_j`, each +1 or -1.
 
     Members:
-        i, o: beats (``beat_layout``). A zero sum is +0.
+        i, o: beats (`beat_layout`). A zero sum is +0.
 
-    Latency, first beat in to first beat out: ``128 / lanes + latency + 3`` cycles. A complete
+    Latency, first beat in to first beat out: `128 / lanes + latency + 3` cycles. A complete
     group comes out without further input. Throughput: one beat in each cycle.
     Cost: 2 adders for each lane and stage over beats, 1 for each lane and stage within a beat, of
     43 to 49 bits. Raises ValueError for other numbers of lanes or signs.
 
     How: the seven butterfly stages work on exact integers that grow by one bit each. The first
-    ``log2(128 / lanes)`` join elements of different beats: while the first half of a pair of
+    `log2(128 / lanes)` join elements of different beats: while the first half of a pair of
     blocks arrives, it enters a shift register; while the second half arrives, the sums leave
     and the differences enter. These leave while the next block arrives, or nothing at all: the
     shift register moves in every cycle, so a group never waits for the next one.
@@ -128,7 +128,7 @@ class Hadamard(wiring.Component):
     def _over_beats(
         m: Module, value: Value, distance: int, second: Value, bits: int, name: str
     ) -> Value:
-        """Butterfly between beats ``distance`` apart; ``distance + 1`` cycles."""
+        """Butterfly between beats `distance` apart; `distance + 1` cycles."""
         wide = signed(bits)
         enter = Signal(wide, name=f"{name}_enter", reset_less=True)
         result = Signal(wide, name=name, reset_less=True)
@@ -145,7 +145,7 @@ class Hadamard(wiring.Component):
 
     @staticmethod
     def _within_beat(m: Module, values: Sequence[Value], distance: int, bits: int) -> list[Value]:
-        """Butterflies between lanes ``distance`` apart; one cycle."""
+        """Butterflies between lanes `distance` apart; one cycle."""
         results = []
         for lane, value in enumerate(values):
             partner = values[lane ^ distance]

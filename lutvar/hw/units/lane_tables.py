@@ -31,7 +31,7 @@ class LutTable:
     Attributes:
         low: position of the lowest product bit.
         high: one past the highest.
-        entries: product bits at index ``activation bits | weight bits << n``.
+        entries: product bits at index `activation bits | weight bits << n`.
         inputs: address bits.
     """
 

@@ -54,20 +54,20 @@ module lutvar_ram #(
 endmodule
 """
 
-READ_LATENCY = 2  #: cycles from ``read_addr`` to ``read_data``: the memory and its output register
+READ_LATENCY = 2  #: cycles from `read_addr` to `read_data`: the memory and its output register
 
 
 class ChunkMemory(wiring.Component):
     """A memory with words of any width, written one chunk at a time and read whole.
 
     Members:
-        write_en, write_addr, write_chunk, write_data: write ``chunk`` bits; chunk 0 is the least
-            significant. Bits of the last chunk beyond ``width`` are ignored.
-        read_addr, read_data: a new address in each cycle; data after ``READ_LATENCY``.
+        write_en, write_addr, write_chunk, write_data: write `chunk` bits; chunk 0 is the least
+            significant. Bits of the last chunk beyond `width` are ignored.
+        read_addr, read_data: a new address in each cycle; data after `READ_LATENCY`.
 
     A word that is written in the cycle in which it is read gives old or new bits, undefined which:
-    banks keep readers and writers apart. Cost: block or distributed RAM of ``width`` x ``depth``,
-    and a register of ``width`` bits.
+    banks keep readers and writers apart. Cost: block or distributed RAM of `width` x `depth`,
+    and a register of `width` bits.
     """
 
     def __init__(self, width: int, chunk: int, depth: int) -> None:
@@ -177,12 +177,12 @@ class SharedMemory(wiring.Component):
 
     Members:
         addr, write, write_data: write in this cycle, or else read. data: what was read,
-            ``READ_LATENCY`` cycles later; it means nothing for a cycle that wrote.
+            `READ_LATENCY` cycles later; it means nothing for a cycle that wrote.
         other_addr, other_data: the second port; a new address in each cycle.
 
     A word that is written in the cycle in which the second port reads it gives old or new bits,
-    undefined which. Cost: ``width`` / 72 UltraRAM for each 4096 words, with their output registers
-    and without further logic; in small memories (below ``ULTRA_WORDS``) what the tool prefers.
+    undefined which. Cost: `width` / 72 UltraRAM for each 4096 words, with their output registers
+    and without further logic; in small memories (below `ULTRA_WORDS`) what the tool prefers.
     """
 
     def __init__(self, width: int, depth: int) -> None:
@@ -235,8 +235,8 @@ class SharedMemory(wiring.Component):
 class Fifo(wiring.Component):
     """Queue between two streams.
 
-    ``depth``, at least 2, counts all places, the output register included. Latency 2 cycles; one
-    item in each cycle when ``depth`` is at least 4. ``i.ready`` and ``o.valid`` are registers.
+    `depth`, at least 2, counts all places, the output register included. Latency 2 cycles; one
+    item in each cycle when `depth` is at least 4. `i.ready` and `o.valid` are registers.
     """
 
     def __init__(self, shape: Any, depth: int) -> None:
@@ -260,7 +260,7 @@ class Fifo(wiring.Component):
         return m
 
     def _stored(self, m: Module, places: int, push: Value, pop: Value) -> Value:
-        """Keep a word in each cycle of ``push``; the oldest one, from the cycle after ``pop``."""
+        """Keep a word in each cycle of `push`; the oldest one, from the cycle after `pop`."""
         width = len(Value.cast(self.i.payload))
         if places == 1:
             stored, shown = (Signal(width, name=n, reset_less=True) for n in ("stored", "shown"))

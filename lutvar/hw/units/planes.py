@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many lanes at once: bit planes, and logic functions on them.
 
-Bit ``p`` of *plane* ``k`` is bit ``k`` of the lane at position ``p``. The same function of every
+Bit `p` of *plane* `k` is bit `k` of the lane at position `p`. The same function of every
 lane is then a few word-wide operations: one line of Verilog and one machine instruction for 64
 lanes, while synthesis still sees one small function for each lane and bit. Written lane by lane,
 the array would be ten times the text, slower to simulate and much slower to compile.
 
-Planes are at most :data:`CHUNK` lanes wide. Which lane sits at which position is up to
-:func:`to_planes`; both operands of a dot product go through it, and a sum does not care about the
+Planes are at most `CHUNK` lanes wide. Which lane sits at which position is up to
+`to_planes`; both operands of a dot product go through it, and a sum does not care about the
 order.
 """
 
@@ -30,12 +30,12 @@ def _named(m: Module, value: Value, name: str) -> Signal:
 
 
 def _strided(count: int, stride: int) -> int:
-    """A mask of ``count`` ones, ``stride`` bits apart."""
+    """A mask of `count` ones, `stride` bits apart."""
     return sum(1 << i * stride for i in range(count))
 
 
 def _moved(value: Value, up: int, width: int) -> Value:
-    """``value << up``, in ``width`` bits."""
+    """`value << up`, in `width` bits."""
     return Cat(Const(0, up), value)[:width]
 
 
@@ -47,10 +47,10 @@ def _merge(parts: Sequence[Value]) -> Value:
 
 
 def to_planes(m: Module, codes: Value, bits: int, name: str) -> list[Signal]:
-    """Bit planes of adjacent codes of ``bits`` bits. Wires only.
+    """Bit planes of adjacent codes of `bits` bits. Wires only.
 
-    Lane ``offset(r) + i`` comes to position ``bits * i + r``, so that each plane is made of
-    ``bits`` masked words instead of single bits.
+    Lane `offset(r) + i` comes to position `bits * i + r`, so that each plane is made of
+    `bits` masked words instead of single bits.
     """
     lanes = len(codes) // bits
     slices: list[tuple[Signal, int]] = []
@@ -76,7 +76,7 @@ def to_planes(m: Module, codes: Value, bits: int, name: str) -> list[Signal]:
 
 
 def from_planes(m: Module, planes: Sequence[Value], name: str) -> list[Value]:
-    """The lanes of a set of planes, by position: bit ``k`` from plane ``k``. Wires only."""
+    """The lanes of a set of planes, by position: bit `k` from plane `k`. Wires only."""
     lanes = len(planes[0])
     stride = 8
     while stride < len(planes):
@@ -110,7 +110,7 @@ class PlaneLogic:
         self._variables: list[Value] = []  # keeps them alive, so that an id means one plane
 
     def function(self, truth: int, variables: Sequence[Value]) -> Value:
-        """The function whose value at ``sum(variable[i] << i)`` is that bit of ``truth``.
+        """The function whose value at `sum(variable[i] << i)` is that bit of `truth`.
 
         The last variable is split off first. Functions of few inputs become one LUT each in any
         order; the order decides which parts of several functions are found to be common.
@@ -121,7 +121,7 @@ class PlaneLogic:
     def functions(
         self, entries: Sequence[int], width: int, variables: Sequence[Value]
     ) -> list[Value]:
-        """``width`` functions from a table: bit ``k`` of ``entries[address]`` is plane ``k``."""
+        """`width` functions from a table: bit `k` of `entries[address]` is plane `k`."""
         if len(entries) != 1 << len(variables):
             raise ValueError(
                 f"{len(entries)} entries for {len(variables)} variables; "
@@ -151,7 +151,7 @@ class PlaneLogic:
         return self._known[key]
 
     def _split(self, low: int, high: int, ones: int, rest: tuple[Value, ...], by: Value) -> Value:
-        """``by ? high : low`` in as few operations as the halves allow."""
+        """`by ? high : low` in as few operations as the halves allow."""
         if low == 0:
             return by & self._build(high, rest)
         if high == 0:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """One lane of the array: exact product of a weight code and an activation code, in LUT tables.
 
-The formats decide the form; :func:`make_product` compares both by the number of LUTs.
+The formats decide the form; `make_product` compares both by the number of LUTs.
 
 * *Tables*: each bit of the product's magnitude is a table of the two operands (4-bit formats).
-* *Significands*: both magnitudes are ``significand << shift``. The weight's significand is cut into
+* *Significands*: both magnitudes are `significand << shift`. The weight's significand is cut into
   radix-4 digits, each digit times the activation's significand is a table, and one multiplexer
   shifts the sum (6-bit formats).
 
@@ -80,7 +80,7 @@ def _encode(code: OperandCode, values: tuple[int, ...], value: int) -> int:
 
 
 def _split(value: int, width: int) -> tuple[int, int]:
-    """``value`` as (significand of at most ``width`` bits, shift), with the smallest shift."""
+    """`value` as (significand of at most `width` bits, shift), with the smallest shift."""
     shift = max(0, value.bit_length() - width)
     return value >> shift, shift
 
@@ -253,8 +253,8 @@ def operand_planes(operand: Value, width: int, lanes: int) -> list[tuple[list[Va
 class WeightRecode(wiring.Component):
     """Recodes the weights of one output feature for the lanes. Latency 1, one each cycle.
 
-    Members: ``codes``: ``lanes`` codes, lane 0 lowest; ``operand``: what the dot product takes (see
-    :func:`operand_planes`), lanes in the order of :func:`lutvar.hw.units.planes.to_planes`.
+    Members: `codes`: `lanes` codes, lane 0 lowest; `operand`: what the dot product takes (see
+    `operand_planes`), lanes in the order of `lutvar.hw.units.planes.to_planes`.
     """
 
     LATENCY = 1
@@ -284,8 +284,8 @@ class WeightRecode(wiring.Component):
 class ActivationRecode(wiring.Component):
     """Recodes the activations of one token row for the lanes. Latency 1, one each cycle.
 
-    Members: ``codes`` and ``operand`` as in :class:`WeightRecode`; ``dual``: the codes are of the
-    dual format; ``neg``: the pass over its negative half. In each pass of a dual format the lanes
+    Members: `codes` and `operand` as in `WeightRecode`; `dual`: the codes are of the
+    dual format; `neg`: the pass over its negative half. In each pass of a dual format the lanes
     that belong to the other pass become zero.
     """
 

@@ -25,7 +25,7 @@ class ProductDesign(ABC):
         activation_magnitudes, weight_magnitudes: all grid integers that occur, ascending.
         activation_width, weight_width: bits of a recoded magnitude in one lane (the sign is extra).
         magnitude_bits: bits of the product's magnitude.
-        latency: register stages of :meth:`lane`, its output register included.
+        latency: register stages of `lane`, its output register included.
         estimate: LUT6 sites of a lane, registers and sign excluded.
     """
 
@@ -47,7 +47,7 @@ class ProductDesign(ABC):
         self.magnitude_bits = self.top.bit_length()
 
     def sum_bits(self, lanes: int) -> int:
-        """Bits of the signed sum of ``lanes`` products."""
+        """Bits of the signed sum of `lanes` products."""
         return (lanes * self.top).bit_length() + 1
 
     @abstractmethod
@@ -75,13 +75,13 @@ class ProductDesign(ABC):
             name: prefix of the signals made.
 
         Returns:
-            For each lane ``magnitude ^ sign`` (one's complement if negative), and the plane of
-            signs that belongs to them; both ``latency`` cycles after the operands. The exclusive OR
+            For each lane `magnitude ^ sign` (one's complement if negative), and the plane of
+            signs that belongs to them; both `latency` cycles after the operands. The exclusive OR
             comes after the last register, for the adder that follows to absorb.
         """
 
     def lane(self, m: Module, activation: Value, weight: Value, name: str) -> Value:
-        """A single lane: magnitude of the product, ``latency`` cycles later."""
+        """A single lane: magnitude of the product, `latency` cycles later."""
         terms, _ = self.terms(m, list(activation), list(weight), Const(0, 1), name)
         return terms[0]
 

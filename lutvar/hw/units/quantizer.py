@@ -38,22 +38,22 @@ class Quantizer(wiring.Component):
 
     Args:
         lanes: values in a beat, a power of two from 2 to the group.
-        plain: single-scale format, for groups with ``dual = 0``.
-        dual: dual format, for groups with ``dual = 1``; None when there are none.
-        ties: ``even``, ``up`` or ``down``.
+        plain: single-scale format, for groups with `dual = 0`.
+        dual: dual format, for groups with `dual = 1`; None when there are none.
+        ties: `even`, `up` or `down`.
         group: values that share a scale, a power of two; 128 for activations.
 
     Members:
-        i: beats (``beat_layout``; ``rotate`` is ignored), groups aligned from reset.
-        o: beats of codes (``code_layout``). ``scale`` is the group's maximum (the positive half's,
-            when dual); ``scale_neg`` the derived scale of a dual group's negative half, else 0.
+        i: beats (`beat_layout`; `rotate` is ignored), groups aligned from reset.
+        o: beats of codes (`code_layout`). `scale` is the group's maximum (the positive half's,
+            when dual); `scale_neg` the derived scale of a dual group's negative half, else 0.
         nonfinite: one cycle, 2 cycles after a value with exponent field 31 was accepted. A
             rotation may average such a value away, so check the device's input before it.
 
-    Latency, first beat in to first beat out: ``group / lanes + LATENCY + log2(lanes)`` cycles.
+    Latency, first beat in to first beat out: `group / lanes + LATENCY + log2(lanes)` cycles.
     Throughput: one beat in each cycle, sustained: while one group is quantized, the next one's
-    maxima are gathered. Cost: see ``QuantizerLane``, one DSP for each lane, two or three block
-    memories. Raises ValueError for formats that do not fit (``QuantizerFormats``).
+    maxima are gathered. Cost: see `QuantizerLane`, one DSP for each lane, two or three block
+    memories. Raises ValueError for formats that do not fit (`QuantizerFormats`).
     """
 
     #: From a group's last beat in to its first beat out, without the tree of maxima.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One lane of the quantizer: an FP16 value and its group's constants to a code.
 
-Contract, section 4, rule ``exact``: with ``M`` the grid integer of the absolute maximum ``m``, the
-code of ``x`` is the level nearest to ``|x| * M / m``, decided exactly by one integer product with
+Contract, section 4, rule `exact`: with `M` the grid integer of the absolute maximum `m`, the
+code of `x` is the level nearest to `|x| * M / m`, decided exactly by one integer product with
 an entry of a reciprocal table.
 """
 
@@ -76,19 +76,19 @@ class QuantizerLane(wiring.Component):
 
     Members:
         x: FP16 pattern, of magnitude at most that of its group's (half's) maximum.
-        dual: the group uses the dual format; comes ``LATENCY - 1`` cycles after ``x``, so that
+        dual: the group uses the dual format; comes `LATENCY - 1` cycles after `x`, so that
             all lanes share one delay.
         reciprocal, exponent: of the maximum; index 1 is for negative values, 0 for others. In a
             plain group both are equal. A zero reciprocal makes every code 0.
-        code: the code, ``LATENCY`` cycles later.
+        code: the code, `LATENCY` cycles later.
 
     One value in each cycle. At most 4 LUT levels and one short carry chain between registers. The
     multiplier has registers before, inside and after, as a DSP58 wants them.
 
-    With ``s`` the significands and ``d >= 0`` the exponent difference, ``P = s_x * R`` with
-    ``R = ceil(2 * M * 2**22 / s_m)``; then ``f = P >> (22 + d)`` is ``floor(2 * y)`` and bits
-    11 .. 21 + d of P are all zero exactly when ``2 * y`` is an integer (proof in the contract).
-    Where ``f`` is 0, so is the code, whatever the other bits.
+    With `s` the significands and `d >= 0` the exponent difference, `P = s_x * R` with
+    `R = ceil(2 * M * 2**22 / s_m)`; then `f = P >> (22 + d)` is `floor(2 * y)` and bits
+    11 .. 21 + d of P are all zero exactly when `2 * y` is an integer (proof in the contract).
+    Where `f` is 0, so is the code, whatever the other bits.
     """
 
     LATENCY = 5

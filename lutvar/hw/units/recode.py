@@ -18,7 +18,7 @@ DUAL_INPUTS = 5  #: inputs that the two outputs of a LUT may share
 
 
 def bits_for(count: int) -> int:
-    """Bits that tell ``count`` things apart."""
+    """Bits that tell `count` things apart."""
     return max(0, (count - 1).bit_length())
 
 
@@ -63,7 +63,7 @@ class OperandCode:
     picks: tuple[tuple[int, ...], ...]
 
     def view(self, demand: int, value: int) -> int:
-        """What a table sees of the value at index ``value``: its picked bits, packed."""
+        """What a table sees of the value at index `value`: its picked bits, packed."""
         return sum((self.codes[value] >> bit & 1) << i for i, bit in enumerate(self.picks[demand]))
 
 

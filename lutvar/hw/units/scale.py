@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scaling of a dot product: ``p = RNE_f32(D * m * ws * 2**e)``, one rounding of the exact product.
+"""Scaling of a dot product: `p = RNE_f32(D * m * ws * 2**e)`, one rounding of the exact product.
 
 Contract, section 5. The two scales and the sum are multiplied as integers (11 x 11 bits, then 22
 bits times the sum's magnitude: one DSP58 each); the product is normalised and rounded once.
@@ -27,13 +27,13 @@ class ScaleMultiply(wiring.Component):
     """Multiplies a sum by two scales and a power of two, and rounds to float32.
 
     Members:
-        d: signed sum; ``-2**(bits-1)`` does not occur (a sum of products is symmetric).
+        d: signed sum; `-2**(bits-1)` does not occur (a sum of products is symmetric).
         m, ws: FP16 patterns without sign; exponent 31 is ordinary, subnormals are exact.
         e: power of two, -32..31.
-        p: float32 pattern; +0 when the product is zero. A result below ``2**-126`` or above the
+        p: float32 pattern; +0 when the product is zero. A result below `2**-126` or above the
             largest float32 cannot arise from values that the contract allows.
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: 2 DSP and about 200 LUTs.
+    Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: 2 DSP and about 200 LUTs.
     """
 
     LATENCY = 10

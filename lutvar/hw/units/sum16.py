@@ -15,11 +15,11 @@ VALUES = 16
 
 
 class Sum16(wiring.Component):
-    """``tree16`` of the contract, section 7: adjacent pairs, four levels.
+    """`tree16` of the contract, section 7: adjacent pairs, four levels.
 
-    Members: ``z``: 16 float32 patterns, ``s``: float32 pattern of their sum.
+    Members: `z`: 16 float32 patterns, `s`: float32 pattern of their sum.
 
-    Latency: ``LATENCY`` cycles. Throughput: one each cycle. Cost: 15 ``Fp32Add``.
+    Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: 15 `Fp32Add`.
     """
 
     LATENCY = 4 * Fp32Add.LATENCY

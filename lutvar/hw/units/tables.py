@@ -10,7 +10,7 @@ from amaranth.hdl import C, Cat, Mux, Value
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule, nearest_rank
 
-#: Binary places of the reciprocal table; with them ``(f, tie)`` is exact (contract, section 4).
+#: Binary places of the reciprocal table; with them `(f, tie)` is exact (contract, section 4).
 PLACES = 22
 #: The reciprocal enters the multiplier's 27-bit signed port.
 MAX_RECIPROCAL_BITS = 26
@@ -20,7 +20,7 @@ SIGNIFICANDS = range(1024, 2048)
 
 @lru_cache
 def reciprocals(top: int) -> tuple[int, ...]:
-    """``ceil(2 * top * 2**22 / s)`` for each significand ``s`` = 1024..2047.
+    """`ceil(2 * top * 2**22 / s)` for each significand `s` = 1024..2047.
 
     Args:
         top: integer that the group's absolute maximum maps to (M).
@@ -30,10 +30,10 @@ def reciprocals(top: int) -> tuple[int, ...]:
 
 @lru_cache
 def rescaled(numerator: int, denominator: int) -> tuple[int, ...]:
-    """``RNE_fp16(x * numerator / denominator)`` for each ``x`` in 1..2, as a pattern increment.
+    """`RNE_fp16(x * numerator / denominator)` for each `x` in 1..2, as a pattern increment.
 
-    The entry for fraction ``f`` is ``p`` with: pattern ``e << 10 | f`` becomes ``(e << 10) + p``,
-    for each normal exponent ``e`` (the ratio is at least 1, so the result is normal too).
+    The entry for fraction `f` is `p` with: pattern `e << 10 | f` becomes `(e << 10) + p`,
+    for each normal exponent `e` (the ratio is at least 1, so the result is normal too).
 
     Raises:
         ValueError: the ratio is below 1 or at least 2.
@@ -52,9 +52,9 @@ def rescaled(numerator: int, denominator: int) -> tuple[int, ...]:
 
 @lru_cache
 def decide(fmt: NumberFormat, negative: bool, ties: TieRule) -> tuple[int, ...]:
-    """Code of each ``(f, tie)``, at index ``f << 1 | tie``, for f = 0..2M.
+    """Code of each `(f, tie)`, at index `f << 1 | tie`, for f = 0..2M.
 
-    ``f`` is ``floor(2 * y)`` and ``tie`` says that ``2 * y`` is an integer, for ``y`` the magnitude
+    `f` is `floor(2 * y)` and `tie` says that `2 * y` is an integer, for `y` the magnitude
     in grid units. Decision points lie at half of an integer, so this is all that matters.
     """
     levels = fmt.half(negative).levels
@@ -69,14 +69,14 @@ def decide(fmt: NumberFormat, negative: bool, ties: TieRule) -> tuple[int, ...]:
 
 
 def lookup(index: Value, table: Sequence[int | None], width: int) -> Value:
-    """``table[index]`` as a tree of multiplexers over LUT6-sized leaves.
+    """`table[index]` as a tree of multiplexers over LUT6-sized leaves.
 
     Each output bit is split over the index bits above the sixth until a leaf fits one LUT6; equal
-    halves are merged, and ``None`` (never reached) takes whatever makes halves equal.
+    halves are merged, and `None` (never reached) takes whatever makes halves equal.
 
     Args:
         index: unsigned; entries beyond the table are never reached.
-        table: at most ``2**len(index)`` entries.
+        table: at most `2**len(index)` entries.
         width: bits of an entry.
     """
     size = 1 << len(index)
@@ -94,7 +94,7 @@ Column = list[int | None]
 
 
 def _split(index: Value, column: Column, known: dict[tuple[int | None, ...], Value]) -> Value:
-    """One output bit of ``lookup``; ``known`` shares equal subtrees."""
+    """One output bit of `lookup`; `known` shares equal subtrees."""
     key = tuple(column)
     if key in known:
         return known[key]

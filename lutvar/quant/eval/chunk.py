@@ -34,7 +34,7 @@ def make_chunk(
     """Make the images of one chunk.
 
     Returns:
-        ``tokens`` [n, L] int32; with a judge ``features`` [n, D] float32; if kept ``images``
+        `tokens` [n, L] int32; with a judge `features` [n, D] float32; if kept `images`
         [n, C, H, W] uint8, rounded towards zero as the published evaluation does.
     """
     first = chunk * settings.chunk

@@ -56,7 +56,7 @@ def measure(
     """Compare every variant of every preset with the float model.
 
     Teacher tokens are samples of the float model at its own guidance. Image i has class i modulo
-    the number of classes and seed ``seed + i``, for every variant.
+    the number of classes and seed `seed + i`, for every variant.
 
     Args:
         model: a model with a classifier.

@@ -2,8 +2,8 @@
 """Code-level encoding and decoding: a scalar reference and the vectorised torch form.
 
 The scalar functions work on fractions and look at every level. The torch form reduces a value
-to its *doubled position* ``2 y`` (y counts grid steps of the value's half), in which every
-decision point is an integer. ``floor(2y) + ceil(2y)`` then tells the interval between two
+to its *doubled position* `2 y` (y counts grid steps of the value's half), in which every
+decision point is an integer. `floor(2y) + ceil(2y)` then tells the interval between two
 integers or the integer itself, and one table lookup gives the code, ties included. The table
 is built with the scalar reference. Formats with a huge range (8-bit floats, used for scales)
 search a list of thresholds instead.
@@ -41,10 +41,10 @@ def decode_scalar(code: int, fmt: NumberFormat) -> Fraction:
 
 
 def decision_table(fmt: NumberFormat, ties: TieRule) -> tuple[tuple[int, ...], int]:
-    """Codes by ``h = floor(2y) + ceil(2y)``, and the position of ``h = 0`` in the list.
+    """Codes by `h = floor(2y) + ceil(2y)`, and the position of `h = 0` in the list.
 
     y is the signed position in grid steps of the half that its sign selects. An even h is the
-    exact position ``h / 4``; an odd one stands for the open interval around ``h / 4``, in which
+    exact position `h / 4`; an odd one stands for the open interval around `h / 4`, in which
     no decision point lies.
     """
     reach = {n: 4 * fmt.half(n).top for n in (False, True)}
@@ -85,7 +85,7 @@ class TensorCodec:
             self._bounds, self._codes = _search_list(fmt, ties)
 
     def encode_doubled(self, doubled: Tensor) -> Tensor:
-        """Codes (uint8) of doubled positions ``2 y``; positions past the ends saturate.
+        """Codes (uint8) of doubled positions `2 y`; positions past the ends saturate.
 
         The position must be exact where it is an integer, and on the right side of every
         integer elsewhere; `doubled_position` gives such values.
@@ -118,7 +118,7 @@ class TensorCodec:
 
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
-    """``table[index]`` in the shape and on the device of the index; several times as fast."""
+    """`table[index]` in the shape and on the device of the index; several times as fast."""
     found = table.to(index.device).index_select(0, index.reshape(-1))
     return found.reshape(index.shape)
 
@@ -137,11 +137,11 @@ def codec(fmt: NumberFormat, ties: TieRule = "even") -> TensorCodec:
 
 
 def doubled_position(x: Tensor, numerator: Tensor | float, denominator: Tensor | float) -> Tensor:
-    """``2 y = x * numerator / denominator`` in x's dtype, safe to compare with integers.
+    """`2 y = x * numerator / denominator` in x's dtype, safe to compare with integers.
 
     Let x have p significant bits, the numerator k (trailing zeros not counted), the denominator
     q. As a ratio of integers, the quotient equals an integer T < 2**b or differs from it by
-    more than ``2**-max(p + k, q + b)`` of T. The product is exact where p + k bits fit the
+    more than `2**-max(p + k, q + b)` of T. The product is exact where p + k bits fit the
     significand, and division rounds correctly, so with more significand bits than that bound
     the result is T only if the quotient is T, and never on T's other side. This holds in
     float32 for FP16 values, FP16 denominators and numerators below 1,024 (21 bits), and in
@@ -149,7 +149,7 @@ def doubled_position(x: Tensor, numerator: Tensor | float, denominator: Tensor |
 
     Args:
         x: values, any shape.
-        numerator: twice the grid integer that ``denominator`` maps to, at least 1.
+        numerator: twice the grid integer that `denominator` maps to, at least 1.
         denominator: positive; infinity makes the position zero. Broadcast against x.
     """
     return (x * numerator).div_(denominator)

@@ -30,7 +30,7 @@ FLOAT_TYPES = {torch.float16: FP16, torch.bfloat16: BF16, torch.float32: FP32}
 
 
 def power_of_two(exponent: Tensor) -> Tensor:
-    """Exact ``2.0**exponent`` (float64) for integers -1022..1023, from the bit pattern."""
+    """Exact `2.0**exponent` (float64) for integers -1022..1023, from the bit pattern."""
     return (exponent.to(torch.int64) + 1023).bitwise_left_shift(52).view(torch.float64)
 
 

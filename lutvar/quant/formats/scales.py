@@ -38,11 +38,11 @@ class Scaling:
 
     Attributes:
         stored: what the rule keeps for each block; 0 where the block (half) is a zero group.
-        numerator: with ``denominator``, the doubled grid position is
-            ``2 y = x * numerator / denominator``; a power of two, or twice a grid integer.
+        numerator: with `denominator`, the doubled grid position is
+            `2 y = x * numerator / denominator`; a power of two, or twice a grid integer.
         denominator: float64, infinite for zero groups.
-        step: value of one grid step is ``stored * step / divisor``.
-        divisor: see ``step``; kept apart because 1/divisor need not be exact.
+        step: value of one grid step is `stored * step / divisor`.
+        divisor: see `step`; kept apart because 1/divisor need not be exact.
     """
 
     stored: Tensor
@@ -93,7 +93,7 @@ def _exact(peak: Tensor, fmt: NumberFormat, negative: bool) -> Scaling:
 
 
 def _absmax(dtype: torch.dtype | None, peak: Tensor, fmt: NumberFormat, negative: bool) -> Scaling:
-    """``dtype`` None is the tensor's own type."""
+    """`dtype` None is the tensor's own type."""
     largest = float(fmt.max_value(negative))
     # Quotients of short numbers: rounding to float64 first cannot move the second rounding
     # (53 bits are more than twice 24 plus 2).

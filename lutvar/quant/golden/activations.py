@@ -39,7 +39,7 @@ class ActivationCodes(NamedTuple):
 
 
 def hadamard_fp16(patterns: Patterns, signs: Sequence[int]) -> Patterns:
-    """Group-wise transform ``RNE_fp16(2**-7 * H (d * x))``.
+    """Group-wise transform `RNE_fp16(2**-7 * H (d * x))`.
 
     A sum of exactly zero gives +0; a negative sum that rounds to zero gives -0.
 

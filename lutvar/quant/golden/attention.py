@@ -20,7 +20,7 @@ MAX_KEYS = 4095
 SCORE_LIMIT = 1 << 18  #: scores are 19-bit two's complement numbers
 SUM_BITS = 28  #: the sum of weights is normalised to this many bits
 RECIPROCAL_BITS = 43
-_BIAS = 25  #: value of an FP16 pattern: ``sig * 2**(e - 25)``
+_BIAS = 25  #: value of an FP16 pattern: `sig * 2**(e - 25)`
 #: Scores computed at a time; bounds the int64 temporaries.
 _CHUNK_SCORES = 1 << 20
 
@@ -28,7 +28,7 @@ _Ints = NDArray[np.int64]
 
 
 class Divider(NamedTuple):
-    """The format's absolute maximum ``M = mu * 2**q``, mu odd, and the least z with 2**z >= mu."""
+    """The format's absolute maximum `M = mu * 2**q`, mu odd, and the least z with 2**z >= mu."""
 
     mu: int
     q: int
@@ -51,7 +51,7 @@ def split_fp16(patterns: NDArray[np.uint16]) -> tuple[_Ints, _Ints]:
 
 
 def scores(products: _Ints, q_scales: NDArray[np.uint16], k_scales: NDArray[np.uint16]) -> _Ints:
-    """``floor(D * s_q * s_k * 2**10 + 1/2)``, saturated, for D [..., n, L] and scale patterns."""
+    """`floor(D * s_q * s_k * 2**10 + 1/2)`, saturated, for D [..., n, L] and scale patterns."""
     e_q, sig_q = split_fp16(q_scales)
     e_k, sig_k = split_fp16(k_scales)
     exact = products * sig_q[..., :, None] * sig_k[..., None, :]
@@ -79,7 +79,7 @@ def reciprocal(total: _Ints, fmt: NumberFormat) -> tuple[_Ints, _Ints]:
 
 
 def outputs(a: NDArray[np.float64], total: _Ints, largest: _Ints, fmt: NumberFormat) -> Half:
-    """``fp16(A * R * 2**x)`` of sums A [..., n, 64] (integers), S [..., n] and E [...]."""
+    """`fp16(A * R * 2**x)` of sums A [..., n, 64] (integers), S [..., n] and E [...]."""
     _, q, z = divider(fmt)
     r, bits = reciprocal(total, fmt)
     exponent = 11 + largest[..., None] - _BIAS - q + (SUM_BITS - bits) - (RECIPROCAL_BITS + z)

@@ -34,8 +34,8 @@ class GoldenBackend:
 
     Args:
         model: quantized layers; those of the model that this backend is given to.
-        recorder: gets every intermediate by name: ``SITE.input`` (FP16 patterns), ``.codes``,
-            ``.scale``, ``.scale_neg``, ``.group_sums`` if kept, ``.y``.
+        recorder: gets every intermediate by name: `SITE.input` (FP16 patterns), `.codes`,
+            `.scale`, `.scale_neg`, `.group_sums` if kept, `.y`.
         keep_sums: compute the group sums for the recorder (large).
         keep_weights: keep each layer's weights expanded to float32 between calls. Default: yes,
             if all layers together need at most 1 GiB.

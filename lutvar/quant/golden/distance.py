@@ -23,7 +23,7 @@ class TeacherForced(Protocol):
 
 
 def relative_error(reference: Tensor, value: Tensor) -> float:
-    """``|value - reference| / |reference|`` in the 2-norm; 0 when both are all zero."""
+    """`|value - reference| / |reference|` in the 2-norm; 0 when both are all zero."""
     signal, noise = energies(reference, value)
     return math.sqrt(noise / signal) if signal else (math.inf if noise else 0.0)
 

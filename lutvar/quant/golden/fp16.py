@@ -2,7 +2,7 @@
 """FP16 patterns as the device reads them: float32 to patterns, and extended values both ways.
 
 On the device exponent field 31 is an ordinary exponent (contract, section 1), so a pattern from
-0x7C00 on is worth ``(1024 + f) * 2**6`` and not infinity or NaN.
+0x7C00 on is worth `(1024 + f) * 2**6` and not infinity or NaN.
 """
 
 from __future__ import annotations

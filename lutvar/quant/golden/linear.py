@@ -67,7 +67,7 @@ class GoldenLinear:
     ) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
         """y [R, O] float32, and the group sums [R, O, P] int32 if `keep_sums`.
 
-        ``start``: what the sums begin with instead of the bias, [O] or [R, O].
+        `start`: what the sums begin with instead of the bias, [O] or [R, O].
         """
         halves_RK = self._halves(activations)
         scales_RG = [values_of(activations.scale)]

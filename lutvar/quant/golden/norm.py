@@ -36,7 +36,7 @@ def row_sum(z: Float32) -> Float32:
 
 
 def inverse_width(width: int) -> np.float32:
-    """``1 / C`` rounded to float32: the instruction's operand."""
+    """`1 / C` rounded to float32: the instruction's operand."""
     return np.float32(1.0 / width)
 
 
@@ -54,7 +54,7 @@ def statistics(x: Half, eps: float) -> tuple[Float32, Float32]:
 def layer_norm(
     x: Float32, scale: NDArray[np.float16], shift: NDArray[np.float16], eps: float
 ) -> Half:
-    """``fp16(((fp16(x) - mean) * r) * scale + shift)``, each operation rounded to float32.
+    """`fp16(((fp16(x) - mean) * r) * scale + shift)`, each operation rounded to float32.
 
     Args:
         x: [..., C] float32 rows of the residual stream.

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Element by element between the large products (contract, sections 7, 8 and 10).
 
-Arrays of any leading shape; FP16 numbers are numpy float16 (``.view(np.uint16)`` gives patterns),
+Arrays of any leading shape; FP16 numbers are numpy float16 (`.view(np.uint16)` gives patterns),
 scales of records are patterns.
 """
 
@@ -62,23 +62,23 @@ def float32(x: Half) -> Float32:
 
 
 def multiply(x: Float32, y: Float32 | np.float32) -> Float32:
-    """``RNE(x * y)``; an exact zero is +0 whatever the signs (section 7)."""
+    """`RNE(x * y)`; an exact zero is +0 whatever the signs (section 7)."""
     # Adding +0 changes only -0, and no product of the device underflows.
     return x * y + np.float32(0)
 
 
 def store(y: Float32, g: NDArray[np.float16] | float) -> Float32:
-    """STORE: ``RNE(y * g)``; g is a vector over columns or a scalar that is an FP16 number."""
+    """STORE: `RNE(y * g)`; g is a vector over columns or a scalar that is an FP16 number."""
     return multiply(np.asarray(y, np.float32), _gate(g))
 
 
 def add(x: Float32, y: Float32, g: NDArray[np.float16] | float) -> Float32:
-    """ADD: ``RNE(x + RNE(y * g))``."""
+    """ADD: `RNE(x + RNE(y * g))`."""
     return np.asarray(x, np.float32) + store(y, g)
 
 
 def gelu(y: Float32) -> Half:
-    """GELU: ``fp16(y * gate(y))``, one rounding of the exact product."""
+    """GELU: `fp16(y * gate(y))`, one rounding of the exact product."""
     y = np.asarray(y, np.float32)
     gate = functions.gelu_factor(y).astype(np.float64)
     # 24 significant bits times 17: exact in float64.
@@ -86,7 +86,7 @@ def gelu(y: Float32) -> Half:
 
 
 def rsqrt(v: NDArray[Any]) -> NDArray[np.float64]:
-    """The tabulated ``1 / sqrt(v)`` of positive float32 values (19 significant bits, exact)."""
+    """The tabulated `1 / sqrt(v)` of positive float32 values (19 significant bits, exact)."""
     y, k = functions.rsqrt(np.asarray(v, np.float32))
     return np.ldexp(y.astype(np.float64), -functions.RSQRT_ONE - k)
 

@@ -50,7 +50,7 @@ class Span(NamedTuple):
 
 @dataclass
 class _Cache:
-    """K and V of one sequence, [depth, heads, tokens, ...]; ``length`` tokens are valid."""
+    """K and V of one sequence, [depth, heads, tokens, ...]; `length` tokens are valid."""
 
     keys: Records
     values: Records
@@ -85,12 +85,12 @@ class GoldenTransformer:
     Args:
         model: the quantized transformer.
         trace: gets every intermediate by name; rows as `spans_of` orders them. For block i:
-            ``blocki.x`` (float32 residual), ``blocki.norm1`` (FP16), ``blocki.qkv.input`` (after
-            the rotation), ``.codes``, ``.scale``, ``.scale_neg``, ``.y``;
-            ``blocki.q.codes``/``.scales`` and the same for k and v ([rows, heads, ...]);
-            ``blocki.attention`` (FP16); ``blocki.proj.*``; ``blocki.x1`` (residual between the
-            halves); ``blocki.norm2``, ``blocki.fc1.*``, ``blocki.gelu`` (FP16), ``blocki.fc2.*``;
-            then ``x``, ``norm``, ``head.*`` and ``logits.k`` of step k.
+            `blocki.x` (float32 residual), `blocki.norm1` (FP16), `blocki.qkv.input` (after
+            the rotation), `.codes`, `.scale`, `.scale_neg`, `.y`;
+            `blocki.q.codes`/`.scales` and the same for k and v ([rows, heads, ...]);
+            `blocki.attention` (FP16); `blocki.proj.*`; `blocki.x1` (residual between the
+            halves); `blocki.norm2`, `blocki.fc1.*`, `blocki.gelu` (FP16), `blocki.fc2.*`;
+            then `x`, `norm`, `head.*` and `logits.k` of step k.
         keep_weights: as in `GoldenBackend`.
     """
 

@@ -43,7 +43,7 @@ def load_model(name: str | Path) -> LoadedModel:
 
     Args:
         name: a name of `known_models`, the path of a folder written by the training, or the path
-            of a released checkpoint, ``.../var_d16.pth``.
+            of a released checkpoint, `.../var_d16.pth`.
 
     Raises:
         ModelError: unknown name, unreadable model.json, missing or changed file.

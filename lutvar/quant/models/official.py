@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Released VAR checkpoints as models: ``var_d16.pth`` with the tokenizer's file beside it.
+"""Released VAR checkpoints as models: `var_d16.pth` with the tokenizer's file beside it.
 
 Source: VAR (arXiv:2404.02905) and the file names of its release. The sampling settings are those
 of the published FID figures.

@@ -39,8 +39,8 @@ class QuantizedLinear:
     Attributes:
         site: which linear of the model.
         codes: [O, K] uint8, weight codes.
-        scales: [O, G] uint16, FP16 patterns ``ws``; constants of the layer folded in.
-        exponent: the layer's power of two ``e``.
+        scales: [O, G] uint16, FP16 patterns `ws`; constants of the layer folded in.
+        exponent: the layer's power of two `e`.
         bias: [O] float32, each 0 or between 2**-80 and 2**64 in magnitude.
         weight_format, activation_format: number formats.
         rotate: the input passes the Hadamard transform.
@@ -135,11 +135,11 @@ class QuantizedLinear:
 
     @property
     def constant(self) -> float:
-        """The constant ``c`` that the weight scales contain."""
+        """The constant `c` that the weight scales contain."""
         return folded_constant(self.activation_format, self.weight_format, self.rotate)
 
     def scale_values(self) -> NDArray[np.float32]:
-        """[O, G] float32: ``ws * 2**e``, exact."""
+        """[O, G] float32: `ws * 2**e`, exact."""
         values = self.scales.view(np.float16).astype(np.float32)
         return np.ldexp(values, self.exponent)
 
@@ -167,7 +167,7 @@ class GivenWeight:
 
 
 def folded_constant(activation: NumberFormat, weight: NumberFormat, rotate: bool) -> float:
-    """``c = 1 / (M_activation M_weight) * (2**3.5 if rotated else 1)``, contract section 6."""
+    """`c = 1 / (M_activation M_weight) * (2**3.5 if rotated else 1)`, contract section 6."""
     return (2.0**3.5 if rotate else 1.0) / (activation.scale_top() * weight.scale_top())
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The group-wise Hadamard transform in float64 (QuIP#, arXiv:2402.04396; FPQVAR, arXiv:2505.16335).
 
-Every group of 128 along the last axis is multiplied by ``diag(d) H``, H being the Sylvester
-matrix ``H[i][j] = (-1)**popcount(i & j)`` and d the shared sign vector. H is symmetric, so the
+Every group of 128 along the last axis is multiplied by `diag(d) H`, H being the Sylvester
+matrix `H[i][j] = (-1)**popcount(i & j)` and d the shared sign vector. H is symmetric, so the
 same function serves activations and weights.
 """
 
@@ -29,7 +29,7 @@ def sylvester(size: int = GROUP) -> Tensor:
 
 
 def signed_hadamard(x: Tensor, signs: Sequence[int]) -> Tensor:
-    """``x diag(d) H`` for each group along the last axis, not normalised, float64.
+    """`x diag(d) H` for each group along the last axis, not normalised, float64.
 
     Args:
         x: [..., K] float64, K a multiple of 128.

@@ -211,7 +211,7 @@ def quantize_transformer(
 
 
 def _kappa(var: Var) -> Half:
-    """[depth, heads] FP16: ``exp(min(scale_mul, ln 100)) * log2(e)`` in float64, rounded once."""
+    """[depth, heads] FP16: `exp(min(scale_mul, ln 100)) * log2(e)` in float64, rounded once."""
     rows = []
     for block in var.blocks:
         assert isinstance(block, VarBlock)

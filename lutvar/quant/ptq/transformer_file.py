@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of quantized transformers: the layers as in `ptq.files`, and what belongs to the rest.
 
-More tensors: ``kappa`` (float16 [depth, heads]), ``SITE.factors`` and ``SITE.shifts`` (float32
-[K], where there are any), and, for models of few classes, ``classes.blocks`` (float16
-[classes + 1, depth, 6, C]) and ``classes.head`` (float16 [classes + 1, 2, C]). More metadata:
+More tensors: `kappa` (float16 [depth, heads]), `SITE.factors` and `SITE.shifts` (float32
+[K], where there are any), and, for models of few classes, `classes.blocks` (float16
+[classes + 1, depth, 6, C]) and `classes.head` (float16 [classes + 1, 2, C]). More metadata:
 shape, number of classes, format of the cache, epsilon.
 """
 

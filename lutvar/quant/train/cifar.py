@@ -2,8 +2,8 @@
 """The CIFAR-10 images: 32x32 RGB, 10 classes, from one .npz of JPEG files.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images" (2009). The file
-holds, for `train` (50,000) and `test` (10,000): ``<split>_jpeg`` uint8, all JPEG files end to end,
-``<split>_offsets`` int64 [N + 1], ``<split>_labels`` uint8 [N]; and ``classes``.
+holds, for `train` (50,000) and `test` (10,000): `<split>_jpeg` uint8, all JPEG files end to end,
+`<split>_offsets` int64 [N + 1], `<split>_labels` uint8 [N]; and `classes`.
 """
 
 from __future__ import annotations

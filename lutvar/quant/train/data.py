@@ -63,7 +63,7 @@ def pick_images(data: ImageSet, count: int, flip: bool = False) -> tuple[Tensor,
     """A random batch from the training part: images, labels, and an index into images and mirrors.
 
     Draws from torch's global generator. With `flip`, half of the images are mirrored left to right;
-    the index is then ``2 * image + mirrored``.
+    the index is then `2 * image + mirrored`.
     """
     pick = torch.randint(len(data.train_labels), (count,))
     images, index = data.train_images[pick], 2 * pick

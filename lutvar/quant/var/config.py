@@ -27,6 +27,7 @@ from lutvar.contract.shape import PATCH_NUMS_256, TransformerShape, official_siz
 #: is a whole number of groups of this many channels.
 WIDTH_MULTIPLE = 128
 
+
 def _need_int(owner: str, name: str, value: object, low: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < low:
         raise ConfigError(f"{owner}.{name} = {value!r}: must be a whole number of at least {low}")

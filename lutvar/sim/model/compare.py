@@ -33,7 +33,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class CompareCase:
-    """A pair of formats in the array: all weights and activations, ``dual`` after GELU."""
+    """A pair of formats in the array: all weights and activations, `dual` after GELU."""
 
     title: str
     weight: str
@@ -61,7 +61,7 @@ REFERENCE = CASES[0]  #: its array gives the LUTs that the others may use
 
 @dataclass(frozen=True)
 class Compared:
-    """One line. ``None`` where the lane has not been synthesised, or not one row group fits.
+    """One line. `None` where the lane has not been synthesised, or not one row group fits.
 
     Attributes:
         title, weight, plain, dual: the formats.
@@ -87,7 +87,7 @@ class Compared:
 
 
 def lane_cost(case: CompareCase, costs: Sequence[ArrayCost]) -> float | None:
-    """LUT sites of a lane of the form ``da``; None when nobody has measured it."""
+    """LUT sites of a lane of the form `da`; None when nobody has measured it."""
     wanted = ("da", case.weight, case.plain, case.dual)
     return next((c.lut for c in costs if (c.form, c.weight, c.plain, c.dual) == wanted), None)
 
@@ -103,7 +103,7 @@ def compare(
     full: bool = False, costs: Sequence[ArrayCost] | None = None,
     cases: Sequence[CompareCase] = CASES,
 ) -> list[Compared]:  # fmt: skip
-    """One line for each format, at the LUTs that ``config``'s rows take in the reference format.
+    """One line for each format, at the LUTs that `config`'s rows take in the reference format.
 
     Raises ValueError when the reference has no cost.
     """

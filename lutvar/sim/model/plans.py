@@ -32,9 +32,9 @@ def plan(
 ) -> list[PassPlan]:
     """The passes of a schedule.
 
-    ``single`` and ``batch``: one pass a scale, for 1 or ``batch`` images of different classes.
-    ``stagger``: the steady state, one pass for ``batch`` images at each scale; each pass completes
-    ``batch`` images.
+    `single` and `batch`: one pass a scale, for 1 or `batch` images of different classes.
+    `stagger`: the steady state, one pass for `batch` images at each scale; each pass completes
+    `batch` images.
 
     Raises ValueError for an unknown schedule.
     """

@@ -24,7 +24,7 @@ KINDS = tuple(DEVICE)
 
 @dataclass(frozen=True)
 class Line:
-    """One unit's share: amounts by kind; ``None`` where there is no figure."""
+    """One unit's share: amounts by kind; `None` where there is no figure."""
 
     unit: str
     amounts: dict[str, int | None]
@@ -33,7 +33,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Resources:
-    """All lines, and their sum against the limits. ``complete``: no figure is missing."""
+    """All lines, and their sum against the limits. `complete`: no figure is missing."""
 
     lines: tuple[Line, ...]
 

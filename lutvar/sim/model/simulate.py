@@ -69,9 +69,9 @@ class _Weights:
         self.fifo, self.free_since = fifo, 0.0
 
     def matrix(self, start: float, available: float, beats: int, cycles: float) -> float:
-        """Cycles that MATRIX needs for so many beats, that can come from ``available`` on.
+        """Cycles that MATRIX needs for so many beats, that can come from `available` on.
 
-        It cannot take fewer than ``cycles``, whether beats come faster than it uses them or not.
+        It cannot take fewer than `cycles`, whether beats come faster than it uses them or not.
         """
         ahead = min(self.fifo, max(0.0, start - max(self.free_since, available)))
         end = max(start + cycles, start + beats - ahead, available + beats)

@@ -53,7 +53,7 @@ def run_demo(
     """Generate one image for each label on the simulated device, and compare all of it.
 
     If a pass differs, the first such pass is repeated to find the instruction that did it; the
-    answer is said and written to ``divergence.txt``.
+    answer is said and written to `divergence.txt`.
 
     Args:
         out: folder for pictures, reports, Verilog.

@@ -24,7 +24,7 @@ DECERR = 3
 
 @dataclass
 class Burst:
-    """A burst under way; the next beat is at ``data[at]``."""
+    """A burst under way; the next beat is at `data[at]`."""
 
     data: bytearray
     at: int
@@ -96,7 +96,7 @@ class Memory:
         segments: base address -> contents.
         pauses: probability that a channel rests in a cycle.
         latency: least and largest number of cycles to a burst's first beat or to its response.
-        silent: ports, ``(name, write)``, that take addresses but never answer.
+        silent: ports, `(name, write)`, that take addresses but never answer.
         refused: port -> (first address, last address, response).
         beats: moved, by port.
     """

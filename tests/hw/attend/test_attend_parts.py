@@ -37,7 +37,7 @@ def half(pattern: int) -> Fraction:
 
 
 def check_lane(size: AttentionSizes, cases: list[tuple[int, int, int]]) -> None:
-    """Cases: A, R, limit; the value is ``A * R * 2**(limit - product_bits - 13)``."""
+    """Cases: A, R, limit; the value is `A * R * 2**(limit - product_bits - 13)`."""
     mask = (1 << size.magnitude_bits + 1) - 1
     inputs = []
     for index, (a, _, _) in enumerate(cases):

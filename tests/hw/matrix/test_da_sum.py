@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Columns of bits of form ``da``: adders, plans of chains and counters, their sums."""
+"""Columns of bits of form `da`: adders, plans of chains and counters, their sums."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERY = np.array(list(product(range(8), range(8), range(2))))  #: a, b, carry
 
 
 def planes(values: np.ndarray, width: int) -> int:
-    """Bit k of value n at place ``len(values) * k + n``."""
+    """Bit k of value n at place `len(values) * k + n`."""
     bits = (values[None, :] >> np.arange(width)[:, None] & 1).reshape(-1)
     return int("".join(map(str, bits[::-1])), 2)
 

@@ -56,7 +56,7 @@ class Bench:
         self.simulator.close()
 
     async def step(self, issue=None, drain=None) -> None:
-        """One cycle; ``issue``: (bank, column, first)."""
+        """One cycle; `issue`: (bank, column, first)."""
         dut, rng, ctx = self.dut, self.rng, self.simulator
         ctx.set(dut.valid, issue is not None)
         bank, column, first = issue or (rng.randrange(3), rng.randrange(128), rng.getrandbits(1))
@@ -162,7 +162,7 @@ def test_every_short_pattern_of_pauses(library) -> None:
 
 
 def test_least_distance_is_needed(library) -> None:
-    """One cycle less than ``MIN_INTERVAL``, and the sums of the pass before are missed."""
+    """One cycle less than `MIN_INTERVAL`, and the sums of the pass before are missed."""
     for distance, right in ((MIN_INTERVAL, True), (0, False)):
         bench = Bench(library, 3)
 

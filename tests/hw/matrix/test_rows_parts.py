@@ -72,7 +72,7 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
 @pytest.mark.parametrize("ports", [1, 2])
 @pytest.mark.parametrize("stall", [(0.0,), (0.5,), (0.0, 0.6), (0.6, 0.1)])
 def test_unpack_finds_every_vector(quant, ports, stall):
-    """``stall``: of the streams in turn; the last one's also that of works and vectors."""
+    """`stall`: of the streams in turn; the last one's also that of works and vectors."""
     config = small(quant, weight_ports=ports)
     bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
     pause = random.Random(4)

@@ -9,7 +9,7 @@ from lutvar.quant.golden import pointwise
 
 
 def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str, latency: int):
-    """Patterns of ``output``; each input is fed back to back, ``lags`` cycles late."""
+    """Patterns of `output`; each input is fed back to back, `lags` cycles late."""
     count, found = len(fed["y"]), []
 
     async def bench(ctx) -> None:

@@ -47,7 +47,7 @@ def _run(
 
     Args:
         slow: probability of a cycle in which a port's sink is not ready, of the ports in turn.
-        memories: what answers each port, with the same content; default: ``memory`` for all.
+        memories: what answers each port, with the same content; default: `memory` for all.
     """
     ports = config.weight_ports
     expected, ends = _expected(memory, commands, ports)

@@ -34,7 +34,7 @@ def number(rng: random.Random) -> int:
 def schedule(rng: random.Random, blocks: int, operands: Any, idle: float) -> Iterator[Issue]:
     """Blocks of sums, additions of a block in rounds, slots in a random order that repeats.
 
-    Idle cycles carry garbage with ``valid`` low: they must change nothing.
+    Idle cycles carry garbage with `valid` low: they must change nothing.
     """
     for _ in range(blocks):
         slots = rng.sample(range(BLOCK), rng.randint(1, BLOCK))

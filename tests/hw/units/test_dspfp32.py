@@ -109,7 +109,7 @@ def simulator(unit: DspFp32, libraries) -> object:
 
 
 def run(unit: DspFp32, vectors: list[dict[str, int]], libraries=None) -> list[tuple[int, int]]:
-    """``m`` and ``s`` in each cycle, before the edge that takes the cycle's inputs."""
+    """`m` and `s` in each cycle, before the edge that takes the cycle's inputs."""
     seen: list[tuple[int, int]] = []
 
     async def bench(ctx) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The quantizer as a stream unit: groups, scales, order, rate, back-pressure, non-finite input.
 
-The arithmetic of each value is covered by ``test_quantizer_lanes``; here the oracle is plain
+The arithmetic of each value is covered by `test_quantizer_lanes`; here the oracle is plain
 integers, value by value.
 """
 
@@ -27,7 +27,7 @@ def value(pattern: int) -> int:
 
 
 def nearest(fmt: NumberFormat, ties: str, negative: bool, x: int, m: int) -> int:
-    """Code of the level nearest to ``x * M / m``."""
+    """Code of the level nearest to `x * M / m`."""
     levels = fmt.half(negative).levels
     distances = [abs(x * fmt.scale_top(negative) - level * m) for level in levels]
     best = min(distances)

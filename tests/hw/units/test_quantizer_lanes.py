@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every FP16 value against many maxima, for each format and tie rule, in compiled lanes.
 
-The oracle compares integers: a level is chosen by ``2 * M * |x|`` against ``(l + l') * m`` for each
+The oracle compares integers: a level is chosen by `2 * M * |x|` against `(l + l') * m` for each
 pair of neighbouring levels. It shares nothing with the gateware but the format objects.
 """
 
@@ -46,7 +46,7 @@ WORDS = 2  #: uint32 for each case: code, two scales
 class LaneRow(wiring.Component):
     """One lane for each case and one scale unit for each pair of formats, all fed with the same.
 
-    ``result`` holds, for each case, 32 bits of code and 32 bits of scales.
+    `result` holds, for each case, 32 bits of code and 32 bits of scales.
     """
 
     LATENCY = GroupScales.LATENCY + QuantizerLane.LATENCY

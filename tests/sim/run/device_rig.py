@@ -125,7 +125,7 @@ def open_rig(
 def image_step(
     rng: np.random.Generator, slot: int, label: int, position: int, tokens: int, **more: Any
 ) -> ImageStep:
-    """A step with random embeddings; ``guided``, ``guidance`` and ``width`` may be given."""
+    """A step with random embeddings; `guided`, `guidance` and `width` may be given."""
     width = more.get("width", 256)
     x = [rng.standard_normal((tokens, width)).astype(np.float32) for _ in range(2)]
     if not more.get("guided", True):

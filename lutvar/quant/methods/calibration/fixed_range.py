@@ -24,7 +24,7 @@ PERCENTILES = (0.999, 0.9999, 0.99999)
 
 @dataclass(frozen=True)
 class FixedRange:
-    """Codes 0..2**bits - 1 of ``x / step + zero``, rounded; the same for all tokens.
+    """Codes 0..2**bits - 1 of `x / step + zero`, rounded; the same for all tokens.
 
     Attributes:
         step: value of one code, [1] or one for each channel [I].

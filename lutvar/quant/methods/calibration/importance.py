@@ -2,9 +2,9 @@
 """How much an error of a linear's output matters to the model's logits.
 
 Source: the second factor of K-FAC (arXiv:1503.05671, section 2): with g the gradient of
-``-log p(token)`` for a linear's output and tokens drawn from the model's own distribution,
-``E[g^T g]`` is the Fisher matrix of that output, tokens taken as independent. To second order a
-small error e of the output moves the logits' KL divergence by ``e E[g^T g] e^T / 2``.
+`-log p(token)` for a linear's output and tokens drawn from the model's own distribution,
+`E[g^T g]` is the Fisher matrix of that output, tokens taken as independent. To second order a
+small error e of the output moves the logits' KL divergence by `e E[g^T g] e^T / 2`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """The output error of a layer as a function of its rounded weight, from second moments.
 
 With x the prepared input and q its quantized version, the mean squared error of the output,
-``mean |q R^T - x W^T|**2``, is a quadratic function of the rounded weight R. Three matrices hold
+`mean |q R^T - x W^T|**2`, is a quadratic function of the rounded weight R. Three matrices hold
 all of it, whatever the number of samples. GPTQ calls the first of them (times 2) the Hessian
 (arXiv:2210.17323, section 3.1).
 """

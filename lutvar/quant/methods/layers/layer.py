@@ -44,7 +44,7 @@ class ActivationQuantizer(Protocol):
 
 @dataclass
 class Layer:
-    """One linear: ``y = Q_x(ops(x)) Q_w(W)^T + low rank + b``.
+    """One linear: `y = Q_x(ops(x)) Q_w(W)^T + low rank + b`.
 
     Attributes:
         site: which linear.

@@ -18,7 +18,7 @@ ZETA, GAMMA = 1.1, -0.1
 
 
 class SoftRounding:
-    """A weight between its neighbours on the grid: ``down + (up - down) h(v)``.
+    """A weight between its neighbours on the grid: `down + (up - down) h(v)`.
 
     Attributes:
         v_OI: the learned variable; h starts at the weight's own place between the neighbours.
@@ -47,7 +47,7 @@ class SoftRounding:
             return self.down_OI + self.gap_OI * (self.h() >= 0.5)
 
     def penalty(self, power: float) -> Tensor:
-        """Mean of ``1 - |2 h - 1|**power``: 0 when every weight is on the grid."""
+        """Mean of `1 - |2 h - 1|**power`: 0 when every weight is on the grid."""
         return (1 - (2 * self.h() - 1).abs() ** power).mean()
 
     def slope(self, power: float) -> tuple[Tensor, Tensor]:

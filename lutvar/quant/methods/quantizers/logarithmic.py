@@ -45,7 +45,7 @@ def _levels(kind: str, bits: int, q: int) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class LogTable:
-    """Codes ``round(-log(x / scale))`` in some base; codes past the last are 0.
+    """Codes `round(-log(x / scale))` in some base; codes past the last are 0.
 
     Attributes:
         kind: "log2" (base 2), "log-sqrt2" (base sqrt 2) or "adalog" (base 2**(q / 37)).
@@ -80,7 +80,7 @@ class LogTable:
 
 @dataclass(frozen=True)
 class ShiftUniformLog2:
-    """Powers of two of a uniform code: ``2**round(c step + low) - eta``, c from log2(x + eta).
+    """Powers of two of a uniform code: `2**round(c step + low) - eta`, c from log2(x + eta).
 
     Attributes:
         eta: shift before the logarithm.

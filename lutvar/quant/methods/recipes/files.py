@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Files of quantized models: one safetensors file with the recipe inside, under one SHA-256.
 
-Tensors: for each linear ``SITE.integers`` and ``SITE.scales.*`` (or ``SITE.weight`` where the
-weight is no grid), ``SITE.bias``, and what operations and quantizers hold. One metadata entry
+Tensors: for each linear `SITE.integers` and `SITE.scales.*` (or `SITE.weight` where the
+weight is no grid), `SITE.bias`, and what operations and quantizers hold. One metadata entry
 holds the recipe, the layers, the state of the attention method, the fingerprint of the model
 and the hash over all of it.
 

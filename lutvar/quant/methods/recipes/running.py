@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A recipe over a model into a file: block by block, resumable, over several processes.
 
-Beside the file stands a folder ``FILE.parts`` while the run lasts: the calibration samples and a
+Beside the file stands a folder `FILE.parts` while the run lasts: the calibration samples and a
 file for each finished block, and the state of tuning, which comes after the blocks. A run that was
 broken off goes on from there; one with another recipe or model is refused. Blocks do not depend
 on each other, so the result does not depend on the number of processes.

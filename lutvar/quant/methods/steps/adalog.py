@@ -36,9 +36,9 @@ Q_RANGE = (10, 137)
 
 @dataclass(frozen=True)
 class ShiftedLog:
-    """``table(x + shift) - shift``.
+    """`table(x + shift) - shift`.
 
-    Taking the shift off again is a constant of the output, ``shift`` times the row sums of the
+    Taking the shift off again is a constant of the output, `shift` times the row sums of the
     weight as it is used, so it folds into the bias.
     """
 
@@ -172,7 +172,7 @@ def best_rows(
     candidates: int,
     steps: int,
 ) -> Scales:
-    """Ranges of the rows of a weight whose rounding makes ``w' A w - 2 w' l`` small.
+    """Ranges of the rows of a weight whose rounding makes `w' A w - 2 w' l` small.
 
     Raises:
         ValueError: the quantizer has not one asymmetric range for each row.

@@ -5,9 +5,9 @@ Source: FPQVAR (arXiv:2505.16335), GHT-aware learnable transformation: x s befor
 W / s in the weight, s learned for each block and site against the error of the layer's output,
 with the identity as gradient of both quantizers.
 
-The objective is ``|X W^T - A B^T|**2 / (rows * outputs)`` with A and B the quantized input and
+The objective is `|X W^T - A B^T|**2 / (rows * outputs)` with A and B the quantized input and
 weight. Value and gradient need the products A^T A, X^T A, B^T B and W^T B only:
-``dA = A (B^T B) - X (W^T B)`` and ``dB = B (A^T A) - W (X^T A)``, both times
+`dA = A (B^T B) - X (W^T B)` and `dB = B (A^T A) - W (X^T A)`, both times
 2 / (rows * outputs). So the outputs of the rows are never computed, which is several times less
 work than a forward and a backward pass.
 """
@@ -37,8 +37,8 @@ class Galt(StepBase):
     """Learns s with AdamW, one optimiser step for each scale step and epoch.
 
     The defaults take a few seconds for a block of width 256. The authors' settings are
-    ``epochs: 50, rate: 0.01, schedule: constant, parameter: linear, start: one, last: true,
-    tokens: null`` with 100 calibration samples (``rate: 0.002`` for the 512 x 512 model).
+    `epochs: 50, rate: 0.01, schedule: constant, parameter: linear, start: one, last: true,
+    tokens: null` with 100 calibration samples (`rate: 0.002` for the 512 x 512 model).
 
     Attributes:
         epochs: passes over the scale steps.
@@ -219,7 +219,7 @@ def balanced(weight_OI: Tensor, parts: list[ScaleData], power: float) -> Tensor:
     """Factors [I] = (rms of the weight's column / rms of the input's channel) ** power.
 
     Errors of a quantizer spread evenly over a rotated group, so a group costs about
-    ``sum(x_i**2 s_i**2) * sum(w_i**2 / s_i**2)``, which is least at power 1/2. The geometric mean
+    `sum(x_i**2 s_i**2) * sum(w_i**2 / s_i**2)`, which is least at power 1/2. The geometric mean
     is 1, because a common factor changes nothing.
     """
     x_I = torch.stack([part.square_II.diagonal() / len(part.x_RI) for part in parts]).mean(0)

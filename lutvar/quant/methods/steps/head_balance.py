@@ -7,7 +7,7 @@ of proj times its inverse leave proj's output what it was.
 
 With X the second moment of a head's values, W its columns of proj, F what errors of proj's output
 cost (`importance`) and G = W^T F W, the error of a quantizer behind a rotation is about
-``tr(M X M^T) tr(M^-T G M^-1)``. It is least where both are the same diagonal matrix (Moore,
+`tr(M X M^T) tr(M^-T G M^-1)`. It is least where both are the same diagonal matrix (Moore,
 Principal component analysis in linear systems, 1981: balancing). The same matrix suits the rounding
 of both weights. FlatQuant (arXiv:2410.09426) learns such matrices; here there is a closed form.
 """
@@ -79,11 +79,11 @@ class HeadBalance(StepBase):
 
 
 class Balance:
-    """M with ``M X M^T = M^-T G M^-1`` diagonal, its inverse, and what it gains.
+    """M with `M X M^T = M^-T G M^-1` diagonal, its inverse, and what it gains.
 
     Attributes:
         map_cc, inverse_cc: M and its inverse, float64.
-        gain: ``tr(M X M^T) tr(M^-T G M^-1) / (tr X tr G)``.
+        gain: `tr(M X M^T) tr(M^-T G M^-1) / (tr X tr G)`.
     """
 
     def __init__(self, moment_cc: Tensor, gram_cc: Tensor) -> None:

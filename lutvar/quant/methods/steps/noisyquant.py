@@ -22,7 +22,7 @@ from . import StepBase
 
 @dataclass(frozen=True)
 class NoisyInput:
-    """``inner(x + noise) - noise``; the subtraction folds into the bias."""
+    """`inner(x + noise) - noise`; the subtraction folds into the bias."""
 
     inner: ActivationQuantizer
     noise_I: Tensor

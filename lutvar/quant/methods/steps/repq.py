@@ -2,9 +2,9 @@
 """Ranges of each channel turned into one range by factors and shifts that cost nothing.
 
 Source: RepQ-ViT (arXiv:2212.08254), section 3.3: the input of a linear after a norm gets step and
-zero point of each channel; with their means s~ and z~ as targets, ``x / r - b`` with
-``r = s / s~`` and ``b = low / r - low~`` brings every channel into the one range, and the weight
-takes ``W r`` with bias ``+ W r b``. In VAR both fold into the AdaLN vectors.
+zero point of each channel; with their means s~ and z~ as targets, `x / r - b` with
+`r = s / s~` and `b = low / r - low~` brings every channel into the one range, and the weight
+takes `W r` with bias `+ W r b`. In VAR both fold into the AdaLN vectors.
 """
 
 from __future__ import annotations

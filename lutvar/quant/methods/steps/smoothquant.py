@@ -16,7 +16,7 @@ from . import StepBase
 
 
 class SmoothQuant(StepBase):
-    """x / f and W f with ``f = max|x|**alpha / max|W|**(1 - alpha)`` for each input channel.
+    """x / f and W f with `f = max|x|**alpha / max|W|**(1 - alpha)` for each input channel.
 
     Attributes:
         alpha: share of the input's range.

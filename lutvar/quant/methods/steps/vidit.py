@@ -2,7 +2,7 @@
 """Channel balance with a moving average of ranges, separately for ranges of scale steps.
 
 Source: ViDiT-Q (arXiv:2406.02540), section 3.2 and released code: factor
-``act**alpha / max|W|**(1 - alpha)`` with ``act`` the moving average (momentum .95) of each sample's
+`act**alpha / max|W|**(1 - alpha)` with `act` the moving average (momentum .95) of each sample's
 channel maximum; range of denoising steps -> range of scale steps. Its rotation is step hadamard.
 """
 
