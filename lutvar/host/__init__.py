@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host side: driver, transport, and the transformer on a device."""
 
-from .device import Device, ProgramTimeout
+from .device import Device, DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, BusError, HostError, IncompatibleDevice
 from .transformer import DeviceTransformer, PassReport
@@ -12,12 +12,14 @@ __all__ = [
     "BadInput",
     "BusError",
     "Device",
+    "DeviceBusy",
     "DeviceCounters",
     "DeviceSnapshot",
     "DeviceTransformer",
     "HostError",
     "IncompatibleDevice",
     "MemoryTransport",
+    "MissedInterrupt",
     "PassReport",
     "ProgramTimeout",
 ]

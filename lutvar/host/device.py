@@ -8,6 +8,7 @@ with Device(transport, config) as device:
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -17,7 +18,7 @@ from typing_extensions import Self
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
-from lutvar.contract.isa import INSTRUCTION_BYTES, Region
+from lutvar.contract.isa import ALIGN, INSTRUCTION_BYTES, Region
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
@@ -32,7 +33,7 @@ _SLICE = 1 << 20
 
 
 class ProgramTimeout(HostError):
-    """The device reported no error, but did not finish in time.
+    """The device reported no error, and has not finished in time: it says so itself.
 
     Attributes:
         what: what was waited for.
@@ -43,9 +44,25 @@ class ProgramTimeout(HostError):
     def __init__(self, what: str, cycles: int, snapshot: DeviceSnapshot) -> None:
         self.what, self.cycles, self.snapshot = what, cycles, snapshot
         super().__init__(
-            f"{what} not finished after {cycles} cycles. "
+            f"{what} not finished after {cycles} cycles{_still(snapshot)}. "
             f"Call soft_reset() before the next program. {snapshot}"
         )
+
+
+def _still(snapshot: DeviceSnapshot) -> str:
+    """What the device was doing when the time was up."""
+    if BY_NAME["STATE"].field_value(snapshot.state, "resetting"):
+        return ""
+    idle = BY_NAME["CTRL"].field_value(snapshot.ctrl, "idle")
+    return "; the device is idle, it never started" if idle else "; the device still runs it"
+
+
+class DeviceBusy(HostError):
+    """A program still runs on the device, so another one cannot start."""
+
+
+class MissedInterrupt(RuntimeWarning):
+    """A program had finished, and its interrupt had not come."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +130,12 @@ class Device:
         Memory ports end what they have begun first. Raises ProgramTimeout when they do not.
         """
         self._write("SOFT_RESET", 1)
-        spent = 0
+        first = self.transport.cycles
         while self._field("STATE", "resetting"):
-            self._pause(spent, "soft reset")
-            spent += _POLL
+            if self.transport.cycles - first >= self._grace:
+                snapshot = DeviceSnapshot.read(self.register)
+                raise ProgramTimeout("soft reset", self._grace, snapshot)
+            self.transport.wait(_POLL)
         if self._watchdog is not None:
             self._write("WATCHDOG", self._watchdog)
         self._write("GIE", 1)
@@ -130,8 +149,13 @@ class Device:
             work, io, cache: bytes of the other regions.
 
         Raises:
-            BadInput: the memory is too small.
+            BadInput: the memory is too small, or not aligned.
         """
+        if self.transport.base % ALIGN:
+            raise BadInput(
+                f"the device's memory starts at 0x{self.transport.base:X}, which is no multiple of "
+                f"{ALIGN}; allocate the buffer with that alignment, or start at the next multiple"
+            )
         sizes = {
             Region.MODEL: len(model), Region.WORK: work, Region.IO: io, Region.CACHE: cache,
         }  # fmt: skip
@@ -165,6 +189,10 @@ class Device:
     def run(self, program: bytes, limit: int, what: str = "program") -> DeviceCounters:
         """Run a program to its end.
 
+        An interrupt only ends the waiting; whether the program is done, the device's registers
+        tell. One that comes too early (a shared line, one left over from before a crash)
+        proves nothing, and one that never comes costs time only.
+
         Args:
             program: encoded, header included.
             limit: cycles that it may take.
@@ -175,28 +203,54 @@ class Device:
 
         Raises:
             AcceleratorError: the device reported an error.
+            DeviceBusy: an earlier program still runs.
             ProgramTimeout: it did not finish within `limit`.
+
+        Warns:
+            MissedInterrupt: the program is done and no interrupt came; its results are good.
         """
         if self._regions is None:
             raise BadInput("no regions yet; call place() first")
         if len(program) % INSTRUCTION_BYTES or len(program) < 2 * INSTRUCTION_BYTES:
             raise BadInput(f"a program of {len(program)} bytes; it is a header and instructions")
+        self._raise_error()
+        if not self._field("CTRL", "idle"):
+            # The start would be ignored, and the end of the other program taken for this one's.
+            raise DeviceBusy(
+                f"{what} cannot start while another program runs; call soft_reset() first. "
+                f"{DeviceSnapshot.read(self.register)}"
+            )
         start = self._regions.program
         self.transport.write(start, np.frombuffer(program, np.uint8))
         address = self.transport.base + start
-        self._raise_error()
         before = DeviceCounters.read(self.register)
         self._write("PROGRAM_LO", address & 0xFFFF_FFFF)
         self._write("PROGRAM_HI", address >> 32)
         self._write("ISR", 3)
         self._write("CTRL", 1)
-        first = self.transport.cycles
-        while not self.transport.wait(min(_SLICE, max(1, first + limit - self.transport.cycles))):
-            if self.transport.cycles - first >= limit:
-                raise ProgramTimeout(what, limit, DeviceSnapshot.read(self.register))
-        self._raise_error()
+        self._wait(limit, what)
         self._write("ISR", 3)
         return DeviceCounters.read(self.register).since(before)
+
+    def _wait(self, limit: int, what: str) -> None:
+        """Until ISR says that the program is done or has failed, or time is up."""
+        first, left = self.transport.cycles, limit
+        while True:
+            woken = self.transport.wait(min(_SLICE, max(1, left)))
+            self._raise_error()
+            if self._field("ISR", "done"):
+                break
+            left = limit - (self.transport.cycles - first)
+            if left <= 0:
+                raise ProgramTimeout(what, limit, DeviceSnapshot.read(self.register))
+        # The program may have ended between the last wait and the look at ISR.
+        if not woken and not self.transport.wait(_POLL):
+            warnings.warn(
+                f"{what}: the device has finished, but its interrupt did not come; check that the "
+                "line is connected and enabled. Until then every pass waits longer than needed",
+                MissedInterrupt,
+                stacklevel=3,
+            )
 
     def set_serial(self, serial: bool) -> None:
         """Run each instruction only when all earlier ones are complete (for comparisons)."""
@@ -218,11 +272,6 @@ class Device:
 
     def _field(self, register: str, name: str) -> int:
         return BY_NAME[register].field_value(self.register(register), name)
-
-    def _pause(self, spent: int, what: str) -> None:
-        if spent >= self._grace:
-            raise ProgramTimeout(what, self._grace, DeviceSnapshot.read(self.register))
-        self.transport.wait(_POLL)
 
     def _raise_error(self) -> None:
         if self.register("ERROR"):

@@ -14,9 +14,11 @@ from lutvar.host import (
     AcceleratorError,
     BadInput,
     Device,
+    DeviceBusy,
     DeviceCounters,
     HostError,
     IncompatibleDevice,
+    MissedInterrupt,
     ProgramTimeout,
 )
 
@@ -147,13 +149,94 @@ def test_a_deadline(double: TransportDouble) -> None:
     with pytest.raises(ProgramTimeout) as caught:
         device.run(PROGRAM, 5_000_000, "the pass")
     text = str(caught.value)
-    assert text.startswith("the pass not finished after 5000000 cycles. Call soft_reset()")
+    assert text.startswith(
+        "the pass not finished after 5000000 cycles; the device still runs it. Call soft_reset()"
+    )
     for part in ("busy_matrix", "waits_post", "prog_arvalid", "MATRIX 5"):
         assert part in text
     assert double.cycles == 5_000_000 and max(double.waits) <= 1 << 20
-    double.ends = None
+    # The old program still runs: a new one would not start, and the old one's end prove nothing.
+    starts = len(double.written("CTRL"))
+    with pytest.raises(DeviceBusy, match="next cannot start while another program runs; call soft"):
+        device.run(PROGRAM, 5_000_000, "next")
+    assert len(double.written("CTRL")) == starts
+    device.soft_reset()
     double.started = lambda double: double.finish(5_000_000)
     device.run(PROGRAM, 5_000_000)
+
+
+def test_interrupts_that_come_too_early(double: TransportDouble) -> None:
+    """A wake-up proves nothing: the results are read when the device says that it is done."""
+    device = placed(double)
+    for early in (1, 7):
+        double.early, before = early, double.cycles
+
+        def start(double: TransportDouble) -> None:
+            double.registers["MATRIX_ISSUE"] = 0
+            double.finish(3000)
+
+        double.started = start
+        device.run(PROGRAM, 5000)
+        assert double.cycles - before == 3000 and not double.early
+
+
+@pytest.mark.parametrize("length", [300, 2_500_000])
+def test_an_interrupt_that_never_comes(double: TransportDouble, length: int) -> None:
+    """The program is done all the same, and the driver says so."""
+    device = placed(double)
+    double.connected = False
+    double.started = lambda double: double.finish(length)
+    with pytest.warns(MissedInterrupt, match="the pass: the device has finished, but its interrupt"):
+        device.run(PROGRAM, length, "the pass")
+    assert double.cycles < length + (1 << 20) + 200
+    double.started = lambda double: double.finish(length + 1)
+    with pytest.raises(ProgramTimeout, match="not finished after .*; the device still runs it"):
+        device.run(PROGRAM, length)
+
+
+def test_a_program_that_ends_just_after_the_wait(double: TransportDouble) -> None:
+    """Between the end of a wait and the look at ISR; no warning, for the line is high by then."""
+    device = placed(double)
+    double.started = lambda double: double.finish((1 << 20) + 5)
+    read32 = double.read32
+
+    def slow(offset: int) -> int:
+        double.cycles += 6
+        return read32(offset)
+
+    double.read32 = slow  # type: ignore[method-assign]
+    device.run(PROGRAM, 5_000_000)
+
+
+def test_a_start_that_was_lost(double: TransportDouble) -> None:
+    device = placed(double)
+
+    def lost(double: TransportDouble) -> None:
+        double.running = False
+
+    double.started = lost
+    with pytest.raises(ProgramTimeout, match="the device is idle, it never started"):
+        device.run(PROGRAM, 1000)
+
+
+@pytest.mark.parametrize(("base", "fits"), [(0, True), (64, True), (32, False), (0x70000004, False)])
+def test_an_unaligned_memory(base: int, fits: bool) -> None:
+    """The device's addresses are multiples of 64; the lower bits would be lost."""
+    double = TransportDouble(CONFIG, base=base)
+    device = Device(double, CONFIG)
+    if fits:
+        device.place(MODEL, 100, 100, 100)
+        return
+    with pytest.raises(BadInput, match=f"starts at 0x{base:X}, which is no multiple of 64; alloc"):
+        device.place(MODEL, 100, 100, 100)
+    assert not double.log and not double.memory.any()
+
+
+def test_a_reset_under_a_stuck_interrupt(double: TransportDouble) -> None:
+    """Waits that return at once do not use up the time that a reset may take."""
+    double.early, double.reset_takes = 5000, 5010
+    Device(double, CONFIG, grace=1000).open()
+    assert double.cycles == 10 * 64
 
 
 def explained(double: TransportDouble, error: int, info: int = 0, address: int = 0) -> str:

@@ -22,7 +22,9 @@ class TransportDouble:
         registers: values that reads give; a test may change them.
         log: names and values of writes, in order.
         started: called when CTRL.start is written; default: the program finishes in 100 cycles.
-        ends: cycle at which the interrupt line rises, or None.
+        ends: cycle at which the running program finishes, or None.
+        early: so many waits return at once, though nothing has happened.
+        connected: the interrupt line is; without it every wait takes its full time.
     """
 
     def __init__(self, config: AcceleratorConfig, base: int = 0x7_0000_0000, size: int = 1 << 16):
@@ -37,14 +39,25 @@ class TransportDouble:
         self.started: Callable[[TransportDouble], None] = lambda double: double.finish(100)
         self.reset_takes = 0
         self.ends: int | None = None
+        self.running = self.done = False
+        self.early, self.connected = 0, True
         self.cycles = 0
         self.waits: list[int] = []
 
     def finish(self, cycles: int) -> None:
-        """Raise the interrupt line in so many cycles."""
+        """Let the program finish in so many cycles."""
         self.ends = self.cycles + cycles
 
+    def _look(self) -> None:
+        if self.running and self.ends is not None and self.ends <= self.cycles:
+            self.running, self.done, self.ends = False, True, None
+
     def read32(self, offset: int) -> int:
+        self._look()
+        if NAMES[offset] == "CTRL":
+            return 0 if self.running else 1 << 2
+        if NAMES[offset] == "ISR":
+            return int(self.done) | bool(self.registers["ERROR"]) << 1
         if NAMES[offset] == "STATE" and self.reset_takes > 0:
             self.reset_takes -= 1
             return self.registers["STATE"] | 1 << 28
@@ -55,10 +68,13 @@ class TransportDouble:
         self.log.append((name, value))
         if name == "SOFT_RESET":
             self.registers["ERROR"] = 0
+            self.running = self.done = False
         elif name == "CTRL" and value & 1:
+            self.running = True
             self.started(self)
         elif name == "ISR":
-            self.ends = None if self.ends is not None and self.ends <= self.cycles else self.ends
+            self._look()
+            self.done = self.done and not value & 1
         elif BY_NAME[name].access.name == "RW":
             self.registers[name] = value
 
@@ -73,9 +89,16 @@ class TransportDouble:
     def wait(self, cycles: int) -> bool:
         assert cycles > 0
         self.waits.append(cycles)
-        due = self.ends is not None and self.ends <= self.cycles + cycles
-        self.cycles = max(self.cycles, self.ends or 0) if due else self.cycles + cycles
-        return due
+        if self.early:
+            self.early -= 1
+            return True
+        soon = self.ends is not None and self.ends <= self.cycles + cycles
+        raised = self.connected and (self.done or soon)
+        if self.done and raised:
+            return True
+        self.cycles = max(self.cycles, self.ends or 0) if raised else self.cycles + cycles
+        self._look()
+        return raised
 
     def close(self) -> None:
         pass

@@ -16,9 +16,10 @@ from device_rig import FAST, Rig, digits, image_step, open_rig, same
 from lutvar.contract.isa import INSTRUCTION_BYTES, PAYLOAD_FIELDS, Opcode, Region
 from lutvar.contract.passes import ImageStep
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
-from lutvar.host import AcceleratorError, ProgramTimeout
+from lutvar.host import AcceleratorError, MissedInterrupt, ProgramTimeout
 from lutvar.host.compile.compiler import CompiledPass
 from lutvar.sim.device import MemoryTiming
+from lutvar.sim.transport import SimulatedMemory
 
 PAGE = 4096
 
@@ -214,3 +215,35 @@ def test_a_memory_that_never_answers(small: Small) -> None:
     device.open()
     rig.transformer.__init__(device, rig.transformer.packed, rig.transformer.slots)  # type: ignore[misc]
     small.right()
+
+
+class _Interrupts(SimulatedMemory):
+    """A line that wakes the driver too early, or that nobody hears."""
+
+    early, heard = 0, True
+
+    def wait(self, cycles: int) -> bool:
+        if self.early:
+            self.early -= 1
+            return True
+        if self.heard:
+            return super().wait(cycles)
+        self.device.idle(cycles)
+        return False
+
+
+def test_logits_are_never_those_of_the_pass_before(small: Small) -> None:
+    """Whatever the interrupt line does: results are read when the device says that it is done."""
+    device, compiled = small.rig.device, small.compiled
+    plain, line = device.transport, _Interrupts(small.rig.simulation)
+    device.transport = line
+    try:
+        line.early = 3
+        device.write(Region.IO, compiled.logits_first, np.zeros(compiled.logits_bytes, np.uint8))
+        small.right()
+        line.heard = False
+        device.write(Region.IO, compiled.logits_first, np.zeros(compiled.logits_bytes, np.uint8))
+        with pytest.warns(MissedInterrupt, match="the device has finished"):
+            small.right()
+    finally:
+        device.transport = plain
