@@ -62,8 +62,10 @@ clean: ## delete everything made here, the environment too
 
 # What Verilator needs to build a simulation.
 tools:
-	@for tool in g++ perl; do command -v $$tool >/dev/null 2>&1 || { \
-	  echo "error: $$tool was not found; install it: sudo apt-get install $$tool" >&2; exit 1; }; done
+	@command -v perl >/dev/null 2>&1 || { \
+	  echo "error: perl was not found; install it: sudo apt-get install perl" >&2; exit 1; }
+	@$(CXX) --version >/dev/null 2>&1 || { echo "error: the C++ compiler $(CXX) was not found;" \
+	  "install it: sudo apt-get install g++, or name another: make CXX=clang++" >&2; exit 1; }
 
 $(VENV)/.venv:
 	@command -v $(PYTHON) >/dev/null 2>&1 || { echo "error: $(PYTHON) was not found; install it:" \

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lutvar.environment import tool_environment
 from lutvar.sim import tools
 
 from .netlist import Net, level_histogram, packed_sites, read_cells
@@ -202,6 +203,7 @@ def _map(
             done = subprocess.run(
                 [yosys, "-q", "-l", "unit.log", "-p", script],
                 cwd=folder, capture_output=True, text=True, timeout=timeout, check=False,
+                env=tool_environment(),
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise SynthesisError(f"Yosys took more than {timeout:.0f} s for {top}") from error

@@ -56,6 +56,13 @@ def command(name: str) -> Callable[[_F], click.Command]:
     return wrap
 
 
+def require_simulator() -> None:
+    """Raise ToolError unless this machine can simulate: before the minutes that come first."""
+    from lutvar.sim.tools import VERILATOR_HINT, verilator
+
+    verilator().require(VERILATOR_HINT)
+
+
 def out_option(
     what: str, default: str | None = None, *, folder: bool = False
 ) -> Callable[[_F], _F]:

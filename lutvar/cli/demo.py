@@ -15,6 +15,7 @@ from .common import (
     model_option,
     out_option,
     recipe_option,
+    require_simulator,
 )
 from .errors import FAILED, OK
 
@@ -59,6 +60,7 @@ def demo(
     from lutvar.contract.accelerator import load_accelerator
 
     load_accelerator(config)  # first: a wrong name must not wait for torch
+    require_simulator()
     from lutvar.sim.run.demo import run_demo
 
     chosen = labels or tuple(range(10))

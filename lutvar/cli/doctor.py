@@ -32,7 +32,7 @@ def doctor(as_json: bool) -> int:
                 r["found"] or "-",
                 r["needed"],
                 _state(r),
-                "" if r["ok"] else r["without"],
+                "" if r["ok"] else _lost(r),
             )
             for r in rows
         ),
@@ -53,9 +53,15 @@ def _state(row: dict[str, object]) -> str:
     return state if row["needed_for_demo"] else f"{state} (optional)"
 
 
+def _lost(row: dict[str, object]) -> str:
+    lacks = row["lacks"]
+    return f"{row['without']} (needs {lacks})" if lacks else str(row["without"])
+
+
 def _row(
-    name: str, found: str | None, needed: str, ok: bool, without: str, path: str | None = None
-) -> dict[str, object]:
+    name: str, found: str | None, needed: str, ok: bool, without: str, path: str | None = None,
+    lacks: str = "",
+) -> dict[str, object]:  # fmt: skip
     return {
         "name": name,
         "found": found,
@@ -63,6 +69,7 @@ def _row(
         "ok": ok,
         "path": path,
         "without": without,
+        "lacks": lacks,
         "needed_for_demo": name in NEEDED,
     }
 
@@ -83,4 +90,4 @@ def _torch() -> dict[str, object]:
 def _tools() -> list[dict[str, object]]:
     from lutvar.sim.tools import versions
 
-    return [_row(t.name, t.found, t.needed, t.ok, t.without, t.path) for t in versions()]
+    return [_row(t.name, t.found, t.needed, t.ok, t.without, t.path, t.lacks) for t in versions()]

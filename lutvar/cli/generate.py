@@ -22,6 +22,7 @@ from .common import (
     out_option,
     progress,
     recipe_option,
+    require_simulator,
     seed_option,
 )
 
@@ -79,6 +80,8 @@ def generate(
     Image i has seed SEED + i. With --backend sim a table tells what each pass took: host, transfer,
     device.
     """
+    if backend == "sim":
+        require_simulator()
     from lutvar.quant.var.passes import generate_passes
     from lutvar.sim.run.session import quantize
 

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import click
 
-from .common import accelerator_option, command, emit, model_option, note, out_option
+from .common import (
+    accelerator_option,
+    command,
+    emit,
+    model_option,
+    note,
+    out_option,
+    require_simulator,
+)
 
 STUDIES = ("ablation", "sharing", "memory", "agreement")
 
@@ -27,6 +35,7 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     accelerators of its own. Every run is compared with the golden model; exit code 1 when one
     differs.
     """
+    require_simulator()
     from lutvar.sim.run.agreement import agreement_table, run_agreement
     from lutvar.sim.run.document import Heading, Paragraph, Table, to_markdown
     from lutvar.sim.run.session import quantize

@@ -18,6 +18,8 @@ from amaranth.hdl import ClockDomain, ClockSignal, Fragment, Instance, Module, R
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
+from lutvar.environment import writable_cache
+
 PREFIX = "lutvar_"  #: of every module in an exported file
 _DOMAIN = "sync"
 _CLOCK, _RESET = "clk", "rst"
@@ -166,12 +168,16 @@ def _rtlil(
     )
 
 
+def yosys() -> Any:
+    """The Yosys that writes Verilog: the system's when it is new enough, else Amaranth's own."""
+    return find_yosys(lambda version: version >= _YOSYS)
+
+
 def _verilog(text: str) -> str:
     script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_PASSES]
-    # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
-    return find_yosys(lambda version: version >= _YOSYS).run(
-        ["-q", "-"], "\n".join(script), ignore_warnings=True
-    )
+    with writable_cache():
+        # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
+        return yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
 
 
 def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) -> str:

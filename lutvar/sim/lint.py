@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from lutvar.environment import tool_environment
 
 from .tools import icarus, verilator, yosys
 
@@ -27,8 +28,8 @@ WAIVED = {
 
 def _run(command: Sequence[str], environment: dict[str, str] | None = None, **options: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, **(environment or
-        {})}, **options,  # type: ignore[call-overload]
+        command, capture_output=True, text=True, check=False, env=tool_environment(environment),
+        **options,  # type: ignore[call-overload]
     )  # fmt: skip
     output: str = done.stdout + done.stderr
     if done.returncode and not output.strip():

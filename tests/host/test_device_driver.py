@@ -186,11 +186,11 @@ def test_an_interrupt_that_never_comes(double: TransportDouble, length: int) -> 
     device = placed(double)
     double.connected = False
     double.started = lambda double: double.finish(length)
-    with pytest.warns(MissedInterrupt, match="the pass: the device has finished, but its interrupt"):
+    with pytest.warns(MissedInterrupt, match="the pass: the device has finished, but"):
         device.run(PROGRAM, length, "the pass")
     assert double.cycles < length + (1 << 20) + 200
     double.started = lambda double: double.finish(length + 1)
-    with pytest.raises(ProgramTimeout, match="not finished after .*; the device still runs it"):
+    with pytest.raises(ProgramTimeout, match=r"not finished after .*; the device still runs it"):
         device.run(PROGRAM, length)
 
 
@@ -219,7 +219,7 @@ def test_a_start_that_was_lost(double: TransportDouble) -> None:
         device.run(PROGRAM, 1000)
 
 
-@pytest.mark.parametrize(("base", "fits"), [(0, True), (64, True), (32, False), (0x70000004, False)])
+@pytest.mark.parametrize(("base", "fits"), [(0, True), (64, True), (32, False), (0x7004, False)])
 def test_an_unaligned_memory(base: int, fits: bool) -> None:
     """The device's addresses are multiples of 64; the lower bits would be lost."""
     double = TransportDouble(CONFIG, base=base)

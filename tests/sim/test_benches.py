@@ -138,6 +138,27 @@ def test_registers_that_err_fail_the_benches(tmp_path: Path) -> None:
 
 
 @WITH_ICARUS
+def test_variables_of_another_cocotb_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A filter or a module list in the caller's shell drops no testbench."""
+    for name, value in {
+        "COCOTB_TEST_FILTER": "reset_values", "COCOTB_TESTCASE": "reset_values",
+        "COCOTB_TEST_MODULES": "nothing", "COCOTB_TOPLEVEL": "other", "TESTCASE": "reset_values",
+        "COCOTB_RESULTS_FILE": str(tmp_path / "elsewhere.xml"), "PYTHONOPTIMIZE": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    verilog = tmp_path / "stand_in.v"
+    verilog.write_text(_stand_in(unknown=False))
+    rows = run_on(
+        "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
+        modules=["lutvar.sim.benches.registers"],
+    )  # fmt: skip
+    assert len(rows) == EXPECTED["registers"]
+    assert not next(row for row in rows if "reset_values" in row.bench).passed  # assertions work
+
+
+@WITH_ICARUS
 def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
     verilog = tmp_path / "stand_in.v"
     verilog.write_text(_stand_in(unknown=True))

@@ -10,14 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from amaranth._toolchain.yosys import find_yosys
-
 from lutvar import __version__
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
-from lutvar.hw.verilog import export_verilog
+from lutvar.hw.verilog import export_verilog, yosys
 
 from .top import TOP_NAME, Accelerator
 
@@ -87,7 +85,7 @@ def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> 
         "tools": {
             "lutvar": __version__,
             "amaranth": metadata.version("amaranth"),
-            "yosys": ".".join(map(str, find_yosys(lambda _version: True).version())),
+            "yosys": ".".join(map(str, yosys().version())),
         },
     }
 
