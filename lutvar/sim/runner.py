@@ -139,7 +139,8 @@ def build_model(
         try:
             runner.build(
                 sources=sources, hdl_toplevel=TOP, build_dir=_build_folder(sim, folder),
-                build_args=arguments, always=True, timescale=("1ns", "1ps"), waves=waves, log_file=log,
+                build_args=arguments, always=True, timescale=("1ns", "1ps"), waves=waves,
+                log_file=log,
             )  # fmt: skip
         except (SystemExit, Exception) as error:
             raise RunError(f"{sim} could not build {verilog.name}: {_tail(log)}") from error
@@ -149,7 +150,8 @@ def build_model(
 def _tail(log: Path, lines: int = 25) -> str:
     if not log.exists():
         return "it wrote no log"
-    return f"the log is {log}. Its end:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+    text = log.read_text(errors="replace").splitlines()
+    return f"the log is {log}. Its end:\n" + "\n".join(text[-lines:])
 
 
 def _results(path: Path, sim: str) -> list[BenchResult]:
