@@ -37,6 +37,7 @@ VERILATOR_FLAGS = (
 FAST_FLAGS = "-O1"  #: model code
 SLOW_FLAGS = "-O0"  #: constructors and initial values: run once
 
+
 class BuildError(RuntimeError):
     """The model could not be built; the message ends with the tail of the log."""
 

@@ -152,7 +152,7 @@ def test_variables_of_another_cocotb_project(
     verilog.write_text(_stand_in(unknown=False))
     rows = run_on(
         "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
-        modules=["lutvar.sim.benches.registers"],
+        modules=["lutvar.sim.testbenches.registers"],
     )  # fmt: skip
     assert len(rows) == EXPECTED["registers"]
     assert not next(row for row in rows if "reset_values" in row.bench).passed  # assertions work
