@@ -4,11 +4,13 @@
 #   PYTHON     interpreter for the environment (3.10 or later)
 #   VENV       where the environment goes
 #   CONFIG     accelerator size: a name from lutvar/configs/accelerator, or a .yaml file
+#   CONSTRAINTS  versions to install: the tested ones, or requirements/minimum.txt
 #   PIP_EXTRA  more arguments for pip, e.g. the CPU-only builds of PyTorch, which save gigabytes:
 #              make demo PIP_EXTRA="--extra-index-url https://download.pytorch.org/whl/cpu"
 
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= requirements/constraints.txt
 PIP_EXTRA ?=
 BUILD ?= build
 CONFIG ?= small-fp4
@@ -18,12 +20,12 @@ PYTEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
 LUTVAR := $(BIN)/lutvar
-INSTALL = $(BIN)/python -m pip install --quiet $(PIP_EXTRA) -c requirements/constraints.txt
-PINS := pyproject.toml requirements/constraints.txt
+INSTALL = $(BIN)/python -m pip install --quiet $(PIP_EXTRA) -c $(CONSTRAINTS)
+PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint verilog sim study estimate bench train clean tools
+.PHONY: help demo test coverage lint format docs verilog sim study estimate bench train clean tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,9 +36,24 @@ demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compa
 test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-lint: $(VENV)/.dev ## ruff and mypy
+coverage: tools $(VENV)/.dev ## share of lines that tests run, and the list of the others (PYTEST_ARGS: which tests)
+	@mkdir -p $(BUILD)
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --cov --cov-report= $(PYTEST_ARGS)
+	$(BIN)/coverage report > $(BUILD)/coverage.txt
+	$(BIN)/coverage json -q -o $(BUILD)/coverage.json
+	@tail -n 1 $(BUILD)/coverage.txt; echo "$(BUILD)/coverage.txt lists the lines that no test ran"
+
+lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+format: $(VENV)/.dev ## rewrite the sources as ruff would have them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs ## pages about the Python interface, from the docstrings
+	$(BIN)/python docs/build_api.py $(BUILD)/docs
 
 verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4, vck190-fp4, ...)
 	$(LUTVAR) verilog $(CONFIG) -o $(BUILD)/verilog
@@ -83,6 +100,6 @@ $(VENV)/.core: $(VENV)/.venv $(PINS)
 	$(INSTALL) -e .
 	@touch $@
 
-$(VENV)/.sim $(VENV)/.bench $(VENV)/.train $(VENV)/.test $(VENV)/.dev: $(VENV)/.core $(PINS)
+$(VENV)/.sim $(VENV)/.bench $(VENV)/.train $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.core $(PINS)
 	$(INSTALL) -e ".[$(patsubst .%,%,$(notdir $@))]"
 	@touch $@

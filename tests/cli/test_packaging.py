@@ -41,7 +41,7 @@ def _pins(python: str) -> dict[str, str]:
     return pins
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.14"])
 def test_every_dependency_is_pinned_within_its_range(python: str) -> None:
     pins = _pins(python)
     wanted = [*PROJECT["dependencies"], *(r for group in EXTRAS.values() for r in group)]
