@@ -31,7 +31,7 @@ _PLAIN = re.compile(r"[\w./@+,=-]+")
 
 
 def tool_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's variables without those of other projects, and with ``changes``."""
+    """This process's variables without those of other projects, and with `changes`."""
     kept = {k: v for k, v in os.environ.items() if not _FOREIGN.fullmatch(k)}
     return {**kept, **cache_variables(), **(changes or {})}
 
@@ -71,7 +71,7 @@ def _private_folder() -> Path:
 
 
 def compiler_command() -> list[str]:
-    """The C++ compiler as words: ``CXX`` may hold a launcher and flags, as in ``ccache g++``."""
+    """The C++ compiler as words: `CXX` may hold a launcher and flags, as in `ccache g++`."""
     text = os.environ.get("CXX", "").strip()
     try:
         return shlex.split(text) or ["g++"]

@@ -94,7 +94,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 
 def _build_folder(sim: Simulator, folder: Path) -> Path:
-    """Where the simulator is compiled; everything else is written to ``folder``."""
+    """Where the simulator is compiled; everything else is written to `folder`."""
     return make_folder(folder) if sim == "verilator" else folder
 
 
