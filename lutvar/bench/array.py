@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from lutvar.contract.accelerator import ROW_GROUP
 from lutvar.contract.costs import ARRAY_COSTS, ArrayCost, load_array_costs
 from lutvar.contract.formats import get_format
 from lutvar.contract.quant_preset import GROUP
+from lutvar.files import json_text, write_file
 from lutvar.hw.matrix.da import DaRows
 from lutvar.hw.matrix.da_design import ENGINES, DaDesign
 from lutvar.hw.matrix.table import RowOperand
@@ -172,7 +172,7 @@ def save_costs(costs: Sequence[ArrayCost], path: Path = ARRAY_COSTS) -> None:
         "unit": "LUT sites and flip-flops for each multiplier lane; synthesised, not placed",
         "costs": [asdict(cost) for cost in costs],
     }
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    write_file(path, json_text(data, indent=1) + "\n")
 
 
 def _cells(cost: ArrayCost) -> tuple[str, ...]:

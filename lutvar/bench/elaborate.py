@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lutvar.files import json_text
+
 from .report import Measurement
 
 MOST_SECONDS = 300
@@ -75,4 +77,4 @@ def elaboration(config_name: str) -> list[Measurement]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(run(sys.argv[1])))
+    print(json_text(run(sys.argv[1])))

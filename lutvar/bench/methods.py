@@ -16,6 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from lutvar.files import json_text
+
 from .report import Measurement
 
 RECIPE = "fpqvar-fp4-no-galt"
@@ -95,4 +97,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(Path(sys.argv[2]), sys.argv[3])
     else:
-        print(json.dumps(quantize(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))))
+        print(json_text(quantize(Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))))

@@ -198,7 +198,7 @@ def _map(
         f"-top {top}; {late}write_json unit.json"
     )
     with tempfile.TemporaryDirectory(prefix="lutvar-synth-") as folder:
-        Path(folder, "unit.v").write_text(verilog)
+        Path(folder, "unit.v").write_text(verilog, encoding="utf-8")
         try:
             done = subprocess.run(
                 [yosys, "-q", "-l", "unit.log", "-p", script],
@@ -211,5 +211,5 @@ def _map(
         if done.returncode or not result.exists():
             tail = "\n".join((done.stdout + done.stderr).splitlines()[-15:])
             raise SynthesisError(f"Yosys ended with status {done.returncode} for {top}:\n{tail}")
-        netlist: dict[str, Any] = json.loads(result.read_text())
+        netlist: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return netlist

@@ -23,6 +23,7 @@ from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.costs import UnitCost
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import ADDRESS_BITS
+from lutvar.files import json_text, make_folder, write_file
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 
 from .area import EXPORTING, MAX_LEVELS
@@ -160,10 +161,8 @@ def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -
     started = time.monotonic()
     found = count_luts_verilog(verilog, module, options=(), timeout=_PATIENCE, flat=False)
     cost = _cost(found, time.monotonic() - started)
-    cache.mkdir(parents=True, exist_ok=True)
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(cost.as_dict()) + "\n", encoding="utf-8")
-    part.replace(kept)
+    make_folder(cache)
+    write_file(kept, json_text(cost.as_dict()) + "\n")
     return cost
 
 

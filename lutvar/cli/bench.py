@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from lutvar.files import json_text, prepare_output, write_file
 
 from .common import command, emit, json_option, note, out_option
 from .errors import FAILED, OK
@@ -25,16 +26,18 @@ from .errors import FAILED, OK
 @json_option
 def bench(quick: bool, check: bool, markdown: Path | None, out: Path, as_json: bool) -> int:
     """Measure and compare with the targets: synthesised, simulated or timed, and says which."""
+    for target in (out, markdown):
+        if target is not None:
+            prepare_output(target)
     from lutvar.bench.report import insert
     from lutvar.bench.run import run_bench
 
     page = markdown.read_text(encoding="utf-8") if markdown and markdown.exists() else ""
     insert(page, "")  # first: a page without marks must not cost the figures
     report = run_bench(quick=quick)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+    write_file(out, json_text(report.as_dict(), indent=2) + "\n")
     if markdown is not None:
-        markdown.write_text(insert(page, report.markdown()), encoding="utf-8")
+        write_file(markdown, insert(page, report.markdown()))
     emit(as_json, report.as_dict(), report.text())
     note(f"written: {out}" + (f", {markdown}" if markdown else ""))
     return FAILED if report.failed or (check and report.missed) else OK

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from lutvar.files import json_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -76,7 +77,7 @@ def out_option(
 
 def emit(as_json: bool, data: Any, text: str) -> None:
     """Print data as JSON on standard output, or the text for people."""
-    click.echo(json.dumps(data, indent=2, default=str) if as_json else text)
+    click.echo(json_text(data, indent=2, default=str) if as_json else text)
 
 
 def note(text: str) -> None:

@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from lutvar.files import json_text
 
 from .common import (
     accelerator_option,
@@ -75,5 +76,5 @@ def demo(
         recipe=recipe,
     )
     if as_json:
-        click.echo(json.dumps(report.as_dict(), indent=2, default=str))
+        click.echo(json_text(report.as_dict(), indent=2, default=str))
     return OK if report.ok else FAILED

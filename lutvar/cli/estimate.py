@@ -131,6 +131,6 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
             )
         values[key] = value
     try:
-        return type(config)(**{**values, "name": f"{config.name}*"})
+        return type(config)(**{**values, "name": f"{config.name}-changed"})
     except ValidationError as error:
         raise click.BadParameter(str(error.errors()[0]["msg"]), param_hint="--set") from None

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lutvar.files import json_text, prepare_output, write_file
 from lutvar.text import table
 
 from .common import command, emit, json_option, model_option, note, progress
@@ -115,6 +115,8 @@ def evaluate(
     Interrupt it at any time; the same command continues where it stopped. Under torchrun each
     process makes its part of the samples, with the same results.
     """
+    if out is not None:
+        prepare_output(out)
     from lutvar.quant.eval.evaluate import Plan
     from lutvar.quant.eval.settings import SampleSettings
     from lutvar.quant.eval.work import Share
@@ -143,10 +145,7 @@ def evaluate(
         return
     data, text = result
     if out is not None:
-        from lutvar.quant.var.checkpoint import write_atomic
-
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(out, (json.dumps(data, indent=1) + "\n").encode())
+        write_file(out, json_text(data, indent=1) + "\n")
     emit(as_json, data, text)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.files import prepare_output, rendered, write_file
 from lutvar.text import table
 
 from .common import (
@@ -82,6 +83,7 @@ def generate(
     """
     if backend == "sim":
         require_simulator()
+    prepare_output(out)
     from lutvar.quant.var.passes import generate_passes
     from lutvar.sim.run.session import quantize
 
@@ -165,5 +167,5 @@ def _write_row(images_BCHW: Tensor, zoom: int, path: Path) -> None:
     height, count, width, channels = pixels.shape
     row = pixels.reshape(height, count * width, channels)
     row = np.repeat(np.repeat(row, zoom, axis=0), zoom, axis=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(row[..., 0] if channels == 1 else row).save(path, format="PNG")
+    picture = Image.fromarray(row[..., 0] if channels == 1 else row)
+    write_file(path, rendered(lambda file: picture.save(file, format="PNG")))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lutvar.files import prepare_output
 from lutvar.text import table
 
 from .common import command, emit, json_option, model_option, note, out_option, progress
@@ -30,6 +31,7 @@ def quantize(
     """
     if recipe is not None and preset is not None:
         raise click.UsageError("--preset and --recipe exclude each other; give one")
+    prepare_output(out)
     if recipe is None:
         _by_preset(model, preset or "fp4", out, as_json)
     else:
@@ -44,7 +46,6 @@ def _by_preset(model: str, preset: str, out: Path, as_json: bool) -> None:
     from lutvar.quant.ptq import quantize_model
 
     quantized = quantize_model(load_model(model).var, config)
-    out.parent.mkdir(parents=True, exist_ok=True)
     quantized.save(out)
     layers = list(quantized.layers.values())
     weights = quantized.weights
@@ -73,7 +74,6 @@ def _by_recipe(model: str, name: str, jobs: int, out: Path, as_json: bool) -> No
 
     recipe = load_recipe(name)
     loaded = load_model(model)
-    out.parent.mkdir(parents=True, exist_ok=True)
     info = loaded.info
     try:
         with progress(f"{recipe.name}: blocks") as update:

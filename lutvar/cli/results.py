@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import click
+
+from lutvar.files import json_text, write_file
 
 from .common import command, emit, json_option, note, out_option, progress
 
@@ -40,7 +41,6 @@ def results(
     from lutvar.quant.eval.results_text import best_lines, document_text, order_lines
     from lutvar.quant.eval.subject import model_fingerprint
     from lutvar.quant.models import load_model
-    from lutvar.quant.var.checkpoint import write_atomic
     from lutvar.sim.run.sheet import SheetRow, write_sheet
 
     chosen = load_plan(plan)
@@ -53,10 +53,10 @@ def results(
         larger = replace(found.evaluation, samples=chosen.focus.samples, seeds=chosen.focus.seeds)
         focus = document(larger, reference, model_fingerprint(model), found.focus_runs)
         data["focus"] = {key: focus[key] for key in ("settings", "runs", "summary")}
-    write_atomic(out / "results.json", (json.dumps(data, indent=1) + "\n").encode())
+    write_file(out / "results.json", json_text(data, indent=1) + "\n")
     text = document_text(found, reference)
     target = out / "results.md" if markdown is None else markdown
-    write_atomic(target, text.encode())
+    write_file(target, text)
     names = model.info.classes
     rows = [
         SheetRow(name, "same classes and seeds", images)

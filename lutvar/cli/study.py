@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
+
+from lutvar.files import json_text, prepare_output, write_file
 
 from .common import (
     accelerator_option,
@@ -36,6 +37,7 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     differs.
     """
     require_simulator()
+    prepare_output(out)
     from lutvar.sim.run.agreement import agreement_table, run_agreement
     from lutvar.sim.run.document import Heading, Paragraph, Table, to_markdown
     from lutvar.sim.run.session import quantize
@@ -77,10 +79,9 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
             make(outcomes))  # fmt: skip
         wrong += sum(o.mismatches for o in outcomes)
     data["different"] = wrong
-    out.parent.mkdir(parents=True, exist_ok=True)
     page = to_markdown(blocks)
-    out.write_text(json.dumps(data, indent=2) + "\n")
-    out.with_suffix(".md").write_text(page)
+    write_file(out, json_text(data, indent=2) + "\n")
+    write_file(out.with_suffix(".md"), page)
     emit(as_json, data, page)
     note(f"written: {out}, {out.with_suffix('.md')}")
     return 1 if wrong else 0

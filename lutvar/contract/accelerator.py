@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from .formats import NumberFormat, get_format
-from .quant_preset import GROUP, QuantConfig, _read, _Strict, _validate, load_quant
+from .names import Name
+from .quant_preset import GROUP, QuantConfig, _Strict, load_config, load_quant
 
 LANES = 16  #: values in a beat of the vector units
 ROW_GROUP = 16  #: token rows that share weights registers and drain together
@@ -25,7 +26,7 @@ class AcceleratorConfig(_Strict):
     The limits say which models and programs it runs; the compiler refuses others, naming the limit.
     """
 
-    name: str
+    name: Name
     quant: str = Field(description="name of the quantization preset that it runs")
     kv_format: Literal["E2M3", "E2M1"] = Field(
         default="E2M3", description="format of q, k and v in the attention products"
@@ -110,7 +111,6 @@ class AcceleratorConfig(_Strict):
 
 def load_accelerator(name_or_path: str | Path) -> AcceleratorConfig:
     """Read an accelerator size by name or from a YAML file. Raises ConfigError."""
-    data, where = _read("accelerator", name_or_path)
-    config = _validate(AcceleratorConfig, data, where)
+    config = load_config(AcceleratorConfig, "accelerator", name_or_path)
     load_quant(config.quant)
     return config

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lutvar.files import json_text, write_file
+
 DATA = Path(__file__).with_name("data")
 ARRAY_COSTS = DATA / "array_costs.json"
 
@@ -63,7 +65,7 @@ def save_units(name: str, costs: dict[str, UnitCost], folder: Path = DATA) -> No
     folder.mkdir(exist_ok=True)
     raw = {unit: cost.as_dict() for unit, cost in costs.items()}
     path = folder / f"{name}.json"
-    path.write_text(json.dumps(raw, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_file(path, json_text(raw, indent=1, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True)

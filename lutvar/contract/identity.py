@@ -9,7 +9,8 @@ and the sequencer with the header of each program.
 from __future__ import annotations
 
 import hashlib
-import json
+
+from lutvar.files import json_text
 
 from . import functions, isa, register_map
 from .accelerator import AcceleratorConfig
@@ -45,5 +46,5 @@ def accelerator_hash(config: AcceleratorConfig) -> int:
 
 def _digest(known: dict[str, object]) -> int:
     """The first 8 bytes of SHA-256 of the canonical JSON, big-endian."""
-    text = json.dumps(known, sort_keys=True, separators=(",", ":"))
+    text = json_text(known, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
+from lutvar.files import write_file
+
 from . import isa, memory, register_map
 from .isa import Opcode, OperandField, PostOp, Region, Unit
 from .register_map import DeviceError, HeaderRule, InstructionRule
@@ -208,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(arguments) != 1:
         raise SystemExit(f"usage: {COMMAND}")
     for name, make in PAGES.items():
-        (Path(arguments[0]) / name).write_text(make(), encoding="utf-8")
+        write_file(Path(arguments[0]) / name, make())
 
 
 if __name__ == "__main__":

@@ -7,19 +7,18 @@ Sizes of the accelerator are in `accelerator`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from lutvar.contract.formats.ties import TieRule
+from lutvar.yaml_files import YamlError, load_named, shipped
 
 from .errors import ConfigError as ConfigError
 from .formats import NumberFormat, get_format
+from .names import Name, Seed
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -28,7 +27,7 @@ SITE_NAMES = ("qkv", "proj", "fc1", "fc2")
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SiteConfig(_Strict):
@@ -56,10 +55,10 @@ class QuantConfig(_Strict):
     dimension.
     """
 
-    name: str
+    name: Name
     weight: str = Field(description="number format of all weights")
     ties: TieRule = "even"
-    hadamard_seed: int = Field(default=42, description="seed of the shared sign vector")
+    hadamard_seed: Seed = Field(default=42, description="seed of the shared sign vector")
     sites: dict[str, SiteConfig]
 
     @field_validator("weight")
@@ -117,58 +116,21 @@ class QuantConfig(_Strict):
         return self.dual_formats[0] if self.dual_formats else None
 
 
-def _names(kind: str) -> list[str]:
-    folder = resources.files("lutvar") / "configs" / kind
-    names = (p.name for p in folder.iterdir())
-    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
-
-
 def preset_names(kind: Literal["quant", "accelerator"]) -> list[str]:
     """Names of the shipped presets of a kind."""
-    return _names(kind)
+    return shipped(kind)
 
 
-def _read(kind: str, name_or_path: str | Path) -> tuple[Mapping[str, Any], str]:
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text, where = path.read_text(), str(path)
-        except OSError as error:
-            raise ConfigError(f"cannot read config {path}: {error.strerror}") from error
-    else:
-        if str(name_or_path) not in _names(kind):
-            raise ConfigError(
-                f"unknown {kind} preset {str(name_or_path)!r}; shipped: {', '.join(_names(kind))} "
-                "(or give the path of a .yaml file)"
-            )
-        where = f"preset {name_or_path}"
-        text = (resources.files("lutvar") / "configs" / kind / f"{name_or_path}.yaml").read_text()
+def load_config(
+    model: type[_Model], kind: Literal["quant", "accelerator"], name_or_path: str | Path
+) -> _Model:
+    """A checked preset of a kind, by name or from a YAML file. Raises ConfigError."""
     try:
-        data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{where} holds {type(data).__name__}; a mapping of keys is needed")
-    return data, where
-
-
-def _validate(model: type[_Model], data: Mapping[str, Any], where: str) -> _Model:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-            if item["type"] == "extra_forbidden":
-                owner = SiteConfig if len(item["loc"]) == 3 else model
-                valid = ", ".join(owner.model_fields)
-                lines.append(f"unknown key {key!r}; valid keys: {valid}")
-            else:
-                lines.append(f"{key}: {item['msg']} (got {item['input']!r})")
-        raise ConfigError(f"{where}: " + "; ".join(lines)) from error
+        return load_named(model, kind, name_or_path, f"{kind} preset")
+    except YamlError as error:
+        raise ConfigError(str(error)) from error
 
 
 def load_quant(name_or_path: str | Path) -> QuantConfig:
     """Read a quantization preset by name or from a YAML file. Raises ConfigError."""
-    data, where = _read("quant", name_or_path)
-    return _validate(QuantConfig, data, where)
+    return load_config(QuantConfig, "quant", name_or_path)

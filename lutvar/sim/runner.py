@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.environment import make_folder, plain_path, tool_environment
+from lutvar.files import json_text, write_file
 
 from .tools import VERILATOR_HINT, Tool, icarus, verilator
 
@@ -128,7 +128,7 @@ def build_model(
     environment = dict(tool.environment)
     if sim == "verilator":
         visible = folder / "visible.vlt"
-        visible.write_text(_VISIBLE)
+        write_file(visible, _VISIBLE)
         sources.insert(0, visible)
         arguments = list(_VERILATOR_ARGUMENTS)
         flags = environment.get("MAKEFLAGS", "")
@@ -150,7 +150,7 @@ def build_model(
 def _tail(log: Path, lines: int = 25) -> str:
     if not log.exists():
         return "it wrote no log"
-    text = log.read_text(errors="replace").splitlines()
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return f"the log is {log}. Its end:\n" + "\n".join(text[-lines:])
 
 
@@ -255,13 +255,12 @@ def run_on(
     runner, environment = build_model(sim, verilog, folder, waves=waves)
     built = time.monotonic()
     settings = folder / "settings.json"
-    settings.write_text(
-        json.dumps({
-            "accelerator": config.model_dump(),
-            "ports": ports_of(config),
-            "four_state": sim == "icarus",
-        })
-    )  # fmt: skip
+    known = {
+        "accelerator": config.model_dump(),
+        "ports": ports_of(config),
+        "four_state": sim == "icarus",
+    }
+    write_file(settings, json_text(known))
     results, log = folder / "results.xml", folder / "run.log"
     results.unlink(missing_ok=True)
     with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):
@@ -281,5 +280,5 @@ def run_on(
         "simulator": sim, "configuration": config.name, "build_seconds": built - started,
         "run_seconds": time.monotonic() - built, "benches": [row.as_dict() for row in rows],
     }  # fmt: skip
-    (folder / "results.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_file(folder / "results.json", json_text(report, indent=1) + "\n")
     return rows

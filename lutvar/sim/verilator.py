@@ -69,7 +69,7 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
             check=False,
         )
     if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-25:])
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:])
         raise BuildError(
             f"{command[0]} ended with status {done.returncode}; the log is {log}. Its end:\n{tail}"
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors.numpy import save as safetensors_bytes
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.files import json_text, write_file
 
 from .compiler import Compiler
 from .errors import ImageError
@@ -82,17 +82,11 @@ class PackedTransformer:
 
     def save(self, path: str | Path) -> str:
         """Write the file atomically. Returns its SHA-256."""
-        path = Path(path)
         meta = self._meta()
         meta["sha256"] = _digest(meta, self.image)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            # One metadata key only: the library writes several in random order.
-            raw = safetensors_bytes({"image": self.image}, {_FORMAT: json.dumps(meta)})
-            beside.write_bytes(raw)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+        # One metadata key only: the library writes several in random order.
+        raw = safetensors_bytes({"image": self.image}, {_FORMAT: json_text(meta)})
+        write_file(path, raw)
         return str(meta["sha256"])
 
     @classmethod
@@ -130,7 +124,7 @@ class PackedTransformer:
 
 def _digest(meta: dict[str, Any], image: Bytes) -> str:
     described = {key: value for key, value in meta.items() if key != "sha256"}
-    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    digest = hashlib.sha256(json_text(described, sort_keys=True).encode())
     digest.update(f"\0image\0{image.nbytes}\0".encode())
     digest.update(image.data)
     return digest.hexdigest()

@@ -2,8 +2,6 @@
 """Write an accelerator: one self-contained Verilog file and a manifest that describes it."""
 
 import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +13,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
+from lutvar.files import json_text, make_folder, write_file
 from lutvar.hw.verilog import export_verilog, yosys
 
 from .top import TOP_NAME, Accelerator
@@ -90,16 +89,6 @@ def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> 
     }
 
 
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole, so that no reader ever sees half of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        partial.write_text(text)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def export(
     config: AcceleratorConfig,
     out_dir: Path | str,
@@ -120,7 +109,7 @@ def export(
     """
     say = progress or (lambda _line: None)
     folder = Path(out_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     say(f"Verilog: elaborating {config.name}")
     top = Accelerator(config, units)
     digest = f"{accelerator_hash(config):016x}"
@@ -131,7 +120,7 @@ def export(
     )
     data = manifest_data(config, top, text)
     result = Manifest(folder / f"{config.name}.v", folder / f"{config.name}.json", data)
-    _write(result.verilog, text)
-    _write(result.json, json.dumps(data, indent=1) + "\n")
+    write_file(result.verilog, text)
+    write_file(result.json, json_text(data, indent=1) + "\n")
     say(f"Verilog: {result.verilog} ({len(text) / 1e6:.1f} MB)")
     return result

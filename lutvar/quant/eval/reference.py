@@ -16,13 +16,13 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from lutvar.files import json_text, write_file
 from lutvar.quant.models import LoadedModel, ModelError
 from lutvar.quant.models.classifier import load_classifier
 from lutvar.quant.models.judge import features_in_parts
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.quant.var.tensors import tensor_bytes
 
 from .frechet import Gaussian, distance, gaussian, need_samples
 from .neighbours import precision_recall
@@ -119,8 +119,8 @@ def save_reference(path: Path, reference: Reference) -> None:
         "counts": {"test": reference.test.count, "train": reference.train.count},
         "real": asdict(reference.real),
     }
-    text = json.dumps(described, sort_keys=True)
-    write_atomic(path, safetensors_bytes(tensors, {_METADATA: text}))
+    text = json_text(described, sort_keys=True)
+    write_file(path, tensor_bytes(tensors, {_METADATA: text}))
 
 
 def read_reference(path: Path) -> Reference:

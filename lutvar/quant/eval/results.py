@@ -9,8 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
@@ -22,6 +21,7 @@ from lutvar.quant.methods.recipes.running import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import generate
+from lutvar.yaml_files import YamlError, read_model
 
 from .evaluate import Bars, Plan, Run, evaluate
 from .settings import SampleSettings, image_seed
@@ -32,7 +32,7 @@ from .threads import single_thread
 class Group(BaseModel):
     """Recipes of one table."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     title: str
     recipes: tuple[str, ...]
@@ -47,7 +47,7 @@ class Focus(BaseModel):
             again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     recipes: tuple[str, ...] = Field(min_length=1)
     samples: int = Field(ge=1)
@@ -71,7 +71,7 @@ class ResultsPlan(BaseModel):
         focus: some of the recipes with more samples, or None.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     model: str
     samples: int = Field(ge=1)
@@ -106,18 +106,12 @@ class ResultsPlan(BaseModel):
 
 def load_plan(path: Path | None = None) -> ResultsPlan:
     """Read a plan; the shipped one by default. Raises RecipeError."""
-    where = "the shipped plan" if path is None else str(path)
+    source = resources.files("lutvar") / "configs" / "results.yaml" if path is None else path
+    where = "the shipped plan" if path is None else f"plan {path}"
     try:
-        text = (
-            (resources.files("lutvar") / "configs" / "results.yaml").read_text(encoding="utf-8")
-            if path is None
-            else path.read_text(encoding="utf-8")
-        )
-        return ResultsPlan.model_validate(yaml.safe_load(text))
-    except OSError as error:
-        raise RecipeError(f"cannot read {where}: {error.strerror}") from error
-    except (yaml.YAMLError, ValidationError) as error:
-        raise RecipeError(f"{where}: {error}") from error
+        return read_model(ResultsPlan, source, where)
+    except YamlError as error:
+        raise RecipeError(str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.files import json_text, make_folder, write_file
+from lutvar.quant.var.tensors import tensor_bytes
 
 #: Version of the chunks' content.
 FORMAT = 1
@@ -51,16 +51,16 @@ class ChunkStore:
 
     def _claim(self, run: dict[str, Any]) -> None:
         # Through JSON, so that tuples compare as the lists they become.
-        wanted = json.loads(json.dumps(run))
+        wanted = json.loads(json_text(run))
         path = self.folder / _RUN
         if not path.exists():
             if self.folder.exists() and any(self.folder.glob("*.safetensors")):
                 raise StoreError(
                     f"{self.folder}: holds files but no {_RUN}; give another folder or empty it"
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             # Several processes may come here at once; they write the same.
-            write_atomic(path, (json.dumps(wanted, indent=1) + "\n").encode())
+            write_file(path, json_text(wanted, indent=1) + "\n")
             return
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
@@ -86,8 +86,7 @@ class ChunkStore:
 
     def write(self, chunk: int, tensors: dict[str, Tensor]) -> None:
         """Store a chunk, whole or not at all."""
-        whole = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        write_atomic(self.path(chunk), safetensors_bytes(whole))
+        write_file(self.path(chunk), tensor_bytes(tensors))
 
     def read(self, chunks: Iterable[int], names: Iterable[str]) -> dict[str, Tensor]:
         """Tensors of some chunks, joined along the first dimension.

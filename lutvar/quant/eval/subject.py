@@ -7,7 +7,6 @@ A subject is named by text alone (`SubjectName`), so that every process of a run
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 
 from lutvar.contract.quant_preset import load_quant
+from lutvar.files import json_text
 from lutvar.quant.golden.backend import GoldenBackend
 from lutvar.quant.methods.recipes.build import QuantizedVar, quantize_var
 from lutvar.quant.methods.recipes.recipe import load_recipe, prepare_calibration
@@ -108,7 +108,7 @@ def load_subject(
 def model_fingerprint(model: LoadedModel) -> str:
     """Hash of the files that samples and features come from."""
     files = {k: v for k, v in model.info.files.items() if not k.startswith("reference")}
-    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json_text(files, sort_keys=True).encode()).hexdigest()
 
 
 @torch.no_grad()

@@ -6,12 +6,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.files import json_text, write_file
+from lutvar.quant.var.tensors import rounded, tensor_bytes
 
 from .features import FeatureNet
 from .judge import Judge, agreement
@@ -51,11 +52,10 @@ _METADATA = "lutvar"
 
 def save_classifier(path: str | Path, model: Judge) -> None:
     """Write the weights as float16 safetensors, atomically."""
-    state = {k: v.detach().half().contiguous() for k, v in model.state_dict().items()}
     # The digits' file had no mark when it was made.
     marked = {} if model.kind == DigitClassifier.kind else {"classifier": model.kind}
-    metadata = {_METADATA: json.dumps(marked)} if marked else None
-    write_atomic(path, safetensors_bytes(state, metadata))
+    metadata = {_METADATA: json_text(marked)} if marked else None
+    write_file(path, tensor_bytes(model.state_dict(), metadata, torch.float16))
 
 
 def load_classifier(path: str | Path) -> Judge:
@@ -66,12 +66,12 @@ def load_classifier(path: str | Path) -> Judge:
     """
     with safe_open(path, framework="pt") as file:
         marked = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
-        state: dict[str, Tensor] = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+        stored = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     kind = marked.get("classifier", DigitClassifier.kind)
     if kind not in _KINDS:
         raise ValueError(
             f"{path}: holds a classifier of kind {kind!r}; known are {', '.join(_KINDS)}"
         )
     model: Judge = _KINDS[kind]()
-    model.load_state_dict(state)
+    model.load_state_dict({k: rounded(v, torch.float32) for k, v in stored.items()})
     return model.eval()

@@ -25,7 +25,7 @@ from lutvar.contract.bits import pack_codes, unpack_codes
 from lutvar.contract.formats import CATALOG, NumberFormat, get_format
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.register_map import VERSION
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.files import json_text, write_file
 from lutvar.quant.var.sites import LinearSite
 
 from .linear import QuantizationError, QuantizedLinear
@@ -110,11 +110,11 @@ def write_layers(
         "format": kind,
         "version": f"{VERSION:#010x}",
         "preset": config.model_dump_json(),
-        "layers": json.dumps(arguments),
-        "formats": json.dumps({n: f.as_dict() for n, f in sorted(formats.items())}),
+        "layers": json_text(arguments),
+        "formats": json_text({n: f.as_dict() for n, f in sorted(formats.items())}),
     }
     metadata["sha256"] = digest(metadata, tensors)
-    write_atomic(path, safetensors_bytes(tensors, metadata))
+    write_file(path, safetensors_bytes(tensors, metadata))
 
 
 def read_layers(path: str | Path, kind: str, config: QuantConfig | None = None) -> LayerFile:
@@ -191,7 +191,7 @@ def read_tensors(path: Path) -> tuple[dict[str, str], Tensors]:
 
 def digest(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
-    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    state = hashlib.sha256(json_text(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         value = np.ascontiguousarray(tensors[name])
         state.update(f"{name} {value.dtype.str} {value.shape}".encode())

@@ -18,6 +18,7 @@ import numpy as np
 from lutvar.contract.formats import get_format
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.files import json_text
 
 from .class_vectors import ClassVectors
 from .files import QuantizedFileError, Tensors, read_layers, write_layers
@@ -40,7 +41,7 @@ def save(model: QuantizedTransformer, path: str | Path) -> None:
         tensors["classes.blocks"] = np.stack([model.class_vectors(c).blocks for c in labels])
         tensors["classes.head"] = np.stack([model.class_vectors(c).head for c in labels])
     metadata = {
-        "shape": json.dumps(asdict(model.shape)),
+        "shape": json_text(asdict(model.shape)),
         "classes": str(model.classes),
         "kv_format": model.kv_format.name,
         "eps": repr(model.eps),

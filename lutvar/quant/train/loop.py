@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
-from lutvar.quant.var.checkpoint import write_state
+from lutvar.quant.var.tensors import write_state
 from lutvar.stop import deferred
 
 #: One history record: the step and its measured values.

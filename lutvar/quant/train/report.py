@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lutvar.quant.var.checkpoint import write_atomic
+from lutvar.files import rendered, write_file
 
 from .loop import Record, StageRun
 from .plans import TrainPlan
@@ -43,9 +42,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _write(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
+    write_file(path, rendered(lambda file: figure.savefig(file, format="png")))
 
 
 def draw_curves(path: Path, histories: dict[str, list[Record]]) -> None:
@@ -177,4 +174,4 @@ this model only; it is not an FID.
 same training images as the model. Not meant for any use beyond trying out
 quantization and hardware.
 """
-    write_atomic(path, text.encode())
+    write_file(path, text)

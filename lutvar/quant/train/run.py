@@ -4,18 +4,17 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lutvar.files import json_text, make_folder, write_file
 from lutvar.quant.eval.reference import REFERENCE_FILE, make_reference, save_reference
 from lutvar.quant.models import FORMAT, LoadedModel, load_model
 from lutvar.quant.models.classifier import agreement, load_classifier, save_classifier
 from lutvar.quant.var import Vqvae, load_var, load_vqvae, save_model
-from lutvar.quant.var.checkpoint import write_atomic
 
 from .cifar import load_cifar10
 from .classifier import ClassifierStage
@@ -69,7 +68,7 @@ def train(
 def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) -> LoadedModel:
     data = load_cifar10() if plan.name == CIFAR10.name else load_digits()
     state = out / "state"
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state)
     runs: dict[str, StageRun] = {}
 
     seed_step(seed, ClassifierStage.name, -1)
@@ -138,7 +137,7 @@ def _report(
     draw_curves(out / "curves.png", {name: run.history for name, run in runs.items()})
     draw_sheet(out / "samples.png", sampled[:2], real, plan.classes)
     write_card(out / "MODEL_CARD.md", description, runs, plan)
-    write_atomic(out / "model.json", (json.dumps(description, indent=1) + "\n").encode())
+    write_file(out / "model.json", json_text(description, indent=1) + "\n")
 
 
 def _count(model: torch.nn.Module) -> int:

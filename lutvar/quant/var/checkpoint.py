@@ -8,37 +8,27 @@ renamed, so an interrupted write leaves the old file.
 
 from __future__ import annotations
 
-import io
-import json
-import os
-import pickle
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from .compact import STEPS, pack, unpack
+from lutvar.files import json_text, write_file
+
+from .compact import STEPS, pack
 from .config import ConfigError, VarConfig, VqvaeConfig
 from .model import Var, derived_buffers
+from .state_files import COMPACT, LISTED, METADATA, CheckpointError, read_state
+from .tensors import rounded, tensor_bytes
 from .vqvae import Vqvae
 
-#: Ending of compact files.
-COMPACT = ".safetensors.xz"
-#: How many offending keys an error lists.
-_LISTED = 4
+__all__ = ["COMPACT", "CheckpointError", "load_var", "load_vqvae", "save_model"]
+
 _M = TypeVar("_M", bound=nn.Module)
 _C = TypeVar("_C", VarConfig, VqvaeConfig)
-_METADATA = "lutvar"
 _HITS = "quantize.ema_vocab_hit_SV"
-
-
-class CheckpointError(ValueError):
-    """A model file that cannot be used; the text says what was found and what was expected."""
 
 
 def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
@@ -52,7 +42,7 @@ def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
         CheckpointError: unreadable file, or keys or shapes that do not match.
     """
     path = Path(path)
-    state, stored = _read(path)
+    state, stored = read_state(path, "var")
     _need_kind(path, "var", stored)
     if config is None:
         config = _stored(path, VarConfig, stored["var"]) if stored else _infer(path, state)
@@ -63,7 +53,7 @@ def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
         elif state[key].shape == value.shape and not torch.equal(state[key].to(value), value):
             raise CheckpointError(
                 f"{path}: {key} does not fit patch_nums = {config.patch_nums} and depth = "
-                f"{config.depth}; load with the configuration the file was trained with"
+                f"{config.depth}; the file is of another configuration, correct model.json"
             )
     with torch.device("meta"):
         model = Var(config)
@@ -81,13 +71,13 @@ def load_vqvae(path: str | Path, config: VqvaeConfig | None = None) -> Vqvae:
         CheckpointError: unreadable file, or keys or shapes that do not match.
     """
     path = Path(path)
-    state, stored = _read(path)
+    state, stored = read_state(path, "vqvae")
     _need_kind(path, "vqvae", stored)
     if config is None:
         if not stored:
             raise CheckpointError(
-                f"{path}: holds no VQVAE configuration; pass one, for example "
-                "VqvaeConfig.official(patch_nums)"
+                f"{path}: holds no VQVAE configuration; a released tokenizer is read with the "
+                "transformer beside it (give that one's file), others as a folder with model.json"
             )
         config = _stored(path, VqvaeConfig, stored["vqvae"])
     hits = (len(config.patch_nums), config.vocab)
@@ -119,49 +109,26 @@ def save_model(path: str | Path, model: Var | Vqvae, half: bool = False) -> None
     skip = set(derived_buffers(model.config)) if isinstance(model, Var) else {_HITS}
     # One entry only: safetensors writes several in random order, and equal models should give
     # equal files.
-    metadata = {_METADATA: json.dumps({kind: model.config.to_dict()}, sort_keys=True)}
+    metadata = {METADATA: json_text({kind: model.config.to_dict()}, sort_keys=True)}
     full = {key: value for key, value in model.state_dict().items() if key not in skip}
     if str(path).endswith(COMPACT):
         try:
             # Convolutions follow each other without a residual stream: finer steps.
             steps = STEPS if isinstance(model, Var) else 2 * STEPS
-            write_atomic(path, pack(full, metadata, steps))
+            content = pack(full, metadata, steps)
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        return
-    state: dict[str, Tensor] = {}
-    for key, value in full.items():
-        stored = value.detach().to("cpu", torch.float16 if half else torch.float32).contiguous()
-        if not torch.isfinite(stored).all():
-            raise CheckpointError(
-                f"{key}: has values that {'float16' if half else 'float32'} cannot hold "
-                f"(largest magnitude {value.abs().max().item():g}); "
-                + ("save without half" if half else "the training diverged")
-            )
-        state[key] = stored
-    write_atomic(path, safetensors_bytes(state, metadata))
-
-
-def write_state(path: str | Path, content: dict[str, Any]) -> None:
-    """Write what `torch.load` reads with `weights_only`: tensors, numbers, text in containers."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    write_atomic(path, buffer.getvalue())
-
-
-def write_atomic(path: str | Path, data: bytes | Iterable[bytes]) -> None:
-    """Write bytes, or pieces of them, to a file: it holds either the old or the new content."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            for piece in (data,) if isinstance(data, bytes) else data:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    else:
+        dtype = torch.float16 if half else torch.float32
+        for key, value in full.items():
+            if not torch.isfinite(rounded(value.detach(), dtype)).all():
+                raise CheckpointError(
+                    f"{key}: has values that {'float16' if half else 'float32'} cannot hold "
+                    f"(largest magnitude {value.abs().max().item():g}); the training diverged"
+                    + (", or save without half" if half else "")
+                )
+        content = tensor_bytes(full, metadata, dtype)
+    write_file(path, content)
 
 
 def _need_kind(path: Path, kind: str, stored: Mapping[str, object]) -> None:
@@ -176,82 +143,13 @@ def _stored(path: Path, cls: type[_C], values: dict[str, Any]) -> _C:
         raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    """The tensors of a file, and its configurations by kind ("var" or "vqvae")."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    if path.name.endswith(COMPACT):
-        try:
-            state, metadata = unpack(path.read_bytes())
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}; copy or download it again") from error
-        return state, _configurations(path, metadata)
-    if path.suffix == ".pth":
-        return _read_pth(path), {}
-    raise CheckpointError(
-        f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT} or .pth"
-    )
-
-
-def _read_safetensors(
-    path: Path,
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path}: not a complete safetensors file ({error}); copy or download it again"
-        ) from error
-    return state, _configurations(path, metadata)
-
-
-def _configurations(path: Path, metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    if _METADATA not in metadata:
-        return {}
-    try:
-        return dict(json.loads(metadata[_METADATA]))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
-
-
-def _read_pth(path: Path) -> dict[str, Tensor]:
-    try:
-        state = torch.load(
-            path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
-        )
-    except (
-        RuntimeError,
-        pickle.UnpicklingError,
-        EOFError,
-        OSError,
-        ValueError,
-    ) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a complete weights file ({first_line}); copy or download it again"
-        ) from error
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
-        names = ", ".join(map(str, list(state)[:_LISTED])) if isinstance(state, Mapping) else ""
-        raise CheckpointError(
-            f"{path}: expected a flat table of tensors, found {type(state).__name__} ({names}); "
-            "extract the model's state_dict first"
-        )
-    return dict(state)
-
-
 def _fill(path: Path, model: _M, state: dict[str, Tensor]) -> _M:
     """Put a checked state into a model made on the meta device."""
     expected = model.state_dict()
     problems = _differences(expected, state)
     if problems:
         raise CheckpointError(f"{path}: does not fit the model. " + " ".join(problems))
-    loaded = {
-        key: value.float() if value.is_floating_point() else value for key, value in state.items()
-    }
+    loaded = {key: rounded(value, torch.float32) for key, value in state.items()}
     model.load_state_dict(loaded, strict=True, assign=True)
     return model.eval()
 
@@ -280,8 +178,8 @@ def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) ->
     sentences = []
     for what, entries in groups.items():
         if entries:
-            more = f" and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
-            sentences.append(f"{len(entries)} {what}: {'; '.join(entries[:_LISTED])}{more}.")
+            more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+            sentences.append(f"{len(entries)} {what}: {'; '.join(entries[:LISTED])}{more}.")
     return sentences
 
 
@@ -301,7 +199,12 @@ def _infer(path: Path, state: Mapping[str, Tensor]) -> VarConfig:
             mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / state["pos_1LC"].shape[2],
             shared_adaln="shared_ada_lin.1.weight" in state,
         )
-    except (KeyError, IndexError, ConfigError, ValueError) as error:
+    except (LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(
-            f"{path}: the shape cannot be read off this file ({error}); pass a VarConfig"
+            f"{path}: is not a VAR transformer as released: {_reason(error)}; a model that lutvar "
+            "trained is given as its folder"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return f"it has no {error.args[0]}" if isinstance(error, KeyError) else str(error)

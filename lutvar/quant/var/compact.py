@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 from torch.nn import functional as F
+
+from .tensors import rounded, tensor_bytes
 
 #: Smaller tensors stay float16.
 _LARGE = 4096
@@ -43,6 +44,9 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, str], steps: float 
     """
     stored: dict[str, Tensor] = {}
     for key, value in state.items():
+        if not value.is_floating_point():
+            stored[key] = value.detach().cpu()
+            continue
         value = value.detach().cpu().float()
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{key}: has values that are not finite; the training diverged")
@@ -58,12 +62,12 @@ def pack(state: Mapping[str, Tensor], metadata: Mapping[str, str], steps: float 
             stored[key + _SCALE] = step
         else:
             stored[key] = value.half()
-    content = safetensors_bytes({k: v.contiguous() for k, v in stored.items()}, dict(metadata))
+    content = tensor_bytes(stored, metadata)
     return lzma.compress(content, preset=9 | lzma.PRESET_EXTREME)
 
 
 def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (float32) and metadata of a compact file.
+    """Tensors (floating-point ones as float32) and metadata of a compact file.
 
     Raises:
         ValueError: not a compact file, or a damaged one.
@@ -80,11 +84,11 @@ def unpack(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             continue
         if key.endswith(_OUTPUTS):
             state[key.removesuffix(_OUTPUTS)] = _projection(value, stored[_EMBEDDING])
-        elif value.dtype == torch.int8:
+        elif key + _SCALE in stored:
             step = stored[key + _SCALE].float()
             state[key] = value.float() * step.view(-1, *[1] * (value.dim() - 1))
         else:
-            state[key] = value.float()
+            state[key] = rounded(value, torch.float32)
     return state, header.get("__metadata__", {})
 
 

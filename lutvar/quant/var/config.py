@@ -22,6 +22,7 @@ from typing_extensions import Self
 
 from lutvar.contract.errors import ConfigError as ConfigError
 from lutvar.contract.shape import PATCH_NUMS_256, TransformerShape, official_size
+from lutvar.files import json_text
 
 #: Quantization groups run along the input channels; every block linear's input
 #: is a whole number of groups of this many channels.
@@ -103,7 +104,7 @@ class _DictRoundTrip:
 
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
-        return json.dumps(self.to_dict(), sort_keys=True)
+        return json_text(self.to_dict(), sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Self:

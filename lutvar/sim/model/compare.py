@@ -20,6 +20,7 @@ from lutvar.contract.costs import ArrayCost, load_array_costs
 from lutvar.contract.memory import block_beats
 from lutvar.contract.quant_preset import GROUP, SITE_NAMES
 from lutvar.contract.shape import TransformerShape
+from lutvar.files import write_file
 from lutvar.text import table
 
 from .model import Estimator
@@ -116,8 +117,9 @@ def compare(
     first: float | None = None
     for case in cases:
         with tempfile.TemporaryDirectory() as folder:
-            preset = Path(folder, "quant.yaml")
-            preset.write_text(yaml.safe_dump(case.quant()), encoding="utf-8")
+            quant = case.quant()
+            preset = Path(folder, f"{quant['name']}.yaml")
+            write_file(preset, yaml.safe_dump(quant))
             changed = config.model_copy(update={"quant": str(preset), "dot": "da"})
             bits, lut = changed.quant_config.code_bits, lane_cost(case, known)
             rows = equal_rows(budget, lut) if lut is not None else 0

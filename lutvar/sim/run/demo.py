@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 import lutvar
 from lutvar.contract.passes import ImageStep, Transformer
+from lutvar.files import write_file
 from lutvar.host.errors import HostError
 from lutvar.host.transformer import PassReport
 from lutvar.quant.golden.transformer import GoldenTransformer
@@ -190,7 +191,7 @@ class _Locating:
             except HostError as error:
                 text += f"\n{error}"
             self._say(text)
-            self._file.write_text(text + "\n")
+            write_file(self._file, text + "\n")
             self._afterwards()
         return logits
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.isa import UNITS
+from lutvar.files import rendered, write_file
 
 _ACTIVE, _BUSY = "#1f6f8b", "#c5dbe2"
 _BINS = 600  #: horizontal resolution of the timeline
@@ -81,7 +82,7 @@ def draw_timeline(path: Path, traces: Sequence[StepTrace], title: str) -> None:
             axis.spines[side].set_visible(False)
     axes[-1, 0].set_xlabel("cycle")
     figure.suptitle(f"{title}\npale: an instruction is in progress, dark: data moves", fontsize=10)
-    figure.savefig(path, dpi=110)
+    _write(figure, path)
     pyplot.close(figure)
 
 
@@ -116,8 +117,12 @@ def draw_roofline(
     axis.set_ylabel("multiply-accumulates a cycle")
     axis.set_title(title, fontsize=10)
     axis.grid(True, which="both", color="#eeeeee")
-    figure.savefig(path, dpi=110)
+    _write(figure, path)
     pyplot.close(figure)
+
+
+def _write(figure: Any, path: Path) -> None:
+    write_file(path, rendered(lambda file: figure.savefig(file, format="png", dpi=110)))
 
 
 def _pyplot() -> Any:

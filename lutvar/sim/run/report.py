@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS
+from lutvar.files import json_text, write_file
 
 from .compare import GenerationComparison
 from .comparing import Comparison
@@ -122,10 +122,10 @@ class RunReport:
     def write(self, folder: Path) -> None:
         """Write report.json, report.md and report.html."""
         blocks = self._blocks()
-        data = json.dumps(self.as_dict(), indent=2, default=str)
-        (folder / "report.json").write_text(data + "\n")
-        (folder / "report.md").write_text(to_markdown(blocks))
-        (folder / "report.html").write_text(to_html("lutvar run", blocks))
+        data = json_text(self.as_dict(), indent=2, default=str)
+        write_file(folder / "report.json", data + "\n")
+        write_file(folder / "report.md", to_markdown(blocks))
+        write_file(folder / "report.html", to_html("lutvar run", blocks))
 
     def _blocks(self) -> list[Block]:
         c = self.comparison

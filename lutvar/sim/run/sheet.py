@@ -11,6 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from lutvar.files import rendered, write_file
+
 #: Smallest side of an image on the sheet, in screen pixels; smaller ones grow in whole steps.
 _TILE = 96
 _GAP, _MARGIN, _LABELS = 10, 24, 200
@@ -74,7 +76,7 @@ def write_sheet(
             draw.rectangle((x - 1, y - 1, x + wide, y + high), outline=_FRAME)
         y += high + _GAP
     draw.text((_MARGIN, y + 6), note, fill=_FAINT, font=small)
-    sheet.save(path, format="PNG")
+    write_file(path, rendered(lambda file: sheet.save(file, format="PNG")))
 
 
 def _pixels(images_BCHW: Tensor, zoom: int) -> np.ndarray:

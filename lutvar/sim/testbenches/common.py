@@ -34,7 +34,7 @@ PROGRAM = 0x0005_5000_0000_1000
 
 
 def settings() -> dict[str, Any]:
-    return json.loads(Path(os.environ[SETTINGS]).read_text())
+    return json.loads(Path(os.environ[SETTINGS]).read_text(encoding="utf-8"))
 
 
 def build_ports() -> tuple[str, ...]:

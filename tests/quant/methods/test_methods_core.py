@@ -163,11 +163,11 @@ def test_errors_name_the_key(digits: LoadedModel, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="unknown recipe 'nope'; shipped: "):
         load_recipe("nope")
     cases = {
-        "layers: {qvk: {}}": r"layers\.qvk.*no such linear; the model has qkv, proj",
+        "layers: {qvk: {}}": r"layers\.qvk: unknown key; valid keys: qkv, proj, fc1, ",
         "layers: {qkv: {weight: {format: FP5}}}": r"layers\.qkv\.weight\.format.*FP5",
         "layers: {qkv: {weigth: {}}}": r"layers\.qkv\.weigth: unknown key",
         "steps: [{step: magic}]": "unknown step 'magic'; known: ",
-        "steps: [{step: hadamard, sise: 4}]": "sise",
+        "steps: [{step: hadamard, sise: 4}]": "step 'hadamard': sise: unknown key",
         "colour: red": "colour: unknown key",
     }
     for text, pattern in cases.items():

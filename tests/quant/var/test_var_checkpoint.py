@@ -12,7 +12,6 @@ from var.cases import CASES, Case
 from var.filled import fill
 
 from lutvar.quant.var import CheckpointError, Var, Vqvae, load_var, load_vqvae, save_model
-from lutvar.quant.var.checkpoint import write_atomic
 
 CASE = CASES[0]
 
@@ -80,7 +79,7 @@ def test_pth_tokenizer_of_another_number_of_scales(tmp_path: Path, vqvae: Vqvae)
     loaded = load_vqvae(tmp_path / "vae.pth", CASE.vqvae)
     assert loaded.quantize.ema_vocab_hit_SV.shape == (4, 96)
     assert torch.equal(loaded.quantize.embedding.weight, vqvae.quantize.embedding.weight)
-    with pytest.raises(CheckpointError, match=r"VqvaeConfig\.official"):
+    with pytest.raises(CheckpointError, match=r"is read with the transformer"):
         load_vqvae(tmp_path / "vae.pth")
 
 
@@ -131,10 +130,10 @@ def test_wrong_files(tmp_path: Path, var: Var, vqvae: Vqvae) -> None:
     with pytest.raises(CheckpointError, match="holds a vqvae model"):
         load_var(tmp_path / "vqvae.safetensors")
     torch.save({"trainer": {"x": torch.zeros(1)}}, tmp_path / "nested.pth")
-    with pytest.raises(CheckpointError, match=r"flat table of tensors.*trainer"):
+    with pytest.raises(CheckpointError, match=r"no transformer, but trainer \(tables of"):
         load_var(tmp_path / "nested.pth")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="pass a VarConfig"):
+    with pytest.raises(CheckpointError, match=r"not a VAR transformer .*: it has no lvl_1L"):
         load_var(tmp_path / "other.safetensors")
     odd = {"lutvar": '{"var": {"depth": 1, "size": 2}}'}
     save_file({"x": torch.zeros(1)}, tmp_path / "odd.safetensors", odd)
@@ -144,11 +143,3 @@ def test_wrong_files(tmp_path: Path, var: Var, vqvae: Vqvae) -> None:
     torch.save(ints, tmp_path / "ints.pth")
     with pytest.raises(CheckpointError, match=r"head\.bias: found torch\.int64"):
         load_var(tmp_path / "ints.pth")
-
-
-def test_interrupted_write_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "f"
-    write_atomic(path, b"old")
-    with pytest.raises(TypeError):
-        write_atomic(path, "not bytes")  # type: ignore[arg-type]
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
@@ -17,6 +17,7 @@ from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
+from lutvar.yaml_files import explain
 
 #: Value of the key `kind` -> "module:class"; the class is made as cls(settings, var, calibration).
 #: A class may have `needs_data`, a flag or a function of the settings: whether it reads calibration
@@ -100,7 +101,10 @@ def check_attention(settings: Mapping[str, Any] | None) -> None:
         return
     settings_type = getattr(attention_class(settings), "settings_type", None)
     if settings_type is not None:
-        settings_type(**settings)
+        try:
+            settings_type(**settings)
+        except ValidationError as error:
+            raise ValueError(explain(error, settings_type)) from error
 
 
 def attention_needs_data(settings: Mapping[str, Any] | None) -> bool:
@@ -128,7 +132,7 @@ class PlainSettings(BaseModel):
             (docs/arithmetic.md, section 10), which normalises after quantizing.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str = "plain"
     q: QuantizerSpec | None = None

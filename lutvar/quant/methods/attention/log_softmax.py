@@ -39,7 +39,7 @@ class LogSettings(BaseModel):
         candidates: bases that `adalog` tries in its first round.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: str = "log-softmax"
     rule: Literal["log2", "log-sqrt2", "adalog", "shift-uniform-log2"] = "log-sqrt2"

@@ -45,7 +45,7 @@ class SelectSpec(BaseModel):
         batch: samples of a batch (rule "code").
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     rule: Literal["paper", "code"] = "code"
     feature: Literal["first", "mean"] = "first"

@@ -41,7 +41,7 @@ class QuantizerSpec(BaseModel):
         exact_rule: compute with this rule of `formats.scales` exactly instead (slow).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: str
     group: int | Literal["row", "tensor"] = 128

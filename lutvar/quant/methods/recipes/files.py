@@ -25,12 +25,12 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from torch import Tensor
 
+from lutvar.files import json_text, write_file
 from lutvar.quant.methods.attention.kinds import AttentionMethod, attention_class, make_attention
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_layer
 from lutvar.quant.ptq.files import QuantizedFileError, digest, read_tensors
 from lutvar.quant.var import Var
-from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
 
 from .recipe import Recipe
@@ -113,12 +113,12 @@ def write(
         "format": _FORMAT,
         "recipe": recipe.model_dump_json(),
         "model": model,
-        "layers": json.dumps(list(layers)),
-        "attention": json.dumps(attention),
+        "layers": json_text(list(layers)),
+        "attention": json_text(attention),
     }
     metadata["sha256"] = digest(metadata, arrays)
     # One entry: safetensors writes several in random order, and equal results should be equal.
-    write_atomic(path, _pieces({"lutvar": json.dumps(metadata, sort_keys=True)}, arrays))
+    write_file(path, _pieces({"lutvar": json_text(metadata, sort_keys=True)}, arrays))
 
 
 class _Arrays(Mapping[str, NDArray[Any]]):
@@ -179,7 +179,7 @@ def _pieces(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> 
             "data_offsets": [at, at + array.nbytes],
         }
         at += array.nbytes
-    text = json.dumps(header).encode()
+    text = json_text(header).encode()
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in order:

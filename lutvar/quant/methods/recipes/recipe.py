@@ -20,14 +20,13 @@ A linear that is not named stays float. Steps run in their order, block by block
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
+from lutvar.contract.names import Name, Seed
 from lutvar.quant.methods.attention.kinds import attention_needs_data, check_attention
 from lutvar.quant.methods.calibration.resample import ResampleRule
 from lutvar.quant.methods.calibration.samples import CalibrationSet, calibration_set
@@ -36,6 +35,7 @@ from lutvar.quant.methods.quantizers.fake import QuantizerSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
+from lutvar.yaml_files import YamlError, load_named, shipped
 
 from .tune import TuneSpec
 
@@ -50,7 +50,7 @@ class RecipeError(ValueError):
 class LayerSpec(BaseModel):
     """Quantizers of one kind of linear; None is float."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     weight: QuantizerSpec | None = None
     input: QuantizerSpec | None = None
@@ -67,11 +67,11 @@ class CalibrationSpec(BaseModel):
         select: which of the rows are used (`select`), None for all.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     samples: int = Field(default=64, ge=1)
     steps: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
     resample: ResampleRule | None = None
     select: SelectSpec | None = None
 
@@ -119,7 +119,7 @@ class MixedSpec(BaseModel):
         samples: calibration samples for "kl".
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     choices: dict[str, dict[SiteName, LayerSpec]]
     budget: dict[Literal["bits", "bytes", "luts"], float]
@@ -170,9 +170,9 @@ class Recipe(BaseModel):
         seed: for random choices of steps.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
+    name: Name
     title: str = ""
     source: str = ""
     layers: dict[SiteName, LayerSpec] = {}
@@ -182,7 +182,7 @@ class Recipe(BaseModel):
     tune: TuneSpec | None = None
     mixed: MixedSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("steps")
     @classmethod
@@ -222,44 +222,17 @@ class Recipe(BaseModel):
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with lutvar."""
-    folder = resources.files("lutvar") / "configs" / "recipes"
-    names = (p.name for p in folder.iterdir())
-    return sorted(n.removesuffix(".yaml") for n in names if n.endswith(".yaml"))
+    return shipped("recipes")
 
 
 def load_recipe(name_or_path: str | Path) -> Recipe:
     """Read a recipe by name or from a YAML file.
 
     Raises:
-        RecipeError: no such recipe or file, bad YAML, an unknown key, linear, step or format.
+        RecipeError: no such recipe or file, bad YAML, an unknown key, linear, step or format, or a
+            file that is not named like its recipe.
     """
-    path = Path(name_or_path)
-    if path.suffix in (".yaml", ".yml"):
-        try:
-            text = path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-    elif str(name_or_path) in recipe_names():
-        folder = resources.files("lutvar") / "configs" / "recipes"
-        text = (folder / f"{name_or_path}.yaml").read_text(encoding="utf-8")
-    else:
-        raise RecipeError(
-            f"unknown recipe {str(name_or_path)!r}; shipped: {', '.join(recipe_names())} "
-            "(or give the path of a .yaml file)"
-        )
     try:
-        data = yaml.safe_load(text)
-        return Recipe.model_validate(data)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{name_or_path}: not valid YAML: {error}") from error
-    except ValidationError as error:
-        lines = []
-        for item in error.errors():
-            key = ".".join(str(part) for part in item["loc"]) or "(whole file)"
-            what = item["msg"].removeprefix("Value error, ")
-            if item["type"] == "extra_forbidden":
-                what = "unknown key"
-            elif item["type"] == "literal_error" and key.startswith("layers"):
-                what = f"no such linear; the model has {', '.join(ALL_SITES)}"
-            lines.append(f"{key}: {what} (got {item['input']!r})")
-        raise RecipeError(f"recipe {name_or_path}: " + "; ".join(lines)) from error
+        return load_named(Recipe, "recipes", name_or_path, "recipe")
+    except YamlError as error:
+        raise RecipeError(str(error)) from error

@@ -24,17 +24,17 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 from safetensors import safe_open
-from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
+from lutvar.files import json_text, make_folder, write_file
 from lutvar.quant.methods.attention.kinds import attention_needs_data
 from lutvar.quant.methods.calibration.samples import CalibrationSet
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.ptq.files import QuantizedFileError
 from lutvar.quant.var import Var, Vqvae
-from lutvar.quant.var.checkpoint import write_atomic
 from lutvar.quant.var.sites import LinearSite
+from lutvar.quant.var.tensors import tensor_bytes
 
 from . import files
 from .build import QuantizedVar, measured_attention, quantize_blocks, tuned_model
@@ -63,7 +63,7 @@ class Parts:
     @contextmanager
     def opened(self) -> Iterator[None]:
         """Make the folder, or check that it belongs to this run; keep other processes out."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         lock = FileLock(self.folder / "lock")
         try:
             lock.acquire(timeout=0)
@@ -90,7 +90,7 @@ class Parts:
                     f"({found.get('recipe', {}).get('name')}); remove the folder, or write to "
                     "another file"
                 )
-        write_atomic(marker, json.dumps(mine).encode())
+        write_file(marker, json_text(mine))
 
     def block(self, index: int) -> Path:
         return self.folder / f"block_{index:03}.safetensors"
@@ -124,10 +124,9 @@ class Parts:
         return CalibrationSet(**content, notes=notes, cfg=cfg)
 
     def keep_samples(self, samples: CalibrationSet) -> None:
-        tensors = {k: v.contiguous() for k, v in vars(samples).items() if isinstance(v, Tensor)}
-        metadata = {"notes": json.dumps(samples.notes), "cfg": repr(samples.cfg)}
-        data = safetensors_bytes(tensors, metadata)
-        write_atomic(self.folder / "calibration.safetensors", data)
+        tensors = {k: v for k, v in vars(samples).items() if isinstance(v, Tensor)}
+        metadata = {"notes": json_text(samples.notes), "cfg": repr(samples.cfg)}
+        write_file(self.folder / "calibration.safetensors", tensor_bytes(tensors, metadata))
 
 
 def quantize_to_file(

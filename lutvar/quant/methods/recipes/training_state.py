@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lutvar.quant.var.checkpoint import write_state
+from lutvar.quant.var.tensors import write_state
 
 
 class TrainingState:

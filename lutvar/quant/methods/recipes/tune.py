@@ -63,7 +63,7 @@ class TuneSpec(BaseModel):
             arXiv:2306.08543, section 2.1), which errors at high guidance make it do.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     steps: int = Field(default=80, ge=1)
     batch: int = Field(default=16, ge=2, multiple_of=2)

@@ -8,11 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lutvar.quant.methods.layers.layer import Block, Layer, Step
 from lutvar.quant.methods.layers.ranged import leaves
 from lutvar.quant.var.sites import SiteName
+from lutvar.yaml_files import explain
 
 #: Name in recipes -> "module:class", a module of this package or a path with dots; or the class.
 STEPS: dict[str, str | type[StepBase]] = {
@@ -50,7 +51,7 @@ class StepBase(BaseModel, ABC):
         sites: linears that it works on; default all that the recipe covers.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     #: Whether `apply` reads `block.data`, whatever the settings.
     reads_data: ClassVar[bool] = False
@@ -86,7 +87,7 @@ def make_step(settings: Mapping[str, Any]) -> Step:
     """The step that a recipe's entry describes.
 
     Raises:
-        ValueError: unknown step or setting (pydantic's ValidationError is one).
+        ValueError: unknown step or setting, or a value that the step refuses.
     """
     name = settings.get("step")
     if name not in STEPS:
@@ -96,5 +97,8 @@ def make_step(settings: Mapping[str, Any]) -> Step:
         module, kind = entry.split(":")
         path = module if "." in module else f"{__name__}.{module}"
         entry = getattr(importlib.import_module(path), kind)
-    made: Step = entry(**settings)  # type: ignore[assignment]
+    try:
+        made: Step = entry(**settings)  # type: ignore[assignment]
+    except ValidationError as error:
+        raise ValueError(f"step {name!r}: {explain(error, entry)}") from error
     return made

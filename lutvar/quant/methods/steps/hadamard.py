@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.layers.hadamards import full_rotation, rotate_fully
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate
@@ -28,7 +29,7 @@ class Hadamard(StepBase):
     """
 
     size: int | Literal["full"] = 128
-    seed: int | None = 42
+    seed: Seed | None = 42
 
     def matrix(self, inputs: int) -> Tensor:
         """The matrix of a block of channels, or of all `inputs` ones, float64."""

@@ -20,6 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.calibration.moments import require_data
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix
@@ -41,7 +42,7 @@ class HeadBalance(StepBase):
 
     reads_data: ClassVar[bool] = True
 
-    seed: int | None = 42
+    seed: Seed | None = 42
     damping: float = Field(default=1e-3, gt=0)
     objective: Literal["logits", "output"] = "logits"
 

@@ -8,6 +8,7 @@ Nothing is left to do at run time. It works in VAR because no norm lies between 
 
 from __future__ import annotations
 
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix
 
@@ -22,7 +23,7 @@ class HeadRotation(StepBase):
         seed: of the signs d; None for none.
     """
 
-    seed: int | None = 42
+    seed: Seed | None = 42
 
     def apply(self, block: Block) -> None:
         if block.module is None:

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tensors in a model file, in whichever form people have it.
+
+Three endings: .safetensors and .safetensors.xz of this project, with the configuration inside, and
+.pth as PyTorch writes it. A .pth may be a bare table of tensors, as VAR's releases are, or what a
+training run saved: tables in folders of a dictionary (``trainer.var_wo_ddp``), with the prefixes
+that DataParallel, compilation and FSDP put before names. The one table that fits is taken; where
+none or several do, the error lists them and says how to save one alone.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from .compact import unpack
+
+#: Ending of compact files.
+COMPACT = ".safetensors.xz"
+#: How many offending keys an error lists.
+LISTED = 4
+#: Metadata entry with the configurations.
+METADATA = "lutvar"
+Kind = Literal["var", "vqvae"]
+Configurations = dict[str, dict[str, Any]]
+
+#: Entries that every model of a kind has.
+_MARKS: dict[Kind, tuple[str, ...]] = {
+    "var": ("pos_1LC", "head.weight"),
+    "vqvae": ("quantize.embedding.weight", "post_quant_conv.weight"),
+}
+_TITLES: dict[Kind, str] = {"var": "transformer", "vqvae": "tokenizer"}
+#: What wrappers of modules put into names, anywhere and before all of them.
+_INSIDE = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+_BEFORE = "module."
+#: Folders in folders of a dictionary, at most.
+_DEPTH = 4
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class CheckpointError(ValueError):
+    """A model file that cannot be used; the text says what was found and what was expected."""
+
+
+def read_state(path: Path, kind: Kind) -> tuple[dict[str, Tensor], Configurations]:
+    """The tensors of a model of one kind, and the file's configurations by kind (or none).
+
+    Raises:
+        CheckpointError: missing or damaged file, unknown ending, or no such model in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    if path.suffix == ".safetensors":
+        state, metadata = _read_safetensors(path)
+    elif path.name.endswith(COMPACT):
+        try:
+            state, metadata = unpack(path.read_bytes())
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}; copy or download it again") from error
+    elif path.suffix == ".pth":
+        return _chosen(path, _read_pth(path), kind), {}
+    else:
+        raise CheckpointError(
+            f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT} or .pth"
+        )
+    configurations = _configurations(path, metadata)
+    return (state if configurations else unwrapped(path, state)), configurations
+
+
+def unwrapped(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors without the prefixes of wrappers. CheckpointError when names then clash."""
+    found: dict[str, Tensor] = {}
+    before = all(_INSIDE.sub("", key).startswith(_BEFORE) for key in state)
+    for key, value in state.items():
+        name = _INSIDE.sub("", key)
+        name = name.removeprefix(_BEFORE) if before else name
+        if name in found:
+            raise CheckpointError(
+                f"{path}: {name} is there twice, with and without the prefix of {key}; save the "
+                "state_dict of the model inside the wrapper"
+            )
+        found[name] = value
+    return found
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: not a complete safetensors file ({error}); copy or download it again"
+        ) from error
+
+
+def _configurations(path: Path, metadata: Mapping[str, str]) -> Configurations:
+    if METADATA not in metadata:
+        return {}
+    try:
+        return dict(json.loads(metadata[METADATA]))
+    except (json.JSONDecodeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its configuration is not usable: {error}") from error
+
+
+def _read_pth(path: Path) -> object:
+    """What is in the file; tensors are mapped and not read where the format allows it."""
+    mapped = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except pickle.UnpicklingError as error:
+        objects = _objects(path) if mapped else []
+        if objects or "weights only" in str(error).lower():
+            names = ", ".join(objects[:LISTED]) or "unknown"
+            raise CheckpointError(
+                f"{path}: holds pickled objects ({names}) and not only tensors; loading those can "
+                "run any code, so save the tensors alone, if you trust the file: "
+                f"{_command(path, '')}"
+            ) from error
+        raise _incomplete(path, error) from error
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise _incomplete(path, error) from error
+
+
+def _objects(path: Path) -> list[str]:
+    """Classes and functions in the file that are neither tensors nor containers."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # a damaged file: the caller has the first error
+        return []
+
+
+def _incomplete(path: Path, error: Exception) -> CheckpointError:
+    lines = _ESCAPES.sub("", str(error)).splitlines() or [type(error).__name__]
+    return CheckpointError(
+        f"{path}: not a complete weights file ({lines[0]}); copy or download it again"
+    )
+
+
+def _chosen(path: Path, content: object, kind: Kind) -> dict[str, Tensor]:
+    """The table of tensors that is a model of the kind."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"{path}: holds a {type(content).__name__}; a table of tensors is needed, as a model's "
+            "state_dict() gives it"
+        )
+    tables = dict(_tables(content))
+    fitting = {}
+    for place, table in tables.items():
+        state = unwrapped(path, table)
+        if all(mark in state for mark in _MARKS[kind]):
+            fitting[place] = state
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        raise CheckpointError(
+            f"{path}: holds several {_TITLES[kind]}s: {', '.join(p or '(top)' for p in fitting)}; "
+            f"save the one to use alone: {_command(path, max(fitting))}"
+        )
+    if "" in tables:  # what does not fit is named when it is filled in
+        return unwrapped(path, tables[""])
+    names = [str(key) for key in content]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    tensors = ", ".join(tables) or "none"
+    raise CheckpointError(
+        f"{path}: holds no {_TITLES[kind]}, but {', '.join(names[:LISTED])}{more} (tables of "
+        f"tensors: {tensors}); give a file with the {_TITLES[kind]}'s state_dict()"
+    )
+
+
+def _tables(content: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Tables of tensors in a dictionary with the folders that lead to them, "" for itself.
+
+    Numbers and text beside the tensors (epoch, best loss) do not belong to the model.
+    """
+    table = {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    if table:
+        yield place, table
+    if place.count(".") < _DEPTH:
+        for key, value in content.items():
+            if isinstance(key, str) and isinstance(value, Mapping):
+                yield from _tables(value, f"{place}.{key}" if place else key)
+
+
+def _command(path: Path, place: str) -> str:
+    """A command that saves one table of a file."""
+    where = "".join(f"[{key!r}]" for key in place.split(".")) if place else "[...]"
+    loaded = f"torch.load({path.name!r}, map_location='cpu', weights_only=False)"
+    return f'python -c "import torch; torch.save({loaded}{where}, {"alone-" + path.name!r})"'

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors of torch as the bytes of a safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as _save
+from torch import Tensor
+
+from lutvar.files import rendered, write_file
+
+
+def tensor_bytes(
+    state: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+) -> bytes:
+    """The content of a safetensors file with these tensors.
+
+    Args:
+        state: name -> tensor, on any device and in any layout. Tensors that share memory (tied
+            weights, slices) are written one by one, so that each can be read alone.
+        metadata: text beside them. safetensors writes several entries in random order; one entry
+            gives equal files for equal content.
+        dtype: type that floating-point tensors are rounded to; None leaves them. Whole numbers
+            and flags always stay what they are.
+    """
+    plain: dict[str, Tensor] = {}
+    known: set[int] = set()
+    for name, value in state.items():
+        value = rounded(value.detach(), dtype).cpu().contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in known or storage.nbytes() != value.nbytes:
+            value = value.clone()
+        known.add(value.untyped_storage().data_ptr())
+        plain[name] = value
+    return _save(plain, None if metadata is None else dict(metadata))
+
+
+def rounded(value: Tensor, dtype: torch.dtype | None) -> Tensor:
+    """A floating-point tensor in another floating-point type; any other tensor as it is."""
+    return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+
+def write_state(path: str | Path, content: dict[str, Any]) -> None:
+    """Write what `torch.load` reads with `weights_only`: tensors, numbers, text in containers."""
+    write_file(path, rendered(lambda file: torch.save(content, file)))
