@@ -4,7 +4,7 @@
 `write_file` puts everything that lutvar writes where the user asked for it: Verilog, manifests,
 weights, pictures, pages. The content goes to a hidden file beside the target and is renamed when
 it is complete, so a reader, a full disk or Ctrl-C never leaves half a file. A symbolic link stays
-one and its target is replaced; a pipe or a character device such as ``/dev/null`` is written to.
+one and its target is replaced; a pipe or a character device such as `/dev/null` is written to.
 
 Needs nothing but the standard library, so that every other module can use it.
 """
@@ -121,7 +121,7 @@ def json_text(
 ) -> str:
     """Data as JSON that every reader accepts: numbers that are not finite become null.
 
-    Python's own writer makes ``NaN`` and ``Infinity`` of them, which is no JSON.
+    Python's own writer makes `NaN` and `Infinity` of them, which is no JSON.
 
     Args:
         data: dictionaries, lists, tuples, text, numbers.

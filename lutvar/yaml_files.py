@@ -110,7 +110,7 @@ def read_model(model: type[_Model], source: Path | Traversable, where: str | Non
 
 
 def shipped(kind: str) -> list[str]:
-    """Names of the YAML files in ``lutvar/configs/<kind>``."""
+    """Names of the YAML files in `lutvar/configs/<kind>`."""
     names = (entry.name for entry in _folder(kind).iterdir())
     return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
@@ -120,7 +120,7 @@ def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: s
 
     Args:
         model: its class.
-        kind: folder in ``lutvar/configs``.
+        kind: folder in `lutvar/configs`.
         name_or_path: a shipped name, or a path that ends in .yaml or .yml.
         what: how errors call the kind, for example "recipe".
 
@@ -185,7 +185,7 @@ def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Configurations in an annotation such as ``dict[str, SiteConfig] | None``."""
+    """Configurations in an annotation such as `dict[str, SiteConfig] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for inner in get_args(annotation):

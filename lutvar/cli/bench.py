@@ -22,22 +22,50 @@ from .errors import FAILED, OK
     metavar="FILE",
     help="Write the table into a Markdown page too, between its marks.",
 )
+@click.option(
+    "--history",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Append the figures to a file of JSON lines, and draw it as a PNG beside it.",
+)
 @out_option("JSON file.", "build/bench.json")
 @json_option
-def bench(quick: bool, check: bool, markdown: Path | None, out: Path, as_json: bool) -> int:
+def bench(
+    quick: bool,
+    check: bool,
+    markdown: Path | None,
+    history: Path | None,
+    out: Path,
+    as_json: bool,
+) -> int:
     """Measure and compare with the targets: synthesised, simulated or timed, and says which."""
-    for target in (out, markdown):
+    for target in (out, markdown, history):
         if target is not None:
             prepare_output(target)
+    from lutvar.bench.history import append, entry_of, read
+    from lutvar.bench.history_plot import draw, panels
     from lutvar.bench.report import insert
     from lutvar.bench.run import run_bench
 
     page = markdown.read_text(encoding="utf-8") if markdown and markdown.exists() else ""
     insert(page, "")  # first: a page without marks must not cost the figures
+    if history is not None:
+        if history.suffix == ".png":
+            raise ValueError(
+                f"--history {history}: the picture gets this name; use {history.stem}.jsonl"
+            )
+        read(history)  # likewise
     report = run_bench(quick=quick)
     write_file(out, json_text(report.as_dict(), indent=2) + "\n")
     if markdown is not None:
         write_file(markdown, insert(page, report.markdown()))
+    written = [out, *([markdown] if markdown else [])]
+    if history is not None:
+        append(history, entry_of(report))
+        written.append(history)
+        if panels(entries := read(history)):
+            written.append(history.with_suffix(".png"))
+            draw(entries, written[-1])
     emit(as_json, report.as_dict(), report.text())
-    note(f"written: {out}" + (f", {markdown}" if markdown else ""))
+    note("written: " + ", ".join(map(str, written)))
     return FAILED if report.failed or (check and report.missed) else OK

@@ -19,7 +19,7 @@ def check_name(name: str, what: str = "name") -> str:
     """The name itself when it can stand in a path, in Verilog and in Tcl unchanged.
 
     Args:
-        name: letters, digits, ``_`` and ``-`` (not first), at most 100.
+        name: letters, digits, `_` and `-` (not first), at most 100.
         what: how an error calls it.
 
     Raises:

@@ -3,7 +3,7 @@
 
 Three endings: .safetensors and .safetensors.xz of this project, with the configuration inside, and
 .pth as PyTorch writes it. A .pth may be a bare table of tensors, as VAR's releases are, or what a
-training run saved: tables in folders of a dictionary (``trainer.var_wo_ddp``), with the prefixes
+training run saved: tables in folders of a dictionary (`trainer.var_wo_ddp`), with the prefixes
 that DataParallel, compilation and FSDP put before names. The one table that fits is taken; where
 none or several do, the error lists them and says how to save one alone.
 """
