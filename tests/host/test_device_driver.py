@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from transport_double import TransportDouble
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import INSTRUCTION_BYTES, UNITS, Region
@@ -21,6 +20,7 @@ from lutvar.host import (
     MissedInterrupt,
     ProgramTimeout,
 )
+from support.host.transport_double import TransportDouble
 
 CONFIG = load_accelerator("small-fp4")
 MODEL = (np.arange(5000) % 251).astype(np.uint8)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transport_double import TransportDouble
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
@@ -22,6 +21,7 @@ from lutvar.host.compile.program import Program
 from lutvar.host.transport import as_bytes
 from lutvar.sim.device import SimulationTimeout
 from lutvar.sim.transport import SimulatedMemory
+from support.host.transport_double import TransportDouble
 
 CONFIG = load_accelerator("small-fp4")
 SHAPE = TransformerShape(128, 1, 2, 512, 96, (1, 2))

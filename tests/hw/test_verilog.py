@@ -182,7 +182,7 @@ endmodule
 
 def test_text_is_the_same_in_every_process():
     code = (
-        "from test_verilog import Row\n"
+        "from hw.test_verilog import Row\n"
         "from lutvar.hw.verilog import export_verilog\n"
         "import sys; sys.stdout.write(export_verilog(Row(), 'lutvar_row'))"
     )
@@ -192,7 +192,7 @@ def test_text_is_the_same_in_every_process():
         environment = {
             **os.environ,
             "PYTHONHASHSEED": seed,
-            "PYTHONPATH": os.pathsep.join([str(root), str(Path(__file__).parent)]),
+            "PYTHONPATH": os.pathsep.join([str(root), str(root / "tests")]),
         }
         texts.add(
             subprocess.run(

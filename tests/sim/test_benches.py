@@ -57,7 +57,7 @@ def verilog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @WITH_VERILATOR
 def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     """One build for all of them, and for benches that must fail on it."""
-    modules = [*(f"lutvar.sim.testbenches.{name}" for name in BENCHES), "wrong_benches"]
+    modules = [*(f"lutvar.sim.testbenches.{name}" for name in BENCHES), "support.sim.wrong_benches"]
     rows = run_on(
         "verilator", verilog, tiny_accelerator(), tmp_path, modules=modules,
         test_filter=ON_VERILATOR,

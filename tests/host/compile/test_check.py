@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compile_cases import DIGITS, ODD, accelerator, compile_pass, staggered
 
 from lutvar.contract.isa import Opcode, Unit
 from lutvar.host.compile.check import check_program
@@ -17,6 +16,7 @@ from lutvar.host.compile.errors import OrderError
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
 from lutvar.host.compile.steps import StepShape
+from support.host.compile_cases import DIGITS, ODD, accelerator, compile_pass, staggered
 
 SMALL = accelerator()
 

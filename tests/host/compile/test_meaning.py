@@ -19,26 +19,8 @@ from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.steps import StepShape
 from lutvar.quant.golden.transformer import GoldenTransformer
-from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
-from lutvar.quant.var import Var, VarConfig
 from lutvar.sim.interpret import Machine
-
-
-@cache
-def transformer(preset: str, width: int = 256, vocab: int = 200) -> QuantizedTransformer:
-    """Random weights; logits of every row differ."""
-    import torch
-
-    torch.manual_seed(1)
-    config = VarConfig(
-        depth=2, width=width, heads=width // 64, patch_nums=(1, 2, 3, 4), num_classes=3,
-        vocab=vocab, z_channels=8,
-    )  # fmt: skip
-    var = Var(config)
-    with torch.no_grad():
-        for p in var.parameters():
-            p.add_(torch.randn_like(p) * 0.05)
-    return quantize_transformer(var, load_accelerator(preset).quant_config, progress=False)
+from support.host.compile_cases import transformer
 
 
 @cache

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compile_cases import accelerator
-from test_meaning import transformer
 
 from lutvar.contract.formats import get_format
 from lutvar.contract.memory import qkv_order, unpack_panel
@@ -17,6 +15,7 @@ from lutvar.host.compile.errors import CompileError, ImageError
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.pack import class_image, pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
+from support.host.compile_cases import accelerator, transformer
 
 CONFIG = accelerator(acc_depth=256)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from compile_cases import DIGITS, ODD, accelerator, compile_pass, compiler, staggered
 
 from lutvar.cli.main import cli
 from lutvar.contract.isa import INSTRUCTION_BYTES, Opcode, PostOp, ProgramError
@@ -18,6 +17,7 @@ from lutvar.host.compile.errors import CompileError
 from lutvar.host.compile.model_layout import ModelLayout, split_outputs
 from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.host.compile.steps import StepShape, place_rows
+from support.host.compile_cases import DIGITS, ODD, accelerator, compile_pass, compiler, staggered
 
 SMALL = accelerator()
 

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from stand_in_units import stand_ins
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.identity import accelerator_hash
@@ -24,11 +23,12 @@ from lutvar.contract.register_map import (
 from lutvar.hw.accelerator.export import Manifest, export
 from lutvar.hw.accelerator.top import TOP_NAME
 from lutvar.sim import lint, tools
+from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4")
 _PROGRAM = """
 import sys
-from stand_in_units import stand_ins
+from support.hw.stand_in_units import stand_ins
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.hw.accelerator.export import export
 config = load_accelerator("small-fp4")
@@ -141,7 +141,7 @@ def test_register_table_is_sound() -> None:
 def test_another_process_writes_the_same_bytes(exported: Manifest, tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONHASHSEED": "271828"}
     root = Path(__file__).parents[3]
-    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests" / "hw")])
+    environment["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests")])
     subprocess.run([sys.executable, "-c", _PROGRAM, tmp_path], env=environment, check=True)
     for path in (exported.verilog, exported.json):
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()

@@ -3,13 +3,12 @@
 
 import random
 
-from axi_memory import AxiMemory
-from program_cases import BASES, END, operands, program_bytes, random_program
-from top_bench import CONFIG, PROGRAM, TWO_PORTS, Host, simulate
-
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS, Instruction, Opcode, Region, address
 from lutvar.contract.register_map import BY_NAME, MAGIC, DeviceError, InstructionRule
+from support.hw.axi_memory import AxiMemory
+from support.hw.program_cases import BASES, END, operands, program_bytes, random_program
+from support.hw.top import CONFIG, PROGRAM, TWO_PORTS, Host, simulate
 
 
 def _small(op: Opcode, seed: int = 0, **changes: int) -> Instruction:

@@ -4,14 +4,14 @@
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from attend_bench import Job, config, random_job, run_jobs
-from axi_memory import AxiMemory, serve
 
 from lutvar.contract.isa import Opcode
 from lutvar.host.compile.costs import CostModel
 from lutvar.hw.attend.unit import AttendUnit
 from lutvar.hw.verilog import export_verilog
 from lutvar.quant.golden.attention import scores
+from support.hw.attend import Job, config, random_job, run_jobs
+from support.hw.axi_memory import AxiMemory, serve
 
 
 def rng(seed: int) -> np.random.Generator:

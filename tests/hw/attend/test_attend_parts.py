@@ -5,10 +5,8 @@ import dataclasses
 import random
 from fractions import Fraction
 
-import attend_bench
 import numpy as np
 import pytest
-from pipeline_bench import run_pipeline
 
 from lutvar.contract.formats import get_format
 from lutvar.contract.functions import exp2_table
@@ -18,6 +16,8 @@ from lutvar.hw.attend.result_lane import ResultLane
 from lutvar.hw.attend.score_row import ScoreRow
 from lutvar.hw.attend.sizes import AttentionSizes
 from lutvar.hw.attend.weight_row import WeightRow
+from support.hw import attend
+from support.hw.pipeline import run_pipeline
 
 FORMATS = ("E2M3", "E2M1")
 MOST = 2240  #: keys of the largest model
@@ -252,10 +252,10 @@ def test_sizes_hold_the_largest_values(name: str, keys: int) -> None:
     assert size.limit_offset + 1 >= 0
     assert keys * 32752 * size.top < 1 << size.magnitude_bits <= 1 << 35
     assert keys << 15 < 1 << size.sum_bits <= 1 << 28
-    assert attend_bench.config(kv_format=name).kv is size.fmt
+    assert attend.config(kv_format=name).kv is size.fmt
 
 
 def test_rows_in_multipliers_are_some_of_the_rows() -> None:
-    assert attend_bench.config(attention_rows=2, attention_dsp_rows=2).attention_dsp_rows == 2
+    assert attend.config(attention_rows=2, attention_dsp_rows=2).attention_dsp_rows == 2
     with pytest.raises(ValueError, match="attention_dsp_rows is 3; there are 2 attention_rows"):
-        attend_bench.config(attention_rows=2, attention_dsp_rows=3)
+        attend.config(attention_rows=2, attention_dsp_rows=3)

@@ -6,13 +6,13 @@ import random
 import pytest
 from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.sim import Simulator
-from pipeline_bench import run_pipeline
 
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import get_format
 from lutvar.hw.attend import value_row
 from lutvar.hw.attend.sizes import AttentionSizes
 from lutvar.hw.attend.value_row import ValueRow
+from support.hw.pipeline import run_pipeline
 
 
 @pytest.mark.parametrize("name", ["E2M3", "E2M1"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
-from axi_memory import BEAT_BYTES, AxiMemory, serve
 
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
+from support.hw.axi_memory import BEAT_BYTES, AxiMemory, serve
 
 LIMIT = 6000
 

@@ -5,13 +5,13 @@ import random
 
 import numpy as np
 from amaranth.sim import Simulator
-from pipeline_bench import run_pipeline
 
 from lutvar.hw.front.normalise import NormaliseLane
 from lutvar.hw.front.statistics import RowStatistics
 from lutvar.hw.front.sums import RowSums
 from lutvar.quant.golden.norm import inverse_width, row_sum
 from lutvar.quant.golden.pointwise import fp16, rsqrt
+from support.hw.pipeline import run_pipeline
 
 
 def rows_of(widths: list[int], seed: int) -> list[np.ndarray]:

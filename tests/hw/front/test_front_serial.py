@@ -3,9 +3,9 @@
 
 import numpy as np
 import pytest
-from front_bench import WRITE, Bench, cycles, mixed, norm_job, raw_job
 
 from lutvar.contract.accelerator import load_accelerator
+from support.hw.front import WRITE, Bench, cycles, mixed, norm_job, raw_job
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import verilated_unit
 from amaranth.sim import Simulator
-from da_bench import (
-    CASES,
-    check_extremes_and_single_lanes,
-    check_random_operands_at_any_pace,
-    check_uniform_operands_back_to_back,
-    design,
-)
 
 from lutvar.contract.accelerator import LANES
 from lutvar.contract.formats import get_format
@@ -23,6 +15,14 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.matrix.da_design import DaDesign
 from lutvar.hw.matrix.da_table import LutStore
 from lutvar.hw.verilog import export_verilog
+from support.hw import verilated_unit
+from support.hw.da import (
+    CASES,
+    check_extremes_and_single_lanes,
+    check_random_operands_at_any_pace,
+    check_uniform_operands_back_to_back,
+    design,
+)
 
 
 def test_extremes_and_single_lanes() -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from da_bench import (
+from support.hw.da import (
     check_extremes_and_single_lanes,
     check_random_operands_at_any_pace,
     check_uniform_operands_back_to_back,

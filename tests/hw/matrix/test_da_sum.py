@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-import verilated_unit
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
-from da_bench import CASES, design
 
 from lutvar.contract.accelerator import ROW_GROUP
 from lutvar.hw.matrix.da_carry import PlaneAdder
 from lutvar.hw.matrix.da_heap import add_columns
 from lutvar.hw.matrix.da_plan import Chain, make_plan
 from lutvar.hw.verilog import export_verilog
+from support.hw import verilated_unit
+from support.hw.da import CASES, design
 
 EVERY = np.array(list(product(range(8), range(8), range(2))))  #: a, b, carry
 

@@ -7,14 +7,15 @@ import random
 
 import numpy as np
 import pytest
-from rows_bench import small
-from verilated_unit import UnitSimulator, build_unit
 
 from lutvar.contract.accelerator import ROW_GROUP
 from lutvar.hw.matrix.accumulate import GroupAccumulator
 from lutvar.hw.matrix.chain import vector_layout
 from lutvar.hw.matrix.dot_form import looked_at, sum_bits
 from lutvar.hw.units.memory import READ_LATENCY
+from support.hw.floats import fp16
+from support.hw.matrix import small
+from support.hw.verilated_unit import UnitSimulator, build_unit
 
 CONFIG = small(acc_banks=3, acc_depth=128)
 TOP = (1 << sum_bits(CONFIG) - 1) - 1
@@ -73,8 +74,8 @@ class Bench:
         ctx.set(dut.sums, _packed((bits * row, bits, value) for row, value in enumerate(d)))
         ctx.set(dut.m, _packed((16 * row, 16, value) for row, value in enumerate(scales)))
         # 15 significant bits times 22: exact in float64, so this rounds once.
-        factor = _fp16(ws) * 2.0**e
-        terms = [np.float32(n * _fp16(s) * factor) for n, s in zip(d, scales, strict=True)]
+        factor = fp16(ws) * 2.0**e
+        terms = [np.float32(n * fp16(s) * factor) for n, s in zip(d, scales, strict=True)]
         if issue:
             before = [bias] * ROW_GROUP if first else self.held[bank, column]
             self.held[bank, column] = [
@@ -112,11 +113,6 @@ class Bench:
 def _packed(parts) -> int:
     """One word from (place, bits, value) of its parts."""
     return sum((value & (1 << bits) - 1) << at for at, bits, value in parts)
-
-
-def _fp16(pattern: int) -> float:
-    exponent, fraction = pattern >> 10 & 31, pattern & 1023
-    return (fraction + 1024 * bool(exponent)) * 2.0 ** (max(exponent, 1) - 25)
 
 
 @pytest.mark.parametrize("idle", [0.0, 0.2, 0.6])

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from rows_bench import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, small
 
 from lutvar.contract.memory import block_cycles
+from support.hw.matrix import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, small
 
 CONFIGS = {
     "fp4": small(),

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from rows_bench import small
 
 from lutvar.contract.accelerator import ROW_GROUP
 from lutvar.contract.memory import pack_panel
@@ -20,6 +19,7 @@ from lutvar.hw.matrix.issue import IssueGate
 from lutvar.hw.matrix.loader import OperandLoader
 from lutvar.hw.matrix.operands import GroupOperands, load_interval, operand_latency
 from lutvar.hw.matrix.unpack import WeightUnpack
+from support.hw.matrix import small
 
 
 def simulate(dut, bench):

@@ -13,8 +13,6 @@ from amaranth.hdl import Const, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
-from rows_bench import small
-from test_accumulate import fp16
 
 from lutvar.contract.identity import accelerator_hash
 from lutvar.hw.matrix.dot_form import sum_bits
@@ -25,6 +23,8 @@ from lutvar.hw.matrix.scale_add import (
     scale_bits,
     weight_scale,
 )
+from support.hw.floats import fp16
+from support.hw.matrix import small
 
 SCALE_CYCLES = 4
 BOUNDARIES = (0, 0x400, 0x401, 0x3C00, 0x5555, 0x7BFF, 0x7C00, 0x7FFF)

@@ -6,9 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from axi_memory import AxiMemory
-from post_bench import Program, Result, Spec, config_of, run_program
-from verilated_unit import build_unit
 
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.contract.widths import drain_latency
@@ -16,6 +13,9 @@ from lutvar.host.compile.costs import CostModel, unit_times
 from lutvar.hw.post.unit import PostUnit
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim.tools import verilator
+from support.hw.axi_memory import AxiMemory
+from support.hw.post import Program, Result, Spec, config_of, run_program
+from support.hw.verilated_unit import build_unit
 
 pytestmark = pytest.mark.skipif(not verilator().ok, reason="no Verilator 5.036 or later")
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
-from axi_memory import BEAT_BYTES, AxiMemory, serve
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.hw.fetch.unit import SKEW, FetchUnit
+from support.hw.axi_memory import BEAT_BYTES, AxiMemory, serve
 
 Command = tuple[int, int, int, int]  # address, beats, panels, repeat
 

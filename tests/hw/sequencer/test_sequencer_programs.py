@@ -6,8 +6,6 @@ from typing import Any
 
 import pytest
 from amaranth.sim import Simulator
-from program_cases import END, operands, program_bytes, random_program, resolved
-from sequencer_bench import CONFIG, Run, run
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import (
@@ -23,6 +21,8 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.register_map import HeaderRule, InstructionRule
 from lutvar.hw.sequencer.checks import CHECK_LATENCY, InstructionCheck
+from support.hw.program_cases import END, operands, program_bytes, random_program, resolved
+from support.hw.sequencer import CONFIG, Run, run
 
 
 def _check(program: list[Instruction], result: Run) -> None:

@@ -12,6 +12,7 @@ import pytest
 from amaranth.sim import Simulator
 
 from lutvar.hw.units.accumulate import MIN_INTERVAL, Accumulator, ScaleAccumulate
+from support.hw.floats import fp16
 
 BLOCK = 16
 
@@ -73,11 +74,6 @@ def run(unit: Any, issues: list[Issue]) -> list[int]:
 
 def as_float(pattern: int) -> np.float32:
     return np.uint32(pattern).view(np.float32)
-
-
-def fp16(pattern: int) -> float:
-    exponent, fraction = pattern >> 10 & 31, pattern & 1023
-    return (fraction + 1024 * bool(exponent)) * 2.0 ** (max(exponent, 1) - 25)
 
 
 def check(issues: list[Issue], results: list[int], term: Any) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from pipeline_bench import run_pipeline
-from product_cases import CASES, Case, CodedDot, activation_value, pack, weight_value
 
 from lutvar.hw.units import dot
 from lutvar.hw.units.dot import TableDot, make_dot
+from support.hw.pipeline import run_pipeline
+from support.hw.product_cases import CASES, Case, CodedDot, activation_value, pack, weight_value
 
 Group = tuple[list[int], list[int], int, int]  # activation codes, weight codes, dual, neg
 

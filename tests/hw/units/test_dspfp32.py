@@ -10,11 +10,11 @@ import random
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
-from pipeline_bench import run_pipeline
-from verilated_unit import UnitSimulator, build_unit
 
 from lutvar.hw.units.dspfp32 import DspFp32
 from lutvar.hw.units.scale_to_fp32 import ScaleToFp32
+from support.hw.pipeline import run_pipeline
+from support.hw.verilated_unit import UnitSimulator, build_unit
 
 NEGATIVE = 1 << 31
 FRACTIONS = (0, 1, 2, 3, 0x3FFFFF, 0x400000, 0x400001, 0x555555, 0x7FFFFD, 0x7FFFFE, 0x7FFFFF)

@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from pipeline_bench import run_pipeline
 
 from lutvar.contract.functions import rsqrt
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
@@ -16,6 +15,7 @@ from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.rsqrt import Rsqrt
 from lutvar.hw.units.sum16 import Sum16
+from support.hw.pipeline import run_pipeline
 
 FRACTIONS = (0, 1, 2, 3, 0x3FFFFF, 0x400000, 0x400001, 0x555555, 0x7FFFFD, 0x7FFFFE, 0x7FFFFF)
 

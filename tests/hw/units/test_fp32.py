@@ -11,11 +11,11 @@ import pytest
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from pipeline_bench import run_pipeline
 
 from lutvar.hw.units.float_steps import normalise_step
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.scale import MAX_SUM_BITS, MIN_SUM_BITS, ScaleMultiply
+from support.hw.pipeline import run_pipeline
 
 
 def bits(value: float) -> int:

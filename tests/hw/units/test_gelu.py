@@ -2,10 +2,10 @@
 """The gate of GELU against the contract's integer function."""
 
 import numpy as np
-from pipeline_bench import run_pipeline
 
 from lutvar.contract.functions import GELU_FRACTION, GELU_INDEX, GELU_ONE, GELU_STEP, gelu_factor
 from lutvar.hw.units.gelu import GeluGate
+from support.hw.pipeline import run_pipeline
 
 
 def check(values: np.ndarray) -> None:

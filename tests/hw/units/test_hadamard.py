@@ -9,12 +9,12 @@ import pytest
 from amaranth.back import verilog
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
-from stream_bench import Sink, Source, pack, run_streams, unpack
 
 from lutvar.contract.hadamard import draw_sign_vector, sign_vector
 from lutvar.hw.units.elastic import beats_per_group
 from lutvar.hw.units.fp16 import FROM_SUM_LATENCY, SUM_BITS, FromSum
 from lutvar.hw.units.hadamard import Hadamard, check_signs
+from support.hw.streams import Sink, Source, pack, run_streams, unpack
 
 SIGNS = sign_vector(42)
 SYLVESTER = np.array(

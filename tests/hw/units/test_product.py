@@ -10,8 +10,6 @@ import pytest
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from pipeline_bench import run_pipeline
-from product_cases import CASES, Case, activation_value, pack, weight_value
 
 from lutvar.contract.formats import get_format
 from lutvar.hw.units import product
@@ -20,6 +18,8 @@ from lutvar.hw.units.planes import PlaneLogic, chunks, from_planes, to_planes
 from lutvar.hw.units.product import ActivationRecode, WeightRecode, make_product, operand_planes
 from lutvar.hw.units.product_design import ProductDesign
 from lutvar.hw.units.recode import Demand, classes, share_bits
+from support.hw.pipeline import run_pipeline
+from support.hw.product_cases import CASES, Case, activation_value, pack, weight_value
 
 
 class Row(wiring.Component):

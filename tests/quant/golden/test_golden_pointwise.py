@@ -8,7 +8,6 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-import unit_reference as unit
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
@@ -16,6 +15,7 @@ from lutvar.contract import functions
 from lutvar.contract.formats import get_format
 from lutvar.quant.formats.codec import codec
 from lutvar.quant.golden.pointwise import add, float32, fp16, gelu, records, store
+from support.quant import unit_reference as unit
 
 CACHE_FORMATS = ("E2M1", "E2M3")
 

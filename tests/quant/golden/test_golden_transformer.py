@@ -9,11 +9,9 @@ from fractions import Fraction
 from functools import cache
 from typing import Any
 
-import golden_reference as ref
 import numpy as np
 import pytest
 import torch
-import unit_reference as unit
 from numpy.typing import NDArray
 
 from lutvar.contract.hadamard import sign_vector
@@ -26,6 +24,8 @@ from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import generate
 from lutvar.quant.var.passes import FloatTransformer, generate_passes, teacher_forced
+from support.quant import golden_reference as ref
+from support.quant import unit_reference as unit
 
 
 @cache

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from vit_helpers import error, float_output, generated, one_layer
 
 from lutvar.quant.methods.attention.log_softmax import best_base
 from lutvar.quant.methods.calibration.fixed_range import FixedRange
@@ -18,6 +17,7 @@ from lutvar.quant.methods.quantizers.logarithmic import BASE, GELU_SHIFT, LogTab
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.adalog import ShiftedLog
 from lutvar.quant.models import load_model
+from support.quant.method_models import error, float_output, generated, one_layer
 
 
 def _oracle(x: float, bits: int, q: int) -> float:

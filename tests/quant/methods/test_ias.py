@@ -8,7 +8,6 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from vit_helpers import SCALES, error, float_output, generated, one_layer, outliers
 
 from lutvar.quant.methods import CalibrationError, calibration_set
 from lutvar.quant.methods.calibration.fixed_range import FixedRange, integer_spec
@@ -21,6 +20,7 @@ from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.noisyquant import NoisyInput
 from lutvar.quant.methods.steps.vidit import moving_range
 from lutvar.quant.models import LoadedModel, load_model
+from support.quant.method_models import SCALES, error, float_output, generated, one_layer, outliers
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
-from vit_helpers import generated
 
 from lutvar.quant.methods import (
     CalibrationError,
@@ -30,6 +29,7 @@ from lutvar.quant.methods.recipes.mixed import (
 )
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
+from support.quant.method_models import generated
 
 
 @pytest.fixture(scope="module")

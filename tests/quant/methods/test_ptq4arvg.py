@@ -6,7 +6,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from methods.method_cases import SCALES, generates, make_block, outlier_inputs
 from torch import Tensor
 
 from lutvar.quant.methods import (
@@ -31,6 +30,7 @@ from lutvar.quant.methods.recipes.recipe import CalibrationSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.gps import gain_factors
 from lutvar.quant.models import LoadedModel, load_model
+from support.quant.method_cases import SCALES, generates, make_block, outlier_inputs
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from vit_helpers import error, float_output, generated, one_layer, outliers
 
 from lutvar.quant.methods import (
     CalibrationError,
@@ -23,6 +22,7 @@ from lutvar.quant.methods.calibration.fixed_range import FixedRange, percentile_
 from lutvar.quant.methods.quantizers.logarithmic import LogTable
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.models import LoadedModel, load_model
+from support.quant.method_models import error, float_output, generated, one_layer, outliers
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from methods.method_cases import generates
 
 from lutvar.quant.methods import Recipe, load_recipe, quantize_var
 from lutvar.quant.methods.attention.kinds import make_attention
@@ -13,6 +12,7 @@ from lutvar.quant.methods.attention.sage import SageAttention
 from lutvar.quant.methods.calibration.samples import calibration_set, replay
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
+from support.quant.method_cases import generates
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import math
 
 import pytest
 import torch
-from methods.method_cases import generates
 from torch import Tensor
 
 from lutvar.quant.methods import FakeQuantizer, QuantizerSpec, Recipe, load_recipe, quantize_var
@@ -29,6 +28,7 @@ from lutvar.quant.methods.calibration.resample import difference, resample
 from lutvar.quant.methods.calibration.samples import calibration_set, replay
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
+from support.quant.method_cases import generates
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import golden_reference as ref
 import numpy as np
 import pytest
 import torch
@@ -30,6 +29,7 @@ from lutvar.quant.ptq import (
 )
 from lutvar.quant.ptq.rotation import signed_hadamard, sylvester
 from lutvar.quant.var.sites import SITE_NAMES, LinearSite
+from support.quant import golden_reference as ref
 
 PRESETS = ("fp4", "fp6")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Regenerate the fixtures under data/ by running the released VAR code.
 
-Usage, in tests/quant: python -m var.make_fixtures PATH_OF_A_CHECKOUT_OF_FoundationVision/VAR
+Usage, in tests: python -m quant.var.make_fixtures PATH_OF_A_CHECKOUT_OF_FoundationVision/VAR
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from var.cases import CASES, OFFICIAL, Case, image_batch
-from var.filled import fill
+
+from support.quant.var_cases import CASES, OFFICIAL, Case, image_batch
+from support.quant.var_weights import fill
 
 DATA = Path(__file__).parent / "data"
 

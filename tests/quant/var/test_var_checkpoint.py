@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
-from var.cases import CASES, Case
-from var.filled import fill
 
 from lutvar.quant.var import CheckpointError, Var, Vqvae, load_var, load_vqvae, save_model
+from support.quant.var_cases import CASES, Case
+from support.quant.var_weights import fill
 
 CASE = CASES[0]
 

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from var.cases import CASES
-from var.filled import fill
 
 from lutvar.quant.var import (
     ConfigError,
@@ -23,6 +21,8 @@ from lutvar.quant.var import (
     generate,
 )
 from lutvar.quant.var.sampling import draw, filter_logits
+from support.quant.var_cases import CASES
+from support.quant.var_weights import fill
 
 CASE = CASES[0]
 GOOD = CASE.var.to_dict()

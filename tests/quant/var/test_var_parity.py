@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from var.cases import CASES, OFFICIAL, Case, image_batch
-from var.filled import fill
 
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig, generate
 from lutvar.quant.var.quantizer import phi_indices
+from support.quant.var_cases import CASES, OFFICIAL, Case, image_batch
+from support.quant.var_weights import fill
 
 DATA = Path(__file__).parent / "data"
 

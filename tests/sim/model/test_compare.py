@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from compile_cases import DIGITS, accelerator
 
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
@@ -18,6 +17,7 @@ from lutvar.contract.shape import TransformerShape
 from lutvar.hw.matrix.da_design import ENGINES
 from lutvar.sim.model.compare import CASES, REFERENCE, compare, compare_text, equal_rows, lane_cost
 from lutvar.sim.model.model import Estimator
+from support.host.compile_cases import DIGITS, accelerator
 
 INT8 = next(case for case in CASES if case.title == "INT8")
 COSTS = [c for c in load_array_costs() if c.weight != "INT8"]

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
-from compile_cases import DIGITS, accelerator, compiler, staggered
 
 from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.units import UNITS, UnitCost
@@ -23,6 +22,7 @@ from lutvar.sim.model.model import Estimator
 from lutvar.sim.model.plans import plan
 from lutvar.sim.model.resources import resources
 from lutvar.sim.model.simulate import simulate
+from support.host.compile_cases import DIGITS, accelerator, compiler, staggered
 
 SMALL = accelerator()
 

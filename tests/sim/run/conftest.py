@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 import pytest
-from device_rig import exported
+
+from support.sim.device_rig import exported
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_rig import FAST, Rig, digits, image_step, open_rig, same
 
 from lutvar.contract.isa import INSTRUCTION_BYTES, PAYLOAD_FIELDS, Opcode, Region
 from lutvar.contract.passes import ImageStep
@@ -20,6 +19,7 @@ from lutvar.host import AcceleratorError, MissedInterrupt, ProgramTimeout
 from lutvar.host.compile.compiler import CompiledPass
 from lutvar.sim.device import MemoryTiming
 from lutvar.sim.transport import SimulatedMemory
+from support.sim.device_rig import FAST, Rig, digits, image_step, open_rig, same
 
 PAGE = 4096
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from device_rig import Rig, digits, image_step, open_rig, random_transformer
 
 from lutvar.contract.isa import UNITS
 from lutvar.quant.golden.transformer import GoldenTransformer
@@ -20,6 +19,7 @@ from lutvar.sim.device import MemoryTiming
 from lutvar.sim.run.compare import compare_generations
 from lutvar.sim.run.comparing import ComparingTransformer, Comparison
 from lutvar.sim.run.session import Quantized, Session, quantize
+from support.sim.device_rig import Rig, digits, image_step, open_rig, random_transformer
 
 TOKENS, BLOCKS, HEADS, VOCAB = 30, 4, 2, 96  # of an image of the shipped model
 

@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compile_cases import DIGITS, accelerator
-from device_rig import digits, image_step, open_rig, packed, random_transformer
-from software_device import SoftwareDevice
 
 from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
 from lutvar.contract.passes import ImageStep
@@ -27,6 +24,9 @@ from lutvar.sim.run import demo
 from lutvar.sim.run.comparing import Comparison
 from lutvar.sim.run.locate import Located, beginning, locate
 from lutvar.sim.run.locate_tensors import part_of_model
+from support.host.compile_cases import DIGITS, accelerator
+from support.sim.device_rig import digits, image_step, open_rig, packed, random_transformer
+from support.sim.software_device import SoftwareDevice
 
 FIRST = [(0, 1, 0, 1), (1, 2, 0, 1)]
 SECOND = [(0, 1, 1, 4), (1, 2, 1, 4)]

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from amaranth.sim import Simulator
-from axi_memory import AxiMemory, serve
-from program_cases import BASES
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, UNITS, Opcode
 from lutvar.hw.sequencer.sequencer import Sequencer
+from support.hw.axi_memory import AxiMemory, serve
+from support.hw.program_cases import BASES
 
 CONFIG = load_accelerator("small-fp4").model_copy(
     update={"queue": 4, "act_banks": 3, "bank_groups": 10}

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from amaranth.sim import Simulator
-from axi_memory import AxiMemory, serve
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import AcceleratorConfig
@@ -16,6 +15,7 @@ from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import pack_records
 from lutvar.hw.attend.unit import AttendUnit
 from lutvar.quant.golden.attention import attend
+from support.hw.axi_memory import AxiMemory, serve
 
 
 def config(**changes: object) -> AcceleratorConfig:

@@ -12,7 +12,6 @@ import numpy as np
 from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
-from verilated_unit import UnitSimulator, build_unit
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.bits import pack_codes
@@ -21,6 +20,7 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
 from lutvar.hw.matrix.da import DaRecoder, DaRows
 from lutvar.hw.matrix.da_design import ENGINES, DaDesign
+from support.hw.verilated_unit import UnitSimulator, build_unit
 
 CASES = {
     "fp4": ("E2M1", "E2M1", "DUAL4"),

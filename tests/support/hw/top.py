@@ -7,13 +7,13 @@ from typing import Any
 from amaranth.hdl import ClockDomain, Module
 from amaranth.lib import wiring
 from amaranth.sim import Simulator
-from axi_memory import AxiMemory, serve
-from program_cases import BASES
-from stand_in_units import stand_ins
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.register_map import BY_NAME, WRITE_PORTS, read_ports
 from lutvar.hw.accelerator.top import AcceleratorCore
+from support.hw.axi_memory import AxiMemory, serve
+from support.hw.program_cases import BASES
+from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "queue": 4})
 TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})

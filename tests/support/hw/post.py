@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
-from axi_memory import AxiMemory, serve
-from verilated_unit import UnitSimulator
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
@@ -20,6 +18,8 @@ from lutvar.contract.memory import pack_records
 from lutvar.contract.widths import drain_latency
 from lutvar.hw.post.unit import PostUnit
 from lutvar.quant.golden import pointwise
+from support.hw.axi_memory import AxiMemory, serve
+from support.hw.verilated_unit import UnitSimulator
 
 OPERANDS = tuple(item.name for item in PAYLOAD_FIELDS[Opcode.POST])
 HEAD = 64

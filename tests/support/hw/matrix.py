@@ -70,7 +70,7 @@ class Unit:
         # A model of a few thousand cycles: compiling costs more than running.
         with mock.patch.object(verilator, "FAST_FLAGS", "-O0"):
             library = verilator.build(
-                source, top=TOP, wrapper=Path(__file__).with_name("rows_bench.cpp"),
+                source, top=TOP, wrapper=Path(__file__).with_name("matrix.cpp"),
                 build_dir=folder, jobs=2,
             )  # fmt: skip
         self._library = ctypes.CDLL(str(library))

@@ -11,9 +11,8 @@ from decimal import ROUND_HALF_EVEN, Decimal, getcontext
 from fractions import Fraction
 from functools import cache
 
-import golden_reference as ref
-
 from lutvar.contract.formats import NumberFormat
+from support.quant import golden_reference as ref
 
 getcontext().prec = 60
 ZERO = Fraction(0)

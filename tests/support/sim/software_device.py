@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from device_rig import CONFIG
 from numpy.typing import NDArray
 
 from lutvar.contract.isa import UNITS, Instruction, Region
@@ -14,6 +13,7 @@ from lutvar.host.compile.program import Program
 from lutvar.host.device_status import DeviceCounters
 from lutvar.host.errors import HostError
 from lutvar.sim.interpret import Machine
+from support.sim.device_rig import CONFIG
 
 #: Called before an instruction with (number of the program, index, instruction, machine).
 Fault = Callable[[Instruction, Machine], None]

