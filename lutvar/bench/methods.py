@@ -80,7 +80,7 @@ def quantize(path: Path, recipe: str, out: Path) -> dict[str, float]:
     import torch
 
     from lutvar.quant.methods import load_recipe
-    from lutvar.quant.methods.recipes.running import quantize_to_file
+    from lutvar.quant.methods.resumable import quantize_to_file
     from lutvar.quant.var import load_var
 
     torch.set_num_threads(_THREADS)

@@ -69,7 +69,7 @@ def _by_preset(model: str, preset: str, out: Path, as_json: bool) -> None:
 
 def _by_recipe(model: str, name: str, jobs: int, out: Path, as_json: bool) -> None:
     from lutvar.quant.methods import load_recipe
-    from lutvar.quant.methods.recipes.running import quantize_to_file
+    from lutvar.quant.methods.resumable import quantize_to_file
     from lutvar.quant.models import load_model
 
     recipe = load_recipe(name)

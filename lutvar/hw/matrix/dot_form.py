@@ -22,7 +22,6 @@ large `fill`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amaranth.hdl import Signal, signed
@@ -106,50 +105,7 @@ def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, 
     }
 
 
-def make_weight_recoder(config: AcceleratorConfig) -> Any:
-    """The `WeightRecoder` that belongs to the configuration's form."""
-    if config.dot == "da":
-        from .da import DaWeightRecode
-
-        return DaWeightRecode(config)
-    from .table import TableWeightRecode
-
-    return TableWeightRecode(config)
-
-
-def make_group_dot(config: AcceleratorConfig) -> Any:
-    """The `GroupDot` of the configuration's form (`config.dot`)."""
-    if config.dot == "da":
-        from .da import DaGroupDot
-
-        return DaGroupDot(config)
-    from .table import TableGroupDot
-
-    return TableGroupDot(config)
-
-
 def looked_at(component: Any) -> Any:
     """A component that is made for its attributes only: Amaranth shall not miss it."""
     component._MustUse__used = True
     return component
-
-
-@dataclass(frozen=True)
-class DotTiming:
-    """Widths and cycles of a configuration's form, without building it; see `GroupDot`."""
-
-    weight_bits: int
-    recode_latency: int
-    latency: int
-    interval: int
-    settle: int
-    fill: int
-    hold: int
-
-
-def dot_timing(config: AcceleratorConfig) -> DotTiming:
-    """What the units around a form need to know of it."""
-    dot, recoder = looked_at(make_group_dot(config)), looked_at(make_weight_recoder(config))
-    return DotTiming(
-        len(dot.weights), recoder.latency, dot.latency, dot.interval, dot.settle, dot.fill, dot.hold
-    )

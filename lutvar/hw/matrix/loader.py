@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import WORDS
 
 from .chain import load_layout, operand_words
-from .dot_form import DotTiming
+from .forms import DotTiming
 from .operands import load_interval, operand_latency
 
 

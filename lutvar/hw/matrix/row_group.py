@@ -14,7 +14,7 @@ from lutvar.hw.units.memory import READ_LATENCY
 
 from .accumulate import GroupAccumulator, accumulator_latency
 from .chain import load_layout, marks_layout, vector_layout, write_layout
-from .dot_form import dot_timing, make_group_dot
+from .forms import dot_timing, make_group_dot
 from .operands import GroupOperands, operand_latency
 from .scale_add import weight_scale
 

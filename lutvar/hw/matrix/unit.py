@@ -23,7 +23,8 @@ from lutvar.hw.units.memory import Fifo
 from lutvar.hw.verilog import place
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
-from .dot_form import dot_timing, looked_at, make_weight_recoder
+from .dot_form import looked_at
+from .forms import dot_timing, make_weight_recoder
 from .issue import IssueGate
 from .loader import OperandLoader, operand_layout
 from .row_group import CHAIN, RowGroup, row_group_latency

@@ -16,8 +16,8 @@ from typing_extensions import Self
 from lutvar.quant.methods import Recipe, RecipeError, load_recipe
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.recipes import files as recipe_files
-from lutvar.quant.methods.recipes.build import QuantizedVar
-from lutvar.quant.methods.recipes.running import quantize_to_file
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
+from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import generate

@@ -17,8 +17,10 @@ import torch
 from lutvar.contract.quant_preset import load_quant
 from lutvar.files import json_text
 from lutvar.quant.golden.backend import GoldenBackend
-from lutvar.quant.methods.recipes.build import QuantizedVar, quantize_var
-from lutvar.quant.methods.recipes.recipe import load_recipe, prepare_calibration
+from lutvar.quant.methods.calibration.prepare import prepare_calibration
+from lutvar.quant.methods.recipes.build import quantize_var
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
+from lutvar.quant.methods.recipes.recipe import load_recipe
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq.model import quantize_model
 from lutvar.quant.var import Var

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quantization methods as recipes: small steps that prepare the linears of one float model."""
 
+from lutvar.quant.methods.calibration.prepare import prepare_calibration
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
+
 from .calibration.samples import CalibrationSet, calibration_set
-from .errors import CalibrationError
+from .errors import CalibrationError, RecipeError
 from .layers.layer import Block, Layer
 from .quantizers.fake import FakeQuantizer, QuantizerSpec
-from .recipes.build import QuantizedVar, quantize_var
-from .recipes.recipe import Recipe, RecipeError, load_recipe, prepare_calibration, recipe_names
+from .recipes.build import quantize_var
+from .recipes.recipe import Recipe, load_recipe, recipe_names
 
 __all__ = [
     "Block",

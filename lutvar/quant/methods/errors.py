@@ -6,3 +6,7 @@ from __future__ import annotations
 
 class CalibrationError(ValueError):
     """Calibration data that cannot be used; says what is missing and what to do."""
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; names the key, the value and the rule."""

@@ -86,7 +86,7 @@ def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = 
         )
         return Quantized(loaded, made, config)
     from lutvar.quant.methods.hardware.export import export
-    from lutvar.quant.methods.recipes.build import QuantizedVar
+    from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 
     made = export(QuantizedVar.load(recipe, loaded.var), loaded.var, config.kv_format)
     if made.config.model_dump(exclude={"name"}) != config.quant_config.model_dump(exclude={"name"}):

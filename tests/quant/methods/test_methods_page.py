@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lutvar.quant.methods import load_recipe, recipe_names
-from lutvar.quant.methods.attention.kinds import KINDS
+from lutvar.quant.methods.attention.registry import KINDS
 from lutvar.quant.methods.steps import STEPS
 
 ROOT = Path(__file__).parents[3]

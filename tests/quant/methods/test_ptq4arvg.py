@@ -18,15 +18,12 @@ from lutvar.quant.methods import (
     quantize_var,
 )
 from lutvar.quant.methods.attention.static import StaticAttention
+from lutvar.quant.methods.calibration.prepare import CalibrationSpec
+from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.calibration.samples import calibration_set, walk
 from lutvar.quant.methods.calibration.select import SelectSpec, features, mahalanobis, select
-from lutvar.quant.methods.quantizers.percentiles import (
-    moving_average,
-    percentile_range,
-    row_batches,
-)
+from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
-from lutvar.quant.methods.recipes.recipe import CalibrationSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.gps import gain_factors
 from lutvar.quant.models import LoadedModel, load_model

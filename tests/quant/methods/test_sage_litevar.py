@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lutvar.quant.methods import Recipe, load_recipe, quantize_var
-from lutvar.quant.methods.attention.kinds import make_attention
+from lutvar.quant.methods.attention.registry import make_attention
 from lutvar.quant.methods.attention.sage import SageAttention
 from lutvar.quant.methods.calibration.samples import calibration_set, replay
 from lutvar.quant.models import LoadedModel, load_model

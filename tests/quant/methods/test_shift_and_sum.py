@@ -17,7 +17,7 @@ from lutvar.quant.methods.attention.bit_operations import (
     find_threshold,
     linear_operations,
 )
-from lutvar.quant.methods.attention.kinds import make_attention
+from lutvar.quant.methods.attention.registry import make_attention
 from lutvar.quant.methods.attention.shift_and_sum import (
     ShiftAndSumAttention,
     averaged,

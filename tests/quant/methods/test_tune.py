@@ -28,9 +28,10 @@ from lutvar.quant.methods.hardware.export import export
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers.grid import grid_weight
 from lutvar.quant.methods.layers.ranged import RangedLayer
-from lutvar.quant.methods.recipes.running import quantize_to_file
+from lutvar.quant.methods.recipes.specs import TuneSpec
 from lutvar.quant.methods.recipes.student import TunedLayer
-from lutvar.quant.methods.recipes.tune import TuneSpec, _samples_of_step, guide_all, mean_kl, tune
+from lutvar.quant.methods.recipes.tune import _samples_of_step, guide_all, mean_kl, tune
+from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sampling import guidance_weight, guide
 from lutvar.quant.var.sites import LinearSite

@@ -21,11 +21,13 @@ from lutvar.quant.methods.calibration.fixed_range import (
     percentile_range,
     tails,
 )
-from lutvar.quant.methods.calibration.samples import CalibrationError, CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.quantizers.logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
 from lutvar.quant.var import Var
 
-from .kinds import masked_softmax
+from .plain import masked_softmax
+from .registry import register_attention
 
 
 class LogSettings(BaseModel):
@@ -86,6 +88,7 @@ def attention_operands(
         var.backends.attention = before
 
 
+@register_attention("log-softmax")
 class LogAttention:
     """Both products with quantized operands; the softmax itself in float."""
 

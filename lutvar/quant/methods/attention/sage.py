@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lutvar.quant.methods.quantizers.fake import QuantizerSpec
 
-from .kinds import PlainAttention, PlainSettings
+from .plain import PlainAttention, PlainSettings
+from .registry import register_attention
 
 
 class SageSettings(PlainSettings):
@@ -42,6 +43,7 @@ class SageSettings(PlainSettings):
     block: int = Field(default=128, ge=1)
 
 
+@register_attention("sage")
 class SageAttention(PlainAttention):
     """The mean key is that of the tokens at hand (cached and new ones), so it moves with them."""
 

@@ -36,7 +36,8 @@ from .bit_operations import (
     find_threshold,
     linear_operations,
 )
-from .kinds import MeasuredModel, PlainAttention, PlainSettings
+from .plain import PlainAttention, PlainSettings
+from .registry import MeasuredModel, register_attention
 
 
 def log2_rows(p: Tensor, bits: int) -> Tensor:
@@ -106,6 +107,7 @@ class ShiftAndSumSettings(PlainSettings):
         return self
 
 
+@register_attention("shift-and-sum")
 class ShiftAndSumAttention(PlainAttention):
     """Values are quantized where they are used, so the cache leaves them alone.
 

@@ -21,7 +21,8 @@ from lutvar.quant.methods.quantizers.percentiles import moving_average, percenti
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.var import Var
 
-from .kinds import MeasuredModel, PlainAttention, PlainSettings
+from .plain import PlainAttention, PlainSettings
+from .registry import MeasuredModel, register_attention
 
 #: Values kept of one operand in one call while ranges are measured; more are thinned out evenly.
 KEPT = 1 << 17
@@ -55,6 +56,7 @@ class StaticSettings(PlainSettings):
             raise ValueError("kind static takes `format` for all operands, no quantizers")
 
 
+@register_attention("static")
 class StaticAttention(PlainAttention):
     """Ranges are measured on the model with quantized linears, its attention still in float.
 

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
-
-from .samples import CalibrationError
 
 #: Percentiles that the released codes try for activations.
 PERCENTILES = (0.999, 0.9999, 0.99999)

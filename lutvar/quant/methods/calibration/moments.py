@@ -16,10 +16,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer
 from lutvar.quant.var.sites import SiteName
-
-from .samples import CalibrationError
 
 #: How rows count: every token the same, or every scale step the same (coarse ones have few tokens).
 Weighting = Literal["token", "scale"]

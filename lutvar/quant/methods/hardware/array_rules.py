@@ -13,7 +13,7 @@ import torch
 
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.quant_preset import GROUP
-from lutvar.quant.methods.attention.kinds import PlainAttention
+from lutvar.quant.methods.attention.plain import PlainAttention
 from lutvar.quant.methods.layers.grid import grid_weight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import (
@@ -25,7 +25,7 @@ from lutvar.quant.methods.layers.operations import (
 )
 from lutvar.quant.methods.layers.ranged import RangedLayer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
-from lutvar.quant.methods.recipes.build import QuantizedVar
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 
 KvFormat = Literal["E2M3", "E2M1"]
 

@@ -17,7 +17,7 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
-from lutvar.quant.methods.recipes.build import QuantizedVar
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.ptq.linear import GivenWeight, QuantizationError
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import Var

@@ -21,7 +21,8 @@ from lutvar.contract.quant_preset import QuantConfig, SiteConfig, load_quant, pr
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import Rotation
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
-from lutvar.quant.methods.recipes.build import QuantizedVar, iter_linears
+from lutvar.quant.methods.recipes.build import iter_linears
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.ptq.linear import QuantizationError
 from lutvar.quant.ptq.transformer import check_transformer
 from lutvar.quant.var import Var

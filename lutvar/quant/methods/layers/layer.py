@@ -182,7 +182,9 @@ class Block:
 class Step(Protocol):
     """One method, or one part of one. Made from the recipe's settings by `steps.make_step`."""
 
-    needs_data: bool
+    @property
+    def needs_data(self) -> bool:
+        """Whether `apply` reads `Block.data`."""
 
     def apply(self, block: Block) -> None:
         """Change the layers of a block."""

@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lutvar.quant.formats.quantize import check_finite
-from lutvar.quant.methods.attention.cache import QuantizedCache
-from lutvar.quant.methods.attention.kinds import AttentionMethod, MeasuredModel, make_attention
+from lutvar.quant.methods.attention.registry import AttentionMethod, MeasuredModel, make_attention
 from lutvar.quant.methods.calibration.importance import output_importance
 from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
-from lutvar.quant.methods.errors import CalibrationError
+from lutvar.quant.methods.errors import CalibrationError, RecipeError
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer, Step
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.steps import make_step
@@ -24,73 +22,10 @@ from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
 
-from .installed import Running
-from .recipe import LayerSpec, Recipe, RecipeError
+from .quantized_var import QuantizedVar
+from .recipe import Recipe
+from .specs import LayerSpec
 from .tune import tune
-
-
-@dataclass
-class QuantizedVar:
-    """The layers that a recipe made for a model. The model itself is not changed.
-
-    Attributes:
-        recipe: what made it.
-        layers: site -> finished layer.
-        attention: how the products of attention are computed, or None for float.
-    """
-
-    recipe: Recipe
-    layers: dict[LinearSite, Layer] = field(default_factory=dict)
-    attention: AttentionMethod | None = None
-
-    def save(self, path: str | Path, var: Var) -> None:
-        """Write to a file, atomically; `var` is the model that it was made of. See `files`."""
-        from . import files
-
-        packed, tensors = files.pack_layers(self.layers.values())
-        state = files.attention_state(self.attention, tensors)
-        model = files.fingerprint(var)
-        files.write(Path(path), self.recipe, model, packed, state, tensors)
-
-    @classmethod
-    def load(cls, path: str | Path, var: Var) -> QuantizedVar:
-        """Read what `save` or `lutvar quantize --recipe` wrote for this model.
-
-        Raises:
-            QuantizedFileError: missing, damaged or foreign file, or another model's.
-        """
-        from . import files
-
-        content = files.read(path, files.fingerprint(var))
-        attention = files.restored_attention(content, var)
-        return cls(content.recipe, content.unpacked(), attention)
-
-    @contextmanager
-    def installed(self, var: Var) -> Iterator[Var]:
-        """The model with these layers in place, for the duration of the `with` block.
-
-        Generation and teacher forcing must go scale by scale and call `var.step_hook`, as
-        `generate` does; layers learn the scale step from it.
-        """
-        holder = var.backends
-        before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
-        null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
-        running = Running(self, before[4], null_D)
-        holder.backend = holder.other = running
-        if self.attention is not None:
-            holder.attention = self.attention
-        if self.recipe.cache is not None:
-            quantizer = FakeQuantizer(self.recipe.cache)
-            values = not getattr(self.attention, "keeps_values", False)
-            var.cache_factory = lambda block: QuantizedCache(quantizer, values)
-        var.step_hook = running.begin_scale
-        try:
-            with torch.no_grad():
-                yield var
-        finally:
-            holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook = (
-                before
-            )
 
 
 def quantize_var(

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lutvar.files import json_text, write_file
-from lutvar.quant.methods.attention.kinds import AttentionMethod, attention_class, make_attention
+from lutvar.quant.methods.attention.registry import AttentionMethod, attention_class, make_attention
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_layer
 from lutvar.quant.ptq.files import QuantizedFileError, digest, read_tensors

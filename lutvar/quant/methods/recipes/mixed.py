@@ -21,13 +21,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.contract.costs import load_array_costs
-from lutvar.quant.methods.calibration.samples import CalibrationError, CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.errors import CalibrationError, RecipeError
 from lutvar.quant.methods.layers.layer import BlockData, Layer
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
 
-from .recipe import LayerSpec, MixedSpec, Recipe, RecipeError
+from .recipe import Recipe
+from .specs import LayerSpec, MixedSpec
 
 #: (block, its data, formats of its linears) -> finished layers: what the recipe's steps make.
 BuildBlock = Callable[[int, BlockData | None, Mapping[SiteName, LayerSpec]], dict[SiteName, Layer]]

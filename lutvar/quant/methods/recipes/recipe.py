@@ -19,137 +19,21 @@ A linear that is not named stays float. Steps run in their order, block by block
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-from typing_extensions import Self
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from lutvar.contract.names import Name, Seed
-from lutvar.quant.methods.attention.kinds import attention_needs_data, check_attention
-from lutvar.quant.methods.calibration.resample import ResampleRule
-from lutvar.quant.methods.calibration.samples import CalibrationSet, calibration_set
-from lutvar.quant.methods.calibration.select import SelectSpec, select
+from lutvar.quant.methods.attention.registry import attention_needs_data, check_attention
+from lutvar.quant.methods.calibration.prepare import CalibrationSpec
+from lutvar.quant.methods.errors import RecipeError
 from lutvar.quant.methods.quantizers.fake import QuantizerSpec
 from lutvar.quant.methods.steps import make_step
-from lutvar.quant.var import Var, Vqvae
-from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
+from lutvar.quant.var.sites import SiteName
 from lutvar.yaml_files import YamlError, load_named, shipped
 
-from .tune import TuneSpec
-
-#: Every linear of the model that a recipe may name.
-ALL_SITES: tuple[SiteName, ...] = (*SITE_NAMES, "ada_lin", *SINGLE_SITES)
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; names the key, the value and the rule."""
-
-
-class LayerSpec(BaseModel):
-    """Quantizers of one kind of linear; None is float."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    weight: QuantizerSpec | None = None
-    input: QuantizerSpec | None = None
-
-
-class CalibrationSpec(BaseModel):
-    """Samples that the float model generates for steps that need data (`prepare_calibration`).
-
-    Attributes:
-        samples: how many images; classes in turn.
-        steps: how many of them steps see (all where None); `tune` sees all.
-        seed: of their random stream.
-        resample: rule by which tokens are moved (`resample`), or None.
-        select: which of the rows are used (`select`), None for all.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    samples: int = Field(default=64, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    seed: Seed = 0
-    resample: ResampleRule | None = None
-    select: SelectSpec | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.steps is not None and (self.select is not None or self.steps > self.samples):
-            raise ValueError(
-                f"steps = {self.steps}: at most samples ({self.samples}), and not with select"
-            )
-        return self
-
-
-def prepare_calibration(
-    var: Var,
-    vqvae: Vqvae,
-    spec: CalibrationSpec,
-    cfg: float = 1.5,
-    top_k: int = 0,
-    top_p: float = 0.0,
-) -> CalibrationSet:
-    """The calibration set that a recipe describes; the sampling settings are the model's.
-
-    Raises:
-        CalibrationError: samples that the settings cannot use.
-    """
-    made = calibration_set(
-        var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
-    )
-    classes = var.config.num_classes
-    if spec.samples < classes:
-        missing = f"only {spec.samples} of {classes} classes have a calibration sample"
-        made = replace(made, notes=(*made.notes, missing))
-    return made if spec.select is None else select(var, made, spec.select)
-
-
-class MixedSpec(BaseModel):
-    """Formats to choose from for each linear of each block, and what limits the choice.
-
-    Attributes:
-        choices: name -> linear -> quantizers. All name the same block linears.
-        budget: one of "bits" (mean bits of a weight's code), "bytes" (weights with their scales,
-            read once), "luts" (mean LUTs of the multiplier that a product needs).
-        sensitivity: "kl" of the model's output, "output" error of the linear, or the rankings
-            "lim" and "zd".
-        samples: calibration samples for "kl".
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    choices: dict[str, dict[SiteName, LayerSpec]]
-    budget: dict[Literal["bits", "bytes", "luts"], float]
-    sensitivity: Literal["kl", "output", "lim", "zd"] = "output"
-    samples: int = Field(default=4, ge=1)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if len(self.budget) != 1 or min(self.budget.values()) <= 0:
-            raise ValueError(f"budget {self.budget}: give one of bits, bytes, luts, above 0")
-        covered = {frozenset(specs) for specs in self.choices.values()}
-        if len(self.choices) < 2 or len(covered) != 1 or not covered <= {frozenset(SITE_NAMES)}:
-            raise ValueError(
-                "choices: give at least two, each naming the linears " + ", ".join(SITE_NAMES)
-            )
-        for name, specs in self.choices.items():
-            for site, spec in specs.items():
-                if spec.weight is None or ("luts" in self.budget and spec.input is None):
-                    raise ValueError(f"choices.{name}.{site}: weight (and input) need a quantizer")
-        return self
-
-    @property
-    def budget_item(self) -> tuple[str, float]:
-        """(unit, limit)."""
-        return next(iter(self.budget.items()))
-
-    @property
-    def limit(self) -> float:
-        """The budget's number."""
-        return self.budget_item[1]
+from .specs import ALL_SITES, LayerSpec, MixedSpec, TuneSpec
 
 
 class Recipe(BaseModel):

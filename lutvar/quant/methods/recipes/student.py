@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.quant.methods.attention.kinds import AttentionMethod, PlainAttention
+from lutvar.quant.methods.attention.plain import PlainAttention
+from lutvar.quant.methods.attention.registry import AttentionMethod
 from lutvar.quant.methods.layers.grid import GridWeight, grid_weight, values
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.learnable import run_layer, straight_apply

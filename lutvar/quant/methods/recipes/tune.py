@@ -20,10 +20,9 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,11 +32,10 @@ from lutvar.quant.var import Var
 from lutvar.quant.var.sampling import guidance_weight, guide
 from lutvar.quant.var.sites import FloatAttention, FloatLinear, LinearSite
 
+from .quantized_var import QuantizedVar
+from .specs import TuneSpec
 from .student import Student, TunedLayer, backends
 from .training_state import TrainingState
-
-if TYPE_CHECKING:
-    from .build import QuantizedVar
 
 #: Samples whose divergence decides whether the result is kept.
 _CHECKED = 16
@@ -45,33 +43,6 @@ _CHECKED = 16
 _WARMUP = 5
 #: Steps between two writings of the state.
 _KEPT_EVERY = 10
-
-
-class TuneSpec(BaseModel):
-    """How a model is tuned, as recipes write it.
-
-    Attributes:
-        steps: of Adam.
-        batch: rows of a step: half as many samples, each with both guidance halves.
-        scales: rate of the logarithms of weight scales; 0 leaves scales alone.
-        biases: rate of biases, relative to the mean size of the layer's; 0 leaves biases alone.
-        weights: rate of what is rounded to the weights' integers, relative to the mean size of the
-            layer's weights; 0 leaves the integers as they are.
-        guidance: how much the divergence of the guided logits counts, beside that of both halves.
-        direction: of the guided divergence. "forward" asks the quantized model for all that the
-            float model draws; "reverse" for nothing that the float model would not draw (MiniLLM,
-            arXiv:2306.08543, section 2.1), which errors at high guidance make it do.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    steps: int = Field(default=80, ge=1)
-    batch: int = Field(default=16, ge=2, multiple_of=2)
-    scales: float = Field(default=0.003, ge=0)
-    biases: float = Field(default=0.01, ge=0)
-    weights: float = Field(default=0.0, ge=0)
-    guidance: float = Field(default=0.0, ge=0)
-    direction: Literal["forward", "reverse"] = "forward"
 
 
 class Divergence(NamedTuple):

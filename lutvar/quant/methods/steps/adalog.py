@@ -28,7 +28,7 @@ from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 from lutvar.quant.methods.quantizers.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 #: Smallest and largest q that the paper tries.
 Q_RANGE = (10, 137)
@@ -50,6 +50,7 @@ class ShiftedLog:
         return self.table(x + self.shift).sub_(self.shift)
 
 
+@register_step("adalog")
 class AdaLog(StepBase):
     """Searches ranges of weight and input; the input of `log_sites` becomes logarithmic.
 

@@ -19,9 +19,10 @@ from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_m
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.rounding import SoftRounding, power_at
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("adaround")
 class AdaRound(StepBase):
     """Chooses up or down for every weight by the layer's output error.
 

@@ -22,7 +22,7 @@ from lutvar.quant.methods.layers.rounding import SoftRounding, power_at
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 _HALVES: dict[Literal["attention", "ffn"], tuple[SiteName, SiteName]] = {
     "attention": ("qkv", "proj"),
@@ -30,6 +30,7 @@ _HALVES: dict[Literal["attention", "ffn"], tuple[SiteName, SiteName]] = {
 }
 
 
+@register_step("brecq")
 class Brecq(StepBase):
     """Chooses up or down for every weight by the error of its half block.
 

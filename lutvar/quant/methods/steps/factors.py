@@ -22,7 +22,7 @@ from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 #: Words in the keys or file names of factors -> linear. Longer words first.
 _WORDS: dict[str, SiteName] = {"mat_qkv": "qkv", "qkv": "qkv", "fc1": "fc1"}
@@ -32,6 +32,7 @@ class FactorsError(ValueError):
     """A file of factors that cannot be used; says what was found."""
 
 
+@register_step("factors")
 class Factors(StepBase):
     """Multiplies the inputs by the factors of a file and divides the weights by them.
 

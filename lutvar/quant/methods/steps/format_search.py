@@ -17,10 +17,11 @@ from lutvar.contract.formats import get_format
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
 
-from . import StepBase
+from .base import StepBase, register_step
 from .galt import spread
 
 
+@register_step("format-search")
 class FormatSearch(StepBase):
     """Replaces the formats of weight and input; group size and scale rule stay.
 

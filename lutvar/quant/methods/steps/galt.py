@@ -21,18 +21,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.calibration.samples import CalibrationError
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
-from . import StepBase
+from .base import StepBase, register_step
 from .hadamard import Hadamard
 
 #: Fewest calibration samples; fewer fit the factors to single images.
 LEAST_SAMPLES = 8
 
 
+@register_step("galt")
 class Galt(StepBase):
     """Learns s with AdamW, one optimiser step for each scale step and epoch.
 

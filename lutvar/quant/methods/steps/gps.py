@@ -13,16 +13,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import scale_channels
-from lutvar.quant.methods.quantizers.percentiles import (
-    moving_average,
-    percentile_range,
-    row_batches,
-)
+from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 Formula = Literal["paper", "code"]
 
@@ -69,6 +66,7 @@ def gain_factors(
     return factors_I
 
 
+@register_step("gps")
 class GainProjectedScaling(StepBase):
     """x / s and W s with the factors of `gain_factors`, averaged over batches.
 

@@ -20,9 +20,10 @@ from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_m
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("gptq")
 class Gptq(StepBase):
     """Second-order rounding.
 

@@ -17,9 +17,10 @@ from lutvar.quant.methods.layers.hadamards import full_rotation, rotate_fully
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("hadamard")
 class Hadamard(StepBase):
     """Rotates each block of `size` channels by diag(d) H / sqrt(size).
 

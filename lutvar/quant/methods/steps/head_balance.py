@@ -24,12 +24,13 @@ from lutvar.contract.names import Seed
 from lutvar.quant.methods.calibration.moments import require_data
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix
+from lutvar.quant.methods.layers.value_layers import fold_values, value_layers
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
-from .value_layers import fold_values, value_layers
+from .base import StepBase, register_step
 
 
+@register_step("head-balance")
 class HeadBalance(StepBase):
     """Multiplies values by R M: M balances, R = (diag(d) H / sqrt(head width))^T spreads evenly.
 

@@ -11,11 +11,12 @@ from __future__ import annotations
 from lutvar.contract.names import Seed
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix
+from lutvar.quant.methods.layers.value_layers import fold_values, value_layers
 
-from . import StepBase
-from .value_layers import fold_values, value_layers
+from .base import StepBase, register_step
 
 
+@register_step("head-rotation")
 class HeadRotation(StepBase):
     """Rotates values by diag(d) H / sqrt(head width).
 

@@ -28,10 +28,11 @@ from lutvar.quant.methods.quantizers.fake import Scales
 from lutvar.quant.var.blocks import Modulation, VarBlock
 from lutvar.quant.var.sites import LinearBackend, LinearSite, SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 from .repq import reparameterise
 
 
+@register_step("ias")
 class IasVit(StepBase):
     """The three stages over one block. The paper: 1000 iterations each, 64 images, rate 4e-5.
 

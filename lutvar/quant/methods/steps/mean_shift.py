@@ -21,9 +21,10 @@ from lutvar.quant.methods.calibration.moments import require_data
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import shift_channels
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("mean-shift")
 class MeanShift(StepBase):
     """Takes the mean over tokens off every input channel.
 

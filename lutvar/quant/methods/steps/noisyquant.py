@@ -17,7 +17,7 @@ from lutvar.quant.methods.calibration.fixed_range import FixedRange, calibration
 from lutvar.quant.methods.layers.layer import ActivationQuantizer, Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class NoisyInput:
         return self.inner(x + self.noise_I, scale_index) - self.noise_I
 
 
+@register_step("noisyquant")
 class NoisyQuant(StepBase):
     """Adds the noise whose size gives the smallest output error; none where none helps.
 

@@ -23,9 +23,10 @@ from lutvar.quant.methods.layers.learnable import computed_by, rows_of, run_laye
 from lutvar.quant.methods.layers.operations import NORM_SITES, scale_channels, shift_channels
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("omniquant")
 class OmniQuant(StepBase):
     """Learns clipping, scales and shifts by the output error of the block.
 

@@ -25,7 +25,7 @@ from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import scale_channels, shift_channels
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
 def reparameterise(layer: Layer, channels: FixedRange) -> Tensor:
@@ -44,6 +44,7 @@ def reparameterise(layer: Layer, channels: FixedRange) -> Tensor:
     return ratio_I
 
 
+@register_step("repq")
 class Repq(StepBase):
     """Scale reparameterisation; use it where the input comes from a norm.
 

@@ -12,9 +12,10 @@ from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("smoothquant")
 class SmoothQuant(StepBase):
     """x / f and W f with `f = max|x|**alpha / max|W|**(1 - alpha)` for each input channel.
 

@@ -17,9 +17,10 @@ from lutvar.quant.methods.calibration.fixed_range import (
 )
 from lutvar.quant.methods.layers.layer import Block
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("static-range")
 class StaticRange(StepBase):
     """Replaces the input quantizer by a `FixedRange` of the same bits.
 

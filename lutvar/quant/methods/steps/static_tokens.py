@@ -14,18 +14,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
-from lutvar.quant.methods.quantizers.percentiles import (
-    moving_average,
-    percentile_range,
-    row_batches,
-)
+from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("static-tokens")
 class StaticTokens(StepBase):
     """Replaces the dynamic quantizer of the input by one with ranges from calibration data.
 

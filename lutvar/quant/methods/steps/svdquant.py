@@ -17,9 +17,10 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
 from lutvar.quant.methods.layers.layer import Block, Layer
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("svdquant")
 class SvdQuant(StepBase):
     """Splits W into up @ down (rank) and a rest R: y = x (up down)^T + Q(x) Q(R)^T.
 

@@ -13,18 +13,16 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
+from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import shift_channels
-from lutvar.quant.methods.quantizers.percentiles import (
-    moving_average,
-    percentile_range,
-    row_batches,
-)
+from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
 from lutvar.quant.var.sites import SiteName
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("symmetric-shift")
 class SymmetricShift(StepBase):
     """x - m with m the middle of each channel's range, and b + W m.
 

@@ -16,14 +16,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from lutvar.quant.methods.calibration.samples import CalibrationError
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.methods.layers.ranged import RangedLayer
 
-from . import StepBase
+from .base import StepBase, register_step
 
 
+@register_step("vidit")
 class ViditBalance(StepBase):
     """Splits each linear into ranges of scale steps and balances each with its own factors.
 

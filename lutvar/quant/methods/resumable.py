@@ -27,18 +27,20 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lutvar.files import json_text, make_folder, write_file
-from lutvar.quant.methods.attention.kinds import attention_needs_data
-from lutvar.quant.methods.calibration.samples import CalibrationSet
-from lutvar.quant.methods.hardware.report import HardwareReport, hardware
-from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.ptq.files import QuantizedFileError
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import LinearSite
 from lutvar.quant.var.tensors import tensor_bytes
 
-from . import files
-from .build import QuantizedVar, measured_attention, quantize_blocks, tuned_model
-from .recipe import Recipe, prepare_calibration
+from .attention.registry import attention_needs_data
+from .calibration.prepare import prepare_calibration
+from .calibration.samples import CalibrationSet
+from .hardware.report import HardwareReport, hardware
+from .layers.layer import Layer
+from .recipes import files
+from .recipes.build import measured_attention, quantize_blocks, tuned_model
+from .recipes.quantized_var import QuantizedVar
+from .recipes.recipe import Recipe
 
 Progress = Callable[[int, int], None]
 _POLL_SECONDS = 1.0

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two products of attention with quantized operands: what recipes write under `attention`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.var import Var
+
+from .registry import register_attention
+
+
+def masked_softmax(scores_BHlL: Tensor, mask_11LL: Tensor | None) -> Tensor:
+    """Probabilities [B, H, l, L] of scores with the mask, if any, added."""
+    if mask_11LL is not None:
+        scores_BHlL = scores_BHlL + mask_11LL
+    return torch.softmax(scores_BHlL, -1)
+
+
+class PlainSettings(BaseModel):
+    """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
+
+    Attributes:
+        share_halves: the unconditional half takes the output of the conditional half of the same
+            image (LiteVAR, arXiv:2411.17178), when both are there.
+        keep_length: quantized q and k get back the length that they had, as on the accelerator
+            (docs/arithmetic.md, section 10), which normalises after quantizing.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: str = "plain"
+    q: QuantizerSpec | None = None
+    k: QuantizerSpec | None = None
+    v: QuantizerSpec | None = None
+    probabilities: QuantizerSpec | None = None
+    share_halves: bool = False
+    keep_length: bool = False
+
+
+@register_attention("plain")
+class PlainAttention:
+    """Operands quantized as they come, softmax in float. Other kinds override parts of it."""
+
+    settings_type: type[PlainSettings] = PlainSettings
+    keeps_values = False
+
+    def __init__(
+        self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+    ) -> None:
+        self.settings = self.settings_type(**settings)
+        specs = {n: getattr(self.settings, n) for n in ("q", "k", "v", "probabilities")}
+        self.quantizers = {n: FakeQuantizer(s) for n, s in specs.items() if s is not None}
+        self.scale_index, self.paired = 0, False
+
+    def begin_scale(self, scale_index: int) -> None:
+        """Remember the scale step."""
+        self.scale_index = scale_index
+
+    def begin_rows(self, paired: bool) -> None:
+        """New rows begin; paired: the second half are the unconditional rows of the first half."""
+        self.paired = paired
+
+    def _quantized(self, name: str, x: Tensor) -> Tensor:
+        if name not in self.quantizers:
+            return x
+        quantized = self.quantizers[name](x)
+        if self.settings.keep_length and name in ("q", "k"):
+            length = quantized.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+            quantized = quantized * (x.norm(dim=-1, keepdim=True) / length)
+        return quantized
+
+    def scores(self, block: int, q_BHlc: Tensor, k_BHLc: Tensor, scale: float) -> Tensor:
+        """Scores before mask and softmax, [B, H, l, L]."""
+        return self._quantized("q", q_BHlc) @ self._quantized("k", k_BHLc).mT * scale
+
+    def product(self, block: int, p_BHlL: Tensor, v_BHLc: Tensor) -> Tensor:
+        """Probabilities times values, [B, H, l, c]."""
+        return self._quantized("probabilities", p_BHlL) @ self._quantized("v", v_BHLc)
+
+    def __call__(
+        self,
+        block: int,
+        q_BHlc: Tensor,
+        k_BHLc: Tensor,
+        v_BHLc: Tensor,
+        mask_11LL: Tensor | None,
+        scale: float,
+    ) -> Tensor:
+        shared = self.settings.share_halves and self.paired
+        if shared:
+            half = q_BHlc.shape[0] // 2
+            q_BHlc, k_BHLc, v_BHLc = q_BHlc[:half], k_BHLc[:half], v_BHLc[:half]
+        scores = self.scores(block, q_BHlc, k_BHLc, scale)
+        y_BHlc = self.product(block, masked_softmax(scores, mask_11LL), v_BHLc)
+        return y_BHlc.repeat(2, 1, 1, 1) if shared else y_BHlc

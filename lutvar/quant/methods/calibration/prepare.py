@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calibration samples that a recipe asks for, drawn from the float model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from lutvar.contract.names import Seed
+from lutvar.quant.var import Var, Vqvae
+
+from .resample import ResampleRule
+from .samples import CalibrationSet, calibration_set
+from .select import SelectSpec, select
+
+
+class CalibrationSpec(BaseModel):
+    """Samples that the float model generates for steps that need data (`prepare_calibration`).
+
+    Attributes:
+        samples: how many images; classes in turn.
+        steps: how many of them steps see (all where None); `tune` sees all.
+        seed: of their random stream.
+        resample: rule by which tokens are moved (`resample`), or None.
+        select: which of the rows are used (`select`), None for all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    samples: int = Field(default=64, ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    seed: Seed = 0
+    resample: ResampleRule | None = None
+    select: SelectSpec | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.steps is not None and (self.select is not None or self.steps > self.samples):
+            raise ValueError(
+                f"steps = {self.steps}: at most samples ({self.samples}), and not with select"
+            )
+        return self
+
+
+def prepare_calibration(
+    var: Var,
+    vqvae: Vqvae,
+    spec: CalibrationSpec,
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+) -> CalibrationSet:
+    """The calibration set that a recipe describes; the sampling settings are the model's.
+
+    Raises:
+        CalibrationError: samples that the settings cannot use.
+    """
+    made = calibration_set(
+        var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
+    )
+    classes = var.config.num_classes
+    if spec.samples < classes:
+        missing = f"only {spec.samples} of {classes} classes have a calibration sample"
+        made = replace(made, notes=(*made.notes, missing))
+    return made if spec.select is None else select(var, made, spec.select)
