@@ -49,19 +49,19 @@ def test_shipped_recipe_is_on_the_page(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted({name for word, name in NAMES if word == "step "}))
 def test_named_step_exists(name: str) -> None:
-    assert name in STEPS
+    assert name in STEPS.names()
 
 
 @pytest.mark.parametrize("name", sorted({name for word, name in NAMES if word == "kind "}))
 def test_named_attention_exists(name: str) -> None:
-    assert name in KINDS
+    assert name in KINDS.names()
 
 
 def test_every_step_and_kind_is_on_the_page() -> None:
     steps = {name for word, name in NAMES if word == "step "}
     kinds = {name for word, name in NAMES if word == "kind "}
-    assert set(STEPS) <= steps
-    assert set(KINDS) - {"plain"} <= kinds
+    assert set(STEPS.names()) <= steps
+    assert set(KINDS.names()) - {"plain"} <= kinds
 
 
 @pytest.mark.parametrize("name", sorted({name for _, name in NAMES if "/" in name}))

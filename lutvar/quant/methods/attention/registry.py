@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kinds of attention: what recipes name under `attention.kind`, and what a kind must offer.
 
-A kind is a class made as ``cls(settings, var, calibration)`` and registered by name with
+A kind is a class made as `cls(settings, var, calibration)` and registered by name with
 `register_attention`. The kinds of lutvar are the modules beside this one; a package of a user's
 declares an entry point of the group `lutvar.attention` with the kind's name.
 """
