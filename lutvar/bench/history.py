@@ -2,12 +2,11 @@
 """The history of `lutvar bench`: a file to which each run appends one line of JSON.
 
 A line never changes once it is written. `lutvar bench --history FILE` appends and draws;
-`python -m lutvar.bench.history FILE` draws again.
+`python -m lutvar.bench.history_plot FILE` draws again.
 """
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -146,21 +145,3 @@ def append(path: Path, entry: Entry) -> None:
             if file.read(1) != b"\n":  # an editor took the last line's end
                 file.write(b"\n")
         file.write(entry.model_dump_json().encode() + b"\n")
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Draw a history: `python -m lutvar.bench.history FILE [-o PICTURE]`."""
-    from .history_plot import draw
-
-    parser = argparse.ArgumentParser(prog="python -m lutvar.bench.history", description=__doc__)
-    parser.add_argument("file", type=Path, help="what lutvar bench --history wrote")
-    parser.add_argument("-o", "--out", type=Path, help="PNG file (default: beside it)")
-    chosen = parser.parse_args(arguments)
-    try:
-        draw(read(chosen.file), chosen.out or chosen.file.with_suffix(".png"))
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from lutvar.files import rendered, write_file
 
-from .history import Entry
+from .history import Entry, read
 
 _COLUMNS = 4
 _COLOURS = ("#1f6f8b", "#b8860b", "#5b8c5a", "#7a5195", "#444444")
@@ -85,3 +86,20 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
     ]  # fmt: skip
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     write_file(path, rendered(lambda file: figure.savefig(file, dpi=110, format="png")))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Draw a history: `python -m lutvar.bench.history_plot FILE [-o PICTURE]`."""
+    prog = "python -m lutvar.bench.history_plot"
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("file", type=Path, help="what lutvar bench --history wrote")
+    parser.add_argument("-o", "--out", type=Path, help="PNG file (default: beside it)")
+    chosen = parser.parse_args(arguments)
+    try:
+        draw(read(chosen.file), chosen.out or chosen.file.with_suffix(".png"))
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()
