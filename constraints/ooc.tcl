@@ -25,8 +25,15 @@ if {$last ni {synth route}} {
     fail "last stage is '$last'; it must be synth or route" 2
 }
 
+# The export's first module is its top; the configuration's name is in it.
+set channel [open $verilog]
+while {[gets $channel line] >= 0 && ![regexp {^\s*module\s+(\w+)} $line match top]} {}
+close $channel
+if {![info exists top]} {
+    fail "$verilog has no module; make it with: lutvar verilog CONFIG -o DIR" 2
+}
+
 set part xcvc1902-vsva2197-2MP-e-S
-set top lutvar_accelerator
 set here [file dirname [file normalize [info script]]]
 file mkdir $out_dir
 

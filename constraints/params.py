@@ -28,8 +28,6 @@ from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.quant_preset import ConfigError
 from lutvar.contract.register_map import ADDRESS_BITS, read_ports
 
-MODULE = "lutvar_accelerator"
-
 
 class StaleExport(ValueError):
     """Verilog or manifest do not belong to the configuration."""
@@ -46,7 +44,7 @@ def read_export(config: AcceleratorConfig, folder: Path) -> tuple[Path, str, lis
         raise StaleExport(f"{manifest} is of another configuration or version; {again}")
     if data["verilog"]["sha256"] != digest:
         raise StaleExport(f"{verilog} is not the file that {manifest.name} describes; {again}")
-    return verilog, digest, wrapper.ports_of_verilog(text, MODULE)
+    return verilog, digest, wrapper.ports_of_verilog(text, config.module)
 
 
 def tcl(
@@ -58,7 +56,7 @@ def tcl(
         ("hash", f"{accelerator_hash(config):016x}"),
         ("verilog", verilog),
         ("sha256", digest),
-        ("module", MODULE),
+        ("module", config.module),
         ("wrapper", wrapper.NAME),
         ("part", board.PART),
         ("board", board.BOARD),
@@ -127,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = load_accelerator(options.config)
         verilog, digest, ports = read_export(config, options.verilog)
         masters = read_ports(config.weight_ports)
-        module = wrapper.wrapper(MODULE, ports, ADDRESS_BITS, masters)
+        module = wrapper.wrapper(config.module, ports, ADDRESS_BITS, masters)
         wished = plan(config, PLACEMENTS[options.memory], options.mhz)
         buffer = "ddr4" if options.memory == "ddr4" else "lpddr4"
         tree = device_tree(

@@ -120,7 +120,7 @@ def plain_path(path: Path, folders: Sequence[Path]) -> Path:
     return link
 
 
-def make_folder(folder: Path) -> Path:
+def spaceless_folder(folder: Path) -> Path:
     """The folder itself, or, for make that works in none with spaces, a private one instead."""
     folder = folder.absolute()
     if not re.search(r"\s", str(folder)):

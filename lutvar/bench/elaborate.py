@@ -29,7 +29,6 @@ def run(config_name: str) -> dict[str, Any]:
     what lint and Yosys object to."""
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.hw.accelerator.export import export
-    from lutvar.hw.accelerator.top import TOP_NAME
     from lutvar.sim.lint import check_yosys, lint_verilator
 
     seconds: dict[str, float] = {}
@@ -37,11 +36,12 @@ def run(config_name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="lutvar-elaborate-") as name:
         folder = Path(name)
         started = time.monotonic()
-        verilog = export(load_accelerator(config_name), folder).verilog
+        config = load_accelerator(config_name)
+        verilog = export(config, folder).verilog
         seconds["export s"] = time.monotonic() - started
         for step, check in (
-            ("lint s", lambda: lint_verilator(verilog, TOP_NAME, folder)),
-            ("Yosys s", lambda: check_yosys(verilog, TOP_NAME)),
+            ("lint s", lambda: lint_verilator(verilog, config.module, folder)),
+            ("Yosys s", lambda: check_yosys(verilog, config.module)),
         ):
             started = time.monotonic()
             problems += check()

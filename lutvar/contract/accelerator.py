@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -103,6 +104,19 @@ class AcceleratorConfig(_Strict):
     def acc_words(self) -> int:
         """Words of all accumulator banks; a word is a pair of outputs of the rows of a group."""
         return self.acc_banks * self.acc_depth // 2
+
+    @property
+    def module_prefix(self) -> str:
+        """Start of the name of every Verilog module of this accelerator.
+
+        The configuration's name is in it, so that several exports can be parts of one project.
+        """
+        return f"lutvar_{re.sub('[^A-Za-z0-9]+', '_', self.name).strip('_')}__"
+
+    @property
+    def module(self) -> str:
+        """Name of the top module of its Verilog."""
+        return f"{self.module_prefix}accelerator"
 
     @property
     def row_groups(self) -> int:

@@ -20,7 +20,7 @@ from amaranth.lib import wiring
 
 from lutvar.environment import writable_cache
 
-PREFIX = "lutvar_"  #: of every module in an exported file
+PREFIX = "lutvar_"  #: of every module in an exported text
 _DOMAIN = "sync"
 _CLOCK, _RESET = "clk", "rst"
 _YOSYS = (0, 40)  #: oldest Yosys that Amaranth's own export accepts
@@ -178,6 +178,16 @@ def _verilog(text: str) -> str:
     with writable_cache():
         # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
         return yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
+
+
+def with_prefix(verilog: str, prefix: str) -> str:
+    """Give the modules of an exported text another prefix than `PREFIX`; nothing else changes."""
+    names = set(re.findall(rf"^module ({PREFIX}\w+)", verilog, flags=re.MULTILINE))
+
+    def renamed(match: re.Match[str]) -> str:
+        return prefix + match[1] if match[0] in names else match[0]
+
+    return re.sub(rf"\b{PREFIX}(\w+)", renamed, verilog)
 
 
 def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) -> str:

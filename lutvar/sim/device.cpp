@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Drives a Verilated lutvar_accelerator: its control port, and memory behind its AXI4 masters.
+// Drives a Verilated accelerator: its control port, and memory behind its AXI4 masters.
 //
 // One call runs many clock cycles. Signals are sampled before the rising edge and driven after it. The memory
 // answers each burst after a random latency, rests at random, shares a bandwidth limit between its ports if

@@ -18,7 +18,6 @@ from lutvar.contract.register_map import READ_PORTS, WRITE_PORTS
 from .verilator import build
 
 WRAPPER = Path(__file__).with_name("device.cpp")
-TOP = "lutvar_accelerator"
 Port = Literal["prog", "wgt", "front", "post", "keys", "values", "wgt1"]
 
 _VOID, _INT, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
@@ -120,7 +119,7 @@ class VerilatedDevice:
         progress: Callable[[str], None] | None = None,
     ) -> Self:
         """Build the model (or find it in the cache) and open it."""
-        library = build(verilog, top=TOP, wrapper=WRAPPER, build_dir=build_dir, progress=progress)
+        library = build(verilog, wrapper=WRAPPER, build_dir=build_dir, progress=progress)
         return cls(library, memory_bytes, timing=timing)
 
     def _call(self, name: str, *arguments: Any) -> Any:

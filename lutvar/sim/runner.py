@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.environment import make_folder, plain_path, tool_environment
+from lutvar.environment import plain_path, spaceless_folder, tool_environment
 from lutvar.files import json_text, write_file
 
 from .tools import VERILATOR_HINT, Tool, icarus, verilator
+from .verilator import first_module
 
 Simulator = Literal["verilator", "icarus"]
 BENCHES = ("registers", "programs", "errors")
-TOP = "lutvar_accelerator"
 #: What Icarus runs unless told otherwise: a matter of minutes. Everything takes it hours.
 ICARUS_BENCHES = (
     r"registers\.|every_unit$|bad_headers|dead_memory|memory_refuses/port=\w+/response=2"
@@ -31,10 +31,7 @@ _HINTS = {
 }
 #: Ports are all that the benches touch. Making every signal visible, as cocotb does by default,
 #: keeps Verilator from optimising and multiplies build and run time.
-_VISIBLE = f'`verilator_config\npublic_flat_rw -module "{TOP}" -var "*_axi*"\n' + "".join(
-    f'public_flat_rw -module "{TOP}" -var "{name}"\n'
-    for name in ("ap_clk", "ap_rst_n", "interrupt")
-)
+_VISIBLE = ("*_axi*", "ap_clk", "ap_rst_n", "interrupt")
 _VERILATOR_ARGUMENTS = (
     "-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-timing", "-O3", "--noassert",
     "--x-assign", "fast", "--x-initial", "fast",
@@ -95,7 +92,7 @@ def _environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _build_folder(sim: Simulator, folder: Path) -> Path:
     """Where the simulator is compiled; everything else is written to `folder`."""
-    return make_folder(folder) if sim == "verilator" else folder
+    return spaceless_folder(folder) if sim == "verilator" else folder
 
 
 def _make_runner(sim: Simulator, folder: Path) -> Any:
@@ -124,11 +121,12 @@ def build_model(
     """Compile exported Verilog for cocotb. Returns (cocotb runner, environment for its tests)."""
     tool = find_simulator(sim, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sources, arguments = [verilog], []
+    sources, arguments, top = [verilog], [], first_module(verilog)
     environment = dict(tool.environment)
     if sim == "verilator":
         visible = folder / "visible.vlt"
-        write_file(visible, _VISIBLE)
+        rules = (f'public_flat_rw -module "{top}" -var "{name}"\n' for name in _VISIBLE)
+        write_file(visible, "`verilator_config\n" + "".join(rules))
         sources.insert(0, visible)
         arguments = list(_VERILATOR_ARGUMENTS)
         flags = environment.get("MAKEFLAGS", "")
@@ -138,7 +136,7 @@ def build_model(
     with _environment(environment):
         try:
             runner.build(
-                sources=sources, hdl_toplevel=TOP, build_dir=_build_folder(sim, folder),
+                sources=sources, hdl_toplevel=top, build_dir=_build_folder(sim, folder),
                 build_args=arguments, always=True, timescale=("1ns", "1ps"), waves=waves,
                 log_file=log,
             )  # fmt: skip
@@ -266,7 +264,7 @@ def run_on(
     with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):
         try:
             runner.test(
-                hdl_toplevel=TOP, test_module=list(modules), test_dir=folder,
+                hdl_toplevel=first_module(verilog), test_module=list(modules), test_dir=folder,
                 build_dir=_build_folder(sim, folder), results_xml=str(results), seed=seed,
                 test_filter=test_filter, waves=waves, log_file=log,
             )  # fmt: skip

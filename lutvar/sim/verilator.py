@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lutvar.environment import make_folder, tool_environment
+from lutvar.environment import spaceless_folder, tool_environment
 
 from .tools import VERILATOR_HINT, Tool, ToolError, verilator
 
@@ -75,6 +76,15 @@ def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
         )
 
 
+def first_module(verilog: Path) -> str:
+    """Name of the first module of a Verilog file. Raises BuildError when there is none."""
+    with verilog.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if match := re.match(r"\s*module\s+(\w+)", line):
+                return match[1]
+    raise BuildError(f"{verilog} has no module; write it with: lutvar verilog CONFIG -o DIR")
+
+
 def _install(work: Path, folder: Path) -> None:
     """Move a finished build into the cache, unless another process was faster."""
     staged = Path(tempfile.mkdtemp(prefix="partial-", dir=folder.parent))
@@ -95,7 +105,7 @@ def _install(work: Path, folder: Path) -> None:
 def build(
     verilog: Path | str,
     *,
-    top: str = "lutvar_accelerator",
+    top: str | None = None,
     wrapper: Path = WRAPPER,
     build_dir: Path | str = "build/sim",
     jobs: int | None = None,
@@ -105,7 +115,7 @@ def build(
 
     Args:
         verilog: self-contained Verilog file with the module `top`.
-        top: name of the module.
+        top: name of the module; default: the file's first one, which is the top of an export.
         wrapper: C++ that drives it.
         build_dir: cache; each model has a folder named after the hash of its sources.
         jobs: compilers in parallel; default: one for each CPU, at most 8.
@@ -120,6 +130,7 @@ def build(
     """
     say = progress or (lambda _line: None)
     source = Path(verilog)
+    top = top or first_module(source)
     root = Path(build_dir).absolute()
     tool = verilator(root).require(VERILATOR_HINT)
     content = source.read_bytes()
@@ -132,7 +143,7 @@ def build(
     root.mkdir(parents=True, exist_ok=True)
     jobs = jobs or min(8, os.cpu_count() or 1)
     started = time.monotonic()
-    work = Path(tempfile.mkdtemp(prefix="partial-", dir=make_folder(root)))
+    work = Path(tempfile.mkdtemp(prefix="partial-", dir=spaceless_folder(root)))
     try:
         # Copies: a path of the caller's may hold what make cannot spell.
         (work / "top.v").write_bytes(content)

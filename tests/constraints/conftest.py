@@ -56,7 +56,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.contract.identity import accelerator_hash
     from lutvar.hw.accelerator.top import TOP_NAME, Accelerator, _members
-    from lutvar.hw.verilog import export_verilog
+    from lutvar.hw.verilog import export_verilog, with_prefix
 
     config = load_accelerator("vck190-fp4")
 
@@ -70,7 +70,7 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     top = Ports()
     ports = top.port_map()
-    text = export_verilog(top, TOP_NAME, ports=ports)
+    text = with_prefix(export_verilog(top, TOP_NAME, ports=ports), config.module_prefix)
     folder = tmp_path_factory.mktemp("verilog")
     (folder / "vck190-fp4.v").write_text(text)
     manifest = {

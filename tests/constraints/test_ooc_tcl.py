@@ -11,7 +11,9 @@ import pytest
 @pytest.fixture
 def verilog(tmp_path: Path) -> Path:
     path = tmp_path / "core.v"
-    path.write_text("module lutvar_accelerator; endmodule\n")
+    path.write_text(
+        "// top first\nmodule lutvar_mine__accelerator(ap_clk);\nendmodule\nmodule x; endmodule\n"
+    )
     return path
 
 
@@ -23,7 +25,7 @@ def test_flow_runs_every_stage(shell, verilog: Path, tmp_path: Path) -> None:
     stages = ("synth_design", "opt_design", "place_design", "route_design", "report_power")
     assert [commands.index(s) for s in stages] == sorted(commands.index(s) for s in stages)
     assert "xcvc1902-vsva2197-2MP-e-S" in result.stdout
-    assert "-top lutvar_accelerator" in result.stdout
+    assert "-top lutvar_mine__accelerator" in result.stdout
     assert "-verilog_define LUTVAR_DSP58=1" in result.stdout
     assert "property {port ap_clk} HD.CLK_SRC BUFG_PS_X0Y0" in result.stdout
     histogram = (tmp_path / "out" / "post_route_slack_histogram.txt").read_text().split()
@@ -49,6 +51,7 @@ def test_missed_timing_fails(shell, verilog: Path, tmp_path: Path) -> None:
         ((), "usage"),
         (("missing.v", "out"), "missing.v does not exist"),
         ((__file__, "out", "fast"), "clock is 'fast'"),
+        ((__file__, "out", "200"), "has no module; make it with: lutvar verilog"),
         ((__file__, "out", "200", "place"), "last stage is 'place'"),
     ],
 )

@@ -32,7 +32,9 @@ from lutvar.contract.register_map import (
 
 @pytest.fixture
 def ports(export: Path) -> list[wrapper.Port]:
-    return wrapper.ports_of_verilog((export / "vck190-fp4.v").read_text(), params.MODULE)
+    return wrapper.ports_of_verilog(
+        (export / "vck190-fp4.v").read_text(), load_accelerator("vck190-fp4").module
+    )
 
 
 def test_ports_are_read_from_the_verilog(ports: list[wrapper.Port], export: Path) -> None:

@@ -16,7 +16,6 @@ import pytest
 from lutvar.sim import tools
 from lutvar.sim.runner import (
     BENCHES,
-    TOP,
     RunError,
     default_config,
     ports_of,
@@ -114,7 +113,7 @@ def _stand_in(unknown: bool) -> str:
         lines.append(f"{port['direction']} wire [{int(str(port['width'])) - 1}:0] {port['name']}")
         if port["direction"] == "output":
             constants.append(f"assign {port['name']} = {answers.get(str(port['name']), 0)};")
-    return f"""module {TOP}({", ".join(lines)});
+    return f"""module top({", ".join(lines)});
 reg write = 0, read = 0;
 always @(posedge ap_clk) begin
     if (s_axi_control_wvalid) write <= 1; else if (s_axi_control_bready) write <= 0;
@@ -173,7 +172,7 @@ def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sim", ALLOWED)
 def test_verilog_that_does_not_build_is_reported(sim: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.v"
-    broken.write_text(f"module {TOP}(input wire ap_clk);\n  missing unit();\nendmodule\n")
+    broken.write_text("module top(input wire ap_clk);\n  missing unit();\nendmodule\n")
     with pytest.raises(RunError, match=r"could not build broken\.v"):
         run_on(
             sim, broken, tiny_accelerator(), tmp_path / "sim",  # type: ignore[arg-type]

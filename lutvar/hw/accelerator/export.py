@@ -14,7 +14,7 @@ from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 from lutvar.files import json_text, make_folder, write_file
-from lutvar.hw.verilog import export_verilog, yosys
+from lutvar.hw.verilog import export_verilog, with_prefix, yosys
 
 from .top import TOP_NAME, Accelerator
 
@@ -77,7 +77,7 @@ def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> 
         "regions": {region.name: int(region) for region in Region},
         "verilog": {
             "file": f"{config.name}.v",
-            "module": TOP_NAME,
+            "module": config.module,
             "bytes": len(verilog.encode()),
             "sha256": hashlib.sha256(verilog.encode()).hexdigest(),
         },
@@ -98,6 +98,8 @@ def export(
 ) -> Manifest:
     """Write `<name>.v` and `<name>.json` into a folder.
 
+    Module names start with `lutvar_<name>__`, so files of several configurations go together.
+
     The same configuration gives the same bytes on every machine with the same versions of Amaranth
     and its Yosys; the manifest is written last.
 
@@ -115,7 +117,9 @@ def export(
     digest = f"{accelerator_hash(config):016x}"
     text = (
         f"// lutvar accelerator {config.name}, configuration {digest}. Generated; do not edit.\n"
-        + export_verilog(top, TOP_NAME, ports=top.port_map()).strip()
+        + with_prefix(
+            export_verilog(top, TOP_NAME, ports=top.port_map()), config.module_prefix
+        ).strip()
         + "\n"
     )
     data = manifest_data(config, top, text)

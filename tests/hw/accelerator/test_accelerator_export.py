@@ -21,11 +21,11 @@ from lutvar.contract.register_map import (
     read_ports,
 )
 from lutvar.hw.accelerator.export import Manifest, export
-from lutvar.hw.accelerator.top import TOP_NAME
 from lutvar.sim import lint, tools
 from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4")
+PREFIX = "lutvar_small_fp4__"
 _PROGRAM = """
 import sys
 from support.hw.stand_in_units import stand_ins
@@ -72,7 +72,7 @@ def test_ports_are_what_vivado_infers(exported: Manifest) -> None:
     ports = {p["name"]: (p["width"], p["direction"]) for p in exported.data["ports"]}
     assert ports == _expected_ports()
     text = exported.verilog.read_text()
-    module = re.search(rf"\bmodule {TOP_NAME}\b.*?\bendmodule\b", text, re.DOTALL)
+    module = re.search(rf"\bmodule {CONFIG.module}\b.*?\bendmodule\b", text, re.DOTALL)
     assert module is not None
     for name, (width, direction) in ports.items():
         vector = f"[{width - 1}:0] " if width > 1 else ""
@@ -149,21 +149,57 @@ def test_another_process_writes_the_same_bytes(exported: Manifest, tmp_path: Pat
 
 def test_every_module_has_the_prefix_and_is_defined_once(exported: Manifest) -> None:
     names = re.findall(r"^module (\S+?)\(", exported.verilog.read_text(), re.MULTILINE)
-    assert {TOP_NAME, "lutvar_sequencer", "lutvar_unit_fetch", "lutvar_unit_post"} <= set(names)
+    assert {
+        CONFIG.module,
+        f"{PREFIX}sequencer",
+        f"{PREFIX}unit_fetch",
+        f"{PREFIX}unit_post",
+    } <= set(names)
     assert len(set(names)) == len(names)
-    assert all(re.fullmatch(r"lutvar_\w+", name) for name in names)
+    assert all(re.fullmatch(rf"{PREFIX}\w+", name) for name in names)
+
+
+def test_configurations_share_no_module(exported: Manifest, tmp_path: Path) -> None:
+    """Two accelerators in one project, or the file of an old one left in it: nothing clashes."""
+    other = CONFIG.model_copy(update={"name": "small-fp4-b", "rows": 32})
+    second = export(other, tmp_path, units=stand_ins(other))
+    texts = [manifest.verilog.read_text() for manifest in (exported, second)]
+    names = [set(re.findall(r"^module (\S+?)\(", text, re.MULTILINE)) for text in texts]
+    assert len(names[0]) == len(names[1]) and not names[0] & names[1]
+    for manifest, own in zip((exported, second), names, strict=True):
+        assert manifest.data["verilog"]["module"] in own
+    # Same hardware, other name: nothing but the names differs.
+    twin = CONFIG.model_copy(update={"name": "twin"})
+    text = export(twin, tmp_path, units=stand_ins(twin)).verilog.read_text()
+    body = texts[0].split("\n", 1)[1].replace(PREFIX, "lutvar_twin__")
+    assert text.split("\n", 1)[1] == body
+    if tools.icarus().ok:
+        for manifest in (exported, second):
+            command = ["iverilog", "-g2005", "-t", "null", "-s", manifest.data["verilog"]["module"],
+                       str(exported.verilog), str(second.verilog)]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [("a", "lutvar_a__"), ("a-b_c", "lutvar_a_b_c__"), ("7--x_", "lutvar_7_x__")],
+)
+def test_module_prefix(name: str, prefix: str) -> None:
+    config = CONFIG.model_copy(update={"name": name})
+    assert config.module_prefix == prefix and config.module == f"{prefix}accelerator"
 
 
 @pytest.mark.skipif(not tools.verilator().ok, reason="Verilator is not installed")
 def test_verilator_reads_it_without_warnings(exported: Manifest, tmp_path: Path) -> None:
-    assert lint.lint_verilator(exported.verilog, TOP_NAME, tmp_path) == []
+    assert lint.lint_verilator(exported.verilog, CONFIG.module, tmp_path) == []
 
 
 @pytest.mark.skipif(not tools.icarus().ok, reason="Icarus Verilog is not installed")
 def test_icarus_reads_it_without_warnings(exported: Manifest) -> None:
-    assert lint.lint_icarus(exported.verilog, TOP_NAME) == []
+    assert lint.lint_icarus(exported.verilog, CONFIG.module) == []
 
 
 @pytest.mark.skipif(not tools.yosys().ok, reason="Yosys is not installed")
 def test_yosys_finds_no_problem(exported: Manifest) -> None:
-    assert lint.check_yosys(exported.verilog, TOP_NAME) == []
+    assert lint.check_yosys(exported.verilog, CONFIG.module) == []
