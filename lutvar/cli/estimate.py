@@ -110,11 +110,12 @@ def estimate(
 
 
 def _shape(model: str) -> Any:
-    from lutvar.contract.shape import TransformerShape
+    if model in MODELS:
+        from lutvar.contract.shape import TransformerShape
+
+        return TransformerShape.official(model)  # needs no model, so no torch either
     from lutvar.quant.models import load_model
 
-    if model in MODELS:
-        return TransformerShape.official(model)
     return load_model(model).var.config.shape
 
 
