@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 import click
 
+from lutvar.files import prepare_output, write_file
 from lutvar.text import table
 
 from .common import command, emit, json_option, note, out_option, seed_option
@@ -27,6 +28,12 @@ if TYPE_CHECKING:
     help="Simulator; repeat for several. Default: those installed.",
 )
 @click.option("--match", metavar="REGEX", help="Run only the benches whose name matches.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the results as JUnit XML too, for a CI system.",
+)
 @click.option("--waves", is_flag=True, help="Write a wave file beside the log.")
 @seed_option
 @out_option("Folder for builds and logs.", "build/cocotb", folder=True)
@@ -35,6 +42,7 @@ def sim(
     config: str | None,
     simulators: tuple[str, ...],
     match: str | None,
+    junit: Path | None,
     waves: bool,
     seed: int,
     out: Path,
@@ -47,15 +55,25 @@ def sim(
 
     Exit code 1 when a bench fails.
     """
-    from lutvar.sim.runner import Simulator, run_benches
+    from lutvar.sim.junit import junit as junit_xml
+    from lutvar.sim.runner import RunError, Simulator, run_benches
 
+    if junit is not None:
+        prepare_output(junit)
     chosen = [name for name in get_args(Simulator) if name in simulators] or _installed()
     results: list[BenchResult] = []
     for name in chosen:
         note(f"{name}: export, build and run (log files in {out}) ...")
-        results += run_benches(
-            name, config, build_dir=out, test_filter=match, seed=seed, waves=waves
-        )
+        try:
+            results += run_benches(
+                name, config, build_dir=out, test_filter=match, seed=seed, waves=waves
+            )
+        except RunError as error:
+            if junit is not None:
+                write_file(junit, junit_xml(results, {name: str(error)}))
+            raise
+    if junit is not None:
+        write_file(junit, junit_xml(results))
     failed = [row for row in results if not row.passed]
     rows = ((r.sim, r.bench, "pass" if r.passed else "FAIL", f"{r.seconds:.1f}") for r in results)
     lines = [
