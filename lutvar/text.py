@@ -1,9 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text that people read in a terminal."""
+"""Text that people read: tables for a terminal, lines of a page."""
 
 from __future__ import annotations
 
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
+
+PAGE_WIDTH = 100  #: columns of the documentation's prose
+_CODE = re.compile(r"`[^`]+`")
+#: What would begin a list, heading, quotation or table at the start of a line.
+_BLOCK = re.compile(r"([*+-]|\d+[.)]|#+|>|\|)(\s|$)")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -15,3 +22,28 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     ]
     lines.insert(1, "  ".join("-" * w for w in widths))
     return "\n".join(lines)
+
+
+def wrap_page(page: str) -> str:
+    """A Markdown page with its prose at `PAGE_WIDTH` columns; it renders as before.
+
+    For pages that a program writes: a paragraph or list item is one line. Tables, headings and
+    indented code stay as they are, and no line ends inside inline code.
+    """
+    return "\n".join(wrapped for line in page.split("\n") for wrapped in _wrap_line(line))
+
+
+def _wrap_line(line: str) -> list[str]:
+    if len(line) <= PAGE_WIDTH or line.startswith(("|", "#", "    ", "<!--")):
+        return [line]
+    indent = "  " if line.startswith("* ") else ""
+    text = _CODE.sub(lambda match: match[0].replace(" ", "\0"), line)
+    lines: list[str] = []
+    for wrapped in textwrap.wrap(
+        text, PAGE_WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    ):
+        if lines and _BLOCK.match(wrapped.strip()):
+            lines[-1], _, word = lines[-1].rpartition(" ")
+            wrapped = f"{indent}{word} {wrapped.strip()}"
+        lines.append(wrapped)
+    return [wrapped.replace("\0", " ") for wrapped in lines]

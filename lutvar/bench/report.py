@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lutvar.text import table
+from lutvar.text import table, wrap_page
 
 How = Literal["synthesised (Yosys xcup)", "simulated (Verilator)", "timed", "counted"]
 
@@ -124,19 +124,21 @@ class BenchReport:
         """Section for docs/performance.md: the table, its summary, the machine."""
         rows = ["| " + " | ".join(m.cells()) + " |" for m in self.measurements]
         command = "lutvar bench" + (" --quick" if self.quick else "")
-        return "\n".join(
-            [
-                f"Written by `{command} --markdown docs/performance.md`.",
-                "",
-                "| " + " | ".join(HEAD) + " |",
-                "|" + "---|" * len(HEAD),
-                *rows,
-                "",
-                self._summary(),
-                "",
-                ", ".join(f"{key} {value}" for key, value in self.machine.items()) + ".",
-                "",
-            ]
+        return wrap_page(
+            "\n".join(
+                [
+                    f"Written by `{command} --markdown docs/performance.md`.",
+                    "",
+                    "| " + " | ".join(HEAD) + " |",
+                    "|" + "---|" * len(HEAD),
+                    *rows,
+                    "",
+                    self._summary(),
+                    "",
+                    ", ".join(f"{key} {value}" for key, value in self.machine.items()) + ".",
+                    "",
+                ]
+            )
         )
 
     def _summary(self) -> str:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from lutvar.text import wrap_page
+
 from .evaluate import NOTE, Run
 from .intervals import Interval, interval
 from .reference import Reference
@@ -185,4 +187,4 @@ def document_text(results: Results, reference: Reference) -> str:
         "",
         f"![{', '.join(plan.sheet)}: same classes and seeds in each column](results.png)",
     ]
-    return "\n".join(lines) + "\n"
+    return wrap_page("\n".join(lines) + "\n")
