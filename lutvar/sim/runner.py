@@ -205,6 +205,8 @@ def run_benches(
         ToolError: the simulator is missing.
         RunError: it could not build or start.
     """
+    import cocotb_tools.runner  # noqa: F401  # missing packages are noticed before anything is written
+
     from lutvar.hw.accelerator.export import export
 
     if config is None:
