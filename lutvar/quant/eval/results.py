@@ -13,13 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from lutvar.quant.methods import Recipe, RecipeError, load_recipe
+from lutvar.quant.methods import QuantizedFileError, Recipe, RecipeError, load_recipe
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.recipes import files as recipe_files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
-from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import generate
 from lutvar.yaml_files import YamlError, read_model
 

@@ -5,10 +5,11 @@ from lutvar.quant.methods.calibration.prepare import prepare_calibration
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 
 from .calibration.samples import CalibrationSet, calibration_set
-from .errors import CalibrationError, RecipeError
+from .errors import CalibrationError, QuantizedFileError, RecipeError
 from .layers.layer import Block, Layer
 from .quantizers.fake import FakeQuantizer, QuantizerSpec
 from .recipes.build import quantize_var
+from .recipes.preset import preset_recipe
 from .recipes.recipe import Recipe, load_recipe, recipe_names
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "CalibrationSet",
     "FakeQuantizer",
     "Layer",
+    "QuantizedFileError",
     "QuantizedVar",
     "QuantizerSpec",
     "Recipe",
@@ -24,6 +26,7 @@ __all__ = [
     "calibration_set",
     "load_recipe",
     "prepare_calibration",
+    "preset_recipe",
     "quantize_var",
     "recipe_names",
 ]

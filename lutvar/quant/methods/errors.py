@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors of calibration, apart from the modules that raise them so that all can."""
+"""Errors of methods, apart from the modules that raise them so that all can."""
 
 from __future__ import annotations
 
@@ -10,3 +10,7 @@ class CalibrationError(ValueError):
 
 class RecipeError(ValueError):
     """A recipe that cannot be used; names the key, the value and the rule."""
+
+
+class QuantizedFileError(ValueError):
+    """A file of a quantized model that cannot be used; says what was found and what to do."""

@@ -27,7 +27,6 @@ from safetensors import safe_open
 from torch import Tensor
 
 from lutvar.files import json_text, make_folder, write_file
-from lutvar.quant.ptq.files import QuantizedFileError
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.sites import LinearSite
 from lutvar.quant.var.tensors import tensor_bytes
@@ -35,6 +34,7 @@ from lutvar.quant.var.tensors import tensor_bytes
 from .attention.registry import attention_needs_data
 from .calibration.prepare import prepare_calibration
 from .calibration.samples import CalibrationSet
+from .errors import QuantizedFileError
 from .hardware.report import HardwareReport, hardware
 from .layers.layer import Layer
 from .recipes import files

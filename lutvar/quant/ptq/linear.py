@@ -205,7 +205,8 @@ def quantize_linear(
     outputs, inputs = weight.shape
     need_groups(str(site), inputs)
     if given is None:
-        codes, peaks = _rounded(site, weight, config, treatment.rotate)
+        seed = config.hadamard_seed if treatment.rotate else None
+        codes, peaks = round_weight(site, weight, weight_format, seed)
     else:
         codes, peaks, bias = given.codes, given.peaks, given.bias
         if codes.shape != (outputs, inputs) or not bool((peaks.isfinite() & (peaks >= 0)).all()):
@@ -214,13 +215,13 @@ def quantize_linear(
                 "scales must be finite and at least 0"
             )
     constant = folded_constant(treatment.format, weight_format, treatment.rotate)
-    scales, exponent = _fold_scales(site, peaks * constant)
+    scales, exponent = fold_scales(site, peaks * constant)
     return QuantizedLinear(
         site=site,
         codes=codes,
         scales=scales,
         exponent=exponent,
-        bias=_checked_bias(site, bias, outputs),
+        bias=checked_bias(site, bias, outputs),
         weight_format=weight_format,
         activation_format=treatment.format,
         rotate=treatment.rotate,
@@ -229,10 +230,23 @@ def quantize_linear(
     )
 
 
-def _rounded(
-    site: LinearSite, weight: Tensor, config: QuantConfig, rotate: bool
+def round_weight(
+    site: LinearSite, weight: Tensor, fmt: NumberFormat, seed: int | None
 ) -> tuple[NDArray[np.uint8], Tensor]:
-    """Codes [O, K] and absolute maxima of the groups [O, G] float64 of a weight, rotated if so."""
+    """Round a weight to nearest, every decision exact (contract, section 6).
+
+    Args:
+        site: for messages.
+        weight: [O, K].
+        fmt: a format with one scale.
+        seed: of the signs of the Hadamard transform that comes first; None: there is none.
+
+    Returns:
+        Codes [O, K] and absolute maxima of the groups, float64 [O, K / 128].
+
+    Raises:
+        QuantizationError: a value that is not finite.
+    """
     outputs, inputs = weight.shape
     weight = weight.detach().cpu().float()
     try:
@@ -245,16 +259,15 @@ def _rounded(
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
         part = weight[rows]
-        if rotate:
-            rotated = signed_hadamard(part.double(), sign_vector(config.hadamard_seed))
-            part = (rotated / math.sqrt(GROUP)).float()
-        quantized = quantize(part, config.weight_format, scale_rule="exact", ties="even")
+        if seed is not None:
+            part = (signed_hadamard(part.double(), sign_vector(seed)) / math.sqrt(GROUP)).float()
+        quantized = quantize(part, fmt, scale_rule="exact", ties="even")
         codes[rows] = quantized.codes.numpy()
         peaks[rows] = quantized.scales.double()
     return codes, peaks
 
 
-def _fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], int]:
+def fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], int]:
     """FP16 patterns and exponent e of folded scales (float64 [O, G]).
 
     e puts the largest pattern, after rounding, in [2**10, 2**11): the scales then use FP16's
@@ -275,7 +288,7 @@ def _fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], 
     return rounded.half().numpy().view(np.uint16), exponent
 
 
-def _checked_bias(site: LinearSite, bias: Tensor | None, outputs: int) -> NDArray[np.float32]:
+def checked_bias(site: LinearSite, bias: Tensor | None, outputs: int) -> NDArray[np.float32]:
     """Bias as float32: refused where the device could not add it, flushed where it is too small."""
     if bias is None:
         return np.zeros(outputs, np.float32)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
@@ -43,24 +42,6 @@ class QuantizedModel:
                 f"{site} is not among the {len(self.layers)} quantized layers "
                 f"({', '.join(map(str, list(self.layers)[:4]))}, ...); quantize the model in use"
             ) from None
-
-    @property
-    def weights(self) -> int:
-        """Number of weights in all layers."""
-        return sum(layer.codes.size for layer in self.layers.values())
-
-    def save(self, path: str | Path) -> None:
-        """Write to a file, atomically; see `ptq.files`."""
-        from .files import save
-
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path, config: QuantConfig | None = None) -> QuantizedModel:
-        """Read a file that `save` wrote; see `ptq.files.load`."""
-        from .files import load
-
-        return load(path, config)
 
 
 def quantize_model(model: HasSites, config: QuantConfig, progress: bool = True) -> QuantizedModel:

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from .class_vectors import (
 )
 from .linear import GivenWeight, QuantizationError, QuantizedLinear, need_groups, quantize_linear
 
-#: Up to so many classes, the null class included, are kept and saved with the model.
+#: Vectors of up to so many classes, the null class included, are computed when the model is made.
 KEPT_CLASSES = 64
 
 
@@ -50,7 +49,7 @@ class QuantizedTransformer:
         factors: channel factors, for the sites that have some.
         shifts: channel shifts, for the sites that have some.
         vectors: class -> vectors, for the classes at hand.
-        source: computes the vectors of other classes; None: there are no others.
+        source: computes the vectors of the others.
     """
 
     shape: TransformerShape
@@ -60,9 +59,9 @@ class QuantizedTransformer:
     eps: float
     layers: Mapping[LinearSite, QuantizedLinear]
     kappa: Half
+    source: Callable[[int], ClassVectors]
     factors: Factors = field(default_factory=dict)
     vectors: dict[int, ClassVectors] = field(default_factory=dict)
-    source: Callable[[int], ClassVectors] | None = None
     shifts: Shifts = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -102,38 +101,13 @@ class QuantizedTransformer:
         """AdaLN vectors of a class; computed once.
 
         Raises:
-            ValueError: no such class, or one that neither the file nor a checkpoint provides.
+            ValueError: no such class.
         """
         if not 0 <= label <= self.classes:
             raise ValueError(f"class {label}: the model has 0 to {self.classes} (the null class)")
         if label not in self.vectors:
-            if self.source is None:
-                raise ValueError(
-                    f"class {label}: its vectors are not in the file; attach the checkpoint "
-                    "(`attach`), or quantize again with few enough classes"
-                )
             self.vectors[label] = self.source(label)
         return self.vectors[label]
-
-    def attach(self, var: Var) -> QuantizedTransformer:
-        """The same, with class vectors computed from the float model that it was made of."""
-        if var.config.shape != self.shape:
-            raise QuantizationError(f"the checkpoint has {var.config}; expected {self.shape}")
-        values = {k: v for k, v in self.__dict__.items() if k != "source"}
-        return QuantizedTransformer(**values, source=VectorSource(var, self.factors, self.shifts))
-
-    def save(self, path: str | Path) -> None:
-        """Write to a file, atomically; see `ptq.transformer_file`."""
-        from .transformer_file import save
-
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: str | Path, config: QuantConfig | None = None) -> QuantizedTransformer:
-        """Read a file that `save` wrote; see `ptq.transformer_file.load`."""
-        from .transformer_file import load
-
-        return load(path, config)
 
 
 def check_transformer(config: VarConfig) -> None:

@@ -23,13 +23,13 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
+from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers.state import CLASSES, register
 from lutvar.quant.methods.recipes import files as recipe_files
 from lutvar.quant.methods.recipes import running as module
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
-from lutvar.quant.ptq import QuantizedFileError
 from lutvar.quant.var import Var, generate
 from lutvar.quant.var.sites import LinearSite
 

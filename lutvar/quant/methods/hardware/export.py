@@ -87,7 +87,10 @@ def given_weight(layer: Layer) -> GivenWeight:
     if found is None or quantizer is None:
         raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
     codes_OI = codes_of(found, quantizer.format)
-    peaks_OG = found.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
+    if found.scales.amax is None:
+        peaks_OG = found.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
+    else:
+        peaks_OG = found.scales.amax.squeeze(-1).double()
     # A group of zeros has no scale; what the quantizer puts there must not set the exponent.
     used_OG = found.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
     return GivenWeight(codes_OI.numpy(), torch.where(used_OG, peaks_OG, 0.0), layer.bias_O)

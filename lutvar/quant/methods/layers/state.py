@@ -16,8 +16,8 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec, Scales
-from lutvar.quant.ptq.files import QuantizedFileError
 from lutvar.quant.var.sites import LinearSite
 
 from .grid import GridWeight, grid_weight, values

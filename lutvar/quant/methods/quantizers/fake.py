@@ -88,11 +88,20 @@ class QuantizerSpec(BaseModel):
 
 
 class Scales(NamedTuple):
-    """Scales of all blocks, [..., G, 1]: value of one grid step, for each sign, and zero point."""
+    """Scales of all blocks, [..., G, 1].
+
+    Attributes:
+        positive: value of one grid step, of positive numbers where `negative` is given.
+        negative: of negative numbers, or None for the same.
+        zero: zero point, or None.
+        amax: absolute maximum that `positive` was divided out of, where a step keeps it: the
+            accelerator's scales are rounded from this one.
+    """
 
     positive: Tensor
     negative: Tensor | None = None
     zero: Tensor | None = None
+    amax: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
         """A function of every tensor that is there."""

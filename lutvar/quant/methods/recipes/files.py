@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lutvar.files import json_text, write_file
 from lutvar.quant.methods.attention.registry import AttentionMethod, attention_class, make_attention
+from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_layer
-from lutvar.quant.ptq.files import QuantizedFileError, digest, read_tensors
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
@@ -116,7 +116,7 @@ def write(
         "layers": json_text(list(layers)),
         "attention": json_text(attention),
     }
-    metadata["sha256"] = digest(metadata, arrays)
+    metadata["sha256"] = _digest(metadata, arrays)
     # One entry: safetensors writes several in random order, and equal results should be equal.
     write_file(path, _pieces({"lutvar": json_text(metadata, sort_keys=True)}, arrays))
 
@@ -203,7 +203,7 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
         QuantizedFileError: missing, truncated, altered or foreign file, or another model's.
     """
     path = Path(path)
-    outer, arrays = read_tensors(path)
+    outer, arrays = _read_tensors(path)
     try:
         metadata = dict(json.loads(outer.get("lutvar", "{}")))
     except (json.JSONDecodeError, TypeError, ValueError):
@@ -211,10 +211,10 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
     if metadata.get("format") != _FORMAT:
         kind = metadata.get("format", outer.get("format", "another safetensors file"))
         raise QuantizedFileError(
-            f"{path}: is {kind!r}, expected {_FORMAT!r}; write it with `lutvar quantize --recipe`"
+            f"{path}: is {kind!r}, expected {_FORMAT!r}; write it with `lutvar quantize`"
         )
     stated = metadata.pop("sha256", "")
-    found = digest(metadata, arrays)
+    found = _digest(metadata, arrays)
     if stated != found:
         raise QuantizedFileError(
             f"{path}: content has SHA-256 {found[:16]}..., the file states {stated[:16]}...; "
@@ -234,3 +234,26 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
         recipe, metadata["model"], json.loads(metadata["layers"]),
         json.loads(metadata["attention"]), tensors,
     )  # fmt: skip
+
+
+def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+    if not path.is_file():
+        raise QuantizedFileError(f"{path}: no such file")
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = dict(file.metadata() or {})
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise QuantizedFileError(
+            f"{path}: not a complete safetensors file ({error}); write or copy it again"
+        ) from error
+
+
+def _digest(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
+    """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
+    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        state.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        state.update(value.data)
+    return state.hexdigest()

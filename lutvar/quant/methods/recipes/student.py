@@ -102,7 +102,7 @@ class TunedLayer:
         assert self.grid is not None
         scales, factor = self.grid.scales, log_scale.exp()
         negative = None if scales.negative is None else scales.negative * factor
-        return scales._replace(positive=scales.positive * factor, negative=negative)
+        return Scales(scales.positive * factor, negative, scales.zero)
 
 
 class _StraightAttention(PlainAttention):
