@@ -41,9 +41,13 @@ accelerator_option = click.option(
     help="A shipped accelerator size, or a .yaml file.",
 )
 recipe_option = click.option(
+    "--quantized",
     "--recipe",
+    "recipe",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of `lutvar quantize --recipe` for this model. Default: round to nearest.",
+    metavar="FILE",
+    help="A file of `lutvar quantize` for this model. Default: round to nearest in the "
+    "accelerator's formats.",
 )
 seed_option = click.option("--seed", default=0, help="Seed of everything random.")
 

@@ -9,10 +9,12 @@ on each other, so the result does not depend on the number of processes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
 import shutil
+import tempfile
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
@@ -61,6 +63,9 @@ class Parts:
     def __init__(self, path: Path, recipe: Recipe, model: str) -> None:
         self.path, self.recipe, self.model = path, recipe, model
         self.folder = path.with_name(path.name + ".parts")
+        if path.exists() and not path.is_file():  # a device or a pipe: nothing stands beside it
+            name = hashlib.sha256(f"{model} {recipe.model_dump_json()}".encode()).hexdigest()[:16]
+            self.folder = Path(tempfile.gettempdir()) / f"lutvar-{os.getuid()}-{name}.parts"
 
     @contextmanager
     def opened(self) -> Iterator[None]:

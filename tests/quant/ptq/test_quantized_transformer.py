@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quantized transformers: what they contain, their files, and models that are refused."""
+"""Quantized transformers: what they contain, and models that are refused."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +15,6 @@ from lutvar.contract.shape import TransformerShape
 from lutvar.quant.models import load_model
 from lutvar.quant.ptq import (
     QuantizationError,
-    QuantizedFileError,
-    QuantizedTransformer,
     quantize_linear,
     quantize_transformer,
 )
@@ -107,52 +104,18 @@ def test_channel_factors_go_into_vectors_and_weights() -> None:
         quantize_transformer(var, config, factors={sites[0]: np.zeros(128, np.float32)})
 
 
-def test_file_round_trip(tmp_path: Path) -> None:
-    factors = {LinearSite(0, "qkv"): np.linspace(0.5, 2, 128, dtype=np.float32)}
-    model = quantize_transformer(small(), load_quant("fp4"), "E2M1", factors)
-    path = tmp_path / "model.safetensors"
-    model.save(path)
-    found = QuantizedTransformer.load(path, model.config)
-    assert (found.shape, found.classes, found.eps) == (model.shape, 3, 1e-6)
-    assert found.kv_format is model.kv_format and found.config == model.config
-    assert list(found.layers) == list(model.layers)
-    for site, layer in model.layers.items():
-        np.testing.assert_array_equal(found.layers[site].codes, layer.codes)
-        np.testing.assert_array_equal(found.layers[site].scales, layer.scales)
-        np.testing.assert_array_equal(found.layers[site].bias, layer.bias)
-    np.testing.assert_array_equal(found.kappa, model.kappa)
-    np.testing.assert_array_equal(
-        found.factors[LinearSite(0, "qkv")], factors[LinearSite(0, "qkv")]
-    )
-    for label in range(4):
-        for a, b in zip(found.class_vectors(label), model.class_vectors(label), strict=True):
-            np.testing.assert_array_equal(a, b)
-
-    raw = bytearray(path.read_bytes())
-    raw[-5] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(QuantizedFileError, match="altered or damaged"):
-        QuantizedTransformer.load(path)
-    path.write_bytes(raw[: len(raw) // 2])
-    with pytest.raises(QuantizedFileError, match="not a complete safetensors file"):
-        QuantizedTransformer.load(path)
-
-
-def test_many_classes_come_from_the_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_vectors_of_many_classes_are_computed_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few = quantize_transformer(small(), load_quant("fp4"))
+    assert sorted(few.vectors) == [0, 1, 2, 3]
     monkeypatch.setattr(module, "KEPT_CLASSES", 3)
-    monkeypatch.setattr("lutvar.quant.ptq.transformer_file.KEPT_CLASSES", 3)
-    var, path = small(), tmp_path / "model.safetensors"
-    model = quantize_transformer(var, load_quant("fp4"))
-    model.save(path)
-    found = QuantizedTransformer.load(path)
-    with pytest.raises(ValueError, match="attach the checkpoint"):
-        found.class_vectors(1)
-    attached = found.attach(var)
-    np.testing.assert_array_equal(attached.class_vectors(1).blocks, model.class_vectors(1).blocks)
-    with pytest.raises(QuantizationError, match="the checkpoint has"):
-        found.attach(small(depth=1))
+    many = quantize_transformer(small(), load_quant("fp4"))
+    assert not many.vectors
+    np.testing.assert_array_equal(many.class_vectors(1).blocks, few.class_vectors(1).blocks)
+    assert list(many.vectors) == [1]
+    with pytest.raises(ValueError, match="class 4: the model has 0 to 3"):
+        many.class_vectors(4)
 
 
 def test_models_that_the_attention_cannot_run() -> None:
