@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from lutvar.contract.names import MAX_SEED
 from lutvar.files import json_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -49,7 +51,18 @@ recipe_option = click.option(
     help="A file of `lutvar quantize` for this model. Default: round to nearest in the "
     "accelerator's formats.",
 )
-seed_option = click.option("--seed", default=0, help="Seed of everything random.")
+SEED = click.IntRange(0, MAX_SEED)
+seed_option = click.option("--seed", type=SEED, default=0, help="Seed of everything random.")
+
+
+class Number(click.FloatRange):
+    """A finite number in a range; click's own lets NaN pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
 
 
 def command(name: str) -> Callable[[_F], click.Command]:

@@ -10,6 +10,7 @@ import click
 from lutvar.files import json_text
 
 from .common import (
+    SEED,
     accelerator_option,
     command,
     json_option,
@@ -36,7 +37,9 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     metavar="N",
     help="Class to draw; repeat for several. Default: every class once.",
 )
-@click.option("--seed", default=DEFAULT_SEED, help="Seed of the first image; the others follow.")
+@click.option(
+    "--seed", type=SEED, default=DEFAULT_SEED, help="Seed of the first image; the others follow."
+)
 @click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all.")
 @click.option(
     "--stagger", type=click.IntRange(0), default=0, help="Passes between the starts of two images."

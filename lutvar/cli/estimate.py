@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from .common import command, emit, json_option, note
+from .common import Number, command, emit, json_option, note
 
+MAX_CLOCK = 10_000.0  #: MHz; an order of magnitude beyond any FPGA
 MODELS = ("d16", "d20", "d24", "d30", "d36-s")
 #: A board's name stands for all its configurations.
 BOARDS = {"vck190": ("vck190-fp4", "vck190-fp6")}
@@ -30,14 +31,26 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     metavar="NAME",
     help="A released size (d16 ... d36-s), or a model folder.",
 )
-@click.option("--clock", default=250.0, metavar="MHZ", help="Clock.")
+@click.option(
+    "--clock",
+    type=Number(0, MAX_CLOCK, min_open=True),
+    default=250.0,
+    metavar="MHZ",
+    help="Clock.",
+)
 @click.option(
     "--schedule",
     type=click.Choice(["single", "batch", "stagger"]),
     default="stagger",
     help="One image, a batch, or images staggered over the scales.",
 )
-@click.option("--batch", default=1, metavar="N", help="Images of a batch, or at each scale.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    metavar="N",
+    help="Images of a batch, or at each scale.",
+)
 @click.option("--no-guidance", is_flag=True, help="Conditional rows only.")
 @click.option("--full", is_flag=True, help="Compile every block of the model; slower.")
 @click.option(
@@ -69,9 +82,6 @@ def estimate(
     from lutvar.sim.model.model import Estimator
     from lutvar.sim.model.resources import resources
     from lutvar.sim.model.text import estimate_text, resources_text, table_text
-
-    if clock <= 0:
-        raise click.BadParameter(f"{clock:g} MHz; it must be above 0", param_hint="--clock")
 
     def load(name: str) -> AcceleratorConfig:
         base = load_accelerator(name)

@@ -11,7 +11,7 @@ import click
 from lutvar.files import json_text, prepare_output, write_file
 from lutvar.text import table
 
-from .common import command, emit, json_option, model_option, note, progress
+from .common import SEED, Number, command, emit, json_option, model_option, note, progress
 
 if TYPE_CHECKING:
     from lutvar.quant.eval.evaluate import Plan
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     "seeds",
     multiple=True,
     default=(0,),
-    type=click.IntRange(0),
+    type=SEED,
     help="Seed of a run; repeat for intervals over several.",
 )
 @click.option(
@@ -59,7 +59,12 @@ if TYPE_CHECKING:
 @click.option("--chunk", default=50, type=click.IntRange(1), help="Images in one batch.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one a processor.")
 @click.option("--device", default="cpu", help="Where models run, as torch names it.")
-@click.option("--wait", default=3600.0, help="Seconds torchrun's rank 0 waits for a new chunk.")
+@click.option(
+    "--wait",
+    type=Number(0),
+    default=3600.0,
+    help="Seconds torchrun's rank 0 waits for a new chunk.",
+)
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),

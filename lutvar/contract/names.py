@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
-
-from pydantic import AfterValidator, Field
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LONGEST = 100
@@ -33,12 +30,6 @@ def check_name(name: str, what: str = "name") -> str:
             "allowed"
         )
     return name
-
-
-#: A name in a configuration.
-Name = Annotated[str, AfterValidator(check_name)]
-#: A seed in a configuration.
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 
 def check_seed(seed: int, what: str = "seed") -> int:

@@ -65,6 +65,10 @@ class Plan:
     device: str = "cpu"
     share: Share = field(default_factory=Share)
 
+    def __post_init__(self) -> None:
+        for seed in self.seeds:  # ValueError now, and not in a process that samples
+            image_seed(seed, self.samples - 1)
+
 
 @dataclass(frozen=True)
 class Run:

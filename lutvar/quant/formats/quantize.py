@@ -53,14 +53,17 @@ class Quantized:
         """Values in `dtype` (default: the input's), shape of the input.
 
         Computed in float64 and rounded once; rule `fpqvar` multiplies value and scale in the
-        input's type, as that system does.
+        input's type, as that system does. A scale that was rounded up can take the end of the grid
+        past the type's largest value; the result is then that value and not infinite.
         """
+        dtype = dtype or self.dtype
         blocks = self.granularity.split(self.codes)
         negative = blocks.bitwise_and(self.format.sign_bit) != 0
         pos, neg, decoder = self.scaling, self.scaling_neg, codec(self.format)
         if get_scale_rule(self.rule).rounds_ratio:
             values = decoder.decode(blocks, self.dtype)
             values = values * _select(negative, pos.stored, neg.stored if neg else None)
+            values = _within(values, self.dtype)
         else:
             steps = (s.stored.double() * s.step if s else None for s in (pos, neg))
             values = decoder.grid(blocks, torch.float64) * _select(negative, *steps)
@@ -68,8 +71,8 @@ class Quantized:
                 values = torch.where(negative, values / neg.divisor, values / pos.divisor)
             else:
                 values = values / pos.divisor
-            values = round_float(values, FLOAT_TYPES[dtype or self.dtype])
-        return self.granularity.join(values.to(dtype or self.dtype), self.codes)
+            values = round_float(values, FLOAT_TYPES[dtype])
+        return self.granularity.join(_within(values, dtype).to(dtype), self.codes)
 
 
 def quantize(
@@ -132,6 +135,12 @@ def check_finite(x: Tensor) -> None:
             f"value {x[index].item()} at index {index} is not finite; "
             "quantization needs finite values (clip them, or find where they arise)"
         )
+
+
+def _within(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Values with those beyond the range of a type at its ends."""
+    largest = FLOAT_TYPES[dtype].largest
+    return values.clamp(-largest, largest)
 
 
 def _select(negative: Tensor, pos: Tensor | None, neg: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lutvar.contract.names import check_seed
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
 
 from .blocks import KvCache
@@ -103,6 +104,8 @@ def generate_passes(
     wanted = resolve_labels(labels, config.num_classes, torch.device("cpu")).tolist()
     if len(seeds) != len(wanted):
         raise ValueError(f"{len(wanted)} labels and {len(seeds)} seeds; one seed for each image")
+    for seed in seeds:
+        check_seed(seed)
     slots = len(wanted) if slots is None else slots
     if slots < 1 or stagger < 0:
         raise ValueError(f"slots = {slots}, stagger = {stagger}: at least 1 and 0")

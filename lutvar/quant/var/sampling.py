@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lutvar.contract.names import check_seed
+
 
 def guidance_weight(cfg: float, scale_index: int, scales: int) -> float:
     """Guidance t of one scale: 0 at the first, rising linearly to cfg at the last."""
@@ -95,12 +97,13 @@ def make_draw(
         device: where the logits are.
 
     Raises:
-        ValueError: seeds for another number of images.
+        ValueError: seeds for another number of images, or not from 0 to `MAX_SEED`.
     """
     if isinstance(seed, int):
+        check_seed(seed)
         generator = torch.Generator(device=device).manual_seed(seed)
         return lambda logits_BlV: draw(logits_BlV, generator)
     if len(seed) != images:
         raise ValueError(f"{images} labels and {len(seed)} seeds; one seed for each image")
-    generators = [torch.Generator().manual_seed(s) for s in seed]
+    generators = [torch.Generator().manual_seed(check_seed(s)) for s in seed]
     return lambda logits_BlV: draw_independent(logits_BlV, generators)

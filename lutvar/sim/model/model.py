@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,6 +171,9 @@ class Estimator:
         memory: gigabytes a second of all ports together.
         full: compile all blocks, instead of reckoning from `SHORT` blocks.
         times: constants of the cycle model.
+
+    Raises:
+        ValueError: a clock or memory rate that is not finite and above 0.
     """
 
     def __init__(
@@ -177,6 +181,9 @@ class Estimator:
         clock: float = 250.0, memory: float = MEMORY_GBS, full: bool = False,
         times: UnitTimes | None = None,
     ) -> None:  # fmt: skip
+        for name, value in (("clock", clock), ("memory", memory)):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} = {value}: must be a finite number above 0")
         self.config, self.shape, self.model = config, shape, model
         self.clock, self.memory = clock, memory
         self.full = full or shape.depth <= 2 * SHORT[1]

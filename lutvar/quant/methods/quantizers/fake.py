@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -23,6 +24,18 @@ from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
 
 from .percentiles import percentile_range
+
+_FP16_MAX = float(torch.finfo(torch.float16).max)
+
+
+@cache
+def _largest_step(top: int) -> float:
+    """The largest float32 of which `top` times is finite in float32."""
+    largest = float(torch.finfo(torch.float32).max)
+    step = torch.tensor(largest / top, dtype=torch.float32)
+    if float(step) * top > largest:
+        step = torch.nextafter(step, torch.zeros_like(step))
+    return float(step)
 
 
 class QuantizerSpec(BaseModel):
@@ -208,6 +221,7 @@ class FakeQuantizer:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
             step = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
+            step = step.clamp_max(_largest_step(2 ** (self.spec.bits - 1)))
             step = torch.where(step == 0, 1.0, step)
             zero = low / step
             return Scales(step, None, zero + (torch.round(zero) - zero).detach())
@@ -220,12 +234,16 @@ class FakeQuantizer:
         return Scales(self._stored(blocks.abs().amax(-1, keepdim=True) * above, False))
 
     def _stored(self, peak: Tensor, negative: bool) -> Tensor:
-        """Value of one grid step for blocks that reach `peak`, rounded as the rule says."""
+        """Value of one grid step for blocks that reach `peak`, rounded as the rule says.
+
+        A step that its type cannot hold, or whose grid ends past float32, is the largest possible:
+        the values beyond saturate.
+        """
         fmt, kind = self.format, self.spec.scale
         if kind == "fp32":
             step = peak / fmt.scale_top(negative)
         elif kind == "fp16":
-            step = (peak / fmt.scale_top(negative)).half().float()
+            step = (peak / fmt.scale_top(negative)).clamp_max(_FP16_MAX).half().float()
         else:
             # The rules of MX and NVFP4 are those of `formats.scales`.
             rule = SCALE_RULES["pow2" if kind == "pow2" else "e4m3"]
@@ -234,6 +252,7 @@ class FakeQuantizer:
             if peak.requires_grad:
                 exact = peak / fmt.scale_top(negative)
                 step = exact + (step - exact).detach()
+        step = step.clamp_max(_largest_step(fmt.scale_top(negative)))
         step = step.clamp_min(self.spec.floor) if self.spec.floor else step
         return torch.where(step == 0, 1.0, step)
 
