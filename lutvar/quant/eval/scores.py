@@ -44,7 +44,7 @@ def class_score(logits_NK: Tensor, splits: int | None = None) -> Score:
     scores = []
     for part in logits_NK.double().tensor_split(splits):
         log_p = part.log_softmax(1)
-        log_mean = log_p.logsumexp(0) - torch.tensor(float(part.shape[0])).double().log()
+        log_mean = log_p.logsumexp(0) - torch.tensor(part.shape[0], dtype=torch.float64).log()
         scores.append((log_p.exp() * (log_p - log_mean)).sum(1).mean().exp())
     values = torch.stack(scores)
     return Score(float(values.mean()), float(values.std(correction=0)), splits)

@@ -72,6 +72,7 @@ def load_classifier(path: str | Path) -> Judge:
         raise ValueError(
             f"{path}: holds a classifier of kind {kind!r}; known are {', '.join(_KINDS)}"
         )
-    model: Judge = _KINDS[kind]()
-    model.load_state_dict({k: rounded(v, torch.float32) for k, v in stored.items()})
+    with torch.device("meta"):  # its parameters are those of the file, whatever the default type
+        model: Judge = _KINDS[kind]()
+    model.load_state_dict({k: rounded(v, torch.float32) for k, v in stored.items()}, assign=True)
     return model.eval()

@@ -68,7 +68,7 @@ def pick_images(data: ImageSet, count: int, flip: bool = False) -> tuple[Tensor,
     pick = torch.randint(len(data.train_labels), (count,))
     images, index = data.train_images[pick], 2 * pick
     if flip:
-        mirrored = torch.rand(count) < 0.5
+        mirrored = torch.rand(count, dtype=torch.float32) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         index = index + mirrored
     return images, data.train_labels[pick], index
@@ -86,7 +86,7 @@ def augment(image_BCHW: Tensor, degrees: float, stretch: float, shift: float) ->
     B, _, H, W = image_BCHW.shape
     if degrees == stretch == shift == 0:
         return image_BCHW
-    angle, sx, sy, dx, dy = (torch.rand(5, B) * 2 - 1).unbind()
+    angle, sx, sy, dx, dy = (torch.rand(5, B, dtype=torch.float32) * 2 - 1).unbind()
     angle = angle * math.radians(degrees)
     sx, sy = 1 + sx * stretch, 1 + sy * stretch
     rows = (

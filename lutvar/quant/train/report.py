@@ -79,7 +79,7 @@ def draw_sheet(
     classes = sampled[1].unique().tolist()
     cell = sampled[0].shape[-1] + 1
     # One picture for all images: white lines between them, a white column between the halves.
-    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell, 3)
+    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell, 3, dtype=torch.float32)
     for row, label in enumerate(classes):
         for (images, labels), first in ((sampled, 0), (real, columns + 1)):
             for i, image in enumerate(images[labels == label][:columns]):

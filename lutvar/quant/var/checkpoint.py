@@ -84,7 +84,7 @@ def load_vqvae(path: str | Path, config: VqvaeConfig | None = None) -> Vqvae:
     # Usage statistics of the training run: the released tokenizer serves other
     # numbers of scales as well, for which the statistics mean nothing.
     if _HITS not in state or state[_HITS].shape[0] != hits[0]:
-        state[_HITS] = torch.zeros(hits)
+        state[_HITS] = torch.zeros(hits, dtype=torch.float32)
     with torch.device("meta"):
         model = Vqvae(config)
     return _fill(path, model, state)

@@ -156,7 +156,7 @@ class Var(nn.Module):
             [B, L, V] in float32; L is shorter when scales were left out.
         """
         if self.training and self.config.cond_drop_rate > 0:
-            drop_B = torch.rand(labels_B.shape[0], device=labels_B.device)
+            drop_B = torch.rand(labels_B.shape[0], device=labels_B.device, dtype=torch.float32)
             null = torch.full_like(labels_B, self.config.num_classes)
             labels_B = torch.where(drop_B < self.config.cond_drop_rate, null, labels_B)
         cond = self.condition(labels_B)
@@ -225,5 +225,5 @@ def derived_buffers(config: VarConfig) -> dict[str, Tensor]:
         "attn_bias_for_masking": bias_LL[None, None],
     }
     for i in range(config.depth):
-        buffers[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(config.width)
+        buffers[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(config.width, dtype=torch.float32)
     return buffers

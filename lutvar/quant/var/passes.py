@@ -33,7 +33,7 @@ class _Image:
         self.index, self.slot, self.label, self.scale = index, slot, label, 0
         self.generator = torch.Generator().manual_seed(seed)
         side = config.patch_nums[-1]
-        self.f_hat = torch.zeros(1, config.z_channels, side, side)
+        self.f_hat = torch.zeros(1, config.z_channels, side, side, dtype=torch.float32)
         # [2, l, C]: the halves differ at the first scale only.
         self.x = start
         self.tokens: list[Tensor] = []

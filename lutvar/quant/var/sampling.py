@@ -80,7 +80,7 @@ def draw_independent(logits_BlV: Tensor, generators: Sequence[torch.Generator]) 
         logits_BlV: filtered logits.
         generators: one for each image, on the CPU, so that all devices draw the same.
     """
-    noise_BlV = torch.empty(logits_BlV.shape)
+    noise_BlV = torch.empty(logits_BlV.shape, dtype=torch.float32)
     for noise_lV, generator in zip(noise_BlV, generators, strict=True):
         noise_lV.exponential_(1, generator=generator)
     return (logits_BlV.softmax(-1) / noise_BlV.to(logits_BlV.device)).argmax(-1)

@@ -90,7 +90,7 @@ def percentile_range(
     rows = x if by_channel else x.reshape(-1, 1)
     low, high = tails(rows, fractions)
     best: FixedRange | None = None
-    best_error = torch.empty(0)
+    best_error = torch.empty(0, dtype=torch.float32)
     for one_low, one_high in zip(low, high, strict=True):
         candidate = FixedRange.between(one_low, one_high, bits)
         error = (candidate(rows) - rows).square_().mean(0)

@@ -103,7 +103,7 @@ def layer_moments(
     """
     parts = pieces(require_data(block, layer, method), layer.site.name)
     inputs, rows = layer.weight_OI.shape[1], sum(x.shape[0] * x.shape[1] for _, x in parts)
-    sums = [torch.zeros(inputs, inputs) for _ in range(3)]
+    sums = [torch.zeros(inputs, inputs, dtype=torch.float32) for _ in range(3)]
     for scale_index, piece_BlI in parts:
         prepared = layer.prepared(piece_BlI)
         x_NI = prepared.flatten(0, 1)

@@ -100,7 +100,7 @@ def full_rotation(inputs: int, seed: int | None) -> FullRotation:
     Raises:
         ValueError: no such matrix for this width.
     """
-    signs_I = torch.ones(inputs)
+    signs_I = torch.ones(inputs, dtype=torch.float32)
     if seed is not None:
         draw = torch.Generator().manual_seed(seed)
         signs_I = torch.randint(0, 2, (inputs,), generator=draw).float() * 2 - 1

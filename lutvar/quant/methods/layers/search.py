@@ -34,14 +34,14 @@ def progressive(
     """
     rows = max(2, int(candidates**0.5))
     columns = max(2, candidates // rows)
-    a = torch.linspace(0, 1, rows).repeat_interleave(columns)
-    b = torch.linspace(0, 1, columns).repeat(rows)
+    a = torch.linspace(0, 1, rows, dtype=torch.float32).repeat_interleave(columns)
+    b = torch.linspace(0, 1, columns, dtype=torch.float32).repeat(rows)
     points = torch.stack((a, b), 1)
-    points = torch.cat((points, torch.tensor([start])))
+    points = torch.cat((points, torch.tensor([start], dtype=torch.float32)))
     points_KO2 = points.unsqueeze(1).expand(-1, channels, -1).contiguous()
     errors_KO = error(points_KO2[..., 0], points_KO2[..., 1])
-    spacing = torch.tensor([1 / (rows - 1), 1 / (columns - 1)])
-    around = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    spacing = torch.tensor([1 / (rows - 1), 1 / (columns - 1)], dtype=torch.float32)
+    around = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], dtype=torch.float32)
     keep = max(1, candidates // len(around))
     for _ in range(steps):
         spacing = spacing / 2

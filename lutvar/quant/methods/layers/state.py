@@ -185,7 +185,7 @@ def unpack_layer(
     quantizer = cast("FakeQuantizer | None", unpack(data["weight"], tensors))
     scales: Scales | None = None
     if not weights:
-        weight_OI = torch.empty(data["shape"], device="meta")
+        weight_OI = torch.empty(data["shape"], device="meta", dtype=torch.float32)
     elif data["grid"]:
         assert quantizer is not None
         kept = (tensors.get(f"{name}.scales.{key}") for key in Scales._fields)

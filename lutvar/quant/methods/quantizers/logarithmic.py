@@ -66,7 +66,10 @@ class LogTable:
 
     def values(self) -> Tensor:
         """Value of each code, then 0 for everything below; [2**bits + 1]."""
-        return torch.tensor((*_levels(self.kind, self.bits, self.q), 0.0)) * self.scale
+        return (
+            torch.tensor((*_levels(self.kind, self.bits, self.q), 0.0), dtype=torch.float32)
+            * self.scale
+        )
 
     def from_log(self, log: Tensor) -> Tensor:
         """Fake-quantize values given as log2 x (search loops take the logarithm once)."""

@@ -30,7 +30,7 @@ def percentile_range(
     levels = 2**bits - 1
     quantiles = [*percentiles, *(1 - p for p in percentiles)]
     cuts = np.quantile(x_NM.numpy(), quantiles, axis=-1).astype(np.float32)
-    best_N = torch.full((len(x_NM),), torch.inf)
+    best_N = torch.full((len(x_NM),), torch.inf, dtype=torch.float32)
     step_N, zero_N = torch.ones_like(best_N), torch.zeros_like(best_N)
     for high, low in zip(*torch.from_numpy(cuts).chunk(2), strict=True):
         step = (high - low) / levels

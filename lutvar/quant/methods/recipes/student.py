@@ -52,7 +52,11 @@ class TunedLayer:
             if free_integers:
                 self.latent_OI = self.start_OI.clone()
         outputs = len(self.start_OI)
-        self.bias_O = torch.zeros(outputs) if layer.bias_O is None else layer.bias_O.clone()
+        self.bias_O = (
+            torch.zeros(outputs, dtype=torch.float32)
+            if layer.bias_O is None
+            else layer.bias_O.clone()
+        )
 
     def weight(self) -> Tensor:
         """The weight as it is now, [O, I]."""

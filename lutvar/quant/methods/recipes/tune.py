@@ -158,7 +158,7 @@ def guide_all(logits_2BLV: Tensor, cfg: float, var: Var) -> Tensor:
     sides = var.config.patch_nums
     weights = [guidance_weight(cfg, k, len(sides)) for k in range(len(sides))]
     counts = torch.tensor([side * side for side in sides])
-    t_L1 = torch.tensor(weights).repeat_interleave(counts).unsqueeze(1)
+    t_L1 = torch.tensor(weights, dtype=torch.float32).repeat_interleave(counts).unsqueeze(1)
     return guide(logits_2BLV, t_L1)
 
 

@@ -187,7 +187,7 @@ def learn(
     objective = Objective(layer, rotation_DD)
     parts = [ScaleData(x_RI, layer.weight_OI) for x_RI in inputs]
     linear = settings.parameter == "linear"
-    ones_I = torch.ones(layer.weight_OI.shape[1])
+    ones_I = torch.ones(layer.weight_OI.shape[1], dtype=torch.float32)
     starts = [ones_I]
     if settings.start == "balance":
         starts += [balanced(layer.weight_OI, parts, power) for power in (0.25, 0.5)]

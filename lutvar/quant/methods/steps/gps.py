@@ -49,7 +49,7 @@ def gain_factors(
     k = widest_channel(x_TI)
     range_x = x_TI[:, k].amax() - x_TI[:, k].amin()
     range_w = weight_OI[:, k].amax() - weight_OI[:, k].amin()
-    s_k = torch.sqrt(range_x / range_w) if range_w > 0 else torch.ones(())
+    s_k = torch.sqrt(range_x / range_w) if range_w > 0 else torch.ones((), dtype=torch.float32)
     dx_TI, dw_OI = x_TI - rounded_TI, weight_OI - rounded_OI
     if formula == "paper":
         above_I = dw_OI.abs().sum(0) * x_TI.abs().sum(0)

@@ -94,7 +94,7 @@ def _sweep(
     rest_OI, rounded_OI = weight_OI.clone(), torch.empty_like(weight_OI)
     for start in range(0, len(columns), chunk):
         stop = min(start + chunk, len(columns))
-        errors = torch.empty(len(weight_OI), stop - start)
+        errors = torch.empty(len(weight_OI), stop - start, dtype=torch.float32)
         for i in range(start, stop):
             which = columns[i] // size if isinstance(size, int) else 0
             own = scales.each(partial(_of_group, which=which))

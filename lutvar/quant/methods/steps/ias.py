@@ -103,7 +103,7 @@ class IasVit(StepBase):
         assert module is not None and data is not None
         weights = {name: layer.weight_OI.clone() for name, layer in layers.items()}
         biases = {
-            name: torch.zeros(len(layer.weight_OI))
+            name: torch.zeros(len(layer.weight_OI), dtype=torch.float32)
             if layer.bias_O is None
             else layer.bias_O.clone()
             for name, layer in layers.items()
@@ -127,7 +127,7 @@ class IasVit(StepBase):
             return F.linear(x, weight, biases[site.name])
 
         count = len(data.labels_B)
-        check = torch.linspace(0, count - 1, min(count, 8)).long()
+        check = torch.linspace(0, count - 1, min(count, 8), dtype=torch.float32).long()
 
         def loss(rows: Tensor) -> Tensor:
             out_BLC = _forward(module, data, rows, run)

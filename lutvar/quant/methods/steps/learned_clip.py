@@ -96,7 +96,7 @@ class LearnedClip(StepBase):
                 now_OI, exact_OI = rounded_OI[:, part], weight_OI[:, part]
                 pull_OI = rounded_OI @ moments.quantized_II[:, part]
                 pull_OI -= weight_OI @ moments.mixed_II.mT[:, part]
-                least_O = torch.zeros(len(weight_OI))
+                least_O = torch.zeros(len(weight_OI), dtype=torch.float32)
                 new_OI = now_OI.clone()
                 for factor in self.factors:
                     tried = rows.scales(exact_OI, factor)
@@ -116,7 +116,7 @@ class LearnedClip(StepBase):
 def _by_weight(weight_OI: Tensor, quantizer: FakeQuantizer, factors: list[float]) -> Scales:
     """The factor of each block with the least squared error of the weight."""
     best: list[Tensor | None] = []
-    least = torch.tensor(torch.inf)
+    least = torch.tensor(torch.inf, dtype=torch.float32)
     for factor in factors:
         scales = quantizer.scales(weight_OI, factor)
         error = quantizer.blocks(quantizer.apply(weight_OI, scales) - weight_OI)

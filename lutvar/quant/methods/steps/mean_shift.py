@@ -64,7 +64,11 @@ class MeanShift(StepBase):
         if proj.operations:
             raise ValueError(f"{self.step}: it must come before steps that change proj's input")
         width = proj.weight_OI.shape[1]
-        bias_O = torch.zeros(len(qkv.weight_OI)) if qkv.bias_O is None else qkv.bias_O.clone()
+        bias_O = (
+            torch.zeros(len(qkv.weight_OI), dtype=torch.float32)
+            if qkv.bias_O is None
+            else qkv.bias_O.clone()
+        )
         bias_O[2 * width :] += shift_I
         qkv.bias_O = bias_O
         taken_O = proj.weight_OI @ shift_I

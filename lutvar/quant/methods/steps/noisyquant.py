@@ -60,7 +60,13 @@ class NoisyQuant(StepBase):
                 )
             x_NI = calibration_rows(block, layer, self.step, self.rows, salt)
             unit = _unit(layer, inner, x_NI)
-            uniform_I = torch.rand(x_NI.shape[1], generator=block.generator(100 + salt)) * 2 - 1
+            uniform_I = (
+                torch.rand(
+                    x_NI.shape[1], generator=block.generator(100 + salt), dtype=torch.float32
+                )
+                * 2
+                - 1
+            )
             best, best_size = output_error(layer, x_NI), 0.0
             for size in self.sizes:
                 layer.activation = NoisyInput(inner, uniform_I * (unit * size))
