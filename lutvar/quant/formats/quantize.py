@@ -63,7 +63,9 @@ class Quantized:
         if get_scale_rule(self.rule).rounds_ratio:
             values = decoder.decode(blocks, self.dtype)
             values = values * _select(negative, pos.stored, neg.stored if neg else None)
+            # The product overflows in the input's type; any other type is reached from there.
             values = _within(values, self.dtype)
+            values = values if dtype == self.dtype else values.double()
         else:
             steps = (s.stored.double() * s.step if s else None for s in (pos, neg))
             values = decoder.grid(blocks, torch.float64) * _select(negative, *steps)
