@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
-from lutvar.contract.names import MAX_SEED
+from lutvar.contract.seeds import MAX_SEED
 from lutvar.files import json_text
 
 _F = TypeVar("_F", bound=Callable[..., Any])

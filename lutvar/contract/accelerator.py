@@ -11,7 +11,8 @@ from pydantic import Field, model_validator
 from typing_extensions import Self
 
 from .formats import NumberFormat, get_format
-from .quant_preset import GROUP, Name, QuantConfig, _Strict, load_config, load_quant
+from .names import Name
+from .quant_preset import GROUP, QuantConfig, _Strict, load_config, load_quant
 
 LANES = 16  #: values in a beat of the vector units
 ROW_GROUP = 16  #: token rows that share weights registers and drain together

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that become files, Verilog and Tcl, and seeds: what they may be, in one place."""
+"""Names that become files, Verilog and Tcl: what they may be, in one place."""
 
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+from .seeds import MAX_SEED
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 _LONGEST = 100
-#: Largest seed: the generators take 32 bits, and a longer seed would be another name of a
-#: shorter one.
-MAX_SEED = (1 << 32) - 1
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -32,8 +34,7 @@ def check_name(name: str, what: str = "name") -> str:
     return name
 
 
-def check_seed(seed: int, what: str = "seed") -> int:
-    """The seed itself when it is one. Raises ValueError otherwise."""
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"{what} = {seed}: must be a whole number from 0 to {MAX_SEED}")
-    return seed
+#: A name in a configuration.
+Name = Annotated[str, AfterValidator(check_name)]
+#: A seed in a configuration.
+Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]

@@ -8,9 +8,9 @@ Sizes of the accelerator are in `accelerator`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from lutvar.contract.formats.ties import TieRule
@@ -18,13 +18,9 @@ from lutvar.yaml_files import YamlError, load_named, shipped
 
 from .errors import ConfigError as ConfigError
 from .formats import NumberFormat, get_format
-from .names import MAX_SEED, check_name
+from .names import Name, Seed
 
 _Model = TypeVar("_Model", bound=BaseModel)
-
-#: A name and a seed in a configuration.
-Name = Annotated[str, AfterValidator(check_name)]
-Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 
 GROUP = 128  #: values that share a scale, and lanes of a dot product
 SITE_NAMES = ("qkv", "proj", "fc1", "fc2")

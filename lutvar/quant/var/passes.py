@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lutvar.contract.names import check_seed
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
+from lutvar.contract.seeds import check_seed
 
 from .blocks import KvCache
 from .generate import GenerationResult, check_pair, resolve_labels

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from lutvar.contract.names import check_seed
+from lutvar.contract.seeds import check_seed
 
 
 def guidance_weight(cfg: float, scale_index: int, scales: int) -> float:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from lutvar.contract.quant_preset import Seed
+from lutvar.contract.names import Seed
 from lutvar.quant.var import Var, Vqvae
 
 from .resample import ResampleRule

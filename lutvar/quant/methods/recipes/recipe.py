@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from lutvar.contract.quant_preset import Name, Seed
+from lutvar.contract.names import Name, Seed
 from lutvar.quant.methods.attention.registry import attention_needs_data, check_attention
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.errors import RecipeError

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lutvar.contract.quant_preset import Seed
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.layers.hadamards import full_rotation, rotate_fully
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.contract.quant_preset import Seed
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.calibration.moments import require_data
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix

@@ -8,7 +8,7 @@ Nothing is left to do at run time. It works in VAR because no norm lies between 
 
 from __future__ import annotations
 
-from lutvar.contract.quant_preset import Seed
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import hadamard_matrix
 from lutvar.quant.methods.layers.value_layers import fold_values, value_layers
