@@ -21,8 +21,9 @@ from lutvar.contract import pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
-    ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "constraints" / "README.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    ROOT / "constraints" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
 )  # fmt: skip
 SLOW = os.environ.get("LUTVAR_SLOW") == "1"
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -106,6 +107,22 @@ def test_a_wrong_command_would_be_noticed() -> None:
         _parse(["generate", "--backnd", "float"])
     with pytest.raises(click.UsageError):
         _parse(["synthesise"])
+
+
+def _anchors(page: Path) -> set[str]:
+    """What a link may have behind `#`: the headings, as GitHub and GitLab spell them."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", page.read_text(encoding="utf-8")), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_linked_headings_exist(page: Path) -> None:
+    for target in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
+        name, _, anchor = target.partition("#")
+        if anchor and "://" not in target:
+            assert anchor in _anchors(page.parent / name if name else page), (
+                f"{page.name}: {target}"
+            )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
