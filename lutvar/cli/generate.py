@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
@@ -31,8 +31,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lutvar.contract.passes import Transformer
+    from lutvar.host.compile.packed import PackedTransformer
     from lutvar.host.transformer import PassReport
-    from lutvar.sim.run.session import Quantized
+    from lutvar.quant.models import LoadedModel
+    from lutvar.quant.runnable import Quantized
+
+    Runs = Quantized | PackedTransformer
 
 
 @command("generate")
@@ -45,6 +49,12 @@ if TYPE_CHECKING:
 )
 @accelerator_option
 @recipe_option
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --backend sim: the device's memory as `lutvar pack` wrote it for this model.",
+)
 @click.option(
     "--class",
     "labels",
@@ -67,6 +77,7 @@ def generate(
     backend: str,
     config: str,
     recipe: Path | None,
+    image: Path | None,
     labels: tuple[int, ...],
     seed: int,
     cfg: float | None,
@@ -81,19 +92,19 @@ def generate(
     Image i has seed SEED + i. With --backend sim a table tells what each pass took: host, transfer,
     device.
     """
+    if image is not None and (backend != "sim" or recipe is not None):
+        raise click.UsageError("--image goes with --backend sim and without --quantized")
     if backend == "sim":
         require_simulator()
     prepare_output(out)
     from lutvar.quant.var.passes import generate_passes
-    from lutvar.sim.run.session import quantize
 
-    quantized = quantize(model, config, recipe)
-    loaded = quantized.loaded
+    loaded, runs = _what_runs(model, config, recipe, image)
     chosen = labels or tuple(range(len(loaded.info.classes)))
     count = slots or len(chosen)
     reports: list[PassReport] = []
     with (
-        _backend(quantized, backend, count, out.parent, reports) as transformer,
+        _backend(loaded, runs, backend, count, out.parent, reports) as transformer,
         progress(f"{backend}: scales") as update,
     ):
         result = generate_passes(
@@ -134,26 +145,57 @@ def _timing(index: int, report: PassReport) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def _what_runs(
+    model: str, config: str, recipe: Path | None, image: Path | None
+) -> tuple[LoadedModel, Runs]:
+    """The float model, which embeds and decodes, and what the backend computes with."""
+    if image is None:
+        from lutvar.quant.runnable import quantize
+
+        quantized = quantize(model, config, recipe)
+        return quantized.loaded, quantized
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.quant.methods.recipes.files import fingerprint
+    from lutvar.quant.models import load_model
+
+    packed = PackedTransformer.load(image, load_accelerator(config))
+    loaded = load_model(model)
+    if packed.model.get("fingerprint") != fingerprint(loaded.var):
+        raise ValueError(
+            f"{image}: packed of model {packed.model.get('model', 'without a name')!r}, not of "
+            f"{model}; give that one with --model"
+        )
+    return loaded, packed
+
+
 @contextmanager
 def _backend(
-    quantized: Quantized, backend: str, slots: int, folder: Path, reports: list[PassReport]
+    loaded: LoadedModel,
+    runs: Runs,
+    backend: str,
+    slots: int,
+    folder: Path,
+    reports: list[PassReport],
 ) -> Iterator[Transformer]:
     """What computes the logits."""
     if backend == "float":
         from lutvar.quant.var.passes import FloatTransformer
 
-        yield FloatTransformer(quantized.loaded.var)
+        yield FloatTransformer(loaded.var)
     elif backend == "golden":
         from lutvar.quant.golden.transformer import GoldenTransformer
 
-        yield GoldenTransformer(quantized.transformer)
+        yield GoldenTransformer(cast("Quantized", runs).transformer)
     else:
+        from lutvar.host.compile.packed import PackedTransformer
         from lutvar.sim.run.session import Session, Stages
 
         verilog = folder / "verilog"
-        note(f"building the simulation of {quantized.config.name} (kept for the next time)")
+        accelerator = runs.layout.config if isinstance(runs, PackedTransformer) else runs.config
+        note(f"building the simulation of {accelerator.name} (kept for the next time)")
         with Session(
-            quantized, verilog, slots=slots, on_pass=reports.append, stages=Stages(note)
+            runs, verilog, slots=slots, on_pass=reports.append, stages=Stages(note)
         ) as session:
             yield session.transformer
 

@@ -25,6 +25,7 @@ from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
 from .generate import generate
+from .pack import pack
 from .quality import quality
 from .quantize import quantize
 from .results import results
@@ -34,7 +35,7 @@ from .train import train
 from .verilog import verilog
 
 COMMANDS = (
-    demo, generate, quantize, quality, evaluate, results, verilog, estimate, disassemble, sim,
+    demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
     study, train, bench, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it

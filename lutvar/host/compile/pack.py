@@ -20,7 +20,7 @@ from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
 from .model_layout import HEAD, LayerPlan, ModelLayout
-from .packed import Bytes, PackedTransformer
+from .packed import Allocate, Bytes, PackedTransformer
 
 
 class CodedLinear(Protocol):
@@ -123,6 +123,7 @@ def pack_transformer(
     config: AcceleratorConfig,
     labels: Iterable[int] | None = None,
     model: dict[str, str] | None = None,
+    allocate: Allocate | None = None,
 ) -> PackedTransformer:
     """Pack a quantized transformer for an accelerator.
 
@@ -131,11 +132,13 @@ def pack_transformer(
         config: the accelerator.
         labels: classes to hold vectors of; the null class comes along. Default: all of them.
         model: free description for the file.
+        allocate: makes the image; `packed.scratch` keeps large ones out of RAM.
 
     Raises:
         CompileError: a model that the accelerator cannot run.
     """
-    if transformer.config.model_dump() != config.quant_config.model_dump():
+    wanted_formats = config.quant_config.model_dump(exclude={"name"})
+    if transformer.config.model_dump(exclude={"name"}) != wanted_formats:
         raise CompileError(
             f"the model is quantized with preset {transformer.config.name}, {config.name} runs "
             f"{config.quant}; quantize with {config.quant}"
@@ -146,9 +149,13 @@ def pack_transformer(
             f"{config.kv_format}; quantize with kv_format {config.kv_format}"
         )
     null = transformer.null_label
-    wanted = range(null) if labels is None else sorted(set(labels) - {null})
+    labels = None if labels is None else sorted(set(labels))
+    if labels and not 0 <= labels[0] <= labels[-1] <= null:
+        wrong = labels[0] if labels[0] < 0 else labels[-1]
+        raise CompileError(f"class {wrong}: the model has 0 to {null - 1}")
+    wanted = range(null) if labels is None else [label for label in labels if label != null]
     layout = ModelLayout.of(transformer.shape, config, (*wanted, null))
-    image = np.zeros(layout.size, np.uint8)
+    image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
     exponents = []
     for block in range(layout.shape.depth):
         for site in ("qkv", "proj", "fc1", "fc2"):

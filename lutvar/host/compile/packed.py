@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """A quantized transformer as the bytes of region MODEL, and the file that holds it.
 
-A file is safetensors: one uint8 tensor, the image, and JSON metadata: sizes, labels, scale
-exponents, the hash of the accelerator, and a SHA-256 over everything. Loading checks all of it
-once, then hands out a view of the mapped file.
+A file is safetensors: one uint8 tensor, the image, which starts at a multiple of 4 KiB, and JSON
+metadata: sizes, labels, scale exponents, the hash of the accelerator, and a SHA-256 over
+everything. Loading checks all of it once, then hands out a view of the mapped file. Neither torch
+nor the model is needed for that.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,20 +22,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save as safetensors_bytes
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.shape import TransformerShape
-from lutvar.files import json_text, write_file
+from lutvar.files import OutputError, json_text, write_file
 
 from .compiler import Compiler
 from .errors import ImageError
-from .model_layout import ModelLayout
+from .model_layout import PAGE, ModelLayout
 from .program import accelerator_hash
 
 _FORMAT = "lutvar-image-1"
 _KEYS = ("shape", "accelerator", "labels", "exponents", "epsilon", "null_label", "model", "sha256")
+#: Bytes that are hashed or written at a time.
+_PIECE = 1 << 24
 Bytes = NDArray[np.uint8]
+#: Makes an array of zeros of so many bytes.
+Allocate = Callable[[int], Bytes]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,12 +88,14 @@ class PackedTransformer:
         return _digest(self._meta(), self.image)
 
     def save(self, path: str | Path) -> str:
-        """Write the file atomically. Returns its SHA-256."""
+        """Write the file, whole or not at all. Returns its SHA-256.
+
+        Raises:
+            OutputError: see `lutvar.files.write_file`.
+        """
         meta = self._meta()
         meta["sha256"] = _digest(meta, self.image)
-        # One metadata key only: the library writes several in random order.
-        raw = safetensors_bytes({"image": self.image}, {_FORMAT: json_text(meta)})
-        write_file(path, raw)
+        write_file(path, _pieces(meta, self.image))
         return str(meta["sha256"])
 
     @classmethod
@@ -122,16 +131,59 @@ class PackedTransformer:
         )  # fmt: skip
 
 
+@contextmanager
+def scratch(folder: Path) -> Iterator[Allocate]:
+    """Memory for a large image, in a nameless file of a folder instead of RAM.
+
+    The argument of `pack.pack_transformer` that makes images; they are valid inside the `with`
+    block. The file is gone afterwards, however the process ends.
+
+    Raises:
+        OutputError: the folder cannot be written, or has too little space.
+    """
+    with ExitStack() as opened:
+
+        def allocate(size: int) -> Bytes:
+            try:
+                file = opened.enter_context(tempfile.TemporaryFile(dir=folder))
+                # Reserved at once: a full disk is an error here and no SIGBUS later.
+                os.posix_fallocate(file.fileno(), 0, size)
+            except OSError as error:
+                raise OutputError(
+                    f"{folder}: no {size:,} bytes for the image: {error.strerror}; free space or "
+                    "choose another folder"
+                ) from error
+            return np.memmap(file, np.uint8, "r+", shape=(size,))
+
+        yield allocate
+
+
+def _pieces(meta: dict[str, Any], image: Bytes) -> Iterator[bytes]:
+    """The file piece by piece: length, JSON header filled up to a page with blanks, image."""
+    described = {
+        "__metadata__": {_FORMAT: json_text(meta)},
+        "image": {"dtype": "U8", "shape": [image.nbytes], "data_offsets": [0, image.nbytes]},
+    }
+    header = json_text(described).encode()
+    header += b" " * (-(8 + len(header)) % PAGE)
+    yield len(header).to_bytes(8, "little") + header
+    for start in range(0, image.nbytes, _PIECE):
+        yield image[start : start + _PIECE].tobytes()
+
+
 def _digest(meta: dict[str, Any], image: Bytes) -> str:
     described = {key: value for key, value in meta.items() if key != "sha256"}
     digest = hashlib.sha256(json_text(described, sort_keys=True).encode())
     digest.update(f"\0image\0{image.nbytes}\0".encode())
-    digest.update(image.data)
+    for start in range(0, image.nbytes, _PIECE):
+        digest.update(image[start : start + _PIECE].data)
     return digest.hexdigest()
 
 
 def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
     """Metadata and image, a view of the mapped file. The library checks the structure first."""
+    if path.exists() and not path.is_file():
+        raise ImageError(f"cannot read {path}: it is no regular file")
     try:
         with safe_open(path, framework="numpy") as handle:
             text = (handle.metadata() or {}).get(_FORMAT)

@@ -13,14 +13,15 @@ from typing import Protocol
 
 from typing_extensions import Self
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.device import Device
 from lutvar.host.transformer import DeviceTransformer, PassReport
 from lutvar.hw.accelerator.export import export
-from lutvar.quant.models import LoadedModel, load_model
-from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.ptq.transformer import QuantizedTransformer
+from lutvar.quant.runnable import Quantized as Quantized
+from lutvar.quant.runnable import quantize as quantize
 from lutvar.sim.device import MemoryTiming, VerilatedDevice
 from lutvar.sim.transport import SimulatedMemory
 
@@ -49,54 +50,6 @@ class Stages:
         self.say(f"{name}: {self.seconds[name]:.1f} s")
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """A model in every form that a run needs.
-
-    Attributes:
-        loaded: the float model with its tokenizer.
-        transformer: the same at code level.
-        config: the accelerator.
-    """
-
-    loaded: LoadedModel
-    transformer: QuantizedTransformer
-    config: AcceleratorConfig
-
-
-def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = None) -> Quantized:
-    """Load a model and quantize it as an accelerator runs it.
-
-    Args:
-        model: shipped model or model folder.
-        config: accelerator, preset or file.
-        recipe: what `lutvar quantize --recipe` wrote for this model; default: round to nearest in
-            the accelerator's formats.
-
-    Raises:
-        QuantizedFileError: the file is not one of this model's.
-        QuantizationError: the recipe needs other hardware.
-        ValueError: the accelerator has other formats than the recipe.
-    """
-    config = load_accelerator(config) if isinstance(config, str) else config
-    loaded = load_model(model)
-    if recipe is None:
-        made = quantize_transformer(
-            loaded.var, config.quant_config, config.kv_format, progress=False
-        )
-        return Quantized(loaded, made, config)
-    from lutvar.quant.methods.hardware.export import export
-    from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
-
-    made = export(QuantizedVar.load(recipe, loaded.var), loaded.var, config.kv_format)
-    if made.config.model_dump(exclude={"name"}) != config.quant_config.model_dump(exclude={"name"}):
-        raise ValueError(
-            f"{recipe}: the recipe needs the formats of preset {made.config.name}, {config.name} "
-            f"has those of {config.quant}; choose an accelerator with that preset"
-        )
-    return Quantized(loaded, made, config)
-
-
 class Runnable(Protocol):
     """What a session needs of a model: `Quantized`, or a transformer without a tokenizer."""
 
@@ -111,7 +64,7 @@ class Session:
     """A simulated accelerator with a model on it.
 
     Args:
-        quantized: what to run.
+        quantized: what to run; a packed model is run as it is.
         out: folder for Verilog and manifest.
         build_dir: cache of simulation models.
         slots: images in progress at once.
@@ -123,7 +76,7 @@ class Session:
 
     def __init__(
         self,
-        quantized: Runnable,
+        quantized: Runnable | PackedTransformer,
         out: Path,
         *,
         build_dir: Path | str = "build/sim",
@@ -135,9 +88,12 @@ class Session:
         check: bool = False,
     ) -> None:
         stages = stages or Stages()
-        config = quantized.config
-        with stages("pack the model"):
-            self.packed: PackedTransformer = pack_transformer(quantized.transformer, config)
+        if isinstance(quantized, PackedTransformer):
+            self.packed, config = quantized, quantized.layout.config
+        else:
+            config = quantized.config
+            with stages("pack the model"):
+                self.packed = pack_transformer(quantized.transformer, config)
         with stages("export Verilog"):
             self.manifest = export(config, out)
         with stages("build the simulation"):

@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from lutvar.contract.formats import get_format
 from lutvar.contract.memory import qkv_order, unpack_panel
+from lutvar.contract.quant_preset import QuantConfig
+from lutvar.files import OutputError
 from lutvar.host.compile.errors import CompileError, ImageError
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.pack import class_image, pack_transformer
-from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.packed import PackedTransformer, scratch
 from support.host.compile_cases import accelerator, transformer
 
 CONFIG = accelerator(acc_depth=256)
@@ -79,14 +82,51 @@ def test_some_classes_only() -> None:
     assert some.layout.labels == (1, 3)
     with pytest.raises(CompileError, match="class 2 is not in the packed model"):
         some.layout.class_offset(2)
+    for label in (-1, 4):
+        with pytest.raises(CompileError, match=f"class {label}: the model has 0 to 2"):
+            pack_transformer(transformer("small-fp4"), CONFIG, labels=[1, label])
 
 
 def test_what_does_not_fit_the_accelerator_is_refused() -> None:
     with pytest.raises(CompileError, match="preset fp4, small-fp6 runs fp6"):
         pack_transformer(transformer("small-fp4"), accelerator("small-fp6"))
+    named = QuantConfig(**{**CONFIG.quant_config.model_dump(), "name": "a-recipe"})
+    same = pack_transformer(replace(transformer("small-fp4"), config=named), CONFIG)
+    assert same.layout.config == CONFIG, "formats count, not what they are called"
     other = replace(transformer("small-fp4"), kv_format=get_format("E2M1"))
     with pytest.raises(CompileError, match="E2M1, small-fp4 has E2M3"):
         pack_transformer(other, CONFIG)
+
+
+def test_an_image_outside_ram_is_the_same(packed: PackedTransformer, tmp_path: Path) -> None:
+    path, other = tmp_path / "model.image", tmp_path / "other.image"
+    packed.save(path)
+    with scratch(tmp_path) as allocate:
+        found = pack_transformer(
+            transformer("small-fp4"), CONFIG, model={"name": "test"}, allocate=allocate
+        )
+        assert isinstance(found.image, np.memmap)
+        assert sorted(p.name for p in tmp_path.iterdir()) == [path.name], "the file has no name"
+        found.save(other)
+    assert other.read_bytes() == path.read_bytes()
+    with (
+        pytest.raises(OutputError, match="bytes for the image: No such file"),
+        scratch(tmp_path / "none") as a,
+    ):
+        a(64)
+
+
+def test_the_image_starts_at_a_page_and_is_mapped(
+    packed: PackedTransformer, tmp_path: Path
+) -> None:
+    """A driver may hand the mapped pages to a DMA engine."""
+    path = tmp_path / "model.image"
+    packed.save(path)
+    assert (path.stat().st_size - packed.layout.size) % 4096 == 0
+    image = PackedTransformer.load(path, CONFIG).image
+    assert image.__array_interface__["data"][0] % 4096 == 0 and not image.flags.writeable
+    with safe_open(path, framework="np") as file:  # the header's padding is within the format
+        np.testing.assert_array_equal(file.get_tensor("image"), packed.image)
 
 
 def test_file(packed: PackedTransformer, tmp_path: Path) -> None:
@@ -131,3 +171,6 @@ def test_another_accelerator_is_refused(packed: PackedTransformer, tmp_path: Pat
         PackedTransformer.load(path, accelerator())
     with pytest.raises(ImageError, match="cannot read"):
         PackedTransformer.load(tmp_path / "none", CONFIG)
+    for other in (tmp_path, Path("/dev/zero")):
+        with pytest.raises(ImageError, match="no regular file"):
+            PackedTransformer.load(other, CONFIG)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar pack`: the memory image of a quantized model, for a host that has no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lutvar.files import prepare_output
+
+from .common import accelerator_option, command, emit, json_option, model_option, out_option
+
+
+@command("pack")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@model_option
+@accelerator_option
+@click.option(
+    "--classes",
+    metavar="LIST",
+    help="Classes to hold, such as 0-9,207; the class of unguided halves comes along. "
+    "Default: all of the model's.",
+)
+@out_option("Image to write.")
+@json_option
+def pack(
+    file: Path, model: str, config: str, classes: str | None, out: Path, as_json: bool
+) -> None:
+    """Pack FILE, which `lutvar quantize` wrote, into the image that lies in the device's memory.
+
+    The image belongs to one accelerator. A host reads it with
+    `lutvar.host.compile.packed.PackedTransformer.load`, which maps the file and needs neither torch
+    nor the model.
+    """
+    from lutvar.contract.accelerator import load_accelerator
+
+    accelerator = load_accelerator(config)  # first: mistakes must not wait for torch
+    labels = None if classes is None else parse_classes(classes)
+    if out.exists() and not out.is_file():
+        raise click.UsageError(f"{out}: is no regular file; hosts map an image, name a file")
+    prepare_output(out)
+    from lutvar.host.compile.pack import pack_transformer
+    from lutvar.host.compile.packed import scratch
+    from lutvar.quant.runnable import quantize
+
+    quantized = quantize(model, accelerator, file)
+    # The image waits beside its target, where there must be space for it anyway.
+    with scratch(out.resolve().parent) as allocate:
+        packed = pack_transformer(
+            quantized.transformer, accelerator, labels,
+            quantized.origin | {"accelerator": accelerator.name}, allocate,
+        )  # fmt: skip
+        digest = packed.save(out)
+        data = {
+            "file": str(out),
+            "sha256": digest,
+            "bytes": packed.layout.size,
+            "accelerator": accelerator.name,
+            "classes": [label for label in packed.layout.labels if label != packed.null_label],
+            "model": packed.model,
+        }
+    emit(
+        as_json,
+        data,
+        f"{out}: {data['bytes']:,} bytes for {accelerator.name}, "
+        f"{len(packed.layout.labels) - 1} classes, SHA-256 {digest}",
+    )
+
+
+def parse_classes(text: str) -> list[int]:
+    """Numbers and ranges, "0-9,207"; UsageError for anything else."""
+    labels: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not (first.isdecimal() and (last.isdecimal() if dash else True)):
+            raise click.UsageError(
+                f"--classes {text}: {part.strip()!r} is neither a number nor a range such as 0-9"
+            )
+        low, high = int(first), int(last or first)
+        if not low <= high < 1 << 20:
+            raise click.UsageError(f"--classes {text}: {part.strip()} is no range of classes")
+        labels.update(range(low, high + 1))
+    return sorted(labels)

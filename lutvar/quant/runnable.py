@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a model's name to its codes for an accelerator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.recipes.files import fingerprint
+from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
+from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A model in every form that a run needs.
+
+    Attributes:
+        loaded: the float model with its tokenizer.
+        transformer: the same at code level.
+        config: the accelerator.
+        origin: what the codes were made of, for files that are made of them: name and fingerprint
+            of the model, preset or recipe.
+    """
+
+    loaded: LoadedModel
+    transformer: QuantizedTransformer
+    config: AcceleratorConfig
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = None) -> Quantized:
+    """Load a model and quantize it as an accelerator runs it.
+
+    Args:
+        model: shipped model or model folder.
+        config: accelerator, preset or file.
+        recipe: what `lutvar quantize` wrote for this model; default: round to nearest in
+            the accelerator's formats.
+
+    Raises:
+        QuantizedFileError: the file is not one of this model's.
+        QuantizationError: the recipe needs other hardware.
+        ValueError: the accelerator has other formats than the recipe.
+    """
+    config = load_accelerator(config) if isinstance(config, str) else config
+    loaded = load_model(model)
+    origin = {"model": loaded.info.name, "fingerprint": fingerprint(loaded.var)}
+    if recipe is None:
+        made = quantize_transformer(
+            loaded.var, config.quant_config, config.kv_format, progress=False
+        )
+        return Quantized(loaded, made, config, origin | {"preset": made.config.name})
+    quantized = QuantizedVar.load(recipe, loaded.var)
+    made = export(quantized, loaded.var, config.kv_format)
+    if made.config.model_dump(exclude={"name"}) != config.quant_config.model_dump(exclude={"name"}):
+        raise ValueError(
+            f"{recipe}: the recipe needs the formats of preset {made.config.name}, {config.name} "
+            f"has those of {config.quant}; choose an accelerator with that preset"
+        )
+    return Quantized(loaded, made, config, origin | {"recipe": quantized.recipe.name})
