@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lutvar.bench import history as bench_history
+from lutvar.bench import history_plot
 from lutvar.bench import run as bench_run
 from lutvar.bench.history import Entry, Figure, append, read
 from lutvar.bench.history_plot import draw, machine_name, panels
@@ -158,11 +159,11 @@ def test_panels_and_machines() -> None:
 def test_draw_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "history.jsonl"
     append(path, _entry())
-    bench_history.main([str(path), "-o", str(tmp_path / "again.png")])
+    history_plot.main([str(path), "-o", str(tmp_path / "again.png")])
     assert (tmp_path / "again.png").exists()
     path.write_text("no\n")
     with pytest.raises(SystemExit):
-        bench_history.main([str(path)])
+        history_plot.main([str(path)])
     assert ":1: not a line of a bench history" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        bench_history.main([str(tmp_path / "missing.jsonl")])
+        history_plot.main([str(tmp_path / "missing.jsonl")])
