@@ -19,6 +19,7 @@ PYTEST_ARGS ?=
 PYTEST_JOBS ?= 2
 
 BIN := $(VENV)/bin
+COVERAGE := $(BUILD)/coverage
 LUTVAR := $(BIN)/lutvar
 INSTALL = $(BIN)/python -m pip install --quiet $(PIP_EXTRA) -c $(CONSTRAINTS)
 PINS := pyproject.toml $(CONSTRAINTS)
@@ -37,11 +38,12 @@ test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog 
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
 coverage: tools $(VENV)/.dev ## share of lines that tests run, and the list of the others (PYTEST_ARGS: which tests)
-	@mkdir -p $(BUILD)
-	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile --cov --cov-report= $(PYTEST_ARGS)
-	$(BIN)/coverage report > $(BUILD)/coverage.txt
-	$(BIN)/coverage json -q -o $(BUILD)/coverage.json
-	@tail -n 1 $(BUILD)/coverage.txt; echo "$(BUILD)/coverage.txt lists the lines that no test ran"
+	@mkdir -p $(COVERAGE)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile \
+	  --cov --cov-report= $(PYTEST_ARGS)
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report > $(COVERAGE)/report.txt
+	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage json -q -o $(COVERAGE)/report.json
+	@grep '^TOTAL' $(COVERAGE)/report.txt; echo "lines that no test ran: $(COVERAGE)/report.txt"
 
 lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
