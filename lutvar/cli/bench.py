@@ -9,7 +9,7 @@ import click
 
 from lutvar.files import json_text, prepare_output, write_file
 
-from .common import command, emit, json_option, note, out_option
+from .common import MARKDOWN, OutputFile, beside, command, emit, json_option, note, out_option
 from .errors import FAILED, OK
 
 
@@ -18,17 +18,17 @@ from .errors import FAILED, OK
 @click.option("--check", is_flag=True, help="Exit with 1 when a target is missed, too.")
 @click.option(
     "--markdown",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(*MARKDOWN),
     metavar="FILE",
     help="Write the table into a Markdown page too, between its marks.",
 )
 @click.option(
     "--history",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".jsonl", ".json"),
     metavar="FILE",
     help="Append the figures to a file of JSON lines, and draw it as a PNG beside it.",
 )
-@out_option("JSON file.", "build/bench.json")
+@out_option("JSON file.", "build/bench.json", endings=(".json",))
 @json_option
 def bench(
     quick: bool,
@@ -50,10 +50,6 @@ def bench(
     page = markdown.read_text(encoding="utf-8") if markdown and markdown.exists() else ""
     insert(page, "")  # first: a page without marks must not cost the figures
     if history is not None:
-        if history.suffix == ".png":
-            raise ValueError(
-                f"--history {history}: the picture gets this name; use {history.stem}.jsonl"
-            )
         read(history)  # likewise
     report = run_bench(quick=quick)
     write_file(out, json_text(report.as_dict(), indent=2) + "\n")
@@ -64,8 +60,10 @@ def bench(
         append(history, entry_of(report))
         written.append(history)
         if panels(entries := read(history)):
-            written.append(history.with_suffix(".png"))
-            draw(entries, written[-1])
+            picture = beside(history, ".png")
+            if picture is not None:
+                written.append(picture)
+                draw(entries, picture)
     emit(as_json, report.as_dict(), report.text())
     note("written: " + ", ".join(map(str, written)))
     return FAILED if report.failed or (check and report.missed) else OK

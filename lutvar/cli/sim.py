@@ -11,7 +11,7 @@ import click
 from lutvar.files import prepare_output, write_file
 from lutvar.text import table
 
-from .common import command, emit, json_option, note, out_option, seed_option
+from .common import OutputFile, command, emit, json_option, note, out_option, seed_option
 from .errors import FAILED, OK
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option("--match", metavar="REGEX", help="Run only the benches whose name matches.")
 @click.option(
     "--junit",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(".xml"),
     metavar="FILE",
     help="Write the results as JUnit XML too, for a CI system.",
 )

@@ -11,6 +11,7 @@ from lutvar.files import json_text, prepare_output, write_file
 
 from .common import (
     accelerator_option,
+    beside,
     command,
     emit,
     model_option,
@@ -26,7 +27,9 @@ STUDIES = ("ablation", "sharing", "memory", "agreement")
 @click.argument("studies", nargs=-1, type=click.Choice(STUDIES))
 @model_option
 @accelerator_option
-@out_option("JSON file; a Markdown page is written beside it.", "build/study.json")
+@out_option(
+    "JSON file; a Markdown page is written beside it.", "build/study.json", endings=(".json",)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json: bool) -> int:
     """Simulate variants of one workload and compare their cycles; all STUDIES by default.
@@ -81,7 +84,10 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     data["different"] = wrong
     page = to_markdown(blocks)
     write_file(out, json_text(data, indent=2) + "\n")
-    write_file(out.with_suffix(".md"), page)
+    written = [out]
+    if (target := beside(out, ".md")) is not None:
+        write_file(target, page)
+        written.append(target)
     emit(as_json, data, page)
-    note(f"written: {out}, {out.with_suffix('.md')}")
+    note("written: " + ", ".join(map(str, written)))
     return 1 if wrong else 0

@@ -93,4 +93,4 @@ def test_a_build_that_fails_names_a_log_that_is_there(tmp_path: Path) -> None:
     with pytest.raises(verilator.BuildError, match="the log is") as caught:
         verilator.build(tmp_path / "t.v", top="t", wrapper=tmp_path / "w.cpp", build_dir=tmp_path)
     found = re.search(r"the log is (\S+)\. ", str(caught.value))
-    assert found is not None and "missing" in Path(found[1]).read_text()
+    assert found is not None and "missing" in Path(found[1]).read_text(encoding="utf-8")

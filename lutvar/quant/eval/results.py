@@ -89,6 +89,8 @@ class ResultsPlan(BaseModel):
         names = self.recipes()
         if len(set(names)) != len(names):
             raise ValueError("a recipe is named in two groups; name it once")
+        if len({Path(name).stem for name in names}) != len(names):
+            raise ValueError("two recipes have the same name; rename one, and its file")
         known = {FLOAT, *names}
         focused = () if self.focus is None else self.focus.recipes
         if len(set(focused)) != len(focused):
@@ -185,7 +187,7 @@ def compare(
     made: dict[str, Path] = {}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"recipe {number} of {len(recipes)}: {name}")
-        path = folder / "quantized" / f"{name}.safetensors"
+        path = _file(folder, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         layers = recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
         with bars(f"{name}: quantize") as update:
@@ -217,6 +219,11 @@ def compare(
         )
         more = _named(evaluate(larger, bars), files)
     return Results(plan, evaluation, entries, runs, more)
+
+
+def _file(folder: Path, name: str) -> Path:
+    """Where a recipe's quantized model is kept; a recipe given by its path has its stem's name."""
+    return folder / "quantized" / f"{Path(name).stem}.safetensors"
 
 
 def _named(runs: list[Run] | None, files: dict[str, str]) -> list[Run]:
@@ -269,7 +276,7 @@ def sheet_rows(
     rows: list[tuple[str, Tensor]] = []
     info = model.info
     for name in plan.sheet:
-        method = name if name == FLOAT else str(folder / "quantized" / f"{name}.safetensors")
+        method = name if name == FLOAT else str(_file(folder, name))
         subject = load_subject(SubjectName(plan.model, method), model=model)
         with single_thread(), subject.installed() as var:
             result = generate(var, model.vqvae, labels, seeds, info.cfg, info.top_k, info.top_p)

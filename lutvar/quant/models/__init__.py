@@ -16,6 +16,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from lutvar.contract.names import check_name
 from lutvar.quant.var import VarConfig, VqvaeConfig, load_var, load_vqvae
 from lutvar.quant.var.checkpoint import COMPACT
 
@@ -85,7 +86,7 @@ def _read_info(folder: Traversable) -> ModelInfo:
             )
         sampling = raw["sampling"]
         return ModelInfo(
-            name=raw["name"],
+            name=_name(path, raw["name"]),
             cfg=float(sampling["cfg"]),
             top_k=int(sampling["top_k"]),
             top_p=float(sampling["top_p"]),
@@ -97,3 +98,10 @@ def _read_info(folder: Traversable) -> ModelInfo:
         )
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not a usable model description ({error!r})") from error
+
+
+def _name(path: Traversable, name: object) -> str:
+    try:
+        return check_name(str(name))
+    except ValueError as error:
+        raise ModelError(f"{path}: {error}") from error

@@ -30,8 +30,8 @@ def build_unit(unit: wiring.Component, build_dir: Path | str = "build/sim") -> P
     ports = ", ".join(f"&top.{name.replace('__', '___05F')}" for name, _ in _ports(unit))
     with tempfile.TemporaryDirectory(prefix="lutvar-unit-") as folder:
         verilog, wrapper = Path(folder, "unit.v"), Path(folder, "wrapper.cpp")
-        verilog.write_text(export_verilog(unit, NAME))
-        wrapper.write_text(f"#define PORTS {ports}\n{WRAPPER.read_text()}")
+        verilog.write_text(export_verilog(unit, NAME), encoding="utf-8")
+        wrapper.write_text(f"#define PORTS {ports}\n{WRAPPER.read_text()}", encoding="utf-8")
         return build(verilog, top=NAME, wrapper=wrapper, build_dir=build_dir, jobs=2)
 
 

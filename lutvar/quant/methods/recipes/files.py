@@ -251,7 +251,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
 
 def _digest(metadata: Mapping[str, str], tensors: Mapping[str, NDArray[Any]]) -> str:
     """SHA-256 over metadata and tensors, in a fixed order, names and shapes included."""
-    state = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    state = hashlib.sha256(json_text(metadata, sort_keys=True).encode())
     for name in sorted(tensors):
         value = np.ascontiguousarray(tensors[name])
         state.update(f"{name} {value.dtype.str} {value.shape}".encode())
