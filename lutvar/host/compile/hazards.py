@@ -3,7 +3,7 @@
 
 Instructions are counted for each unit, from 1. A `Cells` holds one tensor's cells; an
 access is a part of it. Reading needs all that wrote these cells before; writing needs all that
-wrote or read them. Accesses are recorded in the order of the program's meaning.
+wrote or read them. Accesses are recorded in program order.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes what memory delivers apart: vectors, float32 rows, FP16 rows."""
+"""Splits read beats into 16-value words: vectors, float32 rows, FP16 rows."""
 
 from typing import Any
 

@@ -38,7 +38,7 @@ class Table:
     Attributes:
         lanes: elements of the group, at most five; address bit j belongs to `lanes[j]`.
         first: position of lane 0 in the order of `DaDesign.order`.
-        engine, turn: which engine fills it, and as its how manieth table.
+        engine, turn: the engine that fills it, and its index in the engine's fill order.
     """
 
     lanes: tuple[int, ...]

@@ -45,7 +45,7 @@ class MatrixUnit(wiring.Component):
         bank_write: words of activations, `links.bank_write_layout`. A word that is written in the
             cycle in which a command is taken, or before, is what the instruction reads.
         drain, drained: `links.drain_layout`; the values follow after `links.drain_latency`.
-            A bank that is being accumulated into gives nothing useful.
+            A bank that is being accumulated into returns undefined values.
         issue: a weight vector enters the chain. wait_weights: the operand is there and no vector.
 
     Cycles. With G groups, P passes for each (2 if dual) and N outputs, weights that come without

@@ -169,7 +169,7 @@ class Estimator:
         shape, model: sizes and name.
         clock: MHz.
         memory: gigabytes a second of all ports together.
-        full: compile all blocks, instead of reckoning from `SHORT` blocks.
+        full: compile all blocks, instead of extrapolating from `SHORT` blocks.
         times: constants of the cycle model.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources of a configuration, reckoned from synthesised units, against the device's limits.
+"""Resources of a configuration, added up from synthesised units, against the device's limits.
 
 LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`), for the largest
 configuration; the array grows with its row groups, ATTEND with its query rows. Banks are counted

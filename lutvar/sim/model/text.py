@@ -30,7 +30,7 @@ def estimate_text(e: Estimate) -> str:
         f"  memory traffic (modelled)      {e.gigabytes_per_second:.1f} GB/s of {MEMORY_GBS:g}",
     ]
     if e.extrapolated:
-        head.append("  reckoned from models of 3 and 6 blocks; --full compiles all of them")
+        head.append("  extrapolated from models of 3 and 6 blocks; --full compiles all of them")
     rows = [
         (
             p.name, p.rows, p.tiles, f"{p.cycles:,.0f}", p.bound, percent(p.reached),
