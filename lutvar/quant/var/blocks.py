@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import VarConfig
-from .sites import BackendHolder, LinearSite
+from .sites import AttentionOperands, BackendHolder, LinearSite
 
 #: Upper bound of the logarithm of the learned attention scale.
 LOG_SCALE_MAX = math.log(100.0)
@@ -117,7 +117,9 @@ class SelfAttention(nn.Module):
             k = F.normalize(k, dim=-1)
         if cache is not None:
             k, v = cache.append(k, v)
-        y_BHLc = self.linears.attention(self.block, q, k, v, mask_11LL, self.softmax_scale)
+        y_BHLc = self.linears.attention(
+            self.block, AttentionOperands(q, k, v, mask_11LL, self.softmax_scale)
+        )
         y_BLC = y_BHLc.transpose(1, 2).reshape(B, L, C)
         return self.drop(self.linears(self.site_proj, y_BLC, self.proj.weight, self.proj.bias))
 

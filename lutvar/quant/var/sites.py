@@ -68,44 +68,34 @@ class FloatLinear:
         return F.linear(x_BLC, weight_OI, bias_O)
 
 
-class AttentionBackend(Protocol):
-    """Computes softmax(scale q k^T + mask) v of one block.
+class AttentionOperands(NamedTuple):
+    """What the two products of attention work on: l new tokens attend to L tokens.
 
-    Args:
-        block: index of the block.
-        q_BHlc, k_BHLc, v_BHLc: l new tokens attend to L tokens, cached ones first.
+    Attributes:
+        q_BHlc, k_BHLc, v_BHLc: queries, keys, values; cached tokens come first.
         mask_11LL: added to the scores, or None.
         scale: factor of the scores.
-
-    Returns:
-        [B, H, l, c].
     """
 
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor: ...
+    q_BHlc: Tensor
+    k_BHLc: Tensor
+    v_BHLc: Tensor
+    mask_11LL: Tensor | None
+    scale: float
+
+
+class AttentionBackend(Protocol):
+    """Computes softmax(scale q k^T + mask) v of one block, [B, H, l, c]."""
+
+    def __call__(self, block: int, x: AttentionOperands) -> Tensor: ...
 
 
 class FloatAttention:
     """The reference backend: torch's own attention."""
 
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, block: int, x: AttentionOperands) -> Tensor:
         return F.scaled_dot_product_attention(
-            q_BHlc, k_BHLc, v_BHLc, attn_mask=mask_11LL, scale=scale
+            x.q_BHlc, x.k_BHLc, x.v_BHLc, attn_mask=x.mask_11LL, scale=x.scale
         )
 
 

@@ -27,6 +27,7 @@ from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.gps import gain_factors
 from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.var.sites import AttentionOperands
 from support.quant.method_cases import SCALES, generates, make_block, outlier_inputs
 
 
@@ -179,7 +180,7 @@ def test_unusable_data_is_refused(digits: LoadedModel) -> None:
         ({"kind": "static", "q": {"format": "INT8"}}, "format` for all operands"),
         ({"kind": "static", "colour": 1}, "colour"),
         ({"kind": "shift-and-sum"}, "needs a quantizer of the values"),
-        ({"kind": "nothing"}, "known are .*plain, sage, shift-and-sum"),
+        ({"kind": "nothing"}, "known: .*plain, sage, shift-and-sum"),
     ):
         with pytest.raises(ValueError, match=pattern):
             Recipe(name="r", attention=attention)
@@ -246,6 +247,9 @@ def test_static_attention_keeps_its_ranges(digits: LoadedModel) -> None:
     operands = [torch.randn(2, 2, 5, 64) for _ in range(3)]
     fresh = StaticAttention(recipe.attention or {}, digits.var, None)
     with pytest.raises(RuntimeError, match="was not measured"):
-        fresh(1, *operands, None, 1.0)
+        fresh(1, AttentionOperands(*operands, None, 1.0))
     fresh.load_state(made.state())
-    assert torch.equal(fresh(1, *operands, None, 1.0), made(1, *operands, None, 1.0))
+    assert torch.equal(
+        fresh(1, AttentionOperands(*operands, None, 1.0)),
+        made(1, AttentionOperands(*operands, None, 1.0)),
+    )

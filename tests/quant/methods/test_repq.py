@@ -22,6 +22,7 @@ from lutvar.quant.methods.calibration.fixed_range import FixedRange, percentile_
 from lutvar.quant.methods.quantizers.logarithmic import LogTable
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.var.sites import AttentionOperands
 from support.quant.method_models import error, float_output, generated, one_layer, outliers
 
 
@@ -111,7 +112,9 @@ def test_attention_close_to_float_at_eight_bits(digits: LoadedModel) -> None:
         )
         mask = torch.full((9, 9), -torch.inf).triu(1)
         exact = torch.softmax(q @ k.mT + mask, -1) @ v
-        assert (method(0, q, k, v, mask, 1.0) - exact).norm() < limit * exact.norm()
+        assert (
+            method(0, AttentionOperands(q, k, v, mask, 1.0)) - exact
+        ).norm() < limit * exact.norm()
 
 
 def test_errors(digits: LoadedModel) -> None:

@@ -12,6 +12,7 @@ from lutvar.quant.methods.attention.sage import SageAttention
 from lutvar.quant.methods.calibration.samples import calibration_set, replay
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import generate
+from lutvar.quant.var.sites import AttentionOperands
 from support.quant.method_cases import generates
 
 
@@ -30,7 +31,7 @@ def operands() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def run(settings: dict[str, object], model: LoadedModel) -> torch.Tensor:
     q, k, v = operands()
     attention = make_attention({"kind": "sage", **settings}, model.var, None)
-    return attention(0, q, k, v, None, 0.25)
+    return attention(0, AttentionOperands(q, k, v, None, 0.25))
 
 
 def test_means_change_nothing_without_quantizers(digits: LoadedModel) -> None:

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
-from torch.nn import functional as F
 
 from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
@@ -25,6 +24,7 @@ from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
 from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.quantizers.logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
 from lutvar.quant.var import Var
+from lutvar.quant.var.sites import AttentionOperands, FloatAttention
 
 from .plain import masked_softmax
 from .registry import register_attention
@@ -51,26 +51,16 @@ class LogSettings(BaseModel):
     candidates: int = Field(default=16, ge=2)
 
 
-class _Recorder:
+class _Recorder(FloatAttention):
     """An attention backend that keeps its operands and passes the float result on."""
 
     def __init__(self) -> None:
         self.kept: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor:
-        p_BHlL = masked_softmax(q_BHlc @ k_BHLc.mT * scale, mask_11LL)
-        self.kept = q_BHlc, k_BHLc, v_BHLc, p_BHlL
-        return F.scaled_dot_product_attention(
-            q_BHlc, k_BHLc, v_BHLc, attn_mask=mask_11LL, scale=scale
-        )
+    def __call__(self, block: int, x: AttentionOperands) -> Tensor:
+        p_BHlL = masked_softmax(x.q_BHlc @ x.k_BHLc.mT * x.scale, x.mask_11LL)
+        self.kept = x.q_BHlc, x.k_BHLc, x.v_BHLc, p_BHlL
+        return super().__call__(block, x)
 
 
 def attention_operands(
@@ -141,21 +131,12 @@ class LogAttention:
     def begin_scale(self, scale_index: int) -> None:
         """Nothing depends on the scale step."""
 
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, block: int, x: AttentionOperands) -> Tensor:
+        q_BHlc, k_BHLc, v_BHLc = x[:3]
         if self.operands[block]:
             ranges = self.operands[block]
-            q_BHlc, k_BHLc, v_BHLc = (
-                r(x) for r, x in zip(ranges, (q_BHlc, k_BHLc, v_BHLc), strict=True)
-            )
-        p_BHlL = masked_softmax(q_BHlc @ k_BHLc.mT * scale, mask_11LL)
+            q_BHlc, k_BHLc, v_BHLc = (r(value) for r, value in zip(ranges, x[:3], strict=True))
+        p_BHlL = masked_softmax(q_BHlc @ k_BHLc.mT * x.scale, x.mask_11LL)
         quantized = self.rules[block](p_BHlL)
         # A masked key has probability 0, which rules with a shift would not return.
         return torch.where(p_BHlL > 0, quantized, 0.0) @ v_BHLc

@@ -13,6 +13,7 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.samples import CalibrationSet
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
 from lutvar.quant.var import Var
+from lutvar.quant.var.sites import AttentionOperands
 
 from .registry import register_attention
 
@@ -85,19 +86,11 @@ class PlainAttention:
         """Probabilities times values, [B, H, l, c]."""
         return self._quantized("probabilities", p_BHlL) @ self._quantized("v", v_BHLc)
 
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor:
+    def __call__(self, block: int, x: AttentionOperands) -> Tensor:
         shared = self.settings.share_halves and self.paired
         if shared:
-            half = q_BHlc.shape[0] // 2
-            q_BHlc, k_BHLc, v_BHLc = q_BHlc[:half], k_BHLc[:half], v_BHLc[:half]
-        scores = self.scores(block, q_BHlc, k_BHLc, scale)
-        y_BHlc = self.product(block, masked_softmax(scores, mask_11LL), v_BHLc)
+            half = x.q_BHlc.shape[0] // 2
+            x = x._replace(q_BHlc=x.q_BHlc[:half], k_BHLc=x.k_BHLc[:half], v_BHLc=x.v_BHLc[:half])
+        scores = self.scores(block, x.q_BHlc, x.k_BHLc, x.scale)
+        y_BHlc = self.product(block, masked_softmax(scores, x.mask_11LL), x.v_BHLc)
         return y_BHlc.repeat(2, 1, 1, 1) if shared else y_BHlc

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import ValidationError
-from torch import Tensor
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.plugins import Registry
 from lutvar.quant.var import Var
-from lutvar.quant.var.sites import LinearSite
+from lutvar.quant.var.sites import AttentionBackend, LinearSite
 from lutvar.yaml_files import explain
 
 #: The kinds that are known, by name.
@@ -28,7 +27,7 @@ KINDS: Registry[Any] = Registry("attention.kind", __package__, "lutvar.attention
 register_attention = KINDS.register
 
 
-class AttentionMethod(Protocol):
+class AttentionMethod(AttentionBackend, Protocol):
     """An attention backend (`sites.AttentionBackend`) that is told the scale step.
 
     A method may further have
@@ -42,16 +41,6 @@ class AttentionMethod(Protocol):
 
     def begin_scale(self, scale_index: int) -> None:
         """A scale step of all rows begins."""
-
-    def __call__(
-        self,
-        block: int,
-        q_BHlc: Tensor,
-        k_BHLc: Tensor,
-        v_BHLc: Tensor,
-        mask_11LL: Tensor | None,
-        scale: float,
-    ) -> Tensor: ...
 
 
 @dataclass(frozen=True)
