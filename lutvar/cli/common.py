@@ -89,7 +89,7 @@ class OutputFile(click.Path):
     Without an ending any name is right, and so is a device or a pipe.
 
     Args:
-        endings: those of the format, the usual one first.
+        endings: those of the format, the usual one first; none: any name is right.
     """
 
     def __init__(self, *endings: str) -> None:
@@ -99,7 +99,8 @@ class OutputFile(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         path: Path = super().convert(value, param, ctx)  # type: ignore[assignment]
         device = path.exists() and not path.is_file()
-        if path.suffix and path.suffix.lower() not in self.endings and not device:
+        right = not self.endings or not path.suffix or path.suffix.lower() in self.endings
+        if not right and not device:
             self.fail(
                 f"{path}: this command writes {' or '.join(self.endings)}, not {path.suffix}; use "
                 f"{path.with_suffix(self.endings[0]).name}",

@@ -22,7 +22,7 @@ from .common import accelerator_option, command, emit, json_option, model_option
     help="Classes to hold, such as 0-9,207; the class of unguided halves comes along. "
     "Default: all of the model's.",
 )
-@out_option("Image to write.")
+@out_option("Image to write.", endings=(".img",))
 @json_option
 def pack(
     file: Path, model: str, config: str, classes: str | None, out: Path, as_json: bool

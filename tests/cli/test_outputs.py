@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 import pytest
 
+from lutvar.cli.common import OutputFile
 from lutvar.cli.errors import describe
 from lutvar.cli.main import COMMANDS, run
 from lutvar.contract.accelerator import load_accelerator
@@ -90,7 +91,7 @@ def test_what_is_in_the_way_is_said_before_any_work(
     def load(model: str) -> None:
         raise AssertionError("the work has begun")
 
-    for module in ("lutvar.quant.models", "lutvar.sim.run.session"):
+    for module in ("lutvar.quant.models", "lutvar.quant.runnable"):
         monkeypatch.setattr(f"{module}.load_model", load)
     for arguments in (PICTURE, QUANTIZE, ["eval"], ["quantize", "--recipe", "fp4-baseline"]):
         text = error_of([*arguments, "-o", str(tmp_path / "file" / "x")], capsys)
@@ -133,3 +134,10 @@ def test_messages_do_not_steer_the_terminal() -> None:
     OutOfPlaceError.__module__ = "lutvar.somewhere"
     error = OutOfPlaceError("\x1b[1mbold\x1b[0m\n and \x07\x9b2J gone\u202e")
     assert describe(error) == ("bold and 2J gone", 2)
+
+
+def test_a_command_without_endings_takes_any_name() -> None:
+    assert OutputFile().convert("x.img", None, None) == Path("x.img")
+    assert OutputFile(".img").convert("x.IMG", None, None) == Path("x.IMG")
+    with pytest.raises(click.BadParameter, match=r"not \.png; use x\.img"):
+        OutputFile(".img").convert("x.png", None, None)
