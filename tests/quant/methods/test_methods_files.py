@@ -23,11 +23,11 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
+from lutvar.quant.methods import resumable as module
 from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers.state import CLASSES, register
 from lutvar.quant.methods.recipes import files as recipe_files
-from lutvar.quant.methods.recipes import running as module
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var import Var, generate
@@ -52,11 +52,15 @@ def short(**changes: Any) -> Recipe:
 PLAIN = short(steps=[{"step": "hadamard", "sites": ["qkv", "fc1"]}])
 
 
-def logits(quantized: QuantizedVar) -> Tensor:
-    with quantized.installed(digits().var) as var:
-        result = generate(var, digits().vqvae, [3, 8], seed=2, keep_logits=True)
+def generate_logits(var: Var) -> Tensor:
+    result = generate(var, digits().vqvae, [3, 8], seed=2, keep_logits=True)
     assert result.logits
     return torch.cat(result.logits, 1)
+
+
+def logits(quantized: QuantizedVar) -> Tensor:
+    with quantized.installed(digits().var) as var:
+        return generate_logits(var)
 
 
 def test_round_trip_is_exact(tmp_path: Path) -> None:
@@ -103,7 +107,14 @@ def test_other_methods_round_trip(name: str, tmp_path: Path) -> None:
     quantized = quantize_var(var, recipe, samples)
     quantized.save(path, var)
     found = QuantizedVar.load(path, var)
-    assert torch.equal(logits(found), logits(quantized))
+    again = tmp_path / "again.safetensors"
+    found.save(again, var)
+    assert again.read_bytes() == path.read_bytes()
+    for site, layer in quantized.layers.items():
+        assert torch.equal(layer.rounded_OI, found.layers[site].rounded_OI), site  # type: ignore[arg-type]
+    # Not to the last bit: a factor may be stored transposed, and is then summed in another order.
+    expected, plain = logits(quantized), generate_logits(var)
+    assert (logits(found) - expected).norm() < 0.3 * (plain - expected).norm()
     assert not hardware(found, var).runs
 
 
@@ -205,7 +216,7 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path, recipe = tmp_path / "out" / "q.safetensors", tmp_path / "r.yaml"
+    path, recipe = tmp_path / "out" / "q.safetensors", tmp_path / f"{PLAIN.name}.yaml"
     recipe.write_text(PLAIN.model_dump_json())
     arguments = ["quantize", "--recipe", str(recipe), "-o", str(path), "--json"]
     assert run([*arguments, "--jobs", "2"]) == 0

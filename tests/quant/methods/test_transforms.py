@@ -213,7 +213,7 @@ def test_brecq_lowers_the_error_of_its_half(
             assert (torch.equal(near, layer.rounded_OI)) == (steps == 0)
         errors.append(branch_error(block, half))
         rounded.append(block.layers["fc1" if half == "ffn" else "qkv"].current())
-    assert errors[1] < 0.93 * errors[0]
+    assert errors[1] < 0.96 * errors[0]
     assert torch.equal(rounded[1], rounded[2]), "not deterministic"
 
 
@@ -242,7 +242,7 @@ def test_omniquant_lowers_the_error_of_the_block(
         for layer in block.layers.values():
             layer.finish()
         errors.append(branch_error(block, "attention") + branch_error(block, "ffn"))
-    assert errors[1] < 0.97 * errors[0]
+    assert errors[1] < 0.985 * errors[0]
 
 
 def test_omniquant_leaves_the_float_function(digits: LoadedModel, data: BlockData) -> None:

@@ -43,8 +43,8 @@ def digits() -> LoadedModel:
 
 
 @cache
-def samples(seed: int = 0) -> CalibrationSet:
-    return calibration_set(digits().var, digits().vqvae, 16, seed=seed)
+def samples(seed: int = 0, count: int = 16) -> CalibrationSet:
+    return calibration_set(digits().var, digits().vqvae, count, seed=seed)
 
 
 def recipe(**changes: Any) -> Recipe:
@@ -79,7 +79,7 @@ def test_scales_and_biases_are_tuned_and_integers_stay() -> None:
     seen: list[tuple[int, int]] = []
     made = tune(plain, var, samples(), spec, lambda *done: seen.append(done))
     assert seen == [(i + 1, 12) for i in range(12)]
-    assert divergence(made) < 0.95 * divergence(plain)
+    assert divergence(made) < 0.98 * divergence(plain)  # 0.92, give or take 0.01
     assert all(torch.equal(value, state[name]) for name, value in var.state_dict().items())
     assert vars(var.backends) == backends
     for site, layer in made.layers.items():
@@ -104,9 +104,10 @@ def test_scales_and_biases_are_tuned_and_integers_stay() -> None:
 
 def test_integers_move_where_the_recipe_says_so_and_stay_on_the_grid() -> None:
     var, plain = digits().var, quantize_var(digits().var, recipe())
-    spec = TuneSpec(steps=30, batch=8, weights=0.02)
-    made = tune(plain, var, samples(), spec)
-    assert divergence(made) < divergence(plain)
+    # With fewer samples and steps the gain on other samples drowns in how a processor rounds.
+    spec = TuneSpec(steps=40, batch=16, weights=0.01)
+    made = tune(plain, var, samples(count=48), spec)
+    assert divergence(made) < divergence(plain)  # 0.90, give or take 0.02
     for site, layer in made.layers.items():
         before, after = grid_weight(plain.layers[site]), grid_weight(layer)
         assert before is not None and after is not None
@@ -134,7 +135,7 @@ def test_guidance_is_an_objective(direction: str) -> None:
     plain = quantize_var(digits().var, recipe())
     found = []
     for weight in (0.0, 3.0):
-        values = {"steps": 12, "batch": 8, "guidance": weight, "direction": direction}
+        values = {"steps": 30, "batch": 8, "guidance": weight, "direction": direction}
         spec = TuneSpec.model_validate(values | {"scales": 0.01, "biases": 0.02})
         note = next(iter(tune(plain, digits().var, samples(), spec).layers.values())).notes[-1]
         found.append([float(v) for v in note.split("with guidance ")[1].split(" to ")])

@@ -25,19 +25,20 @@ from .layer import Layer
 from .ranged import RangedLayer
 
 _T = TypeVar("_T", bound=type)
-#: Name in files -> "module:class" (modules of this package), or the class.
+#: Name in files -> "module:class" (modules of lutvar.quant.methods), or the class.
 CLASSES: dict[str, str | type] = {
-    "ChannelScale": "operations:ChannelScale",
-    "ChannelShift": "operations:ChannelShift",
-    "FixedRange": "fixed_range:FixedRange",
-    "FullRotation": "hadamards:FullRotation",
-    "LogTable": "logarithmic:LogTable",
+    "ChannelScale": "layers.operations:ChannelScale",
+    "ChannelShift": "layers.operations:ChannelShift",
+    "FixedRange": "calibration.fixed_range:FixedRange",
+    "FullRotation": "layers.hadamards:FullRotation",
+    "LogTable": "quantizers.logarithmic:LogTable",
     "NoisyInput": "steps.noisyquant:NoisyInput",
-    "Rotation": "operations:Rotation",
-    "ShiftUniformLog2": "logarithmic:ShiftUniformLog2",
+    "Rotation": "layers.operations:Rotation",
+    "ShiftUniformLog2": "quantizers.logarithmic:ShiftUniformLog2",
     "ShiftedLog": "steps.adalog:ShiftedLog",
-    "StaticQuantizer": "static:StaticQuantizer",
+    "StaticQuantizer": "quantizers.static:StaticQuantizer",
 }
+_METHODS = __package__.rpartition(".")[0]
 #: Tensors from so many values on are kept once, however many layers have the same.
 _SHARED_VALUES = 1 << 12
 Tensors = dict[str, Tensor]
@@ -61,7 +62,7 @@ def _known(name: str) -> type | None:
     entry = CLASSES.get(name)
     if isinstance(entry, str):
         module, kind = entry.split(":")
-        return cast(type, getattr(importlib.import_module(f"{__package__}.{module}"), kind))
+        return cast(type, getattr(importlib.import_module(f"{_METHODS}.{module}"), kind))
     return entry
 
 

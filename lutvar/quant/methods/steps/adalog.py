@@ -187,22 +187,20 @@ def best_rows(
     low_O, high_O = weight_OI.amin(1).clamp_max(0), weight_OI.amax(1).clamp_min(0)
     last = 2**spec.bits - 1
 
-    def scales(a_KO: Tensor, b_KO: Tensor) -> Scales:
+    def step_and_zero(a_KO: Tensor, b_KO: Tensor) -> tuple[Tensor, Tensor]:
         low, high = low_O * (0.4 + 0.6 * a_KO), high_O * (0.4 + 0.6 * b_KO)
         step = torch.where(high > low, (high - low) / last, 1.0).unsqueeze(-1)
-        return Scales(step, None, torch.round(low.unsqueeze(-1) / step))
+        return step, torch.round(low.unsqueeze(-1) / step)
 
     def error(a_KO: Tensor, b_KO: Tensor) -> Tensor:
         errors = []
         for a, b in zip(a_KO.split(8), b_KO.split(8), strict=True):
-            step, _, zero = scales(a, b)
-            assert zero is not None
+            step, zero = step_and_zero(a, b)
             codes = torch.round(weight_OI / step).sub_(zero).clamp_(0, last)
             row_KOI = codes.add_(zero).mul_(step)
             errors.append((row_KOI * (row_KOI @ gram_II - 2 * linear_OI)).sum(-1))
         return torch.cat(errors)
 
     a, b = progressive(error, len(weight_OI), candidates, steps)
-    step, _, zero = scales(a, b)
-    assert zero is not None
+    step, zero = step_and_zero(a, b)
     return Scales(step.unsqueeze(-1), None, zero.unsqueeze(-1))  # a block for each row
