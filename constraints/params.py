@@ -102,6 +102,22 @@ def summary(wished: Plan) -> list[str]:
     ]
 
 
+def request_rows() -> list[str]:
+    """The README's table of what is asked for, one Markdown row each; the tests compare them."""
+    rows = []
+    for name in ("vck190-fp4", "vck190-fp6"):
+        for placement in ("lpddr4", "split"):
+            for mhz in (200, 250):
+                asked = plan(load_accelerator(name), PLACEMENTS[placement], mhz)
+                cells = [
+                    f"{asked.total(memory):,} of {board.MEMORIES[memory].usable_mbps:,}, "
+                    f"{asked.granted[memory]:.0%}"
+                    for memory in ("lpddr4", "ddr4")
+                ]
+                rows.append(f"| {name} | {placement} | {mhz} | {' | '.join(cells)} |")
+    return rows
+
+
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("config", help="accelerator preset or YAML file")

@@ -172,7 +172,9 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
 def _got(value: Any) -> str:
     """The value, unless it is so long that it would hide the message."""
     text = repr(value)
-    return f" (got {text})" if len(text) <= 60 and not isinstance(value, (dict, tuple)) else ""
+    nested = value if isinstance(value, list) else [value]
+    plain = not any(isinstance(item, (dict, list, tuple)) for item in nested)
+    return f" (got {text})" if len(text) <= 60 and plain else ""
 
 
 def _keys(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:

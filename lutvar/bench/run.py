@@ -7,8 +7,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from tqdm import tqdm
-
+from lutvar.progress import progress_bar
 from lutvar.sim.tools import versions
 
 from .report import BenchReport, Measurement, Step, machine
@@ -32,7 +31,7 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
     here = machine({name: tool.found for name, tool in tools.items()})
     started = time.monotonic()
     found: list[Measurement] = []
-    with tqdm(total=len(speed) + len(area), disable=not progress, unit="step") as bar:
+    with progress_bar("bench", len(speed) + len(area), show=progress) as bar:
         for name, measure in speed:  # timed: nothing may run beside
             bar.set_description(name)
             found += measure()

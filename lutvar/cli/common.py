@@ -13,6 +13,7 @@ import click
 
 from lutvar.contract.seeds import MAX_SEED
 from lutvar.files import json_text
+from lutvar.progress import as_callback, progress_bar
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -74,6 +75,27 @@ def command(name: str) -> Callable[[_F], click.Command]:
         return click.command(name, context_settings=SETTINGS)(debug_option(function))
 
     return wrap
+
+
+def given(name: str) -> bool:
+    """Whether the user gave this parameter of the present command."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def refuse_with(what: str, **options: str) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        what: the option or value that has no use for them.
+        options: parameter name -> the option as the user types it.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    for name, option in options.items():
+        if given(name):
+            raise click.UsageError(f"{what} makes no use of {option}; leave one of them out")
 
 
 def require_simulator() -> None:
@@ -145,13 +167,6 @@ def note(text: str) -> None:
 
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on standard error as a callback (done, total); none when it is no terminal."""
-    from tqdm import tqdm
-
-    with tqdm(desc=label, leave=False, disable=None) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield update
+    """Progress on standard error as a callback (done, total)."""
+    with progress_bar(label, leave=False) as bar:
+        yield as_callback(bar)

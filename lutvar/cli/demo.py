@@ -35,7 +35,8 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     type=int,
     multiple=True,
     metavar="N",
-    help="Class to draw; repeat for several. Default: every class once.",
+    help="Class to draw, or -1 for the unconditional one; repeat for several. Default: the "
+    "first ten classes.",
 )
 @click.option(
     "--seed", type=SEED, default=DEFAULT_SEED, help="Seed of the first image; the others follow."
@@ -67,12 +68,11 @@ def demo(
     require_simulator()
     from lutvar.sim.run.demo import run_demo
 
-    chosen = labels or tuple(range(10))
     report = run_demo(
         out,
         config=config,
         model=model,
-        labels=chosen,
+        labels=labels or None,
         seed=seed,
         slots=slots,
         stagger=stagger,

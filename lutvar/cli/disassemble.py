@@ -3,19 +3,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 from .common import command
 
 
 @command("disassemble")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-def disassemble(file: Path) -> None:
-    """Print the program in FILE, one line an instruction, and refuse what is not a program."""
+@click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
+def disassemble(file: str) -> None:
+    """Print the program in FILE (- for standard input), one line an instruction.
+
+    What is not a program is refused as soon as its first bytes say so.
+    """
     from lutvar.host.compile.disassemble import disassemble as lines
     from lutvar.host.compile.program import Program
 
-    for line in lines(Program.decode(file.read_bytes())):
+    with click.open_file(file, "rb") as stream:
+        program = Program.read(stream)
+    for line in lines(program):
         click.echo(line)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from .common import Number, command, emit, json_option, note
+from .common import Number, command, emit, given, json_option, progress, refuse_with
 
 MAX_CLOCK = 10_000.0  #: MHz; an order of magnitude beyond any FPGA
 MODELS = ("d16", "d20", "d24", "d30", "d36-s")
@@ -79,44 +79,72 @@ def estimate(
     """
     from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
     from lutvar.sim.model.compare import compare, compare_dict, compare_text
-    from lutvar.sim.model.model import Estimator
+    from lutvar.sim.model.many import Request, estimate_many, estimate_one
     from lutvar.sim.model.resources import resources
     from lutvar.sim.model.text import estimate_text, resources_text, table_text
+
+    _refuse_conflicts(as_table, as_comparison, config, schedule)
 
     def load(name: str) -> AcceleratorConfig:
         base = load_accelerator(name)
         return _changed(base, changes) if changes else base
 
+    guided = not no_guidance
     if as_table or config in BOARDS:
-        results = []
-        for name in BOARDS.get(config, BOARDS["vck190"] if as_table else ()):
-            for size in MODELS if as_table else (model,):
-                note(f"modelling {size} on {name}")
-                estimator = Estimator(load(name), _shape(size), size, clock=clock, full=full)
-                results += [estimator.estimate(s, n, not no_guidance) for s, n in PLANS]
-        emit(as_json, [r.as_dict() for r in results], table_text(results))
+        names = BOARDS["vck190"] if as_table and not given("config") else BOARDS.get(config)
+        requests = [
+            Request(hardware, _shape(size), size, s, n, guided, clock, full)
+            for hardware in map(load, names or (config,))
+            for size in (MODELS if as_table else (model,))
+            for s, n in PLANS
+        ]
+        with progress("modelling schedules") as update:
+            results = estimate_many(requests, on_done=update)
+        emit(as_json, [r.as_dict() for r in results], table_text(results) + _changes_note(changes))
         return
     hardware = load(config)
     if as_comparison:
         lines = compare(
             hardware, _shape(model), model, schedule=schedule, batch=batch,
-            guided=not no_guidance, clock=clock, full=full,
+            guided=guided, clock=clock, full=full,
         )  # fmt: skip
         emit(
             as_json,
             compare_dict(lines, hardware.name, model),
-            compare_text(lines, hardware.name, model),
+            compare_text(lines, hardware.name, model) + _changes_note(changes),
         )
         return
-    result = Estimator(hardware, _shape(model), model, clock=clock, full=full).estimate(
-        schedule, batch, not no_guidance
+    result = estimate_one(
+        Request(hardware, _shape(model), model, schedule, batch, guided, clock, full)
     )
     used = resources(hardware)
     emit(
         as_json,
         {**result.as_dict(), "resources": used.as_dict()},
-        f"{estimate_text(result)}\n\n{resources_text(used)}",
+        f"{estimate_text(result)}\n\n{resources_text(used)}{_changes_note(changes)}",
     )
+
+
+def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule: str) -> None:
+    """Refuse options that would be ignored."""
+    if as_table and as_comparison:
+        raise click.UsageError("--table and --compare exclude each other; give one")
+    every = "" if as_table else f"--config {config} (all schedules)"
+    if as_table:
+        refuse_with("--table (all released models)", model="--model")
+    if as_table or config in BOARDS:
+        refuse_with(every or "--table (all schedules)", schedule="--schedule", batch="--batch")
+    if config in BOARDS and as_comparison:
+        raise click.UsageError(
+            f"--compare needs one accelerator; {config} is a board with {', '.join(BOARDS[config])}"
+        )
+    if schedule == "single":
+        refuse_with("--schedule single (one image)", batch="--batch")
+
+
+def _changes_note(changes: Sequence[str]) -> str:
+    """What `-changed` behind an accelerator's name means."""
+    return f"\n-changed: with {', '.join(changes)}" if changes else ""
 
 
 def _shape(model: str) -> Any:

@@ -21,11 +21,26 @@ from .common import (
     model_option,
     note,
     progress,
+    refuse_with,
 )
 
 if TYPE_CHECKING:
     from lutvar.quant.eval.evaluate import Plan
     from lutvar.quant.models import LoadedModel
+
+
+def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """The device, when this build of torch and this machine have it."""
+    if value == "cpu":
+        return value
+    import torch
+
+    try:
+        torch.zeros(1, device=value)
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(f"{value!r}: {reason}; --device cpu works everywhere") from None
+    return value
 
 
 @command("eval")
@@ -68,7 +83,9 @@ if TYPE_CHECKING:
 @click.option("--top-p", type=float, help="Their probability. Default: the model's.")
 @click.option("--chunk", default=50, type=click.IntRange(1), help="Images in one batch.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one a processor.")
-@click.option("--device", default="cpu", help="Where models run, as torch names it.")
+@click.option(
+    "--device", default="cpu", callback=_usable_device, help="Where models run, as torch names it."
+)
 @click.option(
     "--wait",
     type=Number(0),
@@ -130,6 +147,8 @@ def evaluate(
     Interrupt it at any time; the same command continues where it stopped. Under torchrun each
     process makes its part of the samples, with the same results.
     """
+    if protocol == "own":
+        refuse_with("--protocol own", reference="--reference", weights="--weights")
     if out is not None:
         prepare_output(out)
     from lutvar.quant.eval.evaluate import Plan

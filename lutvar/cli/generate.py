@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -23,6 +23,7 @@ from .common import (
     out_option,
     progress,
     recipe_option,
+    refuse_with,
     require_simulator,
     seed_option,
 )
@@ -61,7 +62,8 @@ if TYPE_CHECKING:
     type=int,
     multiple=True,
     metavar="N",
-    help="Class to draw; repeat for several. Default: every class once.",
+    help="Class to draw, or -1 for the unconditional one; repeat for several. Default: every "
+    "class once.",
 )
 @seed_option
 @click.option("--cfg", type=float, help="Guidance. Default: the model's.")
@@ -94,10 +96,13 @@ def generate(
     """
     if image is not None and (backend != "sim" or recipe is not None):
         raise click.UsageError("--image goes with --backend sim and without --quantized")
-    if backend == "sim":
+    if backend == "float":
+        refuse_with("--backend float (unquantized)", recipe="--quantized", config="--config")
+    elif backend == "sim":
         require_simulator()
     prepare_output(out)
     from lutvar.quant.var.passes import generate_passes
+    from lutvar.sim.run.sheet import class_name
 
     loaded, runs = _what_runs(model, config, recipe, image)
     chosen = labels or tuple(range(len(loaded.info.classes)))
@@ -120,7 +125,8 @@ def generate(
             stagger=stagger,
             progress=update,
         )
-    _write_row(result.images_BCHW, zoom, out)
+    names = [class_name(loaded.info.classes, label) for label in chosen]
+    _write_row(result.images_BCHW, zoom, names, out)
     tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(chosen))]
     data = {"file": str(out), "backend": backend, "seed": seed, "classes": chosen, "tokens": tokens}
     text = f"{out}: classes {', '.join(map(str, chosen))}, backend {backend}, seed {seed}"
@@ -131,6 +137,7 @@ def generate(
     emit(as_json, data, text)
 
 
+_STRIP = 22  #: height of the class names above the images, in screen pixels
 _TIMING = ("pass", "images", "token rows", "device cycles", "array busy", "compile s",
            "transfer s", "simulation s")  # fmt: skip
 
@@ -200,14 +207,22 @@ def _backend(
             yield session.transformer
 
 
-def _write_row(images_BCHW: Tensor, zoom: int, path: Path) -> None:
-    """Images in [0, 1] beside each other, every pixel a square of `zoom` screen pixels."""
+def _write_row(images_BCHW: Tensor, zoom: int, names: Sequence[str], path: Path) -> None:
+    """Images in [0, 1] beside each other under their classes, a pixel `zoom` screen pixels wide."""
     import numpy as np
-    from PIL import Image
+    from PIL import Image, ImageDraw, ImageFont
 
-    pixels = (images_BCHW.clamp(0, 1) * 255).round().byte().permute(2, 0, 3, 1).numpy()
-    height, count, width, channels = pixels.shape
-    row = pixels.reshape(height, count * width, channels)
-    row = np.repeat(np.repeat(row, zoom, axis=0), zoom, axis=1)
-    picture = Image.fromarray(row[..., 0] if channels == 1 else row)
+    pixels = (images_BCHW.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    count, height, width, channels = pixels.shape
+    font = ImageFont.load_default(14)
+    column = max(width * zoom, *(int(font.getlength(name)) + 8 for name in names))
+    mode = "L" if channels == 1 else "RGB"
+    picture = Image.new(mode, (count * column, _STRIP + height * zoom), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
+        large = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1)
+        tile = Image.fromarray(large[..., 0] if channels == 1 else large)
+        picture.paste(tile, (i * column + (column - width * zoom) // 2, _STRIP))
+        middle = (i * column + column / 2, _STRIP / 2)
+        draw.text(middle, name, fill="black", font=font, anchor="mm")
     write_file(path, rendered(lambda file: picture.save(file, format="PNG")))

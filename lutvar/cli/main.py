@@ -2,13 +2,15 @@
 """Entry point of the `lutvar` command: the group, and how errors end a run.
 
 Exit codes: 0 done and right, 1 a check failed, 2 wrong usage or unusable input, 130 interrupted,
-143 terminated.
+143 terminated, 141 when nobody reads the output any more.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 
 import click
@@ -40,6 +42,7 @@ COMMANDS = (
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143
+BROKEN_PIPE = 141
 
 
 class _Group(click.Group):
@@ -81,7 +84,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if usage is not None:
             click.echo(f"try: {usage.command_path} --help", err=True)
         return BAD_INPUT
+    except BrokenPipeError:
+        # Whoever read the output has enough, as `head` has: no message, and none at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except (KeyboardInterrupt, click.Abort) as stop:
+        # What was left half done warns of it when it is collected.
+        warnings.simplefilter("ignore")
         word, code = "interrupted", INTERRUPTED
         if isinstance(stop, Terminated):
             word, code = "terminated", TERMINATED

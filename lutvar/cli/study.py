@@ -17,6 +17,7 @@ from .common import (
     model_option,
     note,
     out_option,
+    refuse_with,
     require_simulator,
 )
 
@@ -39,6 +40,11 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     accelerators of its own. Every run is compared with the golden model; exit code 1 when one
     differs.
     """
+    if studies and set(studies) == {"agreement"}:
+        refuse_with(
+            "study agreement (models and accelerators of its own)",
+            model="--model", config="--config",
+        )  # fmt: skip
     require_simulator()
     prepare_output(out)
     from lutvar.sim.run.agreement import agreement_table, run_agreement

@@ -7,16 +7,22 @@ from pathlib import Path
 
 import click
 
-from .common import command, emit, json_option, out_option, seed_option
+from .common import command, emit, json_option, seed_option
 
 
 @command("train")
 @click.option("--model", default="digits", help="Which training plan.")
-@out_option("Folder of the model.", "build/train/digits", folder=True)
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of the model. Default: build/train/MODEL.",
+)
 @seed_option
 @click.option("--restart", is_flag=True, help="Ignore the state of an interrupted run.")
 @json_option
-def train(model: str, out: Path, seed: int, restart: bool, as_json: bool) -> None:
+def train(model: str, out: Path | None, seed: int, restart: bool, as_json: bool) -> None:
     """Train a model: classifier, tokenizer, transformer, report.
 
     Interrupt it at any time; the same command continues where it stopped.
@@ -26,6 +32,7 @@ def train(model: str, out: Path, seed: int, restart: bool, as_json: bool) -> Non
 
     if model not in PLANS:
         raise click.BadParameter(f"unknown plan {model!r}; known: {', '.join(PLANS)}")
+    out = Path("build/train") / model if out is None else out
     trained = run_training(out, seed, resume=not restart, plan=PLANS[model])
     figures = trained.info.figures
     lines = [f"{key:24} {value}" for key, value in figures.items()]

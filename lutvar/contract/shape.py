@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from .errors import ConfigError
 
@@ -60,12 +61,12 @@ class TransformerShape:
         width = 64 * depth
         return cls(width, depth, depth, 4 * width, OFFICIAL_VOCAB, patch_nums)
 
-    @property
+    @cached_property
     def scale_tokens(self) -> tuple[int, ...]:
         """Tokens of each scale."""
         return tuple(p * p for p in self.patch_nums)
 
-    @property
+    @cached_property
     def tokens(self) -> int:
         """Tokens of one image over all scales."""
         return sum(self.scale_tokens)

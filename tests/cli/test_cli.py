@@ -193,7 +193,7 @@ def test_generate_float_is_reproducible(tmp_path: Path, capsys: pytest.CaptureFi
         assert run([*arguments, "--seed", "5", "--json", "-o", str(out)]) == 0
         report = json.loads(capsys.readouterr().out)
         with Image.open(out) as image:
-            assert image.size == (2 * 8 * 2, 8 * 2)
+            assert image.size == (2 * 8 * 2, 22 + 8 * 2)  # the classes are above
         seen.append((report["tokens"], out.read_bytes()))
     assert seen[0] == seen[1]
     assert len(seen[0][0]) == 2

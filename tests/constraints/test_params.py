@@ -213,3 +213,10 @@ def test_device_tree_limits() -> None:
         tree("lpddr4", 4096)
     with pytest.raises(ValueError, match="has 6442450944"):
         tree("ddr4", 8 << 30)
+
+
+def test_the_readme_has_the_tools_figures() -> None:
+    text = Path(params.__file__).with_name("README.md").read_text(encoding="utf-8")
+    rows = params.request_rows()
+    assert len(rows) == 8 and all(row in text for row in rows), "\n".join(rows)
+    assert not re.search(r"\d GB/s each|\d of \d+ GB/s", text)  # nothing typed by hand

@@ -58,7 +58,7 @@ class _Checker:
         where = f"instruction {index} ({item.opcode.name})"
         unit = unit_of(item.opcode)
         try:
-            known = self.clocks.add(unit, np.asarray(item.waits, np.int64))
+            known = np.array(self.clocks.add(unit, item.waits), np.int64)
         except ValueError as error:
             raise OrderError(f"{where}: {error}") from None
         count = self.clocks.count(unit)

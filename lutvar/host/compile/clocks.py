@@ -8,8 +8,9 @@ largest of what held for those, count by count: a vector clock.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 
 from lutvar.contract.isa import UNITS, Unit
 
@@ -21,38 +22,37 @@ class Clocks:
     """Vector clocks of a program, instruction by instruction in program order."""
 
     def __init__(self) -> None:
-        zero = np.zeros(len(UNITS), np.int64)
-        self._known: list[list[NDArray[np.int64]]] = [[] for _ in UNITS]
-        self._last = [zero for _ in UNITS]
+        self._known: list[list[tuple[int, ...]]] = [[] for _ in UNITS]
+        self._last: list[tuple[int, ...]] = [(0,) * len(UNITS) for _ in UNITS]
 
     def count(self, unit: Unit) -> int:
         """Instructions of a unit so far."""
         return len(self._known[unit])
 
-    def last(self, unit: Unit) -> NDArray[np.int64]:
+    def last(self, unit: Unit) -> tuple[int, ...]:
         """What is known when the unit's latest instruction starts."""
         return self._last[unit]
 
-    def add(self, unit: Unit, waits: NDArray[np.int64]) -> NDArray[np.int64]:
+    def add(self, unit: Unit, waits: Sequence[int]) -> tuple[int, ...]:
         """The next instruction of a unit waits for these counts; what is known when it starts.
 
         Raises ValueError when it waits for an instruction that comes later in the program.
         """
-        known = np.maximum(self._last[unit], waits)
-        for other in UNITS:
-            count = int(waits[other])
+        last = self._last[unit]
+        known = tuple(map(max, last, waits))
+        for other, count in enumerate(waits):
             if count > len(self._known[other]):
                 raise ValueError(
                     f"{unit.name} {len(self._known[unit])} waits for {count} instructions of "
-                    f"{other.name}; only {len(self._known[other])} come before it"
+                    f"{UNITS[other].name}; only {len(self._known[other])} come before it"
                 )
-            if count > self._last[unit][other]:
-                known = np.maximum(known, self._known[other][count - 1])
+            if count > last[other]:
+                known = tuple(map(max, known, self._known[other][count - 1]))
         self._known[unit].append(known)
         self._last[unit] = known
         return known
 
-    def known(self, unit: Unit, index: int) -> NDArray[np.int64]:
+    def known(self, unit: Unit, index: int) -> tuple[int, ...]:
         """What is known when instruction `index` (from 0) of a unit starts."""
         return self._known[unit][index]
 

@@ -16,15 +16,15 @@ from numpy.typing import NDArray
 
 from lutvar.contract.isa import UNITS, Unit
 
-Counts = NDArray[np.int64]  #: [units]
+Counts = list[int]  #: by unit
 
 
 class Cells:
     """A tensor's cells, any shape: count of the last write and last read by each unit."""
 
     def __init__(self, *shape: int) -> None:
-        self.written = np.zeros((len(UNITS), *shape), np.int64)
-        self.read = np.zeros((len(UNITS), *shape), np.int64)
+        self.both = np.zeros((2, len(UNITS), *shape), np.int64)
+        self.written, self.read = self.both
 
 
 class Access(NamedTuple):
@@ -33,27 +33,27 @@ class Access(NamedTuple):
     cells: Cells
     part: tuple[Any, ...]
 
-    @property
-    def every(self) -> tuple[Any, ...]:
-        return (slice(None), *self.part)
-
     def of(self, unit: Unit) -> tuple[Any, ...]:
         """Index of one unit's counts."""
         return (int(unit), *self.part)
 
 
-def _last(counts: NDArray[np.int64]) -> Counts:
-    return counts.reshape(len(UNITS), -1).max(axis=1)
+def _last(counts: NDArray[np.int64], lines: int) -> list[int]:
+    # The reduction itself; the method of the same meaning costs as much again for one so small.
+    last: list[int] = np.maximum.reduce(counts.reshape(lines, -1), axis=1).tolist()
+    return last
 
 
 def needed(reads: Iterable[Access], writes: Iterable[Access]) -> Counts:
     """Completed instructions of each unit that an instruction with these accesses needs."""
-    need = np.zeros(len(UNITS), np.int64)
-    for access in reads:
-        np.maximum(need, _last(access.cells.written[access.every]), out=need)
-    for access in writes:
-        np.maximum(need, _last(access.cells.written[access.every]), out=need)
-        np.maximum(need, _last(access.cells.read[access.every]), out=need)
+    count = len(UNITS)
+    need = [0] * count
+    for cells, part in reads:
+        last = _last(cells.written[(slice(None), *part)], count)
+        need = list(map(max, need, last))
+    for cells, part in writes:
+        last = _last(cells.both[(slice(None), slice(None), *part)], 2 * count)
+        need = list(map(max, need, last[:count], last[count:]))
     return need
 
 

@@ -11,6 +11,7 @@ block, the K records and then the V records, `[heads][tokens of an image]` each.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from lutvar.contract.isa import Region, address
 from lutvar.contract.memory import RECORD_BYTES
@@ -32,32 +33,33 @@ class MemoryPlan:
     rows: PassRows
 
     # Strides ---------------------------------------------------------------------------------
-    @property
+    @cached_property
     def x_stride(self) -> int:
         return self.shape.width * 4
 
-    @property
+    @cached_property
     def q_stride(self) -> int:
         return self.shape.heads * RECORD_BYTES
 
-    @property
+    @cached_property
     def o_stride(self) -> int:
         return self.shape.width * 2
 
-    @property
+    @cached_property
     def h_stride(self) -> int:
         return self.shape.hidden * 2
 
-    @property
+    @cached_property
     def logit_stride(self) -> int:
         return padded(self.shape.vocab) * 4
 
-    @property
+    @cached_property
     def head_stride(self) -> int:
         """Bytes from one head's records to the next's in the cache."""
         return self.shape.tokens * RECORD_BYTES
 
     # WORK ------------------------------------------------------------------------------------
+    @cached_property
     def _bases(self) -> tuple[int, int, int, int]:
         n = self.rows.rows
         q = _page(n * self.x_stride)
@@ -69,18 +71,18 @@ class MemoryPlan:
         return address(Region.WORK, row * self.x_stride)
 
     def q(self, row: int) -> int:
-        return address(Region.WORK, self._bases()[0] + row * self.q_stride)
+        return address(Region.WORK, self._bases[0] + row * self.q_stride)
 
     def o(self, row: int) -> int:
-        return address(Region.WORK, self._bases()[1] + row * self.o_stride)
+        return address(Region.WORK, self._bases[1] + row * self.o_stride)
 
     def h(self, row: int) -> int:
-        return address(Region.WORK, self._bases()[2] + row * self.h_stride)
+        return address(Region.WORK, self._bases[2] + row * self.h_stride)
 
     @property
     def work_size(self) -> int:
         """Bytes of WORK that the pass needs."""
-        return self._bases()[3]
+        return self._bases[3]
 
     # IO --------------------------------------------------------------------------------------
     def embedding_offset(self, row: int) -> int:
@@ -104,12 +106,12 @@ class MemoryPlan:
         return self.logits_offset(len(self.rows.steps))
 
     # CACHE -----------------------------------------------------------------------------------
-    @property
+    @cached_property
     def array_bytes(self) -> int:
         """Bytes of the K (or V) records of one slot, half and block."""
         return self.shape.heads * self.head_stride
 
-    @property
+    @cached_property
     def slot_bytes(self) -> int:
         """Bytes of one cache slot."""
         return _page(2 * self.shape.depth * 2 * self.array_bytes)

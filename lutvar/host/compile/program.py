@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
-
-import numpy as np
+from typing import BinaryIO, NamedTuple
 
 from lutvar.contract import identity, isa
 from lutvar.contract.accelerator import AcceleratorConfig
@@ -69,15 +69,24 @@ class Program:
         return b"".join([head, *words])
 
     @classmethod
+    def read(cls, stream: BinaryIO) -> Program:
+        """A program from a file, a pipe or a device, of which no more is read than it says.
+
+        Raises ProgramError for anything else.
+        """
+        head = stream.read(INSTRUCTION_BYTES)
+        if len(head) == INSTRUCTION_BYTES:
+            # One more: what follows a program is an error as well.
+            head += stream.read(_header(head)["length"] * INSTRUCTION_BYTES + 1)
+        return cls.decode(head)
+
+    @classmethod
     def decode(cls, raw: bytes) -> Program:
         """The inverse of `encode`. Raises ProgramError for anything else."""
         size = INSTRUCTION_BYTES
         if len(raw) < 2 * size or len(raw) % size:
             raise ProgramError(f"{len(raw)} bytes; a program is a header and instructions")
-        word = int.from_bytes(raw[:size], "little")
-        head = {f.name: word >> f.low & (1 << f.width) - 1 for f in PROGRAM_HEADER}
-        if head["magic"] != PROGRAM_MAGIC:
-            raise ProgramError("the first word has no program magic; this is not a program")
+        head = _header(raw)
         if head["length"] != len(raw) // size - 1:
             raise ProgramError(
                 f"the header says {head['length']} instructions, {len(raw) // size - 1} follow; "
@@ -112,6 +121,15 @@ class Program:
         return Program(tuple(result), self.accelerator_hash, self.model_hash, self.notes)
 
 
+def _header(raw: bytes) -> dict[str, int]:
+    """Fields of a program's first word. Raises ProgramError when it is none."""
+    word = int.from_bytes(raw[:INSTRUCTION_BYTES], "little")
+    head = {f.name: word >> f.low & (1 << f.width) - 1 for f in PROGRAM_HEADER}
+    if head["magic"] != PROGRAM_MAGIC:
+        raise ProgramError("the first word has no program magic; this is not a program")
+    return head
+
+
 def accelerator_hash(config: AcceleratorConfig) -> int:
     """Hash of an accelerator, 64 bits."""
     return int(identity.accelerator_hash(config))
@@ -126,17 +144,17 @@ def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0)
     clocks = Clocks()
     instructions: list[Instruction] = []
     notes: list[Note] = []
-    ends = np.cumsum([0, *_fetches_of(timeline)])
+    ends = list(itertools.accumulate(_fetches_of(timeline), initial=0))
     for unit, item in program_order(timeline, config.queue):
-        need = np.asarray(item.need).copy()
+        need = list(item.need)
         if unit == Unit.FETCH:
-            matrix = int(np.searchsorted(ends, clocks.count(unit), side="right")) - 1
+            matrix = bisect.bisect_right(ends, clocks.count(unit)) - 1
             need[Unit.MATRIX] = max(0, matrix - _ABREAST)
         elif unit == Unit.MATRIX:
             need[Unit.FETCH] = ends[max(0, clocks.count(unit) - _ABREAST)]
         known = clocks.add(unit, need)
         draft = item.draft
-        instructions.append(Instruction(draft.opcode, draft.operands, tuple(map(int, known))))
+        instructions.append(Instruction(draft.opcode, draft.operands, known))
         op = draft.operation
         notes.append(Note(op.tile, op.block, op.site, draft.rows.first, draft.rows.count))
     _check_wrap(clocks)

@@ -25,12 +25,13 @@ from .hazards import Counts, needed, record
 from .model_layout import HEAD, SITES, InputSlice, WeightTile
 from .steps import PassRows
 
+#: By number: members of an enumeration hash slowly, and this is asked for every instruction.
 _UNIT = {
-    Opcode.FETCH: Unit.FETCH,
-    Opcode.FRONT: Unit.FRONT,
-    Opcode.MATRIX: Unit.MATRIX,
-    Opcode.POST: Unit.POST,
-    Opcode.ATTEND: Unit.ATTEND,
+    int(Opcode.FETCH): Unit.FETCH,
+    int(Opcode.FRONT): Unit.FRONT,
+    int(Opcode.MATRIX): Unit.MATRIX,
+    int(Opcode.POST): Unit.POST,
+    int(Opcode.ATTEND): Unit.ATTEND,
 }
 
 
@@ -42,7 +43,7 @@ LAG = 0.5
 
 def unit_of(opcode: Opcode) -> Unit:
     """The unit that an instruction runs on. END runs on none: KeyError."""
-    return _UNIT[opcode]
+    return _UNIT[int(opcode)]
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Timeline:
 
     def ready(self, need: Counts) -> int:
         """When so many instructions of each unit are complete."""
-        return max(done[count] for done, count in zip(self.done, need, strict=True))
+        return max([done[count] for done, count in zip(self.done, need, strict=True)])
 
     def add(self, draft: Draft) -> Scheduled:
         """Append an instruction to its unit."""
@@ -153,8 +154,7 @@ class Scheduler:
         """When nothing reads the next bank any more."""
         emitter = self.emitter
         bank = (emitter._bank + 1) % emitter.config.act_banks
-        counts = emitter.banks.read[:, bank].max(axis=1)
-        return self.timeline.ready(counts)
+        return self.timeline.ready(emitter.banks.read[:, bank].max(axis=1).tolist())
 
     def _front_times(self) -> list[dict[str, int]]:
         shape, times = self.emitter.shape, []
@@ -277,7 +277,7 @@ def program_order(timeline: Timeline, queue: int) -> Iterator[tuple[Unit, Schedu
     ends = np.cumsum(per_matrix).tolist()
     lead = min(queue, 4)
     for _, unit_index, index in sorted(rest):
-        unit = Unit(unit_index)
+        unit = UNITS[unit_index]
         if unit == Unit.MATRIX:
             begun = ends[index - 1] if index else 0
             while fetched < len(fetch) and (fetched < ends[index] or fetched < begun + lead):

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from tqdm import tqdm
 
+from lutvar.progress import progress_bar
 from lutvar.quant.var.tensors import write_state
 from lutvar.stop import deferred
 
@@ -98,7 +98,7 @@ def run_stage(
     every = max(1, stage.steps // records)
     saved = time.monotonic()
     began, cpu_began = saved - run.seconds, time.process_time() - run.cpu_seconds
-    bar = tqdm(total=stage.steps, initial=run.done, desc=stage.name, disable=not progress)
+    bar = progress_bar(stage.name, stage.steps, initial=run.done, show=progress)
     with deferred() as stop, bar:
         for index in range(run.done, stage.steps):
             seed_step(seed, stage.name, index)
@@ -108,7 +108,8 @@ def run_stage(
             if run.done % every == 0 or last:
                 values = {"step": run.done, **values, **stage.measure()}
                 run.history.append(values)
-                bar.set_postfix({k: f"{v:.4g}" for k, v in values.items() if k != "step"})
+                shown = (f"{k}={v:.4g}" for k, v in values.items() if k != "step")
+                bar.set_postfix_str(", ".join(shown))
             bar.update()
             now = time.monotonic()
             if last or stop.number or now - saved > save_seconds:

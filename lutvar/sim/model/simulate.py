@@ -14,12 +14,13 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from lutvar.contract.accelerator import BEAT_BYTES
-from lutvar.contract.isa import UNITS, Opcode, Unit
+from lutvar.contract.isa import UNITS, Unit
 from lutvar.host.compile.costs import Cost, CostModel
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
 
 DISPATCH = 2  #: cycles from one instruction to the next in the sequencer
+_FETCH, _FRONT, _MATRIX = int(Unit.FETCH), int(Unit.FRONT), int(Unit.MATRIX)
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Simulation:
         return self.issue / self.cycles if self.cycles else 0.0
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Running:
     cost: Cost
     index: int  # in the program
@@ -91,11 +92,17 @@ def simulate(program: Program, costs: CostModel, memory: float | None = None) ->
 
 
 class _Simulator:
+    """One run. Units are plain numbers here, and everything that an instruction needs is looked up
+    once: this is the inner loop of `lutvar estimate`."""
+
     def __init__(self, program: Program, costs: CostModel, memory: float | None) -> None:
         self.items = program.instructions[:-1]
         self.notes, self.costs, self.memory = program.notes, costs, memory
         self.result = Simulation()
-        self.queues: list[deque[tuple[int, float]]] = [deque() for _ in UNITS]
+        self.units = [int(unit_of(item.opcode)) for item in self.items]
+        self.cost = [costs.instruction(item) for item in self.items]
+        self.waits = [item.waits for item in self.items]
+        self.queues: list[deque[int]] = [deque() for _ in UNITS]
         self.done = [0] * len(UNITS)
         self.running: list[_Running | None] = [None] * len(UNITS)
         self.finishing: list[tuple[float, int]] = []  # heap of (time, unit)
@@ -104,54 +111,61 @@ class _Simulator:
         self.weights = _Weights(costs.config.weight_fifo)
         self._upcoming = [0] * len(UNITS)
         self.fetched: deque[tuple[int, int, float]] = deque()  # beats, panels, time
+        self.spent: dict[tuple[int, str], float] = defaultdict(float)
+        self.stood: dict[str, float] = defaultdict(float)
 
     def run(self) -> Simulation:
-        while (
-            self.next < len(self.items) or any(self.queues) or any(self.running) or self.finishing
-        ):
+        count = len(self.items)
+        while self.next < count or any(self.queues) or any(self.running) or self.finishing:
             self._dispatch()
             while self._start():
                 self._dispatch()
             self._advance()
         self.result.cycles = round(self.now)
+        self.result.waits.update(self.stood)
+        for (unit, what), spent in self.spent.items():
+            self.result.operations[Unit(unit), what] = spent
         return self.result
 
     def _dispatch(self) -> None:
-        depth = self.costs.config.queue
-        while self.next < len(self.items) and self.dispatch_at <= self.now:
-            item = self.items[self.next]
-            unit = unit_of(item.opcode)
-            if item.opcode == Opcode.FETCH:
+        depth, count = self.costs.config.queue, len(self.items)
+        while self.next < count and self.dispatch_at <= self.now:
+            unit = self.units[self.next]
+            if unit == _FETCH:
                 # FETCH needs nobody; its beats are accounted for with the MATRIX that uses them.
                 if len(self.fetched) >= depth:
                     return
-                o = item.operands
+                o = self.items[self.next].operands
                 beats = o["beats"] * o["panels"] * o["repeat"]
                 self.fetched.append((beats, o["panels"], self.now + self.costs.times.memory))
-                for port, size in self.costs.instruction(item).traffic:
+                for port, size in self.cost[self.next].traffic:
                     self.result.traffic[port] += size
             else:
                 if len(self.queues[unit]) >= depth:
                     return
-                self.queues[unit].append((self.next, self.now))
+                self.queues[unit].append(self.next)
             self.next += 1
             self.dispatch_at = max(self.dispatch_at, self.now) + DISPATCH
+
+    def _late(self, index: int) -> bool:
+        """Whether an instruction still waits for others."""
+        done, waits = self.done, self.waits[index]
+        return (
+            done[0] < waits[0] or done[1] < waits[1] or done[2] < waits[2]
+            or done[3] < waits[3] or done[4] < waits[4]
+        )  # fmt: skip
 
     def _start(self) -> bool:
         """Start what can start now; whether anything did."""
         any_started = False
-        for unit in UNITS:
-            queue = self.queues[unit]
-            if self.running[unit] is not None or not queue:
+        for unit, queue in enumerate(self.queues):
+            if not queue or self.running[unit] is not None or self._late(queue[0]):
                 continue
-            index, _ = queue[0]
-            item = self.items[index]
-            if any(d < w for d, w in zip(self.done, item.waits, strict=True)):
-                continue
-            cost = self.costs.instruction(item)
+            index = queue[0]
+            cost = self.cost[index]
             occupied: float = cost.occupied
-            if unit == Unit.MATRIX:
-                beats = self._take(item.operands["groups"])
+            if unit == _MATRIX:
+                beats = self._take(self.items[index].operands["groups"])
                 if beats is None:
                     continue
                 each = beats[0] // self.costs.config.weight_ports
@@ -159,8 +173,9 @@ class _Simulator:
                 self.result.issue += cost.issue
                 moved = beats[0] * BEAT_BYTES
             else:
-                moved = sum(size for _, size in cost.traffic)
+                moved = 0
                 for port, size in cost.traffic:
+                    moved += size
                     self.result.traffic[port] += size
             queue.popleft()
             left = max(occupied, 1.0)
@@ -180,7 +195,7 @@ class _Simulator:
         available = self.fetched[0][2]
         for _ in range(count):
             self.fetched.popleft()
-        self.done[Unit.FETCH] += count  # once their last beat has left, which nobody is waiting for
+        self.done[_FETCH] += count  # once their last beat has left, which nobody is waiting for
         return beats, available
 
     def _advance(self) -> None:
@@ -188,66 +203,63 @@ class _Simulator:
         active = [r for r in self.running if r is not None]
         speed = 1.0
         if self.memory is not None:
-            wanted = sum(r.rate for r in active)
+            wanted = sum([r.rate for r in active])
             speed = min(1.0, self.memory / wanted) if wanted else 1.0
         times = [self.now + r.left / speed for r in active]
         if self.finishing:
             times.append(self.finishing[0][0])
-        if self.next < len(self.items) and self.dispatch_at > self.now:
+        if self.dispatch_at > self.now and self.next < len(self.items):
             times.append(self.dispatch_at)
         if not times:
             raise RuntimeError(f"the program stands still at instruction {self.next}")
         then = max(self.now, min(times))
         step = then - self.now
-        self._account(step)
+        if step > 0 and self.running[_MATRIX] is None:
+            self._account(step)
         self.now = then
-        for unit in UNITS:
-            r = self.running[unit]
+        for unit, r in enumerate(self.running):
             if r is None:
                 continue
             r.left -= step * speed
             if r.left <= 1e-6:
                 spent = self.now - r.started
                 self.result.busy[unit] += spent
-                self.result.operations[unit, self.notes[r.index].what] += spent
+                self.spent[unit, self.notes[r.index].what] += spent
                 self.running[unit] = None
                 end = max(self.last_done[unit], self.now + r.cost.tail)
                 self.last_done[unit] = end
-                heapq.heappush(self.finishing, (end, int(unit)))
+                heapq.heappush(self.finishing, (end, unit))
         while self.finishing and self.finishing[0][0] <= self.now:
             self.done[heapq.heappop(self.finishing)[1]] += 1
 
     def _account(self, step: float) -> None:
         """Why MATRIX stands still."""
-        if self.running[Unit.MATRIX] is not None or step <= 0:
-            return
-        index = self._next_of(Unit.MATRIX)
-        self.result.waits["end" if index is None else self._why(index)] += step
+        index = self._next_of(_MATRIX)
+        self.stood["end" if index is None else self._why(index)] += step
 
-    def _next_of(self, unit: Unit) -> int | None:
+    def _next_of(self, unit: int) -> int | None:
         """The instruction that a unit executes next, dispatched or not."""
         if self.queues[unit]:
-            return self.queues[unit][0][0]
-        at = self._upcoming[unit]
-        while at < len(self.items) and (at < self.next or unit_of(self.items[at].opcode) != unit):
+            return self.queues[unit][0]
+        at, count = max(self._upcoming[unit], self.next), len(self.items)
+        while at < count and self.units[at] != unit:
             at += 1
         self._upcoming[unit] = at
-        return at if at < len(self.items) else None
+        return at if at < count else None
 
     def _why(self, index: int) -> str:
         """The unit that an instruction waits for in the end: one that works."""
         for _ in UNITS:
-            item = self.items[index]
-            late = [u for u in UNITS if self.done[u] < item.waits[u]]
+            late = [u for u, w in enumerate(self.waits[index]) if self.done[u] < w]
             if not late:
-                unit = unit_of(item.opcode)
+                unit = self.units[index]
                 if index >= self.next:
                     return "dispatch"
-                return "weights" if unit == Unit.MATRIX else unit.name
+                return "weights" if unit == _MATRIX else Unit(unit).name
             # FRONT needs ATTEND or POST; of several the one that depends on the others.
-            unit = Unit.FRONT if Unit.FRONT in late else late[-1]
+            unit = _FRONT if _FRONT in late else late[-1]
             following = self._next_of(unit)
             if self.running[unit] is not None or following is None:
-                return unit.name
+                return Unit(unit).name
             index = following
-        return unit.name
+        return Unit(unit).name

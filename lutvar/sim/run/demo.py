@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from lutvar.contract.passes import ImageStep, Transformer
 from lutvar.files import write_file
 from lutvar.host.errors import HostError
 from lutvar.host.transformer import PassReport
+from lutvar.progress import as_callback, progress_bar
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var import GenerationResult
 from lutvar.quant.var.passes import FloatTransformer, generate_passes
@@ -27,11 +30,11 @@ from lutvar.sim.tools import versions
 from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
 from .locate import locate
-from .measure import PORT_BYTES, figures, lanes, total
+from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
 from .session import Quantized, Session, Stages, quantize, silent
-from .sheet import SheetRow, write_sheet
+from .sheet import SheetRow, class_name, write_sheet
 
 #: File in the output folder that says which instruction differed first; only if one did.
 DIVERGENCE = "divergence.txt"
@@ -42,7 +45,7 @@ def run_demo(
     *,
     config: str = "small-fp4",
     model: str = "digits",
-    labels: Sequence[int],
+    labels: Sequence[int] | None = None,
     seed: int = 1,
     slots: int | None = None,
     stagger: int = 0,
@@ -59,7 +62,8 @@ def run_demo(
     Args:
         out: folder for pictures, reports, Verilog.
         config: accelerator preset or file. model: shipped model or model folder.
-        labels: classes. seed: of the first image; the others follow.
+        labels: classes, -1 for the unconditional one; default: the first ten.
+        seed: of the first image; the others follow.
         slots, stagger: images at a time, and passes between their starts (`generate_passes`).
         recipe: file of a quantized model (`session.quantize`).
         timing: of the simulated memory.
@@ -71,20 +75,19 @@ def run_demo(
     with stages("load and quantize the model"):
         quantized = quantize(model, config, recipe)
     out.mkdir(parents=True, exist_ok=True)  # not for a wrong name
+    labels = range(min(10, len(quantized.loaded.info.classes))) if labels is None else labels
     seeds = [seed + i for i in range(len(labels))]
     slots = slots or len(labels)
 
     def generate(transformer: Transformer, name: str) -> GenerationResult:
         info, loaded = quantized.loaded.info, quantized.loaded
-        with stages(f"generate: {name}"), _bar(name, progress) as bar:
-
-            def update(done: int, of: int) -> None:
-                bar.total = of
-                bar.update(done - bar.n)
-
+        with (
+            stages(f"generate: {name}"),
+            progress_bar(name, unit="scale", show=progress) as bar,
+        ):
             return generate_passes(
                 loaded.var, loaded.vqvae, transformer, labels, seeds, info.cfg, info.top_k,
-                info.top_p, slots=slots, stagger=stagger, progress=update,
+                info.top_p, slots=slots, stagger=stagger, progress=as_callback(bar),
             )  # fmt: skip
 
     unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
@@ -158,11 +161,25 @@ def run_demo(
         hashes=hashes,
         pictures=pictures,
         violations=violations,
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+        command=_command(model, config, recipe, labels, seed, slots, stagger, out),
     )
     _draw(report, quantized, [unquantized, golden, simulated], traces)
     report.write(out)
     say(report.summary())
     return report
+
+
+def _command(
+    model: str, config: str, recipe: Path | None, labels: Sequence[int], seed: int, slots: int,
+    stagger: int, out: Path,
+) -> str:  # fmt: skip
+    """The command line that does the same again."""
+    words = ["lutvar", "demo", "--model", model, "--config", config]
+    words += [] if recipe is None else ["--recipe", str(recipe)]
+    words += [f"--class={label}" for label in labels]
+    words += ["--seed", str(seed), "--slots", str(slots), "--stagger", str(stagger)]
+    return shlex.join([*words, "-o", str(out)])
 
 
 class _Locating:
@@ -217,12 +234,12 @@ def _draw(
         )
     ]
     title = f"lutvar: model {info.name}, whole transformer on {config.name}, seed {report.seed}"
-    columns = [info.classes[label] for label in report.labels]
+    columns = [class_name(info.classes, label) for label in report.labels]
     write_sheet(sheet, rows, columns, title, report.verdict)
     draw_timeline(timeline, list(traces)[-4:], f"{config.name}, model {info.name}, simulated")
     points = [RooflinePoint(p.name, p.macs, p.traffic, p.cycles) for p in report.passes][-10:]
     draw_roofline(
-        roofline, points, lanes(config), PORT_BYTES,
+        roofline, points, lanes(config), port_bytes(config),
         f"{config.name}, model {info.name}: useful work of the linear layers, simulated",
     )  # fmt: skip
 
@@ -240,11 +257,6 @@ def _name(quantized: Quantized, report: PassReport) -> str:
 def _sampling(quantized: Quantized) -> dict[str, float]:
     info = quantized.loaded.info
     return {"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p}
-
-
-def _bar(name: str, show: bool) -> tqdm:
-    pause = 0.2 if sys.stderr.isatty() else 15
-    return tqdm(desc=name, unit="scale", disable=not show, file=sys.stderr, mininterval=pause)
 
 
 def _versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lutvar.contract.accelerator import BEAT_BYTES, AcceleratorConfig
 from lutvar.contract.isa import UNITS, Unit
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.register_map import WRITE_PORTS, read_ports
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.transformer import PassReport
 
@@ -92,5 +93,6 @@ def lanes(config: AcceleratorConfig) -> int:
     return config.rows * GROUP
 
 
-#: Bytes a cycle that all memory ports together can move: eight channels of one beat.
-PORT_BYTES = 8 * BEAT_BYTES
+def port_bytes(config: AcceleratorConfig) -> int:
+    """Bytes a cycle that all memory ports together can move: one beat on each channel."""
+    return (len(read_ports(config.weight_ports)) + len(WRITE_PORTS)) * BEAT_BYTES

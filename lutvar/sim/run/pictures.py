@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lutvar.contract.isa import UNITS
 from lutvar.files import rendered, write_file
 
-_ACTIVE, _BUSY = "#1f6f8b", "#c5dbe2"
+_ACTIVE, _BUSY, _INK = "#1f6f8b", "#c5dbe2", "#333333"
 _BINS = 600  #: horizontal resolution of the timeline
 
 
@@ -60,11 +60,16 @@ def shares(trace: StepTrace, column: int, bins: int) -> NDArray[np.float64]:
 
 
 def draw_timeline(path: Path, traces: Sequence[StepTrace], title: str) -> None:
-    """One panel for each pass, one lane for each unit: pale while busy, dark while it works."""
+    """One panel for each pass, one lane for each unit: pale while busy, dark while it works.
+
+    All panels have one time scale: the longest pass fills the width.
+    """
     pyplot = _pyplot()
     figure, axes = pyplot.subplots(
-        len(traces), 1, figsize=(12, 1.0 + 1.5 * len(traces)), squeeze=False, layout="constrained"
-    )
+        len(traces), 1, figsize=(12, 1.0 + 1.5 * len(traces)), squeeze=False, sharex=True,
+        layout="constrained",
+    )  # fmt: skip
+    longest = max(trace.end - trace.start for trace in traces)
     for axis, trace in zip(axes[:, 0], traces, strict=True):
         length = trace.end - trace.start
         bins = max(1, min(_BINS, length))
@@ -73,16 +78,21 @@ def draw_timeline(path: Path, traces: Sequence[StepTrace], title: str) -> None:
             for unit, share in enumerate(shares(trace, column, bins)):
                 low = len(UNITS) - 1 - unit
                 axis.fill_between(x, low, low + 0.86 * share, color=colour, linewidth=0)
+        axis.axvline(length, color=_INK, linewidth=0.8)
         axis.set_yticks([len(UNITS) - 1 - u + 0.4 for u in UNITS], [u.name for u in UNITS])
-        axis.set_xlim(0, length)
+        axis.set_xlim(0, longest * 1.005)
         axis.set_ylim(-0.1, len(UNITS))
-        axis.set_title(f"{trace.name}: {length:,} cycles", fontsize=9, loc="left")
+        axis.set_title(
+            f"{trace.name}: {length:,} cycles from the first unit's start to the last one's end",
+            fontsize=9, loc="left",
+        )  # fmt: skip
         axis.tick_params(labelsize=8)
         for side in ("top", "right", "left"):
             axis.spines[side].set_visible(False)
-    axes[-1, 0].set_xlabel("cycle")
+    axes[-1, 0].xaxis.set_major_formatter(lambda value, _at: f"{value:,.0f}")
+    axes[-1, 0].set_xlabel("cycle, the same scale for all passes")
     figure.suptitle(f"{title}\npale: an instruction is in progress, dark: data moves", fontsize=10)
-    _write(figure, path)
+    write_file(path, rendered(lambda file: figure.savefig(file, format="png", dpi=110)))
     pyplot.close(figure)
 
 
@@ -102,27 +112,51 @@ def draw_roofline(
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     intensity = np.array([p.macs / max(p.traffic, 1) for p in points])
     speed = np.array([p.macs / max(p.cycles, 1) for p in points])
-    low = min(intensity.min(), lanes / bandwidth) / 3
-    high = max(intensity.max(), lanes / bandwidth) * 3
-    x = np.geomspace(low, high, 200)
-    axis.loglog(x, np.minimum(lanes, x * bandwidth), color="#333333", linewidth=1.2)
+    ridge = lanes / bandwidth
+    left, right = min(intensity.min(), ridge) / 3, max(intensity.max(), ridge) * 3
+    x = np.array([left, ridge, right])
+    axis.loglog(x, np.minimum(lanes, x * bandwidth), color=_INK, linewidth=1.2)
     axis.loglog(intensity, speed, "o", color=_ACTIVE)
+    top = lanes * 2.2
+    axis.set_xlim(left, right)
+    axis.set_ylim(min(speed.min(), left * bandwidth) / 1.5, top)
     for point, i, s in zip(points, intensity, speed, strict=True):
         roof = min(lanes, i * bandwidth)
+        # Towards the middle, where there is room for the words.
+        far = i > np.sqrt(left * right)
         axis.annotate(
             f"{point.name} ({100 * s / roof:.0f} % of its roof)", (i, s),
-            textcoords="offset points", xytext=(7, -3), fontsize=8,
+            textcoords="offset points", xytext=(-7 if far else 7, -3), fontsize=8,
+            ha="right" if far else "left",
         )  # fmt: skip
-    axis.set_xlabel("multiply-accumulates for each byte of memory traffic")
-    axis.set_ylabel("multiply-accumulates a cycle")
+    axis.annotate(
+        f"array: {lanes:,} MAC a cycle", (right, lanes), textcoords="offset points",
+        xytext=(-6, 4), fontsize=8, ha="right", va="bottom", color=_INK,
+    )  # fmt: skip
+    corner = np.sqrt(left * ridge)
+    axis.annotate(
+        f"memory ports: {bandwidth:,g} bytes a cycle", (corner, corner * bandwidth),
+        textcoords="offset points", xytext=(-4, 4), fontsize=8, ha="center", va="bottom",
+        rotation=_slope(axis), rotation_mode="anchor", color=_INK,
+    )  # fmt: skip
+    for ticks in (axis.xaxis, axis.yaxis):
+        ticks.set_major_formatter(
+            lambda value, _at: f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
+        )
+    axis.set_xlabel("MAC (multiply-accumulates) for each byte of memory traffic")
+    axis.set_ylabel("MAC a cycle")
     axis.set_title(title, fontsize=10)
     axis.grid(True, which="both", color="#eeeeee")
-    _write(figure, path)
+    write_file(path, rendered(lambda file: figure.savefig(file, format="png", dpi=110)))
     pyplot.close(figure)
 
 
-def _write(figure: Any, path: Path) -> None:
-    write_file(path, rendered(lambda file: figure.savefig(file, format="png", dpi=110)))
+def _slope(axis: Any) -> float:
+    """Angle on paper, in degrees, of a line of proportionality on logarithmic axes."""
+    axis.figure.draw_without_rendering()
+    (x0, x1), (y0, y1) = axis.get_xlim(), axis.get_ylim()
+    box = axis.get_window_extent()
+    return float(np.degrees(np.arctan2(box.height / np.log(y1 / y0), box.width / np.log(x1 / x0))))
 
 
 def _pyplot() -> Any:

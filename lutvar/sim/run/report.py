@@ -23,6 +23,14 @@ _KINDS = {
 }
 
 
+_TWO_COUNTS = (
+    "The cycles of this table are the device's counter: from the accepted start to the end of the "
+    "program, the fetch of its first instructions and the last write's answer included. The "
+    "timeline begins when the first unit does and ends with the last one, so its passes are "
+    "a little shorter."
+)
+
+
 @dataclass(frozen=True)
 class RunReport:
     """Everything that a run found.
@@ -40,6 +48,7 @@ class RunReport:
         versions, hashes: of tools, and of configuration, Verilog and packed model.
         pictures: name -> file.
         violations: AXI rules broken on the memory ports.
+        date: when it ended, ISO 8601. command: a command line that does the same again.
     """
 
     config: AcceleratorConfig
@@ -60,6 +69,8 @@ class RunReport:
     hashes: Mapping[str, str]
     pictures: Mapping[str, Path]
     violations: int
+    date: str
+    command: str
 
     @property
     def ok(self) -> bool:
@@ -78,6 +89,8 @@ class RunReport:
         return {
             "ok": self.ok,
             "verdict": self.verdict,
+            "date": self.date,
+            "command": self.command,
             "accelerator": self.config.model_dump(),
             "model": dict(self.model),
             "labels": list(self.labels),
@@ -142,7 +155,9 @@ class RunReport:
         pictures = [Picture(path, name) for name, path in self.pictures.items()]
         return [
             Heading("lutvar: whole transformer on the simulated accelerator", 1),
-            Paragraph(self.verdict + "."),
+            Paragraph(f"{'Right' if self.ok else 'WRONG'}: {self.verdict}."),
+            Table(["run", ""], [["date", self.date], ["command", self.command],
+                                ["seed of the first image", str(self.seed)]]),
             *pictures[:1],
             Heading("Compared with the golden model"),
             Table(["tensor", "values", "different"], compared),
@@ -151,6 +166,7 @@ class RunReport:
                 f"Simulated: {self.config.name}, {lanes(self.config):,} multiplier lanes, memory "
                 f"{self.memory}; {self.schedule}. Shares are of the cycles of a pass."
             ),
+            Paragraph(_TWO_COUNTS),
             Table([*head, *(u.name for u in UNITS)], rows),
             *pictures[1:],
             Heading("Run"),

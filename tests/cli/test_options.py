@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that would be ignored are errors; devices, pipes and readers that stop."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import click
+import pytest
+import torch
+
+from lutvar.cli import main
+from lutvar.cli.errors import BAD_INPUT
+from lutvar.cli.main import BROKEN_PIPE, run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["estimate", "--table", "--compare"], "--table and --compare exclude each other"),
+        (
+            ["estimate", "--table", "--batch", "3"],
+            "--table (all schedules) makes no use of --batch",
+        ),
+        (["estimate", "--table", "--model", "d16"], "makes no use of --model"),
+        (["estimate", "--config", "vck190", "--schedule", "batch"], "no use of --schedule"),
+        (["estimate", "--config", "vck190", "--compare"], "vck190 is a board with vck190-fp4"),
+        (["estimate", "--schedule", "single", "--batch", "2"], "no use of --batch"),
+        (["generate", "--backend", "float", "--config", "small-fp6"], "no use of --config"),
+        (["eval", "--weights", "x.pth"], "--protocol own makes no use of --weights"),
+        (["study", "agreement", "--model", "digits"], "makes no use of --model"),
+    ],
+)
+def test_options_that_would_be_ignored(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == BAD_INPUT
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cuda", "no-such-device"])
+def test_a_device_that_is_not_there(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    assert run(["eval", "--device", device]) == BAD_INPUT
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and f"'{device}': " in lines[0]
+    assert lines[0].endswith("--device cpu works everywhere") and lines[1].startswith("try: ")
+
+
+def test_a_changed_accelerator_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["estimate", "--config", "small-fp4", "--model", "digits", "--set", "rows=32"]
+    assert run(arguments) == 0
+    text = capsys.readouterr().out
+    assert "small-fp4-changed" in text and "-changed: with rows=32" in text
+
+
+def test_disassemble_reads_no_more_than_it_must() -> None:
+    """An endless device is refused at once; a pipe is read to the end of the program."""
+    code = "import sys; from lutvar.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    for path in ("/dev/zero", "-"):
+        done = subprocess.run(
+            [sys.executable, "-c", code, "disassemble", path], input=bytes(200),
+            capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == BAD_INPUT and b"no program magic" in done.stderr
+
+
+def test_a_reader_that_stops(tmp_path: Path) -> None:
+    """`lutvar ... | head -1` ends in silence."""
+    code = (
+        "import sys; from lutvar.cli.main import run; sys.stdin.read(); "
+        "sys.exit(run(['doctor', '--json']))"
+    )
+    with (tmp_path / "err").open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=errors,
+        )  # fmt: skip
+        assert process.stdout is not None and process.stdin is not None
+        process.stdout.close()
+        process.stdin.close()
+        assert process.wait(timeout=120) == BROKEN_PIPE
+    assert (tmp_path / "err").read_text() == ""
+
+
+def test_nothing_warns_after_ctrl_c(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was left half done would warn of it when it is collected."""
+
+    class Half:
+        def __del__(self) -> None:
+            warnings.warn("never used", stacklevel=1)
+
+    def interrupted() -> None:
+        half = [Half()]
+        half.append(half)  # type: ignore[arg-type]  # a cycle: collected later
+        raise KeyboardInterrupt
+
+    command = click.Command("interrupted", callback=interrupted)
+    monkeypatch.setitem(main.cli.commands, "interrupted", command)
+    with warnings.catch_warnings():
+        assert run(["interrupted"]) == main.INTERRUPTED
+        gc.collect()
+    assert capsys.readouterr().err == "interrupted\n"
