@@ -41,7 +41,7 @@ accepted when CTRL.ready is 1 and ignored otherwise. CTRL.done and ISR.done are 
 the program: when every instruction is complete and every write to memory has been answered.
 Reading CTRL clears CTRL.done.
 
-INSTRUCTIONS_* start at 0 with each program. CYCLES counts while a program runs and stands still
+INSTRUCTIONS_* start at 0 with each program. CYCLES counts while a program runs and stops
 after an error; the other counters have 32 bits and wrap, so a driver takes differences. BUSY
 counts cycles in which a unit executes an instruction, ACTIVE those in which it moves or computes
 something: their difference is waiting.
