@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 @recipe_option
 @click.option(
     "--image",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="With --backend sim: the device's memory as `lutvar pack` wrote it for this model.",
 )

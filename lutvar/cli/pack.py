@@ -13,7 +13,7 @@ from .common import accelerator_option, command, emit, json_option, model_option
 
 
 @command("pack")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @model_option
 @accelerator_option
 @click.option(

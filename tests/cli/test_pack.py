@@ -115,6 +115,7 @@ def test_what_cannot_be_packed_is_refused(
     assert "expected 'lutvar-recipe-1'" in error_of(capsys, "pack", image, "-o", out)
     text = tmp_path / "text"
     text.write_text("nothing")
+    assert "no such file" in error_of(capsys, "pack", tmp_path / "none", "-o", out)
     assert "not a complete safetensors file" in error_of(capsys, "pack", text, "-o", out)
     assert "needs the formats of preset fp4, small-fp6 has those of fp6" in error_of(
         capsys, "pack", quantized, "--config", "small-fp6", "-o", out
