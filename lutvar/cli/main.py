@@ -27,6 +27,8 @@ from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
 from .generate import generate
+from .inspect import inspect
+from .listing import list_names
 from .pack import pack
 from .quality import quality
 from .quantize import quantize
@@ -38,7 +40,7 @@ from .verilog import verilog
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    study, train, bench, doctor,
+    study, train, bench, list_names, inspect, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

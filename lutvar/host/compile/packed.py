@@ -32,7 +32,7 @@ from .errors import ImageError
 from .model_layout import PAGE, ModelLayout
 from .program import accelerator_hash
 
-_FORMAT = "lutvar-image-1"
+FORMAT = "lutvar-image-1"  #: the metadata entry of image files
 _KEYS = ("shape", "accelerator", "labels", "exponents", "epsilon", "null_label", "model", "sha256")
 #: Bytes that are hashed or written at a time.
 _PIECE = 1 << 24
@@ -113,10 +113,7 @@ class PackedTransformer:
                 f"{path}: packed for accelerator {meta['accelerator']}, but {config.name} is "
                 f"{expected}; pack the model for this configuration"
             )
-        if meta["sha256"] != _digest(meta, image):
-            raise ImageError(
-                f"{path}: content does not match its SHA-256; the file was altered, pack again"
-            )
+        _check(path, meta, image)
         shape = TransformerShape(
             **{**meta["shape"], "patch_nums": tuple(meta["shape"]["patch_nums"])}
         )
@@ -161,7 +158,7 @@ def scratch(folder: Path) -> Iterator[Allocate]:
 def _pieces(meta: dict[str, Any], image: Bytes) -> Iterator[bytes]:
     """The file piece by piece: length, JSON header filled up to a page with blanks, image."""
     described = {
-        "__metadata__": {_FORMAT: json_text(meta)},
+        "__metadata__": {FORMAT: json_text(meta)},
         "image": {"dtype": "U8", "shape": [image.nbytes], "data_offsets": [0, image.nbytes]},
     }
     header = json_text(described).encode()
@@ -169,6 +166,25 @@ def _pieces(meta: dict[str, Any], image: Bytes) -> Iterator[bytes]:
     yield len(header).to_bytes(8, "little") + header
     for start in range(0, image.nbytes, _PIECE):
         yield image[start : start + _PIECE].tobytes()
+
+
+def read_image(path: str | Path) -> tuple[dict[str, Any], Bytes]:
+    """Metadata and image of a file for whatever accelerator, all of it checked.
+
+    Raises:
+        ImageError: missing, cut or altered.
+    """
+    path = Path(path)
+    meta, image = _map_file(path)
+    _check(path, meta, image)
+    return meta, image
+
+
+def _check(path: Path, meta: dict[str, Any], image: Bytes) -> None:
+    if meta["sha256"] != _digest(meta, image):
+        raise ImageError(
+            f"{path}: content does not match its SHA-256; the file was altered, pack again"
+        )
 
 
 def _digest(meta: dict[str, Any], image: Bytes) -> str:
@@ -186,7 +202,7 @@ def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
         raise ImageError(f"cannot read {path}: it is no regular file")
     try:
         with safe_open(path, framework="numpy") as handle:
-            text = (handle.metadata() or {}).get(_FORMAT)
+            text = (handle.metadata() or {}).get(FORMAT)
     except OSError as error:
         raise ImageError(f"cannot read {path}: {error.strerror or error}") from error
     except SafetensorError as error:
@@ -195,7 +211,7 @@ def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
         ) from error
     if text is None:
         raise ImageError(
-            f"{path} has no metadata {_FORMAT!r}; it is not a packed transformer of this version"
+            f"{path} has no metadata {FORMAT!r}; it is not a packed transformer of this version"
         )
     try:
         meta = json.loads(text)

@@ -70,6 +70,14 @@ class Registry(Generic[_T]):
             importlib.import_module(f"{self.package}.{name.replace('-', '_')}")
         return sorted({*self._classes, *(point.name for point in entry_points(group=self.group))})
 
+    def plugins(self) -> dict[str, str]:
+        """Names that other packages offer, with what they point to; nothing is loaded."""
+        return {
+            point.name: point.value
+            for point in entry_points(group=self.group)
+            if point.name not in self._modules()
+        }
+
     def _modules(self) -> set[str]:
         paths = importlib.import_module(self.package).__path__
         return {info.name.replace("_", "-") for info in pkgutil.iter_modules(paths)}

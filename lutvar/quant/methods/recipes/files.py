@@ -35,7 +35,7 @@ from lutvar.quant.var.sites import LinearSite
 
 from .recipe import Recipe
 
-_FORMAT = "lutvar-recipe-1"
+FORMAT = "lutvar-recipe-1"  #: in the metadata of these files
 #: Values at the start, in the middle and at the end of a tensor that the fingerprint looks at.
 _SAMPLED = 1 << 14
 
@@ -48,6 +48,7 @@ class RecipeFile(NamedTuple):
     layers: list[dict[str, Any]]
     attention: Any
     tensors: dict[str, Tensor]
+    sha256: str
 
     def unpacked(self, weights: bool = True) -> dict[LinearSite, Layer]:
         """Site -> layer."""
@@ -110,7 +111,7 @@ def write(
     """
     arrays = _Arrays(tensors)
     metadata = {
-        "format": _FORMAT,
+        "format": FORMAT,
         "recipe": recipe.model_dump_json(),
         "model": model,
         "layers": json_text(list(layers)),
@@ -208,10 +209,10 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
         metadata = dict(json.loads(outer.get("lutvar", "{}")))
     except (json.JSONDecodeError, TypeError, ValueError):
         metadata = {}
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") != FORMAT:
         kind = metadata.get("format", outer.get("format", "another safetensors file"))
         raise QuantizedFileError(
-            f"{path}: is {kind!r}, expected {_FORMAT!r}; write it with `lutvar quantize`"
+            f"{path}: is {kind!r}, expected {FORMAT!r}; write it with `lutvar quantize`"
         )
     stated = metadata.pop("sha256", "")
     found = _digest(metadata, arrays)
@@ -232,7 +233,7 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
     tensors = {name: torch.from_numpy(value) for name, value in arrays.items()}
     return RecipeFile(
         recipe, metadata["model"], json.loads(metadata["layers"]),
-        json.loads(metadata["attention"]), tensors,
+        json.loads(metadata["attention"]), tensors, stated,
     )  # fmt: skip
 
 

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of the accelerator: Verilog with its manifest, and programs."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lutvar.contract.isa import ProgramError
+
+from .report import FileReport, InspectError, read_json, sha256_of
+
+_HEAD = re.compile(r"// lutvar accelerator (\S+), configuration ([0-9a-f]{16})\.")
+
+
+def inspect_verilog(path: Path) -> FileReport:
+    """Verilog of `lutvar verilog`, compared with the manifest beside it."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        line = file.readline()
+    found = _HEAD.match(line)
+    if found is None:
+        raise InspectError(f"{path}: its first line {line.strip()[:60]!r} was altered")
+    digest, beside, checked = sha256_of(path), path.with_suffix(".json"), ""
+    if beside.is_file():
+        stated = read_json(beside)
+        if not isinstance(stated, dict) or "verilog" not in stated:
+            raise InspectError(f"{beside}: is no manifest; it belongs to {path}")
+        if stated["verilog"].get("sha256") != digest:
+            raise InspectError(
+                f"{path}: SHA-256 is {digest}, {beside} says {stated['verilog'].get('sha256')}; "
+                "one of them was changed, export again"
+            )
+        checked = f"SHA-256 in {beside.name}"
+    return FileReport(
+        "Verilog of an accelerator",
+        checked=checked,
+        read_by="Vivado, Verilator, Icarus; lutvar sim makes its own",
+        facts={"accelerator": found[1], "accelerator_hash": found[2], "sha256": digest},
+    )
+
+
+def manifest(path: Path, data: dict[str, Any]) -> FileReport:
+    """The JSON beside the Verilog; the Verilog is compared where it is there."""
+    stated = data["verilog"]
+    verilog = path.with_name(Path(stated["file"]).name)
+    checked = ""
+    if verilog.is_file():
+        if sha256_of(verilog) != stated["sha256"]:
+            raise InspectError(
+                f"{path}: {verilog} has another SHA-256 than it says; one of them was changed, "
+                "export again"
+            )
+        checked = f"SHA-256 of {verilog.name}"
+    return FileReport(
+        "manifest of an accelerator's Verilog",
+        checked=checked,
+        read_by="scripts in constraints/, drivers",
+        facts={
+            "verilog": stated["file"],
+            "module": stated["module"],
+            "quantization": data["quantization"],
+            "formats": {
+                key: value["name"] if isinstance(value, dict) else value
+                for key, value in data["formats"].items()
+            },
+            "ports": len(data["ports"]),
+            "registers": len(data["registers"]),
+            "verilog_sha256": stated["sha256"],
+            "tools": data["tools"],
+        },
+    )
+
+
+def inspect_program(path: Path) -> FileReport:
+    """A program. Raises InspectError for a damaged one."""
+    from lutvar.host.compile.program import Program
+
+    try:
+        program = Program.decode(path.read_bytes())
+    except (ProgramError, ValueError) as error:
+        raise InspectError(f"{path}: {error}") from error
+    counts = Counter(item.opcode.name for item in program.instructions)
+    return FileReport(
+        "program of an accelerator",
+        checked="every instruction",
+        read_by="lutvar disassemble, Device.run",
+        facts={
+            "instructions": dict(counts),
+            "accelerator_hash": f"{program.accelerator_hash:016x}",
+            "model_hash": f"{program.model_hash:016x}",
+        },
+    )
