@@ -146,7 +146,7 @@ def test_verilog_and_manifest(verilog: Path, capsys: pytest.CaptureFixture[str])
     assert found["accelerator"] == "small-fp4" and found["checked"] == "SHA-256 in small-fp4.json"
     assert manifest["verilog_sha256"] == found["sha256"]
     assert manifest["formats"]["weight"] == "E2M1"  # type: ignore[index]
-    with verilog.open("a") as file:
+    with verilog.open("a", encoding="utf-8") as file:
         file.write("// more\n")
     for path in (verilog, verilog.with_suffix(".json")):
         assert run(["inspect", str(path)]) == 2
