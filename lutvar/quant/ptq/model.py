@@ -43,6 +43,11 @@ class QuantizedModel:
                 f"({', '.join(map(str, list(self.layers)[:4]))}, ...); quantize the model in use"
             ) from None
 
+    @property
+    def weights(self) -> int:
+        """Number of weights in all layers."""
+        return sum(layer.codes.size for layer in self.layers.values())
+
 
 def quantize_model(model: HasSites, config: QuantConfig, progress: bool = True) -> QuantizedModel:
     """Quantize every block linear, one layer at a time (the model itself is not changed).
