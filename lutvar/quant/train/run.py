@@ -57,12 +57,14 @@ def train(
         loop.ResumeError: the saved state is damaged or of another plan or seed.
         KeyboardInterrupt: Ctrl-C, with the state saved.
     """
-    threads = torch.get_num_threads()
+    threads, kind = torch.get_num_threads(), torch.get_default_dtype()
     torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)  # that of new layers
     try:
         return _train(Path(out_dir), seed, resume, plan, progress)
     finally:
         torch.set_num_threads(threads)
+        torch.set_default_dtype(kind)
 
 
 def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) -> LoadedModel:
