@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 import lutvar
-from lutvar import files
 from lutvar.files import OutputError, json_text, make_folder, prepare_output, write_file
 
 PACKAGE = Path(lutvar.__file__).parent
@@ -57,7 +56,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_old_file(
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OutputError, match=r"f: No space left.*: the disk is full, .*; free space"):
         write_file(path, b"new")
     assert path.read_bytes() == b"old" and names(tmp_path) == ["f"]

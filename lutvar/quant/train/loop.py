@@ -10,7 +10,6 @@ same number of threads).
 from __future__ import annotations
 
 import math
-import pickle
 import time
 import zlib
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from lutvar.progress import progress_bar
+from lutvar.quant.var.pickled import PickledError, read_pickled
 from lutvar.quant.var.tensors import write_state
 from lutvar.stop import deferred
 
@@ -147,9 +147,9 @@ def _save(path: Path, stage: Stage, fingerprint: str, run: StageRun) -> None:
 
 def _load(path: Path, stage: Stage, fingerprint: str) -> StageRun:
     try:
-        saved = torch.load(path, weights_only=True)
+        saved: Any = read_pickled(path)
         found, run = saved["fingerprint"], StageRun(**saved["run"])
-    except (RuntimeError, KeyError, EOFError, TypeError, pickle.UnpicklingError) as error:
+    except (PickledError, LookupError, TypeError) as error:
         raise ResumeError(
             f"{path}: damaged ({error}); delete it or train without resume"
         ) from error

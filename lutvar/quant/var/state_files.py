@@ -11,18 +11,16 @@ none or several do, the error lists them and says how to save one alone.
 from __future__ import annotations
 
 import json
-import pickle
 import re
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .compact import unpack
+from .pickled import PickledError, read_pickled
 
 #: Ending of compact files.
 COMPACT = ".safetensors.xz"
@@ -44,7 +42,6 @@ _INSIDE = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_mod
 _BEFORE = "module."
 #: Folders in folders of a dictionary, at most.
 _DEPTH = 4
-_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class CheckpointError(ValueError):
@@ -113,37 +110,13 @@ def _configurations(path: Path, metadata: Mapping[str, str]) -> Configurations:
 
 
 def _read_pth(path: Path) -> object:
-    """What is in the file; tensors are mapped and not read where the format allows it."""
-    mapped = zipfile.is_zipfile(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        objects = _objects(path) if mapped else []
-        if objects or "weights only" in str(error).lower():
-            names = ", ".join(objects[:LISTED]) or "unknown"
-            raise CheckpointError(
-                f"{path}: holds pickled objects ({names}) and not only tensors; loading those can "
-                "run any code, so save the tensors alone, if you trust the file: "
-                f"{_command(path, '')}"
-            ) from error
-        raise _incomplete(path, error) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise _incomplete(path, error) from error
-
-
-def _objects(path: Path) -> list[str]:
-    """Classes and functions in the file that are neither tensors nor containers."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # a damaged file: the caller has the first error
-        return []
-
-
-def _incomplete(path: Path, error: Exception) -> CheckpointError:
-    lines = _ESCAPES.sub("", str(error)).splitlines() or [type(error).__name__]
-    return CheckpointError(
-        f"{path}: not a complete weights file ({lines[0]}); copy or download it again"
-    )
+        return read_pickled(path)
+    except PickledError as error:
+        fix = "copy or download it again"
+        if error.objects:
+            fix = f"save the tensors alone, if you trust the file: {_command(path, '')}"
+        raise CheckpointError(f"{error}; {fix}") from error
 
 
 def _chosen(path: Path, content: object, kind: Kind) -> dict[str, Tensor]:

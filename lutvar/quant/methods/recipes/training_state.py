@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lutvar.quant.var.pickled import read_pickled
 from lutvar.quant.var.tensors import write_state
 
 
@@ -42,12 +42,12 @@ class TrainingState:
         if not self.path.exists():
             return 0
         try:
-            content: dict[str, Any] = torch.load(self.path, weights_only=True)
+            content: Any = read_pickled(self.path)
             found = content["variables"]
             if [v.shape for v in found] != [v.shape for v in self.variables]:
                 raise ValueError("other variables")
             self.optimizer.load_state_dict(content["optimizer"])
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError, pickle.UnpicklingError):
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError):
             self.path.unlink()
             return 0
         with torch.no_grad():

@@ -8,7 +8,6 @@ have some entries that are not positive: their sign was never constrained.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.var.pickled import PickledError, read_pickled
 from lutvar.quant.var.sites import SiteName
 
 from .base import StepBase, register_step
@@ -120,11 +120,10 @@ def _load(path: Path) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return read_pickled(path)
+    except (SafetensorError, PickledError, OSError) as error:
         raise FactorsError(
-            f"{path}: not a file of tensors alone ({first}); only tensors are read, never code"
+            f"{path}: not a file of tensors alone ({error}); only tensors are read, never code"
         ) from error
 
 
