@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,8 @@ def draw_roofline(
         title: above the picture.
     """
     pyplot = _pyplot()
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axis = pyplot.subplots(figsize=(8, 5), layout="constrained")
     intensity = np.array([p.macs / max(p.traffic, 1) for p in points])
     speed = np.array([p.macs / max(p.cycles, 1) for p in points])
@@ -120,13 +123,15 @@ def draw_roofline(
     top = lanes * 2.2
     axis.set_xlim(left, right)
     axis.set_ylim(min(speed.min(), left * bandwidth) / 1.5, top)
-    for point, i, s in zip(points, intensity, speed, strict=True):
+    heights = axis.transData.transform(np.stack([intensity, speed], axis=1))[:, 1]
+    places = spread(heights / figure.dpi * 72, 11.0) - heights / figure.dpi * 72
+    for point, i, s, up in zip(points, intensity, speed, places, strict=True):
         roof = min(lanes, i * bandwidth)
         # Towards the middle, where there is room for the words.
         far = i > np.sqrt(left * right)
         axis.annotate(
             f"{point.name} ({100 * s / roof:.0f} % of its roof)", (i, s),
-            textcoords="offset points", xytext=(-7 if far else 7, -3), fontsize=8,
+            textcoords="offset points", xytext=(-7 if far else 7, -3 + up), fontsize=8,
             ha="right" if far else "left",
         )  # fmt: skip
     axis.annotate(
@@ -140,15 +145,24 @@ def draw_roofline(
         rotation=_slope(axis), rotation_mode="anchor", color=_INK,
     )  # fmt: skip
     for ticks in (axis.xaxis, axis.yaxis):
-        ticks.set_major_formatter(
-            lambda value, _at: f"{value:,g}" if value < 1e6 else f"{value:,.0f}"
-        )
+        ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ticks.set_major_formatter(lambda value, _at: f"{value:,.10g}")
+        ticks.set_minor_formatter(NullFormatter())
     axis.set_xlabel("MAC (multiply-accumulates) for each byte of memory traffic")
     axis.set_ylabel("MAC a cycle")
     axis.set_title(title, fontsize=10)
     axis.grid(True, which="both", color="#eeeeee")
     write_file(path, rendered(lambda file: figure.savefig(file, format="png", dpi=110)))
     pyplot.close(figure)
+
+
+def spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
+    """Heights as near as possible to the given ones, in their order, `least` apart from below."""
+    result = heights.copy()
+    order = np.argsort(heights, kind="stable")
+    for lower, upper in pairwise(order):
+        result[upper] = max(result[upper], result[lower] + least)
+    return result
 
 
 def _slope(axis: Any) -> float:
