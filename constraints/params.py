@@ -27,6 +27,7 @@ from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.quant_preset import ConfigError
 from lutvar.contract.register_map import ADDRESS_BITS, read_ports
+from lutvar.files import make_folder, write_file
 
 
 class StaleExport(ValueError):
@@ -36,8 +37,8 @@ class StaleExport(ValueError):
 def read_export(config: AcceleratorConfig, folder: Path) -> tuple[Path, str, list[wrapper.Port]]:
     """Path, SHA-256 and ports of an exported Verilog. Raises StaleExport, OSError."""
     verilog, manifest = (folder / f"{config.name}.{end}" for end in ("v", "json"))
-    text = verilog.read_text()
-    data = json.loads(manifest.read_text())
+    text = verilog.read_text(encoding="utf-8")
+    data = json.loads(manifest.read_text(encoding="utf-8"))
     digest = hashlib.sha256(text.encode()).hexdigest()
     again = f"export it again: lutvar verilog {config.name} -o {folder}"
     if data["config_hash"] != f"{accelerator_hash(config):016x}":
@@ -131,6 +132,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     found = parser.parse_args(argv)
     if not 10 <= found.mhz <= 500:
         parser.error(f"--mhz is {found.mhz:g}; it must be from 10 to 500")
+    if not 1 <= found.buffer_mib <= 1 << 20:
+        parser.error(f"--buffer-mib is {found.buffer_mib}; it must be from 1 to {1 << 20}")
     return found
 
 
@@ -148,13 +151,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             config.name, f"{accelerator_hash(config):016x}", board.CONTROL_BASE,
             1 << ADDRESS_BITS, buffer, options.buffer_mib << 20,
         )  # fmt: skip
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         relative = os.path.relpath(verilog, options.out)
         text = tcl(config, Path(relative).as_posix(), digest, options.mhz, wished, options.memory)
         for name, content in (
             (f"{wrapper.NAME}.v", module), ("lutvar.dtsi", tree), ("params.tcl", text),
         ):  # fmt: skip
-            (options.out / name).write_text(content)
+            write_file(options.out / name, content)
             print(options.out / name)
     except (ConfigError, OSError, ValueError, KeyError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -57,7 +57,7 @@ def elaboration(config_name: str) -> list[Measurement]:
     what = f"{config_name}: export, lint, Yosys elaboration"
     done = subprocess.run(
         [sys.executable, "-m", "lutvar.bench.elaborate", config_name],
-        capture_output=True, text=True, check=False,
+        capture_output=True, encoding="utf-8", errors="replace", check=False,
     )  # fmt: skip
     error = None
     if done.returncode:

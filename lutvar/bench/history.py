@@ -80,7 +80,7 @@ def commit() -> str | None:
     try:
         done = subprocess.run(
             [*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            capture_output=True, text=True, check=False, timeout=30,
+            capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=30,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

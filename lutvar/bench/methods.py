@@ -35,7 +35,7 @@ def quantize_speed(recipe: str = RECIPE, size: str = SIZE) -> list[Measurement]:
         for arguments in (["make", str(model), size], ["quantize", str(model), recipe, str(out)]):
             done = subprocess.run(
                 [sys.executable, "-m", "lutvar.bench.methods", *arguments],
-                env=environment, capture_output=True, text=True,
+                env=environment, capture_output=True, encoding="utf-8", errors="replace",
             )  # fmt: skip
             if done.returncode:
                 detail = {"error": (done.stderr.splitlines() or ["no message"])[-1]}

@@ -202,8 +202,8 @@ def _map(
         try:
             done = subprocess.run(
                 [yosys, "-q", "-l", "unit.log", "-p", script],
-                cwd=folder, capture_output=True, text=True, timeout=timeout, check=False,
-                env=tool_environment(),
+                cwd=folder, capture_output=True, encoding="utf-8", errors="replace",
+                timeout=timeout, check=False, env=tool_environment(),
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
             raise SynthesisError(f"Yosys took more than {timeout:.0f} s for {top}") from error

@@ -28,7 +28,8 @@ WAIVED = {
 
 def _run(command: Sequence[str], environment: dict[str, str] | None = None, **options: str) -> str:
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=tool_environment(environment),
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False,
+        env=tool_environment(environment),
         **options,  # type: ignore[call-overload]
     )  # fmt: skip
     output: str = done.stdout + done.stderr

@@ -98,7 +98,14 @@ def parse_version(text: str | None) -> tuple[int, ...] | None:
 def _ask(command: list[str]) -> str:
     """Output of a version command, or an empty string when it cannot run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr

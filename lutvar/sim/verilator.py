@@ -59,7 +59,7 @@ def _key(verilog: bytes, tool: Tool, wrapper: Path) -> str:
 def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
     environment = tool_environment(tool.environment)
     with log.open("ab") as output:
-        output.write(("$ " + " ".join(command) + "\n").encode())
+        output.write(os.fsencode("$ " + " ".join(command) + "\n"))
         output.flush()
         done = subprocess.run(
             command,

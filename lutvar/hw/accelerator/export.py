@@ -62,7 +62,7 @@ def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> 
             "group": known["group"],
             "code_bits": config.quant_config.code_bits,
         },
-        "quantization": config.quant,
+        "quantization": config.quant_config.name,
         "formats": {key: known[key] for key in ("weight", "activation", "dual", "kv", "ties")},
         "signs": known["signs"],
         "ports": [
