@@ -91,7 +91,7 @@ def test_stages_lower_the_blocks_error(digits: LoadedModel) -> None:
             layer.finish()
         errors[iterations] = _block_error(block)
         assert isinstance(block.layers["qkv"].activation, FixedRange)
-        assert block.layers["qkv"].activation.step.shape == (1,)
+        assert block.layers["qkv"].activation.scale.shape == (1,)
         assert len(block.layers["qkv"].operations) == 2 and not block.layers["fc2"].operations
     assert errors[40] < 0.85 * errors[0]
     block = _block(digits, 4)
@@ -128,7 +128,7 @@ def test_noise_is_fixed_and_leaves_through_the_bias() -> None:
     layer.finish()
     assert isinstance(layer.activation, NoisyInput) and isinstance(inner, FixedRange)
     noise = layer.activation.noise_I
-    assert 0 < noise.abs().max() <= 2 * inner.step
+    assert 0 < noise.abs().max() <= 2 * inner.scale
     assert error(layer, x, exact) < error(plain, x, exact)
     corrected = layer.bias_O - layer.rounded_OI @ noise
     expected = F.linear(inner(x + noise, 0), layer.rounded_OI, corrected)

@@ -116,7 +116,7 @@ def test_percentiles_against_a_search_by_hand() -> None:
     x_NM = torch.randn(5, 4000)
     x_NM[0, 0] = 8.0
     x_NM[1] = 4.0
-    step_N, zero_N = percentile_range(x_NM, 4)
+    scale_N, zero_point_N = percentile_range(x_NM, 4)
     for n, x in enumerate(x_NM.double().numpy()):
         best = None
         for p in (0.999, 0.9999, 0.99999):
@@ -127,8 +127,8 @@ def test_percentiles_against_a_search_by_hand() -> None:
             if best is None or error < best[0] * (1 - 1e-6):
                 best = error, step, np.rint(low / step)
         assert best is not None
-        assert np.isclose(step_N[n], best[1], rtol=1e-4) and zero_N[n] == best[2]
-    assert step_N[0] < 0.5  # the outlier was cut off
+        assert np.isclose(scale_N[n], best[1], rtol=1e-4) and zero_point_N[n] == -best[2]
+    assert scale_N[0] < 0.5  # the outlier was cut off
     assert float(moving_average([torch.ones(1), torch.zeros(1)])) == pytest.approx(0.9)
 
 

@@ -18,7 +18,7 @@ from lutvar.quant.methods import (
     quantize_var,
 )
 from lutvar.quant.methods.attention.log_softmax import LogAttention, best_scale
-from lutvar.quant.methods.calibration.fixed_range import FixedRange, percentile_range, tails
+from lutvar.quant.methods.calibration.fixed_range import FixedRange, calibrated_range, tails
 from lutvar.quant.methods.quantizers.logarithmic import LogTable
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.models import LoadedModel, load_model
@@ -42,9 +42,9 @@ def test_tails_are_numpys_percentiles() -> None:
 def test_percentile_range_takes_the_best_candidate() -> None:
     """By hand: one outlier of 10,000 values is worth cutting at 4 bits."""
     x = torch.cat((torch.linspace(-1, 1, 9999), torch.tensor([40.0]))).unsqueeze(1)
-    found = percentile_range(x, 4, False)
+    found = calibrated_range(x, 4, False)
     wide = FixedRange.between(x.amin(0), x.amax(0), 4)
-    assert float(found.step) < 0.2 < 2 < float(wide.step)
+    assert float(found.scale) < 0.2 < 2 < float(wide.scale)
     assert (found(x) - x).square().mean() < (wide(x) - x).square().mean()
     grid = FixedRange.between(torch.tensor([-1.0]), torch.tensor([14.0]), 4)
     assert grid(torch.tensor([-3.0, -1.2, 0.4, 0.6, 13.7, 99.0])).tolist() == [-1, -1, 0, 1, 14, 14]
@@ -55,16 +55,17 @@ def test_reparameterisation_keeps_the_function_and_the_codes() -> None:
     x = outliers()
     layer, block = one_layer("qkv", x)
     exact, weight = float_output(layer, x), layer.weight_OI
-    channels = percentile_range(x.flatten(0, 1), 4, True)
+    channels = calibrated_range(x.flatten(0, 1), 4, True)
     make_step({"step": "repq"}).apply(block)
     prepared = layer.prepared(x)
     assert torch.allclose(float_output(layer, prepared), exact, atol=1e-4)
-    assert isinstance(layer.activation, FixedRange) and layer.activation.step.shape == (1,)
-    before = torch.round(x / channels.step + channels.zero).clamp(0, 15)
-    after = torch.round(prepared / layer.activation.step + layer.activation.zero).clamp(0, 15)
+    assert isinstance(layer.activation, FixedRange) and layer.activation.scale.shape == (1,)
+    target = layer.activation
+    before = torch.round(x / channels.scale + channels.zero_point).clamp(0, 15)
+    after = torch.round(prepared / target.scale + target.zero_point).clamp(0, 15)
     assert (before == after).float().mean() > 0.995
     # r moved into the weight's columns.
-    ratio = channels.step / channels.step.mean()
+    ratio = channels.scale / channels.scale.mean()
     assert torch.allclose(layer.weight_OI, weight * ratio, rtol=1e-5)
 
 

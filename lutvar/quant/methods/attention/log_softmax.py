@@ -17,7 +17,7 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     FixedRange,
-    percentile_range,
+    calibrated_range,
     tails,
 )
 from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
@@ -118,7 +118,7 @@ class LogAttention:
         bits = self.settings.operand_bits
         if bits is None:
             return ()
-        return tuple(percentile_range(x.reshape(-1, 1), bits, False) for x in operands)
+        return tuple(calibrated_range(x.reshape(-1, 1), bits, False) for x in operands)
 
     def _rule(self, p_BHlL: Tensor, v_BHLc: Tensor) -> LogTable | ShiftUniformLog2:
         rule, bits = self.settings.rule, self.settings.bits

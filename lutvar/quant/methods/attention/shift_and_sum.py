@@ -64,12 +64,12 @@ def averaged(quantizer: FakeQuantizer, v: Tensor, m: Tensor) -> Tensor:
         m: copies, broadcast against v.
     """
     scales = quantizer.scales(v)
-    if scales.zero is not None:
+    if scales.zero_point is not None:
         # As released: the average of the rounded copies is clamped, not each copy.
         n = quantizer.blocks(v) / scales.positive
         m = quantizer.blocks(m.expand_as(v).contiguous())
-        code = torch.round(n * m).div_(m).sub_(scales.zero)
-        code = code.clamp_(0, 2**quantizer.spec.bits - 1).add_(scales.zero)
+        code = torch.round(n * m).div_(m).add_(scales.zero_point)
+        code = code.clamp_(0, 2**quantizer.spec.bits - 1).sub_(scales.zero_point)
         return (code * scales.positive).reshape(v.shape)
     down, up = quantizer.neighbours(v, scales)
     width = up - down

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention with static operand ranges: one pair of step and zero point for each operand and block.
+"""Attention with static operand ranges: scale and zero point of each operand and block.
 
 Source: PTQ4ARVG (arXiv:2601.21238), released code: q, k, probabilities and values are asymmetric
 integers for the whole tensor, ranges from percentiles as for the linears.
@@ -100,13 +100,13 @@ class StaticAttention(PlainAttention):
                 found.setdefault(key, []).append(pair)
         self._seen = None
         for key, pairs in found.items():
-            step, zero = (moving_average([pair[i] for pair in pairs]) for i in range(2))
-            self.fixed[key] = StaticQuantizer.of(spec.format, step, zero, (0,))
+            scale, zero_point = (moving_average([pair[i] for pair in pairs]) for i in range(2))
+            self.fixed[key] = StaticQuantizer.of(spec.format, scale, zero_point, (0,))
 
     def state(self) -> dict[str, Tensor]:
-        """The ranges, for files: "block.operand" -> (step, zero point)."""
+        """The ranges, for files: "block.operand" -> (scale, minus zero point)."""
         return {
-            f"{block}.{name}": torch.cat((fixed.step_S, fixed.zero_S))
+            f"{block}.{name}": torch.cat((fixed.scale_S, -fixed.zero_point_S))
             for (block, name), fixed in self.fixed.items()
         }
 
@@ -114,7 +114,7 @@ class StaticAttention(PlainAttention):
         """Take back what `state` gave."""
         for key, pair in state.items():
             block, name = key.split(".")
-            made = StaticQuantizer.of(self.settings.format, pair[:1], pair[1:], (0,))
+            made = StaticQuantizer.of(self.settings.format, pair[:1], -pair[1:], (0,))
             self.fixed[int(block), name] = made
 
     def _static(self, block: int, name: str, x: Tensor) -> Tensor:

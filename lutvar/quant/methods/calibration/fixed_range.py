@@ -23,35 +23,35 @@ PERCENTILES = (0.999, 0.9999, 0.99999)
 
 @dataclass(frozen=True)
 class FixedRange:
-    """Codes 0..2**bits - 1 of `x / step + zero`, rounded; the same for all tokens.
+    """Codes q = round(x / scale + zero_point) in 0..2**bits - 1; the same range for all tokens.
 
     Attributes:
-        step: value of one code, [1] or one for each channel [I].
-        zero: code of 0, shaped as `step`. It need not be whole (means of RepQ-ViT are not).
+        scale: difference of neighbouring values, [1] or one for each channel [I].
+        zero_point: code of 0, shaped as `scale`. It need not be whole (means of RepQ-ViT are not).
         bits: bits of a code, as a float for reports.
     """
 
-    step: Tensor
-    zero: Tensor
+    scale: Tensor
+    zero_point: Tensor
     bits: float
 
     @classmethod
     def between(cls, low: Tensor, high: Tensor, bits: int) -> FixedRange:
         """Range [low, high], stretched to contain 0 with a whole code."""
         low, high = low.clamp_max(0), high.clamp_min(0)
-        step = (high - low) / (2**bits - 1)
-        step = torch.where(step == 0, 1.0, step)
-        return cls(step, torch.round(-low / step), float(bits))
+        scale = (high - low) / (2**bits - 1)
+        scale = torch.where(scale == 0, 1.0, scale)
+        return cls(scale, torch.round(-low / scale), float(bits))
 
     @property
     def low(self) -> Tensor:
         """Value of code 0."""
-        return -self.zero * self.step
+        return -self.zero_point * self.scale
 
     def __call__(self, x: Tensor, scale_index: int = 0) -> Tensor:
         """Fake-quantize [..., I]; the scale step does not matter."""
-        codes = torch.round(x / self.step).add_(self.zero).clamp_(0, 2**self.bits - 1)
-        return codes.sub_(self.zero).mul_(self.step)
+        codes = torch.round(x / self.scale).add_(self.zero_point).clamp_(0, 2**self.bits - 1)
+        return codes.sub_(self.zero_point).mul_(self.scale)
 
 
 def tails(x: Tensor, fractions: Sequence[float]) -> tuple[Tensor, Tensor]:
@@ -79,7 +79,7 @@ def tails(x: Tensor, fractions: Sequence[float]) -> tuple[Tensor, Tensor]:
     )
 
 
-def percentile_range(
+def calibrated_range(
     x: Tensor, bits: int, by_channel: bool, fractions: Sequence[float] = PERCENTILES
 ) -> FixedRange:
     """The range between opposite percentiles of x [N, I] with the smallest squared error.
@@ -99,8 +99,8 @@ def percentile_range(
             continue
         better = error < best_error
         best = FixedRange(
-            torch.where(better, candidate.step, best.step),
-            torch.where(better, candidate.zero, best.zero),
+            torch.where(better, candidate.scale, best.scale),
+            torch.where(better, candidate.zero_point, best.zero_point),
             float(bits),
         )
         best_error = torch.where(better, error, best_error)

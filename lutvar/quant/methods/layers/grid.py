@@ -51,8 +51,8 @@ def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWe
     if scales.negative is not None:
         step = torch.where(blocks < 0, scales.negative, scales.positive)
     integers = torch.round(blocks / step)
-    if scales.zero is not None:
-        integers = integers - scales.zero
+    if scales.zero_point is not None:
+        integers = integers + scales.zero_point
     if not bool((integers.abs() <= 32767).all()):
         return None
     small = bool((integers >= -128).all() and (integers <= 127).all())
@@ -64,8 +64,8 @@ def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWe
 def values(quantizer: FakeQuantizer, weight: GridWeight) -> Tensor:
     """The weight [O, I] in float32."""
     integers, scales = quantizer.blocks(weight.integers_OI).float(), weight.scales
-    if scales.zero is not None:
-        integers = integers + scales.zero
+    if scales.zero_point is not None:
+        integers = integers - scales.zero_point
     step = scales.positive
     if scales.negative is not None:
         step = torch.where(integers < 0, scales.negative, scales.positive)

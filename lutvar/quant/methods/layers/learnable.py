@@ -30,11 +30,11 @@ def straight_apply(quantizer: FakeQuantizer, x: Tensor, scales: Scales) -> Tenso
         fixed = scales.each(Tensor.detach)
         rounded = quantizer.blocks(quantizer.apply(x.detach(), fixed))
     blocks, step = quantizer.blocks(x), scales.positive
-    if scales.zero is not None:
+    if scales.zero_point is not None:
         levels = 2**quantizer.spec.bits - 1
-        place = blocks.detach() / fixed.positive - scales.zero.detach()
+        place = blocks.detach() / fixed.positive + scales.zero_point.detach()
         beyond = (place < 0) | (place > levels)
-        offset = scales.zero
+        offset = -scales.zero_point
     else:
         negative = blocks.detach() < 0
         top = torch.where(

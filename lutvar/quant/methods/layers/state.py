@@ -25,7 +25,7 @@ from .layer import Layer
 from .ranged import RangedLayer
 
 _T = TypeVar("_T", bound=type)
-#: Name in files -> "module:class" (modules of lutvar.quant.methods), or the class.
+#: Name in files -> "module:class" (modules of `lutvar.quant.methods`), or the class.
 CLASSES: dict[str, str | type] = {
     "ChannelScale": "layers.operations:ChannelScale",
     "ChannelShift": "layers.operations:ChannelShift",
@@ -37,6 +37,13 @@ CLASSES: dict[str, str | type] = {
     "ShiftUniformLog2": "quantizers.logarithmic:ShiftUniformLog2",
     "ShiftedLog": "steps.adalog:ShiftedLog",
     "StaticQuantizer": "quantizers.static:StaticQuantizer",
+}
+#: Files of format 1 call the scale `step` and keep minus the zero point as `zero`:
+#: class -> field -> (name in files, sign).
+_STORED: dict[str, dict[str, tuple[str, int]]] = {
+    "FixedRange": {"scale": ("step", 1), "zero_point": ("zero", 1)},
+    "Scales": {"zero_point": ("zero", -1)},
+    "StaticQuantizer": {"scale_S": ("step_S", 1), "zero_point_S": ("zero_S", -1)},
 }
 _METHODS = __package__.rpartition(".")[0]
 #: Tensors from so many values on are kept once, however many layers have the same.
@@ -97,12 +104,19 @@ def pack(value: Any, name: str, tensors: Tensors) -> Any:
             f"{name}: objects of class {kind} cannot be kept in a file; put `state.register` on "
             "its class"
         )
-    fields = {
-        f.name: pack(getattr(value, f.name), f"{name}.{f.name}", tensors)
-        for f in dataclasses.fields(value)
-        if f.init
-    }
+    fields = {}
+    for f in dataclasses.fields(value):
+        if f.init:
+            stored, sign = _stored(kind, f.name)
+            content = getattr(value, f.name)
+            content = content if sign == 1 else -content
+            fields[stored] = pack(content, f"{name}.{stored}", tensors)
     return {"object": kind, "fields": fields}
+
+
+def _stored(kind: str, field: str) -> tuple[str, int]:
+    """Name of a field in files, and the sign with which it is kept there."""
+    return _STORED.get(kind, {}).get(field, (field, 1))
 
 
 def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -126,7 +140,13 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
             f"the file holds an object of class {data['object']!r}, which is not registered here; "
             "use the version of lutvar that wrote it"
         )
-    return cls(**{k: unpack(v, tensors) for k, v in data["fields"].items()})
+    values: dict[str, Any] = {}
+    for f in dataclasses.fields(cls):
+        stored, sign = _stored(data["object"], f.name)
+        if stored in data["fields"]:
+            content = unpack(data["fields"][stored], tensors)
+            values[f.name] = content if sign == 1 else -content
+    return cls(**values)
 
 
 def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[str, Any]:
@@ -148,7 +168,8 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         tensors[f"{name}.integers"] = found.integers_OI.contiguous()
         for key, scale in found.scales._asdict().items():
             if scale is not None:
-                tensors[f"{name}.scales.{key}"] = scale.contiguous()
+                stored, sign = _stored("Scales", key)
+                tensors[f"{name}.scales.{stored}"] = (scale if sign == 1 else -scale).contiguous()
     if layer.bias_O is not None:
         tensors[f"{name}.bias"] = layer.bias_O.detach().contiguous()
     return {
@@ -163,6 +184,16 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         "notes": layer.notes,
         "grid": found is not None,
     }
+
+
+def _scales(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of `Scales` as `pack_layer` put them down under a layer's name."""
+    fields: dict[str, Any] = {}
+    for key in Scales._fields:
+        stored, sign = _stored("Scales", key)
+        value = tensors.get(f"{name}.scales.{stored}")
+        fields[key] = value if value is None or sign == 1 else -value
+    return fields
 
 
 def unpack_layer(
@@ -189,8 +220,7 @@ def unpack_layer(
         weight_OI = torch.empty(data["shape"], device="meta", dtype=torch.float32)
     elif data["grid"]:
         assert quantizer is not None
-        kept = (tensors.get(f"{name}.scales.{key}") for key in Scales._fields)
-        scales = Scales(*kept)  # type: ignore[arg-type]
+        scales = Scales(**_scales(name, tensors))
         weight_OI = values(quantizer, GridWeight(tensors[f"{name}.integers"], scales))
     else:
         weight_OI = tensors[f"{name}.weight"]

@@ -106,14 +106,14 @@ class Scales(NamedTuple):
     Attributes:
         positive: value of one grid step, of positive numbers where `negative` is given.
         negative: of negative numbers, or None for the same.
-        zero: zero point, or None.
+        zero_point: code of 0, x = (q - zero_point) * scale; None where 0 is the code 0.
         amax: absolute maximum that `positive` was divided out of, where a step keeps it: the
             accelerator's scales are rounded from this one.
     """
 
     positive: Tensor
     negative: Tensor | None = None
-    zero: Tensor | None = None
+    zero_point: Tensor | None = None
     amax: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
@@ -214,17 +214,17 @@ class FakeQuantizer:
         above = self.spec.clip if clip_high is None else clip_high
         below = above if clip_low is None else clip_low
         if self.spec.percentile:
-            step, zero = percentile_range(blocks.detach().flatten(0, -2), self.spec.bits)
+            scale, zero_point = percentile_range(blocks.detach().flatten(0, -2), self.spec.bits)
             shape = (*blocks.shape[:-1], 1)
-            return Scales(step.view(shape), None, zero.view(shape))
+            return Scales(scale.view(shape), None, zero_point.view(shape))
         if self.spec.asymmetric:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
             step = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
             step = step.clamp_max(_largest_step(2 ** (self.spec.bits - 1)))
             step = torch.where(step == 0, 1.0, step)
-            zero = low / step
-            return Scales(step, None, zero + (torch.round(zero) - zero).detach())
+            lowest = low / step  # code 0 stands for this multiple of the scale, rounded
+            return Scales(step, None, -(lowest + (torch.round(lowest) - lowest).detach()))
         if self.two_sided:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             return Scales(
@@ -259,10 +259,10 @@ class FakeQuantizer:
     def apply(self, x: Tensor, scales: Scales) -> Tensor:
         """Fake-quantize [..., I] with given scales (of the same shape as `scales` would give)."""
         blocks = self.blocks(x)
-        if scales.zero is not None:
+        if scales.zero_point is not None:
             levels = 2**self.spec.bits - 1
-            q = torch.round(blocks / scales.positive).sub_(scales.zero).clamp_(0, levels)
-            return ((q + scales.zero) * scales.positive).reshape(x.shape)
+            q = torch.round(blocks / scales.positive).add_(scales.zero_point).clamp_(0, levels)
+            return ((q - scales.zero_point) * scales.positive).reshape(x.shape)
         if scales.negative is None:
             n = blocks / scales.positive
             q = torch.copysign(self._positive.round(n.abs()), n)
@@ -278,11 +278,11 @@ class FakeQuantizer:
         At the ends of the grid both are the end. For learned rounding.
         """
         blocks = self.blocks(x)
-        if scales.zero is not None:
+        if scales.zero_point is not None:
             levels = 2**self.spec.bits - 1
-            low = torch.floor(blocks / scales.positive) - scales.zero
+            low = torch.floor(blocks / scales.positive) + scales.zero_point
             pair = (low.clamp(0, levels), (low + 1).clamp(0, levels))
-            down, up = ((q + scales.zero) * scales.positive for q in pair)
+            down, up = ((q - scales.zero_point) * scales.positive for q in pair)
             return down.reshape(x.shape), up.reshape(x.shape)
         neg_scale = scales.positive if scales.negative is None else scales.negative
         n = blocks.clamp_min(0) / scales.positive

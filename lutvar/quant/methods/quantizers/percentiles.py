@@ -22,28 +22,29 @@ MOMENTUM = 0.1
 def percentile_range(
     x_NM: Tensor, bits: int, percentiles: Sequence[float] = PERCENTILES
 ) -> tuple[Tensor, Tensor]:
-    """Step and zero point of each row, [N] each; value = (code + zero) * step, codes 0..2**bits-1.
+    """Scale and zero point of each row, [N] each; x = (q - zero_point) * scale, q 0..2**bits-1.
 
-    Unlike a minimum/maximum range this one need not contain 0. A row of one value gets a step
+    Unlike a minimum/maximum range this one need not contain 0. A row of one value gets a scale
     that represents it exactly.
     """
     levels = 2**bits - 1
     quantiles = [*percentiles, *(1 - p for p in percentiles)]
     cuts = np.quantile(x_NM.numpy(), quantiles, axis=-1).astype(np.float32)
     best_N = torch.full((len(x_NM),), torch.inf, dtype=torch.float32)
-    step_N, zero_N = torch.ones_like(best_N), torch.zeros_like(best_N)
+    scale_N, zero_point_N = torch.ones_like(best_N), torch.zeros_like(best_N)
     for high, low in zip(*torch.from_numpy(cuts).chunk(2), strict=True):
-        step = (high - low) / levels
+        scale = (high - low) / levels
         fallback = torch.where(low == 0, 1.0, low.abs())
-        step = torch.where(step > 0, step, fallback)
-        zero = torch.round(low / step)
-        code = torch.round(x_NM / step.unsqueeze(1)).sub_(zero.unsqueeze(1)).clamp_(0, levels)
-        code.add_(zero.unsqueeze(1)).mul_(step.unsqueeze(1)).sub_(x_NM)
-        error_N = code.square_().mean(1)
+        scale = torch.where(scale > 0, scale, fallback)
+        zero_point = -torch.round(low / scale)
+        q = torch.round(x_NM / scale.unsqueeze(1)).add_(zero_point.unsqueeze(1)).clamp_(0, levels)
+        q.sub_(zero_point.unsqueeze(1)).mul_(scale.unsqueeze(1)).sub_(x_NM)
+        error_N = q.square_().mean(1)
         better = error_N < best_N
         best_N = torch.where(better, error_N, best_N)
-        step_N, zero_N = torch.where(better, step, step_N), torch.where(better, zero, zero_N)
-    return step_N, zero_N
+        scale_N = torch.where(better, scale, scale_N)
+        zero_point_N = torch.where(better, zero_point, zero_point_N)
+    return scale_N, zero_point_N
 
 
 def moving_average(batches: Sequence[Tensor]) -> Tensor:

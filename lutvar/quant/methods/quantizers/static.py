@@ -16,19 +16,19 @@ from .fake import FakeQuantizer, QuantizerSpec, Scales
 
 @dataclass
 class StaticQuantizer:
-    """Asymmetric integers with (step, zero point) pairs from calibration.
+    """Asymmetric integers with (scale, zero point) pairs from calibration.
 
     Attributes:
         format: an INT format.
-        step_S: value of one code step, one for each pair.
-        zero_S: zero points, whole numbers: value = (code + zero) * step.
+        scale_S: difference of neighbouring values, one for each pair.
+        zero_point_S: the codes of 0, whole numbers: x = (q - zero_point) * scale.
         pair_of_scale: which pair each scale step uses; the last entry serves all later ones.
         bits: of a code.
     """
 
     format: str
-    step_S: Tensor
-    zero_S: Tensor
+    scale_S: Tensor
+    zero_point_S: Tensor
     pair_of_scale: tuple[int, ...]
     bits: float = field(init=False)
 
@@ -42,21 +42,21 @@ class StaticQuantizer:
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """Fake-quantize the tokens [..., l, I] of one scale step."""
         pair = self.pair_of_scale[min(scale_index, len(self.pair_of_scale) - 1)]
-        scales = Scales(self.step_S[pair].view(1, 1), None, self.zero_S[pair].view(1, 1))
+        scales = Scales(self.scale_S[pair].view(1, 1), None, self.zero_point_S[pair].view(1, 1))
         return self.quantizer().apply(x, scales)
 
     @classmethod
     def of(
-        cls, bits_format: str, step_S: Tensor, zero_S: Tensor, pair_of_scale: tuple[int, ...]
+        cls, bits_format: str, scale_S: Tensor, zero_point_S: Tensor, pair_of_scale: tuple[int, ...]
     ) -> StaticQuantizer:
         """With zero points rounded to whole numbers.
 
         Raises:
-            ValueError: a step that is not finite and above 0, or a zero point that is not finite.
+            ValueError: a scale that is not finite and above 0, or a zero point that is not finite.
         """
-        if not bool((step_S.isfinite() & (step_S > 0)).all() and zero_S.isfinite().all()):
+        if not bool((scale_S.isfinite() & (scale_S > 0)).all() and zero_point_S.isfinite().all()):
             raise ValueError(
-                f"static range with steps {step_S.tolist()} and zero points {zero_S.tolist()}; "
-                "steps must be finite and above 0"
+                f"static range with scales {scale_S.tolist()} and zero points "
+                f"{zero_point_S.tolist()}; scales must be finite and above 0"
             )
-        return cls(bits_format, step_S.float(), torch.round(zero_S).float(), pair_of_scale)
+        return cls(bits_format, scale_S.float(), torch.round(zero_point_S).float(), pair_of_scale)

@@ -106,7 +106,7 @@ class TunedLayer:
         assert self.grid is not None
         scales, factor = self.grid.scales, log_scale.exp()
         negative = None if scales.negative is None else scales.negative * factor
-        return Scales(scales.positive * factor, negative, scales.zero)
+        return Scales(scales.positive * factor, negative, scales.zero_point)
 
 
 class _StraightAttention(PlainAttention):

@@ -17,9 +17,9 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     FixedRange,
+    calibrated_range,
     calibration_rows,
     input_bits,
-    percentile_range,
     tails,
 )
 from lutvar.quant.methods.layers.layer import Block, Layer
@@ -91,7 +91,7 @@ class AdaLog(StepBase):
                     LogTable("adalog", bits, BASE, top), GELU_SHIFT, float(bits)
                 )
             elif not isinstance(layer.activation, FixedRange):
-                layer.activation = percentile_range(x_NI, bits, False, PERCENTILES)
+                layer.activation = calibrated_range(x_NI, bits, False, PERCENTILES)
             for _ in range(self.rounds):
                 self._search_input(layer, x_NI, exact_NO)
                 self._search_weight(layer, x_NI)
@@ -139,8 +139,8 @@ class AdaLog(StepBase):
         def candidate(a: Tensor, b: Tensor) -> FixedRange:
             """Each end of the range from 0.5 to 1.1 times where it is."""
             low = now.low * (0.5 + 0.6 * a)
-            high = (now.low + levels * now.step) * (0.5 + 0.6 * b)
-            step = torch.where(high > low, (high - low) / levels, now.step)
+            high = (now.low + levels * now.scale) * (0.5 + 0.6 * b)
+            step = torch.where(high > low, (high - low) / levels, now.scale)
             return FixedRange(step.reshape(-1), (-low / step).reshape(-1), now.bits)
 
         def error(a_K1: Tensor, b_K1: Tensor) -> Tensor:
@@ -187,20 +187,20 @@ def best_rows(
     low_O, high_O = weight_OI.amin(1).clamp_max(0), weight_OI.amax(1).clamp_min(0)
     last = 2**spec.bits - 1
 
-    def step_and_zero(a_KO: Tensor, b_KO: Tensor) -> tuple[Tensor, Tensor]:
+    def scale_and_zero_point(a_KO: Tensor, b_KO: Tensor) -> tuple[Tensor, Tensor]:
         low, high = low_O * (0.4 + 0.6 * a_KO), high_O * (0.4 + 0.6 * b_KO)
         step = torch.where(high > low, (high - low) / last, 1.0).unsqueeze(-1)
-        return step, torch.round(low.unsqueeze(-1) / step)
+        return step, -torch.round(low.unsqueeze(-1) / step)
 
     def error(a_KO: Tensor, b_KO: Tensor) -> Tensor:
         errors = []
         for a, b in zip(a_KO.split(8), b_KO.split(8), strict=True):
-            step, zero = step_and_zero(a, b)
-            codes = torch.round(weight_OI / step).sub_(zero).clamp_(0, last)
-            row_KOI = codes.add_(zero).mul_(step)
+            scale, zero_point = scale_and_zero_point(a, b)
+            codes = torch.round(weight_OI / scale).add_(zero_point).clamp_(0, last)
+            row_KOI = codes.sub_(zero_point).mul_(scale)
             errors.append((row_KOI * (row_KOI @ gram_II - 2 * linear_OI)).sum(-1))
         return torch.cat(errors)
 
     a, b = progressive(error, len(weight_OI), candidates, steps)
-    step, zero = step_and_zero(a, b)
-    return Scales(step.unsqueeze(-1), None, zero.unsqueeze(-1))  # a block for each row
+    scale, zero_point = scale_and_zero_point(a, b)
+    return Scales(scale.unsqueeze(-1), None, zero_point.unsqueeze(-1))  # a block for each row

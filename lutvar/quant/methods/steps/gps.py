@@ -97,13 +97,13 @@ class GainProjectedScaling(StepBase):
         skip = layer.site.name in self.skip_first
         batches = [x.flatten(0, 1) for x, _ in row_batches(block, layer, self.batch, skip)]
         ranges = [percentile_range(x_TI.T.contiguous(), bits) for x_TI in batches]
-        step_I = moving_average([step for step, _ in ranges])
-        zero_I = torch.round(moving_average([zero for _, zero in ranges]))
+        scale_I = moving_average([scale for scale, _ in ranges])
+        zero_point_I = torch.round(moving_average([zero_point for _, zero_point in ranges]))
         factors = []
         for x_TI in batches:
             k = widest_channel(x_TI)
-            code = torch.round(x_TI / step_I[k]).sub_(zero_I[k]).clamp_(0, 2**bits - 1)
-            rounded_TI = (code + zero_I[k]) * step_I[k]
+            q_TI = torch.round(x_TI / scale_I[k]).add_(zero_point_I[k]).clamp_(0, 2**bits - 1)
+            rounded_TI = (q_TI - zero_point_I[k]) * scale_I[k]
             factors.append(
                 gain_factors(x_TI, rounded_TI, layer.weight_OI, rounded_OI, self.formula)
             )

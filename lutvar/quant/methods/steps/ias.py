@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.quant.methods.calibration.fixed_range import (
+    calibrated_range,
     calibration_rows,
     input_bits,
-    percentile_range,
 )
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer
 from lutvar.quant.methods.quantizers.fake import Scales
@@ -67,7 +67,7 @@ class IasVit(StepBase):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.tokens)
             by_channel = layer.site.name in self.norm_sites
-            layer.activation = percentile_range(x_NI, bits, by_channel)
+            layer.activation = calibrated_range(x_NI, bits, by_channel)
         target_BLC = self._target(block)
         self._train(block, layers, target_BLC, {}, 1)
         for name in self.norm_sites:

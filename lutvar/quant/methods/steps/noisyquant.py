@@ -80,7 +80,7 @@ class NoisyQuant(StepBase):
 
 def _unit(layer: Layer, inner: ActivationQuantizer, x_NI: Tensor) -> float:
     if isinstance(inner, FixedRange):
-        return float(inner.step.mean())
+        return float(inner.scale.mean())
     if isinstance(inner, FakeQuantizer):
         return float(inner.scales(x_NI).positive.mean())
     raise ValueError(f"step noisyquant: {layer.site} has a {type(inner).__name__}, without a step")

@@ -9,6 +9,7 @@ takes `W r` with bias `+ W r b`. In VAR both fold into the AdaLN vectors.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -17,9 +18,9 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
     FixedRange,
+    calibrated_range,
     calibration_rows,
     input_bits,
-    percentile_range,
 )
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import scale_channels, shift_channels
@@ -35,9 +36,9 @@ def reparameterise(layer: Layer, channels: FixedRange) -> Tensor:
         r [I], the factors that the weight took.
     """
     target = FixedRange(
-        channels.step.mean().reshape(1), channels.zero.mean().reshape(1), channels.bits
+        channels.scale.mean().reshape(1), channels.zero_point.mean().reshape(1), channels.bits
     )
-    ratio_I = channels.step / target.step
+    ratio_I = channels.scale / target.scale
     scale_channels(layer, 1 / ratio_I)
     shift_channels(layer, target.low - channels.low / ratio_I)
     layer.activation = target
@@ -63,10 +64,10 @@ class Repq(StepBase):
         for layer in self.chosen(block):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.rows)
-            channels = percentile_range(x_NI, bits, True, self.percentiles)
+            channels = calibrated_range(x_NI, bits, True, self.percentiles)
             # A channel that hardly moves must not blow up the others' weight columns.
-            floor = float(channels.step.mean()) * 1e-4
-            channels = FixedRange(channels.step.clamp_min(floor), channels.zero, channels.bits)
+            floor = float(channels.scale.mean()) * 1e-4
+            channels = replace(channels, scale=channels.scale.clamp_min(floor))
             ratio_I = reparameterise(layer, channels)
             spread = float(ratio_I.max() / ratio_I.min().clamp_min(torch.finfo(torch.float32).tiny))
             layer.notes.append(f"repq: channel steps spread by {spread:.3g}")

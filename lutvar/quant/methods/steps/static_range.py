@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from lutvar.quant.methods.calibration.fixed_range import (
     PERCENTILES,
+    calibrated_range,
     calibration_rows,
     input_bits,
-    percentile_range,
 )
 from lutvar.quant.methods.layers.layer import Block
 
@@ -40,4 +40,4 @@ class StaticRange(StepBase):
         for layer in self.chosen(block):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.rows)
-            layer.activation = percentile_range(x_NI, bits, self.by_channel, self.percentiles)
+            layer.activation = calibrated_range(x_NI, bits, self.by_channel, self.percentiles)

@@ -53,18 +53,21 @@ class StaticTokens(StepBase):
             layer.activation = self._fixed(block, layer, quantizer.spec)
 
     def _fixed(self, block: Block, layer: Layer, spec: QuantizerSpec) -> StaticQuantizer:
-        steps: list[Tensor] = []
-        zeros: list[Tensor] = []
+        scale_batches: list[Tensor] = []
+        zero_point_batches: list[Tensor] = []
         pairs: tuple[int, ...] = (0,)
         for x_BLI, scales in row_batches(block, layer, self.batch):
             parts = self._parts(scales)
             pairs = tuple(range(len(parts)))
             found = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
-            steps.append(torch.cat([step for step, _ in found]))
-            zeros.append(torch.cat([zero for _, zero in found]))
+            scale_batches.append(torch.cat([scale for scale, _ in found]))
+            zero_point_batches.append(torch.cat([zero_point for _, zero_point in found]))
         if layer.site.name == "word_embed" and len(pairs) > 1:
             pairs = (0, *pairs)  # no tokens of the first scale step
-        return StaticQuantizer.of(spec.format, moving_average(steps), moving_average(zeros), pairs)
+        scale_S, zero_point_S = (
+            moving_average(batches) for batches in (scale_batches, zero_point_batches)
+        )
+        return StaticQuantizer.of(spec.format, scale_S, zero_point_S, pairs)
 
     def _parts(self, scales: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
         """Token ranges that share a pair."""

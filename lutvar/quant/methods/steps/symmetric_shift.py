@@ -51,7 +51,7 @@ class SymmetricShift(StepBase):
                 percentile_range(x.flatten(0, 1).T.contiguous(), bits)
                 for x, _ in row_batches(block, layer, self.batch, skip)
             ]
-            step_I = moving_average([step for step, _ in found])
-            zero_I = torch.round(moving_average([zero for _, zero in found]))
-            # The first code stands for zero * step; in the middle it would be -(2**(b-1) - 1).
-            shift_channels(layer, -(zero_I + 2 ** (bits - 1) - 1) * step_I)
+            scale_I = moving_average([scale for scale, _ in found])
+            zero_point_I = torch.round(moving_average([zero_point for _, zero_point in found]))
+            # The zero point of a centred range is the middle of the codes, 2**(b-1) - 1.
+            shift_channels(layer, -(2 ** (bits - 1) - 1 - zero_point_I) * scale_I)
