@@ -10,6 +10,7 @@ later. MATRIX takes weights from FIFOs that FETCH fills, a beat a cycle on each 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
@@ -56,6 +57,7 @@ class Simulation:
 
 @dataclass(slots=True, eq=False)
 class _Running:
+    unit: int
     cost: Cost
     index: int  # in the program
     started: float
@@ -179,7 +181,7 @@ class _Simulator:
                     self.result.traffic[port] += size
             queue.popleft()
             left = max(occupied, 1.0)
-            self.running[unit] = _Running(cost, index, self.now, left, moved / left)
+            self.running[unit] = _Running(unit, cost, index, self.now, left, moved / left)
             any_started = True
         return any_started
 
@@ -200,37 +202,44 @@ class _Simulator:
 
     def _advance(self) -> None:
         """Go to the next event."""
-        active = [r for r in self.running if r is not None]
+        now, running, finishing = self.now, self.running, self.finishing
+        active = [r for r in running if r is not None]
         speed = 1.0
         if self.memory is not None:
-            wanted = sum([r.rate for r in active])
-            speed = min(1.0, self.memory / wanted) if wanted else 1.0
-        times = [self.now + r.left / speed for r in active]
-        if self.finishing:
-            times.append(self.finishing[0][0])
-        if self.dispatch_at > self.now and self.next < len(self.items):
-            times.append(self.dispatch_at)
-        if not times:
+            wanted = 0.0
+            for r in active:
+                wanted += r.rate
+            if wanted > self.memory:
+                speed = self.memory / wanted
+        then = finishing[0][0] if finishing else math.inf
+        if now < self.dispatch_at < then and self.next < len(self.items):
+            then = self.dispatch_at
+        for r in active:
+            end = now + r.left / speed
+            if end < then:
+                then = end
+        if then == math.inf:
             raise RuntimeError(f"the program stands still at instruction {self.next}")
-        then = max(self.now, min(times))
-        step = then - self.now
-        if step > 0 and self.running[_MATRIX] is None:
+        if then < now:
+            then = now
+        step = then - now
+        if step > 0 and running[_MATRIX] is None:
             self._account(step)
         self.now = then
-        for unit, r in enumerate(self.running):
-            if r is None:
-                continue
-            r.left -= step * speed
+        progress = step * speed
+        for r in active:
+            r.left -= progress
             if r.left <= 1e-6:
-                spent = self.now - r.started
+                unit = r.unit
+                spent = then - r.started
                 self.result.busy[unit] += spent
                 self.spent[unit, self.notes[r.index].what] += spent
-                self.running[unit] = None
-                end = max(self.last_done[unit], self.now + r.cost.tail)
+                running[unit] = None
+                end = max(self.last_done[unit], then + r.cost.tail)
                 self.last_done[unit] = end
-                heapq.heappush(self.finishing, (end, unit))
-        while self.finishing and self.finishing[0][0] <= self.now:
-            self.done[heapq.heappop(self.finishing)[1]] += 1
+                heapq.heappush(finishing, (end, unit))
+        while finishing and finishing[0][0] <= then:
+            self.done[heapq.heappop(finishing)[1]] += 1
 
     def _account(self, step: float) -> None:
         """Why MATRIX stands still."""
