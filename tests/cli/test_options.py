@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lutvar.cli import main
-from lutvar.cli.errors import BAD_INPUT
+from lutvar.cli.errors import BAD_INPUT, FAILED
 from lutvar.cli.main import BROKEN_PIPE, run
 
 
@@ -50,6 +50,21 @@ def test_a_device_that_is_not_there(device: str, capsys: pytest.CaptureFixture[s
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and f"'{device}': " in lines[0]
     assert lines[0].endswith("--device cpu works everywhere") and lines[1].startswith("try: ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["demo"], ["generate", "--backend", "sim"], ["study", "sharing"]]
+)
+def test_a_missing_compiler_is_said_first(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Not after the minutes that come before the build, and with the compiler's own name."""
+    monkeypatch.setenv("CXX", "ccache no-such-compiler")
+    assert run([*arguments, "-o", str(tmp_path / "out")]) == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ccache no-such-compiler was not found" in line and "correct CXX" in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_changed_accelerator_is_explained(capsys: pytest.CaptureFixture[str]) -> None:

@@ -159,6 +159,21 @@ def test_every_module_has_the_prefix_and_is_defined_once(exported: Manifest) -> 
     assert all(re.fullmatch(rf"{PREFIX}\w+", name) for name in names)
 
 
+def test_the_manifest_names_the_yosys_that_wrote_the_text(
+    exported: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one may come first on the path; it is passed over."""
+    old = tmp_path / "yosys"
+    old.write_text("#!/bin/sh\necho 'Yosys 0.23 (git sha1 7ce5011c24b)'\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    second = export(CONFIG, tmp_path / "out", units=stand_ins(CONFIG))
+    text = re.search(r"Yosys (\d+\.\d+)", second.verilog.read_text())
+    assert text is not None and text[1] != "0.23"
+    assert second.data["tools"]["yosys"].startswith(text[1])
+    assert second.sha256 == exported.sha256
+
+
 def test_configurations_share_no_module(exported: Manifest, tmp_path: Path) -> None:
     """Two accelerators in one project, or the file of an old one left in it: nothing clashes."""
     other = CONFIG.model_copy(update={"name": "small-fp4-b", "rows": 32})
