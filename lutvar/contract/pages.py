@@ -65,7 +65,9 @@ leave it with half a burst.
 ## Interrupt
 
 `interrupt` is a level: high while GIE is 1 and a bit is set in both ISR and IER. ISR records
-events whether enabled or not; write 1 to clear.
+events whether enabled or not; write 1 to clear. A wake-up may be early or get lost on the way to
+the driver, so ISR.done decides: clear it before the start, read it after each wake-up and after
+each timeout.
 """
 
 _ISA_HEAD = """\
