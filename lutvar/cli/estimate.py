@@ -104,10 +104,11 @@ def estimate(
         return
     hardware = load(config)
     if as_comparison:
-        lines = compare(
-            hardware, _shape(model), model, schedule=schedule, batch=batch,
-            guided=guided, clock=clock, full=full,
-        )  # fmt: skip
+        with progress("modelling formats") as update:
+            lines = compare(
+                hardware, _shape(model), model, schedule=schedule, batch=batch,
+                guided=guided, clock=clock, full=full, on_done=update,
+            )  # fmt: skip
         emit(
             as_json,
             compare_dict(lines, hardware.name, model),

@@ -8,7 +8,7 @@ All that is not the array stays as it is: ports, attention, POST.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,11 @@ def compare(
     config: AcceleratorConfig, shape: TransformerShape, model: str, *,
     schedule: str = "stagger", batch: int = 1, guided: bool = True, clock: float = 250.0,
     full: bool = False, costs: Sequence[ArrayCost] | None = None,
-    cases: Sequence[CompareCase] = CASES,
+    cases: Sequence[CompareCase] = CASES, on_done: Callable[[int, int], None] | None = None,
 ) -> list[Compared]:  # fmt: skip
     """One line for each format, at the LUTs that `config`'s rows take in the reference format.
+
+    `on_done` is called with the number of formats so far and of all.
 
     Raises ValueError when the reference has no cost.
     """
@@ -115,7 +117,9 @@ def compare(
     budget = own * GROUP * config.rows
     lines: list[Compared] = []
     first: float | None = None
-    for case in cases:
+    for number, case in enumerate(cases):
+        if on_done is not None:
+            on_done(number, len(cases))
         with tempfile.TemporaryDirectory() as folder:
             quant = case.quant()
             preset = Path(folder, f"{quant['name']}.yaml")
