@@ -40,8 +40,9 @@ file mkdir $out_dir
 # The constraint file reads this variable.
 set lutvar_period_ns [format %.3f [expr {1000.0 / $mhz}]]
 
-read_verilog $verilog
-read_xdc -unmanaged -mode out_of_context [file join $here ooc.xdc]
+# Both take lists of files: a path with a space is a list of one.
+read_verilog [list $verilog]
+read_xdc -unmanaged -mode out_of_context [list [file join $here ooc.xdc]]
 
 synth_design -mode out_of_context -top $top -part $part -flatten_hierarchy rebuilt \
     -verilog_define $versal_define

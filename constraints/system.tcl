@@ -36,7 +36,7 @@ foreach file $sources {
     if {![file exists $file]} { fail "$file does not exist; run params.py again" 2 }
 }
 set results [file join $out_dir results]
-if {[llength [glob -nocomplain [file join $out_dir *.xpr]]]} {
+if {[llength [glob -nocomplain -directory $out_dir *.xpr]]} {
     fail "$out_dir holds a project; choose another folder" 2
 }
 file mkdir $results
@@ -67,7 +67,7 @@ set design lutvar_system
 set hertz [build_block_design $design]
 set bd [get_files $design.bd]
 generate_target all $bd
-add_files -norecurse [make_wrapper -files $bd -top]
+add_files -norecurse [list [make_wrapper -files $bd -top]]
 set_property top ${design}_wrapper [current_fileset]
 update_compile_order -fileset sources_1
 puts "lutvar: block design complete, PL0 at $hertz Hz"
@@ -94,7 +94,7 @@ close_design
 
 # Only a design that meets timing gets an image.
 finish_run impl_1 {-to_step write_device_image}
-set images [glob -nocomplain [file join [get_property DIRECTORY [get_runs impl_1]] *.pdi]]
+set images [glob -nocomplain -directory [get_property DIRECTORY [get_runs impl_1]] *.pdi]
 if {[llength $images] != 1} { fail "one device image was expected, found: $images" }
 file copy -force [lindex $images 0] [file join $results lutvar.pdi]
 set xsa [file join $results lutvar.xsa]

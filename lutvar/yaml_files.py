@@ -86,8 +86,8 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 def read_model(model: type[_Model], source: Path | Traversable, where: str | None = None) -> _Model:
     """A checked configuration from a YAML file.
 
-    A file that the user gives has to be named like the configuration in it where that has a name:
-    a copy that keeps the original's name would pass for the original in every table and file.
+    A file with the name of a configuration that comes with lutvar has to be called like it: a copy
+    that keeps the original's name would pass for the original in every table and file.
 
     Args:
         model: its class.
@@ -101,12 +101,16 @@ def read_model(model: type[_Model], source: Path | Traversable, where: str | Non
     made = validate(model, read_yaml(source, where), where)
     stem = source.name.rsplit(".", 1)[0]
     name = getattr(made, "name", stem)
-    if name != stem:
+    if name != stem and any(name in shipped(kind) for kind in _kinds()):
         raise YamlError(
             f"{where}: its name is {name!r}, the file's is {stem!r}; write name: {stem} for a "
             f"configuration of your own, or rename the file to {name}.yaml"
         )
     return made
+
+
+def _kinds() -> list[str]:
+    return [entry.name for entry in _folder("").iterdir() if entry.is_dir()]
 
 
 def shipped(kind: str) -> list[str]:

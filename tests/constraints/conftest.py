@@ -24,6 +24,8 @@ def shell(tmp_path: Path) -> Shell:
     if tclsh is None:
         pytest.skip("tclsh is not installed; the Tcl scripts cannot be executed here")
 
+    from params import tcl_word
+
     def run(script: str, *argv: object, **stub: object) -> subprocess.CompletedProcess[str]:
         settings = {
             "slack": 0.1, "hertz": 199_998_001, "status": "write_device_image Complete!",
@@ -32,7 +34,7 @@ def shell(tmp_path: Path) -> Shell:
         lines = [f"set stub({key}) {{{value}}}" for key, value in settings.items()]
         lines += [
             f"source {{{Path(__file__).with_name('vivado.tcl')}}}",
-            f"set argv [list {' '.join(f'{{{a}}}' for a in argv)}]",
+            f"set argv [list {' '.join(tcl_word(str(a)) for a in argv)}]",
             f"source {{{CONSTRAINTS / script}}}",
         ]
         program = tmp_path / "run.tcl"

@@ -59,3 +59,13 @@ def test_bad_arguments(shell, argv: tuple[str, ...], message: str) -> None:
     result = shell("ooc.tcl", *argv)
     assert result.returncode == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize("name", ["my verilog", "a[1]", "a{b", "dollar$x", "back\\slash"])
+def test_paths_with_odd_characters(shell, verilog: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    odd = verilog.rename(folder / "core.v")
+    result = shell("ooc.tcl", odd, folder / "out", 200, "synth")
+    assert result.returncode == 0, result.stderr
+    assert "read_verilog" in result.stdout and (folder / "out").is_dir()

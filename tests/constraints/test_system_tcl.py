@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
+import params
 import pytest
 
 from lutvar.contract.register_map import ADDRESS_BITS, READ_PORTS
@@ -124,3 +127,24 @@ def test_existing_project_is_kept(shell, prepared: Path, tmp_path: Path) -> None
     result = shell("system.tcl", prepared / "params.tcl", tmp_path / "project")
     assert result.returncode == 2
     assert "holds a project" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["plain", "job[1]", "a{b", "my out"])
+def test_an_existing_project_is_seen_whatever_its_folder(
+    shell, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "old.xpr").touch()
+    result = shell("system.tcl", prepared / "params.tcl", folder, "bd")
+    assert result.returncode == 2 and "holds a project" in result.stderr
+
+
+@pytest.mark.parametrize("text", ["plain", "a b", "a{b", "a}b", "x\\", "$x [y] ;#\"'"])
+def test_a_word_of_tcl_means_itself(text: str) -> None:
+    tclsh = shutil.which("tclsh")
+    if tclsh is None:
+        pytest.skip("tclsh is not installed")
+    done = subprocess.run([tclsh], input=f"set x {params.tcl_word(text)}\nputs $x\n",
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    assert done.stdout.splitlines()[-1] == text

@@ -16,13 +16,20 @@ foreach name {
     place_design phys_opt_design route_design report_timing_summary report_control_sets
     report_methodology report_drc report_ram_utilization report_high_fanout_nets
     report_route_status report_clock_utilization report_qor_assessment report_power
-    read_verilog create_clock set_input_delay set_output_delay update_compile_order
+    create_clock set_input_delay set_output_delay update_compile_order
     save_bd_design generate_target launch_runs wait_on_run open_run close_design
     report_noc_qos validate_hw_platform
 } {
     proc $name {args} [format {puts [list %s {*}$args]} $name]
 }
-proc read_xdc {args} { uplevel #0 source [lindex $args end] }
+# Both take lists of files.
+proc read_verilog {files} {
+    foreach file $files { if {![file exists $file]} { error "file '$file' does not exist" } }
+    puts [list read_verilog {*}$files]
+}
+proc read_xdc {args} {
+    foreach file [lindex $args end] { uplevel #0 [list source $file] }
+}
 proc get_ports {args} { return [list port [lindex $args end]] }
 proc get_sites {args} { return {BUFG_PS_X0Y0 BUFG_PS_X0Y1} }
 proc get_timing_paths {args} { return path }
