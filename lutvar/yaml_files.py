@@ -8,6 +8,7 @@ Files are UTF-8, whatever the locale says. Every error is one line with the plac
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Hashable, Iterator
@@ -27,6 +28,7 @@ else:
 ENDINGS = (".yaml", ".yml")
 #: Bytes of a file at most; the shipped ones have some hundreds.
 _LARGEST = 1 << 20
+_log = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -86,9 +88,6 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 def read_model(model: type[_Model], source: Path | Traversable, where: str | None = None) -> _Model:
     """A checked configuration from a YAML file.
 
-    A file with the name of a configuration that comes with lutvar has to be called like it: a copy
-    that keeps the original's name would pass for the original in every table and file.
-
     Args:
         model: its class.
         source: the file.
@@ -98,19 +97,7 @@ def read_model(model: type[_Model], source: Path | Traversable, where: str | Non
         YamlError: as `read_yaml`, or a key or value that the class refuses.
     """
     where = str(source) if where is None else where
-    made = validate(model, read_yaml(source, where), where)
-    stem = source.name.rsplit(".", 1)[0]
-    name = getattr(made, "name", stem)
-    if name != stem and any(name in shipped(kind) for kind in _kinds()):
-        raise YamlError(
-            f"{where}: its name is {name!r}, the file's is {stem!r}; write name: {stem} for a "
-            f"configuration of your own, or rename the file to {name}.yaml"
-        )
-    return made
-
-
-def _kinds() -> list[str]:
-    return [entry.name for entry in _folder("").iterdir() if entry.is_dir()]
+    return validate(model, read_yaml(source, where), where)
 
 
 def shipped(kind: str) -> list[str]:
@@ -122,6 +109,10 @@ def shipped(kind: str) -> list[str]:
 def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: str) -> _Model:
     """A configuration that comes with lutvar, by name, or one from a YAML file.
 
+    A file whose configuration has another name than the file is said to have one. It must not be
+    the name of a shipped configuration that says something else: a changed copy would pass for
+    the original in every table, file and module.
+
     Args:
         model: its class.
         kind: folder in `lutvar/configs`.
@@ -129,11 +120,13 @@ def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: s
         what: how errors call the kind, for example "recipe".
 
     Raises:
-        YamlError: no such name or file, or content that cannot be used.
+        YamlError: no such name or file, or content or a name that cannot be used.
     """
     path = Path(name_or_path)
     if path.suffix in ENDINGS:
-        return read_model(model, path, f"{what} {path}")
+        made = read_model(model, path, f"{what} {path}")
+        _check_name(made, path, kind, what)
+        return made
     name = str(name_or_path)
     if name not in shipped(kind):
         raise YamlError(
@@ -141,6 +134,18 @@ def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: s
             "(or give the path of a .yaml file)"
         )
     return read_model(model, _folder(kind) / f"{name}.yaml", f"{what} {name}")
+
+
+def _check_name(made: BaseModel, path: Path, kind: str, what: str) -> None:
+    name = getattr(made, "name", path.stem)
+    if name == path.stem:
+        return
+    if name in shipped(kind) and made != read_model(type(made), _folder(kind) / f"{name}.yaml"):
+        raise YamlError(
+            f"{what} {path}: its name is {name!r}, which comes with lutvar and says something "
+            f"else; write name: {path.stem}"
+        )
+    _log.warning("%s %s is named %r in the file; tables and files call it so", what, path, name)
 
 
 def _folder(kind: str) -> Traversable:

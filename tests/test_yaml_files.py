@@ -105,22 +105,32 @@ def test_names_stay_in_their_folder(
         load(path)
 
 
-@pytest.mark.parametrize(("load", "shipped", "kind"), KINDS[:3])
-def test_a_copy_does_not_pass_for_the_original(
-    load: Callable[[Path], Any], shipped: str, kind: type[ValueError], tmp_path: Path
-) -> None:
+#: A change of each that keeps it valid.
+CHANGES = ("hadamard_seed: 43", "queue: 8", "seed: 7")
+
+
+@pytest.mark.parametrize(
+    ("load", "shipped", "kind", "change"),
+    [(*row, change) for row, change in zip(KINDS, CHANGES, strict=False)],
+)
+def test_a_changed_copy_does_not_pass_for_the_original(
+    load: Callable[[Path], Any], shipped: str, kind: type[ValueError], change: str, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     copy = shutil.copy(CONFIGS / shipped, tmp_path / "mine.yaml")
-    name = Path(shipped).stem
-    fix = f"its name is '{name}', the file's is 'mine'; write name: mine .* to {name}.yaml"
-    with pytest.raises(kind, match=fix):
+    name, key = Path(shipped).stem, change.partition(":")[0]
+    assert load(copy).name == name and f"is named '{name}' in the file" in caplog.text
+    text = copy.read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")] + [change]
+    copy.write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(kind, match=f"its name is '{name}', which comes with .* name: mine$"):
         load(copy)
-    # Any other name will do; two files may hold versions of one configuration.
-    for own in ("mine", "something-else"):
-        text = (
-            (CONFIGS / shipped).read_text(encoding="utf-8").replace(f"name: {name}", f"name: {own}")
-        )
-        copy.write_text(text, encoding="utf-8")
+    caplog.clear()
+    for own in ("mine", "other"):
+        changed = "\n".join(lines).replace(f"name: {name}", f"name: {own}")
+        copy.write_text(changed, encoding="utf-8")
         assert load(copy).name == own
+        assert ("is named 'other' in the file; tables" in caplog.text) is (own == "other")
 
 
 @pytest.mark.parametrize(

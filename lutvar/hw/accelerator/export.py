@@ -13,7 +13,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
-from lutvar.files import json_text, make_folder, write_file
+from lutvar.files import json_text, prepare_output, write_file
 from lutvar.hw.verilog import export_verilog, with_prefix, yosys
 
 from .top import TOP_NAME, Accelerator
@@ -111,7 +111,7 @@ def export(
     """
     say = progress or (lambda _line: None)
     folder = Path(out_dir)
-    make_folder(folder)
+    prepare_output(folder / f"{config.name}.json")
     say(f"Verilog: elaborating {config.name}")
     top = Accelerator(config, units)
     digest = f"{accelerator_hash(config):016x}"

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from lutvar.files import make_folder
 from lutvar.quant.methods import QuantizedFileError, Recipe, RecipeError, load_recipe
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.recipes import files as recipe_files
@@ -188,7 +189,7 @@ def compare(
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"recipe {number} of {len(recipes)}: {name}")
         path = _file(folder, name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         layers = recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
         with bars(f"{name}: quantize") as update:
             report = _quantized(model, recipe, path, made.get(layers), update)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lutvar.files import json_text, make_folder, write_file
+from lutvar.files import json_text, make_folder, prepare_output, write_file
 from lutvar.quant.eval.reference import REFERENCE_FILE, make_reference, save_reference
 from lutvar.quant.models import FORMAT, LoadedModel, load_model
 from lutvar.quant.models.classifier import agreement, load_classifier, save_classifier
@@ -71,6 +71,7 @@ def _train(out: Path, seed: int, resume: bool, plan: TrainPlan, progress: bool) 
     data = load_cifar10() if plan.name == CIFAR10.name else load_digits()
     state = out / "state"
     make_folder(state)
+    prepare_output(out / "model.json")
     runs: dict[str, StageRun] = {}
 
     seed_step(seed, ClassifierStage.name, -1)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import lutvar
 from lutvar.contract.passes import ImageStep, Transformer
-from lutvar.files import write_file
+from lutvar.files import prepare_output, write_file
 from lutvar.host.errors import HostError
 from lutvar.host.transformer import PassReport
 from lutvar.progress import as_callback, progress_bar
@@ -74,7 +74,7 @@ def run_demo(
     stages = Stages(say)
     with stages("load and quantize the model"):
         quantized = quantize(model, config, recipe)
-    out.mkdir(parents=True, exist_ok=True)  # not for a wrong name
+    prepare_output(out / "report.json")  # not for a wrong name
     labels = range(min(10, len(quantized.loaded.info.classes))) if labels is None else labels
     seeds = [seed + i for i in range(len(labels))]
     slots = slots or len(labels)
