@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the units of the accelerator say to each other: instruction payloads, memory, banks, drain.
 
-Every unit has the members of `unit_members`. Signals without a handshake are registered at
+Every unit has the ports of `UnitComponent`. Signals without a handshake are registered at
 their source.
 """
 
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import signed, unsigned
+from amaranth.hdl import Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode
 from lutvar.contract.widths import DRAIN_VALUES, WORDS
+from lutvar.hw.port_types import Stream
 
 BEAT = BEAT_BYTES * 8  #: bits of a memory beat
 ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
@@ -35,18 +36,26 @@ def payload_layout(opcode: Opcode) -> data.StructLayout:
     return data.StructLayout(shapes)
 
 
-def unit_members(opcode: Opcode) -> dict[str, Any]:
-    """Members that every unit has.
+class UnitComponent(wiring.Component):
+    """Base of the units: the ports that every unit has. Their shapes are `unit_members`."""
 
-    command: instructions that may start now (their waits are over); taken one at a time, in order.
-        A unit may take the next one before the last is complete.
-    done: one cycle for each instruction that is complete: its results are where others see them,
-        for memory after the write response.
-    busy: an instruction is in progress. active: it moves or computes something in this cycle.
-    stop: begin nothing new; finish started bursts and drop what they bring (before a reset).
-    quiet: nothing is outstanding on the unit's memory ports.
-    error: sticky: a read or write response was not OKAY; `error_address` is the burst's.
-    """
+    #: in: instructions that may start now (their waits are over); taken one at a time, in order. A
+    #: unit may take the next one before the last is complete
+    command: Stream
+    #: out: one cycle for each instruction that is complete: its results are where others see them,
+    #: for memory after the write response
+    done: Signal
+    busy: Signal  #: out: an instruction is in progress
+    active: Signal  #: out: an instruction moves or computes something in this cycle
+    #: in: begin nothing new; finish started bursts and drop what they bring (before a reset)
+    stop: Signal
+    quiet: Signal  #: out: nothing is outstanding on the unit's memory ports
+    error: Signal  #: out: sticky: a read or write response was not OKAY
+    error_address: Signal  #: out: start of the first such burst
+
+
+def unit_members(opcode: Opcode) -> dict[str, Any]:
+    """Signature members of a `UnitComponent`, for the instructions of one unit."""
     return {
         "command": In(stream.Signature(payload_layout(opcode))),
         "done": Out(1),

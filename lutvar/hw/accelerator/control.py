@@ -82,6 +82,10 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
     }  # fmt: skip
 
 
+#: Bits of PORTS.
+PORTS_BITS = max(field.low + field.width for field in BY_NAME["PORTS"].fields)
+
+
 class Control(wiring.Component):
     """Registers, start, errors, watchdog, counters, soft reset, interrupt.
 
@@ -91,36 +95,48 @@ class Control(wiring.Component):
     A start is accepted when CTRL.ready is 1 and ignored otherwise. After an error nothing is
     dispatched until SOFT_RESET, which also clears CTRL.done, ISR and the counters. SOFT_RESET
     stops the units, waits until their memory ports are quiet, and resets them.
-
-    Members:
-        bus: register accesses. bus_hold: they have to wait (during the reset itself).
-        start, program, bases, serial, halt, stop: to sequencer and units.
-        the sequencer's status, under its names; units: busy, active, done (a bit each).
-        quiet: no memory port has anything outstanding. issue, wait_weights: of the array.
-        ports: bits of PORTS. read_beats, write_beats: a beat moves. read_bad, write_bad: a response
-            that is not OKAY. addresses: `error_address` of each of ADDRESS_SOURCES.
-        core_reset: resets everything but the registers; high after power-up. interrupt: level.
     """
+
+    bus: In(RegisterBusSignature(ADDRESS_BITS))  #: register accesses
+    bus_hold: Out(1)  #: accesses have to wait (during the reset itself)
+    start: Out(1)  #: one cycle: run the program
+    program: Out(ADDRESS)  #: byte address of the program
+    bases: Out(4 * ADDRESS)  #: base address of each region, 64 bits each
+    serial: Out(1)  #: dispatch an instruction only when the earlier ones are complete
+    halt: Out(1)  #: dispatch and offer nothing new
+    stop: Out(1)  #: begin nothing new on memory ports; what has begun ends
+    running: In(1)  #: the sequencer has a program under way
+    finished: In(1)  #: one cycle at the end of a program
+    progress: In(1)  #: the sequencer dispatched an instruction or read the header
+    bad_header: In(1)  #: one cycle: the program's header was refused
+    bad_instruction: In(1)  #: one cycle: an instruction was refused
+    bad_info: In(32)  #: ERROR_INFO of either
+    #: instructions that each unit has completed since the start
+    completed: In(data.ArrayLayout(32, len(UNITS)))
+    incomplete: In(len(UNITS))  #: units with instructions that are not complete
+    empty: In(len(UNITS))  #: units whose queue is empty
+    waiting: In(len(UNITS))  #: units whose oldest instruction waits for other units
+    dispatching: In(1)  #: the sequencer has an instruction for a queue
+    ending: In(1)  #: the sequencer waits for the last instructions
+    busy: In(len(UNITS))  #: units with an instruction in progress
+    active: In(len(UNITS))  #: units that move or compute something in this cycle
+    done: In(len(UNITS))  #: units that complete an instruction in this cycle
+    quiet: In(1)  #: no memory port has anything outstanding
+    issue: In(1)  #: the array takes a weight vector
+    wait_weights: In(1)  #: the array waits for weights
+    ports: In(PORTS_BITS)  #: bits of PORTS
+    read_beats: In(len(READ_PORTS))  #: read ports on which a beat moves
+    write_beats: In(len(WRITE_PORTS))  #: write ports on which a beat moves
+    read_bad: In(len(READ_PORTS))  #: read ports with a response that is not OKAY
+    write_bad: In(len(WRITE_PORTS))  #: write ports with a response that is not OKAY
+    #: `error_address` of each of ADDRESS_SOURCES
+    addresses: In(data.ArrayLayout(ADDRESS, len(ADDRESS_SOURCES)))
+    core_reset: Out(1, init=1)  #: resets everything but the registers; high after power-up
+    interrupt: Out(1)  #: level
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        units = len(UNITS)
-        super().__init__({
-            "bus": In(RegisterBusSignature(ADDRESS_BITS)), "bus_hold": Out(1),
-            "start": Out(1), "program": Out(ADDRESS), "bases": Out(4 * ADDRESS),
-            "serial": Out(1), "halt": Out(1), "stop": Out(1),
-            "running": In(1), "finished": In(1), "progress": In(1),
-            "bad_header": In(1), "bad_instruction": In(1), "bad_info": In(32),
-            "completed": In(data.ArrayLayout(32, units)), "incomplete": In(units),
-            "empty": In(units), "waiting": In(units), "dispatching": In(1), "ending": In(1),
-            "busy": In(units), "active": In(units), "done": In(units), "quiet": In(1),
-            "issue": In(1), "wait_weights": In(1),
-            "ports": In(max(f.low + f.width for f in BY_NAME["PORTS"].fields)),
-            "read_beats": In(len(READ_PORTS)), "write_beats": In(len(WRITE_PORTS)),
-            "read_bad": In(len(READ_PORTS)), "write_bad": In(len(WRITE_PORTS)),
-            "addresses": In(data.ArrayLayout(ADDRESS, len(ADDRESS_SOURCES))),
-            "core_reset": Out(1, init=1), "interrupt": Out(1),
-        })  # fmt: skip
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

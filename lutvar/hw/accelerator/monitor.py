@@ -9,17 +9,19 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.register_map import DeviceError
+from lutvar.hw.port_types import View
 
 
 class EventCounters(wiring.Component):
-    """Counters of 32 bits that wrap, and a cycle counter of 64.
+    """Counters of 32 bits that wrap, and a cycle counter of 64."""
 
-    Members:
-        events: one bit for each counter; counted one cycle later, for they come from far away.
-        counts: 32 bits each, in the same order.
-        running: enables the cycle counter; cycles_lo, cycles_hi: its value, the upper half as it
-            was when `cycles_lo_seen`.
-    """
+    #: in: one bit for each counter; counted one cycle later, for they come from far away
+    events: Signal
+    counts: View  #: out: 32 bits each, in the order of `events`
+    running: Signal  #: in: enables the cycle counter
+    cycles_lo: Signal  #: out: lower half of the cycle counter
+    cycles_hi: Signal  #: out: upper half, as it was at the last `cycles_lo_seen`
+    cycles_lo_seen: Signal  #: in: the lower half is read in this cycle
 
     def __init__(self, counters: int) -> None:
         self._counters = counters
@@ -43,17 +45,12 @@ class EventCounters(wiring.Component):
 
 
 class Watchdog(wiring.Component):
-    """Fires when nothing has moved for `limit` cycles while there is work.
+    """Fires when nothing has moved for `limit` cycles while there is work."""
 
-    Members:
-        limit: cycles; 0 switches it off. active: there is work. progress: something moved.
-        fire: one cycle or more while the limit is exceeded.
-    """
-
-    limit: In(32)
-    active: In(1)
-    progress: In(1)
-    fire: Out(1)
+    limit: In(32)  #: cycles; 0 switches the watchdog off
+    active: In(1)  #: there is work
+    progress: In(1)  #: something moved
+    fire: Out(1)  #: one cycle or more while the limit is exceeded
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -67,12 +64,14 @@ class Watchdog(wiring.Component):
 
 
 class FirstError(wiring.Component):
-    """Keeps the first error and its context until reset; of several at once the first listed.
+    """Keeps the first error and its context until reset; of several at once the first listed."""
 
-    Members:
-        hits: one bit for each of `codes`. infos: 32 bits of context for each.
-        code, info: ERROR and ERROR_INFO. halt: an error is kept. raised: one cycle when recorded.
-    """
+    hits: Signal  #: in: one bit for each of `codes`
+    infos: View  #: in: 32 bits of context for each of `codes`
+    code: Signal  #: out: ERROR
+    info: Signal  #: out: ERROR_INFO
+    halt: Signal  #: out: an error is recorded
+    raised: Signal  #: out: one cycle, when it is recorded
 
     def __init__(self, codes: Sequence[DeviceError]) -> None:
         self._codes = tuple(codes)

@@ -63,15 +63,32 @@ def make_units(config: AcceleratorConfig) -> dict[str, Any]:
     }
 
 
-class AcceleratorCore(wiring.Component):
+class _AcceleratorPorts(wiring.Component):
+    """Base: ports of the accelerator but clock and reset, see `_members`."""
+
+    interrupt: Signal  #: out: level
+    s_axi_control: AxiLitePort  #: in: AXI4-Lite, 4 KiB, see `contract/register_map`
+    m_axi_prog: AxiReadPort  #: out: reads of the program
+    m_axi_wgt: AxiReadPort  #: out: reads of weights
+    m_axi_wgt1: AxiReadPort  #: out: reads of weights; only with two weight ports
+    m_axi_front: AxiReadPort  #: out: reads of activations
+    m_axi_post: AxiReadWritePort  #: out: reads of factors and rows, writes of results
+    m_axi_keys: AxiReadPort  #: out: reads of q and K records
+    m_axi_values: AxiReadWritePort  #: out: reads of V records, writes of results
+    unit_busy: Signal  #: out: one bit for each unit, for tracing; one cycle late
+    unit_active: Signal  #: out: one bit for each unit, for tracing; one cycle late
+
+
+class AcceleratorCore(_AcceleratorPorts):
     """Everything but the clock domains `bus` and `sync`, which are on one clock.
 
     Args:
         config: the build.
         units: units by name (`make_units`); others with the same members may stand in.
 
-    Members: those of `Accelerator`, and `core_reset`, the reset of `sync`.
     """
+
+    core_reset: Signal  #: out: the reset of `sync`
 
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
         self._config = config
@@ -172,21 +189,18 @@ class AcceleratorCore(wiring.Component):
         m.d.comb += control.ports.eq(Cat(bits))
 
 
-class Accelerator(wiring.Component):
+class Accelerator(_AcceleratorPorts):
     """The top: clock domains around `AcceleratorCore`.
 
     Reset: `ap_rst_n` is synchronous and active low; it resets everything. SOFT_RESET resets the
     units alone, after their memory ports have ended what they began.
 
-    Members:
-        ap_clk, ap_rst_n; interrupt: a level.
-        s_axi_control: AXI4-Lite, 4 KiB, see `contract/register_map`.
-        m_axi_prog (program, read), m_axi_wgt (weights, read), m_axi_front (activations, read),
-        m_axi_post (read and write), m_axi_keys (read), m_axi_values (read and write), and with two
-        weight ports m_axi_wgt1 (weights, read): AXI4, 512 bit, one ID, INCR bursts of at most
-        1 KiB that do not cross a multiple of 1 KiB.
-        unit_busy, unit_active: one bit for each unit, for tracing; one cycle late.
+    The ports `m_axi_*` are AXI4, 512 bit, one ID, INCR bursts of at most 1 KiB that do not cross a
+    multiple of 1 KiB.
     """
+
+    ap_clk: Signal  #: in: clock of everything
+    ap_rst_n: Signal  #: in: reset, synchronous and active low
 
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
         self._config, self._units = config, units

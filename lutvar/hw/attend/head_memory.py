@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.count import Level
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
@@ -61,18 +62,18 @@ class HeadMemory(wiring.Component):
     Args:
         scales: 2 for K records, which repeat the scale of V; 1 for V records.
 
-    Members:
-        records: beats as they are in memory, head after head. Taken while there is a place: those
-            of the next heads are, in places that are free or that the last pass frees.
-        passes: what to hand out, in order; as many keys for all passes of a head.
-        o: records of the passes; bits that nobody needs are 0.
-
     A record can be handed out 3 cycles after it was taken, while later ones still come. One record
     in each cycle, and one cycle more for each pass.
 
     Cost: for 64 codes of 6 bits 6 UltraRAM or 6 block RAM for each 512 records (their number is
     the power of two at or above `max_keys`), about 120 LUTs.
     """
+
+    #: in: beats as they are in memory, head after head. Taken while there is a place: those of the
+    #: next heads are, in places that are free or that the last pass frees
+    records: Stream
+    passes: Stream  #: in: what to hand out, in order; as many keys for all passes of a head
+    o: Stream  #: out: records of the passes; bits that nobody needs are 0
 
     def __init__(self, sizes: AttentionSizes, scales: int) -> None:
         self.sizes = sizes

@@ -30,13 +30,15 @@ class PackedOperand(wiring.Component):
 
     Args:
         key: operand of the keys; else of the queries.
-
-    Members: `codes`: 64 codes, element 0 lowest; `operand`: for multiplier i of a chain, two
-    integers of `bits` bits for each chain, `1 + i` cycles later. The upper one is less by one
-    where the lower one is negative, so that both only need to be put side by side.
     """
 
     LATENCY = 1
+
+    codes: Signal  #: in: 64 codes, element 0 lowest
+    #: out: for multiplier i of a chain, two integers of `bits` bits for each chain, `1 + i` cycles
+    #: later. The upper one is less by one where the lower one is negative, so that both only need
+    #: to be put side by side
+    operand: Signal
 
     def __init__(self, fmt: NumberFormat, bits: int, key: bool) -> None:
         self.fmt, self.bits, self.key = fmt, bits, key
@@ -61,11 +63,12 @@ class PackedOperand(wiring.Component):
 
 
 class PackedDot(wiring.Component):
-    """Exact dot product of 64 elements. Cost: 32 DSP58, about 130 LUTs.
+    """Exact dot product of 64 elements. Cost: 32 DSP58, about 130 LUTs."""
 
-    Members: `activations`, `weights`: operands of query and key (`PackedOperand`); `sum`:
-    D, `LATENCY` cycles after the operands of the first multipliers. One sum in each cycle.
-    """
+    activations: Signal  #: in: operand of the query (`PackedOperand`)
+    weights: Signal  #: in: operand of the key (`PackedOperand`)
+    #: out: D, `LATENCY` cycles after the operands of the first multipliers; one in each cycle
+    sum: Signal
 
     def __init__(self, bits: int, sum_bits: int) -> None:
         self.bits, self.latency = bits, LATENCY

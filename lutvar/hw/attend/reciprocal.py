@@ -20,13 +20,12 @@ class Reciprocal(wiring.Component):
     No handshake; one S in each cycle. S is at least `2**15` (the key with the largest score
     counts `2**15`); of another S the results mean nothing.
 
-    Members:
-        total: S.
-        reciprocal: R, `LATENCY` cycles later.
-        zeros: above the highest set bit of S; one cycle before R.
-
     Cost: about 17 x 70 LUTs and flip-flops. One for all rows: they take turns.
     """
+
+    total: Signal  #: in: S
+    reciprocal: Signal  #: out: R, `LATENCY` cycles later
+    zeros: Signal  #: out: number of zeros above the highest set bit of S; one cycle before R
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

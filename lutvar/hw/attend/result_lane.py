@@ -25,15 +25,15 @@ class ResultLane(wiring.Component):
 
     No handshake; one value in each cycle.
 
-    Members:
-        total: A, two's complement; cycle 0.
-        reciprocal, limit: R, and the largest shift (`AttentionSizes.limit_offset`); cycle
-            `OPERAND_CYCLE`.
-        value: FP16 pattern, saturated; cycle `LATENCY`. A negative result that rounds to zero is
-            -0, an exact zero +0.
-
     Cost: 2 DSP, about 200 LUTs.
     """
+
+    total: Signal  #: in: A, two's complement; cycle 0
+    reciprocal: Signal  #: in: R; cycle `OPERAND_CYCLE`
+    limit: Signal  #: in: the largest shift (`AttentionSizes.limit_offset`); cycle `OPERAND_CYCLE`
+    #: out: FP16 pattern, saturated; cycle `LATENCY`. A negative result that rounds to zero is -0,
+    #: an exact zero +0
+    value: Signal
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

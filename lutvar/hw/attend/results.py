@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.verilog import place
 
@@ -27,14 +28,22 @@ BEATS_A_ROW = 2  #: of 64 FP16 values
 class ResultPhase(wiring.Component):
     """Divides the sums of a block, 16 in each cycle, from a fixed time after its last key.
 
-    Members:
-        ready, ended, done, totals, rows, exponent, select, quarter, word: as in `ValuePhase`.
-        beats: results, two beats for each row.
-        active: a word of results is made in this cycle.
-
     `ready` keeps the ends of blocks far enough apart: `interval(n)` cycles after a block of n
     rows, and room for the results of a whole block.
     """
+
+    ready: Signal  #: out: another block may end (see below)
+    ended: Signal  #: in: the last key of a block is taken in this cycle
+    #: in: `TOTAL_LATENCY` cycles later: `totals`, `rows` and `exponent` are of this block
+    done: Signal
+    totals: Signal  #: in: S of all rows, with `done`
+    rows: Signal  #: in: rows of the block, with `done`
+    exponent: Signal  #: in: E of the block, with `done`
+    select: Signal  #: out: one-hot row of the sums to show
+    quarter: Signal  #: out: which 16 columns of it
+    word: Signal  #: in: these sums, two's complement, `select_latency` cycles later
+    beats: Stream  #: out: results, two beats for each row
+    active: Signal  #: out: a word of results is computed in this cycle
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

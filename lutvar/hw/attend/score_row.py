@@ -24,17 +24,19 @@ class ScoreRow(wiring.Component):
 
     No handshake; one key in each cycle. A key's operand is here in cycle `lag`.
 
-    Members:
-        key: operand of the K codes (`ScoreForm.make_operands`), cycle `lag`.
-        query, query_load: operand of q codes; taken for the keys from the next cycle on.
-        significand, exponent: of the key's scale, cycle `scale_cycle`. scale_load: they are of a
-            query; taken for the keys from the next cycle on.
-        t: the score, cycle `latency`.
-        update, first: t is of a key, and of the first one of a block; cycle `latency`.
-        maximum: of the scores so far, from one cycle after `update`.
-
     Cost: a dot product of 64 lanes, 2 DSP58, about 150 LUTs.
     """
+
+    key: Signal  #: in: operand of the K codes (`ScoreForm.make_operands`), cycle `lag`
+    query: Signal  #: in: operand of q codes
+    query_load: Signal  #: in: `query` is used for the keys from the next cycle on
+    significand: Signal  #: in: of the key's (or query's) scale, cycle `scale_cycle`
+    exponent: Signal  #: in: of the same scale, in the same cycle
+    scale_load: Signal  #: in: the scale is a query's; used for the keys from the next cycle on
+    t: Signal  #: out: the score, cycle `latency`
+    update: Signal  #: in: `t` is of a key; cycle `latency`
+    first: Signal  #: in: `t` is of the first key of a block; cycle `latency`
+    maximum: Signal  #: out: of the scores so far, from one cycle after `update`
 
     def __init__(self, sizes: AttentionSizes, form: ScoreForm) -> None:
         self.sizes, self.form, self.lag = sizes, form, sizes.lag(form)

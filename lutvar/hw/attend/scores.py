@@ -8,6 +8,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import ChunkMemory, Fifo
 from lutvar.hw.verilog import place
@@ -39,18 +40,19 @@ def scored_layout(sizes: AttentionSizes) -> data.StructLayout:
 class ScorePhase(wiring.Component):
     """Works through blocks: the q records of the rows, then the K records of the keys.
 
-    Members:
-        block: blocks in the order of their records.
-        queries, beats: q and K records. One is taken in each cycle but one for each block, while
-            the ring has room and fewer than `BLOCKS` blocks wait for the value phase.
-        scored: complete blocks; `scored.payload` stays until taken.
-        read: the value phase reads the scores of the next key in this cycle.
-        scores: R scores, two cycles after `read`.
-        active: a record is taken in this cycle.
-
     A block of n rows and L keys takes n + L + 1 cycles; it is complete `latency` + 3 cycles after
     its last record.
     """
+
+    block: Stream  #: in: blocks in the order of their records
+    #: in: q records. Of queries and keys one is taken in each cycle but one for each block, while
+    #: the ring has room and fewer than `BLOCKS` blocks wait for the value phase
+    queries: Stream
+    beats: Stream  #: in: K records
+    scored: Stream  #: out: complete blocks; `scored.payload` stays until taken
+    read: Signal  #: in: the value phase reads the scores of the next key in this cycle
+    scores: Signal  #: out: R scores, two cycles after `read`
+    active: Signal  #: out: a record is taken in this cycle
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

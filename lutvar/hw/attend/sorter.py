@@ -11,6 +11,7 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.memory import Fifo
 
 from .sizes import AttentionSizes
@@ -28,14 +29,15 @@ def sorter_layout(sizes: AttentionSizes) -> data.StructLayout:
 class RecordSorter(wiring.Component):
     """Deals out records; q records wait in a queue, so that the keys behind them can pass on.
 
-    Members:
-        block: blocks in the order of their records.
-        records: q and K records. queries, keys: what they are.
-
     The queue holds the q of two blocks or more: while the last block but one of a head is worked
     on, the keys of the next head follow. A record in each cycle, but for one cycle after each
     block; a q takes 3 cycles, a key none. Cost: LUTRAM of the queue, about 40 LUTs.
     """
+
+    block: Stream  #: in: blocks in the order of their records
+    records: Stream  #: in: q and K records
+    queries: Stream  #: out: the q records
+    keys: Stream  #: out: the K records
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
-from lutvar.hw.links import axi_read, axi_write, unit_members
+from lutvar.hw.links import UnitComponent, axi_read, axi_write, unit_members
 from lutvar.hw.units.memory import Fifo
 
 from .head_memory import HeadMemory, pass_layout
@@ -27,7 +27,7 @@ _PENDING = 64  #: result requests without response
 _COMMANDS = 8  #: instructions in progress
 
 
-class AttendUnit(wiring.Component):
+class AttendUnit(UnitComponent):
     """Attention of query rows over the keys of one sequence, for a number of heads.
 
     A block is one head and up to R = `config.attention_rows` query rows, which share a pass over
@@ -36,16 +36,16 @@ class AttendUnit(wiring.Component):
     instruction included. An instruction reads each record from memory once: those of a head are
     kept for all of its blocks.
 
-    Members:
-        those of `links.unit_members`; `rows`, `heads` and `keys` are at least 1 and
-            `keys` at most `config.max_keys` (the sequencer checks it).
-        keys_memory: reads q and K records.
-        values_memory: reads V records.
-        write: writes the results, two beats for each row and head.
+    Of a command, `rows`, `heads` and `keys` are at least 1 and `keys` at most `config.max_keys`
+    (the sequencer checks it).
 
     Cycles of a block of n rows and L keys, with memory that delivers: `block_cycles(n, L)`.
     Reads are prefetched through queues of `config.read_fifo` beats, whatever the phases do.
     """
+
+    keys_memory: AxiReadPort  #: out: reads of q and K records
+    values_memory: AxiReadPort  #: out: reads of V records
+    write: AxiWritePort  #: out: writes of the results, two beats for each row and head
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -60,19 +60,23 @@ class ValueRow(wiring.Component):
 
     No handshake; one key in each cycle, but for one cycle between the keys of two blocks.
 
-    Members:
-        weight, grid: w and `pack_grid` of the 64 codes; cycle 0.
-        add: the key counts; cycle `ADD_CYCLE`.
-        units, signs: `code_units` and `code_signs`; cycles `UNITS_CYCLE`, `SIGN_CYCLE`.
-        capture: keep the sums of this cycle, which is `SUM_CYCLE` of the block's last key, and
-            start the next ones at 0. One cycle later there is no key in `SUM_CYCLE`.
-        select, quarter: which 16 of the sums that were kept to show; none: zeros. From
-            `KEPT_LATENCY` cycles after `capture` to the next `capture`.
-        word: P and then h of 8 pairs (`split_word`), one cycle after `select`.
-
     Cost: 32 DSP58 with input, product and sum registers; 18 LUTs for each pair of columns, and
     a flip-flop and a quarter of a LUT (a multiplexer of four) for each bit of what is kept.
     """
+
+    weight: Signal  #: in: w; cycle 0
+    grid: Signal  #: in: `pack_grid` of the 64 codes; cycle 0
+    add: Signal  #: in: the key counts; cycle `ADD_CYCLE`
+    units: Signal  #: in: `code_units`; cycle `UNITS_CYCLE`
+    signs: Signal  #: in: `code_signs`; cycle `SIGN_CYCLE`
+    #: in: keep the sums of this cycle, which is `SUM_CYCLE` of the block's last key, and start the
+    #: next ones at 0. One cycle later there is no key in `SUM_CYCLE`
+    capture: Signal
+    #: in: show sums of the last block, else zeros; from `KEPT_LATENCY` cycles after `capture` to
+    #: the next `capture`
+    select: Signal
+    quarter: Signal  #: in: which 16 of them to show
+    word: Signal  #: out: P and then h of 8 pairs (`split_word`), one cycle after `select`
 
     def __init__(self, sizes: AttentionSizes) -> None:
         if sizes.top * WEIGHT_TOP >= 1 << STEP + 1:

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM, LANES
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.verilog import place
 
@@ -50,23 +51,27 @@ def select_latency(rows: int) -> int:
 class ValuePhase(wiring.Component):
     """Works through complete blocks: one V record and one score of each row in each cycle.
 
-    Members:
-        scored: blocks whose scores are complete, in the order of the V records.
-        beats: V records.
-        read, scores: as in `ScorePhase`.
-        ready: the results phase takes another block's sums: its last key may be taken.
-        ended: the last key of a block is taken in this cycle.
-        done: `TOTAL_LATENCY` cycles later: `totals`, `rows` and `exponent` (E) are of this
-            block, in this cycle only.
-        totals: S of all rows.
-        select, quarter: one-hot row of the sums to show, and which 16 columns of it. The sums of a
-            block are there from `KEPT` cycles after `ended` until `SUMS_LATENCY` cycles
-            after the next `ended`.
-        word: these sums, two's complement, `select_latency` cycles later.
-        active: a record is taken in this cycle.
-
     A block of L keys takes L + 1 cycles.
     """
+
+    scored: Stream  #: in: blocks whose scores are complete, in the order of the V records
+    beats: Stream  #: in: V records
+    read: Signal  #: out: the scores of the next key are read in this cycle
+    scores: Signal  #: in: R scores, two cycles after `read`
+    ready: Signal  #: in: the results phase takes another block's sums: its last key may be taken
+    ended: Signal  #: out: the last key of a block is taken in this cycle
+    #: out: `TOTAL_LATENCY` cycles later: `totals`, `rows` and `exponent` are of this block, in this
+    #: cycle only
+    done: Signal
+    totals: Signal  #: out: S of all rows, with `done`
+    rows: Signal  #: out: rows of the block, with `done`
+    exponent: Signal  #: out: E of the block, with `done`
+    #: in: one-hot row of the sums to show. The sums of a block are there from `KEPT` cycles after
+    #: `ended` until `SUMS_LATENCY` cycles after the next `ended`
+    select: Signal
+    quarter: Signal  #: in: which 16 columns of it
+    word: Signal  #: out: these sums, two's complement, `select_latency` cycles later
+    active: Signal  #: out: a record is taken in this cycle
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

@@ -35,6 +35,9 @@ class _Walk(wiring.Component):
 
     OPERANDS: tuple[str, ...] = ()
 
+    command: Stream  #: in: instructions, with the operands `OPERANDS`
+    request: Stream  #: out: transfers (`links.transfer_layout`)
+
     def __init__(self, sizes: AttentionSizes, **members: Any) -> None:
         self.sizes = sizes
         super().__init__(
@@ -66,6 +69,8 @@ class QueryKeyWalk(_Walk):
     OPERANDS = (
         "rows", "heads", "keys", "query", "query_stride", "keys_address", "head_stride",
     )  # fmt: skip
+
+    block: Stream  #: out: blocks, in the order of their requests
 
     def __init__(self, sizes: AttentionSizes) -> None:
         super().__init__(sizes, block=Out(stream.Signature(walk_layout(sizes))))
@@ -167,6 +172,8 @@ class ValueWalk(_Walk):
 
     OPERANDS = ("rows", "heads", "keys", "values_address", "head_stride")
 
+    passes: Stream  #: out: passes over the V records
+
     def __init__(self, sizes: AttentionSizes) -> None:
         super().__init__(sizes, passes=Out(stream.Signature(pass_layout(sizes))))
 
@@ -217,6 +224,8 @@ class ResultWalk(_Walk):
     """
 
     OPERANDS = ("rows", "heads", "output", "output_stride")
+
+    last: Signal  #: out: the request is the last of its instruction
 
     def __init__(self, sizes: AttentionSizes) -> None:
         super().__init__(sizes, last=Out(1))

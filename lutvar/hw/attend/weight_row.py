@@ -21,16 +21,17 @@ class WeightRow(wiring.Component):
 
     No handshake; one key in each cycle. Cycle 0 is the one in which t is here.
 
-    Members:
-        t, maximum: score of the key and of the block; cycle 0.
-        add, first: the key counts, and is the first of a block; cycle `SUM_CYCLE`.
-        total: S, up to and with the key whose `add` was in the cycle before.
-        significand: of V's scale; cycle `SIGNIFICAND_CYCLE`.
-        shift: E - e; cycle `SHIFT_CYCLE`.
-        weight: w; cycle `LATENCY`.
-
     Cost: half a block RAM (the table), 1 DSP, about 130 LUTs.
     """
+
+    t: Signal  #: in: score of the key; cycle 0
+    maximum: Signal  #: in: largest score of the block; cycle 0
+    add: Signal  #: in: the key counts; cycle `SUM_CYCLE`
+    first: Signal  #: in: the key is the first of a block; cycle `SUM_CYCLE`
+    total: Signal  #: out: S, up to and with the key whose `add` was in the cycle before
+    significand: Signal  #: in: of V's scale; cycle `SIGNIFICAND_CYCLE`
+    shift: Signal  #: in: E - e; cycle `SHIFT_CYCLE`
+    weight: Signal  #: out: w; cycle `LATENCY`
 
     def __init__(self, sizes: AttentionSizes) -> None:
         self.sizes = sizes

@@ -5,6 +5,8 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.hw.port_types import AxiLitePort, RegisterBus
+
 OKAY = 0b00
 SLVERR = 0b10
 
@@ -53,12 +55,11 @@ class AxiLite(wiring.Component):
 
     Args:
         address_bits: width of AWADDR and ARADDR, bytes.
-
-    Members:
-        axi: the port.
-        bus: towards the register file.
-        hold: delays accesses (they wait, they are not refused).
     """
+
+    axi: AxiLitePort  #: in: the port
+    bus: RegisterBus  #: out: accesses to the register file
+    hold: Signal  #: in: delays accesses (they wait, they are not refused)
 
     def __init__(self, address_bits):
         super().__init__(

@@ -7,6 +7,7 @@ from amaranth.hdl import Module, Signal, Value, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.count import Level
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
@@ -49,15 +50,15 @@ class WideQueue(wiring.Component):
         width: bits of a word.
         depth: places in the RAM, a power of two; two more words wait in the output registers.
 
-    Members:
-        push, data: a word arrives. Only while fewer than `depth` words are in the RAM.
-        room: the RAM has a place, with the pushes before this cycle counted.
-        taken: a word leaves the RAM, so that its place is free again.
-        o: words out, in order; `payload` is the RAM's output register.
-
     Latency 3 cycles from `push` to `o.valid`; one word in each cycle. A word is never read in
     the cycle in which it is written. Cost: block RAM (LUTRAM when shallow), no fabric registers.
     """
+
+    push: Signal  #: in: a word arrives; only while fewer than `depth` words are in the RAM
+    data: Signal  #: in: the word
+    room: Signal  #: out: the RAM has a place, with the pushes before this cycle counted
+    taken: Signal  #: out: a word leaves the RAM, so that its place is free again
+    o: Stream  #: out: words in order; `payload` is the RAM's output register
 
     def __init__(self, width: int, depth: int) -> None:
         if depth < 2 or depth & (depth - 1):

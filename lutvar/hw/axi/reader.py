@@ -26,36 +26,29 @@ class BurstReader(wiring.Component):
             memory's latency plus about 24 cycles.
         serial: one burst at a time, the next when the last one was taken (for comparisons).
 
-    Members:
-        request: 64-byte aligned address and number of beats (at least 1). Taken ahead of the data,
-            two beyond the one that is being requested.
-        data: beats in order of requests; nothing marks where a request ends.
-        memory: AR and R channels.
-        stop: request nothing new. Bursts under way end in the queue.
-        quiet: no burst is under way and none is offered; true within 2 cycles of the last beat.
-        error: sticky: a beat had a response other than OKAY (its data is delivered all the same).
-        error_address: start of the first such burst.
-
     Latency: 3 cycles from `request` to `arvalid`, 4 from `rvalid` to `data.valid`.
     Throughput: one beat in each cycle; a burst in each cycle while 32 beats are free, else in every
     second. AR is from registers.
     """
 
+    #: 64-byte aligned address and number of beats (at least 1). Taken ahead of the data, two beyond
+    #: the one that is being requested
+    request: In(stream.Signature(transfer_layout()))
+    #: beats in order of requests; nothing marks where a request ends
+    data: Out(stream.Signature(unsigned(BEAT)))
+    memory: Out(axi_read())  #: AR and R channels
+    stop: In(1)  #: request nothing new; bursts under way end in the queue
+    #: no burst is under way and none is offered; true within 2 cycles of the last beat
+    quiet: Out(1)
+    #: sticky: a beat had a response other than OKAY (its data is delivered all the same)
+    error: Out(1)
+    error_address: Out(ADDRESS)  #: start of the first such burst
+
     def __init__(self, depth: int, *, serial: bool = False) -> None:
         if depth < 32 or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
         self.depth, self.serial = depth, serial
-        super().__init__(
-            {
-                "request": In(stream.Signature(transfer_layout())),
-                "data": Out(stream.Signature(unsigned(BEAT))),
-                "memory": Out(axi_read()),
-                "stop": In(1),
-                "quiet": Out(1),
-                "error": Out(1),
-                "error_address": Out(ADDRESS),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

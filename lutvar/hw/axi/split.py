@@ -20,21 +20,14 @@ def burst_layout() -> data.StructLayout:
 class BurstSplitter(wiring.Component):
     """Transfers in, bursts out: windows of 1 KiB, so that no burst crosses 4 KiB.
 
-    Members:
-        i: transfers (`links.transfer_layout`); the low six address bits are ignored, `beats`
-            is at least 1. `ready` is a flip-flop.
-        o: bursts in order of addresses; the payload comes from registers.
-
     Latency 2 cycles; one burst in each cycle, also from transfers of one burst.
     """
 
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "i": In(stream.Signature(transfer_layout())),
-                "o": Out(stream.Signature(burst_layout())),
-            }
-        )
+    #: transfers (`links.transfer_layout`); the low six address bits are ignored, `beats` is at
+    #: least 1. `ready` is a flip-flop
+    i: In(stream.Signature(transfer_layout()))
+    #: bursts in order of addresses; the payload comes from registers
+    o: Out(stream.Signature(burst_layout()))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

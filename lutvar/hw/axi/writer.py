@@ -25,42 +25,31 @@ class BurstWriter(wiring.Component):
     Args:
         depth: beats waiting, a power of two from 32.
 
-    Members:
-        request: 64-byte aligned address and number of beats (at least 1).
-        data: beats in order of requests. Requests and beats may come in either order; of each,
-            some are taken ahead of the other.
-        memory: AW, W and B channels. AW and W do not wait for each other.
-        accepted: one cycle for each request that is taken (`request.valid & request.ready`).
-        responses: one cycle for each request, in order, when all its bursts have responses.
-        pending_requests: requests accepted without `responses` so far.
-        stop: start nothing new; started bursts end. What waits stays until the reset that follows.
-        quiet: no burst is without response.
-        error: sticky: a response was not OKAY (it counts all the same).
-        error_address: start of the first such burst.
-
     Latency: 4 cycles from a burst's last beat to `awvalid`, 3 to `wvalid` of its first beat
     after that; 1 from `bvalid` to `responses`. Throughput: one beat in each cycle; a burst in
     each cycle while 32 beats wait, else in every second.
     """
 
+    #: 64-byte aligned address and number of beats (at least 1)
+    request: In(stream.Signature(transfer_layout()))
+    #: beats in order of requests. Requests and beats may come in either order; of each, some are
+    #: taken ahead of the other
+    data: In(stream.Signature(unsigned(BEAT)))
+    memory: Out(axi_write())  #: AW, W and B channels. AW and W do not wait for each other
+    accepted: Out(1)  #: one cycle for each request that is taken (`request.valid & request.ready`)
+    responses: Out(1)  #: one cycle for each request, in order, when all its bursts have responses
+    pending_requests: Out(PENDING)  #: requests accepted without `responses` so far
+    #: start nothing new; started bursts end. What waits stays until the reset that follows
+    stop: In(1)
+    quiet: Out(1)  #: no burst is without response
+    error: Out(1)  #: sticky: a response was not OKAY (it counts all the same)
+    error_address: Out(ADDRESS)  #: start of the first such burst
+
     def __init__(self, depth: int) -> None:
         if depth < 2 * MAX_BURST or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
         self.depth = depth
-        super().__init__(
-            {
-                "request": In(stream.Signature(transfer_layout())),
-                "data": In(stream.Signature(unsigned(BEAT))),
-                "memory": Out(axi_write()),
-                "accepted": Out(1),
-                "responses": Out(1),
-                "pending_requests": Out(PENDING),
-                "stop": In(1),
-                "quiet": Out(1),
-                "error": Out(1),
-                "error_address": Out(ADDRESS),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

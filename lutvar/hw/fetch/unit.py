@@ -11,7 +11,8 @@ from amaranth.lib.wiring import Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import BEAT_ADDRESS, axi_read, unit_members, weight_stream
+from lutvar.hw.links import BEAT_ADDRESS, UnitComponent, axi_read, unit_members, weight_stream
+from lutvar.hw.port_types import AxiReadPort, Stream
 from lutvar.hw.units.count import Level
 
 READINGS = 9  #: bits of the readings of an instruction's panels: `panels * repeat`
@@ -19,7 +20,7 @@ AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
 SKEW = 8  #: beats that one weight port may hand out before the other one has
 
 
-class FetchUnit(wiring.Component):
+class FetchUnit(UnitComponent):
     """Reads panels and hands their beats to the array, `config.weight_fifo` beats ahead.
 
     With two weight ports (`config.weight_ports`) each reads one half of every panel, at the same
@@ -27,14 +28,15 @@ class FetchUnit(wiring.Component):
     its last beat has left the FIFO (or the last of both FIFOs). Requests of the next instructions
     follow those of the current one without a gap.
 
-    Members: `links.unit_members(Opcode.FETCH)`, and for each weight port `memory` and
-    `weights`: beats in order, the payload from a register. No port hands out more than `SKEW`
-    beats before the other one has as many.
-
     Latency: 6 cycles from `command` to `arvalid`. Throughput: one beat in each cycle and port,
     also across panels and instructions; an instruction is begun every 2 cycles at most. With
     `config.pipelined` off, one burst at a time.
     """
+
+    memory: list[AxiReadPort]  #: out: reads of panels, one for each weight port
+    #: out: beats in order, for each weight port; the payload is a register's. No port hands out
+    #: more than `SKEW` beats before the other one has as many
+    weights: list[Stream]
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config

@@ -10,20 +10,20 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.widths import WORDS
 from lutvar.hw.links import bank_write_layout
+from lutvar.hw.port_types import Stream, View
 from lutvar.hw.units.quantizer import code_layout
 
 from .slots import TURN_BITS, slot_layout
 
 
 class BankWriter(wiring.Component):
-    """Gives each beat of codes its bank, row and word.
+    """Gives each beat of codes its bank, row and word."""
 
-    Members:
-        slot: operands of the instruction that `turn` names.
-        turn: instructions written completely, modulo 4.
-        codes: beats, always taken.
-        write: registered words for the bank. done: with the instruction's last word.
-    """
+    slot: View  #: in: operands of the instruction that `turn` names
+    turn: Signal  #: out: instructions written completely, modulo 4
+    codes: Stream  #: in: beats, always taken
+    write: View  #: out: words for the bank, registered
+    done: Signal  #: out: with the instruction's last word
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import WORDS
+from lutvar.hw.port_types import Stream, View
 
 from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
@@ -21,19 +22,22 @@ def statistics_layout() -> data.StructLayout:
 class RowIssue(wiring.Component):
     """Pops one word in each cycle: of a norm row when its statistics are there, else at once.
 
-    Members:
-        accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
-            `turn` names.
-        turn: instructions issued completely, modulo 4.
-        some: the ring has a word. room: its result has a place.
-        alone: the words before it are all written; only asked for when `alone_first`.
-        statistics: of each norm row, in order.
-        issue: a word is popped. word: its position in the row. last: the instruction's last.
-        mean, root: of its row, one cycle later.
-
     Args:
         alone_first: a group starts only when `alone`.
     """
+
+    accepted: Signal  #: in: instructions accepted so far, modulo 4
+    slot: View  #: in: operands of the instruction that `turn` names
+    turn: Signal  #: out: instructions issued completely, modulo 4
+    some: Signal  #: in: the ring has a word
+    room: Signal  #: in: there is a place for the word's result
+    alone: Signal  #: in: all words before it are written; looked at only when `alone_first`
+    statistics: Stream  #: in: of each norm row, in order
+    issue: Signal  #: out: a word is popped
+    word: Signal  #: out: its position in the row
+    last: Signal  #: out: it is the instruction's last
+    mean: Signal  #: out: of its row, one cycle later; float32
+    root: Signal  #: out: of its row, one cycle later; float32
 
     def __init__(self, config: AcceleratorConfig, *, alone_first: bool) -> None:
         self.alone_first = alone_first

@@ -16,12 +16,7 @@ from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 class NormaliseLane(wiring.Component):
     """`fp16((x - mean) * root * scale + shift)`, each step rounded to float32.
 
-    Operands come when they are needed, some cycles after `x` (contract, section 9):
-
-    Members:
-        x: FP16 pattern. mean: float32, `MEAN_AT` cycles later. root: float32 from `Rsqrt`,
-            `ROOT_AT`. scale, shift: FP16, `SCALE_AT` and `SHIFT_AT`.
-        z: FP16 pattern, `LATENCY` cycles after `x`.
+    Operands come when they are needed, some cycles after `x` (contract, section 9).
 
     One value in each cycle. Cost: 2 float32 adders, 2 DSP.
     """
@@ -34,12 +29,12 @@ class NormaliseLane(wiring.Component):
     SHIFT_AT = _SHIFTED_FROM - Fp16ToFp32.LATENCY
     LATENCY = _SHIFTED_FROM + Fp32Add.LATENCY + Fp32ToFp16.LATENCY
 
-    x: In(16)
-    mean: In(32)
-    root: In(32)
-    scale: In(16)
-    shift: In(16)
-    z: Out(16)
+    x: In(16)  #: FP16 pattern
+    mean: In(32)  #: float32, `MEAN_AT` cycles after `x`
+    root: In(32)  #: float32 from `Rsqrt`, `ROOT_AT` cycles after `x`
+    scale: In(16)  #: FP16 pattern, `SCALE_AT` cycles after `x`
+    shift: In(16)  #: FP16 pattern, `SHIFT_AT` cycles after `x`
+    z: Out(16)  #: FP16 pattern, `LATENCY` cycles after `x`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

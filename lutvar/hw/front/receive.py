@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import WORDS
 from lutvar.hw.links import BEAT
+from lutvar.hw.port_types import Stream, View
 
 from .slots import GROUP_WORD, TURN_BITS, group_ends, row_words, slot_layout
 
@@ -24,19 +25,24 @@ class Receiver(wiring.Component):
         gap: cycles after a float32 row's last word in which no word may follow (it would meet the
             row's own partial sums in the adder tree).
 
-    Members:
-        accepted: number of instructions accepted so far, modulo 4. slot: operands of the one that
-            `turn` names.
-        turn: instructions received completely, modulo 4.
-        data: beats in the order of the requests.
-        room: the ring takes at least 8 more words. start: a row may start.
-        row, vector, shift: the word belongs to a row, to a vector, to the second vector.
-        beat: 16 float32 values, or 16 FP16 values in the low half.
-        norm, word, last, number: the row is float32; position in it; its last word; slot.
-        take: as `row`, one cycle earlier.
-
     Latency 1 cycle. Throughput: one word in each cycle, all outputs from registers.
     """
+
+    accepted: Signal  #: in: instructions accepted so far, modulo 4
+    slot: View  #: in: operands of the instruction that `turn` names
+    turn: Signal  #: out: instructions received completely, modulo 4
+    data: Stream  #: in: beats in the order of the requests
+    room: Signal  #: in: the ring takes at least 8 more words
+    start: Signal  #: in: a row may start
+    take: Signal  #: out: as `row`, one cycle earlier
+    row: Signal  #: out: the word belongs to a row
+    vector: Signal  #: out: the word belongs to a vector
+    shift: Signal  #: out: the vector is the second one
+    beat: Signal  #: out: 16 float32 values, or 16 FP16 values in the low half
+    norm: Signal  #: out: the row is float32
+    word: Signal  #: out: position of the word in the row or vector
+    last: Signal  #: out: the word is the row's or vector's last
+    number: Signal  #: out: slot of the instruction
 
     def __init__(self, config: AcceleratorConfig, gap: int) -> None:
         self.gap = gap

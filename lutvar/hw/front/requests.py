@@ -17,25 +17,14 @@ HALF_SHIFT, FLOAT_SHIFT = 2, 3
 class RowRequests(wiring.Component):
     """Requests an instruction's reads: scale vector, shift vector (norm only), then its rows.
 
-    Members:
-        start, work: begin an instruction; only while not `busy`.
-        request: one transfer for each vector and row.
-        stop: offer no more requests.
-        busy: requests remain.
-
     Throughput: one request in each cycle, the first one cycle after `start`.
     """
 
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "start": In(1),
-                "work": In(payload_layout(Opcode.FRONT)),
-                "request": Out(stream.Signature(transfer_layout())),
-                "stop": In(1),
-                "busy": Out(1),
-            }
-        )
+    start: In(1)  #: begin an instruction; only while not `busy`
+    work: In(payload_layout(Opcode.FRONT))  #: the instruction, with `start`
+    request: Out(stream.Signature(transfer_layout()))  #: one transfer for each vector and row
+    stop: In(1)  #: offer no more requests
+    busy: Out(1)  #: requests remain
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -22,30 +22,22 @@ class WordRing(wiring.Component):
 
     Args:
         depth: words, a power of two.
-
-    Members:
-        reserve: a word will come. room: at least `MARGIN` places were free 2 cycles ago.
-        push, data: it comes.
-        some: a word can be popped. pop: take it; `word` follows `READ_LATENCY` cycles later.
-        empty: no place is set aside or taken.
     """
 
     READ_LATENCY = READ_LATENCY
 
+    reserve: In(1)  #: a word will come
+    room: Out(1)  #: at least `MARGIN` places were free 2 cycles ago
+    push: In(1)  #: the word comes
+    data: In(WIDTH)  #: the word
+    some: Out(1)  #: a word can be popped
+    pop: In(1)  #: take it
+    word: Out(WIDTH)  #: the word, `READ_LATENCY` cycles after `pop`
+    empty: Out(1)  #: no place is set aside or taken
+
     def __init__(self, depth: int) -> None:
         self.depth = depth
-        super().__init__(
-            {
-                "reserve": In(1),
-                "room": Out(1),
-                "push": In(1),
-                "data": In(WIDTH),
-                "some": Out(1),
-                "pop": In(1),
-                "word": Out(WIDTH),
-                "empty": Out(1),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -17,25 +17,20 @@ from lutvar.hw.verilog import place
 class RowStatistics(wiring.Component):
     """Mean and `rsqrt(var + eps)` of a row (contract, section 9).
 
-    Members:
-        total, squares, valid: sums of a row and of its squares.
-        inverse_width: float32, in the same cycle. epsilon: `EPSILON_AT` cycles later.
-        mean, root, done: `LATENCY` cycles after `valid`.
-
     One row in each cycle. Cost: 2 float32 adders, 4 DSP, half a block memory.
     """
 
     EPSILON_AT = 2 * Fp32Multiply.LATENCY + Fp32Add.LATENCY + 1
     LATENCY = EPSILON_AT + Fp32Add.LATENCY + Rsqrt.LATENCY
 
-    total: In(32)
-    squares: In(32)
-    valid: In(1)
-    inverse_width: In(32)
-    epsilon: In(32)
-    mean: Out(32)
-    root: Out(32)
-    done: Out(1)
+    total: In(32)  #: float32 sum of a row
+    squares: In(32)  #: float32 sum of its squares
+    valid: In(1)  #: a row's sums are here
+    inverse_width: In(32)  #: float32, in the same cycle
+    epsilon: In(32)  #: float32, `EPSILON_AT` cycles later
+    mean: Out(32)  #: float32, `LATENCY` cycles after `valid`
+    root: Out(32)  #: float32, `LATENCY` cycles after `valid`
+    done: Out(1)  #: `valid`, `LATENCY` cycles later
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

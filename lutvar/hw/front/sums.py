@@ -8,6 +8,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES
+from lutvar.hw.port_types import View
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_add import Fp32Add
@@ -23,13 +24,6 @@ _SELECT = LANES.bit_length() - 1
 class PartialSums(wiring.Component):
     """Sums of rows that come as beats of 16 float32 values, one row after the other.
 
-    Members:
-        z, valid, index, fresh: a beat; its position in the row modulo 16; it is one of the first
-            16 of the row.
-        final: add up the partial sums, in the place of a beat: `HOLD` cycles after a row's last
-            beat. `z` is then ignored.
-        s: the row's sum, `LATENCY` cycles after `final`.
-
     One beat in each cycle: a beat's tree enters its partial sum long before the next beat for the
     same one, 16 later. The next row's beats may follow at once, but for the cycle of `final`.
     Cost: 16 float32 adders and 512 flip-flops of partial sums.
@@ -40,12 +34,14 @@ class PartialSums(wiring.Component):
     #: The same, the adder of partial sums, their register.
     HOLD = LATENCY + Fp32Add.LATENCY + 1
 
-    z: In(data.ArrayLayout(unsigned(32), LANES))
-    valid: In(1)
-    index: In(_SELECT)
-    fresh: In(1)
+    z: In(data.ArrayLayout(unsigned(32), LANES))  #: a beat of 16 float32 values
+    valid: In(1)  #: the beat counts
+    index: In(_SELECT)  #: its position in the row modulo 16
+    fresh: In(1)  #: it is one of the first 16 of the row
+    #: add up the partial sums, in the place of a beat: `HOLD` cycles after a row's last beat; `z`
+    #: is then ignored
     final: In(1)
-    s: Out(32)
+    s: Out(32)  #: the row's float32 sum, `LATENCY` cycles after `final`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -101,10 +97,6 @@ class PartialSums(wiring.Component):
 class RowSums(wiring.Component):
     """Sum and sum of squares of FP16 rows (contract, sections 7 and 9).
 
-    Members:
-        x, valid, word, last: 16 values; their position in the row; they are its last.
-        total, squares, done: float32 sums of a row, `LATENCY` cycles after its last word.
-
     One word in each cycle, but none `GAP` cycles after a last one. Cost: 32 float32 adders, 16
     DSP.
     """
@@ -112,6 +104,14 @@ class RowSums(wiring.Component):
     _CONVERT = Fp16ToFp32.LATENCY + Fp32Multiply.LATENCY
     GAP = PartialSums.HOLD
     LATENCY = _CONVERT + PartialSums.HOLD + PartialSums.LATENCY
+
+    x: View  #: in: 16 FP16 values
+    valid: Signal  #: in: they count
+    word: Signal  #: in: their position in the row
+    last: Signal  #: in: they are its last
+    total: Signal  #: out: float32 sum of a row, `LATENCY` cycles after its last word
+    squares: Signal  #: out: float32 sum of its squares, in the same cycle
+    done: Signal  #: out: both are here
 
     def __init__(self, word_bits: int) -> None:
         super().__init__(

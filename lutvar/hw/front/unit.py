@@ -11,7 +11,8 @@ from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import axi_read, bank_write_layout, unit_members
+from lutvar.hw.links import UnitComponent, axi_read, bank_write_layout, unit_members
+from lutvar.hw.port_types import AxiReadPort, View
 from lutvar.hw.units.elastic import OutputQueue, beat_layout
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
@@ -36,12 +37,8 @@ STATISTICS_CYCLES = Fp32ToFp16.LATENCY + RowSums.LATENCY + RowStatistics.LATENCY
 PASS_CYCLES = WordRing.READ_LATENCY + NormaliseLane.LATENCY
 
 
-class FrontUnit(wiring.Component):
+class FrontUnit(UnitComponent):
     """Executes FRONT instructions (contract, sections 9, 3, 4).
-
-    Members: those of every unit (`links.unit_members`), and
-        memory: reads of rows and vectors.
-        bank_write: words for the activation bank. `done` comes together with the last one.
 
     Two instructions may be in progress: the second one's rows are read and summed while the first
     one's are normalised and quantized. Rows pass through a ring of words, so the statistics of
@@ -56,6 +53,9 @@ class FrontUnit(wiring.Component):
     `config.pipelined = False`: one group at a time between the ring and the bank, one row at a
     time in the ring.
     """
+
+    memory: AxiReadPort  #: out: reads of rows and vectors
+    bank_write: View  #: out: words for the activation bank; `done` comes together with the last one
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_values
+from lutvar.hw.port_types import View
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY, SharedMemory
 from lutvar.hw.verilog import place
@@ -29,14 +30,6 @@ class GroupAccumulator(wiring.Component):
     Words hold a pair of columns (2 i, 2 i + 1), and so columns must come in pairs: an even one,
     then the odd one after it, with any number of idle cycles before, between and after.
 
-    Members:
-        valid: sums that count.
-        vector: bank, column; `first`: start from the bias. `ws` and `exponent` come as
-            `scale`, what `scale_add.weight_scale` makes of them.
-        sums: exact sums of the 16 rows. m: their FP16 scales. All in the cycle of `valid`.
-        drain_bank, drain_pair: read a pair of columns; `drained` follows `READ_LATENCY` cycles
-            later. Any bank: one that sums go to has old or new ones.
-
     An even column may come again `min_interval` cycles after the odd one of its pair. Both may
     be drained `latency` cycles after the sums of the odd one. Throughput: 16 additions and 32
     reads a cycle. Cost: 2 DSP a row; one memory of 1024 bits x `acc_words` for all banks, which
@@ -47,6 +40,16 @@ class GroupAccumulator(wiring.Component):
     complete waits in a register for a cycle without a read: the first one that it sees, or the
     next. So it is gone before the next pair is complete, two cycles after it or later.
     """
+
+    valid: Signal  #: in: the sums count
+    #: in: bank, column; `first`: start from the bias. `ws` and `exponent` come as `scale`
+    vector: View
+    sums: View  #: in: exact sums of the 16 rows, in the cycle of `valid`
+    m: View  #: in: their FP16 scales, in the cycle of `valid`
+    scale: Signal  #: in: what `scale_add.weight_scale` makes of the weights' scale
+    drain_bank: Signal  #: in: bank to read; any one: if sums go to it, it has old or new ones
+    drain_pair: Signal  #: in: pair of columns to read
+    drained: View  #: out: the pair, `READ_LATENCY` cycles later
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -14,7 +14,7 @@ and subtracted from then on.
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
-from amaranth.lib import data, wiring
+from amaranth.lib import data
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
@@ -30,7 +30,7 @@ from .da_plan import make_plan
 from .da_table import LutStore
 
 
-class DaRecoder(wiring.Component):
+class DaRecoder(WeightRecoder):
     """Weight codes to bit planes in two's complement, in the order of tables.
 
     Members as `WeightRecoder`: codes: 128 codes; operand: `planes` words of 128 bits, the
@@ -79,8 +79,8 @@ def _plane_order(bits: int) -> list[int]:
     return result
 
 
-class DaRows(wiring.Component):
-    """Dot products of 16 rows by distributed arithmetic. Members and timing as `GroupDot`.
+class DaRows(GroupDot):
+    """Dot products of 16 rows by distributed arithmetic. Ports and timing as `GroupDot`.
 
     Throughput: a vector in each cycle, outside of filling. The LUT sites for each lane are in
     `lutvar/contract/data/array_costs.json`. The memories are read without delay, with one level

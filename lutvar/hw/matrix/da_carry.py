@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Value
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -67,13 +67,14 @@ def full_add(a: Value, b: Value, c: Value) -> tuple[Value, Value]:
 class PlaneAdder(wiring.Component):
     """Adds two numbers and a carry in each of many lanes. Combinational.
 
-    Members:
-        a, b: `width` planes of `lanes` bits, the lowest plane first.
-        carry: a bit for each lane. sum: `width + 1` planes.
-
     Cost: a carry chain for each lane, a LUT site for each bit; logic in front of `a` and `b`
     is free as long as a bit of both depends on no more than four signals.
     """
+
+    a: Signal  #: in: `width` planes of `lanes` bits, the lowest plane first
+    b: Signal  #: in: the same
+    carry: Signal  #: in: a bit for each lane
+    sum: Signal  #: out: `width + 1` planes
 
     def __init__(self, lanes: int, width: int) -> None:
         if lanes < 1 or width < 1:

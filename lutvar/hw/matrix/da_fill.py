@@ -41,20 +41,25 @@ def fill_cycles(design: DaDesign) -> int:
 
 
 class FillControl(wiring.Component):
-    """Steps of all engines of a row group.
+    """Steps of all engines of a row group."""
 
-    Members:
-        start: begin. Nothing in progress may be disturbed; see `fill_cycles`.
-        lane, add, first, turn: registered; element of the table that changes from this step to the
-            next, whether it joins, whether this is before the walk (add the element to the offset
-            instead, if it is negative), and which of its tables an engine fills.
-        last: with them: the table is complete with this step, or nothing is in progress.
-        clear: a word is written two cycles later, or all tables are to be read at address 0.
-        zero: all tables are full, and a vector that came in this cycle would be one of zeros.
-        gray: address of a word, one cycle before it is written (0 when none is).
-        writing, write_step, write_turn: in the same cycle: whether, the number of the word, and
-            the turn of its table.
-    """
+    start: Signal  #: in: begin. Nothing in progress may be disturbed; see `fill_cycles`
+    lane: Signal  #: out: registered: element of the table that changes from this step to the next
+    add: Signal  #: out: with `lane`: the element joins
+    #: out: with `lane`: the walk has not begun (add the element to the offset instead, if it is
+    #: negative)
+    first: Signal
+    turn: Signal  #: out: with `lane`: which of its tables an engine fills
+    #: out: with `lane`: the table is complete with this step, or nothing is in progress
+    last: Signal
+    #: out: a word is written two cycles later, or all tables are to be read at address 0
+    clear: Signal
+    #: out: all tables are full, and a vector that came in this cycle would be one of zeros
+    zero: Signal
+    gray: Signal  #: out: address of a word, one cycle before it is written (0 when none is)
+    writing: Signal  #: out: in the same cycle as `gray`: a word will be written
+    write_step: Signal  #: out: number of the word
+    write_turn: Signal  #: out: turn of its table
 
     def __init__(self, design: DaDesign) -> None:
         self.design = design
@@ -130,18 +135,24 @@ class FillControl(wiring.Component):
 class FillEngine(wiring.Component):
     """One engine of 16 rows: keeps codes of its lanes, sums them up.
 
-    Members:
-        word: a loaded word, row 0 and element 0 lowest; held for `phases` cycles.
-        phase: which of the engine's elements of it is taken in this cycle.
-        storing: an element is taken. place: where it goes, or, unless `storing`, ignored.
-        lane, add, first, turn, last: from `FillControl`.
-        dual, negative: pass of the codes.
-        entry: subset sum plus offset, bit by bit, 16 rows each: `DISTANCE` cycles after its
-            step's count (which is the cycle before that of `lane`).
-
     Cost: about 15 LUT sites for each row with 4-bit codes: 4 to choose an element, 2 of memory, 3
     to decode it, 6 to add.
     """
+
+    word: Signal  #: in: a loaded word, row 0 and element 0 lowest; held for `phases` cycles
+    phase: Signal  #: in: which of the engine's elements of it is taken in this cycle
+    storing: Signal  #: in: an element is taken
+    place: Signal  #: in: where it goes; ignored unless `storing`
+    lane: Signal  #: in: from `FillControl`
+    add: Signal  #: in: from `FillControl`
+    first: Signal  #: in: from `FillControl`
+    turn: Signal  #: in: from `FillControl`
+    last: Signal  #: in: from `FillControl`
+    dual: Signal  #: in: the codes are of the dual format
+    negative: Signal  #: in: pass over its negative half
+    #: out: subset sum plus offset, bit by bit, 16 rows each: `DISTANCE` cycles after its step's
+    #: count (which is the cycle before that of `lane`)
+    entry: Signal
 
     def __init__(self, design: DaDesign, number: int) -> None:
         self.design, self.engine = design, design.engines[number]

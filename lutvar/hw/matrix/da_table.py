@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, unsigned
+from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -52,14 +52,13 @@ endmodule
 class LutStore(wiring.Component):
     """Memory in LUTs with a common address for reading and writing, in several copies.
 
-    Members:
-        address: of each copy, copy 0 lowest.
-        words: what each copy holds there, in the same cycle.
-        write, data: write a word to all copies; all addresses must be equal then. It is read from
-            the next cycle on.
-
     Cost: with 32 words, half a LUT for each bit of a word and copy. Holds zeros at first.
     """
+
+    write: Signal  #: in: write `data` to all copies, whose addresses must be equal then
+    address: Signal  #: in: of each copy, copy 0 lowest
+    data: Signal  #: in: the word to write; it is read from the next cycle on
+    words: Signal  #: out: what each copy holds at its address, in the same cycle
 
     def __init__(self, width: int, address: int = 5, copies: int = 1) -> None:
         if width < 1 or address < 1 or copies < 1:

@@ -22,15 +22,16 @@ large `fill`).
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 from amaranth.hdl import Signal, signed
-from amaranth.lib import data
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
+from lutvar.hw.port_types import View
 from lutvar.hw.units.product import make_product
 from lutvar.hw.units.product_design import ProductDesign
 
@@ -46,49 +47,35 @@ def sum_bits(config: AcceleratorConfig) -> int:
     return product_design(config).sum_bits(GROUP)
 
 
-class WeightRecoder(Protocol):
-    """Recodes weight vectors, once for all row groups. One in each cycle, no handshake.
+class WeightRecoder(wiring.Component):
+    """Base: recodes weight vectors, once for all row groups. One in each cycle, no handshake."""
 
-    Attributes:
-        codes: In, 128 codes of b bits, element 0 lowest.
-        operand: Out, what `GroupDot.weights` takes; any number of bits.
-        latency: cycles from codes to operand, at least 1 (`operand` is a register).
-    """
+    codes: Signal  #: in: 128 codes of b bits, element 0 lowest
+    operand: Signal  #: out: what `GroupDot.weights` takes; any number of bits
 
-    codes: Signal
-    operand: Signal
-    latency: int
+    latency: int  #: cycles from codes to operand, at least 1 (`operand` is a register)
 
 
-class GroupDot(Protocol):
-    """Exact dot products of 16 rows. Members: `group_dot_members`.
+class GroupDot(wiring.Component):
+    """Base: exact dot products of 16 rows. The signature is `group_dot_members`."""
 
-    Attributes:
-        load_valid: In, a word of the next operand.
-        load_word: In, which: elements `16 k .. 16 k + 15`; k = 0..7.
-        load_codes: In, 16 codes of b bits of each row, row 0 and element 0 lowest.
-        load_dual: In, with the word: the codes are of the dual format.
-        load_negative: In, with the word: the dual format's pass over the negative half. Codes of
-            the other half count as 0. Ignored unless `load_dual`.
-        start: In, see the module.
-        weights: In, a recoded weight vector in each cycle.
-        sums: Out, `latency` cycles after `weights`: the signed sum of each row.
-        latency, interval, settle, fill, hold: cycles, see the module; constant for a configuration.
-    """
-
-    load_valid: Signal
-    load_word: Signal
-    load_codes: Signal
-    load_dual: Signal
+    load_valid: Signal  #: in: a word of the next operand is here
+    load_word: Signal  #: in: which: elements `16 k .. 16 k + 15`; k = 0..7
+    load_codes: Signal  #: in: 16 codes of b bits of each row, row 0 and element 0 lowest
+    load_dual: Signal  #: in: with the word: the codes are of the dual format
+    #: in: with the word: the dual format's pass over the negative half. Codes of the other half
+    #: count as 0. Ignored unless `load_dual`
     load_negative: Signal
-    start: Signal
-    weights: Signal
-    sums: Any
-    latency: int
-    interval: int
-    settle: int
-    fill: int
-    hold: int
+    start: Signal  #: in: the operand becomes current, see the module
+    weights: Signal  #: in: a recoded weight vector in each cycle
+    sums: View  #: out: `latency` cycles after `weights`: the signed sum of each row
+
+    # Cycles, see the module; constant for a configuration.
+    latency: int  #: from `weights` to `sums`
+    interval: int  #: from word to word, at least
+    settle: int  #: from the last word to `start`, at least
+    fill: int  #: from `start` to the first vector, at least
+    hold: int  #: from `start` to the first word of the next operand, at least
 
 
 def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, Any]:
@@ -105,7 +92,10 @@ def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, 
     }
 
 
-def looked_at(component: Any) -> Any:
+_Component = TypeVar("_Component", bound=wiring.Component)
+
+
+def looked_at(component: _Component) -> _Component:
     """A component that is made for its attributes only: Amaranth shall not miss it."""
     component._MustUse__used = True
     return component

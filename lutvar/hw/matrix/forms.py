@@ -4,21 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from lutvar.contract.accelerator import AcceleratorConfig
 
 from .da import DaGroupDot, DaWeightRecode
-from .dot_form import looked_at
+from .dot_form import GroupDot, WeightRecoder, looked_at
 from .table import TableGroupDot, TableWeightRecode
 
 
-def make_weight_recoder(config: AcceleratorConfig) -> Any:
+def make_weight_recoder(config: AcceleratorConfig) -> WeightRecoder:
     """The `WeightRecoder` that belongs to the configuration's form."""
     return DaWeightRecode(config) if config.dot == "da" else TableWeightRecode(config)
 
 
-def make_group_dot(config: AcceleratorConfig) -> Any:
+def make_group_dot(config: AcceleratorConfig) -> GroupDot:
     """The `GroupDot` of the configuration's form (`config.dot`)."""
     return DaGroupDot(config) if config.dot == "da" else TableGroupDot(config)
 

@@ -11,13 +11,6 @@ from amaranth.lib.wiring import In, Out
 class IssueGate(wiring.Component):
     """Starts operands and passes vectors on.
 
-    Members:
-        valid, end: a weight vector is here; it is the last of its pass.
-        go: the vector is issued in this cycle.
-        loaded: the next operand may be started. start: it is, in this cycle; at the earliest
-            together with the last vector of the pass before.
-        open: the current operand is usable, a vector would be issued.
-
     Combinational from `valid`, `end` and `loaded` to `go` and `start`, two LUT levels.
 
     Args:
@@ -25,20 +18,19 @@ class IssueGate(wiring.Component):
         interval: least cycles from vector to vector; 1 unless pipelining is to be switched off.
     """
 
+    valid: In(1)  #: a weight vector is here
+    end: In(1)  #: it is the last of its pass
+    go: Out(1)  #: the vector is issued in this cycle
+    loaded: In(1)  #: the next operand may be started
+    #: it is started in this cycle; at the earliest together with the last vector of the pass before
+    start: Out(1)
+    open: Out(1)  #: the current operand is usable, a vector would be issued
+
     def __init__(self, fill: int, interval: int = 1) -> None:
         if fill < 1 or interval < 1:
             raise ValueError(f"fill {fill} and interval {interval} must be at least 1")
         self.fill, self.interval = fill, interval
-        super().__init__(
-            {
-                "valid": In(1),
-                "end": In(1),
-                "go": Out(1),
-                "loaded": In(1),
-                "start": Out(1),
-                "open": Out(1),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

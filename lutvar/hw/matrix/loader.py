@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import WORDS
+from lutvar.hw.port_types import Stream, View
 
 from .chain import load_layout, operand_words
 from .forms import DotTiming
@@ -23,14 +24,15 @@ def operand_layout(config: AcceleratorConfig) -> data.StructLayout:
 class OperandLoader(wiring.Component):
     """Walks over the groups of a bank: 8 words for each pass, then waits for the pass to start.
 
-    Members:
-        work: what comes next; taken when the work before is loaded and started.
-        load_valid, load: words to read, registered.
-        ready: the next pass's operand may be started. start: it is, in this cycle.
-
     An operand is ready `cycles` cycles after the start of the one before, or
     `cycles - hold + 1` after its work was taken.
     """
+
+    work: Stream  #: in: what comes next; taken when the work before is loaded and started
+    load_valid: Signal  #: out: a word is to be read, registered
+    load: View  #: out: the word to read, registered
+    ready: Signal  #: out: the next pass's operand may be started
+    start: Signal  #: in: it is started in this cycle
 
     def __init__(self, config: AcceleratorConfig, dot: DotTiming) -> None:
         self.config = config

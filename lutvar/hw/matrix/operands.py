@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.widths import WORDS
+from lutvar.hw.port_types import View
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
 
@@ -31,20 +32,25 @@ def load_interval(config: AcceleratorConfig) -> int:
 class GroupOperands(wiring.Component):
     """Words of 16 codes for each of 16 rows, written one row at a time, read for all rows at once.
 
-    Members:
-        write_valid, write_row, write_address, write_data: a word of one row.
-        load_valid, load: read a word of all rows, every `load_interval` cycles at most.
-        word_valid, word: `load`, `operand_latency` cycles later, and codes: what was read, row
-            0 lowest; for one cycle.
-        start: the scales of the words loaded since the last start become current, from the next
-            cycle on.
-        scales: current FP16 scale of each row, of the half that was loaded.
-
     Cost: a memory of `word_bits` x 16 `operand_words`: 72 bits for 4-bit codes, so about a
     BRAM36 for each 32 words of the 16 rows. `config.serial_operands`: it is read row by row, and
     the rows are collected in a shift register of 16 words. Otherwise it is 16 times as wide and has
     `operand_words` words, so it takes a BRAM36 for each 512 words of each row.
     """
+
+    write_valid: Signal  #: in: a word of one row is written
+    write_row: Signal  #: in: the row
+    write_address: Signal  #: in: the word's place
+    write_data: Signal  #: in: codes and a byte of the scale
+    load_valid: Signal  #: in: read a word of all rows, every `load_interval` cycles at most
+    load: View  #: in: which word
+    word_valid: Signal  #: out: `load_valid`, `operand_latency` cycles later
+    word: View  #: out: `load`, `operand_latency` cycles later
+    codes: Signal  #: out: what was read, row 0 lowest; for one cycle
+    #: in: the scales of the words loaded since the last start become current, from the next cycle
+    #: on
+    start: Signal
+    scales: View  #: out: current FP16 scale of each row, of the half that was loaded
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

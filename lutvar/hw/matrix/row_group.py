@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_layout, drain_values
+from lutvar.hw.port_types import View
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY
 
@@ -30,19 +31,29 @@ def row_group_latency(config: AcceleratorConfig) -> int:
 class RowGroup(wiring.Component):
     """One link of the chain of row groups.
 
-    Members:
-        position: constant; which link this is.
-        marks, vector, operand, load, write: from the link before (`chain`; `operand` is the
-            recoded weight vector), and `*_out`: the same one cycle later, to the link after.
-        drain, drain_out: requests, which travel the other way, one cycle for each link.
-        drained_in, drained: values, in the same direction as requests. A request that comes in at
-            cycle t has its values in `drained` at t + `DRAIN_LATENCY`, those of links before
-            at one cycle more for each link.
-
     A vector that comes in at cycle t is in the accumulators from cycle t + `latency` on.
     """
 
     DRAIN_LATENCY = READ_LATENCY + 2
+
+    position: Signal  #: in: constant; which link this is
+    marks: View  #: in: from the link before (`chain`)
+    vector: View  #: in: from the link before
+    operand: Signal  #: in: the recoded weight vector, from the link before
+    load: View  #: in: from the link before
+    write: View  #: in: from the link before
+    #: in: request, from the link after: requests travel the other way, one cycle for each link
+    drain: View
+    marks_out: View  #: out: `marks`, one cycle later
+    vector_out: View  #: out: `vector`, one cycle later
+    operand_out: Signal  #: out: `operand`, one cycle later
+    load_out: View  #: out: `load`, one cycle later
+    write_out: View  #: out: `write`, one cycle later
+    drain_out: View  #: out: `drain`, one cycle later
+    drained_in: View  #: in: values, in the same direction as requests
+    #: out: values of a request that came at cycle t, at t + `DRAIN_LATENCY`; those of links before
+    #: at one cycle more for each link
+    drained: View
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

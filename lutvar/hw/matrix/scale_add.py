@@ -69,6 +69,20 @@ def weight_scale(m: Module, config: AcceleratorConfig, ws: Value, e: Value, cycl
     return delay(m, significant, cycles - ScaleToFp32.LATENCY, "scale_line")
 
 
+class ScaleAdd(wiring.Component):
+    """Base: one row's scaling and addition. The signature is `_members`."""
+
+    SCALE: int  #: bits of `scale`
+    STORED: int  #: cycles from `d` to `stored`
+    LATENCY: int  #: cycles from `d` to `s`
+
+    d: Signal  #: in: exact sum
+    m: Signal  #: in: FP16 pattern of the row's scale
+    scale: Signal  #: in: what `weight_scale` gives
+    stored: Signal  #: in: the float32 sum so far, `STORED` cycles after these
+    s: Signal  #: out: the new sum, `LATENCY` cycles after `d`
+
+
 def _members(bits: int, scale: int) -> dict[str, Any]:
     return {
         "d": In(signed(bits)),
@@ -79,13 +93,8 @@ def _members(bits: int, scale: int) -> dict[str, Any]:
     }
 
 
-class PortableScaleAdd(wiring.Component):
+class PortableScaleAdd(ScaleAdd):
     """One row in integer DSPs and LUTs.
-
-    Members:
-        d: exact sum. m: FP16 pattern of the row's scale. scale: what `weight_scale` gives.
-        stored: the sum so far, `STORED` cycles after these.
-        s: the new sum, `LATENCY` cycles after `d`.
 
     Throughput: one each cycle. Cost: 2 DSP, about 500 LUTs.
     """
@@ -115,8 +124,8 @@ class PortableScaleAdd(wiring.Component):
         return m
 
 
-class DspScaleAdd(wiring.Component):
-    """One row in two DSP58 in float32 mode; members as in `PortableScaleAdd`.
+class DspScaleAdd(ScaleAdd):
+    """One row in two DSP58 in float32 mode.
 
     The first multiplies `m` by `ws * 2**e`, which is exact, and makes a float of `d`: with
     `d` added to the fraction of 1.5 * 2**23, its adder takes that number away, exactly. The

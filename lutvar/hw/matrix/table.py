@@ -22,8 +22,8 @@ from .dot_form import group_dot_members, looked_at, product_design
 WORDS_PER_PLANE = CHUNK // LANES
 
 
-class TableWeightRecode(wiring.Component):
-    """Recodes weight vectors for `TableGroupDot`. Members as `WeightRecoder`."""
+class TableWeightRecode(WeightRecoder):
+    """Recodes weight vectors for `TableGroupDot`."""
 
     latency = 1
 
@@ -54,12 +54,14 @@ class TableWeightRecode(wiring.Component):
 
 
 class RowOperand(wiring.Component):
-    """The recoded activations of one row: current, and next.
+    """The recoded activations of one row: current, and next."""
 
-    Members: `load_*`, `start` as in `GroupDot`, `load_codes` of one row; `operand`: what
-    `TableDot.activations` takes. Codes are recoded as they come in, 16 recoders a row. Cost:
-    two flip-flops for each bit of the operand.
-    """
+    load_valid: Signal  #: in: a word of the next operand
+    load_codes: Signal  #: in: 16 codes of the row
+    load_dual: Signal  #: in: the codes are of the dual format
+    load_negative: Signal  #: in: pass over its negative half
+    start: Signal  #: in: the next operand becomes the current one
+    operand: Signal  #: out: what `TableDot.activations` takes
 
     def __init__(self, design: ProductDesign) -> None:
         self.design = design
@@ -101,7 +103,7 @@ class RowOperand(wiring.Component):
         return m
 
 
-class TableGroupDot(wiring.Component):
+class TableGroupDot(GroupDot):
     """A `GroupDot` of product tables and adder trees (see `TableDot`).
 
     No cycle is lost between operands: `fill` = 1.

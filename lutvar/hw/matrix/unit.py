@@ -12,12 +12,14 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.contract.widths import WORDS, drain_latency
 from lutvar.hw.links import (
+    UnitComponent,
     bank_write_layout,
     drain_layout,
     drain_values,
     unit_members,
     weight_stream,
 )
+from lutvar.hw.port_types import Stream, View
 from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.verilog import place
@@ -34,19 +36,10 @@ from .unpack import WeightUnpack, work_layout
 _QUEUE = 4
 
 
-class MatrixUnit(wiring.Component):
+class MatrixUnit(UnitComponent):
     """Multiplies activation banks with weights; 16 * `row_groups` rows, a vector in each cycle.
 
-    Members:
-        command ... error_address: `links.unit_members`. The unit has no memory port: `quiet` is
-            1 and `error` 0. `stop`: no further command is taken.
-        weights: beats of the instructions' panels, in order, in the layout of `contract/memory`;
-            a stream for each weight port.
-        bank_write: words of activations, `links.bank_write_layout`. A word that is written in the
-            cycle in which a command is taken, or before, is what the instruction reads.
-        drain, drained: `links.drain_layout`; the values follow after `links.drain_latency`.
-            A bank that is being accumulated into returns undefined values.
-        issue: a weight vector enters the chain. wait_weights: the operand is there and no vector.
+    The unit has no memory port: `quiet` is 1 and `error` 0. `stop`: no further command is taken.
 
     Cycles. With G groups, P passes for each (2 if dual) and N outputs, weights that come without
     pause and commands that come early enough, an instruction takes
@@ -62,6 +55,19 @@ class MatrixUnit(wiring.Component):
     Not pipelined (`config.pipelined` false): a vector every `drain_cycles` instead of every
     cycle.
     """
+
+    #: in: beats of the instructions' panels, in order, in the layout of `contract/memory`; a stream
+    #: for each weight port
+    weights: list[Stream]
+    #: in: words of activations, `links.bank_write_layout`. A word that is written in the cycle in
+    #: which a command is taken, or before, is what the instruction reads
+    bank_write: View
+    drain: View  #: in: requests, `links.drain_layout`
+    #: out: the values, `links.drain_latency` cycles later. A bank that is being accumulated into
+    #: returns undefined values
+    drained: View
+    issue: Signal  #: out: a weight vector enters the chain
+    wait_weights: Signal  #: out: the operand is there and no vector
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

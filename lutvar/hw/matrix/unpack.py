@@ -12,6 +12,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.memory import HALF_BLOCK, HALVES, SIDE_BEATS
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import BEAT, weight_stream
+from lutvar.hw.port_types import Stream
 
 
 def work_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -85,17 +86,17 @@ class WeightUnpack(wiring.Component):
     With two ports a vector is the codes of both, in step. A port has no beat of codes to take with
     the last vector of each half of a block; then it takes the scales or biases of the next half.
 
-    Members:
-        work: what comes next; taken when the work before is used up.
-        beats: panels, each once, or twice for a dual format; a stream for each weight port. Beats
-            of scales and biases of the next work are taken before the work itself.
-        vectors: weight vectors in order; payload from a register.
-
     Latency 1. One port, a beat in each cycle: a vector from each beat of codes at 4 bits, two from
     three at 6 bits, none from a beat of scales or biases. So at the best 32 vectors take 33 cycles
     (49 at 6 bits), and 2 more in each pass of group 0. Two ports: a vector in each cycle. No cycle
     is lost between passes or instructions.
     """
+
+    work: Stream  #: in: what comes next; taken when the work before is used up
+    #: in: panels, each once, or twice for a dual format; a stream for each weight port. Beats of
+    #: scales and biases of the next work are taken before the work itself
+    beats: list[Stream]
+    vectors: Stream  #: out: weight vectors in order; payload from a register
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

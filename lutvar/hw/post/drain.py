@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import drain_latency
 from lutvar.hw.links import drain_layout
+from lutvar.hw.port_types import Stream, View
 from lutvar.hw.units.float_steps import delay
 
 from .orders import drain_order
@@ -17,14 +18,14 @@ from .transpose import PAIRS, SLOTS
 
 
 class Drain(wiring.Component):
-    """Requests pairs of columns of whole blocks, as long as the block buffer has free slots.
+    """Requests pairs of columns of whole blocks, as long as the block buffer has free slots."""
 
-    Members:
-        order: instructions (`drain_order`).
-        request: to the matrix unit.
-        write, write_slot, write_pair: to the block buffer, when the values are there.
-        release: one cycle: the oldest block was read and its slot is free.
-    """
+    order: Stream  #: in: instructions (`drain_order`)
+    request: View  #: out: pairs of columns to read, to the matrix unit
+    write: Signal  #: out: the values of a request are there: to the block buffer
+    write_slot: Signal  #: out: slot of the block buffer that they go to
+    write_pair: Signal  #: out: pair of columns that they are
+    release: Signal  #: in: one cycle: the oldest block was read and its slot is free
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -18,31 +18,18 @@ _TAGS = 32  #: reads under way
 
 
 class Fetch(wiring.Component):
-    """Requests in the order of use, and the factors of the blocks to come.
+    """Requests in the order of use, and the factors of the blocks to come."""
 
-    Members:
-        order: instructions (`fetch_order`).
-        request, data: to and from the burst reader.
-        row, row_valid, row_take: the next beat of a row to add.
-        factors_valid: the factors of the oldest block are here. factors_part: which 16 of its 128;
-            factors: these, one cycle later. factors_release: the block was computed.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "order": In(stream.Signature(fetch_order())),
-                "request": Out(stream.Signature(transfer_layout())),
-                "data": In(stream.Signature(unsigned(BEAT))),
-                "row": Out(BEAT),
-                "row_valid": Out(1),
-                "row_take": In(1),
-                "factors_valid": Out(1),
-                "factors_part": In(3),
-                "factors": Out(BEAT // 2),
-                "factors_release": In(1),
-            }
-        )
+    order: In(stream.Signature(fetch_order()))  #: instructions (`fetch_order`)
+    request: Out(stream.Signature(transfer_layout()))  #: to the burst reader
+    data: In(stream.Signature(unsigned(BEAT)))  #: from the burst reader
+    row: Out(BEAT)  #: the next beat of a row to add
+    row_valid: Out(1)  #: it is here
+    row_take: In(1)  #: it is used
+    factors_valid: Out(1)  #: the factors of the oldest block are here
+    factors_part: In(3)  #: which 16 of its 128
+    factors: Out(BEAT // 2)  #: these, one cycle later
+    factors_release: In(1)  #: the block was computed
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -40,32 +40,30 @@ class Issue(wiring.Component):
     Args:
         places: beats that the burst writer takes without pause.
         pipelined: False: a beat of results enters only when the last one has left the lanes.
-
-    Members:
-        job: from `Walk`. request: to the burst writer.
-        written, release: a block was stored; the oldest one was read.
-        factors_valid, factors_release, row_valid, row_take: see `Fetch`.
-        fire: a part of 16 values enters, or two of them (paths other than SUM). Then
-            `job.payload`, `part` (the first one), `slot` are what it is.
-        left: a beat of results has left the lanes. sent: one has left for memory. near: see
-            `Lanes`.
-        requests: writes so far, modulo 2**10; `last`: one cycle: an instruction's last part.
     """
+
+    job: In(stream.Signature(job_layout()))  #: from `Walk`
+    request: Out(stream.Signature(transfer_layout()))  #: to the burst writer
+    written: In(1)  #: a block was stored
+    release: Out(1)  #: the oldest block was read
+    factors_valid: In(1)  #: see `Fetch`
+    factors_release: Out(1)  #: see `Fetch`
+    row_valid: In(1)  #: see `Fetch`
+    row_take: Out(1)  #: see `Fetch`
+    #: a part of 16 values enters, or two of them (paths other than SUM): of `job.payload`, `part`
+    #: and `slot`
+    fire: Out(1)
+    part: Out(range(PARTS))  #: the part, or the first of two
+    slot: Out(range(SLOTS))  #: slot of the block buffer
+    left: In(1)  #: a beat of results has left the lanes
+    sent: In(1)  #: a beat of results has left for memory
+    near: In(1)  #: see `Lanes`
+    requests: Out(10)  #: writes so far, modulo 2**10
+    last: Out(1)  #: one cycle: an instruction's last part
 
     def __init__(self, places: int, pipelined: bool) -> None:
         self.places, self.pipelined = places, pipelined
-        super().__init__(
-            {
-                "job": In(stream.Signature(job_layout())),
-                "request": Out(stream.Signature(transfer_layout())),
-                "written": In(1), "release": Out(1),
-                "factors_valid": In(1), "factors_release": Out(1),
-                "row_valid": In(1), "row_take": Out(1),
-                "fire": Out(1), "part": Out(range(PARTS)), "slot": Out(range(SLOTS)),
-                "left": In(1), "sent": In(1), "near": In(1),
-                "requests": Out(10), "last": Out(1),
-            }
-        )  # fmt: skip
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -26,12 +26,6 @@ def positive_zero(pattern: Value) -> Value:
 class SumLane(wiring.Component):
     """`RNE(x + RNE(y * g))`: STORE and ADD.
 
-    Members:
-        y: float32 result of the matrix unit.
-        g: FP16 factor, `G_LEAD` cycles before its `y`.
-        x: float32 summand, `X_LAG` cycles after its `y`; +0 for the rounded product itself.
-        sum: float32, `LATENCY` cycles after `y`.
-
     Throughput: one value in each cycle. Cost: one DSP.
     """
 
@@ -39,10 +33,10 @@ class SumLane(wiring.Component):
     X_LAG = Fp32Multiply.LATENCY
     LATENCY = Fp32Multiply.LATENCY + Fp32Add.LATENCY
 
-    y: In(32)
-    g: In(16)
-    x: In(32)
-    sum: Out(32)
+    y: In(32)  #: float32 result of the matrix unit
+    g: In(16)  #: FP16 factor, `G_LEAD` cycles before its `y`
+    x: In(32)  #: float32 summand, `X_LAG` cycles after its `y`; +0 for the rounded product itself
+    sum: Out(32)  #: float32, `LATENCY` cycles after `y`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -63,12 +57,6 @@ class SumLane(wiring.Component):
 class HalfLane(wiring.Component):
     """FP16 of a value, or of its GELU.
 
-    Members:
-        y: float32 result of the matrix unit.
-        direct: comes with `y`: `half` is `fp16(y)` after `DIRECT_LATENCY` cycles, instead
-            of that of the value whose product is ready now.
-        half: FP16 of `y * gate(y)` after `LATENCY` cycles, or see `direct`.
-
     Throughput: one value in each cycle. Cost: two DSPs (interpolation and product) and half a
     BRAM36.
     """
@@ -77,9 +65,11 @@ class HalfLane(wiring.Component):
     DIRECT_LATENCY = Fp32ToFp16.LATENCY + 1
     LATENCY = GELU_LEAD + DIRECT_LATENCY
 
-    y: In(32)
+    y: In(32)  #: float32 result of the matrix unit
+    #: comes with `y`: `half` is `fp16(y)` after `DIRECT_LATENCY` cycles, instead of that of the
+    #: value whose product is ready now
     direct: In(1)
-    half: Out(16)
+    half: Out(16)  #: FP16 of `y * gate(y)` after `LATENCY` cycles, or see `direct`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -29,33 +29,24 @@ GELU_CYCLES = AT_HALF + HalfLane.LATENCY + 1
 class Lanes(wiring.Component):
     """16 lanes for sums, 32 for FP16 values, the record maker behind these.
 
-    Members:
-        fire, job, part: values enter, see `Issue`: of the sums 16, of the other paths 32.
-        row: the summands, with `fire`. factors: one cycle later. values: the 32 values that
-            `BlockBuffer` reads.
-        push, beat: a beat of results, after `SUM_CYCLES`, `GELU_CYCLES`, or for a record
-            whenever it is done.
-        near: one cycle for each record, `RecordMaker.NEAR + 1` cycles before its `push`.
-
     Nothing is refused; `Issue` sees to it that results leave one at a time and in order. Cost: 16
     sum lanes, 32 half lanes (80 DSPs, 16 BRAM36), a record maker.
     """
 
+    fire: In(1)  #: values enter (`Issue`): of the sums 16, of the other paths 32
+    job: In(job_layout())  #: what they belong to, with `fire`
+    part: In(range(PARTS))  #: which part of the row, with `fire`
+    row: In(BEAT)  #: the float32 summands, with `fire`
+    factors: In(BEAT // 2)  #: FP16 factors, one cycle later
+    values: In(PART * 32)  #: the 32 float32 values that `BlockBuffer` reads
+    #: a beat of results, after `SUM_CYCLES`, `GELU_CYCLES`, or for a record whenever it is done
+    push: Out(1)
+    beat: Out(BEAT)  #: the beat
+    near: Out(1)  #: one cycle for each record, `RecordMaker.NEAR + 1` cycles before its `push`
+
     def __init__(self, fmt: NumberFormat) -> None:
         self.fmt = fmt
-        super().__init__(
-            {
-                "fire": In(1),
-                "job": In(job_layout()),
-                "part": In(range(PARTS)),
-                "row": In(BEAT),
-                "factors": In(BEAT // 2),
-                "values": In(PART * 32),
-                "push": Out(1),
-                "beat": Out(BEAT),
-                "near": Out(1),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.hw.links import BEAT_ADDRESS, payload_layout
+from lutvar.hw.port_types import Stream
 from lutvar.hw.units.count import Level
 
 from .orders import ROW_BEATS, Path, drain_order, fetch_order, walk_order
@@ -22,16 +23,17 @@ class Prepare(wiring.Component):
 
     What to drain is known at once, mostly also what to read, and goes ahead of the rest.
 
-    Members:
-        command: instructions.
-        done: one cycle for each that is complete.
-        drain, fetch, walk: orders, all three for each instruction.
-        busy: some instruction is started and not complete.
-
     An ADD whose rows overlap those that earlier instructions, not complete yet, store as float32
     waits until they are complete: rows are read ahead of the writes before them. The overlap is
     decided by the range of addresses that all of them cover together.
     """
+
+    command: Stream  #: in: instructions
+    done: Signal  #: in: one cycle for each that is complete
+    drain: Stream  #: out: order to `Drain`, one for each instruction
+    fetch: Stream  #: out: order to `Fetch`, one for each instruction
+    walk: Stream  #: out: order to `Walk`, one for each instruction
+    busy: Signal  #: out: some instruction is started and not complete
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

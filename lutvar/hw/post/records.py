@@ -40,14 +40,14 @@ def tag_layout() -> data.StructLayout:
 
 
 class SquareSum(wiring.Component):
-    """`N`: the sum of squares of the grid integers of 64 codes, as float32 (exact).
-
-    Members:
-        codes, valid: 32 codes; two such beats are a head.
-        total, done: the sum and one cycle for it, `LATENCY` cycles after the second beat.
-    """
+    """`N`: the sum of squares of the grid integers of 64 codes, as float32 (exact)."""
 
     LATENCY = PART.bit_length() + 4  #: the tree, the total, three steps that normalise
+
+    codes: Signal  #: in: 32 codes; two such beats are a head
+    valid: Signal  #: in: a beat is here
+    total: Signal  #: out: the sum, float32, `LATENCY` cycles after the second beat
+    done: Signal  #: out: one cycle for it
 
     def __init__(self, fmt: NumberFormat) -> None:
         self.fmt = fmt
@@ -105,12 +105,6 @@ class SquareSum(wiring.Component):
 class RecordMaker(wiring.Component):
     """Turns heads of 64 FP16 values into records.
 
-    Members:
-        tag, tag_valid: what the next head is; not after its first beat.
-        values, valid: 32 FP16 patterns; two beats are a head.
-        record, done: 512 bits as they lie in memory. `done` for one cycle.
-        near: one cycle, `NEAR` cycles before a record's `done`.
-
     A K record repeats the scale of a V record: V records come before the K records of the same
     heads, in the same order, at most 16 ahead.
 
@@ -130,19 +124,17 @@ class RecordMaker(wiring.Component):
     UNDER_WAY = 32
     assert BEATS * UNDER_WAY > LATENCY + 16
 
+    tag: In(tag_layout())  #: what the next head is; not after its first beat
+    tag_valid: In(1)  #: a tag is here
+    values: In(PART * 16)  #: 32 FP16 patterns; two beats are a head
+    valid: In(1)  #: a beat is here
+    record: Out(RECORD_BYTES * 8)  #: 512 bits as they lie in memory
+    done: Out(1)  #: one cycle for each record
+    near: Out(1)  #: one cycle, `NEAR` cycles before a record's `done`
+
     def __init__(self, fmt: NumberFormat) -> None:
         self.fmt = fmt
-        super().__init__(
-            {
-                "tag": In(tag_layout()),
-                "tag_valid": In(1),
-                "values": In(PART * 16),
-                "valid": In(1),
-                "record": Out(RECORD_BYTES * 8),
-                "done": Out(1),
-                "near": Out(1),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

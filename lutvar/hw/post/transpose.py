@@ -38,13 +38,6 @@ def rotate(m: Module, value: Value, places: Value, name: str) -> Value:
 class BlockBuffer(wiring.Component):
     """A ring of `SLOTS` blocks, written by columns, read by rows, 32 values in each cycle.
 
-    Members:
-        write, write_slot, write_pair, values: two columns, rows 0 to 15 of the first, then of the
-            second. Pair 63 of a block comes last.
-        written: one cycle, when pair 63 of a block was stored; all of it can be read.
-        read_slot, read_row, read_part: what to read: columns `32 part ..` of a row.
-        part: these 32 values, `READ_LATENCY` cycles later.
-
     The two values of a row and a pair of columns are one word, in memory `(row + pair) % 16`, at
     address `pair`: the 16 words of a pair, and 16 adjacent ones of a row, are in different
     memories. Cost: 16 memories of 512 x 64 bits (16 BRAM36) and two rotations of 16 words (2,048
@@ -53,20 +46,15 @@ class BlockBuffer(wiring.Component):
 
     READ_LATENCY = READ_LATENCY + 3
 
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "write": In(1),
-                "write_slot": In(range(SLOTS)),
-                "write_pair": In(range(PAIRS)),
-                "values": In(drain_values()),
-                "written": Out(1),
-                "read_slot": In(range(SLOTS)),
-                "read_row": In(range(ROW_GROUP)),
-                "read_part": In(range(GROUP // PART)),
-                "part": Out(LANES * WORD),
-            }
-        )
+    write: In(1)  #: two columns are written
+    write_slot: In(range(SLOTS))  #: the slot
+    write_pair: In(range(PAIRS))  #: the pair of columns; pair 63 of a block comes last
+    values: In(drain_values())  #: rows 0 to 15 of the first column, then of the second
+    written: Out(1)  #: one cycle, when pair 63 of a block was stored; all of it can be read
+    read_slot: In(range(SLOTS))  #: slot to read
+    read_row: In(range(ROW_GROUP))  #: row to read
+    read_part: In(range(GROUP // PART))  #: columns `32 part ..` of it
+    part: Out(LANES * WORD)  #: these 32 values, `READ_LATENCY` cycles later
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -11,7 +11,15 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
-from lutvar.hw.links import axi_read, axi_write, drain_layout, drain_values, unit_members
+from lutvar.hw.links import (
+    UnitComponent,
+    axi_read,
+    axi_write,
+    drain_layout,
+    drain_values,
+    unit_members,
+)
+from lutvar.hw.port_types import AxiReadPort, AxiWritePort, View
 from lutvar.hw.units.memory import Fifo
 
 from .drain import Drain
@@ -27,11 +35,8 @@ JOBS = 16  #: rows that wait
 WRITE_PLACES = 128  #: beats between the lanes and memory
 
 
-class PostUnit(wiring.Component):
+class PostUnit(UnitComponent):
     """Executes POST instructions.
-
-    Members: `unit_members(Opcode.POST)`; `drain`, `drained` to the matrix unit; `read` for
-    factors and rows to add, `write` for results.
 
     Instructions overlap: the next one's blocks are drained and its rows read while the last one's
     results are written. `done` follows the last write response of the instruction.
@@ -45,6 +50,11 @@ class PostUnit(wiring.Component):
     more by what memory's latency for reading exceeds `drain_latency + 59`. An ADD of rows that
     instructions under way store begins when they are complete (`Prepare`).
     """
+
+    drain: View  #: out: requests to the matrix unit
+    drained: View  #: in: values from the matrix unit
+    read: AxiReadPort  #: out: reads of factors and of rows to add
+    write: AxiWritePort  #: out: writes of results
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config

@@ -19,19 +19,12 @@ ONE = 0x3C00
 class Walk(wiring.Component):
     """Orders to jobs, one job in each cycle (a job takes two to eight cycles to compute).
 
-    Members: `order` (`walk_order`), `job` (`job_layout`).
-
     Order: blocks; in a block rows, each with one write. In a block of v and k: first v of all rows,
     then k, because records of one head follow each other in memory: one write for each.
     """
 
-    def __init__(self) -> None:
-        super().__init__(
-            {
-                "order": In(stream.Signature(walk_order())),
-                "job": Out(stream.Signature(job_layout())),
-            }
-        )
+    order: In(stream.Signature(walk_order()))  #: instructions (`walk_order`)
+    job: Out(stream.Signature(job_layout()))  #: rows to compute, in order (`job_layout`)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

@@ -34,23 +34,16 @@ def operand(word: Value, item: OperandField) -> Value:
 
 
 class InstructionCheck(wiring.Component):
-    """All rules at once, `CHECK_LATENCY` cycles after `word`, `index` and `last` are there.
+    """All rules at once, `CHECK_LATENCY` cycles after `word`, `index` and `last` are there."""
 
-    Members:
-        word: the instruction. index: its position. last: it is the last one of the program.
-        broken: one bit for each InstructionRule, bit 0 for the rule of value 1.
-    """
+    word: In(WORD)  #: the instruction
+    index: In(INDEX_BITS)  #: its position in the program
+    last: In(1)  #: it is the last one of the program
+    broken: Out(len(Rule))  #: one bit for each InstructionRule, bit 0 for the rule of value 1
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        super().__init__(
-            {
-                "word": In(WORD),
-                "index": In(INDEX_BITS),
-                "last": In(1),
-                "broken": Out(len(Rule)),
-            }
-        )
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -160,17 +153,14 @@ def _aligned(op: Opcode) -> Iterator[str]:
 
 
 class AddressResolver(wiring.Component):
-    """Adds the base registers to an instruction's address fields, two cycles after `word`.
-
-    Members:
-        word: the instruction. bases: base address of each region (64 bits each).
-        addresses: 64 bits for each address field of the opcode, in the order of the fields.
-    """
+    """Adds the base registers to an instruction's address fields, two cycles after `word`."""
 
     SLOTS = max(sum(f.kind == "address" for f in fields) for fields in PAYLOAD_FIELDS.values())
 
-    def __init__(self) -> None:
-        super().__init__({"word": In(WORD), "bases": In(4 * 64), "addresses": Out(64 * self.SLOTS)})
+    word: In(WORD)  #: the instruction
+    bases: In(4 * 64)  #: base address of each region (64 bits each)
+    #: 64 bits for each address field of the opcode, in the order of the fields
+    addresses: Out(64 * SLOTS)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

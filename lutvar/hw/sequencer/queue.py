@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.isa import UNITS, Opcode
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.links import payload_layout
+from lutvar.hw.port_types import Stream, View
 
 WAIT_BITS = 16
 WAITS = WAIT_BITS * len(UNITS)
@@ -18,16 +19,19 @@ WAITS = WAIT_BITS * len(UNITS)
 class UnitQueue(wiring.Component):
     """Queue of a unit's instructions; the oldest is offered when its waits are over.
 
-    Members:
-        push, payload, waits: an instruction arrives; only while `room`.
-        completed: completed instructions of each unit, 16 bits each.
-        halt: offer nothing new. An instruction that is offered already stays.
-        command: to the unit.
-        empty: no instruction is here. waiting: the oldest waits for other units.
-
     Latency: 5 cycles from `push` to `command`; one instruction every 3 cycles at most; 2 cycles
     from a count in `completed` to `command.valid`. Cost: LUTRAM of `depth` instructions.
     """
+
+    push: Signal  #: in: an instruction arrives; only while `room`
+    payload: View  #: in: its operands
+    waits: Signal  #: in: its waits
+    room: Signal  #: out: the queue has a place
+    completed: Signal  #: in: completed instructions of each unit, 16 bits each
+    halt: Signal  #: in: offer nothing new. An instruction that is offered already stays
+    command: Stream  #: out: to the unit
+    empty: Signal  #: out: no instruction is here
+    waiting: Signal  #: out: the oldest waits for other units
 
     def __init__(self, opcode: Opcode, depth: int) -> None:
         self.layout = payload_layout(opcode)

@@ -46,39 +46,43 @@ class Sequencer(wiring.Component):
     Instructions are dispatched in program order; one whose unit's queue is full holds up the rest.
     Its unit gets it when the waits are over (see `UnitQueue`).
 
-    Members:
-        start: one cycle, only while not `running`; program (address) and bases are sampled while
-            the program runs and must stay.
-        serial: dispatch an instruction when all earlier ones but those of FETCH are complete.
-        halt: dispatch and offer nothing new. stop, quiet: as for a unit.
-        command_<unit>: instructions; dones: `done` of each unit, by number.
-        running: a program is under way. finished: one cycle at its end.
-        bad_header, bad_instruction: one cycle; `bad_info` is their ERROR_INFO. Then the sequencer
-            waits for a reset.
-        completed: instructions completed by each unit since the start, 32 bits each.
-        incomplete, empty, waiting: one bit for each unit, see STATE. dispatching, ending: likewise.
-        progress: an instruction was dispatched or the header read.
-        error, error_address: of the program's port.
-
     Throughput: one instruction every 7 cycles. About 60 cycles and the memory's latency from
     `start` to the first command; the first instructions are checked while the rest is read.
     """
 
+    start: In(1)  #: one cycle, only while not `running`
+    program: In(ADDRESS)  #: byte address; sampled while the program runs and must stay
+    bases: In(4 * ADDRESS)  #: base address of each region; must stay while the program runs
+    serial: In(1)  #: dispatch an instruction when all earlier ones but those of FETCH are complete
+    halt: In(1)  #: dispatch and offer nothing new
+    stop: In(1)  #: request nothing new from memory; bursts under way end
+    quiet: Out(1)  #: nothing is outstanding on the memory port
+    command_fetch: Out(stream.Signature(payload_layout(Opcode.FETCH)))  #: instructions to FETCH
+    command_front: Out(stream.Signature(payload_layout(Opcode.FRONT)))  #: instructions to FRONT
+    command_matrix: Out(stream.Signature(payload_layout(Opcode.MATRIX)))  #: instructions to MATRIX
+    command_post: Out(stream.Signature(payload_layout(Opcode.POST)))  #: instructions to POST
+    command_attend: Out(stream.Signature(payload_layout(Opcode.ATTEND)))  #: instructions to ATTEND
+    dones: In(len(UNITS))  #: `done` of each unit, by number
+    running: Out(1)  #: a program is under way
+    finished: Out(1)  #: one cycle at its end
+    bad_header: Out(1)  #: one cycle: the header was refused. Then the sequencer waits for a reset
+    bad_instruction: Out(1)  #: one cycle: an instruction was refused. Likewise
+    bad_info: Out(32)  #: ERROR_INFO of either
+    #: instructions completed by each unit since the start, 32 bits each
+    completed: Out(data.ArrayLayout(COUNT, len(UNITS)))
+    incomplete: Out(len(UNITS))  #: one bit for each unit, see STATE
+    empty: Out(len(UNITS))  #: one bit for each unit, see STATE
+    waiting: Out(len(UNITS))  #: one bit for each unit, see STATE
+    dispatching: Out(1)  #: see STATE
+    ending: Out(1)  #: see STATE
+    progress: Out(1)  #: an instruction was dispatched or the header read
+    memory: Out(axi_read())  #: reads of the program
+    error: Out(1)  #: sticky: a read of the program had a response other than OKAY
+    error_address: Out(ADDRESS)  #: start of the first such burst
+
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
-        units = len(UNITS)
-        super().__init__({
-            "start": In(1), "program": In(ADDRESS), "bases": In(4 * ADDRESS), "serial": In(1),
-            "halt": In(1), "stop": In(1), "quiet": Out(1),
-            **{f"command_{unit.name.lower()}": Out(stream.Signature(payload_layout(op)))
-               for unit, op in _OPCODES.items()},
-            "dones": In(units), "running": Out(1), "finished": Out(1),
-            "bad_header": Out(1), "bad_instruction": Out(1), "bad_info": Out(32),
-            "completed": Out(data.ArrayLayout(COUNT, units)),
-            "incomplete": Out(units), "empty": Out(units), "waiting": Out(units),
-            "dispatching": Out(1), "ending": Out(1), "progress": Out(1),
-            "memory": Out(axi_read()), "error": Out(1), "error_address": Out(ADDRESS),
-        })  # fmt: skip
+        super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()

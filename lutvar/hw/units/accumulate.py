@@ -16,18 +16,19 @@ MIN_INTERVAL = Fp32Add.LATENCY + 2
 class Accumulator(wiring.Component):
     """`acc[slot] = RNE((bias if first else acc[slot]) + p)`, for `block` slots.
 
-    Members:
-        valid: an addition; without it the memory keeps its words.
-        p, bias: float32 patterns. `bias` is read with `first` only.
-        slot: which sum. The same slot may come again `MIN_INTERVAL` cycles later, not earlier.
-        first: start the sum from `bias` instead of the stored value.
-        y: the new sum, `LATENCY` cycles later (after the last addition: the result).
-
     Throughput: one addition each cycle. The slot distance keeps reads and writes of one word apart,
     so the memory needs no bypass and no transparent port.
     """
 
     LATENCY = Fp32Add.LATENCY + 1
+
+    valid: Signal  #: in: an addition; without it the memory keeps its words
+    p: Signal  #: in: float32 pattern to add
+    #: in: which sum. The same slot may come again `MIN_INTERVAL` cycles later, not earlier
+    slot: Signal
+    first: Signal  #: in: start the sum from `bias` instead of the stored value
+    bias: Signal  #: in: float32 pattern, looked at with `first` only
+    y: Signal  #: out: the new sum, `LATENCY` cycles later (after the last addition: the result)
 
     def __init__(self, block: int) -> None:
         if block < 2:
@@ -75,13 +76,20 @@ class Accumulator(wiring.Component):
 class ScaleAccumulate(wiring.Component):
     """Scale multiplication and accumulation for one output of the array.
 
-    Members: `d`, `m`, `ws`, `e` as in `ScaleMultiply`; `valid`, `slot`,
-    `first`, `bias`, `y` as in `Accumulator`. All inputs belong to the same cycle.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle, one slot every `MIN_INTERVAL`.
     """
 
     LATENCY = ScaleMultiply.LATENCY + Accumulator.LATENCY
+
+    valid: Signal  #: in: an addition; all inputs belong to the same cycle
+    d: Signal  #: in: signed sum, see `ScaleMultiply`
+    m: Signal  #: in: FP16 pattern without sign, see `ScaleMultiply`
+    ws: Signal  #: in: FP16 pattern without sign, see `ScaleMultiply`
+    e: Signal  #: in: power of two, see `ScaleMultiply`
+    slot: Signal  #: in: which sum, see `Accumulator`
+    first: Signal  #: in: start the sum from `bias`
+    bias: Signal  #: in: float32 pattern, looked at with `first` only
+    y: Signal  #: out: the new sum, float32, `LATENCY` cycles later
 
     def __init__(self, sum_bits: int, block: int) -> None:
         self.sum_bits, self.block = sum_bits, block

@@ -81,6 +81,10 @@ class TableDot(wiring.Component):
         lanes: products in the sum, at least 2.
     """
 
+    activations: Signal  #: in: recoded activations (`ActivationRecode.operand`)
+    weights: Signal  #: in: recoded weights (`WeightRecode.operand`)
+    sum: Signal  #: out: exact sum of the products, `latency` cycles later
+
     def __init__(self, design: ProductDesign, lanes: int = 128) -> None:
         if lanes < 2:
             raise ValueError(f"a dot product of {lanes} lanes; at least 2 are needed")

@@ -103,11 +103,6 @@ class DspFp32(wiring.Component):
         from_d: the adder adds `c` and `d`; otherwise `c` and the product.
         c_regs: registers before the adder's input `c`, 1 to 3.
 
-    Members:
-        a, b, m: `m = RNE(a * b)`, `PRODUCT_LATENCY` cycles later.
-        c, d, s: `s = RNE(c + d)` or `RNE(c + m)`: `c_regs + 1` cycles after `c`, 2 after
-            `d`, 1 after `m`.
-
     float32 patterns; subnormals count as zero, and neither infinities nor NaNs may arise.
     Throughput: one each cycle. Cost: one DSP58. Only a Versal device has it: elsewhere use
     `Fp32Multiply` and `Fp32Add`.
@@ -117,11 +112,12 @@ class DspFp32(wiring.Component):
 
     PRODUCT_LATENCY = 3
 
-    a: In(32)
-    b: In(32)
-    c: In(32)
-    d: In(32)
-    m: Out(32)
+    a: In(32)  #: float32 factor
+    b: In(32)  #: float32 factor
+    c: In(32)  #: float32 summand
+    d: In(32)  #: float32 summand, when `from_d`
+    m: Out(32)  #: `RNE(a * b)`, `PRODUCT_LATENCY` cycles later
+    #: `RNE(c + d)` or `RNE(c + m)`: `c_regs + 1` cycles after `c`, 2 after `d`, 1 after `m`
     s: Out(32)
 
     def __init__(self, *, from_d: bool, c_regs: int) -> None:

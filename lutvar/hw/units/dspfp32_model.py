@@ -20,9 +20,9 @@ class Fp32Product(wiring.Component):
     A model for simulators: dozens of LUT levels in gates.
     """
 
-    x: In(32)
-    y: In(32)
-    z: Out(32)
+    x: In(32)  #: float32 pattern
+    y: In(32)  #: float32 pattern
+    z: Out(32)  #: float32 pattern, in the same cycle
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -56,9 +56,9 @@ class Fp32Sum(wiring.Component):
     A model for simulators, as `Fp32Product`.
     """
 
-    x: In(32)
-    y: In(32)
-    z: Out(32)
+    x: In(32)  #: float32 pattern
+    y: In(32)  #: float32 pattern
+    z: Out(32)  #: float32 pattern, in the same cycle
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -15,6 +15,7 @@ from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.port_types import Stream
 
 #: A LUTRAM cell is this deep, so a shallower buffer would cost the same.
 STORE_BEATS = 32
@@ -57,16 +58,16 @@ def delayed(m: Module, value: Any, cycles: int, name: str, *, shift_lut: bool = 
 class GroupStore(wiring.Component):
     """Collects beats; releases whole groups as contiguous bursts.
 
-    Members:
-        i: beats in. Never waits for the other side while there is room.
-        ready: a whole group is here and a burst may start in this cycle.
-        start: start the burst; only while `ready`.
-        beat, valid, index: the burst, from one cycle after `start`, one beat in each cycle.
-            `index` is the position in the group.
-
     Latency: 2 cycles from the last beat of a group to its burst. Throughput: one beat in each
     cycle. Cost: one LUTRAM of `depth` beats.
     """
+
+    i: Stream  #: in: beats; they never wait for the other side while there is room
+    ready: Signal  #: out: a whole group is here and a burst may start in this cycle
+    start: Signal  #: in: start the burst; only while `ready`
+    beat: Any  #: out: the burst, from one cycle after `start`, one beat in each cycle
+    valid: Signal  #: out: a beat of the burst is here
+    index: Signal  #: out: its position in the group
 
     def __init__(self, shape: Any, beats: int) -> None:
         if beats < 1 or beats & (beats - 1):
@@ -129,14 +130,14 @@ class GroupStore(wiring.Component):
 class OutputQueue(wiring.Component):
     """Queue behind a pipeline without stall, with places set aside in advance.
 
-    Members:
-        room: a whole group of results has places.
-        reserve: set them aside; only while `room`.
-        data, push: a result arrives, and always finds its place.
-        o: results out, from a register.
-
     Latency: 2 cycles. Throughput: one result in each cycle. Cost: one LUTRAM of `depth` results.
     """
+
+    room: Signal  #: out: a whole group of results has places
+    reserve: Signal  #: in: set them aside; only while `room`
+    data: Any  #: in: a result
+    push: Signal  #: in: it arrives, and always finds its place
+    o: Stream  #: out: results, from a register
 
     def __init__(self, shape: Any, beats: int, depth: int) -> None:
         if depth & (depth - 1) or depth < beats:

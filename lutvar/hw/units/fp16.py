@@ -34,17 +34,12 @@ def significand(pattern: Value) -> Value:
 class ToFixed(wiring.Component):
     """FP16 pattern to fixed point, optionally negated.
 
-    Members:
-        x: FP16 pattern.
-        flip: invert the sign.
-        y: value in units of 2**-24, 42 bits, two's complement. Exact.
-
     Latency 3, one value in each cycle; at most 4 LUT levels (shifter), one 42-bit carry chain.
     """
 
-    x: In(16)
-    flip: In(1)
-    y: Out(signed(FIXED_BITS))
+    x: In(16)  #: FP16 pattern
+    flip: In(1)  #: invert the sign
+    y: Out(signed(FIXED_BITS))  #: value in units of 2**-24, two's complement, exact
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -72,11 +67,6 @@ class ToFixed(wiring.Component):
 class FromSum(wiring.Component):
     """Sum of 128 fixed-point values to the FP16 pattern of sum / 128, round to nearest even.
 
-    Members:
-        x: sum in units of 2**-24, 49 bits, two's complement, of magnitude at most 2047 * 2**37.
-        y: FP16 pattern of `x * 2**-31`, with gradual underflow. An exact zero is +0; a negative
-            value that rounds to zero is -0, as in IEEE 754.
-
     Latency 4, one value in each cycle; at most 5 LUT levels, one carry chain of 48 bits.
 
     How: the leading one is brought to bit 47 by a coarse shift of whole bytes and a fine one of
@@ -84,7 +74,10 @@ class FromSum(wiring.Component):
     that normal and subnormal results round in the same way.
     """
 
+    #: sum in units of 2**-24, two's complement, of magnitude at most 2047 * 2**37
     x: In(signed(SUM_BITS))
+    #: FP16 pattern of `x * 2**-31`, with gradual underflow. An exact zero is +0; a negative value
+    #: that rounds to zero is -0, as in IEEE 754
     y: Out(16)
 
     def elaborate(self, platform: Any) -> Module:

@@ -14,16 +14,13 @@ OFFSET = 127 - 15
 class Fp16ToFp32(wiring.Component):
     """float32 pattern of an FP16 pattern: exact, subnormals and the sign of zero included.
 
-    Members: `x`: FP16 pattern; exponent field 31 is an ordinary exponent. `y`: float32 pattern;
-    its low 13 bits are constant 0.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. At most 3 LUT levels. About 45 LUTs.
     """
 
     LATENCY = 2
 
-    x: In(16)
-    y: Out(32)
+    x: In(16)  #: FP16 pattern; exponent field 31 is an ordinary exponent
+    y: Out(32)  #: float32 pattern; its low 13 bits are constant 0
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -16,18 +16,18 @@ _WIDTH = FRACTION + 1 + _EXTRA
 class Fp32Add(wiring.Component):
     """`s = RNE(x + y)` for float32 patterns, IEEE 754 within the range of the contract.
 
-    Members: `x`, `y`, `s`: float32 patterns. Subnormals count as zero and a result below
-    `2**-126` becomes zero; infinities, NaNs and overflow are not handled. None of these arises
-    in the accelerator (contract, section 5). `x + (-x)` is +0, `-0 + -0` is -0.
+    Subnormals count as zero and a result below `2**-126` becomes zero; infinities, NaNs and
+    overflow are not handled. None of these arises in the accelerator (contract, section 5). `x +
+    (-x)` is +0, `-0 + -0` is -0.
 
     Latency: `LATENCY` cycles. Throughput: one each cycle. At most six LUT levels a stage.
     """
 
     LATENCY = 9
 
-    x: In(32)
-    y: In(32)
-    s: Out(32)
+    x: In(32)  #: float32 pattern
+    y: In(32)  #: float32 pattern
+    s: Out(32)  #: float32 pattern
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

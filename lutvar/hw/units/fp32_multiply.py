@@ -19,9 +19,9 @@ class Fp32Multiply(wiring.Component):
         odd: instead of rounding to nearest, truncate and set the last bit if anything was lost.
             Rounding such a result to at most 22 bits is the same as rounding the exact product.
 
-    Members: `x`, `y`, `s`: float32 patterns. A subnormal counts as zero; a product with
-    zero is a zero with the sign that IEEE 754 gives. Infinities, NaNs, overflow and underflow are
-    not handled; none arises in the accelerator (contract, section 7).
+    A subnormal counts as zero; a product with zero is a zero with the sign that IEEE 754 gives.
+    Infinities, NaNs, overflow and underflow are not handled; none arises in the accelerator
+    (contract, section 7).
 
     Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: one DSP58, 80 to 115 LUTs.
 
@@ -30,9 +30,9 @@ class Fp32Multiply(wiring.Component):
 
     LATENCY = 5
 
-    x: In(32)
-    y: In(32)
-    s: Out(32)
+    x: In(32)  #: float32 pattern
+    y: In(32)  #: float32 pattern
+    s: Out(32)  #: float32 pattern
 
     def __init__(self, bits: int, *, odd: bool = False) -> None:
         if not MIN_BITS <= bits <= MAX_BITS:

@@ -19,16 +19,14 @@ FAR = 12
 class Fp32ToFp16(wiring.Component):
     """FP16 pattern of a float32 pattern, rounded once (contract, section 7).
 
-    Members: `x`: float32 pattern; a subnormal counts as zero, infinities as large numbers.
-    `y`: FP16 pattern, round to nearest even with gradual underflow, saturated to +-65504. The
-    sign stays, that of a zero too.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. At most 5 LUT levels. About 75 LUTs.
     """
 
     LATENCY = 3
 
-    x: In(32)
+    x: In(32)  #: float32 pattern; a subnormal counts as zero, infinities as large numbers
+    #: FP16 pattern, round to nearest even with gradual underflow, saturated to +-65504. The sign
+    #: stays, that of a zero too
     y: Out(16)
 
     def elaborate(self, platform: object) -> Module:

@@ -26,17 +26,14 @@ assert 1 << _FIXED == GELU_RANGE << GELU_FRACTION
 class GeluGate(wiring.Component):
     """Gate of the contract, section 8, as a float32 pattern: from 0 to 1, units of 2**-16.
 
-    Members: `x`: float32 pattern, any finite number. `y`: float32 pattern with at most
-    `GATE_BITS` significant bits; +0 when the gate is 0.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: one block memory of 512 x 28 bits
     (half a BRAM36), one DSP and about 150 LUTs.
     """
 
     LATENCY = 11
 
-    x: In(32)
-    y: Out(32)
+    x: In(32)  #: float32 pattern, any finite number
+    y: Out(32)  #: float32 pattern with at most `GATE_BITS` significant bits; +0 when the gate is 0
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

@@ -9,6 +9,7 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.port_types import View
 
 from .elastic import beat_layout, beats_per_group, delayed
 from .quantizer_lane import QuantizerFormats
@@ -20,12 +21,15 @@ MIN_NORMAL = 0x0400  #: pattern of 2**-14; a smaller maximum makes a zero group
 class GroupMaxima(wiring.Component):
     """Absolute maxima of each group, of the negative and of the other values.
 
-    Members:
-        beat, valid: beats as they arrive.
-        negative, positive: maxima, 15-bit patterns; `dual`, `last` of the group; with `done`.
-
     Latency `log2(lanes) + 1` cycles from a group's last beat. One beat in each cycle.
     """
+
+    beat: View  #: in: beats as they arrive
+    valid: Signal  #: in: a beat is here
+    negative: Signal  #: out: maximum of the negative values, 15-bit pattern
+    positive: Signal  #: out: maximum of the other values, 15-bit pattern
+    dual: Signal  #: out: `dual` of the group
+    done: Signal  #: out: one cycle for each group
 
     def __init__(self, lanes: int, group: int = GROUP) -> None:
         self.lanes, self.beats = lanes, beats_per_group(lanes, group)
@@ -77,10 +81,6 @@ class GroupMaxima(wiring.Component):
 class GroupScales(wiring.Component):
     """From a group's maxima to everything that its lanes and its receiver need.
 
-    Members:
-        negative, positive, dual, valid: from `GroupMaxima`.
-        params, done: the result (`layout`), `LATENCY` cycles later.
-
     One group in each cycle. Two block memories: the reciprocal table, read for both halves through
     its two ports, and for dual formats the table of the derived scale.
     """
@@ -99,6 +99,13 @@ class GroupScales(wiring.Component):
                 "dual": 1,
             }
         )
+
+    negative: Signal  #: in: from `GroupMaxima`
+    positive: Signal  #: in: from `GroupMaxima`
+    dual: Signal  #: in: from `GroupMaxima`
+    valid: Signal  #: in: a group's maxima are here
+    params: View  #: out: the result (`layout`), `LATENCY` cycles later
+    done: Signal  #: out: one cycle for it
 
     def __init__(self, formats: QuantizerFormats) -> None:
         self.formats = formats

@@ -9,6 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.port_types import Stream
 from lutvar.hw.verilog import place
 
 from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
@@ -32,9 +33,6 @@ class Hadamard(wiring.Component):
         lanes: FP16 values in a beat, a power of two from 2 to 128.
         signs: the 128 signs `d_j`, each +1 or -1.
 
-    Members:
-        i, o: beats (`beat_layout`). A zero sum is +0.
-
     Latency, first beat in to first beat out: `128 / lanes + latency + 3` cycles. A complete
     group comes out without further input. Throughput: one beat in each cycle.
     Cost: 2 adders for each lane and stage over beats, 1 for each lane and stage within a beat, of
@@ -46,6 +44,9 @@ class Hadamard(wiring.Component):
     and the differences enter. These leave while the next block arrives, or nothing at all: the
     shift register moves in every cycle, so a group never waits for the next one.
     """
+
+    i: Stream  #: in: beats (`beat_layout`)
+    o: Stream  #: out: beats; a zero sum is +0
 
     def __init__(self, lanes: int, signs: Sequence[int]) -> None:
         self.lanes, self.beats = lanes, beats_per_group(lanes)

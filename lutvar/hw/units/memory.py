@@ -7,6 +7,7 @@ from amaranth.hdl import Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.hw.port_types import Stream
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
 from .count import Level
@@ -60,15 +61,17 @@ READ_LATENCY = 2  #: cycles from `read_addr` to `read_data`: the memory and its 
 class ChunkMemory(wiring.Component):
     """A memory with words of any width, written one chunk at a time and read whole.
 
-    Members:
-        write_en, write_addr, write_chunk, write_data: write `chunk` bits; chunk 0 is the least
-            significant. Bits of the last chunk beyond `width` are ignored.
-        read_addr, read_data: a new address in each cycle; data after `READ_LATENCY`.
-
     A word that is written in the cycle in which it is read gives old or new bits, undefined which:
     banks keep readers and writers apart. Cost: block or distributed RAM of `width` x `depth`,
     and a register of `width` bits.
     """
+
+    write_en: Signal  #: in: write `chunk` bits
+    write_addr: Signal  #: in: the word
+    write_chunk: Signal  #: in: which chunk of it; chunk 0 is the least significant
+    write_data: Signal  #: in: the chunk; bits of the last one beyond `width` are ignored
+    read_addr: Signal  #: in: a new address in each cycle
+    read_data: Signal  #: out: the word, `READ_LATENCY` cycles later
 
     def __init__(self, width: int, chunk: int, depth: int) -> None:
         if width < 1 or chunk < 1 or depth < 1:
@@ -175,15 +178,18 @@ ULTRA_WORDS = 2048  #: a memory with at least so many words is meant for UltraRA
 class SharedMemory(wiring.Component):
     """A memory with two ports: one reads or writes, the other one reads.
 
-    Members:
-        addr, write, write_data: write in this cycle, or else read. data: what was read,
-            `READ_LATENCY` cycles later; it means nothing for a cycle that wrote.
-        other_addr, other_data: the second port; a new address in each cycle.
-
     A word that is written in the cycle in which the second port reads it gives old or new bits,
     undefined which. Cost: `width` / 72 UltraRAM for each 4096 words, with their output registers
     and without further logic; in small memories (below `ULTRA_WORDS`) what the tool prefers.
     """
+
+    addr: Signal  #: in: word that the first port reads or writes
+    write: Signal  #: in: write in this cycle, or else read
+    write_data: Signal  #: in: the word to write
+    #: out: what was read, `READ_LATENCY` cycles later; undefined for a cycle that wrote
+    data: Signal
+    other_addr: Signal  #: in: word that the second port reads; a new one in each cycle
+    other_data: Signal  #: out: the word, `READ_LATENCY` cycles later
 
     def __init__(self, width: int, depth: int) -> None:
         self.width, self.depth = width, depth
@@ -238,6 +244,9 @@ class Fifo(wiring.Component):
     `depth`, at least 2, counts all places, the output register included. Latency 2 cycles; one
     item in each cycle when `depth` is at least 4. `i.ready` and `o.valid` are registers.
     """
+
+    i: Stream  #: in: items; `ready` is a register
+    o: Stream  #: out: the same items in order; `valid` is a register
 
     def __init__(self, shape: Any, depth: int) -> None:
         if depth < 2:

@@ -251,13 +251,14 @@ def operand_planes(operand: Value, width: int, lanes: int) -> list[tuple[list[Va
 
 
 class WeightRecode(wiring.Component):
-    """Recodes the weights of one output feature for the lanes. Latency 1, one each cycle.
-
-    Members: `codes`: `lanes` codes, lane 0 lowest; `operand`: what the dot product takes (see
-    `operand_planes`), lanes in the order of `lutvar.hw.units.planes.to_planes`.
-    """
+    """Recodes the weights of one output feature for the lanes. Latency 1, one each cycle."""
 
     LATENCY = 1
+
+    codes: Signal  #: in: `lanes` codes, lane 0 lowest
+    #: out: what the dot product takes (see `operand_planes`), one cycle later; lanes in the order
+    #: of `lutvar.hw.units.planes.to_planes`
+    operand: Signal
 
     def __init__(self, design: ProductDesign, lanes: int = 128) -> None:
         self.design, self.lanes = design, lanes
@@ -282,14 +283,16 @@ class WeightRecode(wiring.Component):
 
 
 class ActivationRecode(wiring.Component):
-    """Recodes the activations of one token row for the lanes. Latency 1, one each cycle.
-
-    Members: `codes` and `operand` as in `WeightRecode`; `dual`: the codes are of the
-    dual format; `neg`: the pass over its negative half. In each pass of a dual format the lanes
-    that belong to the other pass become zero.
-    """
+    """Recodes the activations of one token row for the lanes. Latency 1, one each cycle."""
 
     LATENCY = 1
+
+    codes: Signal  #: in: `lanes` codes, lane 0 lowest
+    dual: Signal  #: in: the codes are of the dual format
+    #: in: the pass over its negative half. In each pass of a dual format the lanes that belong to
+    #: the other pass become zero
+    neg: Signal
+    operand: Signal  #: out: what the dot product takes, one cycle later, as in `WeightRecode`
 
     def __init__(self, design: ProductDesign, lanes: int = 128) -> None:
         self.design, self.lanes = design, lanes

@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.quant_preset import GROUP
+from lutvar.hw.port_types import Stream
 from lutvar.hw.verilog import place
 
 from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
@@ -43,13 +44,6 @@ class Quantizer(wiring.Component):
         ties: `even`, `up` or `down`.
         group: values that share a scale, a power of two; 128 for activations.
 
-    Members:
-        i: beats (`beat_layout`; `rotate` is ignored), groups aligned from reset.
-        o: beats of codes (`code_layout`). `scale` is the group's maximum (the positive half's,
-            when dual); `scale_neg` the derived scale of a dual group's negative half, else 0.
-        nonfinite: one cycle, 2 cycles after a value with exponent field 31 was accepted. A
-            rotation may average such a value away, so check the device's input before it.
-
     Latency, first beat in to first beat out: `group / lanes + LATENCY + log2(lanes)` cycles.
     Throughput: one beat in each cycle, sustained: while one group is quantized, the next one's
     maxima are gathered. Cost: see `QuantizerLane`, one DSP for each lane, two or three block
@@ -58,6 +52,14 @@ class Quantizer(wiring.Component):
 
     #: From a group's last beat in to its first beat out, without the tree of maxima.
     LATENCY = 13
+
+    i: Stream  #: in: beats (`beat_layout`; `rotate` is ignored), groups aligned from reset
+    #: out: beats of codes (`code_layout`). `scale` is the group's maximum (the positive half's,
+    #: when dual); `scale_neg` the derived scale of a dual group's negative half, else 0
+    o: Stream
+    #: out: one cycle, 2 cycles after a value with exponent field 31 was accepted. A rotation may
+    #: average such a value away, so check the device's input before it
+    nonfinite: Signal
 
     def __init__(
         self,

@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule, check_ties
+from lutvar.hw.port_types import View
 
 from .elastic import delayed
 from .fp16 import exponent, significand
@@ -74,14 +75,6 @@ class QuantizerFormats:
 class QuantizerLane(wiring.Component):
     """Code of one value.
 
-    Members:
-        x: FP16 pattern, of magnitude at most that of its group's (half's) maximum.
-        dual: the group uses the dual format; comes `LATENCY - 1` cycles after `x`, so that
-            all lanes share one delay.
-        reciprocal, exponent: of the maximum; index 1 is for negative values, 0 for others. In a
-            plain group both are equal. A zero reciprocal makes every code 0.
-        code: the code, `LATENCY` cycles later.
-
     One value in each cycle. At most 4 LUT levels and one short carry chain between registers. The
     multiplier has registers before, inside and after, as a DSP58 wants them.
 
@@ -92,6 +85,16 @@ class QuantizerLane(wiring.Component):
     """
 
     LATENCY = 5
+
+    x: Signal  #: in: FP16 pattern, of magnitude at most that of its group's (half's) maximum
+    #: in: the group uses the dual format; comes `LATENCY - 1` cycles after `x`, so that all lanes
+    #: share one delay
+    dual: Signal
+    #: in: of the maximum; index 1 is for negative values, 0 for others. In a plain group both are
+    #: equal. A zero reciprocal makes every code 0
+    reciprocal: View
+    exponent: View  #: in: of the maximum, likewise
+    code: Signal  #: out: the code, `LATENCY` cycles later
 
     def __init__(self, formats: QuantizerFormats) -> None:
         self.formats = formats

@@ -15,17 +15,16 @@ _INDEX = FRACTION - RSQRT_STEP  #: bits of the segment within a binade
 class Rsqrt(wiring.Component):
     """`y = Y * 2**(-18 - k)` of the contract, section 8.
 
-    Members: `x`: float32 pattern of a positive normal number (of anything else the result has no
-    meaning; the sign is ignored). `y`: float32 pattern with at most 18 significant bits.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: one block memory of 256 x 30 bits
     (half a BRAM36), one DSP and about 20 LUTs.
     """
 
     LATENCY = 5
 
+    #: float32 pattern of a positive normal number (of anything else the result has no meaning; the
+    #: sign is ignored)
     x: In(32)
-    y: Out(32)
+    y: Out(32)  #: float32 pattern with at most 18 significant bits
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

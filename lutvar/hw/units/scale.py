@@ -26,17 +26,18 @@ def _unpack(pattern: Value) -> tuple[Value, Value]:
 class ScaleMultiply(wiring.Component):
     """Multiplies a sum by two scales and a power of two, and rounds to float32.
 
-    Members:
-        d: signed sum; `-2**(bits-1)` does not occur (a sum of products is symmetric).
-        m, ws: FP16 patterns without sign; exponent 31 is ordinary, subnormals are exact.
-        e: power of two, -32..31.
-        p: float32 pattern; +0 when the product is zero. A result below `2**-126` or above the
-            largest float32 cannot arise from values that the contract allows.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: 2 DSP and about 200 LUTs.
     """
 
     LATENCY = 10
+
+    d: Signal  #: in: signed sum; `-2**(bits-1)` does not occur (a sum of products is symmetric)
+    m: Signal  #: in: FP16 pattern without sign; exponent 31 is ordinary, subnormals are exact
+    ws: Signal  #: in: FP16 pattern without sign, likewise
+    e: Signal  #: in: power of two, -32..31
+    #: out: float32 pattern; +0 when the product is zero. A result below `2**-126` or above the
+    #: largest float32 cannot arise from values that the contract allows
+    p: Signal
 
     def __init__(self, sum_bits: int) -> None:
         if not MIN_SUM_BITS <= sum_bits <= MAX_SUM_BITS:

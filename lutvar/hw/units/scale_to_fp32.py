@@ -12,17 +12,14 @@ from .fp16_to_fp32 import Fp16ToFp32
 class ScaleToFp32(wiring.Component):
     """`y = ws * 2**e` as a float32 pattern: exact, from `2**-56` to below `2**48`, or +0.
 
-    Members: `ws`: FP16 pattern without sign; exponent 31 is ordinary, subnormals are exact.
-    `e`: -32..31. `y`: its low 13 bits are constant 0.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. About 60 LUTs.
     """
 
     LATENCY = Fp16ToFp32.LATENCY + 1
 
-    ws: In(16)
-    e: In(signed(6))
-    y: Out(32)
+    ws: In(16)  #: FP16 pattern without sign; exponent 31 is ordinary, subnormals are exact
+    e: In(signed(6))  #: power of two, -32..31
+    y: Out(32)  #: float32 pattern; its low 13 bits are constant 0
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

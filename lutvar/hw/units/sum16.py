@@ -17,15 +17,13 @@ VALUES = 16
 class Sum16(wiring.Component):
     """`tree16` of the contract, section 7: adjacent pairs, four levels.
 
-    Members: `z`: 16 float32 patterns, `s`: float32 pattern of their sum.
-
     Latency: `LATENCY` cycles. Throughput: one each cycle. Cost: 15 `Fp32Add`.
     """
 
     LATENCY = 4 * Fp32Add.LATENCY
 
-    z: In(data.ArrayLayout(unsigned(32), VALUES))
-    s: Out(32)
+    z: In(data.ArrayLayout(unsigned(32), VALUES))  #: 16 float32 patterns
+    s: Out(32)  #: float32 pattern of their sum
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
