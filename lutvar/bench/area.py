@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,7 +17,8 @@ from lutvar.hw.units.accumulate import Accumulator
 from lutvar.hw.units.dot import make_dot
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.hadamard import Hadamard
-from lutvar.hw.units.product import ProductDesign, make_product
+from lutvar.hw.units.product import make_product
+from lutvar.hw.units.product_design import ProductDesign
 from lutvar.hw.units.quantizer import QuantizerFormats, QuantizerLane
 from lutvar.hw.units.scale import ScaleMultiply
 from lutvar.hw.verilog import PREFIX, export_verilog
@@ -49,6 +50,10 @@ class Lane(wiring.Component):
             plain format, without sign, and recodes them on the way, in the same LUTs.
     """
 
+    activation: Signal  #: in: operand, recoded or not
+    weight: Signal  #: in: operand, recoded or not
+    magnitude: Signal  #: out: magnitude of the product
+
     def __init__(self, design: ProductDesign, recoded: bool) -> None:
         self.design, self.recoded = design, recoded
         a, w = design.plain.bits - 1, design.weight.bits - 1
@@ -62,7 +67,8 @@ class Lane(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        activation, weight = self.activation, self.weight
+        activation: Value = self.activation
+        weight: Value = self.weight
         if not self.recoded:
             plus = Const(0, 1)  # a product's magnitude does not depend on the signs
             code = [*activation, plus]

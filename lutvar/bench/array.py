@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -43,6 +43,9 @@ Form = Literal["table", "da"]
 
 class TableRow(wiring.Component):
     """One row of form `table`: operand registers with their recoding, products, adders."""
+
+    weights: Signal  #: in: recoded weight vector
+    sum: Signal  #: out: dot product
 
     def __init__(self, weight: str, plain: str, dual: str | None) -> None:
         design = make_product(get_format(weight), get_format(plain), dual and get_format(dual))

@@ -25,6 +25,7 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import ADDRESS_BITS
 from lutvar.files import json_text, make_folder, write_file
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
+from lutvar.hw.port_types import AxiLitePort
 
 from .area import EXPORTING, MAX_LEVELS
 from .report import How, Measurement
@@ -40,8 +41,10 @@ _PATIENCE = 7200.0  #: seconds for one synthesis
 _HOW: How = "synthesised (Yosys xcup)"
 
 
-class ControlPort(wiring.Component):  # type: ignore[misc]  # Amaranth has no annotations
+class ControlPort(wiring.Component):
     """The AXI4-Lite port with the registers, counters and monitors behind it."""
+
+    axi: AxiLitePort  #: in: the port
 
     def __init__(self, config: AcceleratorConfig) -> None:
         from lutvar.hw.accelerator.control import Control

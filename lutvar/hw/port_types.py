@@ -21,6 +21,15 @@ else:
 Stream: TypeAlias = stream.Interface
 
 
+def view_signal(layout: data.Layout, *, reset_less: bool = False) -> View:
+    """`Signal(layout)`, which makes a view of a signal; type checkers take it for the signal.
+
+    Its name is the variable's.
+    """
+    view: Any = Signal(layout, reset_less=reset_less, src_loc_at=1)
+    return view
+
+
 class _Interface(Protocol):
     """What `wiring.connect` asks of an interface."""
 

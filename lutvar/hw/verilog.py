@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from amaranth._toolchain.yosys import find_yosys
-from amaranth.back import rtlil
+from amaranth.back import rtlil  # type: ignore[attr-defined]  # its stubs leave this one out
 from amaranth.hdl import ClockDomain, ClockSignal, Fragment, Instance, Module, ResetSignal, Value
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
 from lutvar.environment import writable_cache
+from lutvar.hw.inspection import for_inspection
 
 PREFIX = "lutvar_"  #: of every module in an exported text
 _DOMAIN = "sync"
@@ -97,7 +98,7 @@ def place(m: Module, platform: Any, name: str, component: wiring.Component, modu
         m.submodules[name] = component
         return
     # Only the first component of a name is elaborated; the others need no warning for that.
-    component._MustUse__used = True
+    for_inspection(component)
     platform.register(PREFIX + module, component)
     connections: list[tuple[str, str, Any]] = [
         ("i", _CLOCK, ClockSignal(_DOMAIN)),
@@ -147,7 +148,7 @@ def _rtlil(
     if ports is None:
         # Clock and reset are ports even of a unit that uses neither, so that every instance can
         # connect both without looking inside.
-        domain = ClockDomain(_DOMAIN)
+        domain: Any = ClockDomain(_DOMAIN)  # its stubs leave out clk and rst
         fragment.add_domains(domain)
         ports = {
             _CLOCK: (domain.clk, PortDirection.Input),

@@ -228,9 +228,9 @@ def run_benches(
 def ports_of(config: AcceleratorConfig) -> list[dict[str, object]]:
     """Name, width and direction of the top's ports, as in the manifest."""
     from lutvar.hw.accelerator.top import Accelerator
-    from lutvar.hw.matrix.dot_form import looked_at
+    from lutvar.hw.inspection import for_inspection
 
-    ports = looked_at(Accelerator(config, units={})).port_map()
+    ports = for_inspection(Accelerator(config, units={})).port_map()
     return [
         {"name": name, "width": len(signal), "direction": direction.name.lower()}
         for name, (signal, direction) in ports.items()

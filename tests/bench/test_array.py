@@ -12,6 +12,7 @@ from lutvar.bench import array
 from lutvar.bench.synth import SynthesisError, SynthReport
 from lutvar.contract.costs import load_array_costs
 from lutvar.contract.quant_preset import GROUP, load_quant
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.matrix.da import DaRows
 from lutvar.hw.matrix.da_design import DaDesign
 
@@ -44,7 +45,7 @@ def test_cases_of_the_file_keep_their_targets() -> None:
 def test_the_file_has_the_design_s_cycles(name: str) -> None:
     quant = load_quant(name)
     rows = DaRows(DaDesign(quant.weight_format, quant.plain_format, quant.dual_format))
-    rows._MustUse__used = True
+    for_inspection(rows)
     (cost,) = (
         c for c in load_array_costs()
         if (c.form, c.weight) == ("da", quant.weight) and c.dual

@@ -20,6 +20,7 @@ from lutvar.contract.register_map import (
 )
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 from lutvar.hw.fetch.unit import FetchUnit
+from lutvar.hw.port_types import AxiLitePort, AxiReadPort, AxiReadWritePort
 from lutvar.hw.sequencer.sequencer import Sequencer
 from lutvar.hw.verilog import place
 
@@ -85,7 +86,6 @@ class AcceleratorCore(_AcceleratorPorts):
     Args:
         config: the build.
         units: units by name (`make_units`); others with the same members may stand in.
-
     """
 
     core_reset: Signal  #: out: the reset of `sync`
@@ -93,7 +93,7 @@ class AcceleratorCore(_AcceleratorPorts):
     def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
         self._config = config
         self._units = dict(units) if units is not None else make_units(config)
-        super().__init__({**_members(config), "core_reset": Out(1, init=1)})
+        super().__init__({**_members(config), "core_reset": Out(1, init=1)})  # type: ignore[call-arg]  # stubs: still `reset`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -220,7 +220,7 @@ class Accelerator(_AcceleratorPorts):
         m = Module()
         m.submodules.core = core = AcceleratorCore(self._config, self._units)
         for name, reset in (("bus", ~self.ap_rst_n), ("sync", core.core_reset)):
-            domain = ClockDomain(name)
+            domain: Any = ClockDomain(name)  # its stubs leave out clk and rst
             domain.clk = self.ap_clk
             m.domains += domain
             m.d.comb += domain.rst.eq(reset)

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.links import BEAT
-from lutvar.hw.port_types import Stream
+from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.units.count import Level
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
@@ -95,7 +95,7 @@ class HeadMemory(wiring.Component):
         some = Signal()  # it is not 0: in a register, for `taken` reaches far
         write_addr, read_addr = Signal(range(self.depth)), Signal(range(self.depth))
         staged = Signal()  # the read latch holds a record
-        current = Signal(pass_layout(self.sizes), reset_less=True)
+        current = view_signal(pass_layout(self.sizes), reset_less=True)
         left = Signal.like(current.keys, reset_less=True)
         busy, final, again = Signal(), Signal(), Signal()
         stored = Level(m, "stored", self.depth, push, taken & current.last)

@@ -15,7 +15,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import NumberFormat
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay
 
 from .records import decode_codes
 

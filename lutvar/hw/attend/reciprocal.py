@@ -3,11 +3,12 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.units.float_steps import delay, normalise_step
+from lutvar.hw.units.float_steps import normalise_step
+from lutvar.hw.units.pipeline import delay, register
 
 from .sizes import RECIPROCAL, SUM, AttentionSizes
 
@@ -36,36 +37,31 @@ class Reciprocal(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
 
-        def register(value: Any, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # 1, 2: normalise; the lowest 15 zeros of the width are never needed.
         mu, _, z = self.sizes.divider
-        wide = Cat(Const(0, SUM - self.sizes.sum_bits), self.total)
+        wide: Value = Cat(Const(0, SUM - self.sizes.sum_bits), self.total)
         wide, fours = normalise_step(m, wide, 4, 4, "by4")
-        wide, fours = register(wide, "wide4"), register(fours, "fours")
+        wide, fours = register(m, wide, "wide4"), register(m, fours, "fours")
         wide, ones = normalise_step(m, wide, 1, 4, "by1")
-        wide = register(wide, "wide1")
-        zeros = register(Cat(ones, fours), "zeros_register")
+        wide = register(m, wide, "wide1")
+        zeros = register(m, Cat(ones, fours), "zeros_register")
 
         # 3: the divisor. mu is one less than a power of two.
         width = SUM + z
-        divisor = register(((wide << (mu + 1).bit_length() - 1) - wide)[:width], "divisor")
+        divisor = register(m, ((wide << (mu + 1).bit_length() - 1) - wide)[:width], "divisor")
 
         # The dividend is a power of two: its quotient bits above the first one are 0.
-        left = Const(1 << SUM - 2 + z, width)
-        quotient: Any = Const(0, 0)
+        left: Value = Const(1 << SUM - 2 + z, width)
+        quotient: Value = Const(0, 0)
         for step in range(RECIPROCAL):
             doubled = Cat(Const(0, 1), left)
             rest = Signal(width + 2, name=f"rest{step}")
             m.d.comb += rest.eq(doubled - divisor)
             fits = ~rest[-1]
-            left = register(Mux(fits, rest[:width], doubled[:width]), f"left{step}")
-            quotient = register(Cat(fits, quotient), f"quotient{step}")
+            left = register(m, Mux(fits, rest[:width], doubled[:width]), f"left{step}")
+            quotient = register(m, Cat(fits, quotient), f"quotient{step}")
             if step < RECIPROCAL - 1:
-                divisor = register(divisor, f"divisor{step}")
+                divisor = register(m, divisor, f"divisor{step}")
         m.d.comb += [
             self.reciprocal.eq(quotient),
             self.zeros.eq(delay(m, zeros, RECIPROCAL, "zeros_line")),

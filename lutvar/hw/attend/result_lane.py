@@ -7,7 +7,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay, register
 
 from .sizes import LIMIT, RECIPROCAL, AttentionSizes
 
@@ -49,14 +49,10 @@ class ResultLane(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
 
-        def register(value: Any, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # 1: magnitude.
         negative = self.total[-1]
         magnitude = register(
+            m,
             ((self.total ^ negative.replicate(len(self.total))) + negative)[:-1][
                 : self.sizes.magnitude_bits
             ],
@@ -65,14 +61,14 @@ class ResultLane(wiring.Component):
         negative = delay(m, negative, LATENCY - 1, "negative_line")
 
         # 2, 3: product, in two multipliers where A is wider than a port.
-        low = register(magnitude[:_PORT] * self.reciprocal, "product_low")
+        low = register(m, magnitude[:_PORT] * self.reciprocal, "product_low")
         if len(magnitude) > _PORT:
-            high = register(magnitude[_PORT:] * self.reciprocal, "product_high")
+            high = register(m, magnitude[_PORT:] * self.reciprocal, "product_high")
             product = register(
-                Cat(low[:_PORT], low[_PORT:] + high)[: self.sizes.product_bits], "product"
+                m, Cat(low[:_PORT], low[_PORT:] + high)[: self.sizes.product_bits], "product"
             )
         else:
-            product = register(low, "product")
+            product = register(m, low, "product")
         limit = delay(m, self.limit, 2, "limit_line")
 
         # 4, 5, 6: shift left until the highest bit is set or the limit is reached. Only what can
@@ -86,7 +82,7 @@ class ResultLane(wiring.Component):
         hidden, guard = product[-1], product[0]
         up = guard & (sticky | product[1])
         exponent = Mux(hidden, limit + 1, 0)
-        rounded = register((Cat(product[1:-1], exponent) + up)[: 11 + LIMIT], "rounded")
+        rounded = register(m, (Cat(product[1:-1], exponent) + up)[: 11 + LIMIT], "rounded")
 
         # 8: saturate.
         over = rounded[10 + 5 :].any() | rounded[10:15].all()

@@ -11,11 +11,10 @@ from lutvar.contract.accelerator import LANES
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.links import BEAT
 from lutvar.hw.port_types import Stream
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.verilog import place
 
 from . import reciprocal, result_lane
-from .lines import valid_line
 from .reciprocal import Reciprocal
 from .result_lane import ResultLane
 from .sizes import EXPONENT, LIMIT, AttentionSizes
@@ -84,13 +83,13 @@ class ResultPhase(wiring.Component):
         # S of row 0 for the four cycles of its words, then of row 1, and so on.
         m.submodules.reciprocal = divide = Reciprocal(sizes)
         totals = Signal(sizes.rows * sizes.sum_bits, reset_less=True)
-        largest = Signal(EXPONENT, reset_less=True)
+        block_exponent = Signal(EXPONENT, name="largest", reset_less=True)
         with m.If(self.done):
-            m.d.sync += [totals.eq(self.totals), largest.eq(self.exponent)]
+            m.d.sync += [totals.eq(self.totals), block_exponent.eq(self.exponent)]
         with m.Elif(position == QUARTERS - 1):
             m.d.sync += totals.eq(totals[sizes.sum_bits :])
         m.d.comb += divide.total.eq(totals[: sizes.sum_bits])
-        largest = delay(m, largest, reciprocal.LATENCY - 1, "largest_line")
+        largest = delay(m, block_exponent, reciprocal.LATENCY - 1, "largest_line")
         limit = Signal(LIMIT, reset_less=True)
         m.d.sync += limit.eq(largest + divide.zeros + sizes.limit_offset)
 
@@ -118,7 +117,7 @@ class ResultPhase(wiring.Component):
         with m.Elif(active & (position == QUARTERS - 1)):
             m.d.sync += [active.eq(left != 1), row.eq(row + 1), left.eq(left - 1)]
         line = delay(m, Cat(row, position), self.select_delay - 2, "select_line")
-        valid = valid_line(m, active, self.select_delay - 2, "select_valid")
+        valid = delay(m, active, self.select_delay - 2, "select_valid", reset=True)
         row_late, position_late = line[: len(row)], line[len(row) :]
         m.d.sync += [
             self.select.eq(Cat(*(valid & (row_late == r) for r in range(sizes.rows)))),
@@ -148,7 +147,7 @@ class ResultPhase(wiring.Component):
         """Two words make a beat; beats queue, their places set aside when their block ended."""
         sizes = self.sizes
         cycles = self.select_delay - 1 + select_latency(sizes.rows) + result_lane.LATENCY
-        valid = valid_line(m, active, cycles, "word_valid")
+        valid = delay(m, active, cycles, "word_valid", reset=True)
         odd = delay(m, position[0], cycles, "word_odd")
         low = Signal(len(word), reset_less=True)
         m.submodules.queue = queue = WideQueue(BEAT, self.depth)

@@ -7,10 +7,9 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.verilog import place
 
-from .lines import valid_line
 from .score_form import ScoreForm
 from .sizes import EXPONENT, SCORE, SIGNIFICAND, AttentionSizes
 
@@ -71,7 +70,7 @@ class ScoreRow(wiring.Component):
         part = len(query) // steps
         for step in range(steps):
             here = slice(step * part, (step + 1) * part)
-            with m.If(valid_line(m, self.query_load, step, f"query_load{step}")):
+            with m.If(delay(m, self.query_load, step, f"query_load{step}", reset=True)):
                 m.d.sync += query[here].eq(self.query[here])
         with m.If(self.scale_load):
             m.d.sync += [significand.eq(self.significand), exponent.eq(self.exponent)]
@@ -81,11 +80,11 @@ class ScoreRow(wiring.Component):
         scale_m = Signal(2 * SIGNIFICAND, reset_less=True)
         scale = Signal(2 * SIGNIFICAND, reset_less=True)
         # Score and a half: P * 2**24 >> (63 - exponents).
-        shift = Signal(EXPONENT + 1, reset_less=True)
+        shift_early = Signal(EXPONENT + 1, name="shift", reset_less=True)
         m.d.sync += [
             scale_m.eq(significand * self.significand),
             scale.eq(scale_m),
-            shift.eq(~(exponent + self.exponent)),
+            shift_early.eq(~(exponent + self.exponent)),
         ]
         width = len(dot.sum) + 2 * SIGNIFICAND
         product_m = Signal(signed(width), reset_less=True)
@@ -94,7 +93,7 @@ class ScoreRow(wiring.Component):
             product_m.eq(dot.sum * Cat(scale, Const(0, 1)).as_signed()),
             product.eq(product_m),
         ]
-        shift = delay(m, shift, 3, "shift_line")
+        shift = delay(m, shift_early, 3, "shift_line")
 
         # Left by 24, right by 0, 16, 32 or 48. A value too large for what is kept saturates.
         sign = product[-1]

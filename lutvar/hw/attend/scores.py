@@ -8,12 +8,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT
-from lutvar.hw.port_types import Stream
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.units.memory import ChunkMemory, Fifo
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.verilog import place
 
-from .lines import valid_line
 from .records import record_codes, record_scale, record_value_scale, scale_parts
 from .score_form import ScoreForm
 from .score_row import ScoreRow
@@ -76,7 +75,7 @@ class ScorePhase(wiring.Component):
         sizes, units = self.sizes, self.units
         record = Signal(BEAT, reset_less=True)
         take_query, take_key = Signal(), Signal()
-        block = Signal(block_layout(sizes), reset_less=True)
+        block = view_signal(block_layout(sizes), reset_less=True)
         row, first, last = self._control(m, take_query, take_key, block)
         m.d.sync += record.eq(Mux(take_query, self.queries.payload, self.beats.payload))
 
@@ -90,18 +89,18 @@ class ScorePhase(wiring.Component):
         scale_cycle = units[0].scale_cycle
         significand, exponent = scale_parts(record_scale(record))
         scale_line = delay(m, Cat(significand, exponent), scale_cycle + 1, "scale_line")
-        scale_load = valid_line(m, load, scale_cycle, "scale_load")
+        scale_load = delay(m, load, scale_cycle, "scale_load", reset=True)
 
         # Cycle 2 + latency of the rows: scores.
-        arrived = valid_line(m, Cat(take_key, take_key & first, take_key & last),
-                             self.latency, "arrived")  # fmt: skip
+        arrived = delay(m, Cat(take_key, take_key & first, take_key & last),
+                             self.latency, "arrived", reset=True)  # fmt: skip
         for r, unit in enumerate(units):
             place(m, platform, f"row{r}", unit, f"attend_score_row{unit.form.module}")
             query, key = operands[unit.form]
             m.d.comb += [
                 unit.key.eq(key),
                 unit.query.eq(query),
-                unit.query_load.eq(valid_line(m, load[r], unit.lag, f"query_load{r}")),
+                unit.query_load.eq(delay(m, load[r], unit.lag, f"query_load{r}", reset=True)),
                 unit.significand.eq(scale_line[: len(significand)]),
                 unit.exponent.eq(scale_line[len(significand) :]),
                 unit.scale_load.eq(scale_load[r]),

@@ -12,6 +12,7 @@ from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
 from lutvar.hw.links import UnitComponent, axi_read, axi_write, unit_members
+from lutvar.hw.port_types import AxiReadPort, AxiWritePort
 from lutvar.hw.units.memory import Fifo
 
 from .head_memory import HeadMemory, pass_layout

@@ -20,6 +20,7 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM, LANES
+from lutvar.hw.units.pipeline import valid_line
 
 from .sizes import WEIGHT, WEIGHT_TOP, AttentionSizes
 
@@ -107,8 +108,7 @@ class ValueRow(wiring.Component):
         with m.If(self.add):
             m.d.sync += weight.eq(self.weight)
         operand = Cat(weight, Const(0, 1)).as_signed()
-        late = Signal(2)
-        m.d.sync += late.eq(Cat(self.capture, late))
+        late = valid_line(m, self.capture, 2, "late")
         sums, counts = [], []
         for pair in range(PAIRS):
             low, high = grid.word_select(2 * pair, bits), grid.word_select(2 * pair + 1, bits)

@@ -9,8 +9,8 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import HEAD_DIM, LANES
 from lutvar.hw.links import BEAT
-from lutvar.hw.port_types import Stream
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.port_types import Stream, view_signal
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.verilog import place
 
 from . import value_row, weight_row
@@ -98,7 +98,7 @@ class ValuePhase(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         sizes = self.sizes
-        block = Signal(scored_layout(sizes), reset_less=True)
+        block = view_signal(scored_layout(sizes), reset_less=True)
         take, first, last = self._control(m, block)
         m.d.comb += [self.read.eq(take), self.ended.eq(take & last), self.active.eq(take)]
         record = Signal(BEAT, reset_less=True)
@@ -115,11 +115,11 @@ class ValuePhase(wiring.Component):
         # before the score of the last key of the block before has met its own.
         maxima = Signal(len(block.maxima), reset_less=True)
         significand, exponent = scale_parts(record_scale(record))
-        shift = Signal(EXPONENT, reset_less=True)
-        m.d.sync += [maxima.eq(block.maxima), shift.eq(block.exponent - exponent)]
+        difference = Signal(EXPONENT, name="shift", reset_less=True)
+        m.d.sync += [maxima.eq(block.maxima), difference.eq(block.exponent - exponent)]
         significand_cycle = _SCORE + weight_row.SIGNIFICAND_CYCLE
         significand = delay(m, significand, significand_cycle - 1, "significand_line")
-        shift = delay(m, shift, _SCORE + weight_row.SHIFT_CYCLE - 2, "shift_line")
+        shift = delay(m, difference, _SCORE + weight_row.SHIFT_CYCLE - 2, "shift_line")
         codes = delay(m, record_codes(record, sizes.fmt), _WEIGHT - 3, "codes_line")
         bits = sizes.code_bits
         grid = Signal(HEAD_DIM * bits, reset_less=True)

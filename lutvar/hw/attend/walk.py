@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.isa import Opcode
 from lutvar.contract.memory import RECORD_BYTES
 from lutvar.hw.links import payload_layout, transfer_layout
+from lutvar.hw.port_types import Stream
 
 from .head_memory import pass_layout
 from .results import BEATS_A_ROW

@@ -8,7 +8,7 @@ from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.functions import EXP2_FRACTION, exp2_table
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay, register
 
 from .sizes import PROBABILITY, SCORE, SIGNIFICAND, WEIGHT, AttentionSizes
 
@@ -51,13 +51,8 @@ class WeightRow(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
 
-        def register(value: Any, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # 1: distance; never negative for a key of the block.
-        distance = register((self.maximum - self.t)[:SCORE], "distance")
+        distance = register(m, (self.maximum - self.t)[:SCORE], "distance")
 
         # 2, 3: the table, with its output register.
         m.submodules.table = table = memory.Memory(
@@ -66,26 +61,28 @@ class WeightRow(wiring.Component):
         )  # fmt: skip
         read = table.read_port(domain="sync")
         m.d.comb += read.addr.eq(distance[:EXP2_FRACTION])
-        entry = register(read.data, "entry")
+        entry = register(m, read.data, "entry")
         whole = distance[EXP2_FRACTION:]
-        vanishes = delay(m, register(whole[4:].any(), "vanishes"), 1, "vanishes_line")
+        vanishes = delay(m, register(m, whole[4:].any(), "vanishes"), 1, "vanishes_line")
         whole = delay(m, whole[:4], 2, "whole")
 
         # 4, 5: shift right by 0 .. 15.
-        coarse = register(Mux(vanishes, 0, entry >> (whole[2:4] << 2)), "p_coarse")
-        p = register(coarse >> delay(m, whole[:2], 1, "whole_low"), "p")
+        coarse = register(m, Mux(vanishes, 0, entry >> (whole[2:4] << 2)), "p_coarse")
+        p = register(m, coarse >> delay(m, whole[:2], 1, "whole_low"), "p")
         with m.If(self.add):
             m.d.sync += self.total.eq(Mux(self.first, 0, self.total) + p)
 
         # 6, 7, 8: product, in a DSP.
-        operand = register(p, "operand")
-        product = register(operand * self.significand, "product_m")
-        product = register(product, "product")
+        operand = register(m, p, "operand")
+        product = register(m, operand * self.significand, "product_m")
+        product = register(m, product, "product")
 
         # 9, 10: shift right by 11, and by 0 .. 30.
         coarse = register(
-            Mux(self.shift[4], 0, product[11 : 11 + WEIGHT] >> (self.shift[2:4] << 2)), "w_coarse"
+            m,
+            Mux(self.shift[4], 0, product[11 : 11 + WEIGHT] >> (self.shift[2:4] << 2)),
+            "w_coarse",
         )
-        fine = register(coarse >> delay(m, self.shift[:2], 1, "shift_low"), "w")
+        fine = register(m, coarse >> delay(m, self.shift[:2], 1, "shift_low"), "w")
         m.d.comb += self.weight.eq(fine)
         return m

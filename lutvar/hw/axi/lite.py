@@ -17,7 +17,7 @@ class AxiLiteSignature(wiring.Signature):
     PROT is left out: it is optional for a slave that does not tell accesses apart.
     """
 
-    def __init__(self, address_bits):
+    def __init__(self, address_bits: int) -> None:
         super().__init__({
             "awaddr": Out(address_bits), "awvalid": Out(1), "awready": In(1),
             "wdata": Out(32), "wstrb": Out(4), "wvalid": Out(1), "wready": In(1),
@@ -36,7 +36,7 @@ class RegisterBusSignature(wiring.Signature):
     `read`.
     """
 
-    def __init__(self, address_bits):
+    def __init__(self, address_bits: int) -> None:
         super().__init__({
             "write": Out(1), "write_address": Out(address_bits), "write_data": Out(32),
             "write_strobe": Out(4), "write_ok": In(1),
@@ -61,7 +61,7 @@ class AxiLite(wiring.Component):
     bus: RegisterBus  #: out: accesses to the register file
     hold: Signal  #: in: delays accesses (they wait, they are not refused)
 
-    def __init__(self, address_bits):
+    def __init__(self, address_bits: int) -> None:
         super().__init__(
             {
                 "axi": In(AxiLiteSignature(address_bits)),
@@ -70,7 +70,7 @@ class AxiLite(wiring.Component):
             }
         )
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         axi, bus = self.axi, self.bus
         # Ready flip-flops start at 0, so that nothing is taken during reset; a request taken is

@@ -5,11 +5,12 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import reduce
 from operator import or_
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.register_types import ADDRESS_BITS, Access, Register
+from lutvar.hw.port_types import RegisterBus
 
 from .lite import RegisterBusSignature
 
@@ -45,6 +46,8 @@ class RegisterFile(wiring.Component):
         W1C: `<name>` in, the value; `<name>_write` out, bits to clear, for one cycle.
     """
 
+    bus: RegisterBus  #: in: accesses
+
     def __init__(
         self,
         registers: Sequence[Register],
@@ -52,7 +55,7 @@ class RegisterFile(wiring.Component):
         constants: Mapping[str, int],
         live: Collection[str] = (),
         watched: Collection[str] = (),
-    ):
+    ) -> None:
         self._registers = tuple(registers)
         self._constants = dict(constants)
         self._live = frozenset(live)
@@ -70,7 +73,7 @@ class RegisterFile(wiring.Component):
             if register.name in self._live or register.access is Access.W1C:
                 members |= {key: In(32), f"{key}_write": Out(32)}
             elif register.access is Access.RW:
-                members[key] = Out(32, init=register.reset)
+                members[key] = Out(32, init=register.reset)  # type: ignore[call-arg]  # stubs: `reset`
             elif register.access is Access.RO and register.name not in self._constants:
                 members[key] = In(32)
             elif register.access is Access.WO:
@@ -79,7 +82,7 @@ class RegisterFile(wiring.Component):
                 members[f"{key}_seen"] = Out(1)
         super().__init__(members)
 
-    def _value(self, register: Register):
+    def _value(self, register: Register) -> Value:
         """What a read returns."""
         if register.name in self._constants:
             return Const(self._constants[register.name], 32)
@@ -87,7 +90,7 @@ class RegisterFile(wiring.Component):
             return Const(0, 32)
         return getattr(self, register.name.lower())
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
         m = Module()
         bus = self.bus
         strobes = Signal(32)  # bits of the write that count

@@ -12,7 +12,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import BEAT_ADDRESS, UnitComponent, axi_read, unit_members, weight_stream
-from lutvar.hw.port_types import AxiReadPort, Stream
+from lutvar.hw.port_types import AxiReadPort, Stream, view_signal
 from lutvar.hw.units.count import Level
 
 READINGS = 9  #: bits of the readings of an instruction's panels: `panels * repeat`
@@ -60,7 +60,7 @@ class FetchUnit(UnitComponent):
         self._errors(m, readers)
         # Instructions between the requests and the beats: one register each and a small ring.
         counts = data.StructLayout({"beats": 20, "readings": READINGS})
-        ring = Signal(data.ArrayLayout(counts, AHEAD))
+        ring = view_signal(data.ArrayLayout(counts, AHEAD))
         put, get = Signal(range(AHEAD)), Signal(range(AHEAD))
         level = Signal(range(AHEAD + 1))
         begin, load = Signal(), Signal()
@@ -73,7 +73,7 @@ class FetchUnit(UnitComponent):
             ]
         m.d.sync += [put.eq(put + begin), get.eq(get + load), level.eq(level + begin - load)]
 
-        head = Signal(counts, reset_less=True)
+        head = view_signal(counts, reset_less=True)
         head_valid, refill = Signal(), Signal()
         giving = self._give(m, readers, head, head_valid, refill)
         # Not in the cycle of a refill, which comes from the array's ready: the path would be long.

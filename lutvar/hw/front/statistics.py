@@ -7,9 +7,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.units.rsqrt import Rsqrt
 from lutvar.hw.verilog import place
 
@@ -44,8 +44,7 @@ class RowStatistics(wiring.Component):
 
         variance = Signal(32, reset_less=True)
         m.d.sync += variance.eq(Mux(subtract.s[31], 0, subtract.s))
-        history = Signal(self.LATENCY)
-        m.d.sync += history.eq(Cat(self.valid, history))
+        history = valid_line(m, self.valid, self.LATENCY, "history")
         m.d.comb += [
             means.x.eq(self.total),
             means.y.eq(self.inverse_width),

@@ -9,10 +9,10 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES
 from lutvar.hw.port_types import View
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.units.sum16 import Sum16
 from lutvar.hw.verilog import place
 
@@ -75,8 +75,7 @@ class PartialSums(wiring.Component):
         # Write it back. A row of fewer than 16 beats leaves sums that count as 0: the first beat
         # of each row clears all others.
         age = self.HOLD - 1
-        history = Signal(age)
-        m.d.sync += history.eq(Cat(self.valid, history))
+        history = valid_line(m, self.valid, age, "history")
         late = delay(m, Cat(self.index, self.fresh), age - 1, "late")
         chosen = Signal(LANES, reset_less=True)
         clear = Signal(reset_less=True)

@@ -12,12 +12,12 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.links import UnitComponent, axi_read, bank_write_layout, unit_members
-from lutvar.hw.port_types import AxiReadPort, View
+from lutvar.hw.port_types import AxiReadPort, View, view_signal
 from lutvar.hw.units.elastic import OutputQueue, beat_layout
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.hadamard import Hadamard
 from lutvar.hw.units.memory import ChunkMemory, Fifo
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.units.quantizer import Quantizer
 from lutvar.hw.verilog import place
 
@@ -91,7 +91,7 @@ class FrontUnit(UnitComponent):
 
         # Instructions in progress.
         accepted, progress = Signal(TURN_BITS), Signal(range(SLOTS + 1))
-        slots = Signal(data.ArrayLayout(slot_layout(), SLOTS), reset_less=True)
+        slots = view_signal(data.ArrayLayout(slot_layout(), SLOTS), reset_less=True)
         accept = Signal()
         m.d.comb += [
             self.command.ready.eq((progress != SLOTS) & ~requests.busy & ~self.stop),
@@ -159,8 +159,7 @@ class FrontUnit(UnitComponent):
             m, Cat(receiver.word, receiver.last, receiver.norm, receiver.number), age, "tags"
         )
         word, (last, norm, number) = tags[:width], tags[width : width + 3]
-        present = Signal(age)
-        m.d.sync += present.eq(Cat(receiver.row, present))
+        present = valid_line(m, receiver.row, age, "present")
         m.d.comb += [
             receiver.room.eq(ring.room),
             ring.reserve.eq(receiver.take),
@@ -246,8 +245,7 @@ class FrontUnit(UnitComponent):
         flags = delay(
             m, Cat(slot.rotate, slot.dual, issue.last, slot.norm), PASS_CYCLES, "flags_line"
         )
-        history = Signal(PASS_CYCLES)
-        m.d.sync += history.eq(Cat(issue.issue, history))
+        history = valid_line(m, issue.issue, PASS_CYCLES, "history")
         m.d.comb += [
             queue.push.eq(history[-1]),
             Value.cast(queue.data).eq(Cat(Mux(flags[3], Cat(results), plain), flags[:3])),

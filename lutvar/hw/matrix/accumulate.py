@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_values
 from lutvar.hw.port_types import View
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY, SharedMemory
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.verilog import place
 
 from .chain import vector_layout
@@ -78,8 +78,7 @@ class GroupAccumulator(wiring.Component):
         m = Module()
         config, width = self.config, 32 * ROW_GROUP
         vector = self.vector
-        valid = Signal(self._result)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
+        valid = valid_line(m, self.valid, self._result, "valid")
 
         def at(value: Value, cycle: int, name: str, start: int = 0) -> Value:
             return delay(m, Value.cast(value), cycle - start, name)

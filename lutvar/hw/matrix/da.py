@@ -20,6 +20,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
+from lutvar.hw.units.pipeline import valid_line
 from lutvar.hw.units.planes import PlaneLogic, to_planes
 
 from .da_carry import add_planes
@@ -28,13 +29,13 @@ from .da_fill import FillControl, FillEngine, fill_cycles
 from .da_heap import Column, add_columns, height_of, transpose
 from .da_plan import make_plan
 from .da_table import LutStore
+from .dot_form import GroupDot, WeightRecoder
 
 
 class DaRecoder(WeightRecoder):
     """Weight codes to bit planes in two's complement, in the order of tables.
 
-    Members as `WeightRecoder`: codes: 128 codes; operand: `planes` words of 128 bits, the
-    lowest plane first.
+    `operand` is `planes` words of 128 bits, the lowest plane first.
     """
 
     latency = 1
@@ -225,9 +226,8 @@ class DaRows(GroupDot):
         width = ROW_GROUP * design.sum_bits
         raw = Signal(width, reset_less=True)
         m.d.sync += raw.eq(Cat(*add_columns(m, self._columns(tables), "sum")))
-        arriving = Signal(self.raw_latency)
         base = Signal(width, reset_less=True)
-        m.d.sync += arriving.eq(Cat(zero, arriving))
+        arriving = valid_line(m, zero, self.raw_latency, "arriving")
         with m.If(arriving[-1]):
             m.d.sync += base.eq(raw)
         kept, lost = (

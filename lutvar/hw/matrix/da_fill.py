@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.widths import WORDS
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay, register
 from lutvar.hw.units.planes import PlaneLogic
 
 from .da_carry import add_planes
@@ -219,7 +219,7 @@ class FillEngine(wiring.Component):
                         m.d.sync += store.address.eq(address)
         m.d.comb += [store.write.eq(stored), store.data.eq(taken)]
         held = Signal(ROW_GROUP * size, reset_less=True)
-        padded = Cat(
+        padded: Value = Cat(
             *(Cat(store.words[row * bits :][:bits], Const(0, size - bits))
               for row in range(ROW_GROUP))
         )  # fmt: skip
@@ -267,13 +267,7 @@ class FillEngine(wiring.Component):
             keep = sign | ~first.replicate(ROW_GROUP)
             minus = (first | ~add).replicate(ROW_GROUP)
         planes = [
-            _register(m, plane, f"magnitude{k}")
+            register(m, plane, f"magnitude{k}")
             for k, plane in enumerate(logic.functions(words, bits, variables))
         ]
-        return planes, _register(m, keep, "keep"), _register(m, minus, "minus")
-
-
-def _register(m: Module, value: Value, name: str) -> Signal:
-    register = Signal(len(value), name=name, reset_less=True)
-    m.d.sync += register.eq(value)
-    return register
+        return planes, register(m, keep, "keep"), register(m, minus, "minus")

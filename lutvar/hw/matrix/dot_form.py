@@ -22,7 +22,7 @@ large `fill`).
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 from amaranth.hdl import Signal, signed
 from amaranth.lib import data, wiring
@@ -90,12 +90,3 @@ def group_dot_members(config: AcceleratorConfig, weight_bits: int) -> dict[str, 
         "weights": In(weight_bits),
         "sums": Out(data.ArrayLayout(signed(sum_bits(config)), ROW_GROUP)),
     }
-
-
-_Component = TypeVar("_Component", bound=wiring.Component)
-
-
-def looked_at(component: _Component) -> _Component:
-    """A component that is made for its attributes only: Amaranth shall not miss it."""
-    component._MustUse__used = True
-    return component

@@ -6,9 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.hw.inspection import for_inspection
 
 from .da import DaGroupDot, DaWeightRecode
-from .dot_form import GroupDot, WeightRecoder, looked_at
+from .dot_form import GroupDot, WeightRecoder
 from .table import TableGroupDot, TableWeightRecode
 
 
@@ -37,7 +38,10 @@ class DotTiming:
 
 def dot_timing(config: AcceleratorConfig) -> DotTiming:
     """What the units around a form need to know of it."""
-    dot, recoder = looked_at(make_group_dot(config)), looked_at(make_weight_recoder(config))
+    dot, recoder = (
+        for_inspection(make_group_dot(config)),
+        for_inspection(make_weight_recoder(config)),
+    )
     return DotTiming(
         len(dot.weights), recoder.latency, dot.latency, dot.interval, dot.settle, dot.fill, dot.hold
     )

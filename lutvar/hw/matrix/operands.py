@@ -9,9 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.widths import WORDS
-from lutvar.hw.port_types import View
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.port_types import View, view_signal
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
+from lutvar.hw.units.pipeline import delay, valid_line
 
 from .chain import load_layout, operand_words, word_bits
 
@@ -114,8 +114,7 @@ class GroupOperands(wiring.Component):
             store.write_data.eq(self.write_data),
             store.read_addr.eq(self.load.address),
         ]
-        valid = Signal(READ_LATENCY)
-        m.d.sync += valid.eq(Cat(self.load_valid, valid))
+        valid = valid_line(m, self.load_valid, READ_LATENCY, "valid")
         m.d.comb += [
             self.word_valid.eq(valid[-1]),
             Value.cast(self.word).eq(delay(m, Value.cast(self.load), READ_LATENCY, "load_line")),
@@ -126,7 +125,7 @@ class GroupOperands(wiring.Component):
         """The words of the 16 rows lie one after the other, and are read in this order."""
         depth = ROW_GROUP * operand_words(self.config)
         m.submodules.store = store = ChunkMemory(bits, bits, depth)
-        load, reading = Signal(self.load.shape(), reset_less=True), Signal()
+        load, reading = view_signal(self.load.shape(), reset_less=True), Signal()
         row, end = Signal(range(ROW_GROUP)), Signal()
         m.d.comb += [
             end.eq(reading & (row == ROW_GROUP - 1)),

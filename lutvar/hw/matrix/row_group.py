@@ -3,15 +3,15 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.hw.links import drain_layout, drain_values
 from lutvar.hw.port_types import View
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY
+from lutvar.hw.units.pipeline import delay, valid_line
 
 from .accumulate import GroupAccumulator, accumulator_latency
 from .chain import load_layout, marks_layout, vector_layout, write_layout
@@ -109,8 +109,7 @@ class RowGroup(wiring.Component):
         ]
 
         # Everything else of a vector waits for its sums.
-        arrived = Signal(dot.latency)
-        m.d.sync += arrived.eq(Cat(marks.vector, arrived))
+        arrived = valid_line(m, marks.vector, dot.latency, "arrived")
         late_vector = delay(m, Value.cast(vector), dot.latency, "vector_line")
         late_scales = self._late_scales(m, operands, marks.start, dot)
         m.d.comb += [
@@ -142,7 +141,6 @@ class RowGroup(wiring.Component):
         if dot.hold <= dot.latency + operand_latency(self.config):
             m.d.comb += operands.start.eq(start)
             return delay(m, Value.cast(operands.scales), dot.latency, "scales_line")
-        starts = Signal(dot.latency)  # with reset: valid bits
-        m.d.sync += starts.eq(Cat(start, starts))
+        starts = valid_line(m, start, dot.latency, "starts")
         m.d.comb += operands.start.eq(starts[-1])
         return Value.cast(operands.scales)

@@ -16,9 +16,10 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.hw.units.dspfp32 import DspFp32
-from lutvar.hw.units.float_steps import FRACTION, delay
+from lutvar.hw.units.float_steps import FRACTION
 from lutvar.hw.units.fp16_to_fp32 import OFFSET
 from lutvar.hw.units.fp32_add import Fp32Add
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.units.scale import MAX_SUM_BITS, ScaleMultiply
 from lutvar.hw.units.scale_to_fp32 import ScaleToFp32
 from lutvar.hw.verilog import place

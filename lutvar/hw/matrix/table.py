@@ -10,12 +10,13 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.units.dot import TableDot
 from lutvar.hw.units.planes import CHUNK, to_planes
 from lutvar.hw.units.product_design import ProductDesign
 from lutvar.hw.verilog import place
 
-from .dot_form import group_dot_members, looked_at, product_design
+from .dot_form import GroupDot, WeightRecoder, group_dot_members, product_design
 
 #: Words of 16 codes in a plane. Operands are loaded word by word, so the order of lanes in a plane
 #: is: words in order, and within a word what `to_planes` makes of 16 codes.
@@ -113,7 +114,7 @@ class TableGroupDot(GroupDot):
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.design = product_design(config)
-        self.latency = looked_at(TableDot(self.design, GROUP)).latency
+        self.latency = for_inspection(TableDot(self.design, GROUP)).latency
         super().__init__(group_dot_members(config, GROUP * (self.design.weight_width + 1)))
 
     def elaborate(self, platform: Any) -> Module:

@@ -11,6 +11,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.contract.widths import WORDS, drain_latency
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.links import (
     UnitComponent,
     bank_write_layout,
@@ -19,13 +20,12 @@ from lutvar.hw.links import (
     unit_members,
     weight_stream,
 )
-from lutvar.hw.port_types import Stream, View
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.memory import Fifo
+from lutvar.hw.units.pipeline import delay
 from lutvar.hw.verilog import place
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
-from .dot_form import looked_at
 from .forms import dot_timing, make_weight_recoder
 from .issue import IssueGate
 from .loader import OperandLoader, operand_layout
@@ -72,7 +72,7 @@ class MatrixUnit(UnitComponent):
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
         self._timing = dot = dot_timing(config)
-        loader = looked_at(OperandLoader(config, dot))
+        loader = for_inspection(OperandLoader(config, dot))
         self.fill: int = dot.fill
         #: From the start of an operand to that of the next, at least.
         self.operand_cycles: int = loader.cycles
@@ -180,8 +180,8 @@ class MatrixUnit(UnitComponent):
     ) -> None:
         """The first link's inputs: everything in step with the recoded weights."""
         config, latency = self.config, recoder.latency
-        marks = Signal(marks_layout())
-        vector = Signal(vector_layout(config))
+        marks = view_signal(marks_layout())
+        vector = view_signal(vector_layout(config))
         m.d.comb += [
             marks.vector.eq(gate.go),
             marks.start.eq(gate.start),
@@ -193,7 +193,7 @@ class MatrixUnit(UnitComponent):
             vector.ws.eq(item.ws),
             vector.bias.eq(item.bias),
         ]
-        write, words = self.bank_write, Signal(write_layout(config), reset_less=True)
+        write, words = self.bank_write, view_signal(write_layout(config), reset_less=True)
         m.d.sync += [
             marks.write.eq(write.valid),
             words.row.eq(write.row),

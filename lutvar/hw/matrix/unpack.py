@@ -12,7 +12,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.memory import HALF_BLOCK, HALVES, SIDE_BEATS
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import BEAT, weight_stream
-from lutvar.hw.port_types import Stream
+from lutvar.hw.port_types import Stream, view_signal
 
 
 def work_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -117,7 +117,7 @@ class WeightUnpack(wiring.Component):
         m = Module()
         vectors = self.vectors
         active = Signal()
-        work = Signal(self.work.payload.shape(), reset_less=True)
+        work = view_signal(self.work.payload.shape(), reset_less=True)
         passes_left = Signal(9, reset_less=True)  # after this one
         blocks_left = Signal(9, reset_less=True)  # after this one
         first, biased = Signal(reset_less=True), Signal(init=1)

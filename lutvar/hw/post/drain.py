@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.widths import drain_latency
 from lutvar.hw.links import drain_layout
-from lutvar.hw.port_types import Stream, View
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.port_types import Stream, View, view_signal
+from lutvar.hw.units.pipeline import delay, valid_line
 
 from .orders import drain_order
 from .transpose import PAIRS, SLOTS
@@ -42,7 +42,7 @@ class Drain(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        order = Signal(drain_order(self.config), reset_less=True)
+        order = view_signal(drain_order(self.config), reset_less=True)
         running = Signal()
         left = Signal(8, reset_less=True)  # blocks, the current one included
         block = Signal(8, reset_less=True)
@@ -75,8 +75,7 @@ class Drain(wiring.Component):
             ]
 
         latency = drain_latency(self.config)
-        here = Signal(latency + 1)
-        m.d.sync += here.eq(Cat(fire, here))
+        here = valid_line(m, fire, latency + 1, "here")
         where = delay(m, Cat(pair, slot), latency + 1, "where")
         m.d.comb += [self.write.eq(here[-1]), Cat(self.write_pair, self.write_slot).eq(where)]
         return m

@@ -8,6 +8,7 @@ from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT, BEAT_ADDRESS, transfer_layout
+from lutvar.hw.port_types import view_signal
 from lutvar.hw.units.count import Level
 from lutvar.hw.units.memory import Fifo
 
@@ -39,7 +40,7 @@ class Fetch(wiring.Component):
         return m
 
     def _request(self, m: Module, tags: Fifo) -> None:
-        order = Signal(fetch_order(), reset_less=True)
+        order = view_signal(fetch_order(), reset_less=True)
         blocks, factors = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
         rows = Signal(5, reset_less=True)
         vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)

@@ -7,12 +7,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.units.float_steps import FRACTION, delay
+from lutvar.hw.units.float_steps import FRACTION
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.gelu import GATE_BITS, GeluGate
+from lutvar.hw.units.pipeline import delay
 
 #: Significant bits of an FP16 number.
 HALF_BITS = 11

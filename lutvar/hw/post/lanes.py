@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES
 from lutvar.contract.formats import NumberFormat
 from lutvar.hw.links import BEAT
-from lutvar.hw.units.float_steps import delay
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.verilog import place
 
 from .lane import HalfLane, SumLane
@@ -79,8 +79,7 @@ class Lanes(wiring.Component):
 
         m.submodules.records = records = RecordMaker(self.fmt)
         head = self.fire & (self.part[:2] == 0) & (self.job.path == Path.RECORD)
-        tag_valid = Signal(2)
-        m.d.sync += tag_valid.eq(Cat(head, tag_valid))
+        tag_valid = valid_line(m, head, 2, "tag_valid")
         m.d.comb += [
             records.tag_valid.eq(tag_valid[-1]),
             records.tag.kind.eq(delay(m, self.job.kind, 2, "kind_line")),
@@ -102,9 +101,9 @@ class Lanes(wiring.Component):
     def _sums(self, m: Module, platform: Any, g: Value) -> list[Value]:
         """The sum lanes. `g`: factors, 2 cycles after `fire`; a lane takes them ahead of y."""
         factors = delay(m, g, AT_SUM - SumLane.G_LEAD - 2, "factors_line")
-        row = Signal(BEAT, reset_less=True)
-        m.d.sync += row.eq(Mux(self.job.add, self.row, 0))
-        row = delay(m, row, AT_SUM + SumLane.X_LAG - 1, "row_line")
+        summands = Signal(BEAT, name="row", reset_less=True)
+        m.d.sync += summands.eq(Mux(self.job.add, self.row, 0))
+        row = delay(m, summands, AT_SUM + SumLane.X_LAG - 1, "row_line")
         high = delay(m, self.part[0], AT_HALF, "high_line")
         y = Signal(BEAT, reset_less=True)
         m.d.sync += y.eq(self.values.word_select(high, BEAT))

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.hw.links import BEAT_ADDRESS, payload_layout
-from lutvar.hw.port_types import Stream
+from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.units.count import Level
 
 from .orders import ROW_BEATS, Path, drain_order, fetch_order, walk_order
@@ -50,7 +50,7 @@ class Prepare(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        p = Signal(payload_layout(Opcode.POST), reset_less=True)
+        p = view_signal(payload_layout(Opcode.POST), reset_less=True)
         taken = Signal()
         level = Level(m, "started", MAX_STARTED, taken, self.done)
         started = level.value

@@ -12,10 +12,11 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import RECORD_BYTES, SCALE_BYTE
-from lutvar.hw.units.float_steps import BIAS, FRACTION, delay, normalise_step
+from lutvar.hw.units.float_steps import BIAS, FRACTION, normalise_step
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.units.quantizer import Quantizer
 from lutvar.hw.units.rsqrt import Rsqrt
 from lutvar.hw.units.tables import lookup
@@ -73,12 +74,10 @@ class SquareSum(wiring.Component):
             values = [(a + b) for a, b in zip(words[::2], words[1::2], strict=True)]
             level += 1
 
-        valid = Signal(level + 1)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
+        valid = valid_line(m, self.valid, level + 1, "valid")
         position = Signal(range(BEATS))
         total = Signal((HEAD_DIM * max(squares)).bit_length(), reset_less=True)
-        history = Signal(4)
-        m.d.sync += history.eq(Cat(valid[-1] & (position == BEATS - 1), history))
+        history = valid_line(m, valid[-1] & (position == BEATS - 1), 4, "history")
         with m.If(valid[-1]):
             m.d.sync += [
                 total.eq(Mux(position == 0, 0, total) + words[0]),
@@ -153,22 +152,22 @@ class RecordMaker(wiring.Component):
 
         # The codes of a head wait for its scale.
         position = Signal(range(BEATS))
-        head = Signal(HEAD_DIM * fmt.bits, reset_less=True)
-        peak = Signal(16, reset_less=True)
+        quantized_head = Signal(HEAD_DIM * fmt.bits, name="head", reset_less=True)
+        amax = Signal(16, name="peak", reset_less=True)
         latency = self._SCALE_LATENCY
-        wait = Signal(SquareSum.LATENCY + latency + 1 - self.NEAR)
+        second_beat = quantizer.o.valid & (position == BEATS - 1)
+        wait = valid_line(m, second_beat, SquareSum.LATENCY + latency + 1 - self.NEAR, "wait")
         complete = wait[0]
-        m.d.sync += wait.eq(Cat(quantizer.o.valid & (position == BEATS - 1), wait))
         m.d.comb += self.near.eq(wait[-1])
         with m.If(quantizer.o.valid):
             m.d.sync += [
-                head.eq(Cat(head[len(codes) :], codes)),
-                peak.eq(quantized.scale),
+                quantized_head.eq(Cat(quantized_head[len(codes) :], codes)),
+                amax.eq(quantized.scale),
                 position.eq(position + 1),
             ]
         done = Signal()
-        kept = self._line(m, "waiting", Cat(peak, head), complete, done)
-        peak, head = kept[:16], kept[16:]
+        waiting = self._line(m, "waiting", Cat(amax, quantized_head), complete, done)
+        group_scale, head = waiting[:16], waiting[16:]
 
         # Reciprocal root of N, times kappa, rounded once.
         tag = data.View(tag_layout(), self._line(m, "tags", self.tag, self.tag_valid, squares.done))
@@ -183,14 +182,13 @@ class RecordMaker(wiring.Component):
             product.y.eq(delay(m, kappa.y, Rsqrt.LATENCY - Fp16ToFp32.LATENCY, "kappa_line")),
             convert.x.eq(product.s),
         ]
-        history = Signal(latency)
-        m.d.sync += history.eq(Cat(squares.done, history))
+        history = valid_line(m, squares.done, latency, "history")
         m.d.comb += done.eq(history[-1])
         late = delay(m, Cat(squares.total.any(), tag.kind), latency, "late")
         some, kind = late[0], late[1:]
 
         # The record, one cycle later.
-        scale = Mux(kind == Kind.V, peak, Mux(some, convert.y, 0))
+        scale = Mux(kind == Kind.V, group_scale, Mux(some, convert.y, 0))
         keys, values = done & (kind == Kind.K), done & (kind == Kind.V)
         follow = self._line(m, "value_scales", scale, values, keys, depth=ROW_GROUP)
         codes_and_pad = Cat(head, Const(0, SCALE_BYTE * 8 - len(head)))

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import drain_values
-from lutvar.hw.units.float_steps import delay
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
+from lutvar.hw.units.pipeline import delay
 
 SLOTS = 8  #: blocks in the buffer; block RAMs of 512 words of 64 bits are used to the full
 PAIRS = GROUP // 2  #: pairs of columns in a block

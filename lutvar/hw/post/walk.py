@@ -8,6 +8,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT_ADDRESS
+from lutvar.hw.port_types import view_signal
 
 from .orders import Path, job_layout, walk_order
 from .records import Kind
@@ -28,7 +29,7 @@ class Walk(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        order = Signal(walk_order(), reset_less=True)
+        order = view_signal(walk_order(), reset_less=True)
         running = Signal()
         blocks, row_blocks = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
         row, rows = Signal(4, reset_less=True), Signal(5, reset_less=True)  # number; left

@@ -56,11 +56,11 @@ class InstructionCheck(wiring.Component):
             Rule.END: is_end != self.last,
         }
         # Two registers: a condition for each opcode and rule, then the opcode's choice.
-        found: dict[Rule, list[Signal]] = {rule: [] for rule in Rule}
+        broken: dict[Rule, list[Value]] = {rule: [] for rule in Rule}
         for rule, condition in general.items():
             bit = Signal(name=f"{rule.name.lower()}_broken")
             m.d.sync += bit.eq(condition)
-            found[rule].append(bit)
+            broken[rule].append(bit)
         for op in Opcode:
             chosen = Signal(name=f"is_{op.name.lower()}")
             m.d.sync += chosen.eq(header["opcode"] == int(op))
@@ -69,8 +69,8 @@ class InstructionCheck(wiring.Component):
             for rule, condition in conditions.items():
                 bit = Signal(name=f"{op.name.lower()}_{rule.name.lower()}")
                 m.d.sync += bit.eq(condition)
-                found[rule].append(bit & chosen)
-        for rule, bits in found.items():
+                broken[rule].append(bit & chosen)
+        for rule, bits in broken.items():
             m.d.sync += self.broken[int(rule) - 1].eq(Cat(bits).any())
         return m
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequential float32 accumulation of many interleaved sums (contract, section 5)."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, signed, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
-from .float_steps import delay
 from .fp32_add import Fp32Add
+from .pipeline import delay, valid_line
 from .scale import ScaleMultiply
 
 #: Least distance, in cycles, of two additions to one slot: read, add, write, and only then read.
@@ -62,8 +62,7 @@ class Accumulator(wiring.Component):
         m.d.comb += adder.x.eq(Mux(first, bias, stored))
 
         # Which word to write travels beside the adder. The valid bits have a reset.
-        valid = Signal(self.LATENCY)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
+        valid = valid_line(m, self.valid, self.LATENCY, "valid")
         m.d.comb += [
             write.addr.eq(delay(m, self.slot, self.LATENCY, "slot_line")),
             write.data.eq(adder.s),
@@ -112,8 +111,7 @@ class ScaleAccumulate(wiring.Component):
         m.submodules.scale = scale = ScaleMultiply(self.sum_bits)
         m.submodules.accumulator = accumulator = Accumulator(self.block)
         ahead = ScaleMultiply.LATENCY
-        valid = Signal(ahead)
-        m.d.sync += valid.eq(Cat(self.valid, valid))
+        valid = valid_line(m, self.valid, ahead, "valid")
         m.d.comb += [
             scale.d.eq(self.d),
             scale.m.eq(self.m),

@@ -14,7 +14,8 @@ from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .product import ProductDesign, operand_planes
+from .product import operand_planes
+from .product_design import ProductDesign
 
 
 class DotUnit(Protocol):

@@ -7,10 +7,11 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.verilog import PREFIX, ExportPlatform, instantiate
 
 from .dspfp32_model import Fp32Product, Fp32Sum
-from .float_steps import delay
+from .pipeline import delay
 
 #: The site can be had by instantiation only. Synthesis for Versal takes the primitive, Yosys an
 #: empty module of that name, so that it is counted, and simulators the model; the registers are
@@ -132,7 +133,7 @@ class DspFp32(wiring.Component):
         if isinstance(platform, ExportPlatform):
             # The Verilog names the models; only the first of each name is elaborated.
             for name, model in (("fp32_product", product), ("fp32_sum", adder)):
-                model._MustUse__used = True
+                for_inspection(model)
                 platform.register(PREFIX + name, model)
             instantiate(
                 m, platform, "dsp", "dspfp32", _SITE,

@@ -40,21 +40,6 @@ def beats_per_group(lanes: int, group: int = GROUP) -> int:
     return group // lanes
 
 
-def delayed(m: Module, value: Any, cycles: int, name: str, *, shift_lut: bool = True) -> Any:
-    """`value` after `cycles` clock cycles, without reset. Not for valid bits.
-
-    Args:
-        shift_lut: let synthesis use a shift-register LUT for each bit; False asks for flip-flops,
-            which are the cheaper ones where LUTs are scarce and the delay is short.
-    """
-    attrs = {} if shift_lut else {"shreg_extract": "no"}
-    for cycle in range(cycles):
-        register = Signal.like(value, name=f"{name}_{cycle + 1}", reset_less=True, attrs=attrs)
-        m.d.sync += register.eq(value)
-        value = register
-    return value
-
-
 class GroupStore(wiring.Component):
     """Collects beats; releases whole groups as contiguous bursts.
 

@@ -1,25 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Steps that the float32 units share: delay lines and normalising shifts."""
+"""Steps that the float32 units share: constants of the format and normalising shifts."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 
 BIAS = 127  #: of float32's exponent field
 FRACTION = 23  #: bits of float32's fraction field
-
-
-def delay(m: Module, value: Value, cycles: int, name: str) -> Value:
-    """`value` after some cycles, as an unsigned value, without reset.
-
-    The line is one wide shift register: simulators then move a few machine words in each cycle
-    instead of one variable for each stage. Synthesis sees the same flip-flops or shift-register
-    LUTs.
-    """
-    if cycles == 0:
-        return value
-    width = len(value)
-    line = Signal(width * cycles, name=name, reset_less=True)
-    m.d.sync += line.eq(Cat(value, line))
-    return line[width * (cycles - 1) :]
 
 
 def normalise_step(m: Module, value: Value, unit: int, ways: int, name: str) -> tuple[Value, Value]:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """float32 multiplication, round to nearest even (or to odd), pipelined: one DSP58."""
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.hdl import Cat, Const, Module, Mux, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .float_steps import BIAS, FRACTION, delay
+from .float_steps import BIAS, FRACTION
+from .pipeline import delay, register
 
 MIN_BITS, MAX_BITS = 2, FRACTION + 1
 
@@ -43,27 +44,22 @@ class Fp32Multiply(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        def register(value: Value, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # 1: the multiplier's input registers; biased exponent of a product from 2 on.
         x, y = self.x, self.y
-        significand = register(Cat(x[:FRACTION], Const(1, 1)), "significand")
-        fraction = register(y[FRACTION + 1 - self.bits : FRACTION], "fraction")
-        exponent = register((x[23:31] + y[23:31] - (BIAS - 1))[:8], "exponent")
-        present = register(x[23:31].any() & y[23:31].any(), "present")
+        significand = register(m, Cat(x[:FRACTION], Const(1, 1)), "significand")
+        fraction = register(m, y[FRACTION + 1 - self.bits : FRACTION], "fraction")
+        exponent = register(m, (x[23:31] + y[23:31] - (BIAS - 1))[:8], "exponent")
+        present = register(m, x[23:31].any() & y[23:31].any(), "present")
         exponent = delay(m, exponent, 2, "exponent_line")
         present = delay(m, present, 3, "present_line")
         negative = delay(m, x[31] ^ y[31], self.LATENCY - 1, "negative_line")
 
         # 2, 3: the product. y's hidden one goes through the DSP's adder, which makes 24 x 24 bits
         # fit the 26 x 23 unsigned bits of one multiplier.
-        product = register(significand * fraction, "product_m")
-        hidden = register(Cat(Const(0, self.bits - 1), significand), "hidden_m")
+        product = register(m, significand * fraction, "product_m")
+        hidden = register(m, Cat(Const(0, self.bits - 1), significand), "hidden_m")
         width = FRACTION + 1 + self.bits
-        product = register((product + hidden)[:width], "product_p")
+        product = register(m, (product + hidden)[:width], "product_p")
 
         # 4: normalise by at most one place, decide the rounding.
         high = product[-1]
@@ -72,15 +68,15 @@ class Fp32Multiply(wiring.Component):
         last, guard = product[width - FRACTION - 1], product[width - FRACTION - 2]
         after = product[width - FRACTION - 3] if width > FRACTION + 2 else Const(0, 1)
         below = product[: max(0, width - FRACTION - 3)]
-        scaled = register((exponent - ~high)[:8], "scaled")
+        scaled = register(m, (exponent - ~high)[:8], "scaled")
         if self.odd:
             lost = Mux(high, guard | low.any(), low.any())
-            kept = register(Cat(kept[0] | lost, kept[1:]), "kept")
+            kept = register(m, Cat(kept[0] | lost, kept[1:]), "kept")
             up: Value = Const(0, 1)
         else:
-            kept = register(kept, "kept")
+            kept = register(m, kept, "kept")
             up = register(
-                Mux(high, guard & (low.any() | last), after & (below.any() | guard)), "up"
+                m, Mux(high, guard & (low.any() | last), after & (below.any() | guard)), "up"
             )
 
         # 5: round. A carry out of the fraction increments the exponent.

@@ -14,7 +14,8 @@ from lutvar.contract.functions import (
     gelu_tables,
 )
 
-from .float_steps import BIAS, FRACTION, delay, normalise_step
+from .float_steps import BIAS, FRACTION, normalise_step
+from .pipeline import delay, register
 
 GATE_BITS = GELU_ONE + 1  #: significant bits of the gate
 _FIXED = GELU_INDEX + GELU_STEP  #: bits of |y| in units of 2**-GELU_FRACTION
@@ -38,11 +39,6 @@ class GeluGate(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        def register(value: Value, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         starts, rises = gelu_tables()
         start_bits, rise_bits = max(starts).bit_length(), max(rises).bit_length()
         m.submodules.table = table = memory.Memory(
@@ -56,28 +52,30 @@ class GeluGate(wiring.Component):
         field = self.x[FRACTION:31]
         distance = (Const(_TOP_FIELD, 9) - field)[:9]
         far = distance[5:8].any()
-        shift = register(distance[:5] | far.replicate(5), "shift")
-        fixed: Value = register(Cat(self.x[FRACTION + 1 - _FIXED : FRACTION], Const(1, 1)), "top")
-        beyond = register(distance[8], "beyond")  # |y| >= 8
+        shift = register(m, distance[:5] | far.replicate(5), "shift")
+        fixed: Value = register(
+            m, Cat(self.x[FRACTION + 1 - _FIXED : FRACTION], Const(1, 1)), "top"
+        )
+        beyond = register(m, distance[8], "beyond")  # |y| >= 8
         coarse = Signal(_FIXED)
         with m.Switch(shift[2:]):
-            for step in range(5):
-                with m.Case(step):
-                    m.d.comb += coarse.eq(fixed >> 4 * step)
-        fixed = register(coarse, "fixed_2")
-        shift = register(shift[:2], "shift_2")
-        fixed = register((fixed >> shift)[:_FIXED], "fixed_3")
+            for fours in range(5):
+                with m.Case(fours):
+                    m.d.comb += coarse.eq(fixed >> 4 * fours)
+        fixed = register(m, coarse, "fixed_2")
+        shift = register(m, shift[:2], "shift_2")
+        fixed = register(m, (fixed >> shift)[:_FIXED], "fixed_3")
 
         # 4, 5: the table and its output register.
         port = table.read_port(domain="sync")
         m.d.comb += port.addr.eq(fixed[GELU_STEP:])
-        entry = register(port.data, "entry")
+        entry = register(m, port.data, "entry")
         step = delay(m, fixed[:GELU_STEP], 2, "step_line")
 
         # 6, 7: interpolate: multiply, add, as in a DSP.
-        product = register(entry[start_bits:] * step, "product")
+        product = register(m, entry[start_bits:] * step, "product")
         base = Cat(Const(1 << GELU_STEP - 1, GELU_STEP), entry[:start_bits])
-        total = register(register(base, "base") + product, "total")
+        total = register(m, register(m, base, "base") + product, "total")
 
         # 8: the ends; for negative y what is missing to 1.
         one = 1 << GELU_ONE
@@ -85,7 +83,7 @@ class GeluGate(wiring.Component):
         negative = delay(m, self.x[31], 7, "negative_line")
         inside = Mux(beyond, Const(one, GATE_BITS), total[GELU_STEP : GELU_STEP + GATE_BITS])
         flipped = inside ^ negative.replicate(GATE_BITS)
-        value: Value = register((flipped + Mux(negative, one + 1, 0))[:GATE_BITS], "value_8")
+        value: Value = register(m, (flipped + Mux(negative, one + 1, 0))[:GATE_BITS], "value_8")
 
         # 9, 10, 11: normalise and pack.
         left: Value = Const(0, 1)
@@ -93,7 +91,7 @@ class GeluGate(wiring.Component):
             value, count = normalise_step(m, value, unit, ways, name)
             left = (left + count * unit)[:5]
             if name != "by1":
-                value, left = register(value, f"value_{name}"), register(left, f"left_{name}")
+                value, left = register(m, value, f"value_{name}"), register(m, left, f"left_{name}")
         fraction = Cat(Const(0, FRACTION - GELU_ONE), value[:GELU_ONE])
         present = value[GELU_ONE]
         m.d.sync += self.y.eq(Mux(present, Cat(fraction, (BIAS - left)[:8]), 0))

@@ -9,9 +9,10 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.quant_preset import GROUP
-from lutvar.hw.port_types import View
+from lutvar.hw.port_types import View, view_signal
 
-from .elastic import beat_layout, beats_per_group, delayed
+from .elastic import beat_layout, beats_per_group
+from .pipeline import delay_stages, valid_line
 from .quantizer_lane import QuantizerFormats
 from .tables import reciprocals, rescaled
 
@@ -56,7 +57,7 @@ class GroupMaxima(wiring.Component):
         while len(sides[0]) > 1:
             level += 1
             for number, side in enumerate(sides):
-                halved = []
+                halved: list[Value] = []
                 for pair in range(len(side) // 2):
                     larger = Signal(15, name=f"max_{number}_{level}_{pair}", reset_less=True)
                     a, b = side[2 * pair], side[2 * pair + 1]
@@ -65,16 +66,16 @@ class GroupMaxima(wiring.Component):
                 sides[number] = halved
             registered = Signal(name=f"valid_{level}")
             m.d.sync += registered.eq(valid)
-            valid, dual = registered, delayed(m, dual, 1, f"dual_{level}")
+            valid, dual = registered, delay_stages(m, dual, 1, f"dual_{level}")
 
         position = Signal(range(self.beats))
         first = position == 0
         m.d.sync += self.done.eq(valid & (position == self.beats - 1))
         with m.If(valid):
             m.d.sync += [position.eq(position + 1), self.dual.eq(dual)]
-            for result, (side,) in zip((self.negative, self.positive), sides, strict=True):
-                with m.If(first | (side > result)):
-                    m.d.sync += result.eq(side)
+            for result, (maximum,) in zip((self.negative, self.positive), sides, strict=True):
+                with m.If(first | (maximum > result)):
+                    m.d.sync += result.eq(maximum)
         return m
 
 
@@ -134,19 +135,18 @@ class GroupScales(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         fmt = self.formats
-        history = Signal(self.LATENCY)
-        m.d.sync += history.eq(Cat(self.valid, history))
+        history = valid_line(m, self.valid, self.LATENCY, "history")
         m.d.comb += self.done.eq(history[-1])
 
         # 1: which maximum counts for which side; both are the same in a plain group.
         dual = self.dual if fmt.dual is not None else C(0, 1)
         larger = Mux(self.negative > self.positive, self.negative, self.positive)
         maxima = []
-        for side, own in (("positive", self.positive), ("negative", self.negative)):
-            maximum = Signal(15, name=f"{side}_1", reset_less=True)
-            m.d.sync += maximum.eq(Mux(dual, own, larger))
+        for sign, largest in (("positive", self.positive), ("negative", self.negative)):
+            maximum = Signal(15, name=f"{sign}_1", reset_less=True)
+            m.d.sync += maximum.eq(Mux(dual, largest, larger))
             maxima.append(maximum)
-        dual_1 = delayed(m, dual, 1, "dual_early")
+        dual_1 = delay_stages(m, dual, 1, "dual_early")
 
         # 2, 3: the tables, with the output register of a block memory.
         contents = [entry for top in fmt.tops for entry in reciprocals(top)]
@@ -160,21 +160,21 @@ class GroupScales(wiring.Component):
             )
             table = Mux(dual_1, C(dual_table, table_bits), C(plain_table, table_bits))
             m.d.comb += port.addr.eq(Cat(maximum[:10], table))
-            entries.append(delayed(m, port.data, 1, f"entry_{side}"))
+            entries.append(delay_stages(m, port.data, 1, f"entry_{side}"))
         increment: Value = C(0, 1)
         if fmt.dual is not None:
             ratio = fmt.dual.scale_top(False), fmt.dual.scale_top(True)
             scale_rom = self._rom(m, "rescaled", unsigned(12), rescaled(*ratio))
             scale_port = scale_rom.read_port()
             m.d.comb += scale_port.addr.eq(maxima[1][:10])
-            increment = delayed(m, scale_port.data, 1, "increment")
+            increment = delay_stages(m, scale_port.data, 1, "increment")
 
         # 4: zero groups, and the scales.
-        dual_3 = delayed(m, dual_1, 2, "dual_late")
-        params = Signal(self.layout(fmt), reset_less=True)
+        dual_3 = delay_stages(m, dual_1, 2, "dual_late")
+        params = view_signal(self.layout(fmt), reset_less=True)
         scales = []
         for side, maximum in enumerate(maxima):
-            value = delayed(m, maximum, 2, f"maximum_{side}")
+            value = delay_stages(m, maximum, 2, f"maximum_{side}")
             live = value >= MIN_NORMAL
             m.d.sync += [
                 params.reciprocal[side].eq(Mux(live, entries[side], 0)),

@@ -12,8 +12,9 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.port_types import Stream
 from lutvar.hw.verilog import place
 
-from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
+from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group
 from .fp16 import FIXED_BITS, FROM_SUM_LATENCY, TO_FIXED_LATENCY, FromSum, ToFixed
+from .pipeline import delay_stages, valid_line
 
 
 def check_signs(signs: Sequence[int]) -> tuple[int, ...]:
@@ -71,8 +72,7 @@ class Hadamard(wiring.Component):
         m.d.comb += [store.start.eq(start), queue.reserve.eq(start)]
 
         # Bit t: a beat left the store t cycles ago.
-        history = Signal(self.latency)
-        m.d.sync += history.eq(Cat(store.valid, history))
+        history = valid_line(m, store.valid, self.latency, "history")
         valid = Cat(store.valid, history)
 
         values = []
@@ -90,7 +90,7 @@ class Hadamard(wiring.Component):
             values.append(converter.y)
 
         age = TO_FIXED_LATENCY  # cycles since the store
-        index = delayed(m, store.index, age, "index_in")
+        index = delay_stages(m, store.index, age, "index_in")
         bits = FIXED_BITS
         for distance in self.distances:
             second = Signal(name=f"second_{distance}")
@@ -100,7 +100,7 @@ class Hadamard(wiring.Component):
                 self._over_beats(m, value, distance, second, bits, f"beats_{distance}_{lane}")
                 for lane, value in enumerate(values)
             ]
-            index = delayed(m, index, distance + 1, f"index_{distance}")
+            index = delay_stages(m, index, distance + 1, f"index_{distance}")
             age += distance + 1
 
         distance = 1
@@ -110,7 +110,9 @@ class Hadamard(wiring.Component):
             distance *= 2
             age += 1
 
-        original = data.View(layout, delayed(m, Value.cast(store.beat), self.latency, "original"))
+        original = data.View(
+            layout, delay_stages(m, Value.cast(store.beat), self.latency, "original")
+        )
         results = []
         for lane, value in enumerate(values):
             rounder = FromSum()
@@ -133,7 +135,7 @@ class Hadamard(wiring.Component):
         wide = signed(bits)
         enter = Signal(wide, name=f"{name}_enter", reset_less=True)
         result = Signal(wide, name=name, reset_less=True)
-        leave = delayed(m, enter, distance - 1, f"{name}_shift")
+        leave = delay_stages(m, enter, distance - 1, f"{name}_shift")
         # Written so that each result bit needs one LUT and its carry; the extra low bit of the
         # second sum carries the + 1 of the two's complement into the adder.
         mask = second.replicate(bits)
@@ -147,7 +149,7 @@ class Hadamard(wiring.Component):
     @staticmethod
     def _within_beat(m: Module, values: Sequence[Value], distance: int, bits: int) -> list[Value]:
         """Butterflies between lanes `distance` apart; one cycle."""
-        results = []
+        results: list[Value] = []
         for lane, value in enumerate(values):
             partner = values[lane ^ distance]
             result = Signal(signed(bits), name=f"lanes_{distance}_{lane}", reset_less=True)

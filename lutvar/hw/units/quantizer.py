@@ -10,12 +10,13 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.quant_preset import GROUP
-from lutvar.hw.port_types import Stream
+from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.verilog import place
 
-from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group, delayed
+from .elastic import GroupStore, OutputQueue, beat_layout, beats_per_group
 from .fp16 import exponent
 from .group_scales import GroupMaxima, GroupScales
+from .pipeline import delay_stages, valid_line
 from .quantizer_lane import QuantizerFormats, QuantizerLane
 
 __all__ = ["Quantizer", "QuantizerFormats", "QuantizerLane", "code_layout"]
@@ -131,7 +132,7 @@ class Quantizer(wiring.Component):
             store.start.eq(start),
             queue.reserve.eq(start),
         ]
-        params = Signal(GroupScales.layout(fmt), reset_less=True)
+        params = view_signal(GroupScales.layout(fmt), reset_less=True)
         m.d.sync += [
             write.addr.eq(write.addr + scales.done),
             read.addr.eq(read.addr + start),
@@ -140,7 +141,7 @@ class Quantizer(wiring.Component):
         with m.If(start):
             m.d.sync += params.eq(read.data)
 
-        dual = delayed(m, params.dual, latency - 1, "dual")
+        dual = delay_stages(m, params.dual, latency - 1, "dual")
         codes = []
         for k in range(lanes):
             lane = QuantizerLane(fmt)
@@ -153,9 +154,8 @@ class Quantizer(wiring.Component):
             ]
             codes.append(lane.code)
         follow = Cat(params.scale, params.scale_neg, params.dual, store.beat.last)
-        followed = delayed(m, follow, latency, "follow")
-        history = Signal(latency)
-        m.d.sync += history.eq(Cat(store.valid, history))
+        followed = delay_stages(m, follow, latency, "follow")
+        history = valid_line(m, store.valid, latency, "history")
         m.d.comb += [
             Value.cast(queue.data).eq(Cat(*codes, followed)),
             queue.push.eq(history[-1]),

@@ -17,8 +17,8 @@ from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule, check_ties
 from lutvar.hw.port_types import View
 
-from .elastic import delayed
 from .fp16 import exponent, significand
+from .pipeline import delay_stages
 from .tables import MAX_RECIPROCAL_BITS, PLACES, decide, lookup, reciprocals
 
 
@@ -56,9 +56,9 @@ class QuantizerFormats:
         largest = self.tops[-1]
         self.reciprocal_bits = reciprocals(largest)[0].bit_length()
         if self.reciprocal_bits > MAX_RECIPROCAL_BITS or plain.bits > 8:
-            names = plain.name if dual is None else f"{plain.name} and {dual.name}"
+            both = plain.name if dual is None else f"{plain.name} and {dual.name}"
             raise ValueError(
-                f"{names}: {plain.bits} bits, absolute maximum at grid integer {largest}; the "
+                f"{both}: {plain.bits} bits, absolute maximum at grid integer {largest}; the "
                 f"quantizer takes at most 8 bits and {(1 << MAX_RECIPROCAL_BITS - 13) - 1}"
             )
         #: Bits of floor(2 * y), y <= M.
@@ -133,8 +133,8 @@ class QuantizerLane(wiring.Component):
         product_2 = Signal(11 + fmt.reciprocal_bits, reset_less=True)
         product_3 = Signal.like(product_2, reset_less=True)
         m.d.sync += [product_2.eq(significand_1 * reciprocal_1), product_3.eq(product_2)]
-        distance_3 = delayed(m, distance_1, 2, "distance", shift_lut=False)
-        far_3 = delayed(m, far_1, 2, "far", shift_lut=False)
+        distance_3 = delay_stages(m, distance_1, 2, "distance", shift_lut=False)
+        far_3 = delay_stages(m, far_1, 2, "far", shift_lut=False)
 
         # 4: floor of 2 * y, and whether anything was lost. The low 11 bits may hold the excess
         # of the rounded-up reciprocal.
@@ -149,7 +149,7 @@ class QuantizerLane(wiring.Component):
         ]
 
         # 5: the decision.
-        sign_4 = delayed(m, negative, self.LATENCY - 1, "sign", shift_lut=False)
+        sign_4 = delay_stages(m, negative, self.LATENCY - 1, "sign", shift_lut=False)
         dual_4 = self.dual if fmt.dual is not None else C(0, 1)
         code_5 = Signal(fmt.plain.bits, reset_less=True)
         m.d.sync += code_5.eq(self._decision(floor_4, tie_4, sign_4, dual_4))

@@ -7,7 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.functions import RSQRT_ONE, RSQRT_STEP, rsqrt_tables
 
-from .float_steps import FRACTION, delay
+from .float_steps import FRACTION
+from .pipeline import delay
 
 _INDEX = FRACTION - RSQRT_STEP  #: bits of the segment within a binade
 

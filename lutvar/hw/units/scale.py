@@ -9,7 +9,8 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .float_steps import BIAS, FRACTION, delay, normalise_step
+from .float_steps import BIAS, FRACTION, normalise_step
+from .pipeline import delay, register
 
 MIN_SUM_BITS, MAX_SUM_BITS = 5, 24
 #: Value of a significand's lowest bit when the exponent field is 0: 2**-24, for each of the scales.
@@ -59,44 +60,39 @@ class ScaleMultiply(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
 
-        def register(value: Value, name: str) -> Signal:
-            held = Signal(len(value), name=name, reset_less=True)
-            m.d.sync += held.eq(value)
-            return held
-
         # 1: unpack. These registers are the input registers of the first multiplier.
         significand_m, exponent_m = _unpack(self.m)
         significand_w, exponent_w = _unpack(self.ws)
-        significand_m = register(significand_m, "significand_m")
-        significand_w = register(significand_w, "significand_w")
+        significand_m = register(m, significand_m, "significand_m")
+        significand_w = register(m, significand_w, "significand_w")
         negative = self.d[-1]
-        magnitude = register(Mux(negative, -self.d, self.d)[: self.sum_bits - 1], "magnitude")
-        exponent = register(exponent_m + exponent_w + self.e, "exponents")
+        magnitude = register(m, Mux(negative, -self.d, self.d)[: self.sum_bits - 1], "magnitude")
+        exponent = register(m, exponent_m + exponent_w + self.e, "exponents")
 
         # 2, 3: product of the scales; 4, 5: times the sum. Two registers each, as in a DSP58.
-        scales = register(significand_m * significand_w, "scales_m")
-        scales = register(scales, "scales_p")
+        scales = register(m, significand_m * significand_w, "scales_m")
+        scales = register(m, scales, "scales_p")
         magnitude = delay(m, magnitude, 2, "magnitude_line")
-        product = register(magnitude * scales, "product_m")
-        product = register(product, "product_p")
+        product = register(m, magnitude * scales, "product_m")
+        product = register(m, product, "product_p")
         width = len(product)
 
         # Biased exponent of a product whose highest bit is set; 8 bits, the rest cancels.
         offset = BIAS + 2 * _UNIT + width - 1
-        exponent = register((delay(m, exponent, 3, "exponent_line") + offset)[:8], "biased")
+        exponent = register(m, (delay(m, exponent, 3, "exponent_line") + offset)[:8], "biased")
         negative = delay(m, negative, 9, "negative_line")
 
         # 6, 7, 8: normalise.
         for unit, name in ((16, "by16"), (4, "by4"), (1, "by1")):
             product, count = normalise_step(m, product, unit, 4, name)
-            exponent = register((exponent - count * unit)[:8], f"exponent_{name}")
-            product = register(product, f"product_{name}")
+            exponent = register(m, (exponent - count * unit)[:8], f"exponent_{name}")
+            product = register(m, product, f"product_{name}")
 
         # 9: decide the rounding; 10: round. A carry out of the fraction increments the exponent.
         kept, rest = product[width - FRACTION - 1 :], product[: width - FRACTION - 1]
-        up = register(rest[-1] & (rest[:-1].any() | kept[0]), "up")
-        packed = register(Cat(kept[:FRACTION], exponent), "packed")
-        present = register(kept[-1], "present")
+        up = register(m, rest[-1] & (rest[:-1].any() | kept[0]), "up")
+        packed = register(m, Cat(kept[:FRACTION], exponent), "packed")
+        present = register(m, kept[-1], "present")
         rounded = Cat((packed + up)[:31], negative)
         m.d.sync += self.p.eq(Mux(present, rounded, Const(0, 32)))
         return m

@@ -5,8 +5,9 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from .float_steps import FRACTION, delay
+from .float_steps import FRACTION
 from .fp16_to_fp32 import Fp16ToFp32
+from .pipeline import delay
 
 
 class ScaleToFp32(wiring.Component):

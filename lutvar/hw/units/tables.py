@@ -63,7 +63,7 @@ def decide(fmt: NumberFormat, negative: bool, ties: TieRule) -> tuple[int, ...]:
         for tie in (False, True):
             # Any value between two integers does for an inexact 2 * y.
             y = Fraction(f, 2) + (0 if tie else Fraction(1, 4))
-            level = levels[nearest_rank([Fraction(v) for v in levels], y, ties, negative)]
+            level = levels[nearest_rank(levels, y, ties, negative)]
             codes.append(fmt.encode_int(level, negative))
     return tuple(codes)
 

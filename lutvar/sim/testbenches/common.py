@@ -55,8 +55,11 @@ class Bench:
     Attributes:
         config: the build under test.
         four_state: the simulator knows X.
-        bus: AXI4-Lite master of cocotbext-axi. memory: behind all memory ports.
+        bus: AXI4-Lite master of cocotbext-axi; missing when `start` was told so.
+        memory: behind all memory ports.
     """
+
+    bus: AxiLiteMaster
 
     def __init__(self, dut: Any) -> None:
         data = settings()
@@ -168,7 +171,6 @@ class Bench:
         assert not self.memory.outstanding, "the program ended before its memory accesses"
 
     async def snapshot(self) -> "DeviceSnapshot":
-        # The package of the driver needs torch, which takes seconds to import.
         from lutvar.host.device_status import DeviceSnapshot
 
         names = ["CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO"]

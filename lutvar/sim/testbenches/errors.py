@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of each kind: code, context and interrupt, and a program that is right afterwards."""
 
+from typing import Any
+
 import cocotb
 
 from lutvar.contract.accelerator import BEAT_BYTES
@@ -80,7 +82,7 @@ async def _clean(bench: Bench) -> None:
 
 @cocotb.test()
 @cocotb.parametrize(port=PORTS, response=[2, 3])
-async def memory_refuses(dut, port: str, response: int) -> None:
+async def memory_refuses(dut: Any, port: str, response: int) -> None:
     """SLVERR and DECERR on each port are told with the start of the burst."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 71)
@@ -116,7 +118,7 @@ def _bad_headers(raw: bytes) -> dict[HeaderRule, bytes]:
 
 
 @cocotb.test()
-async def bad_headers(dut) -> None:
+async def bad_headers(dut: Any) -> None:
     """Each rule of the program's first word; nothing is dispatched."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 72)
@@ -145,11 +147,15 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
     config, rule = case.config, InstructionRule
     top = OperandField("", 1, "", INSTRUCTION_BYTES * 8 - 1)
 
-    def payload(r: InstructionRule, op: Opcode, name: str, value: int):
+    def payload(
+        r: InstructionRule, op: Opcode, name: str, value: int
+    ) -> tuple[InstructionRule, int, bytes]:
         item = next(f for f in PAYLOAD_FIELDS[op] if f.name == name)
         return r, index[op], _changed(case.raw, index[op] + 1, item, value)
 
-    def header(r: InstructionRule, at: int, name: str, value: int):
+    def header(
+        r: InstructionRule, at: int, name: str, value: int
+    ) -> tuple[InstructionRule, int, bytes]:
         return r, at, _changed(case.raw, at + 1, head[name], value)
 
     front = index[Opcode.FRONT]
@@ -171,7 +177,7 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
 
 
 @cocotb.test()
-async def bad_instructions(dut) -> None:
+async def bad_instructions(dut: Any) -> None:
     """Rules of instructions; ERROR_INFO has the rule and the index."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 73)
@@ -189,7 +195,7 @@ async def bad_instructions(dut) -> None:
 
 @cocotb.test()
 @cocotb.parametrize(port=PORTS)
-async def silent_memory(dut, port: str) -> None:
+async def silent_memory(dut: Any, port: str) -> None:
     """A port that never answers ends in WATCHDOG, which names the unit; the reset waits for it."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 74)
@@ -227,7 +233,7 @@ async def silent_memory(dut, port: str) -> None:
 
 
 @cocotb.test()
-async def dead_memory(dut) -> None:
+async def dead_memory(dut: Any) -> None:
     """SOFT_RESET.force ends everything at once when a memory never answers again."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 75)
@@ -244,7 +250,7 @@ async def dead_memory(dut) -> None:
 
 @cocotb.test()
 @cocotb.parametrize(hard=[False, True])
-async def reset_in_the_middle(dut, hard: bool) -> None:
+async def reset_in_the_middle(dut: Any, hard: bool) -> None:
     """SOFT_RESET or ap_rst_n at different moments of a program; the next one must be right."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 76)

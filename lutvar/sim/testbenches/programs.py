@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole programs against the golden model: every unit, pauses on every channel, no resets."""
 
+from typing import Any
+
 import cocotb
 import numpy as np
 
@@ -13,7 +15,7 @@ from .units import make_units_case
 
 
 @cocotb.test()
-async def every_unit(dut) -> None:
+async def every_unit(dut: Any) -> None:
     """One instruction for each unit; memory afterwards is what the interpreter leaves."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 1)
@@ -23,7 +25,7 @@ async def every_unit(dut) -> None:
 
 @cocotb.test()
 @cocotb.parametrize(probability=[0.2, 0.7])
-async def every_unit_with_pauses(dut, probability: float) -> None:
+async def every_unit_with_pauses(dut: Any, probability: float) -> None:
     """Five programs back to back, with random rests on all channels and random latency."""
     bench = await Bench.start(dut)
     bench.memory.pauses, bench.memory.latency = probability, (0, 40)
@@ -35,7 +37,7 @@ async def every_unit_with_pauses(dut, probability: float) -> None:
 
 
 @cocotb.test()
-async def serial_mode(dut) -> None:
+async def serial_mode(dut: Any) -> None:
     """MODE.serial gives the same results, and units never overlap."""
     bench = await Bench.start(dut)
     case = make_units_case(bench.config, 31)
@@ -57,7 +59,7 @@ async def _image(bench: Bench, case: TransformerCase, seed: int) -> None:
 
 
 @cocotb.test()
-async def image_matches_golden(dut) -> None:
+async def image_matches_golden(dut: Any) -> None:
     """Logits and cache records of a guided image; counters agree with the memory."""
     bench = await Bench.start(dut)
     case = TransformerCase(bench.config)
@@ -77,7 +79,7 @@ async def image_matches_golden(dut) -> None:
 
 
 @cocotb.test()
-async def image_with_pauses(dut) -> None:
+async def image_with_pauses(dut: Any) -> None:
     """The same with random rests on every channel of every port."""
     bench = await Bench.start(dut)
     bench.memory.pauses, bench.memory.latency = 0.4, (0, 60)
@@ -87,7 +89,7 @@ async def image_with_pauses(dut) -> None:
 
 
 @cocotb.test()
-async def passes_of_different_sizes(dut) -> None:
+async def passes_of_different_sizes(dut: Any) -> None:
     """Images at different scales in one pass, with and without guidance, no reset between."""
     bench = await Bench.start(dut)
     case = TransformerCase(bench.config)

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import ROW_GROUP
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.matrix.accumulate import GroupAccumulator
 from lutvar.hw.matrix.chain import vector_layout
-from lutvar.hw.matrix.dot_form import looked_at, sum_bits
+from lutvar.hw.matrix.dot_form import sum_bits
 from lutvar.hw.units.memory import READ_LATENCY
 from support.hw.floats import fp16
 from support.hw.matrix import small
@@ -20,7 +21,7 @@ from support.hw.verilated_unit import UnitSimulator, build_unit
 CONFIG = small(acc_banks=3, acc_depth=128)
 TOP = (1 << sum_bits(CONFIG) - 1) - 1
 NUMBERS = list[np.float32]
-_UNIT = looked_at(GroupAccumulator(CONFIG))
+_UNIT = for_inspection(GroupAccumulator(CONFIG))
 LATENCY, MIN_INTERVAL = _UNIT.latency, _UNIT.min_interval
 
 

@@ -20,8 +20,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.formats import NumberFormat, get_format
-from lutvar.hw.units.elastic import delayed
 from lutvar.hw.units.group_scales import GroupScales
+from lutvar.hw.units.pipeline import delay_stages
 from lutvar.hw.units.quantizer_lane import QuantizerFormats, QuantizerLane
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim import tools
@@ -67,7 +67,7 @@ class LaneRow(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        x = delayed(m, self.x, GroupScales.LATENCY, "x")
+        x = delay_stages(m, self.x, GroupScales.LATENCY, "x")
         results = []
         units: dict[tuple[str, str | None], GroupScales] = {}
         for number, (plain, dual, ties) in enumerate(CASES):
@@ -85,13 +85,13 @@ class LaneRow(wiring.Component):
             m.submodules[f"lane_{number}"] = lane = QuantizerLane(formats)
             m.d.comb += [
                 lane.x.eq(x),
-                lane.dual.eq(delayed(m, params.dual, lane.LATENCY - 1, f"dual_{number}")),
+                lane.dual.eq(delay_stages(m, params.dual, lane.LATENCY - 1, f"dual_{number}")),
                 lane.reciprocal.eq(params.reciprocal),
                 lane.exponent.eq(params.exponent),
             ]
             pair = Cat(params.scale, params.scale_neg)
             results += [Cat(lane.code, C(0, 32 - len(lane.code)))]
-            results += [delayed(m, pair, lane.LATENCY, f"pair_{number}")]
+            results += [delay_stages(m, pair, lane.LATENCY, f"pair_{number}")]
         m.d.comb += self.result.eq(Cat(*results))
         return m
 

@@ -17,7 +17,7 @@ from lutvar.contract.costs import load_units
 from lutvar.contract.isa import Opcode, PostOp, Unit
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.costs import CostModel, UnitTimes, unit_times
-from lutvar.hw.matrix.dot_form import looked_at
+from lutvar.hw.inspection import for_inspection
 from lutvar.sim.model.model import Estimator
 from lutvar.sim.model.plans import plan
 from lutvar.sim.model.resources import resources
@@ -34,7 +34,7 @@ def test_constants_are_those_of_the_matrix_unit(name: str) -> None:
     from lutvar.hw.matrix.unit import MatrixUnit
 
     config = load_accelerator(name)
-    unit, times = looked_at(MatrixUnit(config)), unit_times(config)
+    unit, times = for_inspection(MatrixUnit(config)), unit_times(config)
     assert abs(unit.fill - times.fill) <= 4
     assert abs(unit.operand_cycles - times.operand) <= 24
     assert abs(unit.start_cycles - times.matrix_start) <= 24
@@ -45,9 +45,9 @@ def test_constants_are_those_of_the_attend_unit() -> None:
     from lutvar.hw.attend.unit import AttendUnit
 
     config = accelerator("vck190-fp4", attention_rows=12)
-    unit, costs = looked_at(AttendUnit(config)), CostModel(config)
+    unit, costs = for_inspection(AttendUnit(config)), CostModel(config)
     for part in (unit.scores, unit.values, unit.results, *unit.scores.units):
-        looked_at(part)
+        for_inspection(part)
     for rows, keys in ((12, 680), (12, 1), (5, 30)):
         operands = {"rows": rows, "heads": 1, "keys": keys}
         found = costs.of(Opcode.ATTEND, operands).occupied

@@ -17,6 +17,7 @@ from amaranth.hdl import Signal, Value
 from amaranth.hdl._ast import Slice
 from amaranth.lib import wiring
 
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim.verilator import build
 
@@ -76,7 +77,7 @@ class UnitSimulator:
     """
 
     def __init__(self, unit: wiring.Component, library: Path) -> None:
-        unit._MustUse__used = True  # elaborated or not: it names the ports
+        for_inspection(unit)  # elaborated or not: it names the ports
         self._lib = ctypes.CDLL(str(library))
         for name, result in (("create", ctypes.c_void_p), ("port", ctypes.c_void_p)):
             getattr(self._lib, f"lutvar_{name}").restype = result
