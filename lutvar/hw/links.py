@@ -49,7 +49,7 @@ class UnitComponent(wiring.Component):
     active: Signal  #: out: an instruction moves or computes something in this cycle
     #: in: begin nothing new; finish started bursts and drop what they bring (before a reset)
     stop: Signal
-    quiet: Signal  #: out: nothing is outstanding on the unit's memory ports
+    idle: Signal  #: out: nothing is outstanding on the unit's memory ports
     error: Signal  #: out: sticky: a read or write response was not OKAY
     error_address: Signal  #: out: start of the first such burst
 
@@ -62,7 +62,7 @@ def unit_members(opcode: Opcode) -> dict[str, Any]:
         "busy": Out(1),
         "active": Out(1),
         "stop": In(1),
-        "quiet": Out(1),
+        "idle": Out(1),
         "error": Out(1),
         "error_address": Out(ADDRESS),
     }

@@ -27,7 +27,7 @@ from lutvar.hw.links import ADDRESS
 from .monitor import EventCounters, FirstError, Watchdog
 
 RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
-STOP_CYCLES = 16  #: from `stop` to the first look at `quiet`
+STOP_CYCLES = 16  #: from `stop` to the first look at `idle`
 #: Who keeps the address of a failed burst.
 ADDRESS_SOURCES = ("sequencer", "fetch", "front", "post", "attend")
 _SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4,
@@ -94,7 +94,7 @@ class Control(wiring.Component):
 
     A start is accepted when CTRL.ready is 1 and ignored otherwise. After an error nothing is
     dispatched until SOFT_RESET, which also clears CTRL.done, ISR and the counters. SOFT_RESET
-    stops the units, waits until their memory ports are quiet, and resets them.
+    stops the units, waits until their memory ports are idle, and resets them.
     """
 
     bus: In(RegisterBusSignature(ADDRESS_BITS))  #: register accesses
@@ -121,7 +121,7 @@ class Control(wiring.Component):
     busy: In(len(UNITS))  #: units with an instruction in progress
     active: In(len(UNITS))  #: units that move or compute something in this cycle
     done: In(len(UNITS))  #: units that complete an instruction in this cycle
-    quiet: In(1)  #: no memory port has anything outstanding
+    idle: In(1)  #: no memory port has anything outstanding
     issue: In(1)  #: the array takes a weight vector
     wait_weights: In(1)  #: the array waits for weights
     ports: In(PORTS_BITS)  #: bits of PORTS
@@ -174,7 +174,7 @@ class Control(wiring.Component):
         return pack_fields("STATE", {
             **{f"{what}_{u.name.lower()}": bits[int(u)] for what, bits in each.items()
                for u in UNITS},
-            "dispatch": self.dispatching, "end": self.ending, "quiet": self.quiet,
+            "dispatch": self.dispatching, "end": self.ending, "quiet": self.idle,
             "resetting": resetting, "halted": self.halt,
         })  # fmt: skip
 
@@ -269,9 +269,9 @@ class Control(wiring.Component):
         request, force = registers.soft_reset_write[0], registers.soft_reset_write[1]
         over = Signal()
         m.d.comb += [
-            # Until the reset has taken effect: nothing may start on a port that is quiet.
+            # Until the reset has taken effect: nothing may start on a port that is idle.
             self.stop.eq(resetting | going),
-            over.eq(resetting & (stopped == STOP_CYCLES) & self.quiet),
+            over.eq(resetting & (stopped == STOP_CYCLES) & self.idle),
             self.bus_hold.eq(going | self.core_reset),
         ]
         m.d.bus += self.core_reset.eq(going)

@@ -151,11 +151,11 @@ class AcceleratorCore(_AcceleratorPorts):
                 control.active[number].eq(part.active),
                 part.stop.eq(control.stop),
             ]
-        quiet = Signal()
-        m.d.sync += quiet.eq(sequencer.quiet & Cat(part.quiet for part in units).all())
+        idle = Signal()
+        m.d.sync += idle.eq(sequencer.idle & Cat(part.idle for part in units).all())
         matrix = self._units["matrix"]
         m.d.comb += [
-            control.quiet.eq(quiet),
+            control.idle.eq(idle),
             control.issue.eq(matrix.issue),
             control.wait_weights.eq(matrix.wait_weights),
             control.addresses[0].eq(sequencer.error_address),

@@ -137,7 +137,7 @@ class AttendUnit(UnitComponent):
             m.d.sync += [self.error.eq(1), self.error_address.eq(address)]
         m.d.comb += [master.stop.eq(self.stop) for master in masters]
         m.d.sync += [
-            self.quiet.eq(read_keys.quiet & read_values.quiet & writer.quiet),
+            self.idle.eq(read_keys.idle & read_values.idle & writer.idle),
             self.active.eq(scores.active | values.active | results.active),
         ]
         return m

@@ -39,7 +39,7 @@ class BurstReader(wiring.Component):
     memory: Out(axi_read())  #: AR and R channels
     stop: In(1)  #: request nothing new; bursts under way end in the queue
     #: no burst is under way and none is offered; true within 2 cycles of the last beat
-    quiet: Out(1)
+    idle: Out(1)
     #: sticky: a beat had a response other than OKAY (its data is delivered all the same)
     error: Out(1)
     error_address: Out(ADDRESS)  #: start of the first such burst
@@ -85,7 +85,7 @@ class BurstReader(wiring.Component):
             freed.eq(queue.taken),
             free.eq(free + freed - Mux(issue, burst.beats, 0)),
             bursts.eq(bursts + issue - ended),
-            self.quiet.eq((bursts == 0) & ~issue),
+            self.idle.eq((bursts == 0) & ~issue),
         ]
         # One register between the port and the RAM.
         m.d.sync += [queue.push.eq(axi.rvalid), queue.data.eq(axi.rdata)]

@@ -41,7 +41,7 @@ class BurstWriter(wiring.Component):
     pending_requests: Out(PENDING)  #: requests accepted without `responses` so far
     #: start nothing new; started bursts end. What waits stays until the reset that follows
     stop: In(1)
-    quiet: Out(1)  #: no burst is without response
+    idle: Out(1)  #: no burst is without response
     error: Out(1)  #: sticky: a response was not OKAY (it counts all the same)
     error_address: Out(ADDRESS)  #: start of the first such burst
 
@@ -138,7 +138,7 @@ class BurstWriter(wiring.Component):
             write.addr.eq(write.addr + issue),
             read.addr.eq(read.addr + axi.bvalid),
             bursts.eq(bursts + issue - axi.bvalid),
-            self.quiet.eq((bursts == 0) & ~issue),
+            self.idle.eq((bursts == 0) & ~issue),
             self.responses.eq(axi.bvalid & read.data.last),
             self.pending_requests.eq(self.pending_requests + self.accepted - self.responses),
         ]

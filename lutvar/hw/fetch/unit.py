@@ -56,7 +56,7 @@ class FetchUnit(UnitComponent):
             m.submodules[f"reader_{port}"] = reader
             wiring.connect(m, reader.memory, wiring.flipped(self.memory[port]))
             m.d.comb += reader.stop.eq(self.stop)
-        m.d.comb += self.quiet.eq(Cat(reader.quiet for reader in readers).all())
+        m.d.comb += self.idle.eq(Cat(reader.idle for reader in readers).all())
         self._errors(m, readers)
         # Instructions between the requests and the beats: one register each and a small ring.
         counts = data.StructLayout({"beats": 20, "readings": READINGS})

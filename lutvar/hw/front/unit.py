@@ -129,7 +129,7 @@ class FrontUnit(UnitComponent):
             self.busy.eq(progress != 0),
             requests.stop.eq(self.stop),
             reader.stop.eq(self.stop),
-            self.quiet.eq(reader.quiet),
+            self.idle.eq(reader.idle),
             self.error.eq(reader.error),
             self.error_address.eq(reader.error_address),
         ]

@@ -39,7 +39,7 @@ _QUEUE = 4
 class MatrixUnit(UnitComponent):
     """Multiplies activation banks with weights; 16 * `row_groups` rows, a vector in each cycle.
 
-    The unit has no memory port: `quiet` is 1 and `error` 0. `stop`: no further command is taken.
+    The unit has no memory port: `idle` is 1 and `error` 0. `stop`: no further command is taken.
 
     Cycles. With G groups, P passes for each (2 if dual) and N outputs, weights that come without
     pause and commands that come early enough, an instruction takes
@@ -120,7 +120,7 @@ class MatrixUnit(UnitComponent):
             self.done.eq(finished[-1]),
             self.busy.eq(outstanding != 0),
             self.active.eq(self.issue),
-            self.quiet.eq(1),
+            self.idle.eq(1),
         ]
         accepted = self.command.valid & self.command.ready
         m.d.sync += [

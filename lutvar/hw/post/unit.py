@@ -144,7 +144,7 @@ class PostUnit(UnitComponent):
 
     def _report(self, m: Module, reader: BurstReader, writer: BurstWriter) -> None:
         m.d.comb += [reader.stop.eq(self.stop), writer.stop.eq(self.stop)]
-        m.d.sync += self.quiet.eq(reader.quiet & writer.quiet)
+        m.d.sync += self.idle.eq(reader.idle & writer.idle)
         with m.If(~self.error):
             m.d.sync += [
                 self.error.eq(reader.error | writer.error),

@@ -56,7 +56,7 @@ class Sequencer(wiring.Component):
     serial: In(1)  #: dispatch an instruction when all earlier ones but those of FETCH are complete
     halt: In(1)  #: dispatch and offer nothing new
     stop: In(1)  #: request nothing new from memory; bursts under way end
-    quiet: Out(1)  #: nothing is outstanding on the memory port
+    idle: Out(1)  #: nothing is outstanding on the memory port
     command_fetch: Out(stream.Signature(payload_layout(Opcode.FETCH)))  #: instructions to FETCH
     command_front: Out(stream.Signature(payload_layout(Opcode.FRONT)))  #: instructions to FRONT
     command_matrix: Out(stream.Signature(payload_layout(Opcode.MATRIX)))  #: instructions to MATRIX
@@ -96,7 +96,7 @@ class Sequencer(wiring.Component):
         m.d.sync += last.eq(index + 1 == length)
         m.d.comb += [
             reader.stop.eq(self.stop),
-            self.quiet.eq(reader.quiet),
+            self.idle.eq(reader.idle),
             self.error.eq(reader.error),
             self.error_address.eq(reader.error_address),
             check.word.eq(word), check.index.eq(index), check.last.eq(last),

@@ -186,12 +186,12 @@ def test_stop_ends_with_a_quiet_unit() -> None:
         assert memory.outstanding and ctx.get(unit.busy)
         ctx.set(unit.stop, 1)
         await ctx.tick()
-        await ctx.tick().until(unit.quiet)
+        await ctx.tick().until(unit.idle)
         bursts = len(memory.read_bursts) + len(memory.write_bursts)
         assert memory.outstanding == 0
         for _ in range(200):
             await ctx.tick()
-            assert ctx.get(unit.quiet)
+            assert ctx.get(unit.idle)
         assert bursts == len(memory.read_bursts) + len(memory.write_bursts)
 
     simulator = Simulator(unit)

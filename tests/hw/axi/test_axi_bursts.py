@@ -88,7 +88,7 @@ def _read(
         ctx.set(dut.data.ready, 0)
         await ctx.tick().repeat(6)
         if len(transfers) and count == sum(b for _, b in transfers):
-            assert ctx.get(dut.quiet)
+            assert ctx.get(dut.idle)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -187,14 +187,14 @@ def test_reader_stops_and_becomes_quiet_without_a_consumer() -> None:
         ctx.set(dut.stop, 1)
         await ctx.tick().repeat(2)
         issued = len(memory.read_bursts)
-        assert issued and not ctx.get(dut.quiet)
+        assert issued and not ctx.get(dut.idle)
         for _ in range(200):
             await ctx.tick()
-            if ctx.get(dut.quiet):
+            if ctx.get(dut.idle):
                 break
-        assert ctx.get(dut.quiet) and memory.outstanding == 0
+        assert ctx.get(dut.idle) and memory.outstanding == 0
         await ctx.tick().repeat(50)
-        assert len(memory.read_bursts) <= issued + 1 and ctx.get(dut.quiet)
+        assert len(memory.read_bursts) <= issued + 1 and ctx.get(dut.idle)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -241,7 +241,7 @@ def _write(
             raise AssertionError(f"{counts} of {len(transfers)}")
         assert len(cycles) == len(values)
         await ctx.tick().repeat(3)
-        assert ctx.get(dut.quiet) and not ctx.get(dut.pending_requests)
+        assert ctx.get(dut.idle) and not ctx.get(dut.pending_requests)
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -321,15 +321,15 @@ def test_writer_stop_ends_what_was_started() -> None:
         ctx.set(dut.data.valid, 0)
         ctx.set(dut.stop, 1)
         await ctx.tick().repeat(2)
-        assert not ctx.get(dut.quiet)
+        assert not ctx.get(dut.idle)
         for _ in range(300):
             await ctx.tick()
-            if ctx.get(dut.quiet):
+            if ctx.get(dut.idle):
                 break
-        assert ctx.get(dut.quiet) and memory.outstanding == 0
+        assert ctx.get(dut.idle) and memory.outstanding == 0
         started = len(memory.write_bursts)
         await ctx.tick().repeat(50)
-        assert len(memory.write_bursts) == started and ctx.get(dut.quiet)
+        assert len(memory.write_bursts) == started and ctx.get(dut.idle)
         assert len(memory.beats) == sum(length for _, length in memory.write_bursts)
 
     simulator = Simulator(dut)

@@ -84,7 +84,7 @@ def _run(
             if len(done_at) == len(commands):
                 break
         await ctx.tick().repeat(4)
-        assert not ctx.get(dut.busy) and ctx.get(dut.quiet)
+        assert not ctx.get(dut.busy) and ctx.get(dut.idle)
         assert not any(ctx.get(stream.valid) for stream in dut.weights)
 
     simulator = Simulator(dut)

@@ -197,7 +197,7 @@ def run_jobs(
         for _ in range(10):
             _, _, done = await ctx.tick().sample(unit.done)
             assert not done, "done without an instruction"
-        assert not ctx.get(unit.busy) and ctx.get(unit.quiet)
+        assert not ctx.get(unit.busy) and ctx.get(unit.idle)
         assert memory.outstanding == 0
         outcome.errors = ctx.get(unit.error), ctx.get(unit.error_address)
         assert memory.bad or not outcome.errors[0]

@@ -130,11 +130,11 @@ int main(int argc, char** argv) {
             }
         }
         const bool idle = !top.busy && !top.rst && next == h.commands;
-        tail = idle || (top.stop && top.quiet) ? tail + 1 : 0;
+        tail = idle || (top.stop && top.idle) ? tail + 1 : 0;
         top.clk = 1;
         top.eval();
     }
-    uint64_t end[3] = {top.error, top.error_address, waiting.size() + (top.quiet ? 0 : 1000000)};
+    uint64_t end[3] = {top.error, top.error_address, waiting.size() + (top.idle ? 0 : 1000000)};
     write(kEnd, end, sizeof end);
     std::fclose(out);
     return tail < 50 ? 5 : 0;

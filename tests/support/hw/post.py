@@ -212,7 +212,7 @@ def run_program(
         library: the Verilated unit; None for Amaranth's simulator.
         pause: probability of a cycle without an instruction offered.
         wait_each: an instruction is offered when the last one is complete.
-        stop_after: cycles until `stop`; then only `quiet` is waited for.
+        stop_after: cycles until `stop`; then only `idle` is waited for.
     """
     config = program.config
     unit = PostUnit(config)
@@ -242,7 +242,7 @@ def run_program(
         else:
             raise AssertionError(f"{len(result.done)} of {len(program.cases)} were done")
         await ctx.tick().repeat(5)
-        assert not ctx.get(unit.busy) and ctx.get(unit.quiet)
+        assert not ctx.get(unit.busy) and ctx.get(unit.idle)
         result.error, result.error_address = ctx.get(unit.error), ctx.get(unit.error_address)
 
     async def watch(ctx: Any) -> None:
@@ -287,13 +287,13 @@ def run_program(
         ctx.set(unit.stop, 1)
         await ctx.tick().repeat(3)
         for _ in range(limit):
-            if ctx.get(unit.quiet):
+            if ctx.get(unit.idle):
                 break
             await ctx.tick()
         else:
             raise AssertionError("never quiet")
         await ctx.tick().repeat(50)
-        assert ctx.get(unit.quiet)
+        assert ctx.get(unit.idle)
 
     simulator = Simulator(unit) if library is None else UnitSimulator(unit, library)
     simulator.add_clock(1e-6)

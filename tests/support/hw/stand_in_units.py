@@ -45,7 +45,7 @@ class StandInUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         command = self.command.payload
-        ends, quiet, errors, ready = [], [], [], []
+        ends, idle, errors, ready = [], [], [], []
         begin, ended = Signal(), Signal()
         if "weights" in self.signature.members:
             m.d.comb += [weights.ready.eq(1) for weights in self.weights]
@@ -71,7 +71,7 @@ class StandInUnit(wiring.Component):
             with m.If(begin):
                 m.d.sync += left.eq(beats)
             ends.append(left == 0)
-            quiet.append(part.quiet)
+            idle.append(part.idle)
             ready.append(part.request.ready)
             errors.append(part)
         for part in reversed(errors):
@@ -85,14 +85,14 @@ class StandInUnit(wiring.Component):
         for one in ready:
             free = free & one
         rest: Any = 1
-        for one in quiet:
+        for one in idle:
             rest = rest & one
         m.d.comb += [
             self.command.ready.eq(free & ~self.stop),
             begin.eq(self.command.valid & self.command.ready),
             ended.eq(over),
             self.active.eq(self.busy & (waited != self._delay)),
-            self.quiet.eq(rest),
+            self.idle.eq(rest),
         ]
         m.d.sync += self.done.eq(ended)
         with m.If(begin):
