@@ -15,13 +15,13 @@ from lutvar.hw.links import UnitComponent, axi_read, axi_write, unit_members
 from lutvar.hw.port_types import AxiReadPort, AxiWritePort
 from lutvar.hw.units.memory import Fifo
 
+from .addresses import QueryKeyAddresses, ResultAddresses, ValueAddresses, command_layout
 from .head_memory import HeadMemory, pass_layout
 from .results import ResultPhase
 from .scores import ScorePhase, block_layout
 from .sizes import AttentionSizes
 from .sorter import RecordSorter
 from .values import TOTAL_LATENCY, ValuePhase
-from .walk import QueryKeyWalk, ResultWalk, ValueWalk, command_layout
 
 _AHEAD = 8  #: blocks whose records are requested ahead of the score phase
 _PENDING = 64  #: result requests without response
@@ -84,9 +84,9 @@ class AttendUnit(UnitComponent):
         m.submodules.scores = scores = self.scores
         m.submodules.values = values = self.values
         m.submodules.results = results = self.results
-        m.submodules.walk_keys = walk_keys = QueryKeyWalk(self.sizes)
-        m.submodules.walk_values = walk_values = ValueWalk(self.sizes)
-        m.submodules.walk_results = walk_results = ResultWalk(self.sizes)
+        m.submodules.key_addresses = key_addresses = QueryKeyAddresses(self.sizes)
+        m.submodules.value_addresses = value_addresses = ValueAddresses(self.sizes)
+        m.submodules.result_addresses = result_addresses = ResultAddresses(self.sizes)
         m.submodules.kept_keys = kept_keys = HeadMemory(self.sizes, scales=2)
         m.submodules.kept_values = kept_values = HeadMemory(self.sizes, scales=1)
         m.submodules.sorter = sorter = RecordSorter(self.sizes)
@@ -95,17 +95,17 @@ class AttendUnit(UnitComponent):
         m.submodules.value_passes = value_passes = Fifo(pass_layout(self.sizes), _AHEAD)
 
         connect, flipped = wiring.connect, wiring.flipped
-        connect(m, walk_keys.request, read_keys.request)
-        self._fork(m, walk_keys.block, (blocks.i, key_passes.i, sorter.block))
+        connect(m, key_addresses.request, read_keys.request)
+        self._fork(m, key_addresses.block, (blocks.i, key_passes.i, sorter.block))
         connect(m, blocks.o, scores.block)
-        connect(m, walk_values.request, read_values.request)
+        connect(m, value_addresses.request, read_values.request)
         connect(m, read_keys.data, sorter.records)
         connect(m, sorter.queries, scores.queries)
         connect(m, sorter.keys, kept_keys.records)
         connect(m, key_passes.o, kept_keys.passes)
         connect(m, kept_keys.o, scores.beats)
         connect(m, read_values.data, kept_values.records)
-        connect(m, walk_values.passes, value_passes.i)
+        connect(m, value_addresses.passes, value_passes.i)
         connect(m, value_passes.o, kept_values.passes)
         connect(m, kept_values.o, values.beats)
         connect(m, scores.scored, values.scored)
@@ -123,8 +123,8 @@ class AttendUnit(UnitComponent):
         for name in ("ended", "done", "totals", "rows", "exponent", "word"):
             m.d.comb += getattr(results, name).eq(getattr(values, name))
 
-        self._commands(m, (walk_keys, walk_values, walk_results))
-        self._complete(m, walk_results, writer)
+        self._commands(m, (key_addresses, value_addresses, result_addresses))
+        self._complete(m, result_addresses, writer)
 
         masters = (read_keys, read_values, writer)
         address = Mux(
@@ -152,14 +152,14 @@ class AttendUnit(UnitComponent):
                 m.d.comb += sink.payload[name].eq(source.payload[name])
         m.d.comb += source.ready.eq(Cat(*(sink.ready for sink in sinks)).all())
 
-    def _commands(self, m: Module, walks: tuple[Any, ...]) -> None:
-        """An instruction goes to all three walks, each of which may be ahead of the others."""
+    def _commands(self, m: Module, generators: tuple[Any, ...]) -> None:
+        """An instruction goes to all three address generators; each may be ahead of the others."""
         running = Signal(range(_COMMANDS + 1))
         queues = []
-        for index, walk in enumerate(walks):
-            queue = Fifo(command_layout(*walk.OPERANDS), 2)
+        for index, generator in enumerate(generators):
+            queue = Fifo(command_layout(*generator.OPERANDS), 2)
             m.submodules[f"commands{index}"] = queue
-            wiring.connect(m, queue.o, walk.command)
+            wiring.connect(m, queue.o, generator.command)
             queues.append(queue)
         taken = Signal()
         ready = running != _COMMANDS
@@ -170,23 +170,23 @@ class AttendUnit(UnitComponent):
             taken.eq(self.command.valid & ready),
             self.busy.eq(running != 0),
         ]
-        for queue, walk in zip(queues, walks, strict=True):
+        for queue, generator in zip(queues, generators, strict=True):
             m.d.comb += queue.i.valid.eq(taken)
-            for name in walk.OPERANDS:
+            for name in generator.OPERANDS:
                 m.d.comb += queue.i.payload[name].eq(self.command.payload[name])
         m.d.sync += running.eq(running + taken - self.done)
 
-    def _complete(self, m: Module, walk: ResultWalk, writer: BurstWriter) -> None:
+    def _complete(self, m: Module, addresses: ResultAddresses, writer: BurstWriter) -> None:
         """Requests to the writer; the response to an instruction's last one completes it."""
         m.submodules.pending = pending = Fifo(unsigned(1), _PENDING)
         offer = Signal()
         m.d.comb += [
-            offer.eq(walk.request.valid & pending.i.ready),
+            offer.eq(addresses.request.valid & pending.i.ready),
             writer.request.valid.eq(offer),
-            writer.request.payload.eq(walk.request.payload),
-            walk.request.ready.eq(writer.request.ready & pending.i.ready),
-            pending.i.valid.eq(walk.request.valid & writer.request.ready),
-            pending.i.payload.eq(walk.last),
+            writer.request.payload.eq(addresses.request.payload),
+            addresses.request.ready.eq(writer.request.ready & pending.i.ready),
+            pending.i.valid.eq(addresses.request.valid & writer.request.ready),
+            pending.i.payload.eq(addresses.last),
             pending.o.ready.eq(writer.responses),
         ]
         m.d.sync += self.done.eq(writer.responses & pending.o.payload)

@@ -22,7 +22,7 @@ def operand_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 class OperandLoader(wiring.Component):
-    """Walks over the groups of a bank: 8 words for each pass, then waits for the pass to start.
+    """Reads the groups of a bank: 8 words for each pass, then waits for the pass to start.
 
     An operand is ready `cycles` cycles after the start of the one before, or
     `cycles - hold + 1` after its work was taken.

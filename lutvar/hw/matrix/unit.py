@@ -142,7 +142,7 @@ class MatrixUnit(UnitComponent):
         return m
 
     def _accept(self, m: Module, loader: OperandLoader, unpack: WeightUnpack) -> None:
-        """Commands to the two walks, each through a queue of its own."""
+        """Commands to the operand loader and the weight unpacker, through a queue for each."""
         payload, config = self.command.payload, self.config
         m.submodules.loads = loads = Fifo(operand_layout(config), _QUEUE)
         m.submodules.works = works = Fifo(work_layout(config), _QUEUE)
@@ -162,11 +162,11 @@ class MatrixUnit(UnitComponent):
             works.i.payload.exponent.eq(payload.exponent),
             works.i.payload.more.eq(payload.more),
         ]
-        for queue, walk in ((loads, loader), (works, unpack)):
+        for queue, stage in ((loads, loader), (works, unpack)):
             m.d.comb += [
-                Value.cast(walk.work.payload).eq(Value.cast(queue.o.payload)),
-                walk.work.valid.eq(queue.o.valid),
-                queue.o.ready.eq(walk.work.ready),
+                Value.cast(stage.work.payload).eq(Value.cast(queue.o.payload)),
+                stage.work.valid.eq(queue.o.valid),
+                queue.o.ready.eq(stage.work.ready),
             ]
 
     def _feed(

@@ -42,14 +42,14 @@ class Issue(wiring.Component):
         pipelined: False: a beat of results enters only when the last one has left the lanes.
     """
 
-    job: In(stream.Signature(job_layout()))  #: from `Walk`
+    job: In(stream.Signature(job_layout()))  #: from `JobGenerator`
     request: Out(stream.Signature(transfer_layout()))  #: to the burst writer
     written: In(1)  #: a block was stored
     release: Out(1)  #: the oldest block was read
-    factors_valid: In(1)  #: see `Fetch`
-    factors_release: Out(1)  #: see `Fetch`
-    row_valid: In(1)  #: see `Fetch`
-    row_take: Out(1)  #: see `Fetch`
+    factors_valid: In(1)  #: see `OperandReader`
+    factors_release: Out(1)  #: see `OperandReader`
+    row_valid: In(1)  #: see `OperandReader`
+    row_take: Out(1)  #: see `OperandReader`
     #: a part of 16 values enters, or two of them (paths other than SUM): of `job.payload`, `part`
     #: and `slot`
     fire: Out(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an instruction means to the three parts of POST: drain, fetch, and walk over the rows."""
+"""An instruction as the three parts of POST see it: what to drain, read, compute and write."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def drain_order(config: AcceleratorConfig) -> data.StructLayout:
     )
 
 
-def fetch_order() -> data.StructLayout:
+def operand_order() -> data.StructLayout:
     """What to read: for each of the first `vector_blocks` blocks the factors; when `add`, for
     each block all rows. Addresses and strides in beats."""
     return data.StructLayout(
@@ -47,7 +47,7 @@ def fetch_order() -> data.StructLayout:
     )  # fmt: skip
 
 
-def walk_order() -> data.StructLayout:
+def job_order() -> data.StructLayout:
     """What to compute and where to write it. Addresses and strides in beats.
 
     `row_blocks` blocks come first whose results belong to rows (`output`; all but those of k

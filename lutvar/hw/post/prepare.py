@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes an instruction apart for drain, fetch and walk, ahead of their work."""
+"""Splits an instruction into orders to `Drain`, `OperandReader` and `JobGenerator`."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from lutvar.hw.links import BEAT_ADDRESS, payload_layout
 from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.units.count import Level
 
-from .orders import ROW_BEATS, Path, drain_order, fetch_order, walk_order
+from .orders import ROW_BEATS, Path, drain_order, job_order, operand_order
 
 MAX_STARTED = 8  #: instructions started and not complete, at most
 
@@ -31,8 +31,8 @@ class Prepare(wiring.Component):
     command: Stream  #: in: instructions
     done: Signal  #: in: one cycle for each that is complete
     drain: Stream  #: out: order to `Drain`, one for each instruction
-    fetch: Stream  #: out: order to `Fetch`, one for each instruction
-    walk: Stream  #: out: order to `Walk`, one for each instruction
+    operands: Stream  #: out: order to `OperandReader`, one for each instruction
+    jobs: Stream  #: out: order to `JobGenerator`, one for each instruction
     busy: Signal  #: out: some instruction is started and not complete
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -42,8 +42,8 @@ class Prepare(wiring.Component):
                 "command": In(stream.Signature(payload_layout(Opcode.POST))),
                 "done": In(1),
                 "drain": Out(stream.Signature(drain_order(config))),
-                "fetch": Out(stream.Signature(fetch_order())),
-                "walk": Out(stream.Signature(walk_order())),
+                "operands": Out(stream.Signature(operand_order())),
+                "jobs": Out(stream.Signature(job_order())),
                 "busy": Out(1),
             }
         )
@@ -132,7 +132,7 @@ class Prepare(wiring.Component):
                         with m.If(alone | ~some | higher):
                             m.d.sync += high.eq(ends["out"])
             with m.State("push"):
-                m.d.comb += self.walk.valid.eq(~pushed[2])
+                m.d.comb += self.jobs.valid.eq(~pushed[2])
                 with m.If(pushed.all()):
                     m.d.sync += pushed.eq(0)
                     m.next = "idle"
@@ -140,9 +140,11 @@ class Prepare(wiring.Component):
         free = ~qkv & ((p.op != PostOp.ADD) | (started == 1) | ~some)
         m.d.comb += [
             self.drain.valid.eq(~fsm.ongoing("idle") & ~pushed[0]),
-            self.fetch.valid.eq(((~fsm.ongoing("idle") & free) | fsm.ongoing("push")) & ~pushed[1]),
+            self.operands.valid.eq(
+                ((~fsm.ongoing("idle") & free) | fsm.ongoing("push")) & ~pushed[1]
+            ),
         ]
-        for k, port in enumerate((self.drain, self.fetch, self.walk)):
+        for k, port in enumerate((self.drain, self.operands, self.jobs)):
             with m.If(port.valid & port.ready):
                 m.d.sync += pushed[k].eq(1)
         return m
@@ -150,7 +152,7 @@ class Prepare(wiring.Component):
     def _orders(
         self, m: Module, p: Any, output: Value, keys: Value, values: Value, row_blocks: Value
     ) -> None:
-        drain, fetch, walk = self.drain.payload, self.fetch.payload, self.walk.payload
+        drain, operands, jobs = self.drain.payload, self.operands.payload, self.jobs.payload
         path: Value = Const(Path.SUM, 2)
         for op, other in ((PostOp.GELU, Path.GELU), (PostOp.QKV, Path.RECORD)):
             path = Mux(p.op == op, other, path)
@@ -158,24 +160,26 @@ class Prepare(wiring.Component):
             drain.bank.eq(p.acc_bank),
             drain.row_group.eq(p.row_group),
             drain.blocks.eq(p.blocks),
-            fetch.add.eq(p.op == PostOp.ADD),
-            fetch["rows"].eq(p.rows),
-            fetch.blocks.eq(p.blocks),
-            fetch.vector_blocks.eq(Mux(p.vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)),
-            fetch.vector.eq(p.vector_address[6:]),
-            fetch.input.eq(p.input[6:]),
-            fetch.input_stride.eq(p.input_stride[6:]),
-            walk.path.eq(path),
-            walk.add.eq(p.op == PostOp.ADD),
-            walk.vector.eq(p.vector),
-            walk.scalar.eq(p.scalar),
-            walk.row_first.eq(p.row_first),
-            walk["rows"].eq(p.rows),
-            walk.blocks.eq(p.blocks),
-            walk.row_blocks.eq(row_blocks),
-            walk.output.eq(output),
-            walk.output_stride.eq(p.output_stride[6:]),
-            walk["keys"].eq(keys),
-            walk["values"].eq(values),
-            walk.head_stride.eq(p.head_stride[6:]),
+            operands.add.eq(p.op == PostOp.ADD),
+            operands["rows"].eq(p.rows),
+            operands.blocks.eq(p.blocks),
+            operands.vector_blocks.eq(
+                Mux(p.vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)
+            ),
+            operands.vector.eq(p.vector_address[6:]),
+            operands.input.eq(p.input[6:]),
+            operands.input_stride.eq(p.input_stride[6:]),
+            jobs.path.eq(path),
+            jobs.add.eq(p.op == PostOp.ADD),
+            jobs.vector.eq(p.vector),
+            jobs.scalar.eq(p.scalar),
+            jobs.row_first.eq(p.row_first),
+            jobs["rows"].eq(p.rows),
+            jobs.blocks.eq(p.blocks),
+            jobs.row_blocks.eq(row_blocks),
+            jobs.output.eq(output),
+            jobs.output_stride.eq(p.output_stride[6:]),
+            jobs["keys"].eq(keys),
+            jobs["values"].eq(values),
+            jobs.head_stride.eq(p.head_stride[6:]),
         ]

@@ -23,12 +23,12 @@ from lutvar.hw.port_types import AxiReadPort, AxiWritePort, View
 from lutvar.hw.units.memory import Fifo
 
 from .drain import Drain
-from .fetch import Fetch
 from .issue import Issue
+from .jobs import JobGenerator
 from .lanes import Lanes
+from .operands import OperandReader
 from .prepare import MAX_STARTED, Prepare
 from .transpose import BlockBuffer
-from .walk import Walk
 
 ORDERS = 4  #: instructions that wait at each part
 JOBS = 16  #: rows that wait
@@ -75,23 +75,23 @@ class PostUnit(UnitComponent):
         m.submodules.writer = writer = BurstWriter(WRITE_PLACES)
         m.submodules.prepare = prepare = Prepare(config)
         m.submodules.drainer = drainer = Drain(config)
-        m.submodules.fetch = fetch = Fetch()
-        m.submodules.walk = walk = Walk()
+        m.submodules.operands = operands = OperandReader()
+        m.submodules.generator = generator = JobGenerator()
         m.submodules.issue = issue = Issue(WRITE_PLACES, config.pipelined)
         m.submodules.buffer = buffer = BlockBuffer()
         m.submodules.lanes = lanes = Lanes(config.kv)
-        m.submodules.jobs = jobs = Fifo(walk.job.payload.shape(), JOBS)
+        m.submodules.jobs = jobs = Fifo(generator.job.payload.shape(), JOBS)
         wiring.connect(m, wiring.flipped(self.command), prepare.command)
-        for name, port in (("drain", drainer), ("fetch", fetch), ("walk", walk)):
+        for name, port in (("drain", drainer), ("operands", operands), ("jobs", generator)):
             source = getattr(prepare, name)
             m.submodules[f"{name}_orders"] = queue = Fifo(source.payload.shape(), ORDERS)
             wiring.connect(m, source, queue.i)
             wiring.connect(m, queue.o, port.order)
         wiring.connect(m, reader.memory, wiring.flipped(self.read))
         wiring.connect(m, writer.memory, wiring.flipped(self.write))
-        wiring.connect(m, fetch.request, reader.request)
-        wiring.connect(m, reader.data, fetch.data)
-        wiring.connect(m, walk.job, jobs.i)
+        wiring.connect(m, operands.request, reader.request)
+        wiring.connect(m, reader.data, operands.data)
+        wiring.connect(m, generator.job, jobs.i)
         wiring.connect(m, jobs.o, issue.job)
         wiring.connect(m, issue.request, writer.request)
         m.d.comb += [
@@ -105,16 +105,16 @@ class PostUnit(UnitComponent):
             buffer.read_row.eq(issue.job.payload.row),
             buffer.read_part.eq(issue.part[1:]),
             issue.written.eq(buffer.written),
-            issue.row_valid.eq(fetch.row_valid),
-            issue.factors_valid.eq(fetch.factors_valid),
-            fetch.row_take.eq(issue.row_take),
-            fetch.factors_part.eq(issue.part),
-            fetch.factors_release.eq(issue.factors_release),
+            issue.row_valid.eq(operands.row_valid),
+            issue.factors_valid.eq(operands.factors_valid),
+            operands.row_take.eq(issue.row_take),
+            operands.factors_part.eq(issue.part),
+            operands.factors_release.eq(issue.factors_release),
             lanes.fire.eq(issue.fire),
             lanes.job.eq(issue.job.payload),
             lanes.part.eq(issue.part),
-            lanes.row.eq(fetch.row),
-            lanes.factors.eq(fetch.factors),
+            lanes.row.eq(operands.row),
+            lanes.factors.eq(operands.factors),
             lanes.values.eq(buffer.part),
             writer.data.valid.eq(lanes.push),  # there is a place: `issue` has counted
             writer.data.payload.eq(lanes.beat),

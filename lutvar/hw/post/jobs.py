@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walks over the rows of an instruction: what is computed next and where it is written."""
+"""Generates jobs: which row of an instruction is computed next, and the address of its result."""
 
 from typing import Any
 
@@ -10,26 +10,26 @@ from amaranth.lib.wiring import In, Out
 from lutvar.hw.links import BEAT_ADDRESS
 from lutvar.hw.port_types import view_signal
 
-from .orders import Path, job_layout, walk_order
+from .orders import Path, job_layout, job_order
 from .records import Kind
 
 #: FP16 pattern of 1: k has no factor.
 ONE = 0x3C00
 
 
-class Walk(wiring.Component):
+class JobGenerator(wiring.Component):
     """Orders to jobs, one job in each cycle (a job takes two to eight cycles to compute).
 
     Order: blocks; in a block rows, each with one write. In a block of v and k: first v of all rows,
     then k, because records of one head follow each other in memory: one write for each.
     """
 
-    order: In(stream.Signature(walk_order()))  #: instructions (`walk_order`)
+    order: In(stream.Signature(job_order()))  #: instructions (`job_order`)
     job: Out(stream.Signature(job_layout()))  #: rows to compute, in order (`job_layout`)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        order = view_signal(walk_order(), reset_less=True)
+        order = view_signal(job_order(), reset_less=True)
         running = Signal()
         blocks, row_blocks = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
         row, rows = Signal(4, reset_less=True), Signal(5, reset_less=True)  # number; left

@@ -12,16 +12,16 @@ from lutvar.hw.port_types import view_signal
 from lutvar.hw.units.count import Level
 from lutvar.hw.units.memory import Fifo
 
-from .orders import ROW_BEATS, VECTOR_BEATS, fetch_order
+from .orders import ROW_BEATS, VECTOR_BEATS, operand_order
 
 FACTOR_BLOCKS = 4  #: blocks whose factors are held
 _TAGS = 32  #: reads under way
 
 
-class Fetch(wiring.Component):
+class OperandReader(wiring.Component):
     """Requests in the order of use, and the factors of the blocks to come."""
 
-    order: In(stream.Signature(fetch_order()))  #: instructions (`fetch_order`)
+    order: In(stream.Signature(operand_order()))  #: instructions (`operand_order`)
     request: Out(stream.Signature(transfer_layout()))  #: to the burst reader
     data: In(stream.Signature(unsigned(BEAT)))  #: from the burst reader
     row: Out(BEAT)  #: the next beat of a row to add
@@ -40,7 +40,7 @@ class Fetch(wiring.Component):
         return m
 
     def _request(self, m: Module, tags: Fifo) -> None:
-        order = view_signal(fetch_order(), reset_less=True)
+        order = view_signal(operand_order(), reset_less=True)
         blocks, factors = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
         rows = Signal(5, reset_less=True)
         vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory transfers of an instruction: what to read and write, head by head."""
+"""Address generators: the memory transfers of an instruction, head by head."""
 
 from typing import Any
 
@@ -26,12 +26,12 @@ def command_layout(*names: str) -> data.StructLayout:
     return data.StructLayout({name: members[name] for name in names})
 
 
-def walk_layout(sizes: AttentionSizes) -> data.StructLayout:
+def head_block_layout(sizes: AttentionSizes) -> data.StructLayout:
     """A block as `block_layout`; whether it is the first and the last one of its head."""
     return data.StructLayout({**block_layout(sizes).members, "first": 1, "last": 1})
 
 
-class _Walk(wiring.Component):
+class _AddressGenerator(wiring.Component):
     """One transfer list; `command` is taken when the one before has been handed out."""
 
     OPERANDS: tuple[str, ...] = ()
@@ -59,7 +59,7 @@ class _Walk(wiring.Component):
         return held, load
 
 
-class QueryKeyWalk(_Walk):
+class QueryKeyAddresses(_AddressGenerator):
     """For each head and block: the block, one request for each row's q, one for the head's keys.
 
     The keys are requested after the first block's q only.
@@ -74,7 +74,7 @@ class QueryKeyWalk(_Walk):
     block: Stream  #: out: blocks, in the order of their requests
 
     def __init__(self, sizes: AttentionSizes) -> None:
-        super().__init__(sizes, block=Out(stream.Signature(walk_layout(sizes))))
+        super().__init__(sizes, block=Out(stream.Signature(head_block_layout(sizes))))
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -165,7 +165,7 @@ class QueryKeyWalk(_Walk):
         return m
 
 
-class ValueWalk(_Walk):
+class ValueAddresses(_AddressGenerator):
     """For each head one request for the V records of all keys, and a pass for each block.
 
     Members: `passes`: as `HeadMemory` takes them.
@@ -218,7 +218,7 @@ class ValueWalk(_Walk):
         return m
 
 
-class ResultWalk(_Walk):
+class ResultAddresses(_AddressGenerator):
     """For each head and row: one request to write two beats.
 
     Members: `last`: the request that is offered is the instruction's last one.
