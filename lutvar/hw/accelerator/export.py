@@ -52,28 +52,28 @@ def manifest_data(config: AcceleratorConfig, top: Accelerator, verilog: str) -> 
     `regions` of addresses; `formats` grids and tie rule; `signs` of the Hadamard transform;
     `verilog` file name, module, SHA-256; `tools` versions that the text depends on.
     """
-    known = accelerator_identity(config)
+    identity = accelerator_identity(config)
     return {
         "name": config.name,
-        "contract_version": known["version"],
+        "contract_version": identity["version"],
         "config_hash": f"{accelerator_hash(config):016x}",
         "parameters": {
             **config.model_dump(exclude={"name", "quant"}),
-            "group": known["group"],
+            "group": identity["group"],
             "code_bits": config.quant_config.code_bits,
         },
         "quantization": config.quant_config.name,
-        "formats": {key: known[key] for key in ("weight", "activation", "dual", "kv", "ties")},
-        "signs": known["signs"],
+        "formats": {key: identity[key] for key in ("weight", "activation", "dual", "kv", "ties")},
+        "signs": identity["signs"],
         "ports": [
             {"name": name, "width": len(signal), "direction": direction.name.lower()}
             for name, (signal, direction) in top.port_map().items()
         ],
-        "registers": known["registers"],
+        "registers": identity["registers"],
         "errors": {code.name: int(code) for code in DeviceError},
         "header_rules": {rule.name: int(rule) for rule in HeaderRule},
         "instruction_rules": {rule.name: int(rule) for rule in InstructionRule},
-        "instructions": known["instructions"],
+        "instructions": identity["instructions"],
         "regions": {region.name: int(region) for region in Region},
         "verilog": {
             "file": f"{config.name}.v",

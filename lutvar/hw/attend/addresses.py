@@ -51,12 +51,12 @@ class _AddressGenerator(wiring.Component):
 
     def _begin(self, m: Module) -> tuple[Any, Signal]:
         """Register with the operands, and when it is loaded."""
-        held = Signal.like(self.command.payload, reset_less=True)
+        operands = Signal.like(self.command.payload, reset_less=True)
         load = Signal()
         m.d.comb += load.eq(self.command.valid & self.command.ready)
         with m.If(load):
-            m.d.sync += held.eq(self.command.payload)
-        return held, load
+            m.d.sync += operands.eq(self.command.payload)
+        return operands, load
 
 
 class QueryKeyAddresses(_AddressGenerator):

@@ -90,20 +90,20 @@ class HeadMemory(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        push, taken, out_en = Signal(), Signal(), Signal()
+        push, pop, out_en = Signal(), Signal(), Signal()
         level = Signal(range(self.depth + 1))  # records ahead of the pass
-        some = Signal()  # it is not 0: in a register, for `taken` reaches far
+        some = Signal()  # it is not 0: in a register, for `pop` reaches far
         write_addr, read_addr = Signal(range(self.depth)), Signal(range(self.depth))
         staged = Signal()  # the read latch holds a record
         current = view_signal(pass_layout(self.sizes), reset_less=True)
         left = Signal.like(current.keys, reset_less=True)
         busy, final, again = Signal(), Signal(), Signal()
-        stored = Level(m, "stored", self.depth, push, taken & current.last)
+        stored = Level(m, "stored", self.depth, push, pop & current.last)
         m.d.comb += [
             self.records.ready.eq(stored.room),
             push.eq(self.records.valid & self.records.ready),
             out_en.eq(~self.o.valid | self.o.ready),
-            taken.eq(busy & some & (~staged | out_en)),
+            pop.eq(busy & some & (~staged | out_en)),
             self.passes.ready.eq(~busy),
         ]
         # Between two passes is a cycle without a record: then the head's records lie ahead again.
@@ -111,17 +111,17 @@ class HeadMemory(wiring.Component):
         # the first.
         ones = Cat(Const(1, 1), (~push).replicate(len(level) - 1))
         change = Cat(again & push, Mux(again, current.keys, ones))
-        with m.If(again | (push ^ taken)):
+        with m.If(again | (push ^ pop)):
             m.d.sync += level.eq((Cat(Const(1, 1), level) + change)[1:])
         with m.If(again):
             m.d.sync += [some.eq(1), read_addr.eq(read_addr - current.keys)]
         with m.Else():
-            m.d.sync += some.eq(Mux(some, (level > 1) | push | ~taken, push))
-            with m.If(taken):
+            m.d.sync += some.eq(Mux(some, (level > 1) | push | ~pop, push))
+            with m.If(pop):
                 m.d.sync += read_addr.eq(read_addr + 1)
         m.d.sync += [
             write_addr.eq(write_addr + push),
-            staged.eq(Mux(~staged | out_en, taken, 1)),
+            staged.eq(Mux(~staged | out_en, pop, 1)),
             self.o.valid.eq(Mux(out_en, staged, 1)),
             again.eq(0),
         ]
@@ -132,17 +132,17 @@ class HeadMemory(wiring.Component):
                 final.eq(self.passes.payload.keys == 1),
                 busy.eq(1),
             ]
-        with m.If(taken):
+        with m.If(pop):
             m.d.sync += [left.eq(left - 1), final.eq(left == 2)]
             with m.If(final):
                 m.d.sync += [busy.eq(0), again.eq(~current.last)]
 
         codes, scales = self.codes, self.scales
         record = self.records.payload
-        kept = Cat(record[:codes], record[8 * SCALE_BYTE :][:scales])
-        found = self._memory(m, platform, (push, write_addr, kept), (taken, read_addr), out_en)
+        fields = Cat(record[:codes], record[8 * SCALE_BYTE :][:scales])
+        word = self._memory(m, platform, (push, write_addr, fields), (pop, read_addr), out_en)
         gap = Const(0, 8 * SCALE_BYTE - codes)
-        m.d.comb += self.o.payload.eq(Cat(found[:codes], gap, found[codes:]))
+        m.d.comb += self.o.payload.eq(Cat(word[:codes], gap, word[codes:]))
         return m
 
     def _memory(self, m: Module, platform: Any, write: Any, read: Any, out_en: Value) -> Value:

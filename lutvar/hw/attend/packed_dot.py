@@ -79,7 +79,7 @@ class PackedDot(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        bits, kept = self.bits, 2 * STEP  # what lies above the sum is not needed
+        bits, width_out = self.bits, 2 * STEP  # what lies above the sum is not needed
         sums = []
 
         def operand(side: Value, i: int, chain: int) -> Value:
@@ -93,14 +93,14 @@ class PackedDot(wiring.Component):
                 product = Signal(
                     signed(2 * (STEP + bits)), name=f"product{chain}_{i}", reset_less=True
                 )
-                held = Signal(signed(kept), name=f"total{chain}_{i}", reset_less=True)
+                stage = Signal(signed(width_out), name=f"total{chain}_{i}", reset_less=True)
                 m.d.sync += [
                     product.eq(
                         operand(self.activations, i, chain) * operand(self.weights, i, chain)
                     ),
-                    held.eq(product + total),
+                    stage.eq(product + total),
                 ]
-                total = held
+                total = stage
             # The lower sum is below 2**16: its sign is bit 16.
             corrected = Signal(signed(STEP), name=f"chain{chain}", reset_less=True)
             m.d.sync += corrected.eq(total[STEP:] + total[STEP - 1])
@@ -110,9 +110,9 @@ class PackedDot(wiring.Component):
             merged = []
             for i in range(0, level, 2):
                 value = sums[i] + sums[i + 1]
-                held = Signal(value.shape(), name=f"sum{level}_{i}", reset_less=True)
-                m.d.sync += held.eq(value)
-                merged.append(held)
+                stage = Signal(value.shape(), name=f"sum{level}_{i}", reset_less=True)
+                m.d.sync += stage.eq(value)
+                merged.append(stage)
             sums = merged
         m.d.comb += self.sum.eq(sums[0])
         return m

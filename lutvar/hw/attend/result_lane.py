@@ -91,9 +91,9 @@ class ResultLane(wiring.Component):
 
     @staticmethod
     def _step(
-        m: Module, value: Value, sticky: Value | None, limit: Value, unit: int, kept: int
+        m: Module, value: Value, sticky: Value | None, limit: Value, unit: int, width_out: int
     ) -> tuple[Signal, Signal, Signal]:
-        """Shift left by 0..3 units and keep `kept` bits at the top; the lesser limit."""
+        """Shift left by 0..3 units and keep `width_out` bits at the top; the lesser limit."""
         width = len(value)
         zeros: Any = Const(3, 2)
         for i in reversed(range(3)):
@@ -102,7 +102,7 @@ class ResultLane(wiring.Component):
         digit = (unit - 1).bit_length()
         allowed = Mux(limit[digit + 2 :].any(), 3, limit[digit : digit + 2])
         count = Signal(2, name=f"count{unit}")
-        result = Signal(kept, name=f"kept{unit}", reset_less=True)
+        result = Signal(width_out, name=f"kept{unit}", reset_less=True)
         rest = Signal(name=f"sticky{unit}", reset_less=True)
         left = Signal(LIMIT, name=f"limit{unit}", reset_less=True)
         m.d.comb += count.eq(Mux(zeros < allowed, zeros, allowed))
@@ -110,12 +110,12 @@ class ResultLane(wiring.Component):
         with m.Switch(count):
             for k in range(4):
                 moved = Cat(Const(0, k * unit), value)[:width]
-                if width < kept:
-                    moved = Cat(Const(0, kept - width), moved)
-                lost = moved[: len(moved) - kept].any()
+                if width < width_out:
+                    moved = Cat(Const(0, width_out - width), moved)
+                lost = moved[: len(moved) - width_out].any()
                 with m.Default() if k == 3 else m.Case(k):
                     m.d.sync += [
-                        result.eq(moved[len(moved) - kept :]),
+                        result.eq(moved[len(moved) - width_out :]),
                         rest.eq(lost if sticky is None else lost | sticky),
                     ]
         return result, rest, left

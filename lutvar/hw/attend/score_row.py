@@ -124,23 +124,23 @@ class ScoreRow(wiring.Component):
         sign: Any,
         count: Any,
         unit: int,
-        kept: int,
+        width_out: int,
         name: str,
         over: Any = None,
     ) -> tuple[Signal, Signal]:
-        """Arithmetic shift right by 0..3 units into `kept` bits, and whether bits were lost."""
-        result = Signal(kept, name=name, reset_less=True)
+        """Arithmetic shift right by 0..3 units into `width_out` bits; whether bits were lost."""
+        result = Signal(width_out, name=name, reset_less=True)
         lost = Signal(name=f"{name}_over", reset_less=True)
         with m.Switch(count):
             for k in range(4):
                 moved = value[k * unit :]
-                if len(moved) < kept:
-                    moved = Cat(moved, sign.replicate(kept - len(moved)))
-                above = moved[kept - 1 :]
+                if len(moved) < width_out:
+                    moved = Cat(moved, sign.replicate(width_out - len(moved)))
+                above = moved[width_out - 1 :]
                 differs = (above ^ sign.replicate(len(above))).any()
                 with m.Default() if k == 3 else m.Case(k):
                     m.d.sync += [
-                        result.eq(moved[:kept]),
+                        result.eq(moved[:width_out]),
                         lost.eq(differs if over is None else differs | over),
                     ]
         return result, lost

@@ -130,13 +130,13 @@ class ScorePhase(wiring.Component):
 
     def _operands(self, m: Module, record: Value, form: ScoreForm) -> list[Value]:
         """Operands of query and key, in cycle `lag` of the rows."""
-        found = []
+        operands = []
         for name, recode in zip(("query", "key"), form.make_operands(), strict=True):
             m.submodules[f"recode_{name}{form.module}"] = recode
             m.d.comb += recode.codes.eq(record_codes(record, self.sizes.fmt))
             line = f"{name}{form.module}_line"
-            found.append(delay(m, recode.operand, self.sizes.lag(form), line))
-        return found
+            operands.append(delay(m, recode.operand, self.sizes.lag(form), line))
+        return operands
 
     def _control(
         self, m: Module, take_query: Signal, take_key: Signal, block: Any

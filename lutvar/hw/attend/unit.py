@@ -161,20 +161,20 @@ class AttendUnit(UnitComponent):
             m.submodules[f"commands{index}"] = queue
             wiring.connect(m, queue.o, generator.command)
             queues.append(queue)
-        taken = Signal()
+        accept = Signal()
         ready = running != _COMMANDS
         for queue in queues:
             ready = ready & queue.i.ready
         m.d.comb += [
             self.command.ready.eq(ready),
-            taken.eq(self.command.valid & ready),
+            accept.eq(self.command.valid & ready),
             self.busy.eq(running != 0),
         ]
         for queue, generator in zip(queues, generators, strict=True):
-            m.d.comb += queue.i.valid.eq(taken)
+            m.d.comb += queue.i.valid.eq(accept)
             for name in generator.OPERANDS:
                 m.d.comb += queue.i.payload[name].eq(self.command.payload[name])
-        m.d.sync += running.eq(running + taken - self.done)
+        m.d.sync += running.eq(running + accept - self.done)
 
     def _complete(self, m: Module, addresses: ResultAddresses, writer: BurstWriter) -> None:
         """Requests to the writer; the response to an instruction's last one completes it."""

@@ -62,7 +62,7 @@ class ValueRow(wiring.Component):
     No handshake; one key in each cycle, but for one cycle between the keys of two blocks.
 
     Cost: 32 DSP58 with input, product and sum registers; 18 LUTs for each pair of columns, and
-    a flip-flop and a quarter of a LUT (a multiplexer of four) for each bit of what is kept.
+    a flip-flop and a quarter of a LUT (a multiplexer of four) for each bit of the snapshot.
     """
 
     weight: Signal  #: in: w; cycle 0
@@ -122,17 +122,17 @@ class ValueRow(wiring.Component):
             units = self.units.word_select(pair, 2)
             counts.append(self._count(m, pair, total, low_weight, units, late[1]))
 
-        # What is kept of a quarter lies together: P of its 8 pairs, then h.
-        kept = []
+        # The snapshot of a quarter lies together: P of its 8 pairs, then h.
+        snapshots = []
         share = PAIRS // QUARTERS
         for name, parts, load in (("sums", sums, self.capture), ("counts", counts, late[1])):
-            held = Signal(PAIRS * len(parts[0]), name=f"kept_{name}", reset_less=True)
+            snapshot = Signal(PAIRS * len(parts[0]), name=f"kept_{name}", reset_less=True)
             with m.If(load):
-                m.d.sync += held.eq(Cat(*parts))
-            kept.append((held, share * len(parts[0])))
+                m.d.sync += snapshot.eq(Cat(*parts))
+            snapshots.append((snapshot, share * len(parts[0])))
         with m.If(self.select):
             m.d.sync += self.word.eq(
-                Cat(*(held.word_select(self.quarter, part) for held, part in kept))
+                Cat(*(snapshot.word_select(self.quarter, part) for snapshot, part in snapshots))
             )
         with m.Else():
             m.d.sync += self.word.eq(0)

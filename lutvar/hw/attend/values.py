@@ -177,9 +177,9 @@ class ValuePhase(wiring.Component):
                 value = words[start]
                 for other in words[start + 1 : start + 6]:
                     value = value | other
-                held = Signal(len(value), name=f"word{level}_{start}", reset_less=True)
-                m.d.sync += held.eq(value)
-                merged.append(held)
+                stage = Signal(len(value), name=f"word{level}_{start}", reset_less=True)
+                m.d.sync += stage.eq(value)
+                merged.append(stage)
             words, level = merged, level + 1
         return words[0]
 

@@ -32,7 +32,7 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Two places for transfers, so that ready is a register.
-        held, spare = Signal(), Signal()
+        full, spare = Signal(), Signal()
         first = Signal.like(self.i.payload, reset_less=True)
         second = Signal.like(self.i.payload, reset_less=True)
         accept, load = Signal(), Signal()
@@ -44,9 +44,9 @@ class BurstSplitter(wiring.Component):
             accept.eq(self.i.valid & ~spare),
             upcoming.eq(Mux(spare, second, self.i.payload)),
         ]
-        with m.If(load | ~held):
+        with m.If(load | ~full):
             m.d.sync += [
-                held.eq(spare | accept),
+                full.eq(spare | accept),
                 spare.eq(0),
                 first.eq(upcoming),
                 room.eq(MAX_BURST - upcoming.address[6 : 6 + _ALIGNED]),
@@ -79,7 +79,7 @@ class BurstSplitter(wiring.Component):
         m.d.comb += [
             step.eq(~self.o.valid | self.o.ready),
             more.eq(~burst.last),
-            load.eq(held & step & ~(self.o.valid & more)),
+            load.eq(full & step & ~(self.o.valid & more)),
         ]
         with m.If(step):
             with m.If(self.o.valid & more):
@@ -95,7 +95,7 @@ class BurstSplitter(wiring.Component):
                 ]
             with m.Else():
                 m.d.sync += [
-                    self.o.valid.eq(held),
+                    self.o.valid.eq(full),
                     burst.address.eq(start),
                     burst.beats.eq(size),
                     left.eq(rest),

@@ -97,9 +97,9 @@ class FetchUnit(UnitComponent):
         if len(readers) == 1:
             m.d.comb += self.error_address.eq(readers[0].error_address)
             return
-        kept, second = Signal(), Signal()  # the second port was first
-        with m.If(~kept):
-            m.d.sync += [kept.eq(self.error), second.eq(~errors[0])]
+        has_error, second = Signal(), Signal()  # the second port was first
+        with m.If(~has_error):
+            m.d.sync += [has_error.eq(self.error), second.eq(~errors[0])]
         m.d.comb += self.error_address.eq(
             Mux(second, readers[1].error_address, readers[0].error_address)
         )
@@ -170,10 +170,10 @@ class FetchUnit(UnitComponent):
         readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
         ending = Signal()  # only one of them is left
         each = head.beats >> (len(readers) - 1)
-        taken, final = Signal(), Signal()
+        handshake, final = Signal(), Signal()
         m.d.comb += [
-            taken.eq(self._hand_out(m, readers, giving)),
-            final.eq(taken & last & ending),
+            handshake.eq(self._hand_out(m, readers, giving)),
+            final.eq(handshake & last & ending),
             refill.eq(head_valid & (~giving | final)),
         ]
         m.d.sync += self.done.eq(final)
@@ -187,7 +187,7 @@ class FetchUnit(UnitComponent):
                 readings.eq(head.readings),
                 ending.eq(head.readings == 1),
             ]
-        with m.Elif(taken):
+        with m.Elif(handshake):
             m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
             with m.If(last):
                 m.d.sync += [

@@ -68,14 +68,17 @@ class RowIssue(wiring.Component):
         last_group, last_row = Signal(), Signal()
         begin = first & slot.norm
         # The next row's statistics, in a register: the queue's ready must not depend on `may`.
-        own, known = Signal.like(self.statistics.payload, reset_less=True), Signal()
+        row_statistics, has_statistics = (
+            Signal.like(self.statistics.payload, reset_less=True),
+            Signal(),
+        )
         may = (self.turn != self.accepted) & self.room & self.some
         if self.alone_first:
             may &= self.alone | word[:GROUP_WORD].any()
         last_word = Signal()
         m.d.comb += [
-            self.issue.eq(may & (~begin | known)),
-            self.statistics.ready.eq(~known),
+            self.issue.eq(may & (~begin | has_statistics)),
+            self.statistics.ready.eq(~has_statistics),
             self.word.eq(word),
             last_word.eq(last_group & (word[:GROUP_WORD] == WORDS - 1)),
             self.last.eq(last_word & last_row),
@@ -84,12 +87,15 @@ class RowIssue(wiring.Component):
             last_group.eq(group_ends(word, slot.last_group)),
             last_row.eq(rows == slot.last_row),
         ]
-        with m.If(~known):
-            m.d.sync += [own.eq(self.statistics.payload), known.eq(self.statistics.valid)]
+        with m.If(~has_statistics):
+            m.d.sync += [
+                row_statistics.eq(self.statistics.payload),
+                has_statistics.eq(self.statistics.valid),
+            ]
         with m.Elif(begin & self.issue):
-            m.d.sync += known.eq(0)
+            m.d.sync += has_statistics.eq(0)
         with m.If(begin):
-            m.d.sync += Cat(self.mean, self.root).eq(own)
+            m.d.sync += Cat(self.mean, self.root).eq(row_statistics)
         with m.If(self.issue):
             m.d.sync += [word.eq(Mux(last_word, 0, word + 1)), first.eq(last_word)]
             with m.If(last_word):

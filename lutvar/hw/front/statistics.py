@@ -34,8 +34,8 @@ class RowStatistics(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        means, powers, own = (Fp32Multiply(24) for _ in range(3))
-        for name, unit in (("mean", means), ("power", powers), ("own", own)):
+        means, powers, mean_squares = (Fp32Multiply(24) for _ in range(3))
+        for name, unit in (("mean", means), ("power", powers), ("own", mean_squares)):
             place(m, platform, name, unit, "fp32_multiply_24")
         subtract, guard = Fp32Add(), Fp32Add()
         place(m, platform, "subtract", subtract, "fp32_add")
@@ -50,10 +50,10 @@ class RowStatistics(wiring.Component):
             means.y.eq(self.inverse_width),
             powers.x.eq(self.squares),
             powers.y.eq(self.inverse_width),
-            own.x.eq(means.s),
-            own.y.eq(means.s),
+            mean_squares.x.eq(means.s),
+            mean_squares.y.eq(means.s),
             subtract.x.eq(delay(m, powers.s, Fp32Multiply.LATENCY, "power_line")),
-            subtract.y.eq(Cat(own.s[:31], ~own.s[31])),
+            subtract.y.eq(Cat(mean_squares.s[:31], ~mean_squares.s[31])),
             guard.x.eq(variance),
             guard.y.eq(self.epsilon),
             rsqrt.x.eq(guard.s),

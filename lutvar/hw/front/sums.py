@@ -77,16 +77,16 @@ class PartialSums(wiring.Component):
         age = self.HOLD - 1
         history = valid_line(m, self.valid, age, "history")
         late = delay(m, Cat(self.index, self.fresh), age - 1, "late")
-        chosen = Signal(LANES, reset_less=True)
+        target = Signal(LANES, reset_less=True)
         clear = Signal(reset_less=True)
         m.d.sync += [
-            chosen.eq(Const(1, LANES) << late[:_SELECT]),
+            target.eq(Const(1, LANES) << late[:_SELECT]),
             clear.eq(late[_SELECT] & (late[:_SELECT] == 0)),
         ]
         with m.If(history[-1]):
             m.d.sync += partial.eq(
                 Cat(
-                    Mux(chosen[k], add.s, Mux(clear, 0, partial.word_select(k, 32)))
+                    Mux(target[k], add.s, Mux(clear, 0, partial.word_select(k, 32)))
                     for k in range(LANES)
                 )
             )

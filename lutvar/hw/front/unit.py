@@ -103,10 +103,10 @@ class FrontUnit(UnitComponent):
             accepted.eq(accepted + accept),
             progress.eq(progress + accept - writer.done),
         ]
-        kept = slot_values(self.command.payload)
+        operands = slot_values(self.command.payload)
         for number in range(SLOTS):
             with m.If(accept & (accepted[0] == number)):
-                m.d.sync += [slots[number][name].eq(value) for name, value in kept.items()]
+                m.d.sync += [slots[number][name].eq(value) for name, value in operands.items()]
         for stage in (receiver, issue, writer):
             m.d.comb += stage.slot.eq(Mux(stage.turn[0], slots[1].as_value(), slots[0].as_value()))
         for stage in (receiver, issue):
@@ -169,9 +169,11 @@ class FrontUnit(UnitComponent):
 
         m.submodules.sums = sums = RowSums(width)
         m.submodules.statistics = statistics = RowStatistics()
-        m.submodules.known = known = Fifo(statistics_layout(), ring.depth // 8)
-        own = delay(m, number, RowSums.LATENCY, "own_line")
-        later = delay(m, own, RowStatistics.EPSILON_AT, "later_line")
+        m.submodules.statistics_queue = statistics_queue = Fifo(
+            statistics_layout(), ring.depth // 8
+        )
+        slot_number = delay(m, number, RowSums.LATENCY, "own_line")
+        late_slot_number = delay(m, slot_number, RowStatistics.EPSILON_AT, "later_line")
         m.d.comb += [
             Value.cast(sums.x).eq(Cat(halves)),
             sums.valid.eq(present[-1] & norm),
@@ -180,14 +182,16 @@ class FrontUnit(UnitComponent):
             statistics.total.eq(sums.total),
             statistics.squares.eq(sums.squares),
             statistics.valid.eq(sums.done),
-            statistics.inverse_width.eq(Mux(own, slots[1].inverse_width, slots[0].inverse_width)),
-            statistics.epsilon.eq(Mux(later, slots[1].epsilon, slots[0].epsilon)),
+            statistics.inverse_width.eq(
+                Mux(slot_number, slots[1].inverse_width, slots[0].inverse_width)
+            ),
+            statistics.epsilon.eq(Mux(late_slot_number, slots[1].epsilon, slots[0].epsilon)),
             # It has a place for every row that fits the ring.
-            known.i.valid.eq(statistics.done),
-            known.i.payload.mean.eq(statistics.mean),
-            known.i.payload.root.eq(statistics.root),
+            statistics_queue.i.valid.eq(statistics.done),
+            statistics_queue.i.payload.mean.eq(statistics.mean),
+            statistics_queue.i.payload.root.eq(statistics.root),
         ]
-        wiring.connect(m, known.o, issue.statistics)
+        wiring.connect(m, statistics_queue.o, issue.statistics)
 
     def _second_pass(
         self, m: Module, platform: Any, receiver: Receiver, ring: WordRing, issue: RowIssue

@@ -124,13 +124,13 @@ class DaDesign:
         self.turns = max(shares)
         needs = [share * TABLE_LANES for share in shares]
         needs[0] -= sum(needs) - GROUP  # the first engine has the short table
-        taken = _positions(needs)
-        known = [sorted({position for _, position in mine}) for mine in taken]
-        self.phases = 1 << (max(map(len, known)) - 1).bit_length()
+        elements = _positions(needs)
+        positions_of = [sorted({position for _, position in mine}) for mine in elements]
+        self.phases = 1 << (max(map(len, positions_of)) - 1).bit_length()
         tables: list[Table] = []
-        found: list[Engine] = []
+        fill_engines: list[Engine] = []
         first = 0
-        for engine, (mine, positions) in enumerate(zip(taken, known, strict=True)):
+        for engine, (mine, positions) in enumerate(zip(elements, positions_of, strict=True)):
             addresses = []
             for turn in range(shares[engine]):
                 part = mine[turn * TABLE_LANES : (turn + 1) * TABLE_LANES]
@@ -138,8 +138,8 @@ class DaDesign:
                 tables.append(Table(lanes, first, engine, turn))
                 first += len(lanes)
                 addresses.append(tuple(word * self.phases + positions.index(p) for word, p in part))
-            found.append(Engine(tuple(positions), tuple(addresses)))
-        self.tables, self.engines = tuple(tables), tuple(found)
+            fill_engines.append(Engine(tuple(positions), tuple(addresses)))
+        self.tables, self.engines = tuple(tables), tuple(fill_engines)
         self.order = tuple(lane for table in tables for lane in table.lanes)
 
     @property

@@ -185,19 +185,19 @@ class FillEngine(wiring.Component):
         addends = [plane & keep ^ minus for plane in magnitude]
         beyond = minus if self.design.sign_magnitude else addends[-1]
         addends += [beyond] * (self.design.entry_bits - len(addends))
-        held = Signal(ROW_GROUP * self.design.entry_bits, name="entry_held", reset_less=True)
-        now = [held[ROW_GROUP * k :][:ROW_GROUP] for k in range(self.design.entry_bits)]
-        m.d.sync += held.eq(Cat(*add_planes(m, "adder", now, addends, minus))[: len(held)])
+        entry = Signal(ROW_GROUP * self.design.entry_bits, name="entry_held", reset_less=True)
+        now = [entry[ROW_GROUP * k :][:ROW_GROUP] for k in range(self.design.entry_bits)]
+        m.d.sync += entry.eq(Cat(*add_planes(m, "adder", now, addends, minus))[: len(entry)])
         with m.If(restart):
-            m.d.sync += held.eq(0)
-        m.d.comb += self.entry.eq(held)
+            m.d.sync += entry.eq(0)
+        m.d.comb += self.entry.eq(entry)
         return m
 
     def _codes(self, m: Module) -> list[Value]:
         """Planes of the codes of the lane that a step needs, two cycles after `lane`."""
         bits = self.design.plain.bits
         size = 1 << (bits - 1).bit_length()
-        taken = Signal(ROW_GROUP * bits, reset_less=True)
+        element = Signal(ROW_GROUP * bits, reset_less=True)
         with m.Switch(self.phase):
             for phase, position in enumerate(self.engine.positions):
                 rows = (
@@ -206,8 +206,8 @@ class FillEngine(wiring.Component):
                 # The last one also for phases that nobody looks at.
                 last = phase == len(self.engine.positions) - 1
                 with m.Default() if last else m.Case(phase):
-                    m.d.sync += taken.eq(Cat(*rows))
-        m.submodules.store = store = LutStore(len(taken), len(self.place))
+                    m.d.sync += element.eq(Cat(*rows))
+        m.submodules.store = store = LutStore(len(element), len(self.place))
         stored = Signal()
         m.d.sync += stored.eq(self.storing)
         with m.If(self.storing):
@@ -217,16 +217,16 @@ class FillEngine(wiring.Component):
                 for lane, address in enumerate(lanes):
                     with m.Case(lane | turn << len(self.lane)):
                         m.d.sync += store.address.eq(address)
-        m.d.comb += [store.write.eq(stored), store.data.eq(taken)]
-        held = Signal(ROW_GROUP * size, reset_less=True)
+        m.d.comb += [store.write.eq(stored), store.data.eq(element)]
+        codes = Signal(ROW_GROUP * size, reset_less=True)
         padded: Value = Cat(
             *(Cat(store.words[row * bits :][:bits], Const(0, size - bits))
               for row in range(ROW_GROUP))
         )  # fmt: skip
         if size == bits:
             padded = store.words
-        m.d.sync += held.eq(transpose(m, padded, size, "codes"))
-        return [held[ROW_GROUP * k : ROW_GROUP * (k + 1)] for k in range(bits)]
+        m.d.sync += codes.eq(transpose(m, padded, size, "codes"))
+        return [codes[ROW_GROUP * k : ROW_GROUP * (k + 1)] for k in range(bits)]
 
     def _decode(
         self, m: Module, code: list[Value], add: Value, first: Value

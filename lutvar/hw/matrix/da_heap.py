@@ -57,14 +57,14 @@ def _chain(
     a: list[Value] = []
     b: list[Value] = []
     majority: Value | None = None
-    for place, taken in enumerate(chain.taken):
-        bits = [supplies[chain.start + place].take(count) for _ in range(taken)]
-        bits += [zero] * (4 - taken)
+    for place, height in enumerate(chain.counts):
+        bits = [supplies[chain.start + place].take(count) for _ in range(height)]
+        bits += [zero] * (4 - height)
         if majority is not None:
             a.append(bits[0])
             b.append(majority)
             majority = None
-        elif taken > 2:
+        elif height > 2:
             parity, majority = full_add(*bits[:3])
             a.append(bits[3])
             b.append(parity)
@@ -103,9 +103,9 @@ def add_columns(m: Module, columns: Sequence[Column], name: str) -> list[Value]:
     for number, level in enumerate(plan.levels):
         for weight, column in enumerate(_one_level(m, f"{name}{number}", columns, level)):
             word = Cat(*column)
-            held = Signal(len(word), name=f"{name}{number}_{weight}", reset_less=True)
-            m.d.sync += held.eq(word)
-            columns[weight] = [held] if column else []
+            stage = Signal(len(word), name=f"{name}{number}_{weight}", reset_less=True)
+            m.d.sync += stage.eq(word)
+            columns[weight] = [stage] if column else []
     supplies = [_Supply(column) for column in columns]
     return _chain(m, f"{name}_last", supplies, plan.last, 1)[: len(columns)]
 

@@ -29,14 +29,14 @@ class Chain:
 
     Attributes:
         start: its lowest column.
-        taken: bits that it takes of each column from there on. With three or four the column is
+        counts: bits that it takes of each column from there on. With three or four the column is
             the lower one of a pair, and the next entry belongs to the upper one; others stand
             alone.
         carry: it takes one more bit of the lowest column.
     """
 
     start: int
-    taken: tuple[int, ...]
+    counts: tuple[int, ...]
     carry: bool
 
 
@@ -52,7 +52,7 @@ class Level:
     @property
     def sites(self) -> int:
         """LUT sites."""
-        return sum(len(chain.taken) * n for chain, n in self.chains) + sum(self.threes)
+        return sum(len(chain.counts) * n for chain, n in self.chains) + sum(self.threes)
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,22 @@ class Plan:
     @property
     def sites(self) -> int:
         """LUT sites for each number."""
-        return sum(level.sites for level in self.levels) + len(self.last.taken)
+        return sum(level.sites for level in self.levels) + len(self.last.counts)
 
 
 def make_plan(heights: Sequence[int]) -> Plan:
     """A cheap plan for columns of these heights. Bits beyond the last column are dropped."""
-    found = _plan(tuple(heights), _MOST_LEVELS)
-    if found is None:
+    plan = _plan(tuple(heights), _MOST_LEVELS)
+    if plan is None:
         raise ValueError(f"columns of {max(heights)} bits need more than {_MOST_LEVELS} levels")
-    return found[1]
+    return plan[1]
 
 
 @cache
 def _plan(heights: tuple[int, ...], most: int) -> tuple[int, Plan] | None:
     last = _last(heights)
     if last is not None:
-        return len(last.taken), Plan((), last)
+        return len(last.counts), Plan((), last)
     best: tuple[int, Plan] | None = None
     for threes in (False, True) if max(heights) <= _SMALL else (False,):
         level = _level(heights, threes)
@@ -98,16 +98,16 @@ def _plan(heights: tuple[int, ...], most: int) -> tuple[int, Plan] | None:
 def _last(heights: tuple[int, ...]) -> Chain | None:
     """One chain for all bits, if that is possible."""
     carry = heights[0] == 3
-    own = [heights[0] - carry, *heights[1:]]
+    column_bits = [heights[0] - carry, *heights[1:]]
     column = 0
-    while column < len(own):
-        if own[column] <= 2:
+    while column < len(column_bits):
+        if column_bits[column] <= 2:
             column += 1
-        elif own[column] <= 4 and max(own[column + 1 : column + 2], default=0) <= 1:
+        elif column_bits[column] <= 4 and max(column_bits[column + 1 : column + 2], default=0) <= 1:
             column += 2
         else:
             return None
-    return Chain(0, tuple(own), carry)
+    return Chain(0, tuple(column_bits), carry)
 
 
 def _level(heights: tuple[int, ...], threes: bool) -> Level:
@@ -117,19 +117,19 @@ def _level(heights: tuple[int, ...], threes: bool) -> Level:
     chains: Counter[Chain] = Counter()
     for start in range(width):
         while left[start] >= 4:
-            taken: list[int] = []
-            while start + len(taken) < width and left[start + len(taken)] >= 4:
-                column = start + len(taken)
+            counts: list[int] = []
+            while start + len(counts) < width and left[start + len(counts)] >= 4:
+                column = start + len(counts)
                 left[column] -= 4
-                taken.append(4)
+                counts.append(4)
                 if column + 1 < width:
                     upper = min(left[column + 1], 1)
                     left[column + 1] -= upper
-                    taken.append(upper)
+                    counts.append(upper)
             carry = left[start] > 0
             left[start] -= carry
-            chains[Chain(start, tuple(taken), carry)] += 1
-            for column in range(start, start + len(taken) + 1):
+            chains[Chain(start, tuple(counts), carry)] += 1
+            for column in range(start, start + len(counts) + 1):
                 following[column] += 1
     counters = [n // 3 if threes else 0 for n in left]
     for column, n in enumerate(counters):

@@ -79,14 +79,14 @@ class RowGroup(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        held: dict[str, Any] = {}
+        here: dict[str, Any] = {}
         for name in (*CHAIN, "drain"):
             port = getattr(self, name)
             register = Signal(port.shape(), name=f"{name}_here", reset_less=name != "marks")
             m.d.sync += register.eq(port)
             m.d.comb += getattr(self, f"{name}_out").eq(register)
-            held[name] = register
-        marks, vector, write, drain = (held[n] for n in ("marks", "vector", "write", "drain"))
+            here[name] = register
+        marks, vector, write, drain = (here[n] for n in ("marks", "vector", "write", "drain"))
 
         m.submodules.operands = operands = GroupOperands(self.config)
         m.submodules.dot = dot = make_group_dot(self.config)
@@ -98,14 +98,14 @@ class RowGroup(wiring.Component):
             operands.write_address.eq(write.address),
             operands.write_data.eq(write.data),
             operands.load_valid.eq(marks.load),
-            operands.load.eq(held["load"]),
+            operands.load.eq(here["load"]),
             dot.load_valid.eq(operands.word_valid),
             dot.load_word.eq(operands.word.word),
             dot.load_codes.eq(operands.codes),
             dot.load_dual.eq(operands.word.dual),
             dot.load_negative.eq(operands.word.negative),
             dot.start.eq(marks.start),
-            dot.weights.eq(held["operand"]),
+            dot.weights.eq(here["operand"]),
         ]
 
         # Everything else of a vector waits for its sums.

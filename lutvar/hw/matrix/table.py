@@ -89,14 +89,14 @@ class RowOperand(wiring.Component):
         parts: list[Value] = []
         above: list[Value] = planes
         for chunk in reversed(range(GROUP // CHUNK)):
-            held = []
+            chunk_planes = []
             for k, entering in enumerate(above):
                 plane = Signal(CHUNK, name=f"next{chunk}_{k}", reset_less=True)
                 with m.If(self.load_valid):
                     m.d.sync += plane.eq(Cat(plane[LANES:], entering))
-                held.append(plane)
-            above = [plane[:LANES] for plane in held]
-            parts = [*held, *parts]
+                chunk_planes.append(plane)
+            above = [plane[:LANES] for plane in chunk_planes]
+            parts = [*chunk_planes, *parts]
         current = Signal.like(self.operand, reset_less=True)
         m.d.comb += self.operand.eq(current)
         with m.If(self.start):

@@ -53,14 +53,14 @@ def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 @dataclass(frozen=True)
 class GearStep:
-    """What a port does in a step: `held` bits are left of its last beat.
+    """What a port does in a step, with `left` bits left of its last beat.
 
     Attributes:
         take: the next beat is taken.
         give: the bits make a part of a vector.
     """
 
-    held: int
+    left: int
     take: bool
     give: bool
 
@@ -71,12 +71,12 @@ def gear_steps(width: int) -> list[GearStep]:
     Wider parts than a beat take two steps now and then.
     """
     steps: list[GearStep] = []
-    held = 0
-    while not steps or held:
-        take = held < width
-        bits = held + (BEAT if take else 0)
-        steps.append(GearStep(held, take, bits >= width))
-        held = bits - width if bits >= width else bits
+    left = 0
+    while not steps or left:
+        take = left < width
+        bits = left + (BEAT if take else 0)
+        steps.append(GearStep(left, take, bits >= width))
+        left = bits - width if bits >= width else bits
     return steps
 
 
@@ -235,9 +235,9 @@ class WeightUnpack(wiring.Component):
             m.d.comb += is_open.eq(Cat(now.values()).any())
             others: Value = Const(0)  # due before this kind
             for what, register in registers.items():
-                taken = Signal(name=f"{what}_taken_{port}")
-                m.d.comb += taken.eq(beats.valid & now[what] & ~others)
-                with m.If(taken):
+                accept = Signal(name=f"{what}_taken_{port}")
+                m.d.comb += accept.eq(beats.valid & now[what] & ~others)
+                with m.If(accept):
                     m.d.sync += [register.eq(beats.payload), due[what].eq(0)]
                 with m.Elif(boundary):
                     m.d.sync += due[what].eq(coming[what])
@@ -250,7 +250,7 @@ class WeightUnpack(wiring.Component):
         following_biased: Value,
     ) -> Value:  # fmt: skip
         """Whether a port has such a beat before the next half of a block."""
-        found: list[Value] = []
+        conditions: list[Value] = []
         for before, sides in enumerate(SIDE_BEATS):
             last = before == 0  # the half before is the last one of its block
             is_next = half == (before - 1) % HALVES
@@ -263,8 +263,8 @@ class WeightUnpack(wiring.Component):
                     here = (block ^ (offset & 1)) == port
                 if what == "bias":
                     here = here & (following_biased if last else biased)
-                found.append(is_next & here)
-        return Cat(found).any()
+                conditions.append(is_next & here)
+        return Cat(conditions).any()
 
     def _gear(self, m: Module, step: Value) -> tuple[Value, Value, Value]:
         """(this step takes a beat from each port, gives a vector, its codes)."""
@@ -272,19 +272,21 @@ class WeightUnpack(wiring.Component):
         phase = Signal(range(max(2, len(steps))))
         with m.If(step):
             m.d.sync += phase.eq(Mux(phase == len(steps) - 1, 0, phase + 1))
-        width, most = GROUP // self.ports * self.bits, max(s.held for s in steps)
+        width, most = GROUP // self.ports * self.bits, max(s.left for s in steps)
         parts = []
         for port, beats in enumerate(self.beats):
-            held = Signal(most, name=f"held_{port}", reset_less=True)
+            leftover = Signal(most, name=f"held_{port}", reset_less=True)
             part = Signal(width, name=f"part_{port}")
             with m.Switch(phase):
                 for number, s in enumerate(steps):
                     with m.Case(number):
-                        bits = Cat(held[most - s.held :], beats.payload if s.take else Const(0, 0))
+                        bits = Cat(
+                            leftover[most - s.left :], beats.payload if s.take else Const(0, 0)
+                        )
                         m.d.comb += part.eq(bits[:width])
                         if s.take and most:
                             with m.If(step):
-                                m.d.sync += held.eq(beats.payload[BEAT - most :])
+                                m.d.sync += leftover.eq(beats.payload[BEAT - most :])
             parts.append(part)
 
         def known(name: str) -> Value:

@@ -78,13 +78,13 @@ class HalfLane(wiring.Component):
         m.submodules.gate = gate = GeluGate()
         m.submodules.product = product = Fp32Multiply(GATE_BITS, odd=True)
         m.submodules.convert = convert = Fp32ToFp16()
-        chosen = Signal(32, reset_less=True)
+        operand = Signal(32, reset_less=True)
         m.d.comb += [
             gate.x.eq(self.y),
             product.x.eq(delay(m, self.y, GeluGate.LATENCY, "y_line")),
             product.y.eq(gate.y),
-            convert.x.eq(chosen),
+            convert.x.eq(operand),
             self.half.eq(convert.y),
         ]
-        m.d.sync += chosen.eq(positive_zero(Mux(self.direct, self.y, product.s)))
+        m.d.sync += operand.eq(positive_zero(Mux(self.direct, self.y, product.s)))
         return m

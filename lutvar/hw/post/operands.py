@@ -46,13 +46,13 @@ class OperandReader(wiring.Component):
         vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
         row = Signal(BEAT_ADDRESS, reset_less=True)
         more = Signal(reset_less=True)  # factors are left
-        is_row, offer, taken = Signal(), Signal(), Signal()
+        is_row, offer, accept = Signal(), Signal(), Signal()
         m.d.comb += [
             self.request.valid.eq(offer & tags.i.ready),
             self.request.payload.address.eq(Cat(Const(0, 6), Mux(is_row, row, vector))),
             self.request.payload.beats.eq(Mux(is_row, ROW_BEATS, VECTOR_BEATS)),
-            taken.eq(self.request.valid & self.request.ready),
-            tags.i.valid.eq(taken),
+            accept.eq(self.request.valid & self.request.ready),
+            tags.i.valid.eq(accept),
             tags.i.payload.eq(is_row),
         ]
         with m.FSM():
@@ -72,20 +72,20 @@ class OperandReader(wiring.Component):
             with m.State("factors"):
                 m.d.comb += offer.eq(more)
                 m.d.sync += [row.eq(block), rows.eq(order["rows"])]
-                with m.If(taken):
+                with m.If(accept):
                     m.d.sync += [
                         factors.eq(factors - 1),
                         more.eq(factors != 1),
                         vector.eq(vector + VECTOR_BEATS),
                     ]
-                with m.If(taken | ~more):
+                with m.If(accept | ~more):
                     with m.If(order.add):
                         m.next = "rows"
                     with m.Elif(~more | (factors == 1)):
                         m.next = "idle"
             with m.State("rows"):
                 m.d.comb += [is_row.eq(1), offer.eq(1)]
-                with m.If(taken):
+                with m.If(accept):
                     m.d.sync += [row.eq(row + order.input_stride), rows.eq(rows - 1)]
                     with m.If(rows == 1):
                         m.d.sync += [block.eq(block + ROW_BEATS), blocks.eq(blocks - 1)]

@@ -51,11 +51,11 @@ class Prepare(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         p = view_signal(payload_layout(Opcode.POST), reset_less=True)
-        taken = Signal()
-        level = Level(m, "started", MAX_STARTED, taken, self.done)
+        accept = Signal()
+        level = Level(m, "started", MAX_STARTED, accept, self.done)
         started = level.value
-        m.d.comb += taken.eq(self.command.valid & self.command.ready)
-        m.d.sync += self.busy.eq(level.some | taken)
+        m.d.comb += accept.eq(self.command.valid & self.command.ready)
+        m.d.sync += self.busy.eq(level.some | accept)
 
         def held(width: Any, name: str) -> Signal:
             return Signal(width, name=name, reset_less=True)
@@ -80,7 +80,7 @@ class Prepare(wiring.Component):
         with m.FSM() as fsm:
             with m.State("idle"):
                 m.d.comb += self.command.ready.eq(level.room)
-                with m.If(taken):
+                with m.If(accept):
                     m.d.sync += p.eq(self.command.payload)
                     m.next = "difference"
             with m.State("difference"):

@@ -66,9 +66,11 @@ class SquareSum(wiring.Component):
         ]
         level = 0
         while True:
-            held = Signal(len(values) * len(values[0]), name=f"level_{level}", reset_less=True)
-            m.d.sync += held.eq(Cat(*values))
-            words = [held.word_select(k, len(values[0])) for k in range(len(values))]
+            level_sums = Signal(
+                len(values) * len(values[0]), name=f"level_{level}", reset_less=True
+            )
+            m.d.sync += level_sums.eq(Cat(*values))
+            words = [level_sums.word_select(k, len(values[0])) for k in range(len(values))]
             if len(words) == 1:
                 break
             values = [(a + b) for a, b in zip(words[::2], words[1::2], strict=True)]

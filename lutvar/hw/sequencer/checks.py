@@ -62,14 +62,14 @@ class InstructionCheck(wiring.Component):
             m.d.sync += bit.eq(condition)
             broken[rule].append(bit)
         for op in Opcode:
-            chosen = Signal(name=f"is_{op.name.lower()}")
-            m.d.sync += chosen.eq(header["opcode"] == int(op))
+            is_opcode = Signal(name=f"is_{op.name.lower()}")
+            m.d.sync += is_opcode.eq(header["opcode"] == int(op))
             fields = {item.name: operand(self.word, item) for item in PAYLOAD_FIELDS[op]}
             conditions = {Rule.UNUSED: self._unused(m, op), **self._rules(m, op, fields)}
             for rule, condition in conditions.items():
                 bit = Signal(name=f"{op.name.lower()}_{rule.name.lower()}")
                 m.d.sync += bit.eq(condition)
-                broken[rule].append(bit & chosen)
+                broken[rule].append(bit & is_opcode)
         for rule, bits in broken.items():
             m.d.sync += self.broken[int(rule) - 1].eq(Cat(bits).any())
         return m
@@ -80,9 +80,9 @@ class InstructionCheck(wiring.Component):
         gaps = zip([0, *(end for _, end in used)], [*(low for low, _ in used), WORD], strict=True)
         bits = Cat(self.word[low:high] for low, high in gaps if low < high)
         pieces = range(0, len(bits), UNUSED_PIECE)
-        found = Signal(len(pieces), name=f"{op.name.lower()}_unused_pieces")
-        m.d.sync += found.eq(Cat(bits[low : low + UNUSED_PIECE].any() for low in pieces))
-        return found.any()
+        unused = Signal(len(pieces), name=f"{op.name.lower()}_unused_pieces")
+        m.d.sync += unused.eq(Cat(bits[low : low + UNUSED_PIECE].any() for low in pieces))
+        return unused.any()
 
     def _rules(self, m: Module, op: Opcode, f: dict[str, Value]) -> dict[Rule, Value]:
         config = self._config

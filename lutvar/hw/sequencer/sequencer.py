@@ -120,9 +120,9 @@ class Sequencer(wiring.Component):
         self, m: Module, reader: BurstReader, broken: Signal, header: Signal, s: dict[str, Any]
     ) -> None:
         settle = Signal(range(CHECK_LATENCY + 3))
-        refused, is_end = Signal(), Signal()
+        has_broken, is_end = Signal(), Signal()
         m.d.sync += [
-            refused.eq(broken.any()),
+            has_broken.eq(broken.any()),
             is_end.eq(s["opcode"] == int(Opcode.END)),
         ]
         free = Signal()  # the serial mode lets the next instruction go
@@ -165,7 +165,7 @@ class Sequencer(wiring.Component):
                 m.d.sync += [settle.eq(0), bad.eq(Cat(s["index"], first_rule(broken)))]
                 with m.If(self.halt):
                     pass
-                with m.Elif(refused):
+                with m.Elif(has_broken):
                     m.next = "REFUSE"
                 with m.Elif(is_end):
                     m.next = "LAST"
@@ -266,9 +266,12 @@ class Sequencer(wiring.Component):
                 self.empty[int(unit)].eq(queue.empty),
                 self.waiting[int(unit)].eq(queue.waiting),
             ]
-            chosen = Signal(name=f"for_{name}")
-            m.d.sync += chosen.eq(opcode == int(op))
-            m.d.comb += [queue.push.eq(push & chosen), rooms[int(unit)].eq(queue.room & chosen)]
+            is_target = Signal(name=f"for_{name}")
+            m.d.sync += is_target.eq(opcode == int(op))
+            m.d.comb += [
+                queue.push.eq(push & is_target),
+                rooms[int(unit)].eq(queue.room & is_target),
+            ]
         return room
 
     def _count(self, m: Module, opcode: Signal, push: Signal, clear: Signal) -> None:

@@ -119,9 +119,9 @@ class TableDot(wiring.Component):
             sums: list[Value] = []
             for i in range(0, len(terms) - 1, 2):
                 total = terms[i] + terms[i + 1]
-                held = Signal(total.shape(), name=f"sum{level}_{i // 2}", reset_less=True)
-                m.d.sync += held.eq(total)
-                sums.append(held)
+                stage = Signal(total.shape(), name=f"sum{level}_{i // 2}", reset_less=True)
+                m.d.sync += stage.eq(total)
+                sums.append(stage)
             if len(terms) % 2:
                 odd = Signal(terms[-1].shape(), name=f"sum{level}_odd", reset_less=True)
                 m.d.sync += odd.eq(terms[-1])
@@ -140,9 +140,9 @@ class TableDot(wiring.Component):
         """One register stage of the counter of negative lanes."""
         if level == self.levels - 1:
             total = self._finish(counters)
-            held = Signal(range(self.lanes + 1), name="negative_lanes", reset_less=True)
-            m.d.sync += held.eq(total)
-            return [[held[i]] for i in range(len(held))]
+            stage = Signal(range(self.lanes + 1), name="negative_lanes", reset_less=True)
+            m.d.sync += stage.eq(total)
+            return [[stage[i]] for i in range(len(stage))]
         if max(map(_height, counters)) > 2:
             counters = _compress(counters)
         staged: list[list[Value]] = []
@@ -150,9 +150,9 @@ class TableDot(wiring.Component):
             if not vectors:
                 staged.append([])
                 continue
-            held = Signal(_height(vectors), name=f"count{level}_{weight}", reset_less=True)
-            m.d.sync += held.eq(Cat(*vectors))
-            staged.append([held])
+            stage = Signal(_height(vectors), name=f"count{level}_{weight}", reset_less=True)
+            m.d.sync += stage.eq(Cat(*vectors))
+            staged.append([stage])
         return staged
 
     def _finish(self, counters: list[list[Value]]) -> Value:

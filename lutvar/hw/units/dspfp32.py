@@ -78,9 +78,9 @@ module lutvar_dspfp32 #(parameter FROM_D = 0, parameter C_REGS = 1) (
   reg [32*C_REGS-1:0] c_line = 0;
   wire [31:0] product, sum;
   wire [31:0] other = FROM_D ? d_1 : product_3;
-  wire [31:0] held = c_line[32*C_REGS-1 -: 32];
+  wire [31:0] addend = c_line[32*C_REGS-1 -: 32];
   lutvar_fp32_product multiplier (.clk(clk), .rst(1'b0), .x(a_1), .y(b_1), .z(product));
-  lutvar_fp32_sum adder (.clk(clk), .rst(1'b0), .x(held), .y(other), .z(sum));
+  lutvar_fp32_sum adder (.clk(clk), .rst(1'b0), .x(addend), .y(other), .z(sum));
   always @(posedge clk) begin
     a_1 <= a;
     b_1 <= b;
@@ -143,13 +143,13 @@ class DspFp32(wiring.Component):
             )  # fmt: skip
             return m
         m.submodules.product, m.submodules.adder = product, adder
-        added, held = delay(m, self.d, 1, "d_1"), Signal(32)
+        added, addend = delay(m, self.d, 1, "d_1"), Signal(32)
         m.d.comb += [
             product.x.eq(delay(m, self.a, 1, "a_1")),
             product.y.eq(delay(m, self.b, 1, "b_1")),
             self.m.eq(delay(m, product.z, 2, "product_line")),
-            held.eq(delay(m, self.c, self.c_regs, "c_line")),
-            adder.x.eq(held),
+            addend.eq(delay(m, self.c, self.c_regs, "c_line")),
+            adder.x.eq(addend),
             adder.y.eq(added if self.from_d else self.m),
             self.s.eq(delay(m, adder.z, 1, "sum_1")),
         ]

@@ -35,13 +35,13 @@ class Fp32Product(wiring.Component):
             high.eq(product[-1]),
             exponent.eq(x[23:31] + y[23:31] - BIAS + high),
         ]
-        kept = Mux(high, product[FRACTION + 1 : -1], product[FRACTION:-2])
+        mantissa = Mux(high, product[FRACTION + 1 : -1], product[FRACTION:-2])
         guard = Mux(high, product[FRACTION], product[FRACTION - 1])
         below = product[: FRACTION - 1].any() | (high & product[FRACTION - 1])
         m.d.comb += [
-            up.eq(guard & (below | kept[0])),
+            up.eq(guard & (below | mantissa[0])),
             # A carry out of the fraction increments the exponent.
-            packed.eq(Cat(kept, exponent).as_signed() + up),
+            packed.eq(Cat(mantissa, exponent).as_signed() + up),
             present.eq(x[23:31].any() & y[23:31].any() & (packed[FRACTION:].as_signed() > 0)),
             self.z.eq(Cat(Mux(present, packed[:31], 0), x[31] ^ y[31])),
         ]
@@ -93,12 +93,14 @@ class Fp32Sum(wiring.Component):
             with m.If(total[place]):
                 m.d.comb += left.eq(_SUM - 1 - place)
         m.d.comb += shifted.eq(total << left)
-        kept, rest = shifted[_EXTRA + 1 : -1], shifted[: _EXTRA + 1]
+        mantissa, rest = shifted[_EXTRA + 1 : -1], shifted[: _EXTRA + 1]
         exponent, packed = Signal(signed(10)), Signal(signed(FRACTION + 11))
         present = Signal()
         m.d.comb += [
             exponent.eq(big[23:31] + 1 - left),
-            packed.eq(Cat(kept, exponent).as_signed() + (rest[-1] & (rest[:-1].any() | kept[0]))),
+            packed.eq(
+                Cat(mantissa, exponent).as_signed() + (rest[-1] & (rest[:-1].any() | mantissa[0]))
+            ),
             present.eq(packed[FRACTION:].as_signed() > 0),
             self.z.eq(
                 Mux(

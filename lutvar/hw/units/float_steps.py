@@ -20,12 +20,12 @@ def normalise_step(m: Module, value: Value, unit: int, ways: int, name: str) -> 
     for i in reversed(range(ways - 1)):
         block = value[max(0, width - unit * (i + 1)) : max(0, width - unit * i)]
         count = Mux(block.any(), i, count)
-    chosen = Signal(range(ways), name=f"{name}_count")
-    m.d.comb += chosen.eq(count)
+    shift = Signal(range(ways), name=f"{name}_count")
+    m.d.comb += shift.eq(count)
     shifted = value
-    for bit in range(len(chosen)):
+    for bit in range(len(shift)):
         moved = Cat(Const(0, unit << bit), shifted)[:width]
-        shifted = Mux(chosen[bit], moved, shifted)
+        shifted = Mux(shift[bit], moved, shifted)
     result = Signal(width, name=f"{name}_shifted")
     m.d.comb += result.eq(shifted)
-    return result, chosen
+    return result, shift

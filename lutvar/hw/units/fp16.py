@@ -121,7 +121,7 @@ class FromSum(wiring.Component):
         # coarse shift: 24 + 6 = 30.
         negative_3, sticky_3 = Signal(reset_less=True), Signal(reset_less=True)
         fine = Signal(3)
-        kept = Signal(len(window), reset_less=True)
+        aligned = Signal(len(window), reset_less=True)
         shift_3 = Signal(5, reset_less=True)
         top = Cat(*reversed(window[11:]))  # bit 0 is the most significant
         with m.Switch(top):
@@ -133,15 +133,17 @@ class FromSum(wiring.Component):
         m.d.sync += [
             negative_3.eq(negative_2),
             sticky_3.eq(sticky_2),
-            kept.eq(window << fine),
+            aligned.eq(window << fine),
             shift_3.eq(Cat(fine, coarse_2)),
         ]
 
         # 4: round. A significand with its hidden bit has exponent field 31 - shift; without one it
         # is subnormal, field 0. A carry out of the fraction increments the exponent, as it should.
         y_4 = Signal(16, reset_less=True)
-        hidden, guard, rest = kept[18], kept[7], kept[:7].any() | sticky_3
-        up = guard & (rest | kept[8])
-        m.d.sync += y_4.eq(Cat((Cat(kept[8:18], Mux(hidden, ~shift_3, 0)) + up)[:15], negative_3))
+        hidden, guard, rest = aligned[18], aligned[7], aligned[:7].any() | sticky_3
+        up = guard & (rest | aligned[8])
+        m.d.sync += y_4.eq(
+            Cat((Cat(aligned[8:18], Mux(hidden, ~shift_3, 0)) + up)[:15], negative_3)
+        )
         m.d.comb += self.y.eq(y_4)
         return m

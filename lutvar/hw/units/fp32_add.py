@@ -81,16 +81,16 @@ class Fp32Add(wiring.Component):
         exponent = delay(m, exponent, 6, "exponent_line")
 
         # 9: round and pack. A carry out of the fraction increments the exponent.
-        guard, rest, kept = value[_EXTRA], value[:_EXTRA], value[_EXTRA + 1 :]
-        up = guard & (rest.any() | kept[0])
+        guard, rest, mantissa = value[_EXTRA], value[:_EXTRA], value[_EXTRA + 1 :]
+        up = guard & (rest.any() | mantissa[0])
         biased = exponent + 1 - left
-        packed = Cat(kept[:FRACTION], biased[:8]) + up
+        packed = Cat(mantissa[:FRACTION], biased[:8]) + up
         sign = delay(m, sign, 6, "sign_line")
         both = delay(m, both, 6, "both_line")
-        zero = Cat(Const(0, 31), both & ~kept[-1])
+        zero = Cat(Const(0, 31), both & ~mantissa[-1])
         # Without reset, which would come as one more level into the condition for zero.
         total = Signal(32, reset_less=True)
-        m.d.sync += total.eq(Mux(kept[-1] & (biased > 0), Cat(packed[:31], sign), zero))
+        m.d.sync += total.eq(Mux(mantissa[-1] & (biased > 0), Cat(packed[:31], sign), zero))
         m.d.comb += self.s.eq(total)
         return m
 

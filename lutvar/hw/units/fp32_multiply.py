@@ -63,7 +63,7 @@ class Fp32Multiply(wiring.Component):
 
         # 4: normalise by at most one place, decide the rounding.
         high = product[-1]
-        kept = Mux(high, product[width - FRACTION - 1 : -1], product[width - FRACTION - 2 : -2])
+        mantissa = Mux(high, product[width - FRACTION - 1 : -1], product[width - FRACTION - 2 : -2])
         low = product[: width - FRACTION - 2]  # below the guard bit in both cases
         last, guard = product[width - FRACTION - 1], product[width - FRACTION - 2]
         after = product[width - FRACTION - 3] if width > FRACTION + 2 else Const(0, 1)
@@ -71,15 +71,15 @@ class Fp32Multiply(wiring.Component):
         scaled = register(m, (exponent - ~high)[:8], "scaled")
         if self.odd:
             lost = Mux(high, guard | low.any(), low.any())
-            kept = register(m, Cat(kept[0] | lost, kept[1:]), "kept")
+            mantissa = register(m, Cat(mantissa[0] | lost, mantissa[1:]), "kept")
             up: Value = Const(0, 1)
         else:
-            kept = register(m, kept, "kept")
+            mantissa = register(m, mantissa, "kept")
             up = register(
                 m, Mux(high, guard & (low.any() | last), after & (below.any() | guard)), "up"
             )
 
         # 5: round. A carry out of the fraction increments the exponent.
-        rounded = (Cat(kept, scaled) + up)[:31]
+        rounded = (Cat(mantissa, scaled) + up)[:31]
         m.d.sync += self.s.eq(Cat(Mux(present, rounded, 0), negative))
         return m

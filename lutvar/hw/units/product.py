@@ -25,18 +25,14 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.formats import NumberFormat
 
 from .lane_tables import TableSet
+from .pipeline import register
 from .planes import PlaneLogic, chunks, from_planes, to_planes
 from .product_design import ProductDesign
 from .recode import OperandCode, bits_for
 
 
 def _register_planes(m: Module, planes: Sequence[Value], name: str) -> list[Value]:
-    held: list[Value] = []
-    for k, plane in enumerate(planes):
-        register = Signal(len(plane), name=f"{name}{k}", reset_less=True)
-        m.d.sync += register.eq(plane)
-        held.append(register)
-    return held
+    return [register(m, plane, f"{name}{k}") for k, plane in enumerate(planes)]
 
 
 class TableProduct(ProductDesign):
@@ -183,9 +179,9 @@ class SignificandProduct(ProductDesign):
                 total = Cat(total[:low], total[low:] + partials[digit][j])
             if shifts:
                 total = total << shifts[j]
-            held = Signal(self.magnitude_bits, name=f"{name}_product{j}", reset_less=True)
-            m.d.sync += held.eq(total)
-            terms.append(held ^ late_signs[j].replicate(self.magnitude_bits))
+            term = Signal(self.magnitude_bits, name=f"{name}_product{j}", reset_less=True)
+            m.d.sync += term.eq(total)
+            terms.append(term ^ late_signs[j].replicate(self.magnitude_bits))
         return terms, late_signs
 
 

@@ -134,12 +134,12 @@ class ProductDesign(ABC):
             values = self._grids[min(number, len(self._grids) - 1)].magnitudes
             values = (*values, *[0] * ((1 << half) - len(values)))  # reserved codes: zero
             words += [self.encode_activation(value) for value in values]
-        kept = []
+        live_index = []
         for bit, plane in enumerate(index):
             masked = Signal(lanes, name=f"{name}_index{bit}")
             m.d.comb += masked.eq(plane & keep)
-            kept.append(masked)
-        return logic.functions(words, self.activation_width, [*kept, *grid]), sign & keep
+            live_index.append(masked)
+        return logic.functions(words, self.activation_width, [*live_index, *grid]), sign & keep
 
     def recode_weight(
         self, m: Module, code: Sequence[Value], name: str

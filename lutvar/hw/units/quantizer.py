@@ -94,10 +94,10 @@ class Quantizer(wiring.Component):
         )
         wiring.connect(m, wiring.flipped(self.i), store.i)
         wiring.connect(m, wiring.flipped(self.o), queue.o)
-        taken = self.i.valid & self.i.ready
+        accept = self.i.valid & self.i.ready
         m.d.comb += [
             maxima.beat.eq(self.i.payload),
-            maxima.valid.eq(taken),
+            maxima.valid.eq(accept),
             scales.negative.eq(maxima.negative),
             scales.positive.eq(maxima.positive),
             scales.dual.eq(maxima.dual),
@@ -111,7 +111,7 @@ class Quantizer(wiring.Component):
         infinite_valid = Signal()
         m.d.sync += [
             infinite.eq(Cat(exponent(self.i.payload.data[k]).all() for k in range(lanes))),
-            infinite_valid.eq(taken),
+            infinite_valid.eq(accept),
             self.nonfinite.eq(infinite.any() & infinite_valid),
         ]
 

@@ -86,15 +86,15 @@ def _extend(pool: list[_Signal], demand: Demand, rng: random.Random | None) -> t
     """Serve a demand from the pool with few new signals; returns the picked positions."""
     best: tuple[int, int, tuple[int, ...]] | None = None
     for size in range(min(demand.width, len(pool)) + 1):
-        for chosen in combinations(range(len(pool)), size):
-            _, missing = _cells(demand.partition, [pool[i] for i in chosen])
+        for subset in combinations(range(len(pool)), size):
+            _, missing = _cells(demand.partition, [pool[i] for i in subset])
             if size + missing <= demand.width and (best is None or (missing, size) < best[:2]):
-                best = (missing, size, chosen)
+                best = (missing, size, subset)
         if best and best[0] == 0:
             break
     assert best is not None  # size 0 always satisfies Demand's own rule
-    missing, _, chosen = best
-    cells, _ = _cells(demand.partition, [pool[i] for i in chosen])
+    missing, _, subset = best
+    cells, _ = _cells(demand.partition, [pool[i] for i in subset])
     numbers: dict[tuple[int, ...], dict[int, int]] = {}
     for cell, members in cells.items():
         # Low numbers first: the top bit then singles out few classes, and a table that is too large
@@ -106,11 +106,11 @@ def _extend(pool: list[_Signal], demand: Demand, rng: random.Random | None) -> t
     for bit in range(missing):
         pool.append(
             tuple(
-                numbers[tuple(pool[i][value] for i in chosen)][cls] >> bit & 1
+                numbers[tuple(pool[i][value] for i in subset)][cls] >> bit & 1
                 for value, cls in enumerate(demand.partition)
             )
         )
-    return tuple(sorted((*chosen, *range(first, first + missing))))
+    return tuple(sorted((*subset, *range(first, first + missing))))
 
 
 def share_bits(

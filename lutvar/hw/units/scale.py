@@ -89,10 +89,10 @@ class ScaleMultiply(wiring.Component):
             product = register(m, product, f"product_{name}")
 
         # 9: decide the rounding; 10: round. A carry out of the fraction increments the exponent.
-        kept, rest = product[width - FRACTION - 1 :], product[: width - FRACTION - 1]
-        up = register(m, rest[-1] & (rest[:-1].any() | kept[0]), "up")
-        packed = register(m, Cat(kept[:FRACTION], exponent), "packed")
-        present = register(m, kept[-1], "present")
+        mantissa, rest = product[width - FRACTION - 1 :], product[: width - FRACTION - 1]
+        up = register(m, rest[-1] & (rest[:-1].any() | mantissa[0]), "up")
+        packed = register(m, Cat(mantissa[:FRACTION], exponent), "packed")
+        present = register(m, mantissa[-1], "present")
         rounded = Cat((packed + up)[:31], negative)
         m.d.sync += self.p.eq(Mux(present, rounded, Const(0, 32)))
         return m

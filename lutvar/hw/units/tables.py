@@ -93,11 +93,11 @@ def lookup(index: Value, table: Sequence[int | None], width: int) -> Value:
 Column = list[int | None]
 
 
-def _split(index: Value, column: Column, known: dict[tuple[int | None, ...], Value]) -> Value:
-    """One output bit of `lookup`; `known` shares equal subtrees."""
+def _split(index: Value, column: Column, cache: dict[tuple[int | None, ...], Value]) -> Value:
+    """One output bit of `lookup`; `cache` shares equal subtrees."""
     key = tuple(column)
-    if key in known:
-        return known[key]
+    if key in cache:
+        return cache[key]
     values = {entry for entry in column if entry is not None}
     if len(values) < 2:
         result: Value = C(values.pop() if values else 0, 1)
@@ -109,10 +109,10 @@ def _split(index: Value, column: Column, known: dict[tuple[int | None, ...], Val
         low, high = column[:middle], column[middle:]
         merged = _merge(low, high)
         if merged is not None:
-            result = _split(index[:-1], merged, known)
+            result = _split(index[:-1], merged, cache)
         else:
-            result = Mux(index[-1], _split(index[:-1], high, known), _split(index[:-1], low, known))
-    known[key] = result
+            result = Mux(index[-1], _split(index[:-1], high, cache), _split(index[:-1], low, cache))
+    cache[key] = result
     return result
 
 
