@@ -48,7 +48,7 @@ def testbench_settings() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "settings.json"
         path.write_text(json.dumps(settings), encoding="utf-8")
-        os.environ["LUTVAR_BENCH"] = str(path)
+        os.environ["LUTVAR_TESTBENCH"] = str(path)
         yield
 
 

@@ -15,7 +15,7 @@ from .common import OutputFile, command, emit, json_option, note, out_option, se
 from .errors import FAILED, OK
 
 if TYPE_CHECKING:
-    from lutvar.sim.runner import BenchResult, Simulator
+    from lutvar.sim.runner import SimulationResult, Simulator
 
 
 @command("sim")
@@ -56,16 +56,16 @@ def sim(
     Exit code 1 when a bench fails.
     """
     from lutvar.sim.junit import junit as junit_xml
-    from lutvar.sim.runner import RunError, Simulator, run_benches
+    from lutvar.sim.runner import RunError, Simulator, run_testbenches
 
     if junit is not None:
         prepare_output(junit)
     chosen = [name for name in get_args(Simulator) if name in simulators] or _installed()
-    results: list[BenchResult] = []
+    results: list[SimulationResult] = []
     for name in chosen:
         note(f"{name}: export, build and run (log files in {out}) ...")
         try:
-            results += run_benches(
+            results += run_testbenches(
                 name, config, build_dir=out, test_filter=match, seed=seed, waves=waves
             )
         except RunError as error:

@@ -3,7 +3,7 @@
 //
 // One call runs many clock cycles. Signals are sampled before the rising edge and driven after it. The memory
 // answers each burst after a random latency, rests at random, shares a bandwidth limit between its ports if
-// asked for, checks the AXI rules that a burst must keep, and refuses chosen addresses.
+// asked for, checks the AXI rules that a burst must keep, and injects errors at given addresses.
 // The class of the model is Vtop (verilator --prefix Vtop).
 #include <cstdint>
 #include <cstring>
@@ -35,7 +35,7 @@ struct Random {
 };
 
 struct Faults {
-    uint64_t first = ~uint64_t(0), last = 0;  // addresses of bursts that are refused; none
+    uint64_t first = ~uint64_t(0), last = 0;  // addresses of bursts answered with an error; none
     uint32_t response = 2;
 
     uint32_t of(uint64_t address, uint64_t limit, uint64_t bytes) const {

@@ -167,14 +167,14 @@ class VerilatedDevice:
             "timing", low, high, int(timing.stall * 2**32), timing.bandwidth or 0, timing.seed
         )
 
-    def refuse(
+    def inject_error(
         self, port: Port, first: int, last: int, *, write: bool = False, response: int = 2
     ) -> None:
         """Answer bursts of a port that touch the addresses first..last with an error response."""
         self._call("fault", self._index(port, write), int(write), first, last, response)
 
-    def accept(self, port: Port, *, write: bool = False) -> None:
-        """Undo `refuse`."""
+    def clear_error(self, port: Port, *, write: bool = False) -> None:
+        """Undo `inject_error`."""
         self._call("fault", self._index(port, write), int(write), (1 << 64) - 1, 0, 0)
 
     def beats(self, port: Port, *, write: bool = False) -> int:

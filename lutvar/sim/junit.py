@@ -8,13 +8,13 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
-from .runner import BenchResult
+from .runner import SimulationResult
 
 #: What XML 1.0 cannot hold, not even escaped; logs of simulators have such bytes.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def junit(results: Sequence[BenchResult], errors: Mapping[str, str] | None = None) -> bytes:
+def junit(results: Sequence[SimulationResult], errors: Mapping[str, str] | None = None) -> bytes:
     """An XML document with a test suite for each simulator and a test case for each bench.
 
     Args:

@@ -20,9 +20,9 @@ from .tools import VERILATOR_HINT, Tool, icarus, verilator
 from .verilator import first_module
 
 Simulator = Literal["verilator", "icarus"]
-BENCHES = ("registers", "programs", "errors")
+TESTBENCHES = ("registers", "programs", "errors")
 #: What Icarus runs unless told otherwise: a matter of minutes. Everything takes it hours.
-ICARUS_BENCHES = (
+ICARUS_TESTBENCHES = (
     r"registers\.|every_unit$|bad_headers|dead_memory|memory_refuses/port=\w+/response=2"
 )
 _HINTS = {
@@ -54,8 +54,8 @@ def tiny_accelerator(quant: str = "fp4") -> AcceleratorConfig:
 
 
 @dataclass(frozen=True)
-class BenchResult:
-    """One bench on one simulator."""
+class SimulationResult:
+    """One test of a testbench on one simulator."""
 
     sim: str
     bench: str
@@ -152,15 +152,15 @@ def _tail(log: Path, lines: int = 25) -> str:
     return f"the log is {log}. Its end:\n" + "\n".join(text[-lines:])
 
 
-def _results(path: Path, sim: str) -> list[BenchResult]:
-    """Read cocotb's results; a bench is named `module.test`."""
+def _results(path: Path, sim: str) -> list[SimulationResult]:
+    """Read cocotb's results; a test is named `module.test`."""
     found = []
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         problem = case.find("failure")
         problem = case.find("error") if problem is None else problem
         module = case.get("classname", "").rsplit(".", 1)[-1]
         found.append(
-            BenchResult(
+            SimulationResult(
                 sim=sim,
                 bench=f"{module}.{case.get('name')}",
                 passed=problem is None and case.find("skipped") is None,
@@ -176,18 +176,18 @@ def default_config(sim: Simulator) -> AcceleratorConfig:
     return load_accelerator("small-fp4") if sim == "verilator" else tiny_accelerator()
 
 
-def run_benches(
+def run_testbenches(
     sim: Simulator,
     config: str | AcceleratorConfig | None = None,
     *,
     build_dir: Path | str = "build/cocotb",
     verilog: Path | None = None,
-    benches: Sequence[str] = BENCHES,
+    testbenches: Sequence[str] = TESTBENCHES,
     test_filter: str | None = None,
     seed: int = 1,
     waves: bool = False,
-) -> list[BenchResult]:
-    """Export an accelerator, build it for a simulator and run the benches on it.
+) -> list[SimulationResult]:
+    """Export an accelerator, build it for a simulator and run the testbenches on it.
 
     Args:
         sim: simulator.
@@ -195,8 +195,8 @@ def run_benches(
         build_dir: gets a folder for each simulator and configuration, with logs, `results.xml`
             and `results.json`.
         verilog: file exported earlier from the same configuration; default: export it now.
-        benches: modules of `lutvar.sim.testbenches`.
-        test_filter: regular expression on bench names; default: `ICARUS_BENCHES` on Icarus,
+        testbenches: modules of `lutvar.sim.testbenches`.
+        test_filter: regular expression on names of tests; default: `ICARUS_TESTBENCHES` on Icarus,
             all of them on Verilator.
         seed: of everything random inside cocotb.
         waves: write a wave file in the folder.
@@ -214,13 +214,13 @@ def run_benches(
     elif not isinstance(config, AcceleratorConfig):
         config = load_accelerator(config)
     if test_filter is None and sim == "icarus":
-        test_filter = ICARUS_BENCHES
+        test_filter = ICARUS_TESTBENCHES
     folder = Path(build_dir).absolute() / f"{sim}-{config.name}"
     find_simulator(sim, folder)
     verilog = verilog or export(config, folder).verilog
     return run_on(
         sim, verilog, config, folder,
-        modules=[f"lutvar.sim.testbenches.{name}" for name in benches],
+        modules=[f"lutvar.sim.testbenches.{name}" for name in testbenches],
         test_filter=test_filter, seed=seed, waves=waves,
     )  # fmt: skip
 
@@ -247,8 +247,8 @@ def run_on(
     test_filter: str | None = None,
     seed: int = 1,
     waves: bool = False,
-) -> list[BenchResult]:
-    """Run bench modules on a Verilog file that exists; see `run_benches`."""
+) -> list[SimulationResult]:
+    """Run testbench modules on a Verilog file that exists; see `run_testbenches`."""
     from lutvar.sim.testbenches.common import SETTINGS
 
     started = time.monotonic()
@@ -275,7 +275,7 @@ def run_on(
                 raise RunError(f"{sim} stopped without results: {_tail(log)}") from error
     rows = _results(results, sim)
     if not rows:
-        raise RunError(f"{sim} ran no bench of {', '.join(modules)}: {_tail(log)}")
+        raise RunError(f"{sim} ran no test of {', '.join(modules)}: {_tail(log)}")
     report = {
         "simulator": sim, "configuration": config.name, "build_seconds": built - started,
         "run_seconds": time.monotonic() - built, "benches": [row.as_dict() for row in rows],

@@ -67,13 +67,15 @@ def _fake_benches(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[str]:
 
     asked: list[str] = []
 
-    def run_benches(sim: str, config: str | None, **_: object) -> list[runner.BenchResult]:
+    def run_testbenches(sim: str, config: str | None, **_: object) -> list[runner.SimulationResult]:
         asked.append(sim)
         return [
-            runner.BenchResult(sim, "registers.one", passed, 1.0, "" if passed else "y differs")
+            runner.SimulationResult(
+                sim, "registers.one", passed, 1.0, "" if passed else "y differs"
+            )
         ]
 
-    monkeypatch.setattr(runner, "run_benches", run_benches)
+    monkeypatch.setattr(runner, "run_testbenches", run_testbenches)
     return asked
 
 

@@ -39,7 +39,7 @@ def test_docstrings_are_markdown_with_single_backticks(folder: str) -> None:
 @pytest.fixture
 def build_api(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     pytest.importorskip("pdoc", reason="pdoc is in the extra docs")
-    monkeypatch.setenv("LUTVAR_BENCH", "")  # set by the script: put back afterwards
+    monkeypatch.setenv("LUTVAR_TESTBENCH", "")  # set by the script: put back afterwards
     spec = importlib.util.spec_from_file_location("build_api", ROOT / "docs/build_api.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

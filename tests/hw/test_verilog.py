@@ -110,7 +110,7 @@ def simulated(cycles):
     dut = Row()
     rows = []
 
-    async def bench(ctx):
+    async def testbench(ctx):
         for x, address in inputs(cycles):
             ctx.set(dut.x, x)
             ctx.set(dut.address, address)
@@ -119,7 +119,7 @@ def simulated(cycles):
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return rows
 
@@ -147,8 +147,8 @@ def test_export_behaves_like_the_simulator_and_starts_without_x(tmp_path):
     stimuli = "".join(
         f"    x = {x}; address = {a}; #1 clk = 1; #1 {show} clk = 0;\n" for x, a in inputs(cycles)
     )
-    bench = f"""
-module bench;
+    stimulus = f"""
+module testbench;
   reg clk = 0, rst = 0;
   reg [7:0] x = 0;
   reg [1:0] address = 0;
@@ -166,13 +166,13 @@ module bench;
 endmodule
 """
     (tmp_path / "row.v").write_text(export_verilog(Row(), "lutvar_row"))
-    (tmp_path / "bench.v").write_text(bench)
+    (tmp_path / "testbench.v").write_text(stimulus)
     subprocess.run(
-        ["iverilog", "-g2012", "-s", "bench", "-o", "bench", "row.v", "bench.v"],
+        ["iverilog", "-g2012", "-s", "testbench", "-o", "testbench", "row.v", "testbench.v"],
         cwd=tmp_path, check=True,
     )  # fmt: skip
     lines = subprocess.run(
-        ["vvp", "bench"], cwd=tmp_path, check=True, capture_output=True, text=True
+        ["vvp", "testbench"], cwd=tmp_path, check=True, capture_output=True, text=True
     ).stdout.splitlines()
     lines = [line for line in lines if re.fullmatch(r"[01xz ]+", line)]
     assert "x" not in lines[0], "something is X before the first clock edge"

@@ -13,7 +13,7 @@ from lutvar.cli.errors import FAILED
 from lutvar.cli.main import run
 from lutvar.sim import runner
 from lutvar.sim.junit import junit
-from lutvar.sim.runner import BenchResult, RunError
+from lutvar.sim.runner import RunError, SimulationResult
 
 #: Elements of the JUnit schema (junit-10.xsd of Jenkins' xUnit plug-in) that we use: required
 #: attributes, other attributes, children.
@@ -46,9 +46,9 @@ def _check(element: ElementTree.Element) -> None:
 
 def test_document_obeys_the_schema() -> None:
     rows = [
-        BenchResult("verilator", "registers.reset_values", True, 1.25),
-        BenchResult("verilator", "errors.refuse/p=0.5", False, 2.0, "y differs\nsecond line"),
-        BenchResult("icarus", "lonely", True, 0.0),
+        SimulationResult("verilator", "registers.reset_values", True, 1.25),
+        SimulationResult("verilator", "errors.refuse/p=0.5", False, 2.0, "y differs\nsecond line"),
+        SimulationResult("icarus", "lonely", True, 0.0),
     ]
     root = ElementTree.fromstring(junit(rows, {"icarus": "could not build: <log> & 'more'"}))
     _check(root)
@@ -75,7 +75,7 @@ def test_nothing_run_is_a_document_too() -> None:
 
 def test_bytes_that_xml_cannot_hold_are_replaced() -> None:
     message = "\x1b[31mred\x00 \udc80 \ufffe ok"
-    root = ElementTree.fromstring(junit([BenchResult("icarus", "a.b", False, 0.0, message)]))
+    root = ElementTree.fromstring(junit([SimulationResult("icarus", "a.b", False, 0.0, message)]))
     (failure,) = root.iter("failure")
     assert failure.text == "\ufffd[31mred\ufffd \ufffd \ufffd ok"
 
@@ -84,10 +84,10 @@ def test_bytes_that_xml_cannot_hold_are_replaced() -> None:
 def test_the_command_writes_it(
     passed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run_benches(sim: str, config: str | None, **_: object) -> list[BenchResult]:
-        return [BenchResult(sim, "registers.one", passed, 1.0, "" if passed else "y differs")]
+    def run_testbenches(sim: str, config: str | None, **_: object) -> list[SimulationResult]:
+        return [SimulationResult(sim, "registers.one", passed, 1.0, "" if passed else "y differs")]
 
-    monkeypatch.setattr(runner, "run_benches", run_benches)
+    monkeypatch.setattr(runner, "run_testbenches", run_testbenches)
     path = tmp_path / "new" / "junit.xml"
     code = run(["sim", "--sim", "verilator", "--junit", str(path), "-o", str(tmp_path)])
     assert code == (0 if passed else FAILED)
@@ -99,12 +99,12 @@ def test_the_command_writes_it(
 def test_a_simulator_that_cannot_run_is_an_error_in_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_benches(sim: str, config: str | None, **_: object) -> list[BenchResult]:
+    def run_testbenches(sim: str, config: str | None, **_: object) -> list[SimulationResult]:
         if sim == "icarus":
             raise RunError("icarus could not build x.v: it wrote no log")
-        return [BenchResult(sim, "registers.one", True, 1.0)]
+        return [SimulationResult(sim, "registers.one", True, 1.0)]
 
-    monkeypatch.setattr(runner, "run_benches", run_benches)
+    monkeypatch.setattr(runner, "run_testbenches", run_testbenches)
     path = tmp_path / "junit.xml"
     asked = ["sim", "--sim", "verilator", "--sim", "icarus", "--junit", str(path)]
     assert run([*asked, "-o", str(tmp_path)]) == FAILED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every bench needs: clock, reset, bus models, rules that must hold at all times."""
+"""What every testbench needs: clock, reset, bus models, rules that must hold at all times."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from .memory import Memory
 if TYPE_CHECKING:
     from lutvar.host.device_status import DeviceSnapshot
 
-SETTINGS = "LUTVAR_BENCH"  #: environment variable: path of the runner's settings file
+SETTINGS = "LUTVAR_TESTBENCH"  #: environment variable: path of the runner's settings file
 OKAY, SLVERR = 0, 2
 #: Bases that share no bits, so that a region taken for another one is not missed.
 BASES = {
@@ -49,7 +49,7 @@ def pauses(probability: float, seed: int) -> Iterable[bool]:
         yield rng.random() < probability
 
 
-class Bench:
+class Testbench:
     """An accelerator with a clock, an AXI4-Lite master and memory.
 
     Attributes:
@@ -70,23 +70,23 @@ class Bench:
         self.memory = Memory(dut, read_ports(self.config.weight_ports))
 
     @classmethod
-    async def start(cls, dut: Any, *, bus: bool = True) -> "Bench":
-        """Reset the accelerator and attach the models (a bench that drives the control pins
+    async def start(cls, dut: Any, *, bus: bool = True) -> "Testbench":
+        """Reset the accelerator and attach the models (a testbench that drives the control pins
         itself wants no `bus`)."""
-        bench = cls(dut)
-        for port in bench._ports:
+        tb = cls(dut)
+        for port in tb._ports:
             if port["direction"] == "input":
                 getattr(dut, port["name"]).value = 0
         Clock(dut.ap_clk, 4, unit="ns").start()
         if bus:
             logging.getLogger(f"cocotb.{dut._name}.s_axi_control").setLevel(logging.WARNING)
             ends = (dut.ap_clk, dut.ap_rst_n, False)
-            bench.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
-        await bench.reset()
-        cocotb.start_soon(bench.memory.serve())
-        if bench.four_state:
-            cocotb.start_soon(bench._watch_unknown())
-        return bench
+            tb.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
+        await tb.reset()
+        cocotb.start_soon(tb.memory.serve())
+        if tb.four_state:
+            cocotb.start_soon(tb._watch_unknown())
+        return tb
 
     async def cycles(self, count: int) -> None:
         await ClockCycles(self.dut.ap_clk, count)

@@ -27,7 +27,7 @@ from lutvar.contract.register_map import (
     InstructionRule,
 )
 
-from .common import BASES, PROGRAM, Bench, build_ports
+from .common import BASES, PROGRAM, Testbench, build_ports
 from .units import UnitsCase, make_units_case
 
 WATCHDOG_CYCLES = 400
@@ -65,37 +65,37 @@ def _address(case: UnitsCase, port: str) -> int:
     return BASES[region] + offset
 
 
-async def _recover(bench: Bench, case: UnitsCase) -> None:
+async def _recover(tb: Testbench, case: UnitsCase) -> None:
     """SOFT_RESET clears error, status and counters; then a program must be right."""
-    await bench.soft_reset()
-    await _clean(bench)
-    await case.run(bench)
+    await tb.soft_reset()
+    await _clean(tb)
+    await case.run(tb)
 
 
-async def _clean(bench: Bench) -> None:
+async def _clean(tb: Testbench) -> None:
     for name in ("ERROR", "ERROR_INFO", "ISR", "PROGRAMS", "READ_BEATS_PROG", "CYCLES_LO"):
-        assert await bench.read(name) == 0, f"{name} is not 0 after SOFT_RESET"
-    assert await bench.read("CTRL") == BY_NAME["CTRL"].reset | 1 << 3  # idle and ready
-    assert not bench.dut.interrupt.value
-    assert await bench.read64("BASE3") == BASES[Region.CACHE], "SOFT_RESET keeps the arguments"
+        assert await tb.read(name) == 0, f"{name} is not 0 after SOFT_RESET"
+    assert await tb.read("CTRL") == BY_NAME["CTRL"].reset | 1 << 3  # idle and ready
+    assert not tb.dut.interrupt.value
+    assert await tb.read64("BASE3") == BASES[Region.CACHE], "SOFT_RESET keeps the arguments"
 
 
 @cocotb.test()
 @cocotb.parametrize(port=PORTS, response=[2, 3])
 async def memory_refuses(dut: Any, port: str, response: int) -> None:
     """SLVERR and DECERR on each port are told with the start of the burst."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 71)
-    await case.open(bench)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 71)
+    await case.open(tb)
     where = _address(case, port)
-    bench.memory.refused = {_key(port): (where, where, response)}
-    await bench.start_program(case.raw)
-    info = await bench.expect_error(_code(port))
+    tb.memory.injected_errors = {_key(port): (where, where, response)}
+    await tb.start_program(case.raw)
+    info = await tb.expect_error(_code(port))
     assert info == 0
-    found = await bench.read64("ERROR_ADDRESS")
-    assert found == where, f"ERROR_ADDRESS is {found:#x}; {where:#x} was refused"
-    bench.memory.refused = {}
-    await _recover(bench, case)
+    address = await tb.read64("ERROR_ADDRESS")
+    assert address == where, f"ERROR_ADDRESS is {address:#x}; the error was at {where:#x}"
+    tb.memory.injected_errors = {}
+    await _recover(tb, case)
 
 
 def _changed(raw: bytes, at: int, item: OperandField, value: int) -> bytes:
@@ -120,17 +120,17 @@ def _bad_headers(raw: bytes) -> dict[HeaderRule, bytes]:
 @cocotb.test()
 async def bad_headers(dut: Any) -> None:
     """Each rule of the program's first word; nothing is dispatched."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 72)
-    await case.open(bench)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 72)
+    await case.open(tb)
     for rule, raw in _bad_headers(case.raw).items():
-        await bench.start_program(raw)
-        info = await bench.expect_error(DeviceError.BAD_HEADER)
+        await tb.start_program(raw)
+        info = await tb.expect_error(DeviceError.BAD_HEADER)
         assert info == rule, f"ERROR_INFO is {info}, {rule.name} was broken"
-        assert bench.memory.beats("wgt") == 0
-        await bench.soft_reset()
-        await _clean(bench)
-    await case.run(bench)
+        assert tb.memory.beats("wgt") == 0
+        await tb.soft_reset()
+        await _clean(tb)
+    await case.run(tb)
 
 
 def _early_end(case: UnitsCase) -> bytes:
@@ -179,32 +179,32 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
 @cocotb.test()
 async def bad_instructions(dut: Any) -> None:
     """Rules of instructions; ERROR_INFO has the rule and the index."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 73)
-    await case.open(bench)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 73)
+    await case.open(tb)
     for rule, index, raw in _bad_instructions(case):
-        await bench.start_program(raw)
-        info = await bench.expect_error(DeviceError.BAD_INSTRUCTION)
+        await tb.start_program(raw)
+        info = await tb.expect_error(DeviceError.BAD_INSTRUCTION)
         found = InstructionRule(info >> 24).name
         assert found == rule.name, f"{found} is reported, {rule.name} was broken"
         assert info & 0xFF_FFFF == index, f"{rule.name}: instruction {info & 0xFFFFFF}, not {index}"
-        await bench.soft_reset()
-    await _clean(bench)
-    await case.run(bench)
+        await tb.soft_reset()
+    await _clean(tb)
+    await case.run(tb)
 
 
 @cocotb.test()
 @cocotb.parametrize(port=PORTS)
 async def silent_memory(dut: Any, port: str) -> None:
     """A port that never answers ends in WATCHDOG, which names the unit; the reset waits for it."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 74)
-    await case.open(bench)
-    await bench.write("WATCHDOG", WATCHDOG_CYCLES)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 74)
+    await case.open(tb)
+    await tb.write("WATCHDOG", WATCHDOG_CYCLES)
     key = _key(port)
-    bench.memory.silent = {key}
-    await bench.start_program(case.raw)
-    state = await bench.expect_error(DeviceError.WATCHDOG)
+    tb.memory.silent = {key}
+    await tb.start_program(case.raw)
+    state = await tb.expect_error(DeviceError.WATCHDOG)
     field = BY_NAME["STATE"].field_value
     if key in USES:
         unit = USES[key][0].name.lower()
@@ -219,52 +219,52 @@ async def silent_memory(dut: Any, port: str) -> None:
     assert named <= allowed, f"{named - allowed} are named without a reason"
     assert not field(state, "quiet")
     # The memory ports end what they have begun before anything is reset.
-    await bench.write("SOFT_RESET", 1)
-    await bench.cycles(100)
-    assert await bench.field("STATE", "resetting"), "a soft reset left a burst behind"
-    bench.memory.silent = set()
+    await tb.write("SOFT_RESET", 1)
+    await tb.cycles(100)
+    assert await tb.field("STATE", "resetting"), "a soft reset left a burst behind"
+    tb.memory.silent = set()
     for _ in range(40):
-        if not await bench.field("STATE", "resetting"):
+        if not await tb.field("STATE", "resetting"):
             break
-    assert not bench.memory.outstanding, "reset with bursts outstanding"
-    await _clean(bench)
-    assert await bench.read("WATCHDOG") == WATCHDOG_CYCLES
-    await case.run(bench)
+    assert not tb.memory.outstanding, "reset with bursts outstanding"
+    await _clean(tb)
+    assert await tb.read("WATCHDOG") == WATCHDOG_CYCLES
+    await case.run(tb)
 
 
 @cocotb.test()
 async def dead_memory(dut: Any) -> None:
     """SOFT_RESET.force ends everything at once when a memory never answers again."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 75)
-    await case.open(bench)
-    bench.memory.silent = {(p, False) for p in build_ports()}
-    await bench.start_program(case.raw)
-    await bench.cycles(60)
-    await bench.write("SOFT_RESET", 3)
-    bench.memory.clear()  # the interconnect is reset as well
-    bench.memory.silent = set()
-    await _clean(bench)
-    await case.run(bench)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 75)
+    await case.open(tb)
+    tb.memory.silent = {(p, False) for p in build_ports()}
+    await tb.start_program(case.raw)
+    await tb.cycles(60)
+    await tb.write("SOFT_RESET", 3)
+    tb.memory.clear()  # the interconnect is reset as well
+    tb.memory.silent = set()
+    await _clean(tb)
+    await case.run(tb)
 
 
 @cocotb.test()
 @cocotb.parametrize(hard=[False, True])
 async def reset_in_the_middle(dut: Any, hard: bool) -> None:
     """SOFT_RESET or ap_rst_n at different moments of a program; the next one must be right."""
-    bench = await Bench.start(dut)
-    case = make_units_case(bench.config, 76)
-    await case.open(bench)
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 76)
+    await case.open(tb)
     for moment in (30, 80, 150, 260, 370):
-        await bench.start_program(case.raw)
-        await bench.cycles(moment)
+        await tb.start_program(case.raw)
+        await tb.cycles(moment)
         if hard:
-            await bench.reset()
-            await bench.cycles(12)
-            assert await bench.read64("BASE3") == 0
-            await case.open(bench)
+            await tb.reset()
+            await tb.cycles(12)
+            assert await tb.read64("BASE3") == 0
+            await case.open(tb)
         else:
-            await bench.soft_reset()
-            assert not bench.memory.outstanding
-        await _clean(bench)
-    await case.run(bench)
+            await tb.soft_reset()
+            assert not tb.memory.outstanding
+        await _clean(tb)
+    await case.run(tb)

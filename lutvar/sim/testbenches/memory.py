@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AXI4 memory behind the accelerator's masters: it rests at random, refuses, falls silent, checks.
+"""AXI4 memory behind the accelerator's masters: random pauses, injected errors, silence, AXI rules.
 
 One process serves every port, once a cycle; models with a process for each channel would take
 most of the simulation's time.
@@ -97,7 +97,7 @@ class Memory:
         pauses: probability that a channel rests in a cycle.
         latency: least and largest number of cycles to a burst's first beat or to its response.
         silent: ports, `(name, write)`, that take addresses but never answer.
-        refused: port -> (first address, last address, response).
+        injected_errors: port -> (first address, last address, response).
         beats: moved, by port.
     """
 
@@ -105,7 +105,7 @@ class Memory:
         self.segments: dict[int, bytearray] = {}
         self.pauses, self.latency = 0.0, (4, 4)
         self.silent: set[tuple[str, bool]] = set()
-        self.refused: dict[tuple[str, bool], tuple[int, int, int]] = {}
+        self.injected_errors: dict[tuple[str, bool], tuple[int, int, int]] = {}
         self.rng = random.Random(seed)
         self.now = 0
         self._dut = dut
@@ -142,9 +142,9 @@ class Memory:
             data, at = self.find(address, size)
         except IndexError:
             data, at, response = bytearray(size), 0, DECERR
-        first, last, refusal = self.refused.get(key, (0, -1, 0))
+        first, last, error = self.injected_errors.get(key, (0, -1, 0))
         if address <= last and address + size > first:
-            response = refusal
+            response = error
         return Burst(data, at, beats, self.due(), response)
 
     def due(self) -> int:

@@ -14,7 +14,7 @@ from lutvar.contract.register_types import Access
 from lutvar.hw.accelerator.control import constants
 from lutvar.hw.axi.register_file import writable_bits
 
-from .common import OKAY, SLVERR, Bench, pauses
+from .common import OKAY, SLVERR, Testbench, pauses
 
 RESET = {r.name: r.reset for r in REGISTERS}
 STORED = [r for r in REGISTERS if r.access is Access.RW and r.name != "CTRL"]
@@ -26,14 +26,14 @@ LIVE = {"STATE": {"quiet", *(f"empty_{u.name.lower()}" for u in UNITS)}}
 class Port:
     """Drives the five channels pin by pin."""
 
-    def __init__(self, bench: Bench) -> None:
-        self._bench = bench
+    def __init__(self, tb: Testbench) -> None:
+        self._tb = tb
 
     def pin(self, name: str) -> Any:
-        return getattr(self._bench.dut, f"s_axi_control_{name}")
+        return getattr(self._tb.dut, f"s_axi_control_{name}")
 
     async def _tick(self) -> None:
-        await RisingEdge(self._bench.dut.ap_clk)
+        await RisingEdge(self._tb.dut.ap_clk)
 
     async def write(
         self, address: int, data: int, strobe: int = 0xF, *, aw: int = 0, w: int = 0, b: int = 0
@@ -100,10 +100,10 @@ class Port:
 @cocotb.test()
 async def reset_values(dut: Any) -> None:
     """Every register reads its reset value or build constant, every other address SLVERR and 0."""
-    bench = await Bench.start(dut, bus=False)
-    port = Port(bench)
-    await bench.cycles(12)  # the units leave their reset later than the registers
-    expected = RESET | constants(bench.config)
+    tb = await Testbench.start(dut, bus=False)
+    port = Port(tb)
+    await tb.cycles(12)  # the units leave their reset later than the registers
+    expected = RESET | constants(tb.config)
     expected["CTRL"] |= 1 << next(f.low for f in BY_NAME["CTRL"].fields if f.name == "ready")
     for name, ones in LIVE.items():
         expected[name] = sum(1 << f.low for f in BY_NAME[name].fields if f.name in ones)
@@ -126,14 +126,14 @@ async def reset_values(dut: Any) -> None:
 @cocotb.test()
 async def access_types(dut: Any) -> None:
     """Writes change what they may, nothing else; read-only registers and holes answer SLVERR."""
-    bench = await Bench.start(dut, bus=False)
-    port = Port(bench)
+    tb = await Testbench.start(dut, bus=False)
+    port = Port(tb)
     model = {r.offset: r.reset for r in STORED}
     rng = random.Random(1)
     for address in [*range(0, LAST + 8, 4), 0x11, 0x72, 0x410, 0x870]:
         register = next((r for r in REGISTERS if r.offset == address), None)
         writable = register is not None and register.access is not Access.RO
-        # A start or a reset would be obeyed; other benches do that.
+        # A start or a reset would be obeyed; other testbenches do that.
         obeyed = register is not None and register.name in ("CTRL", "SOFT_RESET")
         value = 0 if obeyed else rng.getrandbits(32)
         response = await port.write(address, value)
@@ -142,15 +142,15 @@ async def access_types(dut: Any) -> None:
             model[address] = value & writable_bits(register)
     for offset, value in model.items():
         assert await port.read(offset) == (value, OKAY), f"{offset:#x}"
-    for name, value in constants(bench.config).items():
+    for name, value in constants(tb.config).items():
         assert await port.read(BY_NAME[name].offset) == (value, OKAY), name
 
 
 @cocotb.test()
 async def channel_order_and_strobes(dut: Any) -> None:
     """Address first, data first, both; answers taken late; every strobe pattern."""
-    bench = await Bench.start(dut, bus=False)
-    port = Port(bench)
+    tb = await Testbench.start(dut, bus=False)
+    port = Port(tb)
     scratch = BY_NAME["SCRATCH"].offset
     value, strobe = 0, 0
     for delays in ((0, 0), (0, 1), (1, 0), (0, 7), (7, 0)):
@@ -166,10 +166,10 @@ async def channel_order_and_strobes(dut: Any) -> None:
 @cocotb.test()
 async def random_pauses_on_all_channels(dut: Any) -> None:
     """Reads and writes at the same time, with every channel resting at random."""
-    bench = await Bench.start(dut)
+    tb = await Testbench.start(dut)
     channels = (
-        bench.bus.write_if.aw_channel, bench.bus.write_if.w_channel, bench.bus.write_if.b_channel,
-        bench.bus.read_if.ar_channel, bench.bus.read_if.r_channel,
+        tb.bus.write_if.aw_channel, tb.bus.write_if.w_channel, tb.bus.write_if.b_channel,
+        tb.bus.read_if.ar_channel, tb.bus.read_if.r_channel,
     )  # fmt: skip
     for index, channel in enumerate(channels):
         channel.set_pause_generator(pauses(0.5, index))
@@ -177,53 +177,53 @@ async def random_pauses_on_all_channels(dut: Any) -> None:
 
     async def read_constants() -> None:
         for _ in range(6):
-            for name, value in constants(bench.config).items():
-                assert await bench.read(name) == value, name
+            for name, value in constants(tb.config).items():
+                assert await tb.read(name) == value, name
 
     reader = cocotb.start_soon(read_constants())
     for name, value in values.items():
-        await bench.write(name, value)
+        await tb.write(name, value)
     await reader
     for name, value in values.items():
-        assert await bench.read(name) == value, name
+        assert await tb.read(name) == value, name
 
 
 @cocotb.test()
 async def control_and_interrupt(dut: Any) -> None:
     """CTRL as XRT expects it, ISR, GIE, IER and the interrupt line over programs of END alone."""
-    bench = await Bench.start(dut)
-    raw = encode_header(accelerator_hash(bench.config), 1) + encode(Instruction(Opcode.END), 0)
+    tb = await Testbench.start(dut)
+    raw = encode_header(accelerator_hash(tb.config), 1) + encode(Instruction(Opcode.END), 0)
     ctrl = {f.name: 1 << f.low for f in BY_NAME["CTRL"].fields}
     rest = ctrl["idle"] | ctrl["ready"]
     isr = {f.name: 1 << f.low for f in BY_NAME["ISR"].fields}
-    await bench.open({})
-    assert await bench.read("CTRL") == rest and await bench.read("ISR") == 0
-    bench.memory.silent = {("prog", False)}
-    await bench.start_program(raw)
-    assert await bench.read("CTRL") == 0, "a program that runs is neither idle nor ready nor done"
-    await bench.write("CTRL", 1)  # ignored while a program runs
+    await tb.open({})
+    assert await tb.read("CTRL") == rest and await tb.read("ISR") == 0
+    tb.memory.silent = {("prog", False)}
+    await tb.start_program(raw)
+    assert await tb.read("CTRL") == 0, "a program that runs is neither idle nor ready nor done"
+    await tb.write("CTRL", 1)  # ignored while a program runs
     assert not dut.interrupt.value
-    bench.memory.silent = set()
-    await bench.wait(200)
-    assert await bench.read("ISR") == isr["done"]
-    assert await bench.read("CTRL") == rest | ctrl["done"]
-    assert await bench.read("CTRL") == rest, "reading clears done"
-    assert await bench.read("PROGRAMS") == 1
-    await bench.write("ISR", isr["error"])
-    assert await bench.read("ISR") == isr["done"], "writing 0 clears nothing"
+    tb.memory.silent = set()
+    await tb.wait(200)
+    assert await tb.read("ISR") == isr["done"]
+    assert await tb.read("CTRL") == rest | ctrl["done"]
+    assert await tb.read("CTRL") == rest, "reading clears done"
+    assert await tb.read("PROGRAMS") == 1
+    await tb.write("ISR", isr["error"])
+    assert await tb.read("ISR") == isr["done"], "writing 0 clears nothing"
     for name, on in (("GIE", 1), ("IER", 3)):
-        await bench.write(name, 0)
-        await bench.cycles(2)
+        await tb.write(name, 0)
+        await tb.cycles(2)
         assert not dut.interrupt.value, f"{name} masks the interrupt"
-        await bench.write(name, on)
-        await bench.cycles(2)
+        await tb.write(name, on)
+        await tb.cycles(2)
         assert dut.interrupt.value
-    await bench.write("ISR", isr["done"])
-    await bench.cycles(2)
-    assert not dut.interrupt.value and await bench.read("ISR") == 0
-    cycles = await bench.read64("CYCLES")
-    await bench.run(raw, 200)
-    assert await bench.read("PROGRAMS") == 2
-    later = await bench.read64("CYCLES")
+    await tb.write("ISR", isr["done"])
+    await tb.cycles(2)
+    assert not dut.interrupt.value and await tb.read("ISR") == 0
+    cycles = await tb.read64("CYCLES")
+    await tb.run(raw, 200)
+    assert await tb.read("PROGRAMS") == 2
+    later = await tb.read64("CYCLES")
     assert 0 < cycles < later
-    assert await bench.read64("CYCLES") == later, "cycles are counted while a program runs"
+    assert await tb.read64("CYCLES") == later, "cycles are counted while a program runs"

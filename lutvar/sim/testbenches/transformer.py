@@ -17,7 +17,7 @@ from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import Var, VarConfig
 
-from .common import Bench
+from .common import Testbench
 
 CLASSES = 2
 SHARED = 0x2_0000  #: bytes of regions WORK, IO and CACHE
@@ -51,7 +51,7 @@ def make_step(
 
 
 class TransformerCase:
-    """The transformer on a bench's accelerator and on the golden model.
+    """The transformer on a testbench's accelerator and on the golden model.
 
     Args:
         config: the accelerator.
@@ -63,10 +63,10 @@ class TransformerCase:
         self.compiler = self.packed.compiler()
         self.golden = GoldenTransformer(self.model)
 
-    async def open(self, bench: Bench) -> None:
+    async def open(self, tb: Testbench) -> None:
         sizes = dict.fromkeys((Region.WORK, Region.IO, Region.CACHE), SHARED)
-        await bench.open({Region.MODEL: len(self.packed.image), **sizes})
-        bench.put(Region.MODEL, self.packed.image.tobytes())
+        await tb.open({Region.MODEL: len(self.packed.image), **sizes})
+        tb.put(Region.MODEL, self.packed.image.tobytes())
 
     def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
         compiled = self.compiler.compile([StepShape.of(step) for step in steps], check=True)
@@ -74,22 +74,22 @@ class TransformerCase:
         assert max(plan.work_size, plan.io_size, plan.cache_size) <= SHARED
         return compiled
 
-    async def run(self, bench: Bench, steps: Sequence[ImageStep]) -> CompiledPass:
+    async def run(self, tb: Testbench, steps: Sequence[ImageStep]) -> CompiledPass:
         """Run a pass on both and compare logits and new cache records, bit by bit."""
         compiled = self.compile(steps)
-        bench.put(Region.IO, compiled.embeddings(steps).tobytes())
-        await bench.run(compiled.program.encode(), limit=20 * compiled.cycles + 20_000)
-        raw = bench.get(Region.IO, compiled.logits_first, compiled.logits_bytes)
+        tb.put(Region.IO, compiled.embeddings(steps).tobytes())
+        await tb.run(compiled.program.encode(), limit=20 * compiled.cycles + 20_000)
+        raw = tb.get(Region.IO, compiled.logits_first, compiled.logits_bytes)
         got = compiled.logits(np.frombuffer(raw, np.uint8))
         for number, (a, b) in enumerate(zip(self.golden.run(steps), got, strict=True)):
             _same(f"logits of step {number}", b.view(np.uint32), a.view(np.uint32))
         for step in steps:
             for conditional in (True, False) if step.x_uncond is not None else (True,):
-                self._compare_cache(bench, compiled, step, conditional)
+                self._compare_cache(tb, compiled, step, conditional)
         return compiled
 
     def _compare_cache(
-        self, bench: Bench, compiled: CompiledPass, step: ImageStep, conditional: bool
+        self, tb: Testbench, compiled: CompiledPass, step: ImageStep, conditional: bool
     ) -> None:
         keys, values = self.golden.cached(step.slot, conditional)
         new, plan = slice(step.position, step.position + step.tokens), compiled.plan
@@ -103,7 +103,7 @@ class TransformerCase:
                 first = locate(step.slot, conditional, block, step.position)
                 for head in range(expected.shape[1]):
                     region, offset = split_address(first + head * plan.head_stride)
-                    raw = bench.get(region, offset, step.tokens * RECORD_BYTES)
+                    raw = tb.get(region, offset, step.tokens * RECORD_BYTES)
                     got = np.frombuffer(raw, np.uint8).reshape(step.tokens, RECORD_BYTES)
                     where = f"slot {step.slot}, conditional {conditional}, head {head}"
                     _same(f"{kind} records of {where}", got, expected[block, head])

@@ -17,7 +17,7 @@ from lutvar.host.compile.program import Program
 from lutvar.quant.golden.pointwise import records
 from lutvar.sim.interpret import Machine
 
-from .common import Bench
+from .common import Testbench
 
 SIZES = {Region.MODEL: 0x4000, Region.WORK: 0x2000, Region.IO: 0x2000, Region.CACHE: 0x1000}
 HEADS = 2
@@ -44,20 +44,20 @@ class UnitsCase:
     def raw(self) -> bytes:
         return Program(self.instructions, accelerator_hash(self.config)).encode()
 
-    async def open(self, bench: Bench) -> None:
-        await bench.open(SIZES)
-        self.fill(bench)
+    async def open(self, tb: Testbench) -> None:
+        await tb.open(SIZES)
+        self.fill(tb)
 
-    def fill(self, bench: Bench) -> None:
+    def fill(self, tb: Testbench) -> None:
         for region, content in self.before.items():
-            bench.put(region, content)
+            tb.put(region, content)
 
-    async def run(self, bench: Bench) -> None:
+    async def run(self, tb: Testbench) -> None:
         """Run and compare all memory, bit by bit."""
-        self.fill(bench)
-        await bench.run(self.raw)
+        self.fill(tb)
+        await tb.run(self.raw)
         for region, expected in self.after.items():
-            got = bench.get(region, 0, len(expected))
+            got = tb.get(region, 0, len(expected))
             wrong = [i for i, (a, b) in enumerate(zip(got, expected, strict=True)) if a != b]
             assert not wrong, (
                 f"{len(wrong)} bytes of {region.name} differ; the first is {wrong[0]:#x}: "
@@ -65,7 +65,7 @@ class UnitsCase:
             )
         for unit in UNITS:
             count = sum(i.opcode.name == unit.name for i in self.instructions)
-            assert await bench.read(f"INSTRUCTIONS_{unit.name}") == count, unit.name
+            assert await tb.read(f"INSTRUCTIONS_{unit.name}") == count, unit.name
 
 
 def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instruction]:

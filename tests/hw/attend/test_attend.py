@@ -134,7 +134,7 @@ def test_done_waits_for_the_write_responses() -> None:
     job = random_job(rng(10), size.kv, 1, 2, 3)
     command = job.place(memory, size.kv)
 
-    async def bench(ctx: object) -> None:
+    async def testbench(ctx: object) -> None:
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)
@@ -154,7 +154,7 @@ def test_done_waits_for_the_write_responses() -> None:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     serve(simulator, memory, [unit.keys_memory, unit.values_memory], [unit.write])
     simulator.run()
 
@@ -175,7 +175,7 @@ def test_stop_ends_with_a_quiet_unit() -> None:
     job = random_job(rng(12), size.kv, 1, 8, 40)
     command = job.place(memory, size.kv)
 
-    async def bench(ctx: object) -> None:
+    async def testbench(ctx: object) -> None:
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)
@@ -196,7 +196,7 @@ def test_stop_ends_with_a_quiet_unit() -> None:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     serve(simulator, memory, [unit.keys_memory, unit.values_memory], [unit.write])
     simulator.run()
 

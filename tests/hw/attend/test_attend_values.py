@@ -84,12 +84,12 @@ def value(expression: Value) -> int:
     m.d.comb += result.eq(expression)
     found = []
 
-    async def bench(ctx: object) -> None:
+    async def testbench(ctx: object) -> None:
         await ctx.delay(1e-9)
         found.append(ctx.get(result))
 
     simulator = Simulator(m)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return found[0]
 

@@ -159,7 +159,7 @@ def test_reader_reports_the_first_bad_burst_and_goes_on() -> None:
     simulator.add_testbench(observe, background=True)
     values = []
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         ctx.set(dut.data.ready, 1)
         for address, beats in transfers:
             await _request(ctx, dut.request, address, beats)
@@ -170,7 +170,7 @@ def test_reader_reports_the_first_bad_burst_and_goes_on() -> None:
             if valid:
                 values.append(value)
 
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.add_testbench(sink)
     simulator.run()
     assert values == expected
@@ -181,7 +181,7 @@ def test_reader_stops_and_becomes_quiet_without_a_consumer() -> None:
     memory = AxiMemory(latency=25)
     dut = BurstReader(64)
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         await _request(ctx, dut.request, 0, 1000)
         await ctx.tick().repeat(12)
         ctx.set(dut.stop, 1)
@@ -199,7 +199,7 @@ def test_reader_stops_and_becomes_quiet_without_a_consumer() -> None:
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     serve(simulator, memory, [dut.memory], [])
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 
@@ -246,8 +246,8 @@ def _write(
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     serve(simulator, memory, [], [dut.memory])
-    for bench in (requests, beats, observe):
-        simulator.add_testbench(bench)
+    for testbench in (requests, beats, observe):
+        simulator.add_testbench(testbench)
     simulator.run()
     return cycles
 
@@ -293,7 +293,7 @@ def test_writer_reports_errors_and_counts_the_response() -> None:
         await ctx.tick().repeat(200)
         errors.append((ctx.get(dut.error), ctx.get(dut.error_address)))
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         await _request(ctx, dut.request, 0x1000, 40)
 
     async def beats(ctx: Any) -> None:
@@ -304,7 +304,7 @@ def test_writer_reports_errors_and_counts_the_response() -> None:
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     serve(simulator, memory, [], [dut.memory])
-    for process in (observe, bench, beats):
+    for process in (observe, testbench, beats):
         simulator.add_testbench(process)
     simulator.run()
     assert errors == [(1, 0x1400)]
@@ -314,7 +314,7 @@ def test_writer_stop_ends_what_was_started() -> None:
     memory = AxiMemory(latency=10, stall=0.2)
     dut = BurstWriter(64)
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         await _request(ctx, dut.request, 0, 100)
         ctx.set(dut.data.valid, 1)  # never enough for the last burst
         await ctx.tick().repeat(40)
@@ -335,7 +335,7 @@ def test_writer_stop_ends_what_was_started() -> None:
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     serve(simulator, memory, [], [dut.memory])
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 

@@ -100,12 +100,12 @@ def run(body):
     """Run an async body(device, ctx, bus) against a fresh device."""
     device = Device()
 
-    async def bench(ctx):
+    async def testbench(ctx):
         await body(device, ctx, Bus(ctx, device.axi))
 
     sim = Simulator(device)
     sim.add_clock(1e-6)
-    sim.add_testbench(bench)
+    sim.add_testbench(testbench)
     sim.run()
 
 

@@ -37,7 +37,7 @@ def test_sums() -> None:
         x = row.astype(np.float32)
         expected.append(tuple(int(row_sum(v).view(np.uint32)) for v in (x, x * x)))
 
-    async def bench(ctx) -> None:
+    async def testbench(ctx) -> None:
         words = [
             (w, 16 * (w + 1) == len(row), row[16 * w :][:16].view(np.uint16).tolist())
             for row in rows
@@ -72,7 +72,7 @@ def test_sums() -> None:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     assert seen == expected
 

@@ -5,21 +5,21 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
-from support.hw.front import DONE, END, READ, Bench, cycles, mixed, norm_job, raw_job
+from support.hw.front import DONE, END, READ, Harness, cycles, mixed, norm_job, raw_job
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
     config = load_accelerator("small-fp4").model_copy(update={"bank_groups": 16})
-    return Bench(config, tmp_path_factory.mktemp("front"))
+    return Harness(config, tmp_path_factory.mktemp("front"))
 
 
 @pytest.mark.parametrize("width", [128, 256, 384, 512])
-def test_norm(bench: Bench, width: int) -> None:
-    bench.run([norm_job(16, width, width, rotate=1), norm_job(5, width, 9, dual=1, row_first=11)])
+def test_norm(harness: Harness, width: int) -> None:
+    harness.run([norm_job(16, width, width, rotate=1), norm_job(5, width, 9, dual=1, row_first=11)])
 
 
-def test_norm_of_corners(bench: Bench) -> None:
+def test_norm_of_corners(harness: Harness) -> None:
     """Rows without variance, of zeros, saturated, tiny, and a variance that rounds below 0."""
     x = np.zeros((8, 256), np.float32)
     x[1] = 3.1
@@ -32,47 +32,47 @@ def test_norm_of_corners(bench: Bench) -> None:
     for eps in (1e-6, 0.5):
         job = norm_job(8, 256, 3, rotate=1)
         job.x, job.eps = x, eps
-        bench.run([job])
+        harness.run([job])
 
 
-def test_raw(bench: Bench) -> None:
+def test_raw(harness: Harness) -> None:
     jobs = [
         raw_job(16, 128, 1), raw_job(1, 512, 2, dual=1), raw_job(16, 512, 3, rotate=1),
         raw_job(2, 2048, 4, dual=1, rotate=1), raw_job(3, 256, 5, row_first=13, bank=3),
     ]  # fmt: skip
-    bench.run(jobs)
+    harness.run(jobs)
 
 
 @pytest.mark.parametrize(
     ("latency", "jitter", "stall"), [(1, 0, 0.0), (60, 50, 0.0), (5, 9, 0.3), (40, 0, 0.7)]
 )
-def test_mixed(bench: Bench, latency: int, jitter: int, stall: float) -> None:
+def test_mixed(harness: Harness, latency: int, jitter: int, stall: float) -> None:
     jobs = mixed(24, seed=latency)
-    bench.run(jobs, latency=latency, jitter=jitter, stall=stall, seed=latency)
+    harness.run(jobs, latency=latency, jitter=jitter, stall=stall, seed=latency)
 
 
 @pytest.mark.parametrize("width", [256, 512])
 @pytest.mark.parametrize("norm", [0, 1])
-def test_cycles(bench: Bench, width: int, norm: int) -> None:
+def test_cycles(harness: Harness, width: int, norm: int) -> None:
     """Alone and back to back, an instruction takes what the unit's description says."""
     words = width // 16
     make = norm_job if norm else raw_job
     work = 16 * (words + norm) + 2 * words * norm
-    records = bench.run([make(16, width, n) for n in range(5)], latency=8)
+    records = harness.run([make(16, width, n) for n in range(5)], latency=8)
     done = cycles(records, DONE)
     assert abs(np.diff(done) - work).max() <= 1
     first = cycles(records, READ)[0] + 8
     assert abs(done[0] - first - work - 100 - (125 + words) * norm) <= 10
 
 
-def test_stop_and_error(bench: Bench) -> None:
+def test_stop_and_error(harness: Harness) -> None:
     jobs = [norm_job(16, 512, 1), raw_job(16, 512, 2)]
-    records = bench.run(jobs, check=False, stop=250, latency=30)
+    records = harness.run(jobs, check=False, stop=250, latency=30)
     end = records[records["kind"] == END][0]
     assert not end["data"][4], "reads are under way"
     assert (cycles(records, READ) < 255).all()
     bad = int(records[records["kind"] == READ][3]["data"][:2].copy().view(np.uint64)[0])
-    records = bench.run(jobs, check=False, bad=bad + 64)
+    records = harness.run(jobs, check=False, bad=bad + 64)
     end = records[records["kind"] == END][0]
     assert end["data"][0] == 1
     assert int(end["data"][2:4].copy().view(np.uint64)[0]) == bad
@@ -80,7 +80,7 @@ def test_stop_and_error(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("stop", [60, 150, 330, 460, 650])
-def test_reset_in_the_middle(bench: Bench, stop: int) -> None:
+def test_reset_in_the_middle(harness: Harness, stop: int) -> None:
     """Whatever was under way when the unit was stopped leaves no trace after a reset."""
     jobs = [norm_job(7, 256, 1, rotate=1), raw_job(5, 512, 2, dual=1), norm_job(3, 128, 4)]
-    bench.run(jobs, latency=30, jitter=9, stop=stop, restart=1)
+    harness.run(jobs, latency=30, jitter=9, stop=stop, restart=1)

@@ -66,7 +66,7 @@ def store_bench(simulator: Any, unit: LutStore) -> None:
     """Writes all words, reads two copies at different addresses, then writes again."""
     rng = np.random.default_rng(5)
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         assert ctx.get(unit.words) == 0
         for _ in range(2):
             words = rng.integers(0, 1 << unit.width, 32)
@@ -83,7 +83,7 @@ def store_bench(simulator: Any, unit: LutStore) -> None:
                 assert ctx.get(unit.words) == int(words[a] | words[b] << unit.width)
 
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 

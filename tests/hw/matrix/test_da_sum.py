@@ -33,7 +33,7 @@ def planes(values: np.ndarray, width: int) -> int:
 def adder_bench(simulator: Any, unit: PlaneAdder) -> None:
     """Every case in a lane of its own, then in another one."""
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for turn in range(3):
             a, b, carry = np.roll(EVERY, 17 * turn, axis=0).T
             ctx.set(unit.a, planes(a, 3))
@@ -42,7 +42,7 @@ def adder_bench(simulator: Any, unit: PlaneAdder) -> None:
             await ctx.tick()
             assert ctx.get(unit.sum) == planes(a + b + carry, 4)
 
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 
@@ -115,7 +115,7 @@ def test_columns_are_added(heights: tuple[int, ...]) -> None:
     sets[2, ::2], sets[2, 1::2] = 1, 0
     latency = 1 + len(make_plan(heights).levels)
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for cycle in range(len(sets) + latency):
             if cycle >= latency:
                 expected = (sets[cycle - latency] * weights[:, None]).sum(axis=0)
@@ -128,7 +128,7 @@ def test_columns_are_added(heights: tuple[int, ...]) -> None:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 

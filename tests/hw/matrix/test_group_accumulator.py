@@ -30,7 +30,7 @@ def library():
     return build_unit(GroupAccumulator(CONFIG))
 
 
-class Bench:
+class Harness:
     """Issues sums, drains at random, and knows what each pair must hold and from when."""
 
     def __init__(self, library, seed: int) -> None:
@@ -43,9 +43,9 @@ class Bench:
         self.asked: list[tuple[list[NUMBERS] | None, tuple[int, int]]] = []
         self.checked = 0
 
-    def run(self, bench) -> None:
+    def run(self, scenario) -> None:
         async def whole(ctx):
-            await bench()
+            await scenario()
             for _ in range(LATENCY):
                 await self.step()
             for place in self.ready:
@@ -118,7 +118,7 @@ def _packed(parts) -> int:
 
 @pytest.mark.parametrize("idle", [0.0, 0.2, 0.6])
 def test_passes_over_banks_with_pauses(library, idle) -> None:
-    bench = Bench(library, int(idle * 10))
+    harness = Harness(library, int(idle * 10))
     rng = random.Random(5)
 
     async def passes():
@@ -129,18 +129,18 @@ def test_passes_over_banks_with_pauses(library, idle) -> None:
                 for column in range(2 * pairs):
                     place = bank, column >> 1
                     soonest = odd_at.get(place, -99) + MIN_INTERVAL
-                    while rng.random() < idle or (not column & 1 and bench.cycle < soonest):
-                        await bench.step()
-                    odd_at[place] = bench.cycle
-                    await bench.step((bank, column, number == 0))
+                    while rng.random() < idle or (not column & 1 and harness.cycle < soonest):
+                        await harness.step()
+                    odd_at[place] = harness.cycle
+                    await harness.step((bank, column, number == 0))
 
-    bench.run(passes)
-    assert bench.checked > 100
+    harness.run(passes)
+    assert harness.checked > 100
 
 
 def test_every_short_pattern_of_pauses(library) -> None:
     """All patterns of 0 or 1 idle cycles between three pairs whose reads meet earlier results."""
-    bench = Bench(library, 9)
+    harness = Harness(library, 9)
 
     async def patterns():
         lead = LATENCY
@@ -148,29 +148,29 @@ def test_every_short_pattern_of_pauses(library) -> None:
             pauses = [number >> k & 1 for k in range(5)]
             for start in (0, 6):  # results of the first three meet reads of the others
                 for column, pause in zip(range(start, start + 6), [*pauses, 0], strict=True):
-                    await bench.step((number % 3, column, number < 3))
+                    await harness.step((number % 3, column, number < 3))
                     for _ in range(pause):
-                        await bench.step()
+                        await harness.step()
                 for _ in range(lead - 12 - sum(pauses) if start == 0 else lead):
-                    await bench.step()
+                    await harness.step()
 
-    bench.run(patterns)
-    assert bench.checked > 300
+    harness.run(patterns)
+    assert harness.checked > 300
 
 
 def test_least_distance_is_needed(library) -> None:
     """One cycle less than `MIN_INTERVAL`, and the sums of the pass before are missed."""
     for distance, right in ((MIN_INTERVAL, True), (0, False)):
-        bench = Bench(library, 3)
+        harness = Harness(library, 3)
 
-        async def twice(bench=bench, distance=distance or MIN_INTERVAL - 1):
+        async def twice(harness=harness, distance=distance or MIN_INTERVAL - 1):
             plan = {0: 4, 1: 5, 1 + distance: 4, 2 + distance: 5}
             for cycle in range(distance + 3):
                 column = plan.get(cycle)
-                await bench.step(None if column is None else (0, column, cycle < distance))
+                await harness.step(None if column is None else (0, column, cycle < distance))
 
         if right:
-            bench.run(twice)
+            harness.run(twice)
         else:
             with pytest.raises(AssertionError):
-                bench.run(twice)
+                harness.run(twice)

@@ -22,10 +22,10 @@ from lutvar.hw.matrix.unpack import WeightUnpack
 from support.hw.matrix import small
 
 
-def simulate(dut, bench):
+def simulate(dut, testbench):
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
 
 
@@ -36,7 +36,7 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
     dut, rng = IssueGate(fill, interval), random.Random(fill + interval)
     starts, goes, ends = [], [], []
 
-    async def bench(ctx):
+    async def testbench(ctx):
         valid = loaded = end = 0
         for cycle in range(400):
             if not valid and rng.random() < busy:
@@ -56,7 +56,7 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
                 starts.append(cycle)
             await ctx.tick()
 
-    simulate(dut, bench)
+    simulate(dut, testbench)
     assert len(starts) > 10
     for k, start in enumerate(starts):
         before = ends[k - 1] if k else -1
@@ -109,7 +109,7 @@ def test_unpack_finds_every_vector(quant, ports, stall):
     total, got, cycles = len(queues[0]), [], []
     assert all(len(queue) == total for queue in queues)
 
-    async def bench(ctx):
+    async def testbench(ctx):
         offered, shown = False, [False] * ports
         for cycle in range(8 * ports * total + 50):
             shown = [s or (bool(q) and pause.random() >= r)
@@ -140,7 +140,7 @@ def test_unpack_finds_every_vector(quant, ports, stall):
                 works.pop(0)
                 offered = False
 
-    simulate(dut, bench)
+    simulate(dut, testbench)
     assert got == expected
     assert not any(queues)
     if stall == (0.0,):
@@ -160,7 +160,7 @@ def test_loader_keeps_the_declared_cycles(form, settle, hold, interval):
     rng, works = random.Random(1), [(8, 3, 1), (0, 2, 0)]
     words, starts, ready_at = [], [], []
 
-    async def bench(ctx):
+    async def testbench(ctx):
         for cycle in range(2500):
             ctx.set(dut.work.valid, bool(works))
             if works:
@@ -181,7 +181,7 @@ def test_loader_keeps_the_declared_cycles(form, settle, hold, interval):
             if taken:
                 works.pop(0)
 
-    simulate(dut, bench)
+    simulate(dut, testbench)
     passes = [(8 + 8 * g, 1, n) for g in range(3) for n in (1, 0)]
     passes += [(8 * g, 0, 0) for g in range(2)]
     assert [w[1:] for w in words] == [(a + k, k, d, n) for a, d, n in passes for k in range(8)]
@@ -205,7 +205,7 @@ def test_operands_of_all_rows_come_together(form, pause):
     rng.shuffle(writes)
     loads, due, seen = [rng.randrange(count) for _ in range(30)], {}, 0
 
-    async def bench(ctx):
+    async def testbench(ctx):
         nonlocal seen
         for row, address in writes:
             ctx.set(dut.write_valid, 1)
@@ -236,5 +236,5 @@ def test_operands_of_all_rows_come_together(form, pause):
             await ctx.tick()
             cycle += 1
 
-    simulate(dut, bench)
+    simulate(dut, testbench)
     assert seen == 30

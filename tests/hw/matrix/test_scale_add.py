@@ -89,7 +89,7 @@ def test_one_rounding_then_one_addition(quant: str, form: str) -> None:
         want.append(int(np.float32(held + p).view(np.uint32)))
     got: list[int] = []
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         length = len(cases)
         for cycle in range(length + SCALE_CYCLES + timing.total):
             at = cycle - SCALE_CYCLES
@@ -107,7 +107,7 @@ def test_one_rounding_then_one_addition(quant: str, form: str) -> None:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     for case, have, held, wish in zip(cases, got, stored, want, strict=True):
         assert have == wish, f"{case} on {held:08x}: {have:08x}, not {wish:08x}"

@@ -12,7 +12,7 @@ def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str
     """Patterns of `output`; each input is fed back to back, `lags` cycles late."""
     count, found = len(fed["y"]), []
 
-    async def bench(ctx) -> None:
+    async def testbench(ctx) -> None:
         for cycle in range(count + latency):
             for name, lag in lags.items():
                 if 0 <= cycle - lag < count:
@@ -23,7 +23,7 @@ def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str
 
     simulator = Simulator(lane)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return np.array(found)
 

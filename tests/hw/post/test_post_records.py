@@ -21,7 +21,7 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
     near: list[int] = []
     patterns = heads.view(np.uint16).reshape(len(heads), 2, 32)
 
-    async def bench(ctx) -> None:
+    async def testbench(ctx) -> None:
         for head, kind, kappa in zip(patterns, kinds, kappas.view(np.uint16), strict=True):
             while rng.random() < idle:
                 ctx.set(unit.values, int(rng.integers(1 << 60)))
@@ -55,7 +55,7 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.add_testbench(watch, background=True)
     simulator.run()
     return found

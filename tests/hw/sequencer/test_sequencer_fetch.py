@@ -161,7 +161,7 @@ def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: in
     memory.bad = frozenset(bad)
     dut = FetchUnit(_config(weight_ports=2))
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for name, value in (("address", 0), ("beats", 66), ("panels", 3), ("repeat", 1)):
             ctx.set(getattr(dut.command.payload, name), value)
         for stream in dut.weights:
@@ -178,5 +178,5 @@ def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: in
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
     serve(simulator, memory, dut.memory, [])
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()

@@ -169,7 +169,7 @@ def _first_broken(words: list[tuple[bytes, int, bool]]) -> list[int]:
     dut = InstructionCheck(CONFIG)
     found = []
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for word, index, last in words:
             ctx.set(dut.word, int.from_bytes(word, "little"))
             ctx.set(dut.index, index)
@@ -180,7 +180,7 @@ def _first_broken(words: list[tuple[bytes, int, bool]]) -> list[int]:
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return found
 

@@ -51,7 +51,7 @@ def schedule(rng: random.Random, blocks: int, operands: Any, idle: float) -> Ite
 def run(unit: Any, issues: list[Issue]) -> list[int]:
     results: list[int] = []
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for cycle in range(len(issues) + unit.LATENCY):
             if cycle < len(issues):
                 issue = issues[cycle]
@@ -67,7 +67,7 @@ def run(unit: Any, issues: list[Issue]) -> list[int]:
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return results
 

@@ -112,7 +112,7 @@ def run(unit: DspFp32, vectors: list[dict[str, int]], libraries=None) -> list[tu
     """`m` and `s` in each cycle, before the edge that takes the cycle's inputs."""
     seen: list[tuple[int, int]] = []
 
-    async def bench(ctx) -> None:
+    async def testbench(ctx) -> None:
         for vector in [*vectors, *[{}] * 6]:
             for name, value in vector.items():
                 ctx.set(getattr(unit, name), value)
@@ -121,7 +121,7 @@ def run(unit: DspFp32, vectors: list[dict[str, int]], libraries=None) -> list[tu
 
     simulated = simulator(unit, libraries)
     simulated.add_clock(1e-6)
-    simulated.add_testbench(bench)
+    simulated.add_testbench(testbench)
     simulated.run()
     return seen
 

@@ -206,7 +206,7 @@ def test_rounding_at_every_exponent() -> None:
     dut = FromSum()
     results = []
 
-    async def bench(ctx) -> None:
+    async def testbench(ctx) -> None:
         for total in [*totals, *[0] * FROM_SUM_LATENCY]:
             ctx.set(dut.x, total)
             await ctx.tick()
@@ -214,7 +214,7 @@ def test_rounding_at_every_exponent() -> None:
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     assert min(totals) >= -(1 << SUM_BITS - 1)
     # Inputs are set before the edge, so the first result is seen after LATENCY edges.

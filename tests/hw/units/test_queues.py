@@ -33,7 +33,7 @@ def test_fifo_does_what_the_library_does(depth: int) -> None:
     rng = random.Random(depth)
     seen = {"full": 0, "empty": 0}
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         push = pop = 0.0
         for cycle in range(CYCLES):
             if cycle % 40 == 0:
@@ -51,7 +51,7 @@ def test_fifo_does_what_the_library_does(depth: int) -> None:
 
     sim = Simulator(m)
     sim.add_clock(1e-6)
-    sim.add_testbench(bench)
+    sim.add_testbench(testbench)
     sim.run()
     assert min(seen.values()) > 20, seen
 
@@ -64,7 +64,7 @@ def test_level_counts_and_answers(most: int, init: int) -> None:
     rng = random.Random(most)
     reached = set()
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         count, more, less = init, 0.0, 0.0
         for cycle in range(CYCLES):
             if cycle % 40 == 0:
@@ -83,6 +83,6 @@ def test_level_counts_and_answers(most: int, init: int) -> None:
 
     sim = Simulator(m)
     sim.add_clock(1e-6)
-    sim.add_testbench(bench)
+    sim.add_testbench(testbench)
     sim.run()
     assert reached == set(range(most + 1))

@@ -89,11 +89,11 @@ def test_a_refused_burst_of_each_port(small: Small) -> None:
         ("values", True, DeviceError.WRITE_VALUES, work + (plan.o(0) & (1 << 38) - 1)),
     ]  # fmt: skip
     for response, (port, write, code, line) in enumerate(cases):
-        rig.simulation.refuse(port, line, line, write=write, response=2 + response % 2)
+        rig.simulation.inject_error(port, line, line, write=write, response=2 + response % 2)
         try:
             error = small.fails()
         finally:
-            rig.simulation.accept(port, write=write)
+            rig.simulation.clear_error(port, write=write)
         assert error.code == code, (port, write)
         # The start of a burst that holds the line; no burst crosses 4 KiB.
         assert 0 <= line - error.snapshot.error_address < PAGE

@@ -175,7 +175,7 @@ def run_jobs(
         base = job.end + 64
     before = dict(memory.beats)
 
-    async def bench(ctx: object) -> None:
+    async def testbench(ctx: object) -> None:
         for command in commands:
             for name, value in command.items():
                 ctx.set(unit.command.payload[name], value)
@@ -204,7 +204,7 @@ def run_jobs(
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.add_testbench(count)
     values = values or memory
     values.beats = memory.beats

@@ -103,7 +103,7 @@ def run(unit: Rows, library: Path, operands: list[Operand]) -> list[np.ndarray]:
         last = mine[-1]
     sums: dict[int, np.ndarray] = {}
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for cycle in range(last + rows.latency + 2):
             load = loads.get(cycle)
             ctx.set(unit.load_valid, load is not None)
@@ -130,7 +130,7 @@ def run(unit: Rows, library: Path, operands: list[Operand]) -> list[np.ndarray]:
             await ctx.tick()
 
     simulator = UnitSimulator(unit, library)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     simulator.close()
     return [np.array([sums[cycle] for cycle in mine]) for mine in results]

@@ -53,7 +53,7 @@ class Job:
         return quantize_activations(x, fmt, quant.ties)
 
 
-class Bench:
+class Harness:
     """A compiled unit; `run` checks every bank word and returns the cycles of the events."""
 
     def __init__(self, config: AcceleratorConfig, folder: Path) -> None:
@@ -135,7 +135,7 @@ class Bench:
             [self.folder / "model" / "Vlutvar_front", source, result],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        assert ran.returncode == 0, f"bench ended with {ran.returncode}: {ran.stderr}"
+        assert ran.returncode == 0, f"the harness ended with {ran.returncode}: {ran.stderr}"
         kinds = [("cycle", "<u4"), ("kind", "<u4"), ("data", "<u4", 6)]
         records = np.fromfile(result, np.dtype(kinds))
         if whole["restart"]:

@@ -54,7 +54,7 @@ struct Second<Top, std::void_t<decltype(WEIGHT(std::declval<Top&>(), 1, valid))>
     }
 };
 
-struct Bench {
+struct Harness {
     VerilatedContext context;
     Vtop top{&context};
     std::deque<Item> writes, commands, drains;
@@ -68,7 +68,7 @@ struct Bench {
     std::vector<uint8_t> values;
     std::vector<uint64_t> done_cycles, taken_cycles, issue_cycles;
 
-    Bench() { Second<Vtop>::add(top, weights); }
+    Harness() { Second<Vtop>::add(top, weights); }
 
     bool may(const Item& item) const {
         return written >= item.writes && done >= item.dones && asked >= item.drains;
@@ -137,43 +137,43 @@ void put(std::deque<Item>& queue, const uint8_t* data, uint64_t count, const uin
 
 #define API extern "C" __attribute__((visibility("default")))
 
-API Bench* bench_create(uint64_t latency) {
-    Bench* bench = new Bench;
-    bench->latency = latency;
-    bench->top.rst = 1;
-    for (int i = 0; i < 4; ++i) bench->step();
-    bench->top.rst = 0;
-    bench->step();
-    return bench;
+API Harness* harness_create(uint64_t latency) {
+    Harness* harness = new Harness;
+    harness->latency = latency;
+    harness->top.rst = 1;
+    for (int i = 0; i < 4; ++i) harness->step();
+    harness->top.rst = 0;
+    harness->step();
+    return harness;
 }
-API void bench_destroy(Bench* bench) { delete bench; }
-API void bench_pauses(Bench* bench, int which, double share, uint64_t seed) {
-    bench->pause[which].threshold = uint64_t(share * 4294967296.0);
-    bench->pause[which].state = seed * 2862933555777941757ull + 3037000493ull;
+API void harness_destroy(Harness* harness) { delete harness; }
+API void harness_pauses(Harness* harness, int which, double share, uint64_t seed) {
+    harness->pause[which].threshold = uint64_t(share * 4294967296.0);
+    harness->pause[which].state = seed * 2862933555777941757ull + 3037000493ull;
 }
-API void bench_queue(Bench* bench, int which, const uint8_t* data, uint64_t count, const uint64_t* gates) {
-    put(which == 0 ? bench->writes : which == 1 ? bench->commands : bench->drains, data, count, gates);
+API void harness_queue(Harness* harness, int which, const uint8_t* data, uint64_t count, const uint64_t* gates) {
+    put(which == 0 ? harness->writes : which == 1 ? harness->commands : harness->drains, data, count, gates);
 }
-API void bench_beats(Bench* bench, int port, const uint8_t* data, uint64_t count) {
+API void harness_beats(Harness* harness, int port, const uint8_t* data, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i)
-        bench->weights[port].beats.emplace_back(data + 64 * i, data + 64 * i + 64);
+        harness->weights[port].beats.emplace_back(data + 64 * i, data + 64 * i + 64);
 }
 // Runs until `done` instructions and `drained` requests are complete; 1 if they are.
-API int bench_run(Bench* bench, uint64_t done, uint64_t drained, uint64_t limit) {
+API int harness_run(Harness* harness, uint64_t done, uint64_t drained, uint64_t limit) {
     for (uint64_t i = 0; i < limit; ++i) {
-        if (bench->done >= done && bench->drained >= drained) return 1;
-        bench->step();
+        if (harness->done >= done && harness->drained >= drained) return 1;
+        harness->step();
     }
-    return bench->done >= done && bench->drained >= drained;
+    return harness->done >= done && harness->drained >= drained;
 }
 // 0 cycle, 1 written, 2 taken, 3 done, 4 drained, 5 issues, 6 waits, 7 beats taken, 8 busy
-API uint64_t bench_count(Bench* b, int which) {
+API uint64_t harness_count(Harness* b, int which) {
     const uint64_t counts[] = {b->cycle, b->written, b->taken, b->done, b->drained,
                                b->issues, b->waits, b->beats_taken, b->top.busy};
     return counts[which];
 }
-API void bench_values(Bench* b, uint8_t* to) { std::memcpy(to, b->values.data(), b->values.size()); }
-API uint64_t bench_cycles(Bench* b, int which, uint64_t* to) {
+API void harness_values(Harness* b, uint8_t* to) { std::memcpy(to, b->values.data(), b->values.size()); }
+API uint64_t harness_cycles(Harness* b, int which, uint64_t* to) {
     const auto& from = which == 0 ? b->taken_cycles : which == 1 ? b->done_cycles : b->issue_cycles;
     if (to) std::memcpy(to, from.data(), from.size() * 8);
     return from.size();

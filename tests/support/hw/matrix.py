@@ -27,7 +27,7 @@ from lutvar.quant.var.sites import LinearSite
 from lutvar.sim import verilator
 
 TOP = "lutvar_matrix_unit"
-RECORD = 32  #: bytes of a packed struct in the bench's queues
+RECORD = 32  #: bytes of a packed struct in the harness's queues
 WRITES, COMMANDS, BEATS, DRAINS = range(4)
 COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "beats", "busy")
 
@@ -74,7 +74,7 @@ class Unit:
                 build_dir=folder, jobs=2,
             )  # fmt: skip
         self._library = ctypes.CDLL(str(library))
-        self._library.bench_create.restype = ctypes.c_void_p
+        self._library.harness_create.restype = ctypes.c_void_p
         for name in ("count", "cycles"):
             getattr(self._library, f"bench_{name}").restype = ctypes.c_uint64
         self.handle: ctypes.c_void_p | None = None
@@ -83,12 +83,12 @@ class Unit:
     def reset(self) -> None:
         """A fresh unit with empty queues."""
         if self.handle is not None:
-            self._library.bench_destroy(self.handle)
+            self._library.harness_destroy(self.handle)
         latency = ctypes.c_uint64(drain_latency(self.config))
-        self.handle = ctypes.c_void_p(self._library.bench_create(latency))
+        self.handle = ctypes.c_void_p(self._library.harness_create(latency))
 
     def pauses(self, which: int, share: float, seed: int = 1) -> None:
-        self._library.bench_pauses(
+        self._library.harness_pauses(
             self.handle, which, ctypes.c_double(share), ctypes.c_uint64(seed)
         )
 
@@ -96,39 +96,39 @@ class Unit:
         """`gates`: writes sent, instructions done, drains asked before the records may go."""
         records = np.ascontiguousarray(records)
         kind = {WRITES: 0, COMMANDS: 1, DRAINS: 2}[which]
-        self._library.bench_queue(
+        self._library.harness_queue(
             self.handle, kind, records.ctypes.data_as(ctypes.c_void_p),
             ctypes.c_uint64(len(records)), (ctypes.c_uint64 * 3)(*gates),
         )  # fmt: skip
 
     def beats(self, ports: Sequence[bytes]) -> None:
         for port, raw in enumerate(ports):
-            self._library.bench_beats(self.handle, port, raw, ctypes.c_uint64(len(raw) // 64))
+            self._library.harness_beats(self.handle, port, raw, ctypes.c_uint64(len(raw) // 64))
 
     def run(self, done: int, drained: int, limit: int = 200_000) -> None:
         args = (ctypes.c_uint64(v) for v in (done, drained, limit))
-        ok = self._library.bench_run(self.handle, *args)
+        ok = self._library.harness_run(self.handle, *args)
         assert ok, {name: self.count(name) for name in COUNTS}
 
     def idle(self, cycles: int) -> None:
         args = (ctypes.c_uint64(v) for v in (1 << 60, 0, cycles))
-        self._library.bench_run(self.handle, *args)
+        self._library.harness_run(self.handle, *args)
 
     def count(self, name: str) -> int:
-        return int(self._library.bench_count(self.handle, COUNTS.index(name)))
+        return int(self._library.harness_count(self.handle, COUNTS.index(name)))
 
     def values(self) -> np.ndarray:
         """All drained values so far, [n, 2, 16] float32: pair of columns, column, row."""
         values = np.empty((self.count("drained"), 2, ROW_GROUP), np.float32)
-        self._library.bench_values(self.handle, values.ctypes.data_as(ctypes.c_void_p))
+        self._library.harness_values(self.handle, values.ctypes.data_as(ctypes.c_void_p))
         return values
 
     def cycles(self, what: str) -> np.ndarray:
         """Cycles in which commands were taken, instructions done or vectors issued."""
         which = ("taken", "done", "issue").index(what)
-        count = int(self._library.bench_cycles(self.handle, which, None))
+        count = int(self._library.harness_cycles(self.handle, which, None))
         cycles = np.empty(count, np.uint64)
-        self._library.bench_cycles(self.handle, which, cycles.ctypes.data_as(ctypes.c_void_p))
+        self._library.harness_cycles(self.handle, which, cycles.ctypes.data_as(ctypes.c_void_p))
         return cycles.astype(np.int64)
 
 

@@ -15,7 +15,7 @@ def run_pipeline(
     ports = [(name, getattr(unit, name)) for name in inputs[0]]
     watched = [getattr(unit, name) for name in outputs]
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         for cycle in range(len(inputs) + latency):
             if cycle < len(inputs):
                 for name, port in ports:
@@ -26,6 +26,6 @@ def run_pipeline(
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return results

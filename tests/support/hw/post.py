@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""POST instructions: random cases, what memory must hold afterwards, and a bench that runs them."""
+"""POST instructions: random cases, what memory holds afterwards, a harness that runs them."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ class Program:
 
 @dataclass
 class Result:
-    """What the bench saw. Cycles from the end of reset."""
+    """What the harness saw. Cycles from the end of reset."""
 
     memory: AxiMemory
     done: list[int] = field(default_factory=list)

@@ -80,7 +80,7 @@ def run(
 
         return process
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         ctx.set(dut.program, PROGRAM)
         ctx.set(dut.bases, sum(base << 64 * i for i, base in enumerate(BASES)))
         ctx.set(dut.serial, serial)
@@ -115,6 +115,6 @@ def run(
     for u in UNITS:
         process = unit(int(u), u.name.lower(), Opcode[u.name])
         simulator.add_testbench(process, background=True)
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return result

@@ -35,8 +35,8 @@ class Sink:
 
     Attributes:
         stream: an `Out` stream of the device under test.
-        count: payloads to wait for; the bench fails when they do not come.
-        stall: probability of a cycle in which the bench is not ready.
+        count: payloads to wait for; the test fails when they do not come.
+        stall: probability of a cycle in which the test is not ready.
         items: payloads received, as integers.
         cycles: clock cycle of each transfer, counted from 0 at the end of reset.
     """

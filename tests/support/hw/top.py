@@ -20,7 +20,7 @@ TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})
 PROGRAM = 0x55_0000_1000
 
 
-class _Bench(wiring.Component):
+class _Harness(wiring.Component):
     """Clock domains around the core."""
 
     def __init__(self, core: AcceleratorCore) -> None:
@@ -115,7 +115,7 @@ def simulate(
     memory = memory or AxiMemory(latency=6, jitter=5, stall=0.1)
     memory.write(PROGRAM, program)
     core = AcceleratorCore(config, stand_ins(config, delay))
-    simulator = Simulator(_Bench(core))
+    simulator = Simulator(_Harness(core))
     simulator.add_clock(1e-6, domain="sync")
     simulator.add_clock(1e-6, domain="bus")
     serve(
@@ -124,11 +124,11 @@ def simulate(
         [getattr(core, f"m_axi_{p}") for p in WRITE_PORTS],
     )  # fmt: skip
 
-    async def bench(ctx: Any) -> None:
+    async def testbench(ctx: Any) -> None:
         host = Host(ctx, core)
         await host.tick(20)
         await scenario(host)
 
-    simulator.add_testbench(bench)
+    simulator.add_testbench(testbench)
     simulator.run()
     return memory

@@ -98,8 +98,8 @@ class UnitSimulator:
     def add_clock(self, period: float) -> None:
         """There is one clock."""
 
-    def add_testbench(self, bench: Callable[[Any], Any], *, background: bool = False) -> None:
-        self._benches.append((bench, background))
+    def add_testbench(self, harness: Callable[[Any], Any], *, background: bool = False) -> None:
+        self._benches.append((harness, background))
 
     def tick(self) -> _Tick:
         return _Tick()
@@ -133,14 +133,14 @@ class UnitSimulator:
         self.cycles += 1
 
     def run(self) -> None:
-        """Reset, then run until every bench that is not in the background has ended."""
+        """Reset, then run until every testbench that is not in the background has ended."""
         self._reset[0] = 1
         self._clock()
         self._reset[0] = 0
         self._dirty = True
         active: list[list[Any]] = []  # coroutine, whether in the background, what it waits for
-        for bench, background in self._benches:
-            active.append([bench(self).__await__(), background, None])
+        for harness, background in self._benches:
+            active.append([harness(self).__await__(), background, None])
         while True:
             for entry in list(active):
                 try:

@@ -15,12 +15,12 @@ import pytest
 
 from lutvar.sim import tools
 from lutvar.sim.runner import (
-    BENCHES,
+    TESTBENCHES,
     RunError,
     default_config,
     ports_of,
-    run_benches,
     run_on,
+    run_testbenches,
     tiny_accelerator,
 )
 
@@ -34,10 +34,10 @@ ALLOWED = [sim for sim, ok in _FOUND.items() if ok and os.environ.get("SIM", sim
 WITH_VERILATOR = pytest.mark.skipif("verilator" not in ALLOWED, reason="verilator is missing")
 WITH_ICARUS = pytest.mark.skipif("icarus" not in ALLOWED, reason="icarus is missing")
 #: Benches that run here; one that disappears without notice is a failure.
-EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "wrong_benches": 3}
+EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "wrong_testbenches": 3}
 #: All but the long ones and variants.
 ON_VERILATOR = (
-    r"registers\.|wrong_benches\.|every_unit|serial|passes_of"
+    r"registers\.|wrong_testbenches\.|every_unit|serial|passes_of"
     r"|errors\.(bad|dead|reset|silent|memory_refuses/port=\w+/response=2)"
 )
 #: Icarus knows X and runs about 40 cycles a second.
@@ -56,14 +56,17 @@ def verilog(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @WITH_VERILATOR
 def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     """One build for all of them, and for benches that must fail on it."""
-    modules = [*(f"lutvar.sim.testbenches.{name}" for name in BENCHES), "support.sim.wrong_benches"]
+    modules = [
+        *(f"lutvar.sim.testbenches.{name}" for name in TESTBENCHES),
+        "support.sim.wrong_testbenches",
+    ]
     rows = run_on(
         "verilator", verilog, tiny_accelerator(), tmp_path, modules=modules,
         test_filter=ON_VERILATOR,
     )  # fmt: skip
     counts = {name: sum(r.bench.startswith(f"{name}.") for r in rows) for name in EXPECTED}
     assert counts == EXPECTED
-    right = [row for row in rows if not row.bench.startswith("wrong_benches")]
+    right = [row for row in rows if not row.bench.startswith("wrong_testbenches")]
     assert all(row.passed for row in right), _report(right)
     wrong = {r.bench.split(".")[1]: r.message for r in rows if r not in right and not r.passed}
     assert "bytes of IO differ; the first is 0x805" in wrong["another_bit_is_expected"]
@@ -81,7 +84,7 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
     verilog = export(config, tmp_path).verilog
     rows = run_on(
         "verilator", verilog, config, tmp_path / "sim",
-        modules=[f"lutvar.sim.testbenches.{name}" for name in BENCHES],
+        modules=[f"lutvar.sim.testbenches.{name}" for name in TESTBENCHES],
         test_filter=r"registers\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
         r"|memory_refuses/port=r_wgt\w*/response=2",
     )  # fmt: skip
@@ -93,7 +96,7 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
 @WITH_ICARUS
 def test_nothing_is_unknown_on_icarus(verilog: Path, tmp_path: Path) -> None:
     """Every unit works, bit by bit, and no output is X after the reset."""
-    rows = run_benches("icarus", verilog=verilog, build_dir=tmp_path, test_filter=ON_ICARUS)
+    rows = run_testbenches("icarus", verilog=verilog, build_dir=tmp_path, test_filter=ON_ICARUS)
     assert all(row.passed for row in rows), _report(rows)
     assert len(rows) == 2
     assert (tmp_path / "icarus-tiny-fp4" / "results.json").exists()
