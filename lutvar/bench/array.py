@@ -93,15 +93,18 @@ class ArrayCase:
 
     @property
     def title(self) -> str:
+        """Name for tables."""
         formats = f"{self.weight} x {self.plain}" + (f" and {self.dual}" if self.dual else "")
         engines = "" if self.engines == ENGINES else f", {self.engines} fill engines"
         return f"array lane, {self.form}, {formats}{engines}"
 
     @property
     def rows(self) -> int:
+        """Rows that share what is synthesised."""
         return 1 if self.form == "table" else ROW_GROUP
 
     def make(self) -> Any:
+        """The component to synthesise."""
         if self.form == "table":
             return TableRow(self.weight, self.plain, self.dual)
         weight, plain = get_format(self.weight), get_format(self.plain)

@@ -53,22 +53,27 @@ class Cell:
 
     @cached_property
     def input_nets(self) -> frozenset[int]:
+        """Nets at the inputs."""
         return self._nets(False)
 
     @cached_property
     def output_nets(self) -> frozenset[int]:
+        """Nets at the outputs."""
         return self._nets(True)
 
     @property
     def is_lut(self) -> bool:
+        """A LUT or an inverter."""
         return self.kind == "INV" or (self.kind.startswith("LUT") and self.kind[3:].isdigit())
 
     @property
     def is_carry(self) -> bool:
+        """Part of a carry chain."""
         return self.kind.startswith("CARRY")
 
     @property
     def is_mux(self) -> bool:
+        """A wide multiplexer beside the LUTs."""
         return self.kind.startswith("MUXF")
 
     @property
@@ -85,6 +90,7 @@ class Cell:
 
     @property
     def is_combinational(self) -> bool:
+        """Outputs follow inputs without a clock."""
         return self.is_lut or self.is_carry or self.is_mux
 
     @cached_property

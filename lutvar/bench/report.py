@@ -44,6 +44,7 @@ class Measurement:
         return self.value >= self.target if self.higher else self.value <= self.target
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return {
             "name": self.name,
             "value": self.value,
@@ -109,6 +110,7 @@ class BenchReport:
         return tuple(m for m in self.measurements if "error" in m.detail)
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return {
             "quick": self.quick,
             "seconds": round(self.seconds, 1),

@@ -73,6 +73,7 @@ class SynthReport:
 
     @property
     def max_levels(self) -> int:
+        """LUT levels of the longest path between registers."""
         return max(self.levels, default=0)
 
     @property
@@ -81,6 +82,7 @@ class SynthReport:
         return f"synthesised (Yosys {self.family})"
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return {**asdict(self), "max_levels": self.max_levels, "label": self.label}
 
     def __str__(self) -> str:

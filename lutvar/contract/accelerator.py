@@ -86,10 +86,12 @@ class AcceleratorConfig(_Strict):
 
     @property
     def quant_config(self) -> QuantConfig:
+        """The quantization preset that `quant` names."""
         return load_quant(self.quant)
 
     @property
     def kv(self) -> NumberFormat:
+        """Format of the codes in cache records."""
         return get_format(self.kv_format)
 
     @property
@@ -120,6 +122,7 @@ class AcceleratorConfig(_Strict):
 
     @property
     def row_groups(self) -> int:
+        """Groups of 16 rows in the array."""
         return self.rows // ROW_GROUP
 
 

@@ -42,6 +42,7 @@ class UnitCost:
 
     @property
     def max_levels(self) -> int:
+        """LUT levels of the longest path between registers."""
         return max(self.levels, default=0)
 
     @classmethod
@@ -50,6 +51,7 @@ class UnitCost:
         return cls(**{**raw, "levels": {int(k): n for k, n in raw["levels"].items()}})
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
 
@@ -100,6 +102,7 @@ class ArrayCost:
 
     @property
     def max_levels(self) -> int:
+        """LUT levels of the longest path between registers."""
         return max(self.levels)
 
 

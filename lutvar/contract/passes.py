@@ -40,6 +40,7 @@ class ImageStep:
 
     @property
     def tokens(self) -> int:
+        """Tokens of the image at this scale, n."""
         return int(self.x_cond.shape[0])
 
 

@@ -45,6 +45,7 @@ class SiteConfig(_Strict):
 
     @property
     def format(self) -> NumberFormat:
+        """Format of the site's activations."""
         return get_format(self.activation)
 
 
@@ -92,18 +93,22 @@ class QuantConfig(_Strict):
 
     @property
     def weight_format(self) -> NumberFormat:
+        """Format of the weights."""
         return get_format(self.weight)
 
     @property
     def code_bits(self) -> int:
+        """Bits of a code, of weights and activations alike."""
         return self.weight_format.bits
 
     @property
     def plain_formats(self) -> tuple[NumberFormat, ...]:
+        """Formats of the sites with one scale for a group."""
         return tuple(s.format for s in self.sites.values() if not s.format.dual)
 
     @property
     def dual_formats(self) -> tuple[NumberFormat, ...]:
+        """Formats of the sites with a scale for each sign."""
         return tuple(s.format for s in self.sites.values() if s.format.dual)
 
     @property
@@ -113,6 +118,7 @@ class QuantConfig(_Strict):
 
     @property
     def dual_format(self) -> NumberFormat | None:
+        """The format with a scale for each sign; None when no site has one."""
         return self.dual_formats[0] if self.dual_formats else None
 
 

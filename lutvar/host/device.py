@@ -184,6 +184,7 @@ class Device:
         return self.transport.read(self._at(region, offset, count), count)
 
     def read_float32(self, region: Region, offset: int, count: int) -> NDArray[np.float32]:
+        """Read float32 values, [count]."""
         return self.read(region, offset, 4 * count).view(np.float32)
 
     def run(self, program: bytes, limit: int, what: str = "program") -> DeviceCounters:

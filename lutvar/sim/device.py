@@ -162,6 +162,7 @@ class VerilatedDevice:
         return int(self._call("violations"))
 
     def set_timing(self, timing: MemoryTiming) -> None:
+        """Change how the memory behaves from now on."""
         low, high = timing.latency
         self._call(
             "timing", low, high, int(timing.stall * 2**32), timing.bandwidth or 0, timing.seed

@@ -64,6 +64,7 @@ class SimulationResult:
     message: str = ""
 
     def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
         return asdict(self)
 
 

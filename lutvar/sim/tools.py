@@ -66,6 +66,7 @@ class Tool:
     lacks: str = ""
 
     def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON, without the environment."""
         row = asdict(self)
         del row["environment"]
         return row

@@ -16,6 +16,7 @@ class SimulatedMemory:
         self.device, self.base, self.size = device, 0, len(device.memory)
 
     def read32(self, offset: int) -> int:
+        """See `MemoryTransport`."""
         try:
             value, response = self.device.reg_read(offset)
         except SimulationTimeout:
@@ -25,6 +26,7 @@ class SimulatedMemory:
         return value
 
     def write32(self, offset: int, value: int) -> None:
+        """See `MemoryTransport`."""
         try:
             response = self.device.reg_write(offset, value)
         except SimulationTimeout:
@@ -33,21 +35,26 @@ class SimulatedMemory:
             raise BusError("write", offset, response)
 
     def read(self, offset: int, count: int) -> Bytes:
+        """See `MemoryTransport`."""
         self._check(offset, count)
         return self.device.memory[offset : offset + count].copy()
 
     def write(self, offset: int, data: Bytes) -> None:
+        """See `MemoryTransport`."""
         self._check(offset, len(data))
         self.device.memory[offset : offset + len(data)] = data
 
     def wait(self, cycles: int) -> bool:
+        """See `MemoryTransport`."""
         return self.device.run(cycles)
 
     @property
     def cycles(self) -> int:
+        """See `MemoryTransport`."""
         return self.device.cycles
 
     def close(self) -> None:
+        """See `MemoryTransport`."""
         self.device.close()
 
     def _check(self, offset: int, count: int) -> None:

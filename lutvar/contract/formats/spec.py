@@ -90,13 +90,16 @@ class NumberFormat:
 
     @property
     def code_count(self) -> int:
+        """Number of codes, reserved ones included."""
         return 1 << self.bits
 
     @property
     def sign_bit(self) -> int:
+        """Mask of a code's sign bit, its highest."""
         return 1 << (self.bits - 1)
 
     def half(self, negative: bool) -> HalfGrid:
+        """Grid of the magnitudes of one sign."""
         return self.negative if negative else self.positive
 
     def scale_top(self, negative: bool = False) -> int:

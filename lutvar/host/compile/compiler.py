@@ -65,6 +65,7 @@ class CompiledPass:
 
     @property
     def logits_bytes(self) -> int:
+        """Bytes of the logits of all steps."""
         return self.plan.io_size - self.logits_first
 
     def logits(self, raw: NDArray[np.uint8]) -> list[NDArray[np.float32]]:

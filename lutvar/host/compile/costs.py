@@ -121,6 +121,7 @@ class CostModel:
         return Cost(0, 0)
 
     def instruction(self, instruction: Instruction) -> Cost:
+        """Cost of an instruction."""
         return self.of(instruction.opcode, instruction.operands)
 
     def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:

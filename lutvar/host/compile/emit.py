@@ -30,6 +30,7 @@ ONE = 0x3C00  #: 1.0 as FP16
 
 
 def float32_pattern(value: float) -> int:
+    """Bits of the float32 nearest to a value."""
     return int(np.float32(value).view(np.uint32))
 
 

@@ -35,22 +35,27 @@ class MemoryPlan:
     # Strides ---------------------------------------------------------------------------------
     @cached_property
     def x_stride(self) -> int:
+        """Bytes from one row of x to the next."""
         return self.shape.width * 4
 
     @cached_property
     def q_stride(self) -> int:
+        """Bytes from one row of q records to the next."""
         return self.shape.heads * RECORD_BYTES
 
     @cached_property
     def o_stride(self) -> int:
+        """Bytes from one row of attention results to the next."""
         return self.shape.width * 2
 
     @cached_property
     def h_stride(self) -> int:
+        """Bytes from one row of hidden values to the next."""
         return self.shape.hidden * 2
 
     @cached_property
     def logit_stride(self) -> int:
+        """Bytes from one token's logits to the next's."""
         return padded(self.shape.vocab) * 4
 
     @cached_property
@@ -68,15 +73,19 @@ class MemoryPlan:
         return q, o, h, h + _page(n * self.h_stride)
 
     def x(self, row: int) -> int:
+        """Address of a row of x, the residual stream."""
         return address(Region.WORK, row * self.x_stride)
 
     def q(self, row: int) -> int:
+        """Address of a row of q records."""
         return address(Region.WORK, self._bases[0] + row * self.q_stride)
 
     def o(self, row: int) -> int:
+        """Address of a row of attention results."""
         return address(Region.WORK, self._bases[1] + row * self.o_stride)
 
     def h(self, row: int) -> int:
+        """Address of a row of hidden values."""
         return address(Region.WORK, self._bases[2] + row * self.h_stride)
 
     @property
@@ -95,9 +104,11 @@ class MemoryPlan:
         return _page(self.rows.rows * self.x_stride) + before * self.logit_stride
 
     def embedding(self, row: int) -> int:
+        """Address of the embedding of a row."""
         return address(Region.IO, self.embedding_offset(row))
 
     def logits(self, step: int, token: int) -> int:
+        """Address of the logits of a step's token."""
         return address(Region.IO, self.logits_offset(step) + token * self.logit_stride)
 
     @property

@@ -86,6 +86,7 @@ class LayerPlan:
 
     @property
     def passes(self) -> int:
+        """Passes over the weights: 2 for a dual format, else 1."""
         return 2 if self.dual else 1
 
     def panel_bytes(self, tile: WeightTile) -> int:

@@ -83,6 +83,7 @@ class Timeline:
 
     @property
     def end(self) -> int:
+        """Cycle in which the last instruction is complete."""
         return max(done[-1] for done in self.done)
 
 

@@ -36,6 +36,7 @@ class StepShape:
 
     @classmethod
     def of(cls, step: ImageStep) -> StepShape:
+        """What the compiler needs of a step."""
         return cls(
             step.slot, step.label, step.position, step.tokens, step.x_uncond is not None,
             step.guidance,
@@ -82,6 +83,7 @@ class Rows:
 
 
 def fp16_pattern(value: float) -> int:
+    """Bits of the FP16 nearest to a value."""
     return int(np.float16(value).view(np.uint16))
 
 
@@ -112,6 +114,7 @@ class PassRows:
 
     @property
     def tiles(self) -> int:
+        """Number of tiles of rows."""
         return -(-self.rows // self.tile_rows)
 
     def tile(self, index: int) -> Rows:

@@ -35,6 +35,7 @@ class Manifest:
 
     @property
     def config_hash(self) -> int:
+        """Hash of the configuration, as in HASH_HI:HASH_LO."""
         return int(self.data["config_hash"], 16)
 
     @property

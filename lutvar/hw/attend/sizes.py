@@ -47,6 +47,7 @@ class AttentionSizes:
 
     @classmethod
     def of(cls, config: AcceleratorConfig) -> AttentionSizes:
+        """Sizes of a configuration."""
         return cls(
             config.attention_rows, config.max_keys, config.kv, config.pipelined,
             config.attention_dsp_rows,

@@ -1,1 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Arithmetic, memories and queues that the units of the accelerator are made of."""

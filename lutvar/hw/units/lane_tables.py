@@ -98,6 +98,7 @@ class TableSet:
 
     @property
     def luts(self) -> int:
+        """LUTs of all tables."""
         return sum(table.luts for table in self.tables)
 
     def multiply(

@@ -49,9 +49,11 @@ class TableProduct(ProductDesign):
         self.estimate = self.tables.luts
 
     def encode_activation(self, magnitude: int) -> int:
+        """Operand bits of an activation's magnitude."""
         return _encode(self.tables.activation_code, self.activation_magnitudes, magnitude)
 
     def encode_weight(self, magnitude: int) -> int:
+        """Operand bits of a weight's magnitude."""
         return _encode(self.tables.weight_code, self.weight_magnitudes, magnitude)
 
     def terms(
@@ -62,6 +64,7 @@ class TableProduct(ProductDesign):
         signs: Value,
         name: str,
     ) -> tuple[list[Value], Value]:
+        """See `ProductDesign.terms`: products come out of the tables."""
         logic = PlaneLogic(m, len(signs), f"{name}_table")
         products = self.tables.multiply(logic, activation, weight)
         *products, signs = _register_planes(m, [*products, signs], f"{name}_product")
@@ -123,6 +126,7 @@ class SignificandProduct(ProductDesign):
         self.latency = 2
 
     def encode_activation(self, magnitude: int) -> int:
+        """Operand bits of an activation's magnitude: significand and shift. Raises ValueError."""
         significand, shift = _split(magnitude, self.width_a)
         if magnitude not in self.activation_magnitudes:
             raise ValueError(f"magnitude {magnitude} is not an activation value of this product")
@@ -130,6 +134,7 @@ class SignificandProduct(ProductDesign):
         return code | shift << self.code_bits
 
     def encode_weight(self, magnitude: int) -> int:
+        """Operand bits of a weight's magnitude: significand and shift. Raises ValueError."""
         significand, shift = _split(magnitude, self.width_w)
         if magnitude not in self.weight_magnitudes:
             raise ValueError(f"magnitude {magnitude} is not a weight value of this product")
@@ -147,6 +152,7 @@ class SignificandProduct(ProductDesign):
         signs: Value,
         name: str,
     ) -> tuple[list[Value], Value]:
+        """See `ProductDesign.terms`: significands are multiplied, then shifted."""
         logic = PlaneLogic(m, len(signs), f"{name}_table")
         significand, shift_a = activation[: self.code_bits], activation[self.code_bits :]
         shift_w = weight[self.digits * self.digit_bits :]

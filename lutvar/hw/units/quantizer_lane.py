@@ -68,6 +68,7 @@ class QuantizerFormats:
         self.quotient_bits = (4 * largest - 1).bit_length()
 
     def top(self, dual: bool, negative: bool) -> int:
+        """Grid integer that the maximum of a group (of a half, if dual) maps to."""
         fmt = self.dual if dual and self.dual is not None else self.plain
         return fmt.scale_top(negative)
 

@@ -67,6 +67,7 @@ class PassEstimate:
 
     @property
     def bytes(self) -> float:
+        """Bytes moved on all ports."""
         return sum(self.traffic.values())
 
 
@@ -85,14 +86,17 @@ class Estimate:
 
     @property
     def cycles(self) -> float:
+        """Cycles of all passes."""
         return sum(p.cycles for p in self.passes)
 
     @property
     def images(self) -> float:
+        """Images finished in these cycles."""
         return sum(p.images for p in self.passes)
 
     @property
     def images_per_second(self) -> float:
+        """Throughput at the clock."""
         return self.images * self.clock * 1e6 / self.cycles
 
     @property
@@ -103,6 +107,7 @@ class Estimate:
 
     @property
     def scales(self) -> int:
+        """Scales of an image."""
         return len(self.passes) if self.schedule != "stagger" else self._scales
 
     _scales: int = 1
@@ -134,6 +139,7 @@ class Estimate:
 
     @property
     def gigabytes_per_second(self) -> float:
+        """Mean bandwidth of all ports together."""
         return sum(p.bytes for p in self.passes) / self.cycles * self.clock * 1e6 / 1e9
 
     def as_dict(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ class Resources:
     lines: tuple[Line, ...]
 
     def total(self, kind: str) -> int:
+        """Amount of all units with a figure of this kind."""
         return sum(line.amounts.get(kind) or 0 for line in self.lines)
 
     def missing(self, kind: str) -> list[str]:
@@ -46,13 +47,16 @@ class Resources:
 
     @staticmethod
     def limit(kind: str) -> int:
+        """Amount of the device that a design may use."""
         count, share = DEVICE[kind]
         return int(count * share)
 
     def fits(self, kind: str) -> bool:
+        """The total is within the limit."""
         return self.total(kind) <= self.limit(kind)
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return {
             "modelled": True,
             "units": {line.unit: {**line.amounts, "source": line.source} for line in self.lines},

@@ -12,6 +12,7 @@ from .resources import KINDS, Resources
 
 
 def percent(value: float) -> str:
+    """A share as text."""
     return f"{100 * value:.1f} %"
 
 

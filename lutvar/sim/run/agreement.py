@@ -48,6 +48,7 @@ class Pair:
 
     @property
     def name(self) -> str:
+        """Model, configuration and images in one line."""
         model = self.model
         if not isinstance(model, str):
             width, depth, patches = model

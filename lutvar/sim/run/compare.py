@@ -32,9 +32,11 @@ class GenerationComparison:
 
     @property
     def equal(self) -> bool:
+        """Tokens and pixels are the same."""
         return self.tokens_different == 0 and self.values_different == 0
 
     def as_dict(self) -> dict[str, object]:
+        """Plain data for JSON."""
         return asdict(self) | {"equal": self.equal}
 
 

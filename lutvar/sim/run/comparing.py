@@ -55,10 +55,12 @@ class Comparison:
 
     @property
     def mismatches(self) -> int:
+        """Values that differ."""
         return sum(self.different.values())
 
     @property
     def total(self) -> int:
+        """Values compared."""
         return sum(self.compared.values())
 
     def add(self, kind: str, name: str, expected: NDArray[Any], got: NDArray[Any]) -> None:
@@ -91,6 +93,7 @@ class ComparingTransformer:
         self.golden, self.device, self.comparison = golden, device, comparison
 
     def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
+        """See `Transformer.run`: runs both and compares; returns the device's logits."""
         expected = self.golden.run(steps)
         got = self.device.run(steps)
         for k, (a, b) in enumerate(zip(expected, got, strict=True)):

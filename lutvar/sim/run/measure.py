@@ -51,6 +51,7 @@ class PassFigures:
 
     @property
     def bytes_per_cycle(self) -> float:
+        """Mean bandwidth of all ports together."""
         return self.traffic / self.cycles if self.cycles else 0.0
 
 

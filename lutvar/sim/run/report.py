@@ -74,10 +74,12 @@ class RunReport:
 
     @property
     def ok(self) -> bool:
+        """Everything agrees and no AXI rule was broken."""
         return not self.comparison.mismatches and self.end_to_end.equal and not self.violations
 
     @property
     def verdict(self) -> str:
+        """The result in a sentence."""
         c = self.comparison
         equal = f"{c.total:,} values compared bit by bit, {c.mismatches:,} differ"
         images = self.end_to_end

@@ -54,10 +54,12 @@ class Runnable(Protocol):
     """What a session needs of a model: `Quantized`, or a transformer without a tokenizer."""
 
     @property
-    def transformer(self) -> QuantizedTransformer: ...
+    def transformer(self) -> QuantizedTransformer:
+        """The quantized transformer."""
 
     @property
-    def config(self) -> AcceleratorConfig: ...
+    def config(self) -> AcceleratorConfig:
+        """The accelerator that it was quantized for."""
 
 
 class Session:
@@ -108,6 +110,7 @@ class Session:
         )
 
     def close(self) -> None:
+        """End the simulation."""
         self.simulation.close()
 
     def __enter__(self) -> Self:

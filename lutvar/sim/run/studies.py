@@ -57,6 +57,7 @@ class Outcome:
 
     @property
     def cycles_per_image(self) -> float:
+        """Cycles of all passes for each image."""
         return self.overall.cycles / self.variant.images
 
 

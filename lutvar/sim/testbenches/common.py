@@ -34,6 +34,7 @@ PROGRAM = 0x0005_5000_0000_1000
 
 
 def settings() -> dict[str, Any]:
+    """What the runner has written for this simulation."""
     return json.loads(Path(os.environ[SETTINGS]).read_text(encoding="utf-8"))
 
 
@@ -89,6 +90,7 @@ class Testbench:
         return tb
 
     async def cycles(self, count: int) -> None:
+        """Wait for clock cycles."""
         await ClockCycles(self.dut.ap_clk, count)
 
     async def reset(self, count: int = 4) -> None:
@@ -101,23 +103,28 @@ class Testbench:
     # Registers
 
     async def read(self, name: str) -> int:
+        """Value of a register."""
         answer = await self.bus.read(BY_NAME[name].offset, 4)
         assert answer.resp == OKAY, f"reading {name} was answered with {answer.resp}"
         return int.from_bytes(answer.data, "little")
 
     async def write(self, name: str, value: int) -> None:
+        """Write a register."""
         data = (value & 0xFFFFFFFF).to_bytes(4, "little")
         answer = await self.bus.write(BY_NAME[name].offset, data)
         assert answer.resp == OKAY, f"writing {name} was answered with {answer.resp}"
 
     async def read64(self, name: str) -> int:
+        """Value of a pair of registers, `<name>_LO` and `<name>_HI`."""
         return await self.read(f"{name}_LO") | await self.read(f"{name}_HI") << 32
 
     async def write64(self, name: str, value: int) -> None:
+        """Write a pair of registers."""
         await self.write(f"{name}_LO", value)
         await self.write(f"{name}_HI", value >> 32)
 
     async def field(self, register: str, field: str) -> int:
+        """Value of a register's field."""
         return BY_NAME[register].field_value(await self.read(register), field)
 
     async def open(self, sizes: dict[Region, int]) -> None:
@@ -141,9 +148,11 @@ class Testbench:
     # Programs
 
     def put(self, region: Region, content: bytes, offset: int = 0) -> None:
+        """Write to a region's memory, behind the accelerator's back."""
         self.memory.write(BASES[region] + offset, content)
 
     def get(self, region: Region, offset: int, count: int) -> bytes:
+        """Read from a region's memory."""
         return self.memory.read(BASES[region] + offset, count)
 
     async def start_program(self, raw: bytes) -> None:
@@ -171,6 +180,7 @@ class Testbench:
         assert not self.memory.outstanding, "the program ended before its memory accesses"
 
     async def snapshot(self) -> "DeviceSnapshot":
+        """What every unit is doing, for messages."""
         from lutvar.host.device_status import DeviceSnapshot
 
         names = ["CTRL", "STATE", "PORTS", "ERROR", "ERROR_INFO"]

@@ -54,11 +54,13 @@ class Channel:
         return now if self.open else None
 
     def drive(self, ready: bool) -> None:
+        """Set READY; transfers count only while it is high."""
         if ready != self.open:
             self.open = ready
             self._ready.value = int(ready)
 
     def forget(self) -> None:
+        """Forget the offer that waits, as in a reset."""
         self._waiting = None
         self.open = False
         self._ready.value = 0
@@ -73,9 +75,11 @@ class Answers:
         self.showing = False
 
     def taken(self) -> bool:
+        """The answer that was shown has been taken."""
         return self.showing and bool(self._ready.value)
 
     def show(self, *values: int) -> None:
+        """Offer an answer with these payload fields."""
         self.showing = True
         self._valid.value = 1
         for pin, value in zip(self._payload, values, strict=True):
@@ -115,13 +119,16 @@ class Memory:
         }
 
     def rests(self) -> bool:
+        """Whether a channel pauses in this cycle."""
         return bool(self.pauses) and self.rng.random() < self.pauses
 
     def read(self, address: int, count: int) -> bytes:
+        """Bytes at an address. Raises AssertionError when nothing is there."""
         data, at = self.find(address, count)
         return bytes(data[at : at + count])
 
     def write(self, address: int, content: bytes) -> None:
+        """Store bytes at an address. Raises AssertionError when nothing is there."""
         data, at = self.find(address, len(content))
         data[at : at + len(content)] = content
 
@@ -148,9 +155,11 @@ class Memory:
         return Burst(data, at, beats, self.due(), response)
 
     def due(self) -> int:
+        """Cycle in which a burst that comes now is answered."""
         return self.now + self.rng.randint(*self.latency)
 
     def beats(self, name: str, write: bool = False) -> int:
+        """Beats moved on a port since the start."""
         return self.ports[name, write].beats
 
     @property

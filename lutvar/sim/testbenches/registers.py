@@ -30,6 +30,7 @@ class Port:
         self._tb = tb
 
     def pin(self, name: str) -> Any:
+        """A pin of the port, by its name without prefix."""
         return getattr(self._tb.dut, f"s_axi_control_{name}")
 
     async def _tick(self) -> None:

@@ -44,6 +44,7 @@ def make_step(
     rng: np.random.Generator, position: int, tokens: int, *, slot: int = 0, label: int = 0,
     guided: bool = True,
 ) -> ImageStep:  # fmt: skip
+    """An image step with random embeddings."""
     x = [rng.standard_normal((tokens, 128)).astype(np.float32) for _ in range(2)]
     if not guided:
         return ImageStep(slot, label, position, x[0], None)
@@ -64,11 +65,13 @@ class TransformerCase:
         self.golden = GoldenTransformer(self.model)
 
     async def open(self, tb: Testbench) -> None:
+        """Give the regions memory; put the weights there."""
         sizes = dict.fromkeys((Region.WORK, Region.IO, Region.CACHE), SHARED)
         await tb.open({Region.MODEL: len(self.packed.image), **sizes})
         tb.put(Region.MODEL, self.packed.image.tobytes())
 
     def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
+        """The program of a pass, checked to fit the shared regions."""
         compiled = self.compiler.compile([StepShape.of(step) for step in steps], check=True)
         plan = compiled.plan
         assert max(plan.work_size, plan.io_size, plan.cache_size) <= SHARED

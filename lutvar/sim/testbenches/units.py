@@ -42,13 +42,16 @@ class UnitsCase:
 
     @property
     def raw(self) -> bytes:
+        """The encoded program."""
         return Program(self.instructions, accelerator_hash(self.config)).encode()
 
     async def open(self, tb: Testbench) -> None:
+        """Give the regions memory, and fill it."""
         await tb.open(SIZES)
         self.fill(tb)
 
     def fill(self, tb: Testbench) -> None:
+        """Put the memory's contents before the program."""
         for region, content in self.before.items():
             tb.put(region, content)
 
