@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lutvar.bench import measure as measured
+from lutvar.bench import measure
+from lutvar.contract import costs
 from lutvar.bench import synth, units
 from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.synth import SynthesisError, SynthReport
@@ -91,16 +92,18 @@ def test_the_file_of_a_configuration(
     runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cost = units.synthesise_unit("fetch", CONFIG, tmp_path / "cache")
-    measured.save("x", {"fetch": cost}, tmp_path)
-    assert measured.load("x", tmp_path) == {"fetch": cost}
-    assert measured.load("y", tmp_path) == {}
+    costs.save_units("x", {"fetch": cost}, tmp_path)
+    assert costs.load_units("x", tmp_path) == {"fetch": cost}
+    assert costs.load_units("y", tmp_path) == {}
     with pytest.raises(SystemExit, match="known are"):
-        measured.main(["small-fp4", "nothing"])
+        measure.main(["small-fp4", "nothing"])
 
 
 def test_what_comes_with_the_package() -> None:
-    for path in measured.DATA.glob("*.json"):
-        for name, cost in measured.load(path.stem).items():
+    names = {path.stem for path in costs.DATA.glob("*.json")} - {costs.ARRAY_COSTS.stem}
+    assert names
+    for config in names:
+        for name, cost in costs.load_units(config).items():
             assert name in units.UNITS and cost.levels and cost.lut > 0
             assert "Yosys" in cost.source
 
