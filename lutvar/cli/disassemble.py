@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import BinaryIO, cast
+
 import click
 
 from .common import command
@@ -18,7 +20,7 @@ def disassemble(file: str) -> None:
     from lutvar.host.compile.disassemble import disassemble as lines
     from lutvar.host.compile.program import Program
 
-    with click.open_file(file, "rb") as stream:
+    with cast(BinaryIO, click.open_file(file, "rb")) as stream:
         program = Program.read(stream)
     for line in lines(program):
         click.echo(line)

@@ -33,12 +33,12 @@ def quantize(
         raise click.UsageError("--preset and --recipe exclude each other; give one")
     from lutvar.contract.quant_preset import load_quant
 
-    config = load_quant(preset or "fp4") if recipe is None else None  # a wrong name fails at once
+    config = load_quant(preset or "fp4")  # a wrong name fails at once
     from lutvar.quant.methods import load_recipe, preset_recipe
     from lutvar.quant.methods.resumable import quantize_to_file
     from lutvar.quant.models import load_model
 
-    chosen = load_recipe(recipe) if config is None else preset_recipe(config)
+    chosen = load_recipe(recipe) if recipe is not None else preset_recipe(config)
     prepare_output(out)
     loaded = load_model(model)
     info = loaded.info

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from lutvar.bench import measure
-from lutvar.contract import costs
-from lutvar.bench import synth, units
+from lutvar.bench import measure, synth, units
 from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.synth import SynthesisError, SynthReport
+from lutvar.contract import costs
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim import tools

@@ -49,10 +49,12 @@ def needed(reads: Iterable[Access], writes: Iterable[Access]) -> Counts:
     count = len(UNITS)
     need = [0] * count
     for cells, part in reads:
-        last = _last(cells.written[(slice(None), *part)], count)
+        index = (slice(None), *part)
+        last = _last(cells.written[index], count)
         need = list(map(max, need, last))
     for cells, part in writes:
-        last = _last(cells.both[(slice(None), slice(None), *part)], 2 * count)
+        both = (slice(None), slice(None), *part)
+        last = _last(cells.both[both], 2 * count)
         need = list(map(max, need, last[:count], last[count:]))
     return need
 

@@ -8,7 +8,8 @@ from lutvar.quant.methods.errors import RecipeError
 from lutvar.quant.methods.quantizers.fake import QuantizerSpec
 from lutvar.quant.var.sites import SITE_NAMES, SiteName
 
-from .recipe import LayerSpec, Recipe
+from .recipe import Recipe
+from .specs import LayerSpec
 
 
 def preset_recipe(config: QuantConfig) -> Recipe:
