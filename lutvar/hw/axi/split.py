@@ -32,7 +32,7 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Two places for transfers, so that ready is a register.
-        full, spare = Signal(), Signal()
+        has_first, has_second = Signal(), Signal()
         first = Signal.like(self.i.payload, reset_less=True)
         second = Signal.like(self.i.payload, reset_less=True)
         accept, load = Signal(), Signal()
@@ -40,20 +40,20 @@ class BurstSplitter(wiring.Component):
         room = Signal(_ALIGNED + 1, reset_less=True)  # beats up to the end of the window
         large = Signal(reset_less=True)  # more beats than any window has
         m.d.comb += [
-            self.i.ready.eq(~spare),
-            accept.eq(self.i.valid & ~spare),
-            upcoming.eq(Mux(spare, second, self.i.payload)),
+            self.i.ready.eq(~has_second),
+            accept.eq(self.i.valid & ~has_second),
+            upcoming.eq(Mux(has_second, second, self.i.payload)),
         ]
-        with m.If(load | ~full):
+        with m.If(load | ~has_first):
             m.d.sync += [
-                full.eq(spare | accept),
-                spare.eq(0),
+                has_first.eq(has_second | accept),
+                has_second.eq(0),
                 first.eq(upcoming),
                 room.eq(MAX_BURST - upcoming.address[6 : 6 + _ALIGNED]),
                 large.eq(upcoming.beats[_ALIGNED + 1 :].any()),
             ]
         with m.Elif(accept):
-            m.d.sync += spare.eq(1)
+            m.d.sync += has_second.eq(1)
         with m.If(accept):
             m.d.sync += second.eq(self.i.payload)
 
@@ -79,7 +79,7 @@ class BurstSplitter(wiring.Component):
         m.d.comb += [
             step.eq(~self.o.valid | self.o.ready),
             more.eq(~burst.last),
-            load.eq(full & step & ~(self.o.valid & more)),
+            load.eq(has_first & step & ~(self.o.valid & more)),
         ]
         with m.If(step):
             with m.If(self.o.valid & more):
@@ -95,7 +95,7 @@ class BurstSplitter(wiring.Component):
                 ]
             with m.Else():
                 m.d.sync += [
-                    self.o.valid.eq(full),
+                    self.o.valid.eq(has_first),
                     burst.address.eq(start),
                     burst.beats.eq(size),
                     left.eq(rest),
