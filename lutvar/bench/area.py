@@ -89,7 +89,7 @@ class AreaCase:
         make: builds the component.
         target: LUT sites after packing; None when there is no bound.
         lanes: when given, the details say LUTs for each lane.
-        options: of `count_luts`.
+        options: of `count_luts_verilog`.
         quick: synthesised in a quick run too.
     """
 

@@ -20,7 +20,7 @@ MOST_GOLDEN = 6.0
 _THREADS = 2
 
 
-def forward_speed(recipe: str = RECIPE, model: str = MODEL) -> list[Measurement]:
+def forward_speed() -> list[Measurement]:
     """Seconds to generate some guided images: float32, fake-quantized, golden model.
 
     All three sample and decode alike. One run before the timed ones fills what is cached; of those
@@ -33,7 +33,7 @@ def forward_speed(recipe: str = RECIPE, model: str = MODEL) -> list[Measurement]
     from lutvar.quant.var import generate
     from lutvar.quant.var.passes import generate_passes
 
-    loaded = load_model(model)
+    loaded = load_model(MODEL)
     var, vqvae, info = loaded.var, loaded.vqvae, loaded.info
     labels = [k % len(info.classes) for k in range(IMAGES)]
     sampling = (info.cfg, info.top_k, info.top_p)
@@ -41,7 +41,7 @@ def forward_speed(recipe: str = RECIPE, model: str = MODEL) -> list[Measurement]
     torch.set_num_threads(_THREADS)
     try:
         plain = _seconds(lambda: generate(var, vqvae, labels, labels, *sampling))
-        quantized = quantize_var(var, load_recipe(recipe))
+        quantized = quantize_var(var, load_recipe(RECIPE))
         with quantized.installed(var):
             fake = _seconds(lambda: generate(var, vqvae, labels, labels, *sampling))
         golden_model = GoldenTransformer(export(quantized, var))
@@ -52,7 +52,7 @@ def forward_speed(recipe: str = RECIPE, model: str = MODEL) -> list[Measurement]
         torch.set_num_threads(before)
     return [
         Measurement(
-            f"{model}, {recipe}: {what}", seconds / plain, "of float32's time", "timed", most,
+            f"{MODEL}, {RECIPE}: {what}", seconds / plain, "of float32's time", "timed", most,
             detail={"images": IMAGES, "seconds": seconds, "float32 s": plain},
         )
         for what, seconds, most in (

@@ -27,29 +27,29 @@ MOST_MEMORY = 1.3  #: times the float32 file
 _THREADS = 2
 
 
-def quantize_speed(recipe: str = RECIPE, size: str = SIZE) -> list[Measurement]:
+def quantize_speed() -> list[Measurement]:
     """Seconds to quantize a model of an official size, and peak memory against its file."""
     with tempfile.TemporaryDirectory() as folder:
         model, out = Path(folder) / "var.safetensors", Path(folder) / "quantized.safetensors"
         environment = {**os.environ, "OMP_NUM_THREADS": str(_THREADS)}
-        for arguments in (["make", str(model), size], ["quantize", str(model), recipe, str(out)]):
+        for arguments in (["make", str(model), SIZE], ["quantize", str(model), RECIPE, str(out)]):
             done = subprocess.run(
                 [sys.executable, "-m", "lutvar.bench.methods", *arguments],
                 env=environment, capture_output=True, encoding="utf-8", errors="replace",
             )  # fmt: skip
             if done.returncode:
                 detail = {"error": (done.stderr.splitlines() or ["no message"])[-1]}
-                return [Measurement(f"{recipe}, {size}", None, "s", "timed", detail=detail)]
+                return [Measurement(f"{RECIPE}, {SIZE}", None, "s", "timed", detail=detail)]
         figures = json.loads(done.stdout)
         figures["file MB"] = model.stat().st_size / 1e6
         figures["result MB"] = out.stat().st_size / 1e6
     seconds, peak = figures.pop("seconds"), figures.pop("peak MB")
     return [
         Measurement(
-            f"quantize {size}, {recipe}", seconds, "s", "timed", MOST_SECONDS, detail=figures
+            f"quantize {SIZE}, {RECIPE}", seconds, "s", "timed", MOST_SECONDS, detail=figures
         ),
         Measurement(
-            f"quantize {size}, {recipe}: peak memory", peak / figures["file MB"],
+            f"quantize {SIZE}, {RECIPE}: peak memory", peak / figures["file MB"],
             "of the FP32 file", "counted", MOST_MEMORY, detail={"peak MB": peak},
         ),
     ]  # fmt: skip

@@ -16,14 +16,13 @@ WHOLE = "vck190-fp4"  #: the configuration whose units and export are measured
 _SYNTHESES = 2  #: syntheses at the same time; each takes one core and some 500 MiB
 
 
-def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
+def run_bench(quick: bool = False) -> BenchReport:
     """Measure speed, then area; a tool that is missing makes lines without a value.
 
     Takes minutes: see the report's `seconds`.
 
     Args:
         quick: small syntheses only, simulation from the cache.
-        progress: say on standard error what is being measured.
     """
     tools = {tool.name: tool for tool in versions()}
     speed = _speed(quick, tools["verilator"].ok, tools["yosys"].ok)
@@ -31,7 +30,7 @@ def run_bench(quick: bool = False, progress: bool = True) -> BenchReport:
     here = machine({name: tool.found for name, tool in tools.items()})
     started = time.monotonic()
     found: list[Measurement] = []
-    with progress_bar("bench", len(speed) + len(area), show=progress) as bar:
+    with progress_bar("bench", len(speed) + len(area)) as bar:
         for name, measure in speed:  # timed: nothing may run beside
             bar.set_description(name)
             found += measure()

@@ -16,10 +16,11 @@ from .report import Measurement
 
 #: Where compiled simulations are kept; the same place as for the other commands.
 CACHE = Path("build/sim")
+PRESET, CONFIG = "fp4", "small-fp4"
 MOST_SECONDS = 300  #: for a whole image of the shipped model in simulation
 
 
-def golden_speed(preset: str = "fp4") -> list[Measurement]:
+def golden_speed() -> list[Measurement]:
     """Image tokens a second of the golden model: one guided image for each class of `digits`."""
     from lutvar.quant.golden.transformer import GoldenTransformer
     from lutvar.quant.models import load_model
@@ -27,7 +28,7 @@ def golden_speed(preset: str = "fp4") -> list[Measurement]:
     from lutvar.quant.var.passes import generate_passes
 
     model = load_model("digits")
-    golden = GoldenTransformer(quantize_transformer(model.var, load_quant(preset), progress=False))
+    golden = GoldenTransformer(quantize_transformer(model.var, load_quant(PRESET), progress=False))
     labels = range(len(model.info.classes))
 
     def generate() -> int:
@@ -40,21 +41,20 @@ def golden_speed(preset: str = "fp4") -> list[Measurement]:
     seconds = time.monotonic() - started
     return [
         Measurement(
-            f"golden model, {preset}",
+            f"golden model, {PRESET}",
             tokens / seconds,
             "tokens/s",
             "timed",
             detail={"images": len(labels), "tokens": tokens, "seconds": seconds},
         ),
-        *_memory(f"golden model, {preset}", children=False),
+        *_memory(f"golden model, {PRESET}", children=False),
     ]
 
 
-def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list[Measurement]:
+def simulation_speed(fresh: bool = True) -> list[Measurement]:
     """Export and build an accelerator, then generate one image of `digits` on it.
 
     Args:
-        config_name: accelerator size.
         fresh: build in an empty folder and report the time; otherwise use the cache.
     """
     from lutvar.host.transformer import PassReport
@@ -62,7 +62,7 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
     from lutvar.sim.run.measure import figures, total
     from lutvar.sim.run.session import Session, Stages, quantize
 
-    quantized = quantize("digits", config_name)
+    quantized = quantize("digits", CONFIG)
     stages = Stages()
     reports: list[PassReport] = []
     with (
@@ -81,38 +81,36 @@ def simulation_speed(config_name: str = "small-fp4", fresh: bool = True) -> list
         whole = time.monotonic() - started
     shape = quantized.transformer.shape
     used = total("image", [figures(str(i), r, shape) for i, r in enumerate(reports)])
-    made = [Measurement(f"export, {config_name}", stages.seconds["export Verilog"], "s", "timed")]
+    made = [Measurement(f"export, {CONFIG}", stages.seconds["export Verilog"], "s", "timed")]
     if fresh:
         build = stages.seconds["build the simulation"]
-        made.append(Measurement(f"simulation build, {config_name}", build, "s", "timed"))
+        made.append(Measurement(f"simulation build, {CONFIG}", build, "s", "timed"))
     detail = {"cycles": used.cycles, "seconds": used.device_seconds, "images": 1}
     return [
         *made,
         Measurement(
-            f"simulation, {config_name}",
+            f"simulation, {CONFIG}",
             used.cycles / used.device_seconds,
             "cycles/s",
             "timed",
             detail=detail,
         ),
+        Measurement(f"simulation of a whole image, {CONFIG}", whole, "s", "timed", MOST_SECONDS),
         Measurement(
-            f"simulation of a whole image, {config_name}", whole, "s", "timed", MOST_SECONDS
-        ),
-        Measurement(
-            f"one image alone, {config_name}",
+            f"one image alone, {CONFIG}",
             used.cycles,
             "cycles",
             "simulated (Verilator)",
             detail=detail,
         ),
         Measurement(
-            f"array busy, one image alone, {config_name}",
+            f"array busy, one image alone, {CONFIG}",
             100 * used.utilisation,
             "%",
             "simulated (Verilator)",
             detail=detail,
         ),
-        *_memory(f"whole bench so far, {config_name}", children=True),
+        *_memory(f"whole bench so far, {CONFIG}", children=True),
     ]
 
 

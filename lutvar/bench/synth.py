@@ -98,55 +98,34 @@ def synthesis_tool() -> tools.Tool:
     return tools.yosys().require(_HINT)
 
 
-def count_luts(
-    component: Any,
-    name: str,
-    family: str = "xcup",
-    *,
-    options: tuple[str, ...] = LOGIC_ONLY,
-    timeout: float = 1800.0,
-) -> SynthReport:
-    """Synthesise a component on its own.
-
-    Args:
-        component: Amaranth component with a signature.
-        name: module name; the prefix of exported modules is added when missing.
-        family: argument of `synth_xilinx -family`.
-        options: further arguments of `synth_xilinx`; default: no DSP, block RAM, LUTRAM or SRL.
-        timeout: seconds that Yosys may take.
-
-    Raises:
-        ToolError: no Yosys.
-        SynthesisError: Yosys failed or took too long.
-    """
-    from lutvar.hw.verilog import PREFIX, export_verilog
-
-    module = name if name.startswith(PREFIX) else PREFIX + name
-    return count_luts_verilog(
-        export_verilog(component, module), module, family, options=options, timeout=timeout
-    )
+FAMILY = "xcup"  #: argument of `synth_xilinx -family`
 
 
 def count_luts_verilog(
     verilog: str,
     top: str,
-    family: str = "xcup",
     *,
     options: tuple[str, ...] = LOGIC_ONLY,
     timeout: float = 1800.0,
     flat: bool = True,
 ) -> SynthReport:
-    """Synthesise module `top` of a Verilog text. Arguments and errors as `count_luts`.
+    """Synthesise module `top` of a Verilog text on its own.
 
     Args:
+        options: further arguments of `synth_xilinx`; default: no DSP, block RAM, LUTRAM or SRL.
+        timeout: seconds that Yosys may take.
         flat: join all modules first, so that logic is shared across them. Without, a module that
             is used often (`SHARED`) is mapped once and joined afterwards, which takes a
             fraction of the time for large units. Paths through its ports count whole either way.
+
+    Raises:
+        ToolError: no Yosys.
+        SynthesisError: Yosys failed or took too long.
     """
     tool = synthesis_tool()
     assert tool.path is not None
     every = (*_OUT_OF_CONTEXT, *options)
-    netlist = _map(verilog, top, family, every, tool.path, timeout, flat)
+    netlist = _map(verilog, top, FAMILY, every, tool.path, timeout, flat)
     cells = read_cells(netlist, top)
     counts = Counter(cell.kind for cell in cells)
     outputs: list[Net] = []
@@ -160,7 +139,7 @@ def count_luts_verilog(
     return SynthReport(
         name=top,
         tool=f"Yosys {tool.found}",
-        family=family,
+        family=FAMILY,
         luts=sum(cell.is_lut for cell in cells),
         luts_packed=packed_sites(cells),
         ffs=total("FD", "LD"),

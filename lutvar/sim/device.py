@@ -74,6 +74,9 @@ class MemoryTiming:
             raise ValueError(f"bandwidth is {self.bandwidth}; it must be at least 1 or None")
 
 
+BUS_LIMIT = 1000  #: cycles to wait for an answer on the control port
+
+
 class VerilatedDevice:
     """One simulated accelerator.
 
@@ -81,7 +84,6 @@ class VerilatedDevice:
         library: what `lutvar.sim.verilator.build` returned for the wrapper `device.cpp`.
         memory_bytes: size of the memory, addresses from 0; other addresses answer DECERR.
         timing: of the memory.
-        bus_limit: cycles to wait for an answer on the control port.
     """
 
     def __init__(
@@ -90,7 +92,6 @@ class VerilatedDevice:
         memory_bytes: int,
         *,
         timing: MemoryTiming | None = None,
-        bus_limit: int = 1000,
     ) -> None:
         self._library = ctypes.CDLL(str(Path(library).absolute()))
         create = self._library.lutvar_create
@@ -100,7 +101,6 @@ class VerilatedDevice:
             function = getattr(self._library, f"lutvar_{name}")
             function.restype, function.argtypes = result, (_VOID, *arguments)
             self._calls[name] = function
-        self.bus_limit = bus_limit
         self._handle: int | None = create(memory_bytes)
         raw = (ctypes.c_uint8 * memory_bytes).from_address(self._call("memory"))
         #: The memory itself, uint8 [memory_bytes]; valid until `close`.
@@ -182,27 +182,23 @@ class VerilatedDevice:
         """Beats of 64 bytes moved on a port since creation."""
         return int(self._call("beats", self._index(port, write), int(write)))
 
-    def reset(self, cycles: int = 8) -> None:
+    def reset(self) -> None:
         """Hold ap_rst_n low; bursts under way are forgotten, memory keeps its contents."""
-        self._call("reset", cycles)
+        self._call("reset", 8)
 
-    def reg_write(self, offset: int, value: int, *, strobe: int = 0xF) -> int:
+    def reg_write(self, offset: int, value: int) -> int:
         """Write a word through AXI4-Lite. Returns the response: 0 is OKAY, 2 is SLVERR."""
-        response = self._call("write", offset, value & 0xFFFFFFFF, strobe, self.bus_limit)
+        response = self._call("write", offset, value & 0xFFFFFFFF, 0xF, BUS_LIMIT)
         if response < 0:
-            raise SimulationTimeout(
-                f"no answer to a write to 0x{offset:03X} in {self.bus_limit} cycles"
-            )
+            raise SimulationTimeout(f"no answer to a write to 0x{offset:03X} in {BUS_LIMIT} cycles")
         return int(response)
 
     def reg_read(self, offset: int) -> tuple[int, int]:
         """Read a word through AXI4-Lite. Returns (value, response)."""
         value = _U32()
-        response = self._call("read", offset, ctypes.byref(value), self.bus_limit)
+        response = self._call("read", offset, ctypes.byref(value), BUS_LIMIT)
         if response < 0:
-            raise SimulationTimeout(
-                f"no answer to a read of 0x{offset:03X} in {self.bus_limit} cycles"
-            )
+            raise SimulationTimeout(f"no answer to a read of 0x{offset:03X} in {BUS_LIMIT} cycles")
         return value.value, int(response)
 
     def run(self, max_cycles: int) -> bool:

@@ -146,11 +146,11 @@ def build_model(
     return runner, environment
 
 
-def _tail(log: Path, lines: int = 25) -> str:
+def _tail(log: Path) -> str:
     if not log.exists():
         return "it wrote no log"
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return f"the log is {log}. Its end:\n" + "\n".join(text[-lines:])
+    return f"the log is {log}. Its end:\n" + "\n".join(text[-25:])
 
 
 def _results(path: Path, sim: str) -> list[SimulationResult]:
@@ -183,7 +183,6 @@ def run_testbenches(
     *,
     build_dir: Path | str = "build/cocotb",
     verilog: Path | None = None,
-    testbenches: Sequence[str] = TESTBENCHES,
     test_filter: str | None = None,
     seed: int = 1,
     waves: bool = False,
@@ -196,7 +195,6 @@ def run_testbenches(
         build_dir: gets a folder for each simulator and configuration, with logs, `results.xml`
             and `results.json`.
         verilog: file exported earlier from the same configuration; default: export it now.
-        testbenches: modules of `lutvar.sim.testbenches`.
         test_filter: regular expression on names of tests; default: `ICARUS_TESTBENCHES` on Icarus,
             all of them on Verilator.
         seed: of everything random inside cocotb.
@@ -221,7 +219,7 @@ def run_testbenches(
     verilog = verilog or export(config, folder).verilog
     return run_on(
         sim, verilog, config, folder,
-        modules=[f"lutvar.sim.testbenches.{name}" for name in testbenches],
+        modules=[f"lutvar.sim.testbenches.{name}" for name in TESTBENCHES],
         test_filter=test_filter, seed=seed, waves=waves,
     )  # fmt: skip
 

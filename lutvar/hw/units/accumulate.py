@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequential float32 accumulation of many interleaved sums (contract, section 5)."""
 
-from amaranth.hdl import Module, Mux, Signal, signed, unsigned
+from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from .fp32_add import Fp32Add
 from .pipeline import delay, valid_line
-from .scale import ScaleMultiply
 
 #: Least distance, in cycles, of two additions to one slot: read, add, write, and only then read.
 MIN_INTERVAL = Fp32Add.LATENCY + 2
@@ -68,60 +67,5 @@ class Accumulator(wiring.Component):
             write.data.eq(adder.s),
             write.en.eq(valid[-1]),
             self.y.eq(adder.s),
-        ]
-        return m
-
-
-class ScaleAccumulate(wiring.Component):
-    """Scale multiplication and accumulation for one output of the array.
-
-    Latency: `LATENCY` cycles. Throughput: one each cycle, one slot every `MIN_INTERVAL`.
-    """
-
-    LATENCY = ScaleMultiply.LATENCY + Accumulator.LATENCY
-
-    valid: Signal  #: in: an addition; all inputs belong to the same cycle
-    d: Signal  #: in: signed sum, see `ScaleMultiply`
-    m: Signal  #: in: FP16 pattern without sign, see `ScaleMultiply`
-    ws: Signal  #: in: FP16 pattern without sign, see `ScaleMultiply`
-    e: Signal  #: in: power of two, see `ScaleMultiply`
-    slot: Signal  #: in: which sum, see `Accumulator`
-    first: Signal  #: in: start the sum from `bias`
-    bias: Signal  #: in: float32 pattern, looked at with `first` only
-    y: Signal  #: out: the new sum, float32, `LATENCY` cycles later
-
-    def __init__(self, sum_bits: int, block: int) -> None:
-        self.sum_bits, self.block = sum_bits, block
-        super().__init__(
-            {
-                "valid": In(1),
-                "d": In(signed(sum_bits)),
-                "m": In(16),
-                "ws": In(16),
-                "e": In(signed(6)),
-                "slot": In(range(block)),
-                "first": In(1),
-                "bias": In(32),
-                "y": Out(32),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        m.submodules.scale = scale = ScaleMultiply(self.sum_bits)
-        m.submodules.accumulator = accumulator = Accumulator(self.block)
-        ahead = ScaleMultiply.LATENCY
-        valid = valid_line(m, self.valid, ahead, "valid")
-        m.d.comb += [
-            scale.d.eq(self.d),
-            scale.m.eq(self.m),
-            scale.ws.eq(self.ws),
-            scale.e.eq(self.e),
-            accumulator.valid.eq(valid[-1]),
-            accumulator.p.eq(scale.p),
-            accumulator.slot.eq(delay(m, self.slot, ahead, "slot_line")),
-            accumulator.first.eq(delay(m, self.first, ahead, "first_line")),
-            accumulator.bias.eq(delay(m, self.bias, ahead, "bias_line")),
-            self.y.eq(accumulator.y),
         ]
         return m

@@ -113,15 +113,12 @@ def _extend(pool: list[_Signal], demand: Demand, rng: random.Random | None) -> t
     return tuple(sorted((*subset, *range(first, first + missing))))
 
 
-def share_bits(
-    demands: Sequence[Demand], *, tries: int | None = None, seed: int = 1
-) -> OperandCode:
+def share_bits(demands: Sequence[Demand]) -> OperandCode:
     """Find a short operand code that serves several tables at once.
 
     Demands are served in turn, those with most classes first; each reuses signals of the earlier
     ones. The first try numbers classes in order, the others at random; the shortest code wins, and
-    among equals the one whose tables read fewest bits. The default number of tries falls with the
-    operand's size. The result depends on the arguments only.
+    among equals the one whose tables read fewest bits. The result depends on the demands only.
 
     Raises:
         ValueError: demands of different length.
@@ -130,9 +127,8 @@ def share_bits(
     if len(sizes) != 1:
         raise ValueError(f"demands cover {sorted(sizes)} operand values; all need the same number")
     (size,) = sizes
-    if tries is None:
-        tries = max(2, 400 // size)  # large operands take longer and gain less
-    rng = random.Random(seed)
+    tries = max(2, 400 // size)  # large operands take longer and gain less
+    rng = random.Random(1)
     order = sorted(
         range(len(demands)),
         key=lambda i: (-len(set(demands[i].partition)), demands[i].width, i),

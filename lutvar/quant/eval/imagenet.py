@@ -28,7 +28,6 @@ from .frechet import need_samples
 from .neighbours import NEIGHBOUR
 from .store import ChunkStore
 
-PER_CLASS = 50
 #: Width of the features.
 FEATURES = 2048
 _LAYERS = ("2048", "logits_unbiased")

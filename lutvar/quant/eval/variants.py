@@ -83,9 +83,9 @@ class QuantizedLinears:
 Variants = dict[str, Callable[[], Transformer]]
 
 
-def variants(var: Var, config: QuantConfig, progress: bool = False) -> Variants:
+def variants(var: Var, config: QuantConfig) -> Variants:
     """Every step from the block linears alone to the device."""
-    models = {f: quantize_transformer(var, config, f, progress=progress) for f in ("E2M3", "E2M1")}
+    models = {f: quantize_transformer(var, config, f, progress=False) for f in ("E2M3", "E2M1")}
     wide, narrow = models["E2M3"], models["E2M1"]
     layers = QuantizedModel(config, wide.layers)
     return {

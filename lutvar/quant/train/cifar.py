@@ -32,18 +32,16 @@ class DataError(ValueError):
     """A data file that is missing or is not what it should be."""
 
 
-def load_cifar10(path: str | Path | None = None) -> ImageSet:
+def load_cifar10() -> ImageSet:
     """Load the data set: train [50000, 3, 32, 32] and test [10000, 3, 32, 32], each shuffled.
 
-    The order within each part never changes. The file keeps the images sorted by class.
-
-    Args:
-        path: the .npz file; None reads the environment variable LUTVAR_CIFAR10.
+    The order within each part never changes. The file, which the environment variable
+    LUTVAR_CIFAR10 names, keeps the images sorted by class.
 
     Raises:
         DataError: no file, or one without the expected arrays or images.
     """
-    found = path or os.environ.get(DATA_VARIABLE)
+    found = os.environ.get(DATA_VARIABLE)
     if not found:
         raise DataError(
             f"CIFAR-10 does not come with lutvar: set {DATA_VARIABLE} to a .npz file with "

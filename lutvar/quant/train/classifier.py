@@ -13,23 +13,25 @@ from lutvar.quant.models.classifier import DigitClassifier, agreement
 from .data import ImageSet, augment
 from .loop import Record, cosine_rate, set_rate
 
+_RATE = 2e-3  #: of learning, at its peak
+
 
 class ClassifierStage:
     """Training of the classifier."""
 
     name = "classifier"
 
-    def __init__(self, data: ImageSet, steps: int, batch: int = 128, rate: float = 2e-3) -> None:
-        self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
-        self.fingerprint = f"classifier steps={steps} batch={batch} rate={rate}"
+    def __init__(self, data: ImageSet, steps: int, batch: int = 128) -> None:
+        self.data, self.steps, self.batch = data, steps, batch
+        self.fingerprint = f"classifier steps={steps} batch={batch} rate={_RATE}"
         self.model = DigitClassifier()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=rate, weight_decay=1e-2)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_RATE, weight_decay=1e-2)
 
     def step(self, index: int) -> Record:
         pick = torch.randint(len(self.data.train_labels), (self.batch,))
         images = augment(self.data.train_images[pick], degrees=10, stretch=0.08, shift=0.5)
         self.model.train()
-        set_rate(self.optimizer, cosine_rate(index, self.steps, self.rate, warmup=50))
+        set_rate(self.optimizer, cosine_rate(index, self.steps, _RATE, warmup=50))
         loss = F.cross_entropy(self.model((images + 1) / 2), self.data.train_labels[pick])
         self.optimizer.zero_grad()
         loss.backward()

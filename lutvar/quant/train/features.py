@@ -50,6 +50,9 @@ class NormedNet(FeatureNet):
         return plain.eval()
 
 
+_DECAY = 5e-4  #: of weights
+
+
 class FeatureStage:
     """Training of the network; `result` is what is saved."""
 
@@ -61,11 +64,10 @@ class FeatureStage:
         steps: int,
         batch: int = 256,
         rate: float = 0.2,
-        weight_decay: float = 5e-4,
     ) -> None:
         self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
         self.fingerprint = (
-            f"features steps={steps} batch={batch} rate={rate} decay={weight_decay} shift={_SHIFT}"
+            f"features steps={steps} batch={batch} rate={rate} decay={_DECAY} shift={_SHIFT}"
         )
         self.model = NormedNet()
         # torch's annotations lack this form.
@@ -73,7 +75,7 @@ class FeatureStage:
         decay = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() == 1]
         groups: list[dict[str, Any]] = [
-            {"params": decay, "weight_decay": weight_decay},
+            {"params": decay, "weight_decay": _DECAY},
             {"params": plain, "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)

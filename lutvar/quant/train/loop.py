@@ -62,13 +62,15 @@ class ResumeError(ValueError):
     """A saved training state that cannot be continued."""
 
 
+SAVE_SECONDS = 20.0  #: between writes of the state
+RECORDS = 120  #: of history in a run, about
+
+
 def run_stage(
     stage: Stage,
     folder: Path,
     seed: int,
     resume: bool = True,
-    save_seconds: float = 20.0,
-    records: int = 120,
     progress: bool = True,
 ) -> StageRun:
     """Train a stage to its last step.
@@ -78,8 +80,6 @@ def run_stage(
         folder: the state is kept in `<folder>/<stage.name>.state`.
         seed: seed of the whole run.
         resume: continue from a saved state when there is one.
-        save_seconds: how often the state is written.
-        records: about how many history records a run has.
         progress: show a progress bar.
 
     Returns:
@@ -95,7 +95,7 @@ def run_stage(
     run = StageRun(0, 0.0, 0.0, [])
     if resume and path.exists():
         run = _load(path, stage, fingerprint)
-    every = max(1, stage.steps // records)
+    every = max(1, stage.steps // RECORDS)
     saved = time.monotonic()
     began, cpu_began = saved - run.seconds, time.process_time() - run.cpu_seconds
     bar = progress_bar(stage.name, stage.steps, initial=run.done, show=progress)
@@ -112,7 +112,7 @@ def run_stage(
                 bar.set_postfix_str(", ".join(shown))
             bar.update()
             now = time.monotonic()
-            if last or stop.number or now - saved > save_seconds:
+            if last or stop.number or now - saved > SAVE_SECONDS:
                 run.seconds, saved = now - began, now
                 run.cpu_seconds = time.process_time() - cpu_began
                 _save(path, stage, fingerprint, run)

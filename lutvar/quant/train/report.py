@@ -60,12 +60,14 @@ def draw_curves(path: Path, histories: dict[str, list[Record]]) -> None:
     _write(figure, path)
 
 
+COLUMNS = 8  #: images of each class, generated and real
+
+
 def draw_sheet(
     path: Path,
     sampled: tuple[Tensor, Tensor],
     real: tuple[Tensor, Tensor],
     names: Sequence[str],
-    columns: int = 8,
 ) -> None:
     """PNG with one row per class: generated images on the left, real ones on the right.
 
@@ -74,15 +76,14 @@ def draw_sheet(
         sampled: images [N, C, H, W] in [0, 1] and their labels [N].
         real: the same of real images.
         names: of the classes.
-        columns: how many of each.
     """
     classes = sampled[1].unique().tolist()
     cell = sampled[0].shape[-1] + 1
     # One picture for all images: white lines between them, a white column between the halves.
-    canvas = torch.ones(len(classes) * cell, (2 * columns + 1) * cell, 3, dtype=torch.float32)
+    canvas = torch.ones(len(classes) * cell, (2 * COLUMNS + 1) * cell, 3, dtype=torch.float32)
     for row, label in enumerate(classes):
-        for (images, labels), first in ((sampled, 0), (real, columns + 1)):
-            for i, image in enumerate(images[labels == label][:columns]):
+        for (images, labels), first in ((sampled, 0), (real, COLUMNS + 1)):
+            for i, image in enumerate(images[labels == label][:COLUMNS]):
                 top, left = row * cell, (first + i) * cell
                 pixels = image.permute(1, 2, 0).expand(-1, -1, 3)
                 canvas[top : top + cell - 1, left : left + cell - 1] = pixels
@@ -95,7 +96,7 @@ def draw_sheet(
     axes.set_yticks(
         [row * cell + middle - 1 for row in range(len(classes))], [names[c] for c in classes]
     )
-    halves = [columns * middle, (columns + 1) * cell + columns * middle]
+    halves = [COLUMNS * middle, (COLUMNS + 1) * cell + COLUMNS * middle]
     axes.set_xticks(halves, ["generated", "real"])
     axes.xaxis.tick_top()
     axes.tick_params(length=0)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -105,15 +104,6 @@ class _DictRoundTrip:
     def to_json(self) -> str:
         """One line of JSON with sorted keys."""
         return json_text(self.to_dict(), sort_keys=True)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Inverse of `to_json`; raises ConfigError on bad JSON as well."""
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{cls.__name__}: not valid JSON ({error})") from error
-        return cls.from_dict(values)
 
 
 @dataclass(frozen=True)

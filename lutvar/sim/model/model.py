@@ -174,24 +174,22 @@ class Estimator:
         config: the accelerator.
         shape, model: sizes and name.
         clock: MHz.
-        memory: gigabytes a second of all ports together.
         full: compile all blocks, instead of extrapolating from `SHORT` blocks.
         times: constants of the cycle model.
 
     Raises:
-        ValueError: a clock or memory rate that is not finite and above 0.
+        ValueError: a clock that is not finite and above 0.
     """
 
     def __init__(
         self, config: AcceleratorConfig, shape: TransformerShape, model: str, *,
-        clock: float = 250.0, memory: float = MEMORY_GBS, full: bool = False,
+        clock: float = 250.0, full: bool = False,
         times: UnitTimes | None = None,
     ) -> None:  # fmt: skip
-        for name, value in (("clock", clock), ("memory", memory)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} = {value}: must be a finite number above 0")
+        if not (math.isfinite(clock) and clock > 0):
+            raise ValueError(f"clock = {clock}: must be a finite number above 0")
         self.config, self.shape, self.model = config, shape, model
-        self.clock, self.memory = clock, memory
+        self.clock, self.memory = clock, MEMORY_GBS
         self.full = full or shape.depth <= 2 * SHORT[1]
         ModelLayout.of(shape, config)  # limits of the whole model
         depths = (shape.depth,) if self.full else SHORT

@@ -27,9 +27,10 @@ class PassPlan:
     images: float
 
 
-def plan(
-    shape: TransformerShape, schedule: str, batch: int, guided: bool, cfg: float = 1.5
-) -> list[PassPlan]:
+CFG = 1.5  #: guidance; programs differ in a factor only
+
+
+def plan(shape: TransformerShape, schedule: str, batch: int, guided: bool) -> list[PassPlan]:
     """The passes of a schedule.
 
     `single` and `batch`: one pass a scale, for 1 or `batch` images of different classes.
@@ -48,7 +49,7 @@ def plan(
     scales = len(tokens)
 
     def step(slot: int, scale: int) -> StepShape:
-        t = guidance_at(cfg, scale, scales) if guided else 0.0
+        t = guidance_at(CFG, scale, scales) if guided else 0.0
         return StepShape(slot, slot, sum(tokens[:scale]), tokens[scale], guided, t)
 
     if schedule == "stagger":

@@ -113,14 +113,14 @@ class _Runnable:
     config: AcceleratorConfig
 
 
-def run_pair(pair: Pair, out: Path, build_dir: Path | str = "build/sim") -> Agreement:
+def run_pair(pair: Pair, out: Path) -> Agreement:
     """Simulate a pair and model the same programs with the simulated memory's mean latency."""
     config = load_accelerator(pair.config)
     transformer = _transformer(pair, config)
     timing, comparison = MemoryTiming(), Comparison()
     reports: list[PassReport] = []
     with Session(
-        _Runnable(transformer, config), out / pair.config, build_dir=build_dir, slots=pair.images,
+        _Runnable(transformer, config), out / pair.config, slots=pair.images,
         timing=timing, on_pass=reports.append,
     ) as session:  # fmt: skip
         device = ComparingTransformer(
@@ -137,10 +137,10 @@ def run_pair(pair: Pair, out: Path, build_dir: Path | str = "build/sim") -> Agre
     )
 
 
-def run_agreement(out: Path, pairs: Sequence[Pair] = PAIRS, say: Say = silent) -> list[Agreement]:
+def run_agreement(out: Path, say: Say = silent) -> list[Agreement]:
     """All pairs; each accelerator is built once."""
     results = []
-    for pair in pairs:
+    for pair in PAIRS:
         results.append(run_pair(pair, out))
         say(f"{pair.name}: {results[-1].simulated:,} cycles, model {results[-1].error:+.1%}")
     return results

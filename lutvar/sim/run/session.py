@@ -71,7 +71,6 @@ class Session:
         build_dir: cache of simulation models.
         slots: images in progress at once.
         timing: of the simulated memory.
-        trace: record the activity of the units.
         on_pass: called after each pass.
         stages: collects times.
     """
@@ -86,8 +85,6 @@ class Session:
         timing: MemoryTiming | None = None,
         on_pass: Callable[[PassReport], None] | None = None,
         stages: Stages | None = None,
-        watchdog: int = 200_000,
-        check: bool = False,
     ) -> None:
         stages = stages or Stages()
         if isinstance(quantized, PackedTransformer):
@@ -103,11 +100,9 @@ class Session:
                 self.manifest.verilog, MEMORY_BYTES, build_dir=build_dir, timing=timing,
                 progress=stages.say,
             )  # fmt: skip
-        self.device = Device(SimulatedMemory(self.simulation), config, watchdog=watchdog)
+        self.device = Device(SimulatedMemory(self.simulation), config)
         self.device.open()
-        self.transformer = DeviceTransformer(
-            self.device, self.packed, slots, on_pass=on_pass, check=check
-        )
+        self.transformer = DeviceTransformer(self.device, self.packed, slots, on_pass=on_pass)
 
     def close(self) -> None:
         """End the simulation."""

@@ -89,8 +89,6 @@ def run_variants(
     variants: Sequence[Variant],
     out: Path,
     *,
-    build_dir: Path | str = "build/sim",
-    seed: int = 1,
     say: Say = silent,
 ) -> list[Outcome]:
     """Simulate variants of one workload; each accelerator is built once."""
@@ -102,9 +100,7 @@ def run_variants(
         )
         slots = max(v.slots for v in own)
         reports: list[PassReport] = []
-        with Session(
-            chosen, out, build_dir=build_dir, slots=slots, on_pass=reports.append
-        ) as session:
+        with Session(chosen, out, slots=slots, on_pass=reports.append) as session:
             for variant in own:
                 session.device.set_serial(variant.serial)
                 session.simulation.set_timing(variant.timing)
@@ -118,7 +114,7 @@ def run_variants(
                 generate_passes(
                     loaded.var, loaded.vqvae, device,
                     [i % classes for i in range(variant.images)],
-                    [seed + i for i in range(variant.images)], info.cfg, info.top_k, info.top_p,
+                    [1 + i for i in range(variant.images)], info.cfg, info.top_k, info.top_p,
                     slots=variant.slots, stagger=variant.stagger,
                 )  # fmt: skip
                 outcomes[variant] = _outcome(variant, quantized, reports, comparison)

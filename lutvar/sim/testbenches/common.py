@@ -93,10 +93,10 @@ class Testbench:
         """Wait for clock cycles."""
         await ClockCycles(self.dut.ap_clk, count)
 
-    async def reset(self, count: int = 4) -> None:
+    async def reset(self) -> None:
         """Pulse ap_rst_n; the models drop their transfers."""
         self.dut.ap_rst_n.value = 0
-        await self.cycles(count)
+        await self.cycles(4)
         self.dut.ap_rst_n.value = 1
         await self.cycles(2)
 
@@ -137,10 +137,10 @@ class Testbench:
         await self.write("IER", 3)
         await self.write("GIE", 1)
 
-    async def soft_reset(self, limit: int = 40) -> None:
-        """SOFT_RESET, and wait until it is over. `limit` counts polls."""
+    async def soft_reset(self) -> None:
+        """SOFT_RESET, and wait until it is over, for 40 polls at most."""
         await self.write("SOFT_RESET", 1)
-        for _ in range(limit):
+        for _ in range(40):
             if not await self.field("STATE", "resetting"):
                 return
         raise AssertionError("the soft reset does not end")
@@ -189,13 +189,13 @@ class Testbench:
         words = {name: await self.read(name) for name in names}
         return DeviceSnapshot.read(words.__getitem__)
 
-    async def expect_error(self, code: DeviceError, limit: int = 20_000) -> int:
+    async def expect_error(self, code: DeviceError) -> int:
         """Wait for an error; check its code and that the accelerator has halted.
 
         Returns:
             ERROR_INFO.
         """
-        await self.wait(limit)
+        await self.wait(20_000)
         found = DeviceError(await self.read("ERROR"))
         assert found is code, f"ERROR is {found.name}, {code.name} was provoked"
         assert await self.field("ISR", "error"), "ISR does not tell the error"

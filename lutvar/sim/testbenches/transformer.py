@@ -23,14 +23,14 @@ CLASSES = 2
 SHARED = 0x2_0000  #: bytes of regions WORK, IO and CACHE
 
 
-def random_transformer(config: AcceleratorConfig, depth: int = 1) -> QuantizedTransformer:
+def random_transformer(config: AcceleratorConfig) -> QuantizedTransformer:
     """Width 128, 2 heads, 14 tokens an image; logits of every row differ."""
     import torch
 
     torch.set_num_threads(1)
     torch.manual_seed(1)
     sizes = VarConfig(
-        depth=depth, width=128, heads=2, patch_nums=(1, 2, 3), num_classes=CLASSES, vocab=96,
+        depth=1, width=128, heads=2, patch_nums=(1, 2, 3), num_classes=CLASSES, vocab=96,
         z_channels=8,
     )  # fmt: skip
     var = Var(sizes)

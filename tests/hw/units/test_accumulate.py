@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from amaranth.sim import Simulator
 
-from lutvar.hw.units.accumulate import MIN_INTERVAL, Accumulator, ScaleAccumulate
-from support.hw.floats import fp16
+from lutvar.hw.units.accumulate import MIN_INTERVAL, Accumulator
 
 BLOCK = 16
 
@@ -96,28 +95,6 @@ def test_accumulator(idle: float) -> None:
     issues = list(schedule(rng, 60, lambda rng: {"p": number(rng)}, idle))
     results = run(Accumulator(BLOCK), issues)
     check(issues, results, lambda inputs: as_float(inputs["p"]))
-
-
-@pytest.mark.parametrize(("sum_bits", "idle"), [(16, 0.0), (16, 0.3), (20, 0.1)])
-def test_scale_accumulate(sum_bits: int, idle: float) -> None:
-    top = (1 << sum_bits - 1) - 1
-
-    def operands(rng: random.Random) -> dict[str, int]:
-        return {
-            "d": rng.randint(-top, top),
-            "m": rng.getrandbits(15) if rng.random() < 0.9 else 0,
-            "ws": rng.getrandbits(15),
-            "e": rng.randint(-20, 5),
-        }
-
-    def term(inputs: dict[str, int]) -> np.float32:
-        # 22 significant bits times 19 at most: exact in float64, so this rounds once.
-        scales = fp16(inputs["m"]) * fp16(inputs["ws"])
-        return np.float32(inputs["d"] * scales * 2.0 ** inputs["e"] + 0.0)
-
-    rng = random.Random(sum_bits)
-    issues = list(schedule(rng, 40, operands, idle))
-    check(issues, run(ScaleAccumulate(sum_bits, BLOCK), issues), term)
 
 
 def test_slot_at_the_least_distance_and_below() -> None:

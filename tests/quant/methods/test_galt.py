@@ -26,7 +26,6 @@ from lutvar.quant.methods import (
 )
 from lutvar.quant.methods.calibration.samples import walk
 from lutvar.quant.methods.layers.operations import ChannelScale, Rotation, hadamard_matrix
-from lutvar.quant.methods.quantizers.fake import straight_through
 from lutvar.quant.methods.steps.factors import FactorsError, positive, read_factors
 from lutvar.quant.methods.steps.format_search import search
 from lutvar.quant.methods.steps.galt import Galt, Objective, ScaleData, balanced, learn
@@ -74,6 +73,11 @@ def random_case(fmt: str = "E2M1", seed: int = 0) -> tuple[Layer, list[Tensor]]:
 def forward(layer: Layer, x: Tensor, s: Tensor) -> Tensor:
     """The objective as it is written in the paper's code, for autograd."""
     assert isinstance(layer.activation, FakeQuantizer) and layer.weight is not None
+
+    def straight_through(quantizer: FakeQuantizer, x: Tensor) -> Tensor:
+        """Quantized in the forward pass, identity in the backward pass."""
+        return x + (quantizer(x.detach()) - x).detach()
+
     a = straight_through(layer.activation, rotated(x * s))
     b = straight_through(layer.weight, rotated(layer.weight_OI / s))
     return ((x @ layer.weight_OI.T - a @ b.T) ** 2).mean()

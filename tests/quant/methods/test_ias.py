@@ -10,11 +10,11 @@ import torch
 from torch.nn import functional as F
 
 from lutvar.quant.methods import CalibrationError, calibration_set
-from lutvar.quant.methods.calibration.fixed_range import FixedRange, integer_spec
+from lutvar.quant.methods.calibration.fixed_range import FixedRange
 from lutvar.quant.methods.calibration.samples import walk
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.ranged import RangedLayer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
 from lutvar.quant.methods.quantizers.logarithmic import LogTable, ShiftUniformLog2
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.noisyquant import NoisyInput
@@ -59,7 +59,7 @@ def _block(digits: LoadedModel, bits: int) -> Block:
     calibration = calibration_set(digits.var, digits.vqvae, 6, seed=0)
     data = next(walk(digits.var, calibration))
     module = digits.var.blocks[0]
-    quantizer = FakeQuantizer(integer_spec(bits))
+    quantizer = FakeQuantizer(QuantizerSpec(format=f"INT{bits}", group="row", asymmetric=True))
     layers = {
         site.name: Layer(site, w.detach(), b.detach(), activation=quantizer, weight=quantizer)
         for site, w, b in module.iter_linears()

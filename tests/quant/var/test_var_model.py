@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -67,14 +68,12 @@ def test_vqvae_config_rules(change: dict[str, Any], words: str) -> None:
 def test_config_round_trip() -> None:
     for name in ("d16", "d36-s"):
         config = VarConfig.official(name)
-        assert VarConfig.from_json(config.to_json()) == config
-    assert VqvaeConfig.from_json(VqvaeConfig.official().to_json()) == VqvaeConfig.official()
+        assert VarConfig.from_dict(json.loads(config.to_json())) == config
+    assert VqvaeConfig.from_dict(VqvaeConfig.official().to_dict()) == VqvaeConfig.official()
     with pytest.raises(ConfigError, match="d20"):
         VarConfig.official("d17")
     with pytest.raises(ConfigError, match=r"missing setting\(s\) depth"):
         VarConfig.from_dict({k: v for k, v in GOOD.items() if k != "depth"})
-    with pytest.raises(ConfigError, match="not valid JSON"):
-        VarConfig.from_json("{")
 
 
 @pytest.fixture(scope="module")

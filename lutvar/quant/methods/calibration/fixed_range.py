@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, Layer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
 #: Percentiles that the released codes try for activations.
 PERCENTILES = (0.999, 0.9999, 0.99999)
@@ -160,8 +160,3 @@ def output_error(layer: Layer, x_NI: Tensor) -> float:
     quantized = x_NI if layer.activation is None else layer.activation(x_NI, 0)
     exact = x_NI @ layer.weight_OI.T
     return float((quantized @ weight_OI.T - exact).square().mean())
-
-
-def integer_spec(bits: int) -> QuantizerSpec:
-    """Asymmetric integers with a scale for each row, as the ViT methods quantize weights."""
-    return QuantizerSpec(format=f"INT{bits}", group="row", asymmetric=True)

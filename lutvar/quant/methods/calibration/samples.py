@@ -74,6 +74,10 @@ class CalibrationSet:
         return labels_B, latent_BLZ
 
 
+#: Samples generated at once; part of what a seed determines.
+_BATCH = 50
+
+
 def calibration_set(
     var: Var,
     vqvae: Vqvae,
@@ -82,7 +86,6 @@ def calibration_set(
     cfg: float = 1.5,
     top_k: int = 0,
     top_p: float = 0.0,
-    batch: int = 50,
     resample: ResampleRule | None = None,
 ) -> CalibrationSet:
     """Generate calibration samples, classes 0, 1, ... in turn.
@@ -91,7 +94,6 @@ def calibration_set(
         var, vqvae: the float model.
         samples: how many.
         seed, cfg, top_k, top_p: as for `generate`.
-        batch: samples generated at once; part of what the seed determines.
         resample: move tokens by this rule (`resample`); it keeps the probabilities of all tokens,
             4 bytes times samples, tokens and vocabulary.
 
@@ -103,7 +105,7 @@ def calibration_set(
     labels = torch.arange(samples) % var.config.num_classes
     tokens: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     probabilities: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
-    for i, part in enumerate(labels.split(batch)):
+    for i, part in enumerate(labels.split(_BATCH)):
         seeded, keep = seed * 100003 + i, resample is not None
         result = generate(var, vqvae, part, seeded, cfg, top_k, top_p, keep_logits=keep)
         for index, found in enumerate(result.tokens):

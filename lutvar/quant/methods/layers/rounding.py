@@ -60,6 +60,6 @@ class SoftRounding:
         return inner, outer * inner
 
 
-def power_at(progress: float, start: float = 20.0, end: float = 2.0) -> float:
-    """Power of the penalty when `progress` (0 to 1) of the steps is done, linear."""
-    return start + (end - start) * progress
+def power_at(progress: float) -> float:
+    """Power of the penalty when `progress` (0 to 1) of the steps is done, 20 to 2, linear."""
+    return 20.0 + (2.0 - 20.0) * progress

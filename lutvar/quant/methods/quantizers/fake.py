@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from torch import Tensor
 from typing_extensions import Self
 
-from lutvar.contract.formats import HalfGrid, NumberFormat, get_format
+from lutvar.contract.formats import HalfGrid, get_format
 from lutvar.quant.formats.grouping import Granularity, group, tensor, token
 from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
@@ -312,13 +312,3 @@ def _granularity(spec: QuantizerSpec) -> Granularity:
     if isinstance(spec.group, int):
         return group(spec.group)
     return token() if spec.group == "row" else tensor()
-
-
-def straight_through(quantizer: FakeQuantizer, x: Tensor) -> Tensor:
-    """Quantized in the forward pass, identity in the backward pass (scale included)."""
-    return x + (quantizer(x.detach()) - x).detach()
-
-
-def formats_of(spec: QuantizerSpec) -> NumberFormat:
-    """The number format of a spec."""
-    return get_format(spec.format)

@@ -32,39 +32,22 @@ def quantize_var(
     var: Var,
     recipe: Recipe,
     calibration: CalibrationSet | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    blocks: dict[int, dict[SiteName, Layer]] | None = None,
-    finished: Callable[[int, dict[SiteName, Layer]], None] | None = None,
 ) -> QuantizedVar:
-    """Run a recipe over a model.
+    """Run a recipe over a model; `resumable.quantize_to_file` is for large ones.
 
     Args:
         var: the float model; not changed.
         recipe: the recipe.
         calibration: samples (`calibration.calibration_set`), for recipes that need data.
-        progress: called as progress(done, of), in blocks and then steps of tuning.
-        blocks: layers of blocks that an interrupted run has finished.
-        finished: called with the layers of each block when it is done.
 
     Raises:
         CalibrationError: data needed and not given, or not finite.
         RecipeError: a linear that this model does not have, or one that the recipe cannot quantize.
     """
-    count = var.config.depth + 1
-    known = {} if blocks is None else blocks
-    made = dict(known)
     result = QuantizedVar(recipe)
-    total = count + (recipe.tune.steps if recipe.tune is not None else 0)
-    for index, layers in quantize_blocks(var, recipe, calibration, skip=set(known)):
-        if layers is not None:
-            made[index] = layers
-            if finished is not None:
-                finished(index, layers)
-        if progress is not None:
-            progress(index + 1, total)
-    for index in range(count):
-        result.layers |= {layer.site: layer for layer in made[index].values()}
-    result = tuned_model(result, var, calibration, progress)
+    for _, layers in quantize_blocks(var, recipe, calibration):
+        result.layers |= {layer.site: layer for layer in (layers or {}).values()}
+    result = tuned_model(result, var, calibration)
     result.attention = measured_attention(result, var, calibration)
     return result
 
