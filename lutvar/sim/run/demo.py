@@ -33,7 +33,7 @@ from .locate import locate
 from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
-from .session import Quantized, Session, Stages, quantize, silent
+from .session import Quantized, Session, Stages, quantize
 from .sheet import SheetRow, class_name, write_sheet
 
 #: File in the output folder that says which instruction differed first; only if one did.
@@ -50,9 +50,6 @@ def run_demo(
     slots: int | None = None,
     stagger: int = 0,
     recipe: Path | None = None,
-    timing: MemoryTiming | None = None,
-    build_dir: Path | str = "build/sim",
-    progress: bool = True,
 ) -> RunReport:
     """Generate one image for each label on the simulated device, and compare all of it.
 
@@ -66,11 +63,11 @@ def run_demo(
         seed: of the first image; the others follow.
         slots, stagger: images at a time, and passes between their starts (`generate_passes`).
         recipe: file of a quantized model (`session.quantize`).
-        timing: of the simulated memory.
-        build_dir: cache of simulation models.
-        progress: say what happens, on standard error.
     """
-    say = (lambda line: tqdm.write(line, file=sys.stderr)) if progress else silent
+
+    def say(line: str) -> None:
+        tqdm.write(line, file=sys.stderr)
+
     stages = Stages(say)
     with stages("load and quantize the model"):
         quantized = quantize(model, config, recipe)
@@ -83,7 +80,7 @@ def run_demo(
         info, loaded = quantized.loaded.info, quantized.loaded
         with (
             stages(f"generate: {name}"),
-            progress_bar(name, unit="scale", show=progress) as bar,
+            progress_bar(name, unit="scale") as bar,
         ):
             return generate_passes(
                 loaded.var, loaded.vqvae, transformer, labels, seeds, info.cfg, info.top_k,
@@ -95,9 +92,9 @@ def run_demo(
     comparison = Comparison()
     reports: list[PassReport] = []
     traces: list[StepTrace] = []
-    timing = timing or MemoryTiming()
+    timing = MemoryTiming()
     with Session(
-        quantized, out, build_dir=build_dir, slots=slots, timing=timing, stages=stages
+        quantized, out, slots=slots, timing=timing, stages=stages
     ) as session:
 
         def finished(report: PassReport) -> None:
