@@ -55,18 +55,18 @@ class UnitCost:
         return asdict(self)
 
 
-def load_units(name: str) -> dict[str, UnitCost]:
+def load_units(name: str, folder: Path = DATA) -> dict[str, UnitCost]:
     """The measured units of a configuration; none when there is no file."""
-    path = DATA / f"{name}.json"
+    path = folder / f"{name}.json"
     raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return {unit: UnitCost.of(item) for unit, item in raw.items()}
 
 
-def save_units(name: str, costs: dict[str, UnitCost]) -> None:
+def save_units(name: str, costs: dict[str, UnitCost], folder: Path = DATA) -> None:
     """Write the file of a configuration."""
-    DATA.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     raw = {unit: cost.as_dict() for unit, cost in costs.items()}
-    path = DATA / f"{name}.json"
+    path = folder / f"{name}.json"
     write_file(path, json_text(raw, indent=1, sort_keys=True) + "\n")
 
 
