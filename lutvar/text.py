@@ -6,11 +6,19 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Sequence
+from enum import Enum
 
 PAGE_WIDTH = 100  #: columns of the documentation's prose
 _CODE = re.compile(r"`[^`]+`")
 #: What would begin a list, heading, quotation or table at the start of a line.
 _BLOCK = re.compile(r"([*+-]|\d+[.)]|#+|>|\|)(\s|$)")
+
+
+class TextEnum(str, Enum):
+    """An enum whose members are the words that files and commands use; equal to those strings."""
+
+    __str__ = str.__str__
+    __format__ = str.__format__
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -58,7 +58,7 @@ class QuantConfig(_Strict):
 
     name: Name
     weight: str = Field(description="number format of all weights")
-    ties: TieRule = "even"
+    ties: TieRule = TieRule.EVEN
     hadamard_seed: Seed = Field(default=42, description="seed of the shared sign vector")
     sites: dict[str, SiteConfig]
 

@@ -15,7 +15,7 @@ from lutvar.contract.formats import get_format
 from lutvar.contract.quant_preset import load_quant
 from lutvar.quant.eval.scores import class_score
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_RULES
+from lutvar.quant.formats.scales import ScaleRule
 from lutvar.quant.methods import load_recipe
 from lutvar.quant.methods.calibration.prepare import prepare_calibration
 from lutvar.quant.methods.recipes.build import quantize_var
@@ -65,7 +65,7 @@ def results() -> dict[str, Any]:
     logits_BK = judge(made["alone"])
     made["judged"], made["score"] = logits_BK, class_score(logits_BK, 1).mean
     x = torch.randn(4, 256, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    for rule in SCALE_RULES:
+    for rule in ScaleRule:
         quantized = quantize(x, get_format("DUAL4"), scale_rule=rule)
         made[f"{rule} codes"], made[f"{rule} values"] = quantized.codes, quantized.dequantize()
     config = load_quant("fp4")

@@ -1,14 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a value exactly halfway between two neighbouring levels: three named rules.
+"""Rounding to nearest, and where a value exactly halfway between two levels goes.
 
-| rule | a tie goes to | who does it |
-|---|---|---|
-| `even` | the level whose rank (place in the ascending magnitudes) is even | this product |
-| `up` | the level nearer to plus infinity | FPQVAR's CUDA kernel |
-| `down` | the level nearer to minus infinity | FPQVAR's Python path |
-
-For sign-magnitude floats, rank parity is the parity of the last significand bit, so `even` is
-IEEE round to nearest even. Needs no torch: gateware generators use this file too.
+A level's rank is its place in the ascending magnitudes. For sign-magnitude floats its parity is
+that of the last significand bit, so `EVEN` is IEEE round to nearest even. Needs no torch: gateware
+generators use this file too.
 """
 
 from __future__ import annotations
@@ -16,17 +11,24 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Literal, get_args
 
-TieRule = Literal["even", "up", "down"]
-TIE_RULES: tuple[TieRule, ...] = get_args(TieRule)
+from lutvar.text import TextEnum
+
+
+class TieRule(TextEnum):
+    """Where a tie goes."""
+
+    EVEN = "even"  #: to the level with the even rank: the accelerator
+    UP = "up"  #: towards plus infinity: FPQVAR's CUDA kernel
+    DOWN = "down"  #: towards minus infinity: FPQVAR's Python path
 
 
 def check_ties(name: str) -> TieRule:
-    """The rule of that name; raises ValueError naming the known ones."""
-    if name not in TIE_RULES:
-        raise ValueError(f"unknown tie rule {name!r}; known: {', '.join(TIE_RULES)}")
-    return name
+    """The rule of that name. Raises ValueError with the known ones otherwise."""
+    try:
+        return TieRule(name)
+    except ValueError:
+        raise ValueError(f"unknown tie rule {name!r}; known: {', '.join(TieRule)}") from None
 
 
 def tie_goes_out(ties: TieRule, negative: bool, inner_rank: int) -> bool:
@@ -37,9 +39,9 @@ def tie_goes_out(ties: TieRule, negative: bool, inner_rank: int) -> bool:
         negative: the value is below zero, so that "away from zero" is downward.
         inner_rank: rank of the smaller of the two magnitudes, 0 for zero itself.
     """
-    if ties == "even":
+    if ties == TieRule.EVEN:
         return inner_rank % 2 == 1
-    return negative == (check_ties(ties) == "down")
+    return negative == (check_ties(ties) == TieRule.DOWN)
 
 
 def nearest_rank(

@@ -67,7 +67,7 @@ class Quantizer(wiring.Component):
         lanes: int,
         plain: NumberFormat,
         dual: NumberFormat | None,
-        ties: TieRule = "even",
+        ties: TieRule = TieRule.EVEN,
         group: int = GROUP,
     ) -> None:
         self.lanes, self.beats, self.group = lanes, beats_per_group(lanes, group), group

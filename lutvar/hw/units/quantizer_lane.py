@@ -46,7 +46,11 @@ class QuantizerFormats:
                 "one quantizer makes codes of one width"
             )
         #: Name of the lane's shared module: quantizers of several formats can be in one design.
-        names = [plain.name, *([] if dual is None else [dual.name]), *([ties] * (ties != "even"))]
+        names = [
+            plain.name,
+            *([] if dual is None else [dual.name]),
+            *([ties] * (ties != TieRule.EVEN)),
+        ]
         self.module = "_".join(["quantizer_lane", *names]).lower()
         tops = {plain.scale_top()}
         if dual is not None:

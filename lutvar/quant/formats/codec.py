@@ -24,7 +24,7 @@ from lutvar.contract.formats.ties import TieRule, nearest_rank, tie_goes_out
 _TABLE_LIMIT = 1 << 14
 
 
-def encode_scalar(value: Fraction, fmt: NumberFormat, ties: TieRule = "even") -> int:
+def encode_scalar(value: Fraction, fmt: NumberFormat, ties: TieRule = TieRule.EVEN) -> int:
     """Code nearest to an unscaled value; saturates at the largest magnitude. Slow reference."""
     negative = value < 0
     half = fmt.half(negative)
@@ -124,7 +124,7 @@ def _look_up(table: Tensor, index: Tensor) -> Tensor:
 
 
 @cache
-def codec(fmt: NumberFormat, ties: TieRule = "even") -> TensorCodec:
+def codec(fmt: NumberFormat, ties: TieRule = TieRule.EVEN) -> TensorCodec:
     """The codec of a format and tie rule, built once."""
     for half in (fmt.positive, fmt.negative):
         top, bottom = half.unit.numerator, half.unit.denominator

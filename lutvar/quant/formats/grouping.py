@@ -4,11 +4,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
-Kind = Literal["group", "token", "channel", "tensor", "head"]
+from lutvar.text import TextEnum
+
+
+class GranularityKind(TextEnum):
+    """Which values share a scale."""
+
+    GROUP = "group"  #: neighbours along an axis
+    TOKEN = "token"  #: a row: all values along the last axis
+    CHANNEL = "channel"  #: an index along an axis: an output channel of a weight
+    TENSOR = "tensor"  #: all values
+    HEAD = "head"  #: an attention head's share of a row
 
 
 @dataclass(frozen=True)
@@ -18,12 +27,12 @@ class Granularity:
     Make it with `group`, `token`, `channel`, `tensor` or `token_and_head`.
 
     Attributes:
-        kind: the way.
+        kind: which values share a scale.
         size: values of a group, or heads of a token; unused otherwise.
         axis: axis that groups run along, or the channel axis.
     """
 
-    kind: Kind
+    kind: GranularityKind
     size: int = 0
     axis: int = -1
 
@@ -41,22 +50,22 @@ class Granularity:
             raise ValueError(f"tensor of shape {tuple(x.shape)}: at least one axis and one value")
         if not -x.dim() <= self.axis < x.dim():
             raise ValueError(f"axis {self.axis}: the tensor has {x.dim()} axes")
-        if self.kind == "group":
+        if self.kind == GranularityKind.GROUP:
             moved = x.movedim(self.axis, -1)
             self._need_multiple(moved.shape[-1], "groups of")
             return moved.reshape(*moved.shape[:-1], -1, self.size)
-        if self.kind == "head":
+        if self.kind == GranularityKind.HEAD:
             self._need_multiple(x.shape[-1], "heads, here")
             return x.reshape(*x.shape[:-1], self.size, -1)
-        if self.kind == "channel":
+        if self.kind == GranularityKind.CHANNEL:
             return x.movedim(self.axis, 0).flatten(1) if x.dim() > 1 else x.unsqueeze(1)
-        return x.flatten() if self.kind == "tensor" else x
+        return x.flatten() if self.kind == GranularityKind.TENSOR else x
 
     def join(self, blocks: Tensor, like: Tensor) -> Tensor:
         """Inverse of `split`: blocks back in the shape of `like`, contiguous."""
-        if self.kind == "group":
+        if self.kind == GranularityKind.GROUP:
             return blocks.flatten(-2).movedim(-1, self.axis).contiguous()
-        if self.kind == "channel" and like.dim() > 1:
+        if self.kind == GranularityKind.CHANNEL and like.dim() > 1:
             moved = like.movedim(self.axis, 0)
             return blocks.reshape(moved.shape).movedim(0, self.axis).contiguous()
         return blocks.reshape(like.shape)
@@ -71,24 +80,24 @@ class Granularity:
 
 def group(size: int = 128, axis: int = -1) -> Granularity:
     """`size` neighbours along an axis share a scale."""
-    return Granularity("group", size, axis)
+    return Granularity(GranularityKind.GROUP, size, axis)
 
 
 def token() -> Granularity:
     """Each row (all values along the last axis) has a scale."""
-    return Granularity("token")
+    return Granularity(GranularityKind.TOKEN)
 
 
 def channel(axis: int = 0) -> Granularity:
-    """Each index along an axis has a scale; for a weight [O, K] the output feature."""
-    return Granularity("channel", axis=axis)
+    """Each index along an axis has a scale; for a weight [O, I] the output channel."""
+    return Granularity(GranularityKind.CHANNEL, axis=axis)
 
 
 def tensor() -> Granularity:
     """One scale for everything."""
-    return Granularity("tensor")
+    return Granularity(GranularityKind.TENSOR)
 
 
 def token_and_head(heads: int) -> Granularity:
     """Each head's share of each row has a scale (the KV cache)."""
-    return Granularity("head", heads)
+    return Granularity(GranularityKind.HEAD, heads)

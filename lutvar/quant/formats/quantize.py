@@ -14,7 +14,7 @@ from lutvar.contract.formats.ties import TieRule, check_ties
 from .codec import codec, doubled_position
 from .grouping import Granularity, group
 from .rounding import FLOAT_TYPES, round_float
-from .scales import Scaling, get_scale_rule
+from .scales import SCALE_METHODS, ScaleRule, Scaling, check_scale_rule
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -36,7 +36,7 @@ class Quantized:
     scaling_neg: Scaling | None
     format: NumberFormat
     granularity: Granularity
-    rule: str
+    rule: ScaleRule
     dtype: torch.dtype
 
     @property
@@ -60,7 +60,7 @@ class Quantized:
         blocks = self.granularity.split(self.codes)
         negative = blocks.bitwise_and(self.format.sign_bit) != 0
         pos, neg, decoder = self.scaling, self.scaling_neg, codec(self.format)
-        if get_scale_rule(self.rule).rounds_ratio:
+        if SCALE_METHODS[self.rule].rounds_ratio:
             values = decoder.decode(blocks, self.dtype)
             values = values * _select(negative, pos.stored, neg.stored if neg else None)
             # The product overflows in the input's type; any other type is reached from there.
@@ -81,7 +81,7 @@ def quantize(
     x: Tensor,
     fmt: NumberFormat,
     granularity: Granularity | None = None,
-    scale_rule: str = "exact",
+    scale_rule: ScaleRule | str = ScaleRule.EXACT,
     ties: TieRule | None = None,
 ) -> Quantized:
     """Quantize a tensor; the scales come from its own absolute maxima.
@@ -92,14 +92,15 @@ def quantize(
         x: float32, float16 or bfloat16, any shape.
         fmt: target format.
         granularity: which values share a scale; default groups of 128 along the last axis.
-        scale_rule: a name in `scales.SCALE_RULES`.
+        scale_rule: a `ScaleRule`, or its name.
         ties: tie rule; default the one that belongs to the scale rule.
 
     Raises:
         ValueError: type or shape that does not fit, or a value that is not finite.
     """
-    rule = get_scale_rule(scale_rule)
-    ties = rule.ties if ties is None else check_ties(ties)
+    rule = check_scale_rule(scale_rule)
+    method = SCALE_METHODS[rule]
+    ties = method.ties if ties is None else check_ties(ties)
     granularity = group() if granularity is None else granularity
     if x.dtype not in _DTYPES:
         raise ValueError(
@@ -110,22 +111,22 @@ def quantize(
     check_finite(x)
     if fmt.dual:
         negative = blocks < 0
-        pos = rule.compute(blocks.amax(-1).clamp_min(0), fmt, False)
-        neg = rule.compute((-blocks.amin(-1)).clamp_min(0), fmt, True)
+        pos = method.compute(blocks.amax(-1).clamp_min(0), fmt, False)
+        neg = method.compute((-blocks.amin(-1)).clamp_min(0), fmt, True)
         numerator: Tensor | float = torch.where(negative, neg.numerator, pos.numerator).double()
         stored = _select(negative, pos.stored, neg.stored)
         denominator = _select(negative, pos.denominator, neg.denominator)
     else:
-        pos, neg = rule.compute(blocks.abs().amax(-1), fmt, False), None
+        pos, neg = method.compute(blocks.abs().amax(-1), fmt, False), None
         numerator = pos.numerator
         stored, denominator = pos.stored.unsqueeze(-1), pos.denominator.unsqueeze(-1)
-    if rule.rounds_ratio:
+    if method.rounds_ratio:
         ratio = (blocks / stored).masked_fill(stored == 0, 0.0)
         position = ratio.double() * numerator
     else:
         position = doubled_position(blocks.double(), numerator, denominator)
     codes = granularity.join(codec(fmt, ties).encode_doubled(position), x)
-    return Quantized(codes, pos, neg, fmt, granularity, scale_rule, x.dtype)
+    return Quantized(codes, pos, neg, fmt, granularity, rule, x.dtype)
 
 
 def check_finite(x: Tensor) -> None:

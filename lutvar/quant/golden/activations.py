@@ -57,14 +57,14 @@ def hadamard_fp16(patterns: Patterns, signs: Sequence[int]) -> Patterns:
 
 
 def quantize_activations(
-    patterns: Patterns, fmt: NumberFormat, ties: TieRule = "even"
+    patterns: Patterns, fmt: NumberFormat, ties: TieRule = TieRule.EVEN
 ) -> ActivationCodes:
     """Quantize rows of FP16 values in groups of 128 by exact comparison.
 
     Args:
         patterns: [R, K] FP16 patterns, K a multiple of 128.
         fmt: activation format.
-        ties: tie rule.
+        ties: where a tie goes.
 
     Raises:
         ValueError: K is not a multiple of 128, or a pattern has exponent field 31 (the

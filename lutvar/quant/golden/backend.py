@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.quant_preset import GROUP, QuantConfig
 from lutvar.quant.formats.quantize import quantize
+from lutvar.quant.formats.scales import ScaleRule
 from lutvar.quant.ptq.model import HasSites, QuantizedModel
 from lutvar.quant.ptq.rotation import signed_hadamard
 from lutvar.quant.var.sites import LinearSite
@@ -99,7 +101,7 @@ class FakeQuantBackend:
     """
 
     def __init__(
-        self, model: HasSites, config: QuantConfig, scale_rule: str = "absmax_fp32"
+        self, model: HasSites, config: QuantConfig, scale_rule: ScaleRule = ScaleRule.ABSMAX_FP32
     ) -> None:
         self.config, self.scale_rule = config, scale_rule
         self._rotation = torch.eye(GROUP, dtype=torch.float64)
@@ -108,7 +110,9 @@ class FakeQuantBackend:
         self._weights: dict[LinearSite, Tensor] = {}
         for site, weight, _ in model.iter_sites():
             rotated = self._rotate(site, weight.detach().cpu().float())
-            quantized = quantize(rotated, config.weight_format, scale_rule=scale_rule, ties="even")
+            quantized = quantize(
+                rotated, config.weight_format, scale_rule=scale_rule, ties=TieRule.EVEN
+            )
             self._weights[site] = quantized.dequantize()
 
     def __call__(

@@ -7,7 +7,8 @@ from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from .calibration.samples import CalibrationSet, calibration_set
 from .errors import CalibrationError, QuantizedFileError, RecipeError
 from .layers.layer import Block, Layer
-from .quantizers.fake import FakeQuantizer, QuantizerSpec
+from .quantizers.fake import FakeQuantizer
+from .quantizers.spec import QuantizerSpec
 from .recipes.build import quantize_var
 from .recipes.preset import preset_recipe
 from .recipes.recipe import Recipe, load_recipe, recipe_names

@@ -56,7 +56,7 @@ class QuantizedLinear:
     weight_format: NumberFormat
     activation_format: NumberFormat
     rotate: bool
-    ties: TieRule = "even"
+    ties: TieRule = TieRule.EVEN
     hadamard_seed: int = 42
 
     def __post_init__(self) -> None:
@@ -261,7 +261,7 @@ def round_weight(
         part = weight[rows]
         if seed is not None:
             part = (signed_hadamard(part.double(), sign_vector(seed)) / math.sqrt(GROUP)).float()
-        quantized = quantize(part, fmt, scale_rule="exact", ties="even")
+        quantized = quantize(part, fmt, ties=TieRule.EVEN)
         codes[rows] = quantized.codes.numpy()
         peaks[rows] = quantized.scales.double()
     return codes, peaks

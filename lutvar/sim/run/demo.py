@@ -93,9 +93,7 @@ def run_demo(
     reports: list[PassReport] = []
     traces: list[StepTrace] = []
     timing = MemoryTiming()
-    with Session(
-        quantized, out, slots=slots, timing=timing, stages=stages
-    ) as session:
+    with Session(quantized, out, slots=slots, timing=timing, stages=stages) as session:
 
         def finished(report: PassReport) -> None:
             changes = session.simulation.take_trace()

@@ -9,8 +9,9 @@ import torch
 from lutvar.contract.formats import CATALOG
 from lutvar.quant.formats.grouping import group
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_RULES
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.formats.scales import ScaleRule
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 
 NAMES = ("E2M1", "E2M3", "E3M2", "INT4", "INT8", "DUAL4", "DUAL6")
 
@@ -22,7 +23,7 @@ def outlier(dtype: torch.dtype, value: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("rule", SCALE_RULES)
+@pytest.mark.parametrize("rule", ScaleRule)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_types_largest_value(dtype: torch.dtype, rule: str, name: str) -> None:
     largest = torch.finfo(dtype).max

@@ -15,7 +15,7 @@ from gfloat import formats as gfloat_formats
 
 from lutvar.contract.formats import CATALOG, NumberFormat, get_format
 from lutvar.contract.formats.spec import HalfGrid
-from lutvar.contract.formats.ties import TIE_RULES, check_ties, nearest_rank
+from lutvar.contract.formats.ties import TieRule, check_ties, nearest_rank
 from lutvar.quant.formats.codec import codec, decision_table, decode_scalar, encode_scalar
 from lutvar.quant.formats.rounding import BF16, FP16, FP32, round_float
 
@@ -81,7 +81,7 @@ def test_rounds_a_dense_grid_like_ml_dtypes_and_gfloat(name: str) -> None:
         assert rounded == ours_value
 
 
-@pytest.mark.parametrize("ties", TIE_RULES)
+@pytest.mark.parametrize("ties", TieRule)
 @pytest.mark.parametrize("fmt", EVERY, ids=lambda f: f.name)
 def test_torch_form_equals_the_scalar_reference(fmt: NumberFormat, ties: str) -> None:
     values = boundary_values(fmt)
@@ -96,7 +96,7 @@ def test_torch_form_equals_the_scalar_reference(fmt: NumberFormat, ties: str) ->
 @pytest.mark.parametrize("fmt", EVERY, ids=lambda f: f.name)
 def test_each_used_code_survives_a_round_trip(fmt: NumberFormat) -> None:
     used = torch.tensor(fmt.codes_used, dtype=torch.uint8)
-    for ties in TIE_RULES:
+    for ties in TieRule:
         encoder = codec(fmt, ties)
         assert torch.equal(encoder.encode(encoder.decode(used, torch.float64)), used)
 
@@ -141,7 +141,7 @@ TIES_BY_HAND = [
 @pytest.mark.parametrize(("name", "value", "even", "up", "down"), TIES_BY_HAND)
 def test_ties_worked_by_hand(name: str, value: float, even: float, up: float, down: float) -> None:
     fmt = get_format(name)
-    for ties, expected in zip(TIE_RULES, (even, up, down), strict=True):
+    for ties, expected in zip(TieRule, (even, up, down), strict=True):
         encoder = codec(fmt, ties)
         code = encoder.encode(torch.tensor([value]))
         assert encoder.decode(code).item() == expected, ties
@@ -149,7 +149,7 @@ def test_ties_worked_by_hand(name: str, value: float, even: float, up: float, do
 
 @pytest.mark.parametrize("fmt", [f for f in EVERY if f.bits <= 6], ids=lambda f: f.name)
 def test_decision_table_changes_only_at_decision_points(fmt: NumberFormat) -> None:
-    for ties in TIE_RULES:
+    for ties in TieRule:
         codes, origin = decision_table(fmt, ties)
         assert codes[origin] == 0
         assert codes[0] == fmt.encode_int(fmt.negative.top, True)

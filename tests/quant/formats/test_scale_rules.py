@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from lutvar.contract.formats import CATALOG, NumberFormat, get_format
-from lutvar.contract.formats.ties import TIE_RULES
+from lutvar.contract.formats.ties import TieRule
 from lutvar.quant.formats.codec import codec, encode_scalar
 from lutvar.quant.formats.grouping import Granularity, channel, group, tensor, token, token_and_head
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
+from lutvar.quant.formats.scales import SCALE_METHODS, ScaleRule
 
 SMALL = [f for f in CATALOG.values() if f.bits <= 6]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -55,7 +55,7 @@ def test_exact_rule_on_boundaries(fmt: NumberFormat, dtype: torch.dtype) -> None
     # 105 and 1.640625 = 105/64 are multiples of every odd divisor of the grids: ties are met.
     for peak in (1.0, 105.0, 1.640625, 0.33203125, 3.0 * 2.0**-13):
         block = boundary_block(fmt, dtype, peak)
-        for ties in TIE_RULES:
+        for ties in TieRule:
             got = quantize(block, fmt, token(), "exact", ties)
             assert got.codes.tolist() == expected_exact(block, fmt, ties), (peak, ties)
             assert got.scales.item() == peak
@@ -176,7 +176,7 @@ def test_e4m3_rule_uses_one_float32_and_e4m3_group_scales() -> None:
             assert got.codes[row, column].item() == code
 
 
-@pytest.mark.parametrize("rule", SCALE_RULES)
+@pytest.mark.parametrize("rule", ScaleRule)
 @pytest.mark.parametrize("fmt", CATALOG.values(), ids=lambda f: f.name)
 def test_dequantized_values_are_code_times_scale_and_close(fmt: NumberFormat, rule: str) -> None:
     generator = torch.Generator().manual_seed(10)
@@ -200,7 +200,7 @@ def test_dequantized_values_are_code_times_scale_and_close(fmt: NumberFormat, ru
         assert noise < (0.25 if fmt.bits == 4 else 0.12)
 
 
-@pytest.mark.parametrize("rule", [r for r in SCALE_RULES if r != "pow2"])
+@pytest.mark.parametrize("rule", [r for r in ScaleRule if r != ScaleRule.POW2])
 @pytest.mark.parametrize("name", ["E2M1", "DUAL4", "INT6", "DUAL6"])
 def test_zero_groups_and_one_signed_groups(name: str, rule: str) -> None:
     fmt = get_format(name)
@@ -281,7 +281,7 @@ def test_bad_input_is_refused(x: torch.Tensor, arguments: dict[str, object], mes
 
 
 def test_rules_carry_their_own_tie_rule() -> None:
-    assert get_scale_rule("fpqvar").ties == "up"
+    assert SCALE_METHODS[ScaleRule.FPQVAR].ties == TieRule.UP
     x = torch.tensor([[6.0, -0.25]])
     assert quantize(x, get_format("E2M1"), token(), "fpqvar").codes.tolist() == [[7, 0]]
     assert quantize(x, get_format("E2M1"), token(), "fpqvar", "down").codes.tolist() == [[7, 9]]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lutvar.contract.formats import get_format
-from lutvar.contract.formats.ties import TIE_RULES, TieRule
+from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.golden import hadamard_fp16, quantize_activations, to_fp16
 from lutvar.quant.golden.fp16 import patterns_of, values_of
@@ -110,7 +110,7 @@ def test_hadamard_treats_groups_alone() -> None:
     )
 
 
-@pytest.mark.parametrize("ties", TIE_RULES)
+@pytest.mark.parametrize("ties", TieRule)
 @pytest.mark.parametrize("name", FORMATS)
 def test_quantizer_equals_the_literal_contract(name: str, ties: TieRule) -> None:
     fmt = get_format(name)
@@ -148,7 +148,7 @@ def test_every_value_against_many_maxima(name: str) -> None:
             rows = np.concatenate([x | np.uint16(sign), ends], 1)
             steps = np.abs(values_of(rows).numpy().astype(np.float64) * 2.0**24).astype(np.int64)
             negative = rows >= 0x8000
-            for ties in TIE_RULES:
+            for ties in TieRule:
                 expected = np.zeros(rows.shape, np.int64)
                 for side in (False, True):
                     half = fmt.half(side)

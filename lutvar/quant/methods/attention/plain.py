@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import AttentionOperands
 

@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.quantizers.fake import QuantizerSpec
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec, Sharing
 
 from .plain import PlainAttention, PlainSettings
 from .registry import register_attention
@@ -34,10 +34,10 @@ class SageSettings(PlainSettings):
     """
 
     kind: Literal["sage"] = "sage"
-    q: QuantizerSpec | None = QuantizerSpec(format="INT4", group="row")
-    k: QuantizerSpec | None = QuantizerSpec(format="INT4", group="row")
-    v: QuantizerSpec | None = QuantizerSpec(format="E4M3", group="row")
-    probabilities: QuantizerSpec | None = QuantizerSpec(format="E4M3", group="row")
+    q: QuantizerSpec | None = QuantizerSpec(format="INT4", group=Sharing.ROW)
+    k: QuantizerSpec | None = QuantizerSpec(format="INT4", group=Sharing.ROW)
+    v: QuantizerSpec | None = QuantizerSpec(format="E4M3", group=Sharing.ROW)
+    probabilities: QuantizerSpec | None = QuantizerSpec(format="E4M3", group=Sharing.ROW)
     smooth_k: bool = True
     smooth_q: bool = True
     block: int = Field(default=128, ge=1)

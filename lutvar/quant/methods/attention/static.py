@@ -16,8 +16,8 @@ from torch import Tensor
 
 from lutvar.contract.formats import get_format
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
-from lutvar.quant.methods.quantizers.fake import QuantizerSpec
 from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec, Sharing
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.var import Var
 
@@ -82,7 +82,7 @@ class StaticAttention(PlainAttention):
 
     def measure(self, model: MeasuredModel) -> None:
         """Fix the ranges."""
-        spec = QuantizerSpec(format=self.settings.format, group="tensor", asymmetric=True)
+        spec = QuantizerSpec(format=self.settings.format, group=Sharing.TENSOR, asymmetric=True)
         calibration = model.calibration
         if self.settings.samples and calibration.rows is None:
             calibration = calibration.first(self.settings.samples)

@@ -24,7 +24,8 @@ from lutvar.quant.methods.layers.operations import (
     hadamard_matrix,
 )
 from lutvar.quant.methods.layers.ranged import RangedLayer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec, ScaleType, Sharing
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 
 KvFormat = Literal["E2M3", "E2M1"]
@@ -66,7 +67,7 @@ def _spec_problems(what: str, spec: QuantizerSpec, dynamic: bool) -> Iterator[st
         yield f"{what}: zero points; sums of the array have none"
     if spec.by_sign:
         yield f"{what}: a scale for each sign of {spec.format}; only DUAL4 and DUAL6 have two"
-    if dynamic and spec.scale not in ("fp32", "fp16"):
+    if dynamic and spec.scale not in (ScaleType.FP32, ScaleType.FP16):
         yield f"{what}: {spec.scale} scales; the quantizer takes the absolute maximum"
     if dynamic and spec.floor:
         yield f"{what}: scales of at least {spec.floor:g}; the quantizer has no such floor"
@@ -137,7 +138,7 @@ def _record_problems(
         if spec is None:
             continue
         plain = not (spec.asymmetric or spec.by_sign) and spec.clip == 1
-        if spec.format in ("E2M3", "E2M1") and spec.group in ("row", HEAD_DIM) and plain:
+        if spec.format in ("E2M3", "E2M1") and spec.group in (Sharing.ROW, HEAD_DIM) and plain:
             found[name] = spec.format
         else:
             yield f"{where}: {name} in {spec.format}; records are E2M3 or E2M1 with 64 to a scale"

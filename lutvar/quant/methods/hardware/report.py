@@ -21,6 +21,7 @@ from lutvar.contract.quant_preset import QuantConfig, SiteConfig, load_quant, pr
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import Rotation
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.spec import Sharing
 from lutvar.quant.methods.recipes.build import iter_linears
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.ptq.linear import QuantizationError
@@ -248,7 +249,7 @@ def _sizes(quantized: QuantizedVar, var: Var) -> tuple[float, float]:
 def scale_bits(quantizer: FakeQuantizer, inputs: int) -> float:
     """Bits of scales for each weight, those of rows of `inputs` values included."""
     spec = quantizer.spec
-    if spec.group == "row":
+    if spec.group == Sharing.ROW:
         return spec.model_copy(update={"group": inputs}).scale_bits()
     return spec.scale_bits()
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from lutvar.quant.methods.errors import QuantizedFileError
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec, Scales
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.var.sites import LinearSite
 
 from .grid import GridWeight, grid_weight, values

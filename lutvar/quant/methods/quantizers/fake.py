@@ -11,104 +11,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from lutvar.contract.formats import HalfGrid, get_format
 from lutvar.quant.formats.grouping import Granularity, group, tensor, token
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_RULES, get_scale_rule
+from lutvar.quant.formats.scales import SCALE_METHODS, ScaleRule
 
 from .percentiles import percentile_range
+from .spec import QuantizerSpec, ScaleType, Sharing
 
 _FP16_MAX = float(torch.finfo(torch.float16).max)
 
 
 @cache
-def _largest_step(top: int) -> float:
+def _largest_scale(top: int) -> float:
     """The largest float32 of which `top` times is finite in float32."""
     largest = float(torch.finfo(torch.float32).max)
-    step = torch.tensor(largest / top, dtype=torch.float32)
-    if float(step) * top > largest:
-        step = torch.nextafter(step, torch.zeros_like(step))
-    return float(step)
-
-
-class QuantizerSpec(BaseModel):
-    """How a tensor is quantized, as recipes write it.
-
-    Attributes:
-        format: a format of the catalogue (E2M1, E2M3, DUAL4, INT4, ...).
-        group: values along the last axis that share a scale; "row" for one scale for each row (a
-            token, or an output channel), "tensor" for one.
-        asymmetric: integers with a zero point between minimum and maximum.
-        percentile: the asymmetric range is the best of three percentile pairs (`percentiles`).
-        by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
-        scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
-        clip: factor of the absolute maximum that maps to the end of the grid.
-        floor: smallest scale (value of one grid step); 0 for none.
-        exact_rule: compute with this rule of `formats.scales` exactly instead (slow).
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    format: str
-    group: int | Literal["row", "tensor"] = 128
-    asymmetric: bool = False
-    percentile: bool = False
-    by_sign: bool = False
-    scale: Literal["fp32", "fp16", "pow2", "e4m3"] = "fp32"
-    clip: float = Field(default=1.0, gt=0, le=1)
-    floor: float = Field(default=0.0, ge=0)
-    exact_rule: str | None = None
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        return get_format(value).name
-
-    @field_validator("exact_rule")
-    @classmethod
-    def _rule(cls, value: str | None) -> str | None:
-        return value if value is None else get_scale_rule(value).name
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if (self.asymmetric or self.by_sign) and not self.format.startswith("INT"):
-            raise ValueError(f"asymmetric and by_sign need an INT format, not {self.format}")
-        if self.asymmetric and (self.by_sign or self.scale != "fp32"):
-            raise ValueError("asymmetric goes with neither by_sign nor another scale than fp32")
-        if self.percentile and not self.asymmetric:
-            raise ValueError("percentile needs asymmetric: true")
-        return self
-
-    @property
-    def bits(self) -> int:
-        """Bits of a code."""
-        return get_format(self.format).bits
-
-    def scale_bits(self) -> float:
-        """Bits of scales for each value, tensor-wide ones left out; a row counts as 0."""
-        if not isinstance(self.group, int):
-            return 0.0
-        each = {"fp32": 16, "fp16": 16, "pow2": 8, "e4m3": 8}[self.scale]
-        count = 2 if self.by_sign or get_format(self.format).dual or self.asymmetric else 1
-        return each * count / self.group
+    scale = torch.tensor(largest / top, dtype=torch.float32)
+    if float(scale) * top > largest:
+        scale = torch.nextafter(scale, torch.zeros_like(scale))
+    return float(scale)
 
 
 class Scales(NamedTuple):
     """Scales of all blocks, [..., G, 1].
 
     Attributes:
-        positive: value of one grid step, of positive numbers where `negative` is given.
+        positive: the scale (value of one grid step); of positive numbers where `negative` is given.
         negative: of negative numbers, or None for the same.
         zero_point: code of 0, x = (q - zero_point) * scale; None where 0 is the code 0.
-        amax: absolute maximum that `positive` was divided out of, where a step keeps it: the
-            accelerator's scales are rounded from this one.
+        amax: absolute maximum that `positive` was computed from, where a recipe's step keeps it:
+            the accelerator's scales are rounded from this one.
     """
 
     positive: Tensor
@@ -183,9 +120,9 @@ class FakeQuantizer:
 
     def blocks(self, x: Tensor) -> Tensor:
         """[..., I] to [..., G, values of a block] (a view where possible)."""
-        if self.spec.group == "tensor":
+        if self.spec.group == Sharing.TENSOR:
             return x.reshape(1, -1)
-        if self.spec.group == "row":
+        if self.spec.group == Sharing.ROW:
             return x.unsqueeze(-2)
         size = self.spec.group
         if x.shape[-1] % size:
@@ -220,11 +157,11 @@ class FakeQuantizer:
         if self.spec.asymmetric:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
-            step = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
-            step = step.clamp_max(_largest_step(2 ** (self.spec.bits - 1)))
-            step = torch.where(step == 0, 1.0, step)
-            lowest = low / step  # code 0 stands for this multiple of the scale, rounded
-            return Scales(step, None, -(lowest + (torch.round(lowest) - lowest).detach()))
+            scale = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
+            scale = scale.clamp_max(_largest_scale(2 ** (self.spec.bits - 1)))
+            scale = torch.where(scale == 0, 1.0, scale)
+            lowest = low / scale  # code 0 stands for this multiple of the scale, rounded
+            return Scales(scale, None, -(lowest + (torch.round(lowest) - lowest).detach()))
         if self.two_sided:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             return Scales(
@@ -233,28 +170,28 @@ class FakeQuantizer:
             )
         return Scales(self._stored(blocks.abs().amax(-1, keepdim=True) * above, False))
 
-    def _stored(self, peak: Tensor, negative: bool) -> Tensor:
-        """Value of one grid step for blocks that reach `peak`, rounded as the rule says.
+    def _stored(self, amax: Tensor, negative: bool) -> Tensor:
+        """Scales of blocks with an absolute maximum of `amax`, rounded as `ScaleType` says.
 
-        A step that its type cannot hold, or whose grid ends past float32, is the largest possible:
+        A scale that its type cannot hold, or whose grid ends past float32, is the largest possible:
         the values beyond saturate.
         """
         fmt, kind = self.format, self.spec.scale
-        if kind == "fp32":
-            step = peak / fmt.scale_top(negative)
-        elif kind == "fp16":
-            step = (peak / fmt.scale_top(negative)).clamp_max(_FP16_MAX).half().float()
+        if kind == ScaleType.FP32:
+            scale = amax / fmt.scale_top(negative)
+        elif kind == ScaleType.FP16:
+            scale = (amax / fmt.scale_top(negative)).clamp_max(_FP16_MAX).half().float()
         else:
             # The rules of MX and NVFP4 are those of `formats.scales`.
-            rule = SCALE_RULES["pow2" if kind == "pow2" else "e4m3"]
-            scaling = rule.compute(peak.detach(), fmt, negative)
-            step = scaling.stored.float() * (scaling.step / scaling.divisor)
-            if peak.requires_grad:
-                exact = peak / fmt.scale_top(negative)
-                step = exact + (step - exact).detach()
-        step = step.clamp_max(_largest_step(fmt.scale_top(negative)))
-        step = step.clamp_min(self.spec.floor) if self.spec.floor else step
-        return torch.where(step == 0, 1.0, step)
+            method = SCALE_METHODS[ScaleRule.POW2 if kind == ScaleType.POW2 else ScaleRule.E4M3]
+            scaling = method.compute(amax.detach(), fmt, negative)
+            scale = scaling.stored.float() * (scaling.step / scaling.divisor)
+            if amax.requires_grad:
+                exact = amax / fmt.scale_top(negative)
+                scale = exact + (scale - exact).detach()
+        scale = scale.clamp_max(_largest_scale(fmt.scale_top(negative)))
+        scale = scale.clamp_min(self.spec.floor) if self.spec.floor else scale
+        return torch.where(scale == 0, 1.0, scale)
 
     def apply(self, x: Tensor, scales: Scales) -> Tensor:
         """Fake-quantize [..., I] with given scales (of the same shape as `scales` would give)."""
@@ -311,4 +248,4 @@ class FakeQuantizer:
 def _granularity(spec: QuantizerSpec) -> Granularity:
     if isinstance(spec.group, int):
         return group(spec.group)
-    return token() if spec.group == "row" else tensor()
+    return token() if spec.group == Sharing.ROW else tensor()

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .fake import FakeQuantizer, QuantizerSpec, Scales
+from .fake import FakeQuantizer, Scales
+from .spec import QuantizerSpec, Sharing
 
 
 @dataclass
@@ -37,7 +38,8 @@ class StaticQuantizer:
 
     def quantizer(self) -> FakeQuantizer:
         """What applies one pair."""
-        return FakeQuantizer(QuantizerSpec(format=self.format, group="tensor", asymmetric=True))
+        spec = QuantizerSpec(format=self.format, group=Sharing.TENSOR, asymmetric=True)
+        return FakeQuantizer(spec)
 
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """Fake-quantize the tokens [..., l, I] of one scale step."""

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.quant.methods.errors import RecipeError
-from lutvar.quant.methods.quantizers.fake import QuantizerSpec
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.var.sites import SITE_NAMES, SiteName
 
 from .recipe import Recipe
@@ -20,9 +21,9 @@ def preset_recipe(config: QuantConfig) -> Recipe:
     Raises:
         RecipeError: a tie rule for activations that recipes cannot state.
     """
-    if config.ties != "even":
+    if config.ties != TieRule.EVEN:
         raise RecipeError(
-            f"preset {config.name}: ties are {config.ties!r}; inputs of a recipe round ties to "
+            f"preset {config.name}: ties are '{config.ties}'; inputs of a recipe round ties to "
             "even, so this preset cannot be kept in a file (`lutvar generate` runs it directly)"
         )
     sites: tuple[SiteName, ...] = (*SITE_NAMES, "head")

@@ -28,7 +28,7 @@ from lutvar.contract.names import Name, Seed
 from lutvar.quant.methods.attention.registry import attention_needs_data, check_attention
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.errors import RecipeError
-from lutvar.quant.methods.quantizers.fake import QuantizerSpec
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.var.sites import SiteName
 from lutvar.yaml_files import YamlError, load_named, shipped

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from lutvar.quant.methods.quantizers.fake import QuantizerSpec
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.var.sites import SINGLE_SITES, SITE_NAMES, SiteName
 
 #: Every linear of the model that a recipe may name.

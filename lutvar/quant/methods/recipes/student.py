@@ -19,6 +19,7 @@ from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.learnable import run_layer, straight_apply
 from lutvar.quant.methods.layers.ranged import RangedLayer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.spec import ScaleType
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import FloatAttention, LinearSite
 
@@ -43,7 +44,7 @@ class TunedLayer:
         assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
         self.start_OI = layer.rounded_OI
         self.grid: GridWeight | None = None
-        if layer.weight is not None and layer.weight.spec.scale in ("fp32", "fp16"):
+        if layer.weight is not None and layer.weight.spec.scale in (ScaleType.FP32, ScaleType.FP16):
             self.grid = grid_weight(layer)
         self.log_scale: Tensor | None = None
         self.latent_OI: Tensor | None = None
@@ -77,7 +78,7 @@ class TunedLayer:
             return layer
         quantizer = self._quantizer
         scales = self._scales(self.log_scale.detach())
-        if quantizer.spec.scale == "fp16":
+        if quantizer.spec.scale == ScaleType.FP16:
             scales = scales._replace(
                 positive=scales.positive.half().float(),
                 negative=None if scales.negative is None else scales.negative.half().float(),

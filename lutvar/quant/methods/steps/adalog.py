@@ -26,6 +26,7 @@ from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.search import progressive
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 from lutvar.quant.methods.quantizers.logarithmic import BASE, GELU_SHIFT, LogTable, safe_log2
+from lutvar.quant.methods.quantizers.spec import Sharing
 from lutvar.quant.var.sites import SiteName
 
 from .base import StepBase, register_step
@@ -179,7 +180,7 @@ def best_rows(
         ValueError: the quantizer has not one asymmetric range for each row.
     """
     spec = quantizer.spec
-    if not spec.asymmetric or spec.group != "row":
+    if not spec.asymmetric or spec.group != Sharing.ROW:
         raise ValueError(
             f"step adalog searches one asymmetric range for each output channel, not {spec}; "
             "write weight: {format: INT4, group: row, asymmetric: true}"

@@ -16,7 +16,8 @@ from lutvar.quant.formats.codec import codec
 from lutvar.quant.methods.layers.grid import GridWeight, values
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec, Scales
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.ptq.linear import (
     checked_bias,
     fold_scales,

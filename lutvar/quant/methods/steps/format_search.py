@@ -15,7 +15,8 @@ from torch import Tensor
 
 from lutvar.contract.formats import get_format
 from lutvar.quant.methods.layers.layer import Block, Layer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 
 from .base import StepBase, register_step
 from .galt import spread

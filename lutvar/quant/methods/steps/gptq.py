@@ -19,6 +19,7 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.spec import Sharing
 
 from .base import StepBase, register_step
 
@@ -90,7 +91,7 @@ def _sweep(
 ) -> Tensor:
     """Round the columns in turn; `columns` names each one's place, which decides its scale."""
     size = quantizer.spec.group
-    single = FakeQuantizer(quantizer.spec.model_copy(update={"group": "row"}))
+    single = FakeQuantizer(quantizer.spec.model_copy(update={"group": Sharing.ROW}))
     rest_OI, rounded_OI = weight_OI.clone(), torch.empty_like(weight_OI)
     for start in range(0, len(columns), chunk):
         stop = min(start + chunk, len(columns))

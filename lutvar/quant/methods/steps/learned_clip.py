@@ -19,6 +19,7 @@ from typing_extensions import Self
 from lutvar.quant.methods.calibration.moments import Moments, Weighting, layer_moments
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
+from lutvar.quant.methods.quantizers.spec import ScaleType, Sharing
 
 from .base import StepBase, register_step
 
@@ -64,7 +65,7 @@ class LearnedClip(StepBase):
             if layer.weight is None:
                 continue
             quantizer, start = layer.grid()
-            if quantizer.spec.scale == "e4m3":
+            if quantizer.spec.scale == ScaleType.E4M3:
                 raise ValueError(
                     f"{self.step}: {layer.site}: e4m3 scales share one for the whole tensor; "
                     "clip factors need scale: fp32, fp16 or pow2"
@@ -84,11 +85,11 @@ class LearnedClip(StepBase):
         plain_OI, rounded_OI = (quantizer.apply(weight_OI, s) for s in (start, scales))
         if moments.loss(plain_OI, weight_OI) <= moments.loss(rounded_OI, weight_OI):
             scales, rounded_OI = start, plain_OI
-        if quantizer.spec.group == "tensor":
+        if quantizer.spec.group == Sharing.TENSOR:
             return scales  # one scale for all rows: the search by weight stands
         size = quantizer.spec.group if isinstance(quantizer.spec.group, int) else weight_OI.shape[1]
         chosen = [None if s is None else s.clone() for s in scales]
-        rows = FakeQuantizer(quantizer.spec.model_copy(update={"group": "row"}))
+        rows = FakeQuantizer(quantizer.spec.model_copy(update={"group": Sharing.ROW}))
         for _ in range(self.passes):
             for group in range(weight_OI.shape[1] // size):
                 part = slice(group * size, (group + 1) * size)

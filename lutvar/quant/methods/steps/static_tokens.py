@@ -16,8 +16,9 @@ from torch import Tensor
 
 from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block, Layer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 
 from .base import StepBase, register_step
