@@ -8,7 +8,7 @@ Sizes of the accelerator are in `accelerator`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
@@ -23,7 +23,9 @@ from .names import Name, Seed
 _Model = TypeVar("_Model", bound=BaseModel)
 
 GROUP = 128  #: values that share a scale, and lanes of a dot product
-SITE_NAMES = ("qkv", "proj", "fc1", "fc2")
+BlockSite = Literal["qkv", "proj", "fc1", "fc2"]
+#: The linears of a block, in the order they run.
+SITE_NAMES: tuple[BlockSite, ...] = get_args(BlockSite)
 
 
 class _Strict(BaseModel):

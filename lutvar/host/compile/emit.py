@@ -16,7 +16,7 @@ import numpy as np
 from lutvar.contract.accelerator import HEAD_DIM, LANES, ROW_GROUP
 from lutvar.contract.isa import Opcode, PostOp, Region, address
 from lutvar.contract.memory import RECORD_BYTES
-from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.quant_preset import GROUP, SITE_NAMES
 
 from .draft import Draft, Operation
 from .hazards import Access, Cells
@@ -63,6 +63,11 @@ class Emitter:
         self.accumulators = Cells(self.config.acc_banks)
         self._bank, self._accumulator = -1, -1
 
+    @property
+    def next_bank(self) -> int:
+        """Activation bank of the next FRONT instruction: they take turns."""
+        return (self._bank + 1) % self.config.act_banks
+
     @staticmethod
     def _chunk(rows: float) -> int:
         return max(ROW_GROUP, round(rows / ROW_GROUP) * ROW_GROUP)
@@ -76,7 +81,7 @@ class Emitter:
 
     def front(self, op: Operation, part: InputSlice) -> Iterator[Draft]:
         """Fill the next activation bank with a part of the inputs."""
-        self._bank = (self._bank + 1) % self.config.act_banks
+        self._bank = self.next_bank
         layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         norm = op.site in ("qkv", "fc1", HEAD)
         runs = list(self.rows.runs(op.tile)) if norm else [(0, own)]
@@ -176,7 +181,7 @@ class Emitter:
         return fetches, matrix
 
     def _index(self, op: Operation) -> int:
-        return op.block * 4 + ("qkv", "proj", "fc1", "fc2").index(op.site)
+        return op.block * 4 + SITE_NAMES.index(op.site)
 
     # POST ------------------------------------------------------------------------------------
     def post(

@@ -16,13 +16,12 @@ from typing import NamedTuple
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.memory import panel_beats
-from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.quant_preset import GROUP, SITE_NAMES
 from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
 
 PAGE = 4096
-SITES = ("qkv", "proj", "fc1", "fc2")
 HEAD = "head"
 #: Vectors of a block for a class, in memory order, each C values of FP16.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
@@ -164,7 +163,7 @@ class ModelLayout:
         }
         layers: list[LayerPlan] = []
         at = 0
-        names = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITES]
+        names = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITE_NAMES]
         for name, site in [*names, (HEAD, HEAD)]:
             inputs, outputs = sizes[site]
             # The head is treated as fc1 is: contract, section 12.
@@ -212,7 +211,7 @@ class ModelLayout:
 
     def layer(self, block: int, site: str) -> LayerPlan:
         """A block's layer, or the head (`site` HEAD, any block)."""
-        return self.layers[-1 if site == HEAD else block * len(SITES) + SITES.index(site)]
+        return self.layers[-1 if site == HEAD else block * len(SITE_NAMES) + SITE_NAMES.index(site)]
 
     def kappa(self, block: int) -> int:
         """Offset of a block's kappa vector: [C], each head's value 64 times."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lutvar.contract.accelerator import HEAD_DIM, AcceleratorConfig
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import pack_panel, qkv_order
-from lutvar.contract.quant_preset import GROUP, QuantConfig
+from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
@@ -158,7 +158,7 @@ def pack_transformer(
     image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
     exponents = []
     for block in range(layout.shape.depth):
-        for site in ("qkv", "proj", "fc1", "fc2"):
+        for site in SITE_NAMES:
             layer = transformer.layer(block, site)
             order = qkv_order(layout.shape.width) if site == "qkv" else None
             _pack_layer(image, layout.layer(block, site), layer, config, order)

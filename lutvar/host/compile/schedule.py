@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lutvar.contract.isa import UNITS, Opcode, Unit
+from lutvar.contract.quant_preset import SITE_NAMES
 from lutvar.contract.widths import WORDS
 
 from .costs import CostModel
 from .draft import Draft, Operation
 from .emit import Emitter, sequences_in
 from .hazards import Counts, needed, record
-from .model_layout import HEAD, SITES, InputSlice, WeightTile
+from .model_layout import HEAD, InputSlice, WeightTile
 from .steps import PassRows
 
 #: By number: members of an enumeration hash slowly, and this is asked for every instruction.
@@ -94,7 +95,7 @@ class Scheduler:
         self.emitter, self.costs, self.rows = emitter, costs, emitter.rows
         self.timeline = Timeline(costs)
         depth = emitter.shape.depth
-        self._chain = [(b, s) for b in range(depth) for s in SITES] + [(depth, HEAD)]
+        self._chain = [(b, s) for b in range(depth) for s in SITE_NAMES] + [(depth, HEAD)]
         self._next = [0] * self.rows.tiles
         self._qkv_done = [0] * self.rows.tiles  # blocks
         self._attended = [0] * self.rows.tiles  # blocks
@@ -154,7 +155,7 @@ class Scheduler:
     def _bank_free(self) -> int:
         """When nothing reads the next bank any more."""
         emitter = self.emitter
-        bank = (emitter._bank + 1) % emitter.config.act_banks
+        bank = emitter.next_bank
         return self.timeline.ready(emitter.banks.read[:, bank].max(axis=1).tolist())
 
     def _front_times(self) -> list[dict[str, int]]:

