@@ -14,6 +14,8 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import sys
 import tempfile
 from collections import ChainMap
 from collections.abc import Callable, Iterator
@@ -254,16 +256,30 @@ def _spread(
     """Let processes work on their shares of the blocks."""
     shares = [sorted(wanted)[rank::jobs] for rank in range(jobs)]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    before = multiprocessing.active_children()
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_signals) as pool:
         waiting = {
             pool.submit(_work, parts.path, parts.recipe, model, share) for share in shares if share
         }
-        while waiting:
-            ended, waiting = wait(waiting, _POLL_SECONDS, return_when=FIRST_EXCEPTION)
-            for job in ended:
-                job.result()
-            if progress is not None:
-                progress(sum(parts.block(i).exists() for i in range(count)), count)
+        try:
+            while waiting:
+                ended, waiting = wait(waiting, _POLL_SECONDS, return_when=FIRST_EXCEPTION)
+                for job in ended:
+                    job.result()
+                if progress is not None:
+                    progress(sum(parts.block(i).exists() for i in range(count)), count)
+        except BaseException:
+            # The pool would wait until every process has done its whole share.
+            for process in multiprocessing.active_children():
+                if process not in before:
+                    process.terminate()
+            raise
+
+
+def _leave_signals() -> None:
+    """In a process of the pool: the one that started it decides when to stop, and ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all of them
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
 
 
 def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:

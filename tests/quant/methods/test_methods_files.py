@@ -4,6 +4,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -234,3 +239,38 @@ def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "unknown recipe 'nope'; shipped: " in capsys.readouterr().err
     assert run(["quantize", "--recipe", "x", "--preset", "fp4", "-o", str(path)]) == 2
     assert "exclude each other" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "kill"]
+)
+def test_command_told_to_stop_ends_its_processes(
+    number: int, code: int, tmp_path: Path, ctrl_c: None
+) -> None:
+    """They do not compute their whole shares first, and blocks that are done stay."""
+    path, recipe = tmp_path / "q.safetensors", tmp_path / "fpqvar-fp4-kv6.yaml"
+    values = short().model_dump(mode="json")
+    values["steps"][0] |= {"epochs": 300, "sites": ["qkv"]}
+    recipe.write_text(json.dumps(values))
+    program = "from lutvar.cli.main import main; main()"
+    arguments = ("quantize", "--recipe", str(recipe), "-o", str(path), "--jobs", "2")
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            parts = tmp_path / "q.safetensors.parts"
+            deadline = time.monotonic() + 300
+            while not list(parts.glob("block_*")) and process.poll() is None:
+                assert time.monotonic() < deadline, "the first block does not come"
+                time.sleep(0.05)
+            # As a terminal does it, Ctrl-C reaches all processes; `kill` reaches the first.
+            (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+            _, text = process.communicate(timeout=120)  # the pipe ends with the last process
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == code, text
+    assert "finished blocks are kept" in text and "Traceback" not in text
+    assert 0 < len(list(parts.glob("block_*.safetensors"))) < 5 and not path.exists()
