@@ -26,16 +26,20 @@ PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test coverage lint format docs verilog sim study estimate bench train clean tools
+.PHONY: help demo test test-fast coverage lint format docs verilog sim study estimate bench train clean tools
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compare every bit
 	$(LUTVAR) demo -o $(BUILD)/demo
 
 test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.test ## the tests without those that simulate, synthesise or take long: 3 minutes
+	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile \
+	  -m "not slow and not verilator and not icarus and not yosys" $(PYTEST_ARGS)
 
 coverage: tools $(VENV)/.dev ## share of lines that tests run, and the list of the others (PYTEST_ARGS: which tests)
 	@mkdir -p $(COVERAGE)

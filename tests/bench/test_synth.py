@@ -138,7 +138,7 @@ endmodule
 """
 
 
-@pytest.mark.skipif(not tools.yosys().ok, reason="no Yosys")
+@pytest.mark.yosys
 def test_an_adder_and_a_table() -> None:
     report = synth.count_luts_verilog(_ADDER, "lutvar_adder")
     assert report.ffs == 9
@@ -151,7 +151,7 @@ def test_an_adder_and_a_table() -> None:
     assert report.as_dict()["luts"] == report.luts
 
 
-@pytest.mark.skipif(not tools.yosys().ok, reason="no Yosys")
+@pytest.mark.yosys
 def test_a_wrong_source_is_reported() -> None:
     with pytest.raises(synth.SynthesisError, match="lutvar_bad"):
         synth.count_luts_verilog("module lutvar_bad(input a; endmodule", "lutvar_bad")

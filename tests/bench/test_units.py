@@ -147,7 +147,7 @@ def test_modules_that_are_used_often() -> None:
     assert synth.shared_modules(few) == ["lutvar_leaf"]
 
 
-@pytest.mark.skipif(not tools.yosys().ok, reason="no Yosys")
+@pytest.mark.yosys
 def test_levels_count_through_the_ports_of_shared_modules() -> None:
     """Eight bits are two levels, counted from the registers of the module before."""
     apart = synth.count_luts_verilog(_shared(), "lutvar_top", flat=False)

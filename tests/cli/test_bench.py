@@ -16,7 +16,6 @@ from lutvar.bench.report import BEGIN, END, BenchReport, Measurement, figure, ma
 from lutvar.bench.synth import SynthesisError
 from lutvar.cli.errors import BAD_INPUT, FAILED
 from lutvar.cli.main import run
-from lutvar.sim.tools import yosys
 
 
 def _report(*values: float) -> BenchReport:
@@ -121,7 +120,7 @@ def test_every_small_unit_on_the_list_elaborates(case: AreaCase) -> None:
     assert "module" in rtlil.convert(case.make())
 
 
-@pytest.mark.skipif(not yosys().ok, reason="no Yosys")
+@pytest.mark.yosys
 def test_a_lane_is_really_counted() -> None:
     """The plain E2M1 product is eight functions of six inputs: eight LUT6 and one level."""
     (case,) = (c for c in cases() if c.title == "product E2M1 x E2M1, plain")

@@ -69,9 +69,8 @@ def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
         wrapper.ports_of_verilog("module something; endmodule", "nothing")
 
 
+@pytest.mark.icarus
 def test_wrapper_elaborates_around_the_export(prepared: Path, export: Path, tmp_path: Path) -> None:
-    if shutil.which("iverilog") is None:
-        pytest.skip("iverilog is not installed")
     result = subprocess.run(
         ["iverilog", "-g2001", "-Wall", "-s", wrapper.NAME, "-o", str(tmp_path / "out"),
          str(prepared / "lutvar_vck190.v"), str(export / "vck190-fp4.v")],

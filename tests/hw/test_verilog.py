@@ -3,7 +3,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,7 +139,7 @@ def test_equal_units_become_one_module_with_many_instances():
     assert "always @*" not in text
 
 
-@pytest.mark.skipif(not shutil.which("iverilog"), reason="no Icarus Verilog")
+@pytest.mark.icarus
 def test_export_behaves_like_the_simulator_and_starts_without_x(tmp_path):
     cycles = 100
     show = '$display("%b %b %b %b", y, peaks, word, shared);'

@@ -1,19 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The cocotb benches on the exported Verilog of a tiny accelerator, in each simulator installed.
 
-`SIM=icarus` or `SIM=verilator` chooses one simulator. `lutvar sim` runs more of them, and on
-larger accelerators.
+`-m icarus` or `-m verilator` chooses one simulator. `lutvar sim` runs more of them, and on larger
+accelerators.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
 
-from lutvar.sim import tools
 from lutvar.sim.runner import (
     TESTBENCHES,
     RunError,
@@ -29,10 +27,6 @@ pytest.importorskip("cocotbext.axi", reason="cocotbext-axi is not installed")
 
 from lutvar.hw.accelerator.export import export
 
-_FOUND = {"verilator": tools.verilator().ok, "icarus": tools.icarus().ok}
-ALLOWED = [sim for sim, ok in _FOUND.items() if ok and os.environ.get("SIM", sim) == sim]
-WITH_VERILATOR = pytest.mark.skipif("verilator" not in ALLOWED, reason="verilator is missing")
-WITH_ICARUS = pytest.mark.skipif("icarus" not in ALLOWED, reason="icarus is missing")
 #: Benches that run here; one that disappears without notice is a failure.
 EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "wrong_testbenches": 3}
 #: All but the long ones and variants.
@@ -53,7 +47,7 @@ def verilog(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(tiny_accelerator(), tmp_path_factory.mktemp("accelerator")).verilog
 
 
-@WITH_VERILATOR
+@pytest.mark.verilator
 def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     """One build for all of them, and for benches that must fail on it."""
     modules = [
@@ -76,7 +70,7 @@ def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     assert len(report["benches"]) == len(rows) and report["simulator"] == "verilator"
 
 
-@WITH_VERILATOR
+@pytest.mark.verilator
 def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
     """Registers, programs, and the second port's errors, of a build that has it."""
     config = tiny_accelerator("fp6")
@@ -93,7 +87,7 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
     assert names.count("port=r_wgt1") == 2 and names.count("every_unit") == 3, names
 
 
-@WITH_ICARUS
+@pytest.mark.icarus
 def test_nothing_is_unknown_on_icarus(verilog: Path, tmp_path: Path) -> None:
     """Every unit works, bit by bit, and no output is X after the reset."""
     rows = run_testbenches("icarus", verilog=verilog, build_dir=tmp_path, test_filter=ON_ICARUS)
@@ -127,7 +121,7 @@ endmodule
 """
 
 
-@WITH_ICARUS
+@pytest.mark.icarus
 def test_registers_that_err_fail_the_benches(tmp_path: Path) -> None:
     verilog = tmp_path / "stand_in.v"
     verilog.write_text(_stand_in(unknown=False))
@@ -139,7 +133,7 @@ def test_registers_that_err_fail_the_benches(tmp_path: Path) -> None:
     assert all(row.message for row in rows)
 
 
-@WITH_ICARUS
+@pytest.mark.icarus
 def test_variables_of_another_cocotb_project(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,7 +154,7 @@ def test_variables_of_another_cocotb_project(
     assert not next(row for row in rows if "reset_values" in row.bench).passed  # assertions work
 
 
-@WITH_ICARUS
+@pytest.mark.icarus
 def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
     verilog = tmp_path / "stand_in.v"
     verilog.write_text(_stand_in(unknown=True))
@@ -172,7 +166,13 @@ def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
     assert "s_axi_control_rdata is X" in rows[0].message
 
 
-@pytest.mark.parametrize("sim", ALLOWED)
+@pytest.mark.parametrize(
+    "sim",
+    [
+        pytest.param("verilator", marks=pytest.mark.verilator),
+        pytest.param("icarus", marks=pytest.mark.icarus),
+    ],
+)
 def test_verilog_that_does_not_build_is_reported(sim: str, tmp_path: Path) -> None:
     broken = tmp_path / "broken.v"
     broken.write_text("module top(input wire ap_clk);\n  missing unit();\nendmodule\n")

@@ -14,7 +14,7 @@ import pytest
 
 from lutvar.sim import tools, verilator
 
-pytestmark = pytest.mark.skipif(not tools.verilator().ok, reason="verilator is missing")
+pytestmark = pytest.mark.verilator
 
 VERILOG = """module t(input clk, output reg q);
 initial q = 0;

@@ -205,16 +205,16 @@ def test_module_prefix(name: str, prefix: str) -> None:
     assert config.module_prefix == prefix and config.module == f"{prefix}accelerator"
 
 
-@pytest.mark.skipif(not tools.verilator().ok, reason="Verilator is not installed")
+@pytest.mark.verilator
 def test_verilator_reads_it_without_warnings(exported: Manifest, tmp_path: Path) -> None:
     assert lint.lint_verilator(exported.verilog, CONFIG.module, tmp_path) == []
 
 
-@pytest.mark.skipif(not tools.icarus().ok, reason="Icarus Verilog is not installed")
+@pytest.mark.icarus
 def test_icarus_reads_it_without_warnings(exported: Manifest) -> None:
     assert lint.lint_icarus(exported.verilog, CONFIG.module) == []
 
 
-@pytest.mark.skipif(not tools.yosys().ok, reason="Yosys is not installed")
+@pytest.mark.yosys
 def test_yosys_finds_no_problem(exported: Manifest) -> None:
     assert lint.check_yosys(exported.verilog, CONFIG.module) == []

@@ -7,6 +7,8 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from support.hw.front import WRITE, Harness, cycles, mixed, norm_job, raw_job
 
+pytestmark = pytest.mark.verilator
+
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:

@@ -25,14 +25,17 @@ from support.hw.da import (
 )
 
 
+@pytest.mark.verilator
 def test_extremes_and_single_lanes() -> None:
     check_extremes_and_single_lanes("fp4")
 
 
+@pytest.mark.verilator
 def test_uniform_operands_back_to_back() -> None:
     check_uniform_operands_back_to_back("fp4")
 
 
+@pytest.mark.verilator
 def test_random_operands_at_any_pace() -> None:
     check_random_operands_at_any_pace("fp4")
 
@@ -92,6 +95,7 @@ def test_store() -> None:
     store_bench(Simulator(unit), unit)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n"])
 def test_store_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text has one body for synthesis and another for simulators."""

@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from support.hw.da import (
     check_extremes_and_single_lanes,
     check_random_operands_at_any_pace,
     check_uniform_operands_back_to_back,
 )
+
+pytestmark = pytest.mark.verilator
 
 
 def test_extremes_and_single_lanes() -> None:

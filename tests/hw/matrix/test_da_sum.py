@@ -70,6 +70,7 @@ def test_adder() -> None:
     adder_bench(simulator, unit)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n"])
 def test_adder_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The text has one body for synthesis and another for simulators."""

@@ -18,6 +18,8 @@ from support.hw.floats import fp16
 from support.hw.matrix import small
 from support.hw.verilated_unit import UnitSimulator, build_unit
 
+pytestmark = pytest.mark.verilator
+
 CONFIG = small(acc_banks=3, acc_depth=128)
 TOP = (1 << sum_bits(CONFIG) - 1) - 1
 NUMBERS = list[np.float32]

@@ -9,6 +9,8 @@ import pytest
 from lutvar.contract.memory import block_cycles
 from support.hw.matrix import BEATS, COMMANDS, DRAINS, WRITES, Unit, Work, run_works, small
 
+pytestmark = pytest.mark.verilator
+
 CONFIGS = {
     "fp4": small(),
     "fp6": small("fp6"),

@@ -12,12 +12,11 @@ from lutvar.contract.widths import drain_latency
 from lutvar.host.compile.costs import CostModel, unit_times
 from lutvar.hw.post.unit import PostUnit
 from lutvar.hw.verilog import export_verilog
-from lutvar.sim.tools import verilator
 from support.hw.axi_memory import AxiMemory
 from support.hw.post import Program, Result, Spec, config_of, run_program
 from support.hw.verilated_unit import build_unit
 
-pytestmark = pytest.mark.skipif(not verilator().ok, reason="no Verilator 5.036 or later")
+pytestmark = pytest.mark.verilator
 
 CONFIG = config_of(rows=32)
 STORE, ADD, GELU, QKV = PostOp.STORE, PostOp.ADD, PostOp.GELU, PostOp.QKV

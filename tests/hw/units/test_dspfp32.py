@@ -132,6 +132,7 @@ def compare(got: list[int], pairs: Pairs, what: str) -> None:
         assert have == want, f"{what} of {a:08x} and {b:08x}: {have:08x}, not {want:08x}"
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("c_regs", [1, 2, 3])
 def test_sum_of_c_and_d(libraries, c_regs: int) -> None:
     """Both inputs in the cycles in which they meet at the adder; the product is beside it."""
@@ -144,6 +145,7 @@ def test_sum_of_c_and_d(libraries, c_regs: int) -> None:
     compare([s for _, s in seen[c_regs + 1 :][: len(pairs)]], pairs, "sum")
 
 
+@pytest.mark.verilator
 def test_product(libraries) -> None:
     pairs = product_pairs()
     for chosen in (libraries, None):
@@ -153,6 +155,7 @@ def test_product(libraries) -> None:
         compare([m for m, _ in seen[latency:][: len(few)]], few, "product")
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("exported", [True, False])
 def test_product_into_sum(libraries, exported: bool) -> None:
     """Multiply and add with two roundings; c comes two cycles after its factors."""
@@ -174,6 +177,7 @@ def test_product_into_sum(libraries, exported: bool) -> None:
     compare([s for _, s in seen[4:][:count]], list(zip(map(int, products), c, strict=True)), "sum")
 
 
+@pytest.mark.verilator
 def test_integers_become_floats(libraries) -> None:
     """The way of the sums: 1.5 * 2**23 is taken away from a fraction that holds the integer."""
     rng = random.Random(5)
@@ -187,6 +191,7 @@ def test_integers_become_floats(libraries) -> None:
     assert got[0].view(np.uint32) == 0  # +0
 
 
+@pytest.mark.verilator
 def test_flushes_subnormals(libraries) -> None:
     one, smallest, subnormal = 127 << 23, 1 << 23, 5
     pairs = [(subnormal, one), (one, subnormal), (smallest + 1, smallest | NEGATIVE),

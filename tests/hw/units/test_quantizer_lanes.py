@@ -173,6 +173,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.nd
     return stimulus, words.reshape(len(stimulus), len(CASES), WORDS)
 
 
+@pytest.mark.verilator
 @pytest.mark.parametrize("number", range(len(CASES)), ids=["-".join(map(str, c)) for c in CASES])
 def test_all_values(number: int, outputs: tuple[np.ndarray, np.ndarray]) -> None:
     plain_name, dual_name, ties = CASES[number]
@@ -203,6 +204,7 @@ def test_all_values(number: int, outputs: tuple[np.ndarray, np.ndarray]) -> None
         assert set(seen[:, 1]) == {scale | scale_neg << 16}
 
 
+@pytest.mark.verilator
 def test_records_contain_ties(outputs: tuple[np.ndarray, np.ndarray]) -> None:
     """The tie rules give different codes, so the cases above do reach ties."""
     words = outputs[1]

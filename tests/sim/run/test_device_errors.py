@@ -21,6 +21,8 @@ from lutvar.sim.device import MemoryTiming
 from lutvar.sim.transport import SimulatedMemory
 from support.sim.device_rig import FAST, Rig, digits, image_step, open_rig, same
 
+pytestmark = pytest.mark.verilator
+
 PAGE = 4096
 
 

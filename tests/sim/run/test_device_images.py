@@ -21,6 +21,8 @@ from lutvar.sim.run.comparing import ComparingTransformer, Comparison
 from lutvar.sim.run.session import Quantized, Session, quantize
 from support.sim.device_rig import Rig, digits, image_step, open_rig, random_transformer
 
+pytestmark = pytest.mark.verilator
+
 TOKENS, BLOCKS, HEADS, VOCAB = 30, 4, 2, 96  # of an image of the shipped model
 
 

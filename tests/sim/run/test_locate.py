@@ -239,6 +239,7 @@ def test_parts_of_a_panel_in_halves() -> None:
         assert text in part_of_model(layout, offset), offset
 
 
+@pytest.mark.verilator
 def test_a_flipped_bit_of_a_weight_on_the_simulated_device(verilog: Path) -> None:
     """One bit of one panel in device memory: its layer is named, by what it does and by place."""
     rng = np.random.default_rng(4)
@@ -264,6 +265,7 @@ def test_a_flipped_bit_of_a_weight_on_the_simulated_device(verilog: Path) -> Non
         rig.check()
 
 
+@pytest.mark.verilator
 def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first differing pass is looked into, later ones are not; a dead device is told."""
     lines: list[str] = []
