@@ -136,7 +136,7 @@ def _method(name: str, model: LoadedModel) -> Method:
 
 
 def file_method(name: str, model: LoadedModel) -> Method:
-    """What `lutvar quantize --recipe` wrote. Raises QuantizedFileError."""
+    """What `lutvar quantize` wrote. Raises QuantizedFileError."""
     quantized = QuantizedVar.load(name, model.var)
     fingerprint = hashlib.sha256(Path(name).read_bytes()).hexdigest()
     return Method(f"file {fingerprint}", quantized.installed)

@@ -15,7 +15,7 @@ from lutvar.sim.run.session import quantize
 
 
 def saved(recipe: str, folder: Path) -> Path:
-    """A recipe without data on digits, as `lutvar quantize --recipe` writes it."""
+    """A recipe without data on digits, as `lutvar quantize` writes it."""
     var = load_model("digits").var
     path = folder / f"{recipe}.safetensors"
     quantize_var(var, load_recipe(recipe)).save(path, var)

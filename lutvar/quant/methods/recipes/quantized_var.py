@@ -45,7 +45,7 @@ class QuantizedVar:
 
     @classmethod
     def load(cls, path: str | Path, var: Var) -> QuantizedVar:
-        """Read what `save` or `lutvar quantize --recipe` wrote for this model.
+        """Read what `save` or `lutvar quantize` wrote for this model.
 
         Raises:
             QuantizedFileError: missing, damaged or foreign file, or another model's.
