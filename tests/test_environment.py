@@ -22,7 +22,7 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary folder of the test's own, where fallbacks go."""
     folder = tmp_path / "tmp"
     folder.mkdir()
-    monkeypatch.setattr(environment.tempfile, "gettempdir", lambda: str(folder))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(folder))
     return folder / f"lutvar-{os.getuid()}"
 
 

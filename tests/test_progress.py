@@ -12,7 +12,7 @@ def test_no_carriage_returns_in_a_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     now = 0.0
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("time.monotonic", lambda: now)
     with progress.progress_bar("train", 100, initial=10) as bar:
         update = progress.as_callback(bar)
         for done in (11, 12, 50, 100):

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
+import lutvar.yaml_files
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.quant_preset import ConfigError, load_quant
 from lutvar.quant.eval.results import load_plan
 from lutvar.quant.methods import RecipeError, load_recipe
 from lutvar.yaml_files import YamlError, parse_yaml, read_yaml
 
-CONFIGS = Path(__import__("lutvar").__file__).parent / "configs"
+CONFIGS = Path(lutvar.yaml_files.__file__).parent / "configs"
 
 
 @pytest.mark.parametrize(
@@ -81,12 +82,13 @@ def test_every_loader_is_strict(
     path.write_text(text, encoding="utf-8")
     load(path)
     first = next(line for line in text.splitlines() if line[0].isalpha())
-    for content, message in [
+    cases: list[tuple[str | bytes, str]] = [
         (f"{text}\n{first}\n", "duplicate key"),
         (f"{text}\ncolour: red\n", "colour: unknown key; valid keys: "),
         (b"\xff", "is not UTF-8"),
         ("", "holds nothing"),
-    ]:
+    ]
+    for content, message in cases:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(kind, match=message) as caught:
             load(path)
@@ -117,7 +119,7 @@ def test_a_changed_copy_does_not_pass_for_the_original(
     load: Callable[[Path], Any], shipped: str, kind: type[ValueError], change: str, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
-    copy = shutil.copy(CONFIGS / shipped, tmp_path / "mine.yaml")
+    copy = Path(shutil.copy(CONFIGS / shipped, tmp_path / "mine.yaml"))
     name, key = Path(shipped).stem, change.partition(":")[0]
     assert load(copy).name == name and f"is named '{name}' in the file" in caplog.text
     text = copy.read_text(encoding="utf-8")

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from lutvar.bench import array
+from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.synth import SynthesisError, SynthReport
-from lutvar.contract.costs import load_array_costs
+from lutvar.contract.costs import ArrayCost, load_array_costs
 from lutvar.contract.quant_preset import GROUP, load_quant
 from lutvar.hw.inspection import for_inspection
 from lutvar.hw.matrix.da import DaRows
@@ -37,7 +38,7 @@ def test_cases_of_the_file_keep_their_targets() -> None:
             continue
         assert cost.rows == case.rows
         assert cost.lutram < cost.lut <= cost.lut_mapped
-        assert cost.max_levels <= array.MAX_LEVELS
+        assert cost.max_levels <= MAX_LEVELS
         assert case.target is None or cost.lut <= case.target
 
 
@@ -70,7 +71,7 @@ def test_lines_of_the_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     lut, levels = array.measure(case)
     assert (lut.value, lut.met, levels.value, levels.met) == (20.0, False, 3, True)
 
-    def fails(case: array.ArrayCase) -> array.ArrayCost:
+    def fails(case: array.ArrayCase) -> ArrayCost:
         raise SynthesisError("no\nlog")
 
     monkeypatch.setattr(array, "synthesise", fails)

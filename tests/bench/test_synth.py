@@ -123,7 +123,11 @@ def test_read_cells() -> None:
         "connections": {"I0": [2], "I1": ["1"], "O": [3]},
     }
     (cell,) = read_cells({"modules": {"top": {"cells": {"$1": raw}}}}, "top")
-    assert (cell.kind, cell.input_nets, cell.output_nets) == ("LUT2", {2}, {3})
+    assert (cell.kind, cell.input_nets, cell.output_nets) == (
+        "LUT2",
+        frozenset({2}),
+        frozenset({3}),
+    )
 
 
 # -- Yosys ----------------------------------------------------------------------------------

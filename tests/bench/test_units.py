@@ -50,7 +50,7 @@ def test_a_unit_is_mapped_once(runs: list[str], tmp_path: Path) -> None:
     assert units.synthesise_unit("fetch", CONFIG, tmp_path) == first and len(runs) == 1
     assert (first.lut, first.lut_unpacked, first.max_levels) == (672, 772, 7)
     assert (first.ff, first.dsp, first.bram36, first.uram) == (1900, 2, 3, 5)
-    assert units.UnitCost.of(first.as_dict()) == first
+    assert costs.UnitCost.of(first.as_dict()) == first
     # Another size is another text, and so is another version of the tool another run.
     units.synthesise_unit("fetch", CONFIG.model_copy(update={"weight_fifo": 128}), tmp_path)
     assert len(runs) == 2 and runs[0] != runs[1]

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from amaranth.back import rtlil
+from amaranth.back import rtlil  # type: ignore[attr-defined]  # its stubs leave this one out
 
 from lutvar.bench import area
 from lutvar.bench import run as bench_run

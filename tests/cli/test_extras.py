@@ -83,14 +83,14 @@ def test_the_table_of_extras_is_that_of_the_package() -> None:
     owners = metadata.packages_distributions()
     requirements = []
     for text in metadata.requires("lutvar") or ():
-        name, extra = re.match(r"[\w.-]+", text), re.search(r"extra == ['\"](\w+)['\"]", text)
-        if name is not None and extra is not None:
-            requirements.append((name.group().lower().replace("_", "-"), extra.group(1)))
+        name, condition = re.match(r"[\w.-]+", text), re.search(r"extra == ['\"](\w+)['\"]", text)
+        if name is not None and condition is not None:
+            requirements.append((name.group().lower().replace("_", "-"), condition.group(1)))
     wanted = {package: extra for package, extra in requirements if extra in {*EXTRAS.values()}}
     for module, extra in EXTRAS.items():
         for distribution in owners.get(module, ()):
-            name = distribution.lower().replace("_", "-")
-            if name in wanted:
-                assert wanted[name] == extra, module
-    found = {name for module in EXTRAS for name in owners.get(module, ())}
-    assert {"torch", "amaranth", "cocotb"} <= {name.lower() for name in found}
+            package = distribution.lower().replace("_", "-")
+            if package in wanted:
+                assert wanted[package] == extra, module
+    found = {package for module in EXTRAS for package in owners.get(module, ())}
+    assert {"torch", "amaranth", "cocotb"} <= {package.lower() for package in found}

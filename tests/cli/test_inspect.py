@@ -68,9 +68,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     layout = ModelLayout.of(TransformerShape(128, 1, 2, 512, 128, (1, 2)), config, (0, 1))
     compiler = Compiler(layout, (0,) * len(layout.layers), 1e-6, 1, model_hash=0xABCD)
     made["program"] = folder / "pass.bin"
-    program = compiler.compile([StepShape(0, 0, 0, 1, 0.0)]).program
+    program = compiler.compile([StepShape(0, 0, 0, 1, False)]).program
     made["program"].write_bytes(program.encode())
-    run_stage(_Stage(), folder, 0, progress=False)  # type: ignore[arg-type]
+    run_stage(_Stage(), folder, 0, progress=False)
     made["training"] = folder / "stage.state"
     variable = torch.ones(4, 2, requires_grad=True)
     made["tuning"] = folder / "tune.pt"
@@ -94,7 +94,7 @@ def inspected(capsys: pytest.CaptureFixture[str], path: Path) -> dict[str, objec
 
 
 #: Name in `written` -> part of the kind, and some of what must be said.
-EXPECTED = {
+EXPECTED: dict[str, tuple[str, dict[str, object]]] = {
     "model": ("model: transformer", {"name": "digits", "checked": "SHA-256 of every file"}),
     "var": ("weights of a VAR transformer", {"classes": 10, "numbers": 1_239_272}),
     "vqvae": ("weights of a VAR tokenizer", {"vocabulary": 96, "scales": [1, 2, 3, 4]}),

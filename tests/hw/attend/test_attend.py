@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attention unit against the golden model: every shape, boundary records, stalls, errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from amaranth.sim import Simulator
@@ -134,7 +136,7 @@ def test_done_waits_for_the_write_responses() -> None:
     job = random_job(rng(10), size.kv, 1, 2, 3)
     command = job.place(memory, size.kv)
 
-    async def testbench(ctx: object) -> None:
+    async def testbench(ctx: Any) -> None:
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)
@@ -175,7 +177,7 @@ def test_stop_ends_with_a_quiet_unit() -> None:
     job = random_job(rng(12), size.kv, 1, 8, 40)
     command = job.place(memory, size.kv)
 
-    async def testbench(ctx: object) -> None:
+    async def testbench(ctx: Any) -> None:
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)

@@ -2,6 +2,7 @@
 """The row of weighted sums: two columns in a multiplier, at the boundaries of the arithmetic."""
 
 import random
+from typing import Any
 
 import pytest
 from amaranth.hdl import Cat, Const, Module, Signal, Value
@@ -84,7 +85,7 @@ def value(expression: Value) -> int:
     m.d.comb += result.eq(expression)
     found = []
 
-    async def testbench(ctx: object) -> None:
+    async def testbench(ctx: Any) -> None:
         await ctx.delay(1e-9)
         found.append(ctx.get(result))
 

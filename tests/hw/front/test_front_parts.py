@@ -59,7 +59,7 @@ def test_sums() -> None:
                 if last:
                     reserved.append(cycle + RowSums.GAP)
             else:
-                word, last, patterns = 0, 1, [rng.getrandbits(16) for _ in range(16)]
+                word, last, patterns = 0, True, [rng.getrandbits(16) for _ in range(16)]
             ctx.set(unit.word, word)
             ctx.set(unit.last, last)
             ctx.set(unit.x, patterns)
@@ -137,12 +137,12 @@ def test_lane() -> None:
     lane = NormaliseLane
     at = {"x": 0, "mean": lane.MEAN_AT, "root": lane.ROOT_AT, "scale": lane.SCALE_AT}
     at["shift"] = lane.SHIFT_AT
-    values = {
+    operands: dict[str, np.ndarray] = {
         "x": x.view(np.uint16), "mean": mean.view(np.uint32), "root": root.view(np.uint32),
         "scale": scale.view(np.uint16), "shift": shift.view(np.uint16),
     }  # fmt: skip
     inputs = [
-        {name: int(values[name][(cycle - lag) % count]) for name, lag in at.items()}
+        {name: int(operands[name][(cycle - lag) % count]) for name, lag in at.items()}
         for cycle in range(count + lane.LATENCY)
     ]
     results = run_pipeline(NormaliseLane(), inputs, ("z",), latency=lane.LATENCY)

@@ -30,7 +30,7 @@ def planes(values: np.ndarray, width: int) -> int:
     return int("".join(map(str, bits[::-1])), 2)
 
 
-def adder_bench(simulator: Any, unit: PlaneAdder) -> None:
+def check_adder(simulator: Any, unit: Clocked) -> None:
     """Every case in a lane of its own, then in another one."""
 
     async def testbench(ctx: Any) -> None:
@@ -48,6 +48,12 @@ def adder_bench(simulator: Any, unit: PlaneAdder) -> None:
 
 class Clocked(wiring.Component):
     """An adder beside a register, for simulators that want a clock."""
+
+    a: Signal
+    b: Signal
+    carry: Signal
+    sum: Signal
+    tick: Signal
 
     def __init__(self) -> None:
         self.adder = PlaneAdder(len(EVERY), 3)
@@ -67,7 +73,7 @@ def test_adder() -> None:
     unit = Clocked()
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)
-    adder_bench(simulator, unit)
+    check_adder(simulator, unit)
 
 
 @pytest.mark.verilator
@@ -78,11 +84,14 @@ def test_adder_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
         verilated_unit, "export_verilog", lambda *args: define + export_verilog(*args)
     )
     unit = Clocked()
-    adder_bench(verilated_unit.UnitSimulator(unit, verilated_unit.build_unit(unit)), unit)
+    check_adder(verilated_unit.UnitSimulator(unit, verilated_unit.build_unit(unit)), unit)
 
 
 class Columns(wiring.Component):
     """The sum of columns of the given heights."""
+
+    bits: Signal
+    sum: Signal
 
     def __init__(self, heights: tuple[int, ...]) -> None:
         self.heights = heights

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_unpack_finds_every_vector(quant, ports, stall):
 def test_loader_keeps_the_declared_cycles(form, settle, hold, interval):
     config = small(dot=form)
     dot = SimpleNamespace(settle=settle, hold=hold, interval=interval)
-    dut = OperandLoader(config, dot)
+    dut = OperandLoader(config, cast(Any, dot))
     rng, works = random.Random(1), [(8, 3, 1), (0, 2, 0)]
     words, starts, ready_at = [], [], []
 
@@ -219,7 +220,12 @@ def test_operands_of_all_rows_come_together(form, pause):
             now = bool(loads) and cycle >= may and rng.random() >= pause
             ctx.set(dut.load_valid, now)
             address = loads.pop(0) if now else rng.randrange(count)
-            load = {"address": address, "word": address % 8, "dual": 1, "negative": address & 1}
+            load: dict[Any, int] = {
+                "address": address,
+                "word": address % 8,
+                "dual": 1,
+                "negative": address & 1,
+            }
             ctx.set(dut.load, load_layout(config).const(load))
             if now:
                 due[cycle + operand_latency(config)] = load

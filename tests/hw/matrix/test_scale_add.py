@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from amaranth.hdl import Const, Module
+from amaranth.hdl import Const, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
@@ -32,6 +32,14 @@ BOUNDARIES = (0, 0x400, 0x401, 0x3C00, 0x5555, 0x7BFF, 0x7C00, 0x7FFF)
 
 class Row(wiring.Component):
     """A row with the conversion of its weight scale."""
+
+    d: Signal
+    m: Signal
+    stored: Signal
+    s: Signal
+    ws: Signal
+    e: Signal
+    seen: Signal
 
     def __init__(self, config: Any) -> None:
         self.config, self.row = config, make_scale_add(config)

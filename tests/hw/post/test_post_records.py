@@ -10,6 +10,7 @@ from lutvar.contract.formats import get_format
 from lutvar.contract.memory import pack_records
 from lutvar.hw.post.records import Kind, RecordMaker
 from lutvar.quant.golden import pointwise
+from lutvar.quant.golden.pointwise import RecordKind
 
 
 def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) -> list[bytes]:
@@ -76,6 +77,10 @@ def cases(seed: int, count: int) -> np.ndarray:
     return y.astype(np.float16)
 
 
+#: Names of the kinds in the golden model.
+NAMES: dict[Kind, RecordKind] = {Kind.Q: "q", Kind.K: "k", Kind.V: "v"}
+
+
 @pytest.mark.parametrize(("name", "idle"), [("E2M3", 0.0), ("E2M1", 0.4)])
 def test_records(name: str, idle: float) -> None:
     fmt = get_format(name)
@@ -92,7 +97,7 @@ def test_records(name: str, idle: float) -> None:
     last: list[np.ndarray] = []
     for number, kind in enumerate(kinds):
         y = heads[number].astype(np.float32)
-        golden = pointwise.records(y, fmt, kind.name.lower(), kappas[number])
+        golden = pointwise.records(y, fmt, NAMES[kind], kappas[number])
         follow = None
         if kind is Kind.V:
             last.append(golden.scales)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,7 +65,7 @@ def sum_pairs() -> Pairs:
             half = (100 - distance << 23) + around
             pairs += [(100 << 23 | low, sign | half), (NEGATIVE | 100 << 23 | low, half)]
     zeros = (0, NEGATIVE)
-    pairs += itertools.product(zeros, repeat=2)
+    pairs += itertools.product(zeros, zeros)
     for value in (127 << 23, 47 << 23, 128 << 23 | 0x600000, 211 << 23, 127 << 23 | 1):
         other = value ^ NEGATIVE
         pairs += [(value, other), (other, value), (value, other + 1), (value, other - 1)]
@@ -89,7 +90,7 @@ def product_pairs() -> Pairs:
         a, b = 1 << 11 | rng.getrandbits(11), 1 << 12 | rng.getrandbits(12) | 1
         pairs.append((127 << 23 | (a << 12) & 0x7FFFFF, 130 << 23 | (b << 11) & 0x7FFFFF))
     values = (0, NEGATIVE, 127 << 23, NEGATIVE | 200 << 23 | 5, 1 << 23)
-    pairs += itertools.product(values, repeat=2)
+    pairs += itertools.product(values, values)
     pairs += [(number(rng, 1, 254), number(rng, 1, 254)) for _ in range(9000)]
     return finite(pairs, "product")
 
@@ -102,7 +103,7 @@ def libraries():
     }
 
 
-def simulator(unit: DspFp32, libraries) -> object:
+def simulator(unit: DspFp32, libraries) -> Any:
     """Amaranth's, or the exported Verilog where a library is there."""
     library = libraries.get((unit.from_d, unit.c_regs)) if libraries else None
     return UnitSimulator(unit, library) if library else Simulator(unit)

@@ -40,7 +40,7 @@ def operands(bits: int) -> list[tuple[int, int]]:
         for a, b, sign in itertools.product(FRACTIONS, FRACTIONS, (0, 1))
     ]
     zeros = (0, 1 << 31)
-    pairs += [*itertools.product(zeros, repeat=2)]
+    pairs += [*itertools.product(zeros, zeros)]
     pairs += [pair for z in zeros for v in (number(), number()) for pair in ((z, v), (v, z))]
     pairs += [(1 << 23 | 5, 254 << 23), (254 << 23, 1 << 23)]
     ties = 0
@@ -63,7 +63,7 @@ def test_multiply(bits: int) -> None:
     pairs = operands(bits)
     inputs = [{"x": x, "y": y} for x, y in pairs]
     results = run_pipeline(Fp32Multiply(bits), inputs, ("s",), latency=Fp32Multiply.LATENCY)
-    x, y = (floats(side) for side in zip(*pairs, strict=True))
+    x, y = (floats(list(side)) for side in zip(*pairs, strict=True))
     expected = (x * y).view(np.uint32)
     for (a, b), (got,), want in zip(pairs, results, expected, strict=True):
         assert got == want, f"{a:08x} * {b:08x}: {got:08x}, not {want:08x}"

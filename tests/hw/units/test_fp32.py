@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -102,7 +102,7 @@ def test_adder_ties() -> None:
 def test_adder_zeros_and_cancellation() -> None:
     one, tiny = bits(1.0), bits(2.0**-80)
     zeros = (0, 1 << 31)
-    pairs = [*itertools.product(zeros, repeat=2)]
+    pairs = [*itertools.product(zeros, zeros)]
     for value in (one, tiny, bits(-3.5), bits(2.0**84), bits(1 + 2**-23)):
         pairs += [(value, value ^ 1 << 31), (value ^ 1 << 31, value)]
         pairs += [pair for zero in zeros for pair in ((value, zero), (zero, value))]
@@ -219,6 +219,10 @@ def test_scale_refuses_widths(sum_bits: int) -> None:
 
 class _Step(wiring.Component):
     """`normalise_step` on a value that is registered once."""
+
+    v: Signal
+    shifted: Signal
+    count: Signal
 
     def __init__(self, width: int, unit: int, ways: int) -> None:
         self.unit, self.ways = unit, ways

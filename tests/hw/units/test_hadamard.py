@@ -71,7 +71,8 @@ def run_groups(
         rows = [unpack(v, [16] * lanes + [1] * 3) for v in sink.items[start : start + 128 // lanes]]
         assert len({tuple(row[lanes : lanes + 2]) for row in rows}) == 1
         assert not any(row[-1] for row in rows[:-1])
-        results.append(([p for row in rows for p in row[:lanes]], *rows[-1][lanes:]))
+        rotate, dual, last = rows[-1][lanes:]
+        results.append(([p for row in rows for p in row[:lanes]], rotate, dual, last))
     return results, sink, dut.latency
 
 

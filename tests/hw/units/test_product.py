@@ -25,6 +25,12 @@ from support.hw.product_cases import CASES, Case, activation_value, pack, weight
 class Row(wiring.Component):
     """All activation codes against one weight code: a lane for each activation code."""
 
+    weight: Signal
+    dual: Signal
+    neg: Signal
+    terms: Signal
+    signs: Signal
+
     def __init__(self, design: ProductDesign) -> None:
         self.design, self.lanes = design, design.plain.code_count
         self.latency = ActivationRecode.LATENCY + design.latency
@@ -194,6 +200,10 @@ TRUTHS = (0x00, 0xFF, 0xCA, 0x96, 0x80, 0x5A, 0x0D, 0xF1)
 
 class _Planes(wiring.Component):
     """Codes to planes and back, and some functions of three planes."""
+
+    codes: Signal
+    back: Signal
+    f: Signal
 
     def __init__(self, lanes: int, bits: int) -> None:
         self.lanes, self.bits = lanes, bits

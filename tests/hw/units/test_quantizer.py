@@ -12,6 +12,7 @@ import pytest
 from amaranth.back import verilog
 
 from lutvar.contract.formats import NumberFormat, get_format
+from lutvar.contract.formats.ties import TieRule
 from lutvar.hw.units.quantizer import Quantizer
 from support.hw.streams import Sink, Source, pack, run_streams, unpack
 
@@ -41,7 +42,7 @@ def nearest(fmt: NumberFormat, ties: str, negative: bool, x: int, m: int) -> int
 def expected(plain: NumberFormat, dual: NumberFormat | None, ties: str, group: Group) -> Result:
     patterns, is_dual, last = group
     use_dual = is_dual and dual is not None
-    fmt = dual if use_dual else plain
+    fmt = dual if is_dual and dual is not None else plain
     maxima = {
         negative: max((p & 0x7FFF for p in patterns if p >> 15 == negative), default=0)
         for negative in (0, 1)
@@ -65,14 +66,15 @@ def run_groups(
     groups: list[Group],
     lanes: int,
     names: tuple[str, str | None],
-    ties: str = "even",
+    ties: TieRule = "even",
     *,
     idle: float = 0.0,
     stall: float = 0.0,
     observers=(),
 ) -> Sink:
     """Check all results; return the sink for its cycles."""
-    plain, dual = get_format(names[0]), names[1] and get_format(names[1])
+    plain = get_format(names[0])
+    dual = get_format(names[1]) if names[1] else None
     dut = Quantizer(lanes, plain, dual, ties)
     beats = 128 // lanes
     items = []
@@ -144,7 +146,7 @@ def directed(dual: int) -> list[Group]:
 
 def random_groups(count: int, seed: int) -> list[Group]:
     rng = random.Random(seed)
-    groups = []
+    groups: list[Group] = []
     for number in range(count):
         low = rng.randrange(0x7000)
         high = rng.randrange(low + 1, 0x7C00)
@@ -155,7 +157,7 @@ def random_groups(count: int, seed: int) -> list[Group]:
 
 @pytest.mark.parametrize("ties", ["even", "up", "down"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_directed(preset: str, ties: str) -> None:
+def test_directed(preset: str, ties: TieRule) -> None:
     lanes = {"even": 16, "up": 32, "down": 16}[ties]
     groups = [group for pair in zip(directed(0), directed(1), strict=True) for group in pair]
     run_groups(groups, lanes, PRESETS[preset], ties)

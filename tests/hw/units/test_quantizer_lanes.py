@@ -10,14 +10,16 @@ import random
 import subprocess
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from amaranth.hdl import C, Cat, Module
+from amaranth.hdl import C, Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.formats import NumberFormat, get_format
+from lutvar.contract.formats.ties import TieRule
 from lutvar.hw.units.group_scales import GroupScales
 from lutvar.hw.units.pipeline import delay_stages
 from lutvar.hw.units.quantizer_lane import QuantizerFormats, QuantizerLane
@@ -27,9 +29,9 @@ from support.hw.executable import compile_program
 
 LANE = Path(hw.__file__).with_name("lane.cpp")
 
-TIES = ("even", "up", "down")
+TIES: tuple[TieRule, ...] = ("even", "up", "down")
 #: Formats of each lane: plain, dual or none, tie rule.
-CASES = [
+CASES: list[tuple[str, str | None, TieRule]] = [
     *(("E2M1", "DUAL4", ties) for ties in TIES),
     *(("E2M3", "DUAL6", ties) for ties in TIES),
     ("INT6", "DUAL6", "up"),
@@ -38,8 +40,10 @@ CASES = [
 #: Smallest and largest normal numbers and neighbours, prime significands, exponent 31, maxima that
 #: make a zero group; then significands 3, 7, 15, 31 and 127 times a power of two, for which the
 #: decision points of the formats fall on FP16 values: exact ties, in every binade.
-MAXIMA = (0x0400, 0x0401, 0x07FF, 0x0800, 0x3C00, 0x3FFF, 0x1007, 0x37F7, 0x7BFE, 0x7BFF, 0x7FFF)
-MAXIMA += (0x03FF, 0x0000, 0x2E00, 0x2F00, 0x2F80, 0x2FC0, 0x2FF0)
+MAXIMA = (
+    0x0400, 0x0401, 0x07FF, 0x0800, 0x3C00, 0x3FFF, 0x1007, 0x37F7, 0x7BFE, 0x7BFF, 0x7FFF,
+    0x03FF, 0x0000, 0x2E00, 0x2F00, 0x2F80, 0x2FC0, 0x2FF0,
+)  # fmt: skip
 Record = np.dtype([("x", "<u2"), ("negative", "<u2"), ("positive", "<u2"), ("dual", "<u2")])
 WORDS = 2  #: uint32 for each case: code, two scales
 
@@ -51,6 +55,12 @@ class LaneRow(wiring.Component):
     """
 
     LATENCY = GroupScales.LATENCY + QuantizerLane.LATENCY
+
+    x: Signal
+    negative: Signal
+    positive: Signal
+    dual: Signal
+    result: Signal
 
     def __init__(self) -> None:
         super().__init__(
@@ -66,10 +76,10 @@ class LaneRow(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         x = delay_stages(m, self.x, GroupScales.LATENCY, "x")
-        results = []
+        results: list[Value] = []
         units: dict[tuple[str, str | None], GroupScales] = {}
         for number, (plain, dual, ties) in enumerate(CASES):
-            formats = QuantizerFormats(get_format(plain), dual and get_format(dual), ties)
+            formats = QuantizerFormats(get_format(plain), get_format(dual) if dual else None, ties)
             if (plain, dual) not in units:
                 m.submodules[f"scales_{number}"] = scales = GroupScales(formats)
                 m.d.comb += [
@@ -178,13 +188,13 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, np.nd
 def test_all_values(number: int, outputs: tuple[np.ndarray, np.ndarray]) -> None:
     plain_name, dual_name, ties = CASES[number]
     stimulus, words = outputs[0], outputs[1][:, number]
-    plain, dual = get_format(plain_name), dual_name and get_format(dual_name)
+    plain, dual = get_format(plain_name), get_format(dual_name) if dual_name else None
     groups = stimulus[["negative", "positive", "dual"]]
     starts = np.flatnonzero(np.concatenate([[True], groups[1:] != groups[:-1]]))
     for start, end in zip(starts, [*starts[1:], len(stimulus)], strict=True):
         negative_max, positive_max, is_dual = (int(v) for v in groups[start])
         use_dual = bool(is_dual and dual)
-        fmt = dual if use_dual else plain
+        fmt = dual if dual is not None and use_dual else plain
         joint = max(negative_max, positive_max)
         seen = words[start:end]
         values = stimulus["x"][start:end]
@@ -229,7 +239,7 @@ def test_wrong_kinds() -> None:
     with pytest.raises(ValueError, match="E2M1 has 4 bits, DUAL6 6"):
         QuantizerFormats(plain, get_format("DUAL6"), "even")
     with pytest.raises(ValueError, match="nearest"):
-        QuantizerFormats(plain, dual, "nearest")
+        QuantizerFormats(plain, dual, cast(Any, "nearest"))
 
 
 def test_every_scale_of_the_negative_half() -> None:

@@ -138,10 +138,10 @@ def test_imagenet_protocol_says_what_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [*FEW, "--protocol", "imagenet", "--work", str(tmp_path / "w")]
-    monkeypatch.setattr(imagenet.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run(asked) == 2
     assert "pip install 'lutvar[eval]'" in capsys.readouterr().err
-    monkeypatch.setattr(imagenet.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     weights = tmp_path / imagenet.WEIGHTS_FILE
     asked += ["--weights", str(weights)]
     assert run(asked) == 2

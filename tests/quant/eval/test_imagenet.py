@@ -101,7 +101,7 @@ def test_inception_runs_on_any_size(tmp_path: Path) -> None:
     module = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
     saved: dict[str, torch.Tensor] = {}
 
-    class Filled(module.FeatureExtractorInceptionV3):  # type: ignore[misc, name-defined]
+    class Filled(module.FeatureExtractorInceptionV3):  # type: ignore[name-defined]
         def load_state_dict(self, state: object, *args: object, **kwargs: object) -> None:
             saved.update(self.state_dict())
 

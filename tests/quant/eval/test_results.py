@@ -144,4 +144,4 @@ def test_difference_is_taken_seed_by_seed() -> None:
 
     ours = [Run(1, 5.0), Run(0, 2.0)]
     base = [Run(0, 1.5), Run(1, 3.0)]
-    assert difference(ours, base, lambda r: r.value) == [0.5, 2.0]  # type: ignore[arg-type]
+    assert difference(ours, base, lambda r: r.value) == [0.5, 2.0]  # type: ignore[arg-type,attr-defined]

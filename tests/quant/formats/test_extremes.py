@@ -60,7 +60,7 @@ def test_fake_quantizers(name: str, settings: dict[str, object]) -> None:
     integers = name.startswith("INT")
     if not integers and ("by_sign" in settings or "asymmetric" in settings):
         return
-    quantizer = FakeQuantizer(QuantizerSpec(format=name, **settings))  # type: ignore[arg-type]
+    quantizer = FakeQuantizer(QuantizerSpec(format=name, **settings))
     for value in (torch.finfo(torch.float32).max, 1e38, 1e6):
         for sign in (1, -1):
             x = outlier(torch.float32, sign * value)

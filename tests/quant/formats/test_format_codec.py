@@ -172,7 +172,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 @pytest.mark.parametrize(("to", "reference"), [(FP16, np.float16), (FP32, np.float32)])
-def test_round_float_equals_numpy(to, reference) -> None:  # type: ignore[no-untyped-def]
+def test_round_float_equals_numpy(to, reference) -> None:
     rng = np.random.default_rng(3)
     patterns = rng.integers(0, 2**63, 20000, dtype=np.uint64)
     values = patterns.view(np.float64)

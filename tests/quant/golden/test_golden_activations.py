@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -91,14 +93,14 @@ def test_hadamard_rounds_ties_once_to_even() -> None:
     # Element 0 alone gives x / 128 everywhere; a subnormal x / 128 has seven bits to round.
     groups = np.zeros((1023, 128), np.uint16)
     groups[:, 0] = np.arange(1, 1024)
-    expected = [round(ref.Fraction(pattern, 128)) for pattern in range(1, 1024)]
+    expected = [round(Fraction(pattern, 128)) for pattern in range(1, 1024)]
     magnitudes = hadamard_fp16(groups, SIGNS) & 0x7FFF
     np.testing.assert_array_equal(magnitudes, np.tile(np.array([expected]).T, 128))
     # The sum 2**11 + 1 + 2**-24 is just above a tie: rounding through float32 first would lose it.
     group = np.zeros(128, np.uint16)
     group[[0, 1, 2]] = [0x6800, 0x3C00, 0x0001]
     signs = (1,) * 128
-    assert hadamard_fp16(group, signs)[0] == ref.round_fp16(ref.Fraction(2049 * 2**24 + 1, 2**31))
+    assert hadamard_fp16(group, signs)[0] == ref.round_fp16(Fraction(2049 * 2**24 + 1, 2**31))
     assert hadamard_fp16(group, signs)[0] == 0x4C01
 
 
@@ -169,7 +171,7 @@ def test_negative_scale_reaches_the_extended_range() -> None:
     rows = np.full((1, 128), 0xFBFF, np.uint16)
     for name, value in (("DUAL4", 65504 * 12 / 7), ("DUAL6", 65504 * 15 / 8)):
         got = quantize_activations(rows, get_format(name))
-        assert 0x7C00 <= got.scale_neg.item() == ref.round_fp16(ref.Fraction(value))
+        assert 0x7C00 <= got.scale_neg.item() == ref.round_fp16(Fraction(value))
         assert got.scale.item() == 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -167,7 +167,7 @@ def test_probe_adds_energies_over_calls() -> None:
     def off_by_one(*arguments: Any) -> torch.Tensor:
         return FloatLinear()(*arguments) + torch.tensor([0.0, 1.0])
 
-    probe = SiteProbe({"off": off_by_one})
+    probe = SiteProbe({"off": cast(Any, off_by_one)})
     for x in ([[[6.0, 0.0]]], [[[0.0, 8.0]]]):
         assert torch.equal(probe(site, torch.tensor(x), weight, None), torch.tensor(x))
     assert probe.snr_db("off") == {"block0.proj": pytest.approx(10 * math.log10(100 / 2))}

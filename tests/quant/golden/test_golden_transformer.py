@@ -155,6 +155,8 @@ def test_residuals_gelu_and_guidance(preset: str, kv_format: str) -> None:
     model, (steps, logits, _, seen) = quantized(preset, kv_format), traced(preset, kv_format)
     pre = f"block{BLOCK}"
     chain = (("x", "proj", "gate1", f"{pre}.x1"), ("x1", "fc2", "gate2", f"block{BLOCK + 1}.x"))
+    x: Any
+    y: Any
     for source, site, gate, target in chain:
         x, y = exact(seen[f"{pre}.{source}"][ROW]), exact(seen[f"{pre}.{site}.y"][ROW])
         g = exact(vectors_of(model, gate))

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 
 from lutvar.quant.methods import Recipe, calibration_set, quantize_var
@@ -79,7 +81,7 @@ def test_importance_predicts_the_divergence_of_small_errors() -> None:
 
     with torch.no_grad():
         exact = var(labels_B, latent_BLZ).log_softmax(-1)
-        before, var.linear_backend = var.linear_backend, noisy
+        before, var.linear_backend = var.linear_backend, cast(Any, noisy)
         try:
             value = var(labels_B, latent_BLZ).log_softmax(-1)
         finally:

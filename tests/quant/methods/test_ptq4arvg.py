@@ -63,8 +63,8 @@ def test_gain_factors_agree_with_the_oracle(formula: str) -> None:
     tensor = FakeQuantizer(QuantizerSpec(format="INT6", group="tensor", asymmetric=True))
     rounded = tensor(x_TI), row(weight_OI)
     ours = gain_factors(x_TI, rounded[0], weight_OI, rounded[1], formula)  # type: ignore[arg-type]
-    double = [t.double().numpy() for t in (x_TI, weight_OI, *rounded)]
-    theirs = oracle_factors(*double, paper=formula == "paper")
+    x, w, qx, qw = (t.double().numpy() for t in (x_TI, weight_OI, *rounded))
+    theirs = oracle_factors(x, w, qx, qw, paper=formula == "paper")
     assert np.allclose(ours.numpy(), theirs, rtol=1e-4)
     # An exact operand leaves nothing to trade.
     same = gain_factors(x_TI, x_TI, weight_OI, rounded[1], formula)  # type: ignore[arg-type]
@@ -244,12 +244,12 @@ def test_static_attention_keeps_its_ranges(digits: LoadedModel) -> None:
     top = made.fixed[1, "probabilities"](torch.full((1, 1), 9.0), 0)
     assert 0.3 < float(top) <= 1.001
     assert 0.1 < float(made.fixed[1, "k"](torch.full((1, 1), 9.0), 0)) <= 1.001
-    operands = [torch.randn(2, 2, 5, 64) for _ in range(3)]
+    q, k, v = (torch.randn(2, 2, 5, 64) for _ in range(3))
     fresh = StaticAttention(recipe.attention or {}, digits.var, None)
     with pytest.raises(RuntimeError, match="was not measured"):
-        fresh(1, AttentionOperands(*operands, None, 1.0))
+        fresh(1, AttentionOperands(q, k, v, None, 1.0))
     fresh.load_state(made.state())
     assert torch.equal(
-        fresh(1, AttentionOperands(*operands, None, 1.0)),
-        made(1, AttentionOperands(*operands, None, 1.0)),
+        fresh(1, AttentionOperands(q, k, v, None, 1.0)),
+        made(1, AttentionOperands(q, k, v, None, 1.0)),
     )

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -79,15 +81,16 @@ def test_shared_halves(digits: LoadedModel) -> None:
     conditional = torch.cat(replay(digits.var, alone, slice(0, 3)), 1)
     seen = []
     with quantized.installed(digits.var) as var:
-        inner = quantized.attention
+        inner: Any = quantized.attention
         assert inner is not None
 
         class Watching:
-            def __call__(self, *args):  # type: ignore[no-untyped-def]
+            def __call__(self, *args: Any) -> Any:
                 seen.append(inner(*args))
                 return seen[-1]
 
-        var.backends.attention = Watching()
+        backends: Any = var.backends
+        backends.attention = Watching()
         both = torch.cat(replay(var, alone), 1)
         only = torch.cat(replay(var, alone, slice(0, 3)), 1)
         generate(var, digits.vqvae, [1], seed=0)

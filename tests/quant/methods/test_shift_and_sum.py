@@ -209,7 +209,7 @@ def test_resampling_by_the_rule_of_the_paper() -> None:
 def test_resampled_calibration(digits: LoadedModel) -> None:
     plain = calibration_set(digits.var, digits.vqvae, 8, seed=1)
     for rule in ("code", "paper"):
-        moved = calibration_set(digits.var, digits.vqvae, 8, seed=1, resample=rule)  # type: ignore[arg-type]
+        moved = calibration_set(digits.var, digits.vqvae, 8, seed=1, resample=rule)
         changed = int((moved.tokens_NL != plain.tokens_NL).sum())
         assert 0 < changed < plain.tokens_NL.numel() // 4
         assert moved.notes == (f"resampled {changed} of 240 tokens",)

@@ -40,8 +40,8 @@ def released(checkout: Path) -> Any:
 def shapes_only() -> Iterator[None]:
     """The meta device, with the few small tensors whose values are read kept on the CPU."""
     saved = torch.linspace, torch.tensor
-    torch.linspace = lambda *a, **k: saved[0](*a, **{**k, "device": "cpu"})  # type: ignore
-    torch.tensor = lambda *a, **k: saved[1](*a, **{**k, "device": "cpu"})  # type: ignore
+    torch.linspace = lambda *a, **k: saved[0](*a, **{**k, "device": "cpu"})
+    torch.tensor = lambda *a, **k: saved[1](*a, **{**k, "device": "cpu"})
     try:
         with torch.device("meta"):
             yield
@@ -105,7 +105,7 @@ def expected(models: Any, case: Case) -> dict[str, np.ndarray]:
     out["train_rec"], out["train_loss"] = rec[..., ::8, ::8], loss
     drawn: list[torch.Tensor] = []
     kept: list[torch.Tensor] = []
-    module = sys.modules["models.var"]
+    module: Any = sys.modules["models.var"]
     sample = module.sample_with_top_k_top_p_
 
     def spy(logits: torch.Tensor, **kwargs: Any) -> torch.Tensor:
@@ -135,7 +135,7 @@ def expected(models: Any, case: Case) -> dict[str, np.ndarray]:
 
 def vae_train_pass(vae: Any, image: torch.Tensor) -> Any:
     """The released training pass needs the size of a process group; there is one process."""
-    module = sys.modules["models.quant"]
+    module: Any = sys.modules["models.quant"]
     module.tdist = types.SimpleNamespace(get_world_size=lambda: 1)
     return vae(image)
 

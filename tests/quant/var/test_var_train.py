@@ -16,13 +16,13 @@ import torch
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
+from lutvar.quant.eval.frechet import frechet_distance
 from lutvar.quant.models import load_model
 from lutvar.quant.train import data as data_module
 from lutvar.quant.train.classifier import ClassifierStage
 from lutvar.quant.train.data import ImageSet, augment, load_digits
 from lutvar.quant.train.grow import deepened
 from lutvar.quant.train.loop import Record, ResumeError, Stage, run_stage, seed_step
-from lutvar.quant.train.measure import frechet_distance
 from lutvar.quant.train.muon import orthogonal
 from lutvar.quant.train.plans import DIGITS, TrainPlan
 from lutvar.quant.train.run import train

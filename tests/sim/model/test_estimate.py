@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from lutvar.bench.area import MAX_LEVELS
-from lutvar.bench.units import UNITS, UnitCost
+from lutvar.bench.units import UNITS
 from lutvar.cli.main import cli
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.costs import load_units
+from lutvar.contract.costs import UnitCost, load_units
 from lutvar.contract.isa import Opcode, PostOp, Unit
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.costs import CostModel, UnitTimes, unit_times

@@ -19,9 +19,11 @@ def test_processes_change_nothing() -> None:
     expected = [estimate_one(request).as_dict() for request in REQUESTS]
     for workers in (1, 2):
         seen: list[tuple[int, int]] = []
-        found = estimate_many(
-            REQUESTS, workers=workers, on_done=lambda done, of, to=seen: to.append((done, of))
-        )
+
+        def on_done(done: int, of: int, to: list[tuple[int, int]] = seen) -> None:
+            to.append((done, of))
+
+        found = estimate_many(REQUESTS, workers=workers, on_done=on_done)
         assert [estimate.as_dict() for estimate in found] == expected
         assert seen == [(1, 3), (2, 3), (3, 3)]
     assert [e["schedule"] for e in expected] == ["single", "batch", "stagger"]

@@ -248,7 +248,7 @@ def test_a_flipped_bit_of_a_weight_on_the_simulated_device(verilog: Path) -> Non
         tile = layout.layer(2, "fc2").tiles[0]
         # The scale of output 5 in the panel of group 2.
         at = tile.offset + (tile.first_beats + tile.beats) * 64 + 5 * 2 + 1
-        rig.device.write(Region.MODEL, at, rig.device.read(Region.MODEL, at, 1) ^ 1)
+        rig.device.write(Region.MODEL, at, rig.device.read(Region.MODEL, at, 1) ^ np.uint8(1))
         steps = [image_step(rng, 0, 3, 0, 1, width=128), image_step(rng, 1, 4, 0, 1, width=128)]
         expected = rig.golden.run(steps)
         rig.transformer.run(steps)
@@ -260,7 +260,7 @@ def test_a_flipped_bit_of_a_weight_on_the_simulated_device(verilog: Path) -> Non
         assert "block2.fc2, group 2, outputs 0 to 31" in found.model
         assert found.model in str(found) and str(where) in str(found)
         # Memory is as it was; the repaired model computes the right thing.
-        rig.device.write(Region.MODEL, at, rig.device.read(Region.MODEL, at, 1) ^ 1)
+        rig.device.write(Region.MODEL, at, rig.device.read(Region.MODEL, at, 1) ^ np.uint8(1))
         rig.comparing.run(steps)
         rig.check()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from amaranth.sim import Simulator
@@ -107,8 +108,10 @@ class Job:
 
     def expected(self, fmt: NumberFormat) -> NDArray[np.uint16]:
         """Patterns [rows, heads * 64]."""
-        parts = [x for o in (self.q, self.k, self.v) for x in (o.codes, o.scales)]
-        result = attend(*parts, fmt).view(np.uint16)
+        q, k, v = self.q, self.k, self.v
+        result = attend(q.codes, q.scales, k.codes, k.scales, v.codes, v.scales, fmt).view(
+            np.uint16
+        )
         return result.transpose(1, 0, 2).reshape(self.shape[1], -1)
 
     def found(self, memory: AxiMemory) -> NDArray[np.uint16]:
@@ -141,10 +144,10 @@ def random_job(
 class Outcome:
     """cycles: from the first command offered to each `done`. errors: flag and address."""
 
+    unit: AttendUnit
+    memory: AxiMemory
     errors: tuple[int, int] = (0, 0)
     cycles: list[int] = field(default_factory=list)
-    unit: AttendUnit | None = None
-    memory: AxiMemory | None = None
 
 
 def run_jobs(
@@ -164,8 +167,8 @@ def run_jobs(
         idle: cycles between the instructions offered.
     """
     memory = memory or AxiMemory()
-    unit, outcome = AttendUnit(configuration), Outcome(memory=memory)
-    outcome.unit = unit
+    unit = AttendUnit(configuration)
+    outcome = Outcome(unit, memory)
     fmt = configuration.kv
     base = 1 << 20
     commands = []
@@ -175,7 +178,7 @@ def run_jobs(
         base = job.end + 64
     before = dict(memory.beats)
 
-    async def testbench(ctx: object) -> None:
+    async def testbench(ctx: Any) -> None:
         for command in commands:
             for name, value in command.items():
                 ctx.set(unit.command.payload[name], value)
@@ -185,7 +188,7 @@ def run_jobs(
             for _ in range(idle):
                 await ctx.tick()
 
-    async def count(ctx: object) -> None:
+    async def count(ctx: Any) -> None:
         cycle = 0
         while len(outcome.cycles) < len(jobs):
             _, _, done, busy = await ctx.tick().sample(unit.done, unit.busy)

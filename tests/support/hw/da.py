@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -31,11 +31,22 @@ CASES = {
 
 def design(name: str, engines: int = ENGINES) -> DaDesign:
     weight, plain, dual = CASES[name]
-    return DaDesign(get_format(weight), get_format(plain), dual and get_format(dual), engines)
+    return DaDesign(
+        get_format(weight), get_format(plain), get_format(dual) if dual else None, engines
+    )
 
 
 class Rows(wiring.Component):
     """Recoder and rows: weight codes in."""
+
+    load_valid: Signal
+    load_word: Signal
+    load_codes: Signal
+    load_dual: Signal
+    load_negative: Signal
+    start: Signal
+    codes: Signal
+    flat: Signal
 
     def __init__(self, design: DaDesign) -> None:
         self.recoder, self.rows = DaRecoder(design), DaRows(design)
@@ -109,7 +120,8 @@ def run(unit: Rows, library: Path, operands: list[Operand]) -> list[np.ndarray]:
             ctx.set(unit.load_valid, load is not None)
             # What does not count is random.
             codes = rng.integers(0, 1 << bits, (ROW_GROUP, LANES))
-            word, dual, negative = rng.integers(0, WORDS), *rng.integers(0, 2, 2)
+            word = int(rng.integers(0, WORDS))
+            dual, negative = rng.integers(0, 2, 2).tolist()
             if load is not None:
                 operand, word = load
                 codes = operand.codes[:, LANES * word : LANES * (word + 1)]

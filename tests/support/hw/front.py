@@ -7,6 +7,7 @@ import random
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -177,7 +178,7 @@ def norm_job(rows: int, width: int, seed: int, **options: int) -> Job:
     return Job(x, norm=1, scale=scale, shift=shift, **options)
 
 
-def raw_job(rows: int, width: int, seed: int, **options: int) -> Job:
+def raw_job(rows: int, width: int, seed: int, **options: Any) -> Job:
     rng = np.random.default_rng(seed)
     x = rng.normal(0, 1, (rows, width)) * np.exp2(rng.integers(-15, 12, (rows, 1)))
     patterns = x.astype(np.float16).view(np.uint16)

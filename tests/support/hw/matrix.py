@@ -11,10 +11,10 @@ from unittest import mock
 import numpy as np
 from amaranth.lib import data
 
-from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
+from lutvar.contract.accelerator import LANES, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.bits import pack_codes
 from lutvar.contract.isa import Opcode
-from lutvar.contract.memory import WEIGHT_BLOCK, pack_panel
+from lutvar.contract.memory import pack_panel
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS, drain_latency
 from lutvar.hw.links import bank_write_layout, drain_layout, payload_layout
@@ -174,6 +174,7 @@ class Work:
         start = None
         if after is not None:
             start, after.drained = after.expected, False
+        self.expected: np.ndarray
         self.expected, _ = GoldenLinear(self.layer).multiply(self.activations, start=start)
 
     @property

@@ -113,6 +113,7 @@ class Program:
         if spec.op is PostOp.QKV:
             self._records(spec, o, used, factor)
             return Case(o, y, g)
+        results: np.ndarray
         if spec.op is PostOp.ADD:
             o["input"] = output if spec.in_place else self._place(16 * in_stride)
             o["input_stride"] = in_stride
@@ -257,7 +258,8 @@ def run_program(
             cycle += 1
 
     async def matrix(ctx: Any) -> None:
-        drain, line, cycle = unit.drain, [None] * drain_latency(config), 0
+        drain, cycle = unit.drain, 0
+        line: list[int | None] = [None] * drain_latency(config)
         number = pair = 0
         # Values are set after an edge, so they are there one cycle later than they are computed.
         async for _, _, valid, bank, group, at in ctx.tick().sample(
@@ -295,7 +297,7 @@ def run_program(
         await ctx.tick().repeat(50)
         assert ctx.get(unit.idle)
 
-    simulator = Simulator(unit) if library is None else UnitSimulator(unit, library)
+    simulator: Any = Simulator(unit) if library is None else UnitSimulator(unit, library)
     simulator.add_clock(1e-6)
     simulator.add_testbench(commands, background=stop_after is not None)
     if stop_after is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -72,6 +72,12 @@ def pack(codes: Sequence[int], bits: int) -> int:
 
 class CodedDot(wiring.Component):
     """Recoders and dot product as the array connects them: codes in, sum out."""
+
+    activations: Signal
+    weights: Signal
+    dual: Signal
+    neg: Signal
+    sum: Signal
 
     def __init__(self, design: ProductDesign, lanes: int) -> None:
         self.design, self.lanes = design, lanes

@@ -13,6 +13,7 @@ from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
 from lutvar.hw.fetch.unit import FetchUnit
 from lutvar.hw.links import (
+    UnitComponent,
     axi_read,
     axi_write,
     bank_write_layout,
@@ -21,15 +22,18 @@ from lutvar.hw.links import (
     unit_members,
     weight_stream,
 )
+from lutvar.hw.port_types import Stream
 
 
-class StandInUnit(wiring.Component):
+class StandInUnit(UnitComponent):
     """Reads `rows` beats (writes one), waits `delay` cycles, reports the instruction done.
 
     Args:
         reads, writes: memory member -> operand that holds its address.
         links: further members, left alone but for `weights`, which are always taken.
     """
+
+    weights: list[Stream]
 
     def __init__(
         self, opcode: Opcode, delay: int, reads: dict[str, str], writes: dict[str, str],
@@ -51,7 +55,7 @@ class StandInUnit(wiring.Component):
             m.d.comb += [weights.ready.eq(1) for weights in self.weights]
         for name, operand in (self._reads | self._writes).items():
             write = name in self._writes
-            part = BurstWriter(32) if write else BurstReader(32)
+            part: Any = BurstWriter(32) if write else BurstReader(32)
             m.submodules[name] = part
             wiring.connect(m, part.memory, wiring.flipped(getattr(self, name)))
             beats, left = (1 if write else command.rows), Signal(10, name=f"left_{name}")

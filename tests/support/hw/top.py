@@ -30,7 +30,8 @@ class _Harness(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.core = self.core
-        m.domains += [ClockDomain("bus", reset_less=True), sync := ClockDomain("sync")]
+        sync: Any = ClockDomain("sync")
+        m.domains += [ClockDomain("bus", reset_less=True), sync]
         m.d.comb += sync.rst.eq(self.core.core_reset)
         return m
 

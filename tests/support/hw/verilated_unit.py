@@ -36,12 +36,12 @@ def build_unit(unit: wiring.Component, build_dir: Path | str = "build/sim") -> P
         return build(verilog, top=NAME, wrapper=wrapper, build_dir=build_dir, jobs=2)
 
 
-def _ports(unit: wiring.Component) -> list[tuple[str, Signal]]:
-    found = [
+def _ports(unit: wiring.Component) -> list[tuple[str, Value]]:
+    ports = [
         ("__".join(map(str, path)), Value.cast(value))
         for path, _, value in unit.signature.flatten(unit)
     ]
-    return [(name, value) for name, value in found if len(value)] + [("rst", Signal())]
+    return [(name, value) for name, value in ports if len(value)] + [("rst", Signal())]
 
 
 class _Tick:

@@ -55,7 +55,7 @@ def _case(
         vocab=vocab,
         z_channels=z_channels,
         cond_drop_rate=0.0,
-        **changes,  # type: ignore[arg-type]
+        **changes,
     )
     vqvae = VqvaeConfig(
         vocab=vocab,

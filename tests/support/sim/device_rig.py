@@ -130,7 +130,7 @@ def image_step(
     x = [rng.standard_normal((tokens, width)).astype(np.float32) for _ in range(2)]
     if not more.get("guided", True):
         return ImageStep(slot, label, position, x[0], None)
-    return ImageStep(slot, label, position, *x, more.get("guidance", 0.5))
+    return ImageStep(slot, label, position, x[0], x[1], more.get("guidance", 0.5))
 
 
 def same(a: Sequence[np.ndarray], b: Sequence[np.ndarray]) -> bool:
