@@ -18,7 +18,9 @@ class TextEnum(str, Enum):
     """An enum whose members are the words that files and commands use; equal to those strings."""
 
     __str__ = str.__str__
-    __format__ = str.__format__
+
+    def __format__(self, spec: str) -> str:
+        return str.__format__(self, spec)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

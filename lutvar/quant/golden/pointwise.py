@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from lutvar.contract import functions
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import NumberFormat
+from lutvar.contract.formats.ties import TieRule
 from lutvar.quant.formats.codec import codec
 from lutvar.quant.formats.grouping import group
 from lutvar.quant.formats.quantize import quantize
@@ -107,7 +108,7 @@ def records(
     if kind not in ("q", "k", "v"):
         raise ValueError(f"kind {kind!r}; q, k or v")
     values = torch.from_numpy(fp16(np.asarray(y, np.float32)))
-    quantized = quantize(values, fmt, group(HEAD_DIM), "exact", "even")
+    quantized = quantize(values, fmt, group(HEAD_DIM), "exact", TieRule.EVEN)
     codes = quantized.codes.numpy()
     if kind == "v":
         peaks = np.ascontiguousarray(quantized.scales[..., 0].numpy())

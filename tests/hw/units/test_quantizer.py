@@ -66,7 +66,7 @@ def run_groups(
     groups: list[Group],
     lanes: int,
     names: tuple[str, str | None],
-    ties: TieRule = "even",
+    ties: TieRule = TieRule.EVEN,
     *,
     idle: float = 0.0,
     stall: float = 0.0,
@@ -155,10 +155,10 @@ def random_groups(count: int, seed: int) -> list[Group]:
     return groups
 
 
-@pytest.mark.parametrize("ties", ["even", "up", "down"])
+@pytest.mark.parametrize("ties", TieRule)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_directed(preset: str, ties: TieRule) -> None:
-    lanes = {"even": 16, "up": 32, "down": 16}[ties]
+    lanes = 32 if ties is TieRule.UP else 16
     groups = [group for pair in zip(directed(0), directed(1), strict=True) for group in pair]
     run_groups(groups, lanes, PRESETS[preset], ties)
 

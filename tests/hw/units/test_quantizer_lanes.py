@@ -29,13 +29,12 @@ from support.hw.executable import compile_program
 
 LANE = Path(hw.__file__).with_name("lane.cpp")
 
-TIES: tuple[TieRule, ...] = ("even", "up", "down")
 #: Formats of each lane: plain, dual or none, tie rule.
 CASES: list[tuple[str, str | None, TieRule]] = [
-    *(("E2M1", "DUAL4", ties) for ties in TIES),
-    *(("E2M3", "DUAL6", ties) for ties in TIES),
-    ("INT6", "DUAL6", "up"),
-    ("E3M2", None, "even"),  # the widest product and tables
+    *(("E2M1", "DUAL4", ties) for ties in TieRule),
+    *(("E2M3", "DUAL6", ties) for ties in TieRule),
+    ("INT6", "DUAL6", TieRule.UP),
+    ("E3M2", None, TieRule.EVEN),  # the widest product and tables
 ]
 #: Smallest and largest normal numbers and neighbours, prime significands, exponent 31, maxima that
 #: make a zero group; then significands 3, 7, 15, 31 and 127 times a power of two, for which the
@@ -227,17 +226,17 @@ def test_records_contain_ties(outputs: tuple[np.ndarray, np.ndarray]) -> None:
 @pytest.mark.parametrize("name", ["E4M3", "E5M2"])
 def test_format_too_fine(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name}: 8 bits, absolute maximum at grid integer"):
-        QuantizerFormats(get_format(name), None, "even")
+        QuantizerFormats(get_format(name), None, TieRule.EVEN)
 
 
 def test_wrong_kinds() -> None:
     plain, dual = get_format("E2M1"), get_format("DUAL4")
     with pytest.raises(ValueError, match="DUAL4 is dual"):
-        QuantizerFormats(dual, None, "even")
+        QuantizerFormats(dual, None, TieRule.EVEN)
     with pytest.raises(ValueError, match="E2M1 has a single scale"):
-        QuantizerFormats(plain, plain, "even")
+        QuantizerFormats(plain, plain, TieRule.EVEN)
     with pytest.raises(ValueError, match="E2M1 has 4 bits, DUAL6 6"):
-        QuantizerFormats(plain, get_format("DUAL6"), "even")
+        QuantizerFormats(plain, get_format("DUAL6"), TieRule.EVEN)
     with pytest.raises(ValueError, match="nearest"):
         QuantizerFormats(plain, dual, cast(Any, "nearest"))
 

@@ -14,8 +14,9 @@ from lutvar.quant.methods.calibration.fixed_range import FixedRange
 from lutvar.quant.methods.calibration.samples import walk
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.ranged import RangedLayer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer, QuantizerSpec
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.logarithmic import LogTable, ShiftUniformLog2
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.noisyquant import NoisyInput
 from lutvar.quant.methods.steps.vidit import moving_range
