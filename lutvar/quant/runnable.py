@@ -50,15 +50,16 @@ def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = 
     loaded = load_model(model)
     origin = {"model": loaded.info.name, "fingerprint": fingerprint(loaded.var)}
     if recipe is None:
-        made = quantize_transformer(
+        transformer = quantize_transformer(
             loaded.var, config.quant_config, config.kv_format, progress=False
         )
-        return Quantized(loaded, made, config, origin | {"preset": made.config.name})
+        return Quantized(loaded, transformer, config, origin | {"preset": transformer.config.name})
     quantized = QuantizedVar.load(recipe, loaded.var)
-    made = export(quantized, loaded.var, config.kv_format)
-    if made.config.model_dump(exclude={"name"}) != config.quant_config.model_dump(exclude={"name"}):
+    transformer = export(quantized, loaded.var, config.kv_format)
+    preset, formats = transformer.config, config.quant_config
+    if preset.model_dump(exclude={"name"}) != formats.model_dump(exclude={"name"}):
         raise ValueError(
-            f"{recipe}: the recipe needs the formats of preset {made.config.name}, {config.name} "
+            f"{recipe}: the recipe needs the formats of preset {preset.name}, {config.name} "
             f"has those of {config.quant}; choose an accelerator with that preset"
         )
-    return Quantized(loaded, made, config, origin | {"recipe": quantized.recipe.name})
+    return Quantized(loaded, transformer, config, origin | {"recipe": quantized.recipe.name})

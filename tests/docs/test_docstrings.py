@@ -11,9 +11,9 @@ import pytest
 
 LUTVAR = Path(__file__).parents[2] / "lutvar"
 #: Packages whose public definitions all have docstrings.
-FOLDERS = ("contract", "hw", "host", "sim", "bench")
-#: Methods that a framework defines and calls; their meaning is the class's.
-INHERITED = {"elaborate"}
+FOLDERS = ("contract", "hw", "host", "sim", "bench", "cli", "quant")
+#: Methods that a framework, or `StepBase`, defines and calls; their meaning is the class's.
+INHERITED = {"elaborate", "forward", "convert", "apply"}
 _Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 

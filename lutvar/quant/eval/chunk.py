@@ -40,10 +40,10 @@ def make_chunk(
     first = chunk * settings.chunk
     labels = image_labels(first, settings.chunk, var.config.num_classes)
     seeds = [image_seed(seed, first + i) for i in range(settings.chunk)]
-    made = generate(var, vqvae, labels, seeds, settings.cfg, settings.top_k, settings.top_p)
-    result = {"tokens": torch.cat(made.tokens, 1).int()}
+    generation = generate(var, vqvae, labels, seeds, settings.cfg, settings.top_k, settings.top_p)
+    result = {"tokens": torch.cat(generation.tokens, 1).int()}
     if judge is not None:
-        result["features"] = judge.features(made.images_BCHW)
+        result["features"] = judge.features(generation.images_BCHW)
     if settings.keep_images:
-        result["images"] = made.images_BCHW.mul(255).byte()
+        result["images"] = generation.images_BCHW.mul(255).byte()
     return result

@@ -81,6 +81,7 @@ class Run:
     forced: ForcedFigures | None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
 
@@ -159,8 +160,8 @@ def sample_seed(
 
 
 def _read(plan: Plan, store: ChunkStore) -> _Samples:
-    found = store.read(chunks_of(plan.samples, plan.settings), ("features", "tokens"))
-    return _Samples(found["features"][: plan.samples], found["tokens"][: plan.samples])
+    arrays = store.read(chunks_of(plan.samples, plan.settings), ("features", "tokens"))
+    return _Samples(arrays["features"][: plan.samples], arrays["tokens"][: plan.samples])
 
 
 def _measure(
@@ -179,8 +180,8 @@ def _measure(
     if subject.name == FLOAT:
         return Run(subject.name, seed, alone, None, None)
     paired = paired_figures(subject.model.vqvae, exact, samples)
-    given = exact.tokens_NL[: plan.teacher].to(plan.device)
+    tokens_NL = exact.tokens_NL[: plan.teacher].to(plan.device)
     # As samples are made: one thread, so that rounding is the same on every machine.
     with bars(f"{subject.name}, seed {seed}: given tokens") as update, single_thread():
-        forced = force(subject, labels_N[: plan.teacher].to(plan.device), given, update)
+        forced = force(subject, labels_N[: plan.teacher].to(plan.device), tokens_NL, update)
     return Run(subject.name, seed, alone, paired, forced)

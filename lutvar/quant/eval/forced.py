@@ -57,7 +57,7 @@ class _Outputs:
 
     def __init__(self, sums: EnergySums) -> None:
         self._sums = sums
-        self._kept: list[tuple[LinearSite, Tensor]] = []
+        self._outputs: list[tuple[LinearSite, Tensor]] = []
         self._compared = 0
 
     def keep(self, backend: LinearBackend) -> LinearBackend:
@@ -67,7 +67,7 @@ class _Outputs:
             site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
         ) -> Tensor:
             y_BLO = backend(site, x_BLC, weight_OI, bias_O)
-            self._kept.append((site, y_BLO))
+            self._outputs.append((site, y_BLO))
             return y_BLO
 
         return call
@@ -79,7 +79,7 @@ class _Outputs:
             site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
         ) -> Tensor:
             y_BLO = backend(site, x_BLC, weight_OI, bias_O)
-            before, exact = self._kept[self._compared]
+            before, exact = self._outputs[self._compared]
             assert before == site, f"{site} ran where the unquantized model ran {before}"
             self._compared += 1
             self._sums.add(str(site), exact, y_BLO)
@@ -119,7 +119,7 @@ def force(
     vqvae, sides = subject.model.vqvae, subject.model.var.config.patch_nums
     counts = [p * p for p in sides]
     kl, top1 = [0.0] * len(sides), [0.0] * len(sides)
-    through, own, whole = EnergySums(), EnergySums(), EnergySums()
+    through, local, whole = EnergySums(), EnergySums(), EnergySums()
     images, done = len(tokens_NL), 0
     for labels, tokens in zip(labels_N.split(_BATCH), tokens_NL.split(_BATCH), strict=True):
         outputs = _Outputs(through)
@@ -128,7 +128,7 @@ def force(
         with subject.installed() as var:
             with _wrapped(var, outputs.compare):
                 value = forced_logits(var, vqvae, labels, tokens)
-            with _wrapped(var, lambda b: SiteProbe({_NAME: b}, {_NAME: own})):
+            with _wrapped(var, lambda b: SiteProbe({_NAME: b}, {_NAME: local})):
                 forced_logits(var, vqvae, labels, tokens)
         share = len(tokens) / images
         for i, (a, b) in enumerate(zip(exact, value, strict=True)):
@@ -146,6 +146,6 @@ def force(
         top1_of_scale=tuple(top1),
         logits_snr_db=whole.snr_db()["logits"],
         through_snr_db=through.snr_db(),
-        own_snr_db=own.snr_db(),
+        own_snr_db=local.snr_db(),
         images=images,
     )

@@ -72,6 +72,7 @@ class ImagenetFigures:
     samples: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
 
@@ -84,22 +85,22 @@ def need_package() -> None:
         )
 
 
-def find_weights(given: Path | None) -> Path:
+def find_weights(file: Path | None) -> Path:
     """The file of Inception's weights: the given one, or the one torch keeps downloads in.
 
     Raises:
         ProtocolError: no file, or one with other content.
     """
-    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE if given is None else given
+    path = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_FILE if file is None else file
     if not path.is_file():
         raise ProtocolError(
             f"{path}: no such file; the weights of Inception come from {_WEIGHTS_URL}, give the "
             "downloaded file with --weights"
         )
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not found.startswith(_WEIGHTS_HASH):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    if not digest.startswith(_WEIGHTS_HASH):
         raise ProtocolError(
-            f"{path}: SHA-256 is {found}, that of {WEIGHTS_FILE} begins with {_WEIGHTS_HASH}; "
+            f"{path}: SHA-256 is {digest}, that of {WEIGHTS_FILE} begins with {_WEIGHTS_HASH}; "
             f"download it again from {_WEIGHTS_URL}"
         )
     return path
@@ -173,8 +174,8 @@ def measure(
     # From the HWC layout of the file, a part at a time.
     real = (torch.from_numpy(part).permute(0, 3, 1, 2) for part in _parts(reference.images))
     real_MD, _ = inception(real)
-    own = fid_features_to_statistics(features_ND.double())
-    fid = fid_statistics_to_metric(own, reference.statistics._asdict(), verbose=False)
+    statistics = fid_features_to_statistics(features_ND.double())
+    fid = fid_statistics_to_metric(statistics, reference.statistics._asdict(), verbose=False)
     score = isc_features_to_metric(logits_NK, splits=_SPLITS, shuffle=False)
     share = prc_features_to_metric(
         features_ND, real_MD, prc_neighborhood=NEIGHBOUR, prc_batch_size=10_000,

@@ -56,12 +56,12 @@ def evaluate_imagenet(
         ModelError, ValueError, StoreError, WorkError: as for `evaluate`.
     """
     need_package()
-    found, batch = find_weights(weights), load_adm(reference)
+    weights_file, batch = find_weights(weights), load_adm(reference)
     need_samples(plan.samples, FEATURES)
     model = load_model(plan.model)
     names = [SubjectName(plan.model, method) for method in (FLOAT, *plan.methods)]
     subjects = [load_subject(name, plan.device, model) for name in names]
-    inception = Inception(found, plan.device) if plan.share.index == 0 else None
+    inception = Inception(weights_file, plan.device) if plan.share.index == 0 else None
     runs: list[ImagenetRun] = []
     for name, subject in zip(names, subjects, strict=True):
         for seed in plan.seeds:
@@ -92,11 +92,11 @@ def imagenet_rows(runs: list[ImagenetRun]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of a table, mean and interval over seeds."""
     rows = []
     for method in dict.fromkeys(run.method for run in runs):
-        own = [run.figures.as_dict() for run in runs if run.method == method]
-        found = [interval([figures[column] for figures in own]) for column in _COLUMNS]
+        figures_of_runs = [run.figures.as_dict() for run in runs if run.method == method]
+        intervals = [interval([figures[c] for figures in figures_of_runs]) for c in _COLUMNS]
         cells = [
             f"{i.mean:.3f}" if i.half_width is None else f"{i.mean:.3f} ±{i.half_width:.3f}"
-            for i in found
+            for i in intervals
         ]
         rows.append([method, *cells])
     return ["method", "FID", "Inception score", "precision", "recall"], rows

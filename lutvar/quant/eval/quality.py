@@ -86,9 +86,9 @@ def measure(
             var, model.vqvae, transformer, labels, seeds, info.cfg, info.top_k, info.top_p,
             slots=min(images, _SLOTS),
         )  # fmt: skip
-        rate = agreement(judge, result.images_BCHW, torch.tensor(labels))
+        share = agreement(judge, result.images_BCHW, torch.tensor(labels))
         tick()
-        return torch.cat(result.tokens, 1), rate
+        return torch.cat(result.tokens, 1), share
 
     def force(transformer: Transformer, tokens: Tensor) -> Tensor:
         counts = [p * p for p in var.config.patch_nums]
@@ -97,12 +97,12 @@ def measure(
         tick()
         return logits
 
-    true_tokens, float_rate = sample(FloatTransformer(var))
+    true_tokens, float_share = sample(FloatTransformer(var))
     true_logits = force(FloatTransformer(var), true_tokens)
-    table = [Quality("float", "unquantized", 0.0, 1.0, 0.0, float_rate, 1.0)]
+    table = [Quality("float", "unquantized", 0.0, 1.0, 0.0, float_share, 1.0)]
     for preset, name, make in plans:
         logits = force(make(), true_tokens)
-        tokens, rate = sample(make())
+        tokens, share = sample(make())
         table.append(
             Quality(
                 preset,
@@ -110,7 +110,7 @@ def measure(
                 kl_divergence(true_logits, logits),
                 token_agreement(true_logits, logits),
                 relative_error(true_logits, logits),
-                rate,
+                share,
                 float(np.mean((tokens == true_tokens).numpy())),
             )
         )

@@ -159,11 +159,11 @@ def load_reference(model: LoadedModel) -> Reference:
         )
     with model.file(REFERENCE_FILE) as path:
         reference = read_reference(path)
-    own = info.files.get("classifier.safetensors")
-    if reference.classifier_sha256 != own:
+    expected = info.files.get("classifier.safetensors")
+    if reference.classifier_sha256 != expected:
         raise ModelError(
             f"{REFERENCE_FILE} of model {info.name!r} was made with the classifier "
-            f"{reference.classifier_sha256}, the model has {own}; features of different "
+            f"{reference.classifier_sha256}, the model has {expected}; features of different "
             "classifiers cannot be compared, make the statistics again"
         )
     return reference

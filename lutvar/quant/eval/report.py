@@ -72,9 +72,9 @@ def document(plan: Plan, reference: Reference, model: str, runs: Sequence[Run]) 
             "confidence": CONFIDENCE,
             "summary": {
                 method: {
-                    f"{c.part}.{c.key}": asdict(found)
-                    for c, found in zip(COLUMNS, intervals, strict=True)
-                    if found is not None
+                    f"{c.part}.{c.key}": asdict(interval)
+                    for c, interval in zip(COLUMNS, intervals, strict=True)
+                    if interval is not None
                 }
                 for method, intervals in summary(runs).items()
             },
@@ -103,17 +103,19 @@ def table_rows(reference: Reference, runs: Sequence[Run]) -> tuple[list[str], li
     first += ["" if v is None else format(v, c.form) for v, c in zip(values, COLUMNS, strict=False)]
     first += [""] * (len(COLUMNS) - len(values))
     rows = [
-        [method, *(_cell(c, found) for c, found in zip(COLUMNS, intervals, strict=True))]
+        [method, *(_cell(c, interval) for c, interval in zip(COLUMNS, intervals, strict=True))]
         for method, intervals in summary(runs).items()
     ]
     return ["method", *(c.heading for c in COLUMNS)], [first, *rows]
 
 
-def _cell(column: Column, found: Interval | None) -> str:
-    if found is None:
+def _cell(column: Column, interval: Interval | None) -> str:
+    if interval is None:
         return ""
-    text = format(found.mean, column.form)
-    return text if found.half_width is None else f"{text} ±{format(found.half_width, column.form)}"
+    text = format(interval.mean, column.form)
+    if interval.half_width is None:
+        return text
+    return f"{text} ±{format(interval.half_width, column.form)}"
 
 
 def _plain(value: Any) -> Any:

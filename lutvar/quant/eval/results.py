@@ -92,12 +92,12 @@ class ResultsPlan(BaseModel):
             raise ValueError("a recipe is named in two groups; name it once")
         if len({Path(name).stem for name in names}) != len(names):
             raise ValueError("two recipes have the same name; rename one, and its file")
-        known = {FLOAT, *names}
+        methods = {FLOAT, *names}
         focused = () if self.focus is None else self.focus.recipes
         if len(set(focused)) != len(focused):
             raise ValueError("focus.recipes: a recipe is named twice; name it once")
         for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *focused):
-            if name not in known:
+            if name not in methods:
                 raise ValueError(f"{name!r} is in no group; add it to one")
         return self
 
@@ -185,16 +185,16 @@ def compare(
     entries: dict[str, Entry] = {}
     files: dict[str, str] = {}
     # Recipes that differ in the cache alone share their layers.
-    made: dict[str, Path] = {}
+    files_by_layers: dict[str, Path] = {}
     for number, (name, recipe) in enumerate(recipes.items(), 1):
         say(f"recipe {number} of {len(recipes)}: {name}")
         path = _file(folder, name)
         make_folder(path.parent)
         layers = recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
         with bars(f"{name}: quantize") as update:
-            report = _quantized(model, recipe, path, made.get(layers), update)
+            report = _quantized(model, recipe, path, files_by_layers.get(layers), update)
         entries[name] = Entry(recipe, report)
-        made.setdefault(layers, path)
+        files_by_layers.setdefault(layers, path)
         files[str(path)] = name
     evaluation = Plan(
         model=plan.model,
@@ -210,11 +210,11 @@ def compare(
     more: list[Run] = []
     if plan.focus is not None:
         say(f"more samples for {', '.join(plan.focus.methods())}")
-        wanted = set(plan.focus.methods())
+        methods = set(plan.focus.methods())
         # The same folder: samples of the same seeds are there already, and are the first ones.
         larger = replace(
             evaluation,
-            methods=tuple(path for path, name in files.items() if name in wanted),
+            methods=tuple(path for path, name in files.items() if name in methods),
             samples=plan.focus.samples,
             seeds=plan.focus.seeds,
         )
@@ -251,8 +251,8 @@ def _quantized(
         except QuantizedFileError:
             content = None
         if content is not None and content.recipe == recipe:
-            found = QuantizedVar.load(path, model.var)
-            return hardware(found, model.var, content.on_grid())
+            quantized = QuantizedVar.load(path, model.var)
+            return hardware(quantized, model.var, content.on_grid())
     if same is not None:
         replace(QuantizedVar.load(same, model.var), recipe=recipe).save(path, model.var)
         content = recipe_files.read(path, model_hash)

@@ -42,9 +42,9 @@ def _judged(run: Run) -> float:
 
 
 def _cell(runs: list[Run], value: Callable[[Run], float], form: str) -> str:
-    found = interval([value(run) for run in runs])
-    text = format(found.mean, form)
-    return text if found.half_width is None else f"{text} ± {format(found.half_width, form)}"
+    ci = interval([value(run) for run in runs])
+    text = format(ci.mean, form)
+    return text if ci.half_width is None else f"{text} ± {format(ci.half_width, form)}"
 
 
 def _row(results: Results, name: str, runs: list[Run]) -> str:
@@ -109,19 +109,19 @@ def best_lines(results: Results) -> list[str]:
         ("Fréchet to float", _to_float, ".4f"),
         ("KL", _kl, ".5f"),
     ):
-        found = interval(difference(best, plain, value))
-        lines.append(f"* {heading}: {_difference(found, form)}.")
+        ci = interval(difference(best, plain, value))
+        lines.append(f"* {heading}: {_difference(ci, form)}.")
     return lines
 
 
-def _difference(found: Interval, form: str) -> str:
-    assert found.half_width is not None
-    text = f"{found.mean:+{form}} ± {found.half_width:{form}}"
-    if not math.isfinite(found.mean):
+def _difference(ci: Interval, form: str) -> str:
+    assert ci.half_width is not None
+    text = f"{ci.mean:+{form}} ± {ci.half_width:{form}}"
+    if not math.isfinite(ci.mean):
         return text
-    if abs(found.mean) <= found.half_width:
+    if abs(ci.mean) <= ci.half_width:
         return f"{text}: within the interval of the seeds, no difference shown"
-    return f"{text}: {'better' if found.mean < 0 else 'worse'}, beyond the interval of the seeds"
+    return f"{text}: {'better' if ci.mean < 0 else 'worse'}, beyond the interval of the seeds"
 
 
 def focus_lines(results: Results) -> list[str]:

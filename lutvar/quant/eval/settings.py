@@ -43,19 +43,20 @@ class SampleSettings:
         keep_images: bool = False,
     ) -> SampleSettings:
         """The model's own settings where none are given. Raises ValueError for bad ones."""
-        chosen = cls(
+        settings = cls(
             info.cfg if cfg is None else cfg,
             info.top_k if top_k is None else top_k,
             info.top_p if top_p is None else top_p,
             chunk,
             keep_images,
         )
-        check_sampling(chosen.cfg, chosen.top_k, chosen.top_p, info.var.vocab)
+        check_sampling(settings.cfg, settings.top_k, settings.top_p, info.var.vocab)
         if chunk < 1:
             raise ValueError(f"chunk = {chunk}: at least one image")
-        return chosen
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return asdict(self)
 
 

@@ -51,7 +51,7 @@ class ChunkStore:
 
     def _claim(self, run: dict[str, Any]) -> None:
         # Through JSON, so that tuples compare as the lists they become.
-        wanted = json.loads(json_text(run))
+        current = json.loads(json_text(run))
         path = self.folder / _RUN
         if not path.exists():
             if self.folder.exists() and any(self.folder.glob("*.safetensors")):
@@ -60,16 +60,16 @@ class ChunkStore:
                 )
             make_folder(self.folder)
             # Several processes may come here at once; they write the same.
-            write_file(path, json_text(wanted, indent=1) + "\n")
+            write_file(path, json_text(current, indent=1) + "\n")
             return
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            on_disk = json.loads(path.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise StoreError(f"{path}: damaged ({error}); delete the folder") from error
-        if found != wanted:
-            keys = sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k))
+        if on_disk != current:
+            keys = sorted(k for k in {*on_disk, *current} if on_disk.get(k) != current.get(k))
             described = "; ".join(
-                f"{k}: {found.get(k)!r} there, {wanted.get(k)!r} now" for k in keys
+                f"{k}: {on_disk.get(k)!r} there, {current.get(k)!r} now" for k in keys
             )
             raise StoreError(
                 f"{self.folder}: holds samples of another run ({described}); give another folder "

@@ -31,6 +31,7 @@ class FloatHead(GoldenTransformer):
         self._bias = var.head.bias.detach().float()
 
     def classify(self, z: Half) -> Float32:
+        """Logits of the unquantized head in float32, [rows, vocab]."""
         return F.linear(torch.from_numpy(z).float(), self._weight, self._bias).numpy()
 
 
@@ -39,7 +40,7 @@ class FloatAttention(FloatHead):
 
     def __init__(self, model: QuantizedTransformer, var: Var) -> None:
         super().__init__(model, var)
-        self._kept: dict[tuple[int, int, bool], NDArray[np.float64]] = {}
+        self._cache_values: dict[tuple[int, int, bool], NDArray[np.float64]] = {}
 
     def attention(self, i: int, y: Float32, spans: Sequence[Span]) -> Half:
         """From results of qkv, [rows, 3C], to attention's, [rows, C]."""
@@ -50,12 +51,12 @@ class FloatAttention(FloatHead):
         result = np.empty((y.shape[0], heads, HEAD_DIM))
         for span in spans:
             key = i, span.slot, span.conditional
-            own = values[span.rows]
+            values_so_far = values[span.rows]
             if span.position:
-                own = np.concatenate([self._kept[key], own])
-            self._kept[key] = own
+                values_so_far = np.concatenate([self._cache_values[key], values_so_far])
+            self._cache_values[key] = values_so_far
             self._cache(span).length = span.end
-            q, k, v = own[span.position :, 0], own[:, 1], own[:, 2]
+            q, k, v = values_so_far[span.position :, 0], values_so_far[:, 1], values_so_far[:, 2]
             scores = np.einsum("nhd,lhd->hnl", q, k)
             p = np.exp2(scores - scores.max(-1, keepdims=True))
             result[span.rows] = np.einsum("hnl,lhd->nhd", p / p.sum(-1, keepdims=True), v)

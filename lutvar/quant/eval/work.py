@@ -87,6 +87,7 @@ class Task:
 
     @property
     def chunks(self) -> range:
+        """First images of all chunks of the task."""
         return chunks_of(self.samples, self.settings)
 
 
@@ -125,12 +126,12 @@ def sample(
             progress(min(there * task.settings.chunk, task.samples), task.samples)
 
     tick()
-    own = store.missing(task.chunks[share.index :: share.of])
+    chunks = store.missing(task.chunks[share.index :: share.of])
     if jobs is None:
-        jobs = min(os.cpu_count() or 1, 1 + len(own) // _CHUNKS_PER_JOB) if share.of == 1 else 1
+        jobs = min(os.cpu_count() or 1, 1 + len(chunks) // _CHUNKS_PER_JOB) if share.of == 1 else 1
     if jobs <= 1:
-        _make(task, store, subject, own, tick)
-    elif own:
+        _make(task, store, subject, chunks, tick)
+    elif chunks:
         _start_jobs(task, jobs, share, tick)
     if share.index == 0:
         _await_all(task, store, share, wait, tick)
@@ -220,8 +221,8 @@ def _job(task: Task, part: Share, send: Connection) -> None:
     try:
         subject = load_subject(task.name, task.device)
         store = task.store(subject)
-        own = store.missing(task.chunks[part.index :: part.of])
-        _make(task, store, subject, own, lambda: None)
+        chunks = store.missing(task.chunks[part.index :: part.of])
+        _make(task, store, subject, chunks, lambda: None)
     except Exception as error:
         send.send(f"{type(error).__name__}: {error}")
         sys.exit(1)

@@ -119,8 +119,8 @@ class TensorCodec:
 
 def _look_up(table: Tensor, index: Tensor) -> Tensor:
     """`table[index]` in the shape and on the device of the index; several times as fast."""
-    found = table.to(index.device).index_select(0, index.reshape(-1))
-    return found.reshape(index.shape)
+    entries = table.to(index.device).index_select(0, index.reshape(-1))
+    return entries.reshape(index.shape)
 
 
 @cache

@@ -23,10 +23,10 @@ from .fp16 import Patterns, patterns_of, values_of
 
 
 class ActivationCodes(NamedTuple):
-    """What the quantizer hands on. R rows, K inputs, G groups.
+    """What the quantizer hands on. R rows, I inputs, G groups.
 
     Attributes:
-        codes: [R, K] uint8.
+        codes: [R, I] uint8.
         scale: [R, G] FP16 patterns of the absolute maximum (of the positive half, if dual);
             0 for a zero group.
         scale_neg: [R, G] extended FP16 patterns of the negative half's scale; all 0 in
@@ -44,7 +44,7 @@ def hadamard_fp16(patterns: Patterns, signs: Sequence[int]) -> Patterns:
     A sum of exactly zero gives +0; a negative sum that rounds to zero gives -0.
 
     Args:
-        patterns: [..., K] FP16 patterns, extended range allowed; K a multiple of 128.
+        patterns: [..., I] FP16 patterns, extended range allowed; I a multiple of 128.
         signs: 128 entries +1 or -1.
 
     Returns:
@@ -62,12 +62,12 @@ def quantize_activations(
     """Quantize rows of FP16 values in groups of 128 by exact comparison.
 
     Args:
-        patterns: [R, K] FP16 patterns, K a multiple of 128.
+        patterns: [R, I] FP16 patterns, I a multiple of 128.
         fmt: activation format.
         ties: where a tie goes.
 
     Raises:
-        ValueError: K is not a multiple of 128, or a pattern has exponent field 31 (the
+        ValueError: I is not a multiple of 128, or a pattern has exponent field 31 (the
             device's roundings to FP16 saturate, so it has none).
     """
     rows, inputs = patterns.shape
@@ -83,29 +83,29 @@ def quantize_activations(
             "the device stops with error NONFINITE (use to_fp16, which saturates)"
         )
     if not fmt.dual:
-        peak = _without_zero_groups(absolute)
-        position = doubled_position(x, 2.0 * fmt.scale_top(), _divisor(peak).unsqueeze(-1))
-        scale, scale_neg = patterns_of(peak), np.zeros(peak.shape, np.uint16)
+        amax = _without_zero_groups(absolute)
+        position = doubled_position(x, 2.0 * fmt.scale_top(), _divisor(amax).unsqueeze(-1))
+        scale, scale_neg = patterns_of(amax), np.zeros(amax.shape, np.uint16)
     else:
-        peak = _without_zero_groups(x.amax(-1))
-        peak_neg = _without_zero_groups(-x.amin(-1))
+        amax = _without_zero_groups(x.amax(-1))
+        amax_neg = _without_zero_groups(-x.amin(-1))
         top, top_neg = fmt.scale_top(), fmt.scale_top(negative=True)
         # Each value has a nonzero position in its own half only, so the sum is exact.
-        above = doubled_position(x, 2.0 * top, _divisor(peak).unsqueeze(-1)).clamp_min_(0)
-        below = doubled_position(x, 2.0 * top_neg, _divisor(peak_neg).unsqueeze(-1)).clamp_max_(0)
+        above = doubled_position(x, 2.0 * top, _divisor(amax).unsqueeze(-1)).clamp_min_(0)
+        below = doubled_position(x, 2.0 * top_neg, _divisor(amax_neg).unsqueeze(-1)).clamp_max_(0)
         position = above.add_(below)
-        scale = patterns_of(peak)
+        scale = patterns_of(amax)
         # The quotient is too far from any FP16 rounding boundary for float64 to matter.
-        scale_neg = patterns_of(round_float(peak_neg.double() * top / top_neg, FP16))
+        scale_neg = patterns_of(round_float(amax_neg.double() * top / top_neg, FP16))
     codes = codec(fmt, ties).encode_doubled(position)
     return ActivationCodes(codes.view(rows, inputs).numpy(), scale, scale_neg)
 
 
-def _without_zero_groups(peak: Tensor) -> Tensor:
+def _without_zero_groups(amax: Tensor) -> Tensor:
     """Absolute maxima with those of zero groups replaced by 0."""
-    return torch.where(peak < ZERO_GROUP, 0.0, peak)
+    return torch.where(amax < ZERO_GROUP, 0.0, amax)
 
 
-def _divisor(peak: Tensor) -> Tensor:
+def _divisor(amax: Tensor) -> Tensor:
     """What to divide by: infinity for zero groups, which makes every code 0."""
-    return torch.where(peak == 0, torch.inf, peak)
+    return torch.where(amax == 0, torch.inf, amax)

@@ -28,7 +28,7 @@ from .linear import GoldenLinear, GoldenResult
 Recorder = Callable[[str, NDArray[Any]], None]
 
 #: Weights kept as float32 between calls, at most (1 GiB).
-_KEPT_WEIGHTS = 1 << 28
+_MAX_WEIGHTS = 1 << 28
 
 
 class GoldenBackend:
@@ -51,7 +51,7 @@ class GoldenBackend:
         keep_weights: bool | None = None,
     ) -> None:
         self.model, self.recorder, self.keep_sums = model, recorder, keep_sums
-        self.keep_weights = model.weights <= _KEPT_WEIGHTS if keep_weights is None else keep_weights
+        self.keep_weights = model.weights <= _MAX_WEIGHTS if keep_weights is None else keep_weights
         self._prepared: dict[LinearSite, GoldenLinear] = {}
 
     def linear(self, site: LinearSite) -> GoldenLinear:
@@ -64,7 +64,7 @@ class GoldenBackend:
         return prepared
 
     def compute(self, site: LinearSite, rows: Tensor | NDArray[np.float32]) -> GoldenResult:
-        """Everything that the layer computes for float32 rows [R, K]; calls the recorder."""
+        """Everything that the layer computes for float32 rows [R, I]; calls the recorder."""
         result = self.linear(site)(rows, self.keep_sums)
         if self.recorder is not None:
             self.recorder(f"{site}.input", result.inputs)

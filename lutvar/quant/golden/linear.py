@@ -22,11 +22,11 @@ _CHUNK_RESULTS = 1 << 17
 
 
 class GoldenResult(NamedTuple):
-    """Everything a layer computed. R rows, O outputs, K inputs, G groups, P passes.
+    """Everything a layer computed. R rows, O outputs, I inputs, G groups, P passes.
 
     Attributes:
         y: [R, O] float32.
-        inputs: [R, K] FP16 patterns that were quantized (after the rotation, if any).
+        inputs: [R, I] FP16 patterns that were quantized (after the rotation, if any).
         activations: codes and scales.
         group_sums: [R, O, P] int32 exact sums in the order they are added (for a dual format
             negative and positive half of each group in turn), or None unless asked for.
@@ -47,12 +47,12 @@ class GoldenLinear:
 
     def __init__(self, layer: QuantizedLinear) -> None:
         self.layer = layer
-        self._weight_OK = codec(layer.weight_format).grid(torch.from_numpy(layer.codes))
+        self._weight_OI = codec(layer.weight_format).grid(torch.from_numpy(layer.codes))
         self._scales_GO = torch.from_numpy(layer.scale_values()).T.contiguous()
         self._bias_O = torch.from_numpy(layer.bias)
 
     def quantize(self, x: Tensor | NDArray[np.float32]) -> tuple[Patterns, ActivationCodes]:
-        """FP16 patterns (rotated if the layer says so) and codes of float32 rows [R, K]."""
+        """FP16 patterns (rotated if the layer says so) and codes of float32 rows [R, I]."""
         patterns = to_fp16(x)
         if self.layer.rotate:
             patterns = hadamard_fp16(patterns, self.layer.signs)
@@ -69,14 +69,14 @@ class GoldenLinear:
 
         `start`: what the sums begin with instead of the bias, [O] or [R, O].
         """
-        halves_RK = self._halves(activations)
+        halves_RI = self._halves(activations)
         scales_RG = [values_of(activations.scale)]
         if self.layer.dual:
             scales_RG.insert(0, values_of(activations.scale_neg))
         rows, outputs = activations.codes.shape[0], self.layer.outputs
         begin = self._bias_O if start is None else torch.from_numpy(start)
         y_RO = begin.expand(rows, outputs).clone()
-        passes = self.layer.groups * len(halves_RK)
+        passes = self.layer.groups * len(halves_RI)
         sums = np.empty((rows, outputs, passes), np.int32) if keep_sums else None
         step = max(1, _CHUNK_RESULTS // outputs)
         for first in range(0, rows, step):
@@ -86,8 +86,8 @@ class GoldenLinear:
             number = 0
             for g in range(self.layer.groups):
                 columns = slice(g * GROUP, (g + 1) * GROUP)
-                weight = self._weight_OK[:, columns].T
-                for half, scale in zip(halves_RK, scales_RG, strict=True):
+                weight = self._weight_OI[:, columns].T
+                for half, scale in zip(halves_RI, scales_RG, strict=True):
                     # Integers below 2**24: exact in float32 whatever the order of summation.
                     torch.mm(half[chunk, columns], weight, out=product)
                     if sums is not None:
@@ -106,7 +106,7 @@ class GoldenLinear:
         return GoldenResult(y, patterns, activations, sums)
 
     def _halves(self, activations: ActivationCodes) -> list[Tensor]:
-        """Grid integers [R, K] of each pass, negative half first; zero where not in the pass."""
+        """Grid integers [R, I] of each pass, negative half first; zero where not in the pass."""
         grid = codec(self.layer.activation_format).grid(torch.from_numpy(activations.codes))
         return [grid.clamp_max(0), grid.clamp_min(0)] if self.layer.dual else [grid]
 
@@ -114,5 +114,5 @@ class GoldenLinear:
 def linear(
     layer: QuantizedLinear, x: Tensor | NDArray[np.float32], keep_sums: bool = False
 ) -> GoldenResult:
-    """Run one layer on float32 rows x [R, K]. For many calls keep a `GoldenLinear`."""
+    """Run one layer on float32 rows x [R, I]. For many calls keep a `GoldenLinear`."""
     return GoldenLinear(layer)(x, keep_sums)

@@ -108,11 +108,11 @@ def records(
     if kind not in ("q", "k", "v"):
         raise ValueError(f"kind {kind!r}; q, k or v")
     values = torch.from_numpy(fp16(np.asarray(y, np.float32)))
-    quantized = quantize(values, fmt, group(HEAD_DIM), "exact", TieRule.EVEN)
+    quantized = quantize(values, fmt, group(HEAD_DIM), ties=TieRule.EVEN)
     codes = quantized.codes.numpy()
     if kind == "v":
-        peaks = np.ascontiguousarray(quantized.scales[..., 0].numpy())
-        return Records(codes, peaks.view(np.uint16))
+        amax = np.ascontiguousarray(quantized.scales[..., 0].numpy())
+        return Records(codes, amax.view(np.uint16))
     grid = codec(fmt).grid(quantized.codes, torch.float64)
     squares = grid.square().sum(-1).numpy()
     inverse = np.where(squares > 0, rsqrt(np.maximum(squares, 1)), 0.0)

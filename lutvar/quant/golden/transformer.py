@@ -126,10 +126,10 @@ class GoldenTransformer:
     def cached(self, slot: int, conditional: bool) -> tuple[Records, Records]:
         """K and V records of one sequence so far: [depth, heads, tokens, 64] and [..., tokens]."""
         cache = self._caches[slot, conditional]
-        seen = slice(0, cache.length)
+        cached = slice(0, cache.length)
         return (
-            Records(cache.keys.codes[:, :, seen], cache.keys.scales[:, :, seen]),
-            Records(cache.values.codes[:, :, seen], cache.values.scales[:, :, seen]),
+            Records(cache.keys.codes[:, :, cached], cache.keys.scales[:, :, cached]),
+            Records(cache.values.codes[:, :, cached], cache.values.scales[:, :, cached]),
         )
 
     def classify(self, z: Half) -> Float32:
@@ -172,14 +172,14 @@ class GoldenTransformer:
         alike: dict[tuple[int, int], list[tuple[Span, Records, Records]]] = {}
         for span in spans:
             cache = self._cache(span)
-            seen_k, seen_v = _extend(cache.keys, k, i, span), _extend(cache.values, v, i, span)
+            keys, values = _extend(cache.keys, k, i, span), _extend(cache.values, v, i, span)
             cache.length = span.end
             queries = len(q.scales[span.rows])
-            alike.setdefault((queries, span.end), []).append((span, seen_k, seen_v))
+            alike.setdefault((queries, span.end), []).append((span, keys, values))
         for group in alike.values():
             parts = [
-                (q.codes[span.rows].swapaxes(0, 1), q.scales[span.rows].T, *seen_k, *seen_v)
-                for span, seen_k, seen_v in group
+                (q.codes[span.rows].swapaxes(0, 1), q.scales[span.rows].T, *keys, *values)
+                for span, keys, values in group
             ]
             qc, qs, kc, ks, vc, vs = (np.stack(part) for part in zip(*parts, strict=True))
             found = attend(qc, qs, kc, ks, vc, vs, fmt)
@@ -239,11 +239,11 @@ class GoldenTransformer:
                     f"1/{GUIDANCE_STEPS} from 0 to {GUIDANCE_LIMIT}"
                 )
         for span in spans:
-            held = self._cache(span).length
-            if span.position not in (0, held) or span.end > shape.tokens:
+            length = self._cache(span).length
+            if span.position not in (0, length) or span.end > shape.tokens:
                 raise ValueError(
                     f"slot {span.slot}: tokens {span.position} to {span.end - 1}, but its cache "
-                    f"holds {held} and an image has {shape.tokens}"
+                    f"holds {length} and an image has {shape.tokens}"
                 )
 
     def _note(self, name: str, value: NDArray[Any]) -> None:

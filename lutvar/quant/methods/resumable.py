@@ -91,17 +91,18 @@ class Parts:
         marker = self.folder / "run.json"
         mine = {"recipe": self.recipe.model_dump(mode="json"), "model": self.model}
         if marker.exists():
-            found = json.loads(marker.read_text(encoding="utf-8"))
-            if found != mine:
-                what = "model" if found.get("recipe") == mine["recipe"] else "recipe"
+            theirs = json.loads(marker.read_text(encoding="utf-8"))
+            if theirs != mine:
+                what = "model" if theirs.get("recipe") == mine["recipe"] else "recipe"
                 raise QuantizedFileError(
                     f"{self.folder}: an unfinished run of another {what} "
-                    f"({found.get('recipe', {}).get('name')}); remove the folder, or write to "
+                    f"({theirs.get('recipe', {}).get('name')}); remove the folder, or write to "
                     "another file"
                 )
         write_file(marker, json_text(mine))
 
     def block(self, index: int) -> Path:
+        """File of a finished block."""
         return self.folder / f"block_{index:03}.safetensors"
 
     def finished(self, index: int) -> bool:
@@ -133,6 +134,7 @@ class Parts:
         return CalibrationSet(**content, notes=notes, cfg=cfg)
 
     def keep_samples(self, samples: CalibrationSet) -> None:
+        """Write the calibration samples, so that a later run has the same ones."""
         tensors = {k: v for k, v in vars(samples).items() if isinstance(v, Tensor)}
         metadata = {"notes": json_text(samples.notes), "cfg": repr(samples.cfg)}
         write_file(self.folder / "calibration.safetensors", tensor_bytes(tensors, metadata))
@@ -214,11 +216,11 @@ def _tuned(
     for index in range(count):
         layers |= files.read(parts.block(index), parts.model).unpacked()
     state = parts.folder / "tune.pt"
-    made = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress, state)
-    made.attention = measured_attention(made, var, samples)
-    made.save(parts.path, var)
+    model = tuned_model(QuantizedVar(parts.recipe, layers), var, samples, progress, state)
+    model.attention = measured_attention(model, var, samples)
+    model.save(parts.path, var)
     shutil.rmtree(parts.folder)
-    return hardware(made, var)
+    return hardware(model, var)
 
 
 def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:
@@ -234,7 +236,7 @@ def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int
         light |= content.unpacked(weights=False)
         grid |= content.on_grid()
         del content
-    kept: dict[str, Tensor] = {}
+    attention_tensors: dict[str, Tensor] = {}
     measured = light
     if attention_needs_data(parts.recipe.attention):  # needs the model whole
         measured = {}
@@ -242,8 +244,11 @@ def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int
             measured |= files.read(parts.block(index), parts.model).unpacked()
     attention = measured_attention(QuantizedVar(parts.recipe, measured), var, samples)
     del measured
-    state = files.attention_state(attention, kept)
-    tensors = ChainMap[str, Tensor](kept, files.PartTensors(paths))  # type: ignore[arg-type]
+    state = files.attention_state(attention, attention_tensors)
+    tensors = ChainMap[str, Tensor](
+        attention_tensors,
+        files.PartTensors(paths),  # type: ignore[arg-type]
+    )
     files.write(parts.path, parts.recipe, parts.model, packed, state, tensors)
     report = hardware(QuantizedVar(parts.recipe, light, attention), var, grid)
     shutil.rmtree(parts.folder)
@@ -251,10 +256,10 @@ def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int
 
 
 def _spread(
-    parts: Parts, model: str, wanted: set[int], jobs: int, count: int, progress: Progress | None
+    parts: Parts, model: str, blocks: set[int], jobs: int, count: int, progress: Progress | None
 ) -> None:
     """Let processes work on their shares of the blocks."""
-    shares = [sorted(wanted)[rank::jobs] for rank in range(jobs)]
+    shares = [sorted(blocks)[rank::jobs] for rank in range(jobs)]
     context = multiprocessing.get_context("spawn")
     before = multiprocessing.active_children()
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_leave_signals) as pool:

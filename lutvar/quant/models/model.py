@@ -79,11 +79,11 @@ def checked_file(folder: Traversable, file: str, info: ModelInfo, stack: ExitSta
     source = folder.joinpath(file)
     if not source.is_file():
         raise ModelError(f"{source}: missing; reinstall lutvar or train the model again")
-    found = sha256_of(source)
+    digest = sha256_of(source)
     expected = info.files.get(file)
-    if found != expected:
+    if digest != expected:
         raise ModelError(
-            f"{source}: SHA-256 is {found}, model.json says {expected}; the file was changed or "
+            f"{source}: SHA-256 is {digest}, model.json says {expected}; the file was changed or "
             "damaged, reinstall lutvar or train the model again"
         )
     return stack.enter_context(importlib.resources.as_file(source))

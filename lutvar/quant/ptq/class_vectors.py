@@ -14,7 +14,7 @@ from torch import Tensor
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite, SiteName
 
-from .linear import GivenWeight, QuantizationError
+from .linear import PrequantizedWeight, QuantizationError
 
 #: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
@@ -23,9 +23,9 @@ HEAD_VECTORS = ("scale", "shift")
 FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
 
 Half = NDArray[np.float16]
-#: Site -> s [K] float32, positive: the layer's input is multiplied by s, its weights divided by s.
+#: Site -> s [I] float32, positive: the layer's input is multiplied by s, its weights divided by s.
 Factors = Mapping[LinearSite, NDArray[np.float32]]
-#: Site -> t [K] float32, added to the layer's input after the factors; its bias takes W t off.
+#: Site -> t [I] float32, added to the layer's input after the factors; its bias takes W t off.
 Shifts = Mapping[LinearSite, NDArray[np.float32]]
 
 
@@ -89,7 +89,7 @@ def _half(v: Tensor) -> Half:
 
 
 def check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
-    """Raise QuantizationError for factors that no norm takes in; `inputs`: site -> K."""
+    """Raise QuantizationError for factors that no norm takes in; `inputs`: site -> I."""
     for site, s in factors.items():
         if site not in inputs or site.name not in FACTOR_SITES:
             raise QuantizationError(
@@ -104,14 +104,16 @@ def check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
 
 
 def check_shifts(
-    shifts: Shifts, inputs: Mapping[LinearSite, int], given: Mapping[LinearSite, GivenWeight]
+    shifts: Shifts,
+    inputs: Mapping[LinearSite, int],
+    prequantized: Mapping[LinearSite, PrequantizedWeight],
 ) -> None:
-    """Raise QuantizationError for shifts that no norm or no bias takes in; `inputs`: site -> K."""
+    """Raise QuantizationError for shifts that no norm or no bias takes in; `inputs`: site -> I."""
     for site, t in shifts.items():
-        if site not in inputs or site.name not in FACTOR_SITES or site not in given:
+        if site not in inputs or site.name not in FACTOR_SITES or site not in prequantized:
             raise QuantizationError(
                 f"{site}: channel shifts can be folded at {', '.join(FACTOR_SITES)} only, with a "
-                "given weight whose bias takes them back"
+                "prequantized weight whose bias takes them back"
             )
         if t.shape != (inputs[site],) or not np.isfinite(t).all():
             raise QuantizationError(

@@ -34,11 +34,11 @@ class QuantizationError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class QuantizedLinear:
-    """A linear layer as the accelerator runs it. O outputs, K inputs, G = K / 128 groups.
+    """A linear layer as the accelerator runs it. O outputs, I inputs, G = I / 128 groups.
 
     Attributes:
         site: which linear of the model.
-        codes: [O, K] uint8, weight codes.
+        codes: [O, I] uint8, weight codes.
         scales: [O, G] uint16, FP16 patterns `ws`; constants of the layer folded in.
         exponent: the layer's power of two `e`.
         bias: [O] float32, each 0 or between 2**-80 and 2**64 in magnitude.
@@ -61,7 +61,7 @@ class QuantizedLinear:
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 2:
-            raise QuantizationError(f"{self.site}: codes are {self.codes.shape}, expected [O, K]")
+            raise QuantizationError(f"{self.site}: codes are {self.codes.shape}, expected [O, I]")
         outputs, inputs = self.codes.shape
         need_groups(str(self.site), inputs)
         expected = {
@@ -104,18 +104,22 @@ class QuantizedLinear:
 
     @property
     def name(self) -> str:
+        """Name of the site, for messages."""
         return str(self.site)
 
     @property
     def outputs(self) -> int:
+        """Output channels, O."""
         return self.codes.shape[0]
 
     @property
     def inputs(self) -> int:
+        """Input channels, I."""
         return self.codes.shape[1]
 
     @property
     def groups(self) -> int:
+        """Groups of 128 inputs that share a scale, G."""
         return self.inputs // GROUP
 
     @property
@@ -125,6 +129,7 @@ class QuantizedLinear:
 
     @property
     def signs(self) -> tuple[int, ...]:
+        """The 128 signs of the Hadamard transform."""
         return sign_vector(self.hadamard_seed)
 
     @property
@@ -144,25 +149,25 @@ class QuantizedLinear:
         return np.ldexp(values, self.exponent)
 
     def dequantized(self) -> Tensor:
-        """[O, K] float32: the weight that the codes stand for, in the rotated basis if `rotate`."""
-        peak = torch.from_numpy(self.scale_values()).double() / self.constant
+        """[O, I] float32: the weight that the codes stand for, in the rotated basis if `rotate`."""
+        amax = torch.from_numpy(self.scale_values()).double() / self.constant
         grid = codec(self.weight_format).grid(torch.from_numpy(self.codes), torch.float64)
-        steps = (peak / self.weight_format.scale_top()).repeat_interleave(GROUP, 1)
-        return (grid * steps).float()
+        scales = (amax / self.weight_format.scale_top()).repeat_interleave(GROUP, 1)
+        return (grid * scales).float()
 
 
 @dataclass(frozen=True, eq=False)
-class GivenWeight:
+class PrequantizedWeight:
     """A weight that was rounded elsewhere, in the basis that the array multiplies in.
 
     Attributes:
-        codes: [O, K] uint8, codes of the preset's weight format.
-        peaks: [O, K / 128] float64, value of each group's largest grid integer (`scale_top`).
+        codes: [O, I] uint8, codes of the preset's weight format.
+        amax: [O, I / 128] float64, absolute maximum of each group (the value of `scale_top`).
         bias: [O], or None for zeros.
     """
 
     codes: NDArray[np.uint8]
-    peaks: Tensor
+    amax: Tensor
     bias: Tensor | None
 
 
@@ -185,16 +190,16 @@ def quantize_linear(
     weight: Tensor,
     bias: Tensor | None,
     config: QuantConfig,
-    given: GivenWeight | None = None,
+    prequantized: PrequantizedWeight | None = None,
 ) -> QuantizedLinear:
     """Quantize one layer as its site in the preset says.
 
     Args:
         site: which linear; its name selects the activation format and the rotation.
-        weight: [O, K] in float32 (shorter types are widened), K a multiple of 128.
+        weight: [O, I] in float32 (shorter types are widened), I a multiple of 128.
         bias: [O], or None for zeros.
         config: preset.
-        given: codes and scales to use instead of rounding `weight`; its bias replaces `bias`.
+        prequantized: codes and scales instead of those of `weight`; its bias replaces `bias`.
 
     Raises:
         QuantizationError: shape, range or a value that is not finite.
@@ -204,18 +209,18 @@ def quantize_linear(
     weight_format = config.weight_format
     outputs, inputs = weight.shape
     need_groups(str(site), inputs)
-    if given is None:
+    if prequantized is None:
         seed = config.hadamard_seed if treatment.rotate else None
-        codes, peaks = round_weight(site, weight, weight_format, seed)
+        codes, amax = round_weight(site, weight, weight_format, seed)
     else:
-        codes, peaks, bias = given.codes, given.peaks, given.bias
-        if codes.shape != (outputs, inputs) or not bool((peaks.isfinite() & (peaks >= 0)).all()):
+        codes, amax, bias = prequantized.codes, prequantized.amax, prequantized.bias
+        if codes.shape != (outputs, inputs) or not bool((amax.isfinite() & (amax >= 0)).all()):
             raise QuantizationError(
-                f"{site}: given codes are {codes.shape}, the weight is {(outputs, inputs)}; "
+                f"{site}: prequantized codes are {codes.shape}, the weight is {(outputs, inputs)}; "
                 "scales must be finite and at least 0"
             )
     constant = folded_constant(treatment.format, weight_format, treatment.rotate)
-    scales, exponent = fold_scales(site, peaks * constant)
+    scales, exponent = fold_scales(site, amax * constant)
     return QuantizedLinear(
         site=site,
         codes=codes,
@@ -237,12 +242,12 @@ def round_weight(
 
     Args:
         site: for messages.
-        weight: [O, K].
+        weight: [O, I].
         fmt: a format with one scale.
         seed: of the signs of the Hadamard transform that comes first; None: there is none.
 
     Returns:
-        Codes [O, K] and absolute maxima of the groups, float64 [O, K / 128].
+        Codes [O, I] and absolute maxima of the groups, float64 [O, I / 128].
 
     Raises:
         QuantizationError: a value that is not finite.
@@ -254,7 +259,7 @@ def round_weight(
     except ValueError as error:
         raise QuantizationError(f"{site}: weight: {error}") from error
     codes = np.empty((outputs, inputs), np.uint8)
-    peaks = torch.empty(outputs, inputs // GROUP, dtype=torch.float64)
+    amax = torch.empty(outputs, inputs // GROUP, dtype=torch.float64)
     step = max(1, _CHUNK_VALUES // inputs)
     for start in range(0, outputs, step):
         rows = slice(start, start + step)
@@ -263,8 +268,8 @@ def round_weight(
             part = (signed_hadamard(part.double(), sign_vector(seed)) / math.sqrt(GROUP)).float()
         quantized = quantize(part, fmt, ties=TieRule.EVEN)
         codes[rows] = quantized.codes.numpy()
-        peaks[rows] = quantized.scales.double()
-    return codes, peaks
+        amax[rows] = quantized.scales.double()
+    return codes, amax
 
 
 def fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], int]:

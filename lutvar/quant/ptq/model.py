@@ -19,7 +19,8 @@ from .linear import QuantizationError, QuantizedLinear, need_groups, quantize_li
 class HasSites(Protocol):
     """What quantization needs of a model: `lutvar.quant.var.Var` has it."""
 
-    def iter_sites(self) -> Iterator[tuple[LinearSite, Tensor, Tensor]]: ...
+    def iter_sites(self) -> Iterator[tuple[LinearSite, Tensor, Tensor]]:
+        """Site, weight [O, I] and bias [O] of every linear that the accelerator runs."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def signed_hadamard(x: Tensor, signs: Sequence[int]) -> Tensor:
     """`x diag(d) H` for each group along the last axis, not normalised, float64.
 
     Args:
-        x: [..., K] float64, K a multiple of 128.
+        x: [..., I] float64, I a multiple of 128.
         signs: 128 entries +1 or -1.
     """
     matrix = sylvester() * torch.tensor(signs, dtype=torch.float64).unsqueeze(1)

@@ -28,10 +28,16 @@ from .class_vectors import (
     check_factors,
     check_shifts,
 )
-from .linear import GivenWeight, QuantizationError, QuantizedLinear, need_groups, quantize_linear
+from .linear import (
+    PrequantizedWeight,
+    QuantizationError,
+    QuantizedLinear,
+    need_groups,
+    quantize_linear,
+)
 
 #: Vectors of up to so many classes, the null class included, are computed when the model is made.
-KEPT_CLASSES = 64
+MAX_TABLE_CLASSES = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,9 +81,9 @@ class QuantizedTransformer:
         sizes = {LinearSite(i, n): s for i in range(shape.depth) for n, s in expected.items()}  # type: ignore[arg-type]
         sizes[LinearSite(shape.depth, "head")] = (shape.vocab, shape.width)
         for site, size in sizes.items():
-            found = self.layers[site].codes.shape if site in self.layers else "missing"
-            if found != size:
-                raise QuantizationError(f"{site}: weights are {found}; the shape needs {size}")
+            actual = self.layers[site].codes.shape if site in self.layers else "missing"
+            if actual != size:
+                raise QuantizationError(f"{site}: weights are {actual}; the shape needs {size}")
         if self.kappa.shape != (shape.depth, shape.heads) or self.kappa.dtype != np.float16:
             raise QuantizationError(
                 f"kappa is {self.kappa.dtype} {self.kappa.shape}; expected float16 "
@@ -95,6 +101,7 @@ class QuantizedTransformer:
 
     @property
     def head(self) -> QuantizedLinear:
+        """The linear that makes logits."""
         return self.layer(0, "head")
 
     def class_vectors(self, label: int) -> ClassVectors:
@@ -129,7 +136,7 @@ def quantize_transformer(
     kv_format: str | NumberFormat = "E2M3",
     factors: Factors | None = None,
     progress: bool = True,
-    given: Mapping[LinearSite, GivenWeight] | None = None,
+    prequantized: Mapping[LinearSite, PrequantizedWeight] | None = None,
     shifts: Shifts | None = None,
 ) -> QuantizedTransformer:
     """Quantize all linears, the head included (the model itself is not changed).
@@ -141,9 +148,9 @@ def quantize_transformer(
         factors: positive vectors s of sites qkv, fc1 or head: s goes into the norm's vectors,
             1 / s into the weights.
         progress: show a bar on a terminal.
-        given: codes and scales of weights that were rounded elsewhere, `factors` taken off.
+        prequantized: codes and scales of weights that were rounded elsewhere, `factors` taken off.
         shifts: vectors t of sites qkv, fc1 or head, added to the norm's output after the factors;
-            the site must be in `given`, whose bias takes them back.
+            the site must be in `prequantized`, whose bias takes them back.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -155,17 +162,17 @@ def quantize_transformer(
     sites = [*var.iter_sites(), (head, var.head.weight, var.head.bias)]
     for site, weight, _ in sites:
         need_groups(str(site), weight.shape[1])
-    layers, given, shifts = {}, given or {}, dict(shifts or {})
+    layers, prequantized, shifts = {}, prequantized or {}, dict(shifts or {})
     inputs = {site: weight.shape[1] for site, weight, _ in sites}
     check_factors(factors, inputs)
-    check_shifts(shifts, inputs, given)
+    check_shifts(shifts, inputs, prequantized)
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):
         divided = weight.detach().cpu()
-        if site in factors and site not in given:
+        if site in factors and site not in prequantized:
             divided = divided.float() / torch.from_numpy(factors[site])
-        layers[site] = quantize_linear(site, divided, bias, config, given.get(site))
+        layers[site] = quantize_linear(site, divided, bias, config, prequantized.get(site))
     result = QuantizedTransformer(
         shape=var.config.shape,
         classes=var.config.num_classes,
@@ -178,7 +185,7 @@ def quantize_transformer(
         source=VectorSource(var, factors, shifts),
         shifts=shifts,
     )
-    if result.classes < KEPT_CLASSES:
+    if result.classes < MAX_TABLE_CLASSES:
         for label in range(result.classes + 1):
             result.class_vectors(label)
     return result

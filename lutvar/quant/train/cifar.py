@@ -41,13 +41,13 @@ def load_cifar10() -> ImageSet:
     Raises:
         DataError: no file, or one without the expected arrays or images.
     """
-    found = os.environ.get(DATA_VARIABLE)
-    if not found:
+    value = os.environ.get(DATA_VARIABLE)
+    if not value:
         raise DataError(
             f"CIFAR-10 does not come with lutvar: set {DATA_VARIABLE} to a .npz file with "
             "train_jpeg, train_offsets, train_labels and the same for test"
         )
-    file = Path(found)
+    file = Path(value)
     if not file.is_file():
         raise DataError(f"{file}: no such file; it should hold CIFAR-10 as JPEG, see {__name__}")
     with np.load(file) as content:

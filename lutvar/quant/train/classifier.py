@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from lutvar.quant.models.classifier import DigitClassifier, agreement
 
 from .data import ImageSet, augment
-from .loop import Record, cosine_rate, set_rate
+from .loop import Record, cosine_lr, set_lr
 
-_RATE = 2e-3  #: of learning, at its peak
+_LR = 2e-3  #: of learning, at its peak
 
 
 class ClassifierStage:
@@ -23,15 +23,16 @@ class ClassifierStage:
 
     def __init__(self, data: ImageSet, steps: int, batch: int = 128) -> None:
         self.data, self.steps, self.batch = data, steps, batch
-        self.fingerprint = f"classifier steps={steps} batch={batch} rate={_RATE}"
+        self.fingerprint = f"classifier steps={steps} batch={batch} rate={_LR}"
         self.model = DigitClassifier()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_RATE, weight_decay=1e-2)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=_LR, weight_decay=1e-2)
 
     def step(self, index: int) -> Record:
+        """One update; returns its loss."""
         pick = torch.randint(len(self.data.train_labels), (self.batch,))
         images = augment(self.data.train_images[pick], degrees=10, stretch=0.08, shift=0.5)
         self.model.train()
-        set_rate(self.optimizer, cosine_rate(index, self.steps, _RATE, warmup=50))
+        set_lr(self.optimizer, cosine_lr(index, self.steps, _LR, warmup=50))
         loss = F.cross_entropy(self.model((images + 1) / 2), self.data.train_labels[pick])
         self.optimizer.zero_grad()
         loss.backward()
@@ -39,6 +40,7 @@ class ClassifierStage:
         return {"loss": loss.item()}
 
     def measure(self) -> Record:
+        """Accuracy on the validation images."""
         self.model.eval()
         return {"val_accuracy": agreement(self.model, self.data.val_images, self.data.val_labels)}
 
@@ -47,11 +49,13 @@ class ClassifierStage:
         return self.model
 
     def state(self) -> dict[str, Any]:
+        """What `load` needs to continue."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -18,9 +18,9 @@ from lutvar.quant.models.features import ConvShape, FeatureNet
 
 from .classifier import ClassifierStage
 from .data import ImageSet, pick_images
-from .loop import Record, cosine_rate, set_rate
+from .loop import Record, cosine_lr, set_lr
 
-#: Most pixels that an image is shifted either way.
+#: Largest shift of an image in pixels, either way.
 _SHIFT = 3
 
 
@@ -28,6 +28,7 @@ class NormedNet(FeatureNet):
     """The network with batch norm behind each convolution."""
 
     def convolution(self, shape: ConvShape) -> nn.Module:
+        """A convolution and its batch norm."""
         return nn.Sequential(
             nn.Conv2d(shape.channels_in, shape.channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(shape.channels_out),
@@ -63,11 +64,11 @@ class FeatureStage:
         data: ImageSet,
         steps: int,
         batch: int = 256,
-        rate: float = 0.2,
+        lr: float = 0.2,
     ) -> None:
-        self.data, self.steps, self.batch, self.rate = data, steps, batch, rate
+        self.data, self.steps, self.batch, self.lr = data, steps, batch, lr
         self.fingerprint = (
-            f"features steps={steps} batch={batch} rate={rate} decay={_DECAY} shift={_SHIFT}"
+            f"features steps={steps} batch={batch} rate={lr} decay={_DECAY} shift={_SHIFT}"
         )
         self.model = NormedNet()
         # torch's annotations lack this form.
@@ -78,13 +79,14 @@ class FeatureStage:
             {"params": decay, "weight_decay": _DECAY},
             {"params": plain, "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+        self.optimizer = torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
 
     def step(self, index: int) -> Record:
+        """One update; returns its loss."""
         images, labels, _ = pick_images(self.data, self.batch, flip=True)
         self.model.train()
-        rate = cosine_rate(index, self.steps, self.rate, warmup=self.steps // 5)
-        set_rate(self.optimizer, rate)
+        lr = cosine_lr(index, self.steps, self.lr, warmup=self.steps // 5)
+        set_lr(self.optimizer, lr)
         loss = F.cross_entropy(self.model((shifted(images, _SHIFT) + 1) / 2), labels)
         self.optimizer.zero_grad()
         loss.backward()
@@ -93,6 +95,7 @@ class FeatureStage:
 
     @torch.no_grad()
     def measure(self) -> Record:
+        """Accuracy on images that training does not see."""
         self.model.eval()
         images, labels = self.data.monitor()
         right = self.model((images + 1) / 2).argmax(1) == labels
@@ -103,9 +106,11 @@ class FeatureStage:
         return self.model.eval().folded()
 
     def state(self) -> dict[str, Any]:
+        """What `load` needs to continue."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
@@ -127,14 +132,14 @@ def judge_stage(data: ImageSet, steps: int) -> ClassifierStage | FeatureStage:
     )
 
 
-def shifted(image_BCHW: Tensor, most: int) -> Tensor:
+def shifted(image_BCHW: Tensor, max_shift: int) -> Tensor:
     """Each image moved by whole pixels, up to `most` on each axis; mirrored edges fill in.
 
     Draws from torch's global generator.
     """
     B, _, H, W = image_BCHW.shape
-    padded = F.pad(image_BCHW, (most, most, most, most), mode="reflect")
-    top, left = torch.randint(2 * most + 1, (2, B)).unbind()
+    padded = F.pad(image_BCHW, (max_shift, max_shift, max_shift, max_shift), mode="reflect")
+    top, left = torch.randint(2 * max_shift + 1, (2, B)).unbind()
     rows = (top[:, None] + torch.arange(H))[:, :, None]
     columns = (left[:, None] + torch.arange(W))[:, None, :]
     picked_BHWC = padded[torch.arange(B)[:, None, None], :, rows, columns]

@@ -121,18 +121,18 @@ def run_stage(
     return run
 
 
-def cosine_rate(index: int, steps: int, peak: float, warmup: int) -> float:
+def cosine_lr(index: int, steps: int, max_lr: float, warmup: int) -> float:
     """Learning rate: linear rise over `warmup` steps, then a cosine down to 1 % of the peak."""
     if index < warmup:
-        return peak * (index + 1) / warmup
+        return max_lr * (index + 1) / warmup
     done = (index - warmup) / max(1, steps - warmup)
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+    return max_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give all parameter groups one learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = lr
 
 
 def seed_step(seed: int, name: str, index: int) -> None:
@@ -148,14 +148,14 @@ def _save(path: Path, stage: Stage, fingerprint: str, run: StageRun) -> None:
 def _load(path: Path, stage: Stage, fingerprint: str) -> StageRun:
     try:
         saved: Any = read_pickled(path)
-        found, run = saved["fingerprint"], StageRun(**saved["run"])
+        previous, run = saved["fingerprint"], StageRun(**saved["run"])
     except (PickledError, LookupError, TypeError) as error:
         raise ResumeError(
             f"{path}: damaged ({error}); delete it or train without resume"
         ) from error
-    if found != fingerprint:
+    if previous != fingerprint:
         raise ResumeError(
-            f"{path}: was made with other settings ({found}; now {fingerprint}); use another "
+            f"{path}: was made with other settings ({previous}; now {fingerprint}); use another "
             "folder, the same settings, or train without resume"
         )
     stage.load(saved["stage"])

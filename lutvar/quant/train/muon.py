@@ -55,7 +55,7 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update from the gradients, with Nesterov momentum."""
         for group in self.param_groups:
-            rate, momentum = group["lr"], group["momentum"]
+            lr, momentum = group["lr"], group["momentum"]
             for weight in group["params"]:
                 if weight.grad is None:
                     continue
@@ -64,6 +64,6 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(weight)
                 mean = state["momentum"].lerp_(weight.grad, 1 - momentum)
                 update = orthogonal(weight.grad.lerp(mean, momentum), group["iterations"])
-                weight.mul_(1 - rate * group["weight_decay"])
+                weight.mul_(1 - lr * group["weight_decay"])
                 # Root mean square of the update: 0.2, about that of AdamW.
-                weight.add_(update, alpha=-rate * 0.2 * math.sqrt(max(weight.shape)))
+                weight.add_(update, alpha=-lr * 0.2 * math.sqrt(max(weight.shape)))

@@ -110,8 +110,8 @@ def _report(
     judge = load_classifier(out / "classifier.safetensors")
     sampled = sample_balanced(var, vqvae, plan.samples, seed, plan.cfg, plan.top_k, plan.top_p)
     real = ((data.val_images + 1) / 2, data.val_labels)
-    seen = ((data.train_images + 1) / 2, data.train_labels)
-    reference = make_reference(out / "classifier.safetensors", seen, real)
+    train = ((data.train_images + 1) / 2, data.train_labels)
+    reference = make_reference(out / "classifier.safetensors", train, real)
     save_reference(out / REFERENCE_FILE, reference)
     figures: dict[str, Any] = {
         "samples": plan.samples,

@@ -20,7 +20,7 @@ from lutvar.quant.var import Var, VarConfig, Vqvae
 
 from .data import ImageSet, augment, pick_images
 from .grow import deepened
-from .loop import Record, cosine_rate, set_rate
+from .loop import Record, cosine_lr, set_lr
 from .muon import Muon
 
 
@@ -93,6 +93,7 @@ class VarStage:
             self.optimizers.append(Muon(linears, self.plan.rate, self.plan.weight_decay))
 
     def step(self, index: int) -> Record:
+        """One teacher-forced update; returns its loss."""
         plan = self.plan
         if plan.grow_at and index == plan.grow_at:
             self._take(deepened(self.model))
@@ -102,7 +103,7 @@ class VarStage:
             finest = plan.config.patch_nums[-1] ** 2
             inputs, target = inputs[:, :-finest], target[:, :-finest]
         self.model.train()
-        rate = cosine_rate(index, plan.steps, plan.rate, warmup=100)
+        lr = cosine_lr(index, plan.steps, plan.rate, warmup=100)
         logits = self.model(labels, inputs)
         loss = F.cross_entropy(
             logits.flatten(0, 1), target.flatten(), label_smoothing=plan.label_smooth
@@ -111,13 +112,14 @@ class VarStage:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 2.0)
         for optimizer in self.optimizers:
-            set_rate(optimizer, rate)
+            set_lr(optimizer, lr)
             optimizer.step()
         self._update_average(index)
         return {"loss": loss.item()}
 
     @torch.no_grad()
     def measure(self) -> Record:
+        """Loss of the averaged model on the validation images."""
         inputs, target = self._val
         logits = self.averaged(self._val_labels, inputs)
         loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
@@ -149,6 +151,7 @@ class VarStage:
         return self.vqvae.quantize.teacher_inputs(list(parts)), tokens_BL
 
     def state(self) -> dict[str, Any]:
+        """What `load` needs to continue."""
         return {
             "depth": self.model.config.depth,
             "model": self.model.state_dict(),
@@ -157,6 +160,7 @@ class VarStage:
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
         if state["depth"] != self.model.config.depth:
             self._take(Var(self.plan.config))
         self.model.load_state_dict(state["model"])

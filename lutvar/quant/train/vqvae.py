@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from lutvar.quant.var import Vqvae, VqvaeConfig
 
 from .data import ImageSet, augment, pick_images
-from .loop import Record, cosine_rate, set_rate
+from .loop import Record, cosine_lr, set_lr
 
 
 @dataclass(frozen=True)
@@ -49,13 +49,14 @@ class VqvaeStage:
         )
 
     def step(self, index: int) -> Record:
+        """One update; returns its losses."""
         plan = self.plan
         images, _, _ = pick_images(self.data, plan.batch, plan.flip)
         images = augment(images, plan.degrees, plan.stretch, plan.shift)
         self.model.train()
         if index % plan.restart_every == 0 and index <= plan.steps * plan.restart_until:
             self._restart_unused(images)
-        set_rate(self.optimizer, cosine_rate(index, plan.steps, plan.rate, warmup=100))
+        set_lr(self.optimizer, cosine_lr(index, plan.steps, plan.rate, warmup=100))
         out = self.model(images)
         error = F.mse_loss(out.reconstruction_BCHW, images)
         loss = error + out.vq_loss
@@ -67,6 +68,7 @@ class VqvaeStage:
 
     @torch.no_grad()
     def measure(self) -> Record:
+        """Reconstruction error on images that training does not see, and codebook entries in use."""
         self.model.eval()
         images, _ = self.data.monitor()
         tokens = self.model.encode(images)
@@ -87,17 +89,19 @@ class VqvaeStage:
         cells_NZ = quantize.cells(self.model.features(images))
         if not self.optimizer.state:
             unused = torch.arange(len(usage_V))
-        chosen = torch.randint(len(cells_NZ), (len(unused),))
-        quantize.embedding.weight[unused] = cells_NZ[chosen]
+        index = torch.randint(len(cells_NZ), (len(unused),))
+        quantize.embedding.weight[unused] = cells_NZ[index]
         # A moved entry counts as used until there was time to see.
         quantize.ema_vocab_hit_SV[:, unused] = usage_V.mean() / len(quantize.patch_nums)
 
     def state(self) -> dict[str, Any]:
+        """What `load` needs to continue."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
 
     def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -154,20 +154,20 @@ def _fill(path: Path, model: _M, state: dict[str, Tensor]) -> _M:
     return model.eval()
 
 
-def _differences(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
     """Sentences on missing, extra and misshaped keys; empty when all is well."""
-    missing = [f"{k} {list(v.shape)}" for k, v in expected.items() if k not in found]
-    extra = [f"{k} {list(v.shape)}" for k, v in found.items() if k not in expected]
-    shared = [k for k in expected if k in found]
+    missing = [f"{k} {list(v.shape)}" for k, v in expected.items() if k not in actual]
+    extra = [f"{k} {list(v.shape)}" for k, v in actual.items() if k not in expected]
+    shared = [k for k in expected if k in actual]
     shaped = [
-        f"{k}: found {list(found[k].shape)}, expected {list(expected[k].shape)}"
+        f"{k}: found {list(actual[k].shape)}, expected {list(expected[k].shape)}"
         for k in shared
-        if found[k].shape != expected[k].shape
+        if actual[k].shape != expected[k].shape
     ]
     typed = [
-        f"{k}: found {found[k].dtype}, expected {expected[k].dtype}"
+        f"{k}: found {actual[k].dtype}, expected {expected[k].dtype}"
         for k in shared
-        if found[k].is_floating_point() != expected[k].is_floating_point()
+        if actual[k].is_floating_point() != expected[k].is_floating_point()
     ]
     groups = {
         "missing": missing,

@@ -143,32 +143,32 @@ class VarConfig(_DictRoundTrip):
     cond_drop_rate: float = 0.1
 
     def __post_init__(self) -> None:
-        own = "VarConfig"
+        owner = "VarConfig"
         for name in ("depth", "width", "heads", "num_classes", "z_channels"):
-            _need_int(own, name, getattr(self, name), 1)
-        _need_int(own, "vocab", self.vocab, 2)
+            _need_int(owner, name, getattr(self, name), 1)
+        _need_int(owner, "vocab", self.vocab, 2)
         for name in ("shared_adaln", "attn_l2_norm"):
-            _need_bool(own, name, getattr(self, name))
+            _need_bool(owner, name, getattr(self, name))
         for name in ("drop_rate", "drop_path_rate"):
-            _need_number(own, name, getattr(self, name), 0.0, 0.99)
-        _need_number(own, "cond_drop_rate", self.cond_drop_rate, 0.0, 1.0)
-        _need_number(own, "norm_eps", self.norm_eps, 1e-12, 1.0)
-        _need_number(own, "mlp_ratio", self.mlp_ratio, 0.0, 1024.0)
-        object.__setattr__(self, "patch_nums", _scales(own, self.patch_nums))
+            _need_number(owner, name, getattr(self, name), 0.0, 0.99)
+        _need_number(owner, "cond_drop_rate", self.cond_drop_rate, 0.0, 1.0)
+        _need_number(owner, "norm_eps", self.norm_eps, 1e-12, 1.0)
+        _need_number(owner, "mlp_ratio", self.mlp_ratio, 0.0, 1024.0)
+        object.__setattr__(self, "patch_nums", _scales(owner, self.patch_nums))
         if self.width % WIDTH_MULTIPLE:
             near = max(WIDTH_MULTIPLE, round(self.width / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
             raise ConfigError(
-                f"{own}.width = {self.width}: must be a multiple of {WIDTH_MULTIPLE} (the "
+                f"{owner}.width = {self.width}: must be a multiple of {WIDTH_MULTIPLE} (the "
                 f"quantization group); the nearest is {near}"
             )
         if self.width % self.heads:
             raise ConfigError(
-                f"{own}.heads = {self.heads}: must divide width = {self.width}; "
+                f"{owner}.heads = {self.heads}: must divide width = {self.width}; "
                 f"for example {max(1, self.width // 64)} heads of 64 channels"
             )
         if self.hidden < WIDTH_MULTIPLE or self.hidden % WIDTH_MULTIPLE:
             raise ConfigError(
-                f"{own}.mlp_ratio = {self.mlp_ratio}: gives {self.hidden} hidden channels, which "
+                f"{owner}.mlp_ratio = {self.mlp_ratio}: gives {self.hidden} hidden channels, which "
                 f"must be a multiple of {WIDTH_MULTIPLE}; use a whole number such as 4"
             )
 
@@ -259,23 +259,23 @@ class VqvaeConfig(_DictRoundTrip):
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        own = "VqvaeConfig"
+        owner = "VqvaeConfig"
         for name in ("z_channels", "ch", "num_res_blocks"):
-            _need_int(own, name, getattr(self, name), 1)
-        _need_int(own, "vocab", self.vocab, 2)
-        _need_int(own, "share_quant_resi", self.share_quant_resi, 0)
-        _need_number(own, "quant_resi", self.quant_resi, 0.0, 1.0)
-        _need_number(own, "beta", self.beta, 0.0, 1e6)
-        _need_number(own, "dropout", self.dropout, 0.0, 0.99)
+            _need_int(owner, name, getattr(self, name), 1)
+        _need_int(owner, "vocab", self.vocab, 2)
+        _need_int(owner, "share_quant_resi", self.share_quant_resi, 0)
+        _need_number(owner, "quant_resi", self.quant_resi, 0.0, 1.0)
+        _need_number(owner, "beta", self.beta, 0.0, 1e6)
+        _need_number(owner, "dropout", self.dropout, 0.0, 0.99)
         if self.in_channels not in (1, 3):
-            raise ConfigError(f"{own}.in_channels = {self.in_channels!r}: must be 1 or 3")
-        object.__setattr__(self, "patch_nums", _scales(own, self.patch_nums))
-        object.__setattr__(self, "ch_mult", _whole_numbers(own, "ch_mult", self.ch_mult))
+            raise ConfigError(f"{owner}.in_channels = {self.in_channels!r}: must be 1 or 3")
+        object.__setattr__(self, "patch_nums", _scales(owner, self.patch_nums))
+        object.__setattr__(self, "ch_mult", _whole_numbers(owner, "ch_mult", self.ch_mult))
         for mult in self.ch_mult:
             if self.ch * mult % 32:
                 raise ConfigError(
-                    f"{own}.ch = {self.ch} with ch_mult {mult}: {self.ch * mult} channels are not "
-                    "a multiple of 32 (group norm has 32 groups); use ch = 32, 64, ..."
+                    f"{owner}.ch = {self.ch} with ch_mult {mult}: {self.ch * mult} channels are "
+                    "not a multiple of 32 (group norm has 32 groups); use ch = 32, 64, ..."
                 )
 
     @property

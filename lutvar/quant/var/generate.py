@@ -79,14 +79,14 @@ def generate(
     x_2BlC = model.first_input(cond)
     f_hat = x_2BlC.new_zeros(B, config.z_channels, sides[-1], sides[-1])
     tokens: list[Tensor] = []
-    kept: list[Tensor] = []
+    logits: list[Tensor] = []
     for i in range(len(sides)):
         if model.step_hook is not None:
             model.step_hook(i)
         logits_2BlV = model.scale_logits(x_2BlC, cond, cache)
         logits_BlV = guide(logits_2BlV, guidance_weight(cfg, i, len(sides)))
         if keep_logits:
-            kept.append(logits_BlV)
+            logits.append(logits_BlV)
         tokens_Bl = draw_tokens(filter_logits(logits_BlV, top_k, top_p))
         tokens.append(tokens_Bl)
         f_hat = f_hat + vqvae.quantize.contribution(i, tokens_Bl)
@@ -95,7 +95,7 @@ def generate(
             x_2BlC = x_BlC.repeat(2, 1, 1)
         if progress is not None:
             progress(i + 1, len(sides))
-    return GenerationResult(vqvae.to_image(f_hat), tokens, kept if keep_logits else None)
+    return GenerationResult(vqvae.to_image(f_hat), tokens, logits if keep_logits else None)
 
 
 def check_pair(model: Var, vqvae: Vqvae) -> None:

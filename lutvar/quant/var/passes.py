@@ -101,22 +101,22 @@ def generate_passes(
     check_pair(var, vqvae)
     config = var.config
     check_sampling(cfg, top_k, top_p, config.vocab)
-    wanted = resolve_labels(labels, config.num_classes, torch.device("cpu")).tolist()
-    if len(seeds) != len(wanted):
-        raise ValueError(f"{len(wanted)} labels and {len(seeds)} seeds; one seed for each image")
+    classes = resolve_labels(labels, config.num_classes, torch.device("cpu")).tolist()
+    if len(seeds) != len(classes):
+        raise ValueError(f"{len(classes)} labels and {len(seeds)} seeds; one seed for each image")
     for seed in seeds:
         check_seed(seed)
-    slots = len(wanted) if slots is None else slots
+    slots = len(classes) if slots is None else slots
     if slots < 1 or stagger < 0:
         raise ValueError(f"slots = {slots}, stagger = {stagger}: at least 1 and 0")
     scales = len(config.patch_nums)
     finished: dict[int, _Image] = {}
     active: list[_Image] = []
     begun, done, last_start, number = 0, 0, -stagger, 0
-    while len(finished) < len(wanted):
+    while len(finished) < len(classes):
         free = sorted(set(range(slots)) - {image.slot for image in active})
-        while begun < len(wanted) and free and (not stagger or number - last_start >= stagger):
-            label = wanted[begun]
+        while begun < len(classes) and free and (not stagger or number - last_start >= stagger):
+            label = classes[begun]
             start = _start(var, label)
             active.append(_Image(begun, free.pop(0), label, seeds[begun], var, start))
             begun, last_start = begun + 1, number
@@ -129,9 +129,9 @@ def generate_passes(
             finished |= {image.index: image for image in active if image.scale == scales}
             active = [image for image in active if image.scale < scales]
             if progress is not None:
-                progress(done, scales * len(wanted))
+                progress(done, scales * len(classes))
         number += 1
-    images = [finished[i] for i in range(len(wanted))]
+    images = [finished[i] for i in range(len(classes))]
     return GenerationResult(
         torch.cat([vqvae.to_image(image.f_hat) for image in images]),
         [torch.cat([image.tokens[s] for image in images]) for s in range(scales)],

@@ -140,7 +140,7 @@ class MultiScaleQuantizer(nn.Module):
         side = self.patch_nums[scale_index]
         return F.interpolate(f_BZHW, size=(side, side), mode="area")
 
-    def _walk(self, f_BZHW: Tensor) -> Iterator[_Step]:
+    def _code_scales(self, f_BZHW: Tensor) -> Iterator[_Step]:
         """Code a latent map scale by scale; the rest to be coded carries no gradient."""
         full = self.patch_nums[-1]
         want = (self.z_channels, full, full)
@@ -165,7 +165,7 @@ class MultiScaleQuantizer(nn.Module):
         f_hat = torch.zeros_like(target)
         loss = f.new_zeros(())
         tokens: list[Tensor] = []
-        for i, step in enumerate(self._walk(f)):
+        for i, step in enumerate(self._code_scales(f)):
             if self.training:
                 hits_V = step.tokens_Bl.flatten().bincount(minlength=self.vocab).float()
                 self.ema_vocab_hit_SV[i].mul_(0.99).add_(hits_V, alpha=0.01)
@@ -179,19 +179,19 @@ class MultiScaleQuantizer(nn.Module):
     @torch.no_grad()
     def encode(self, f_BZHW: Tensor) -> list[Tensor]:
         """Tokens of a latent map: per scale a LongTensor [B, p*p]."""
-        return [step.tokens_Bl for step in self._walk(f_BZHW)]
+        return [step.tokens_Bl for step in self._code_scales(f_BZHW)]
 
     @torch.no_grad()
     def cells(self, f_BZHW: Tensor) -> Tensor:
         """What the codebook is asked to match, of all scales together, [B*L, Z]."""
-        return torch.cat([step.cells_NZ for step in self._walk(f_BZHW)])
+        return torch.cat([step.cells_NZ for step in self._code_scales(f_BZHW)])
 
     def decode(self, tokens: list[Tensor]) -> Tensor:
         """Latent map [B, Z, p_last, p_last] of token maps given per scale as [B, p*p]."""
         expected = [p * p for p in self.patch_nums]
-        found = [int(t.shape[-1]) for t in tokens]
-        if found != expected:
-            raise ValueError(f"token maps of lengths {found}: the scales need {expected}")
+        lengths = [int(t.shape[-1]) for t in tokens]
+        if lengths != expected:
+            raise ValueError(f"token maps of lengths {lengths}: the scales need {expected}")
         f_hat = self.contribution(0, tokens[0])
         for i in range(1, len(tokens)):
             f_hat = f_hat + self.contribution(i, tokens[i])

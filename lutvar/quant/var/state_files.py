@@ -64,7 +64,7 @@ def read_state(path: Path, kind: Kind) -> tuple[dict[str, Tensor], Configuration
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}; copy or download it again") from error
     elif path.suffix == ".pth":
-        return _chosen(path, _read_pth(path), kind), {}
+        return _select(path, _read_pth(path), kind), {}
     else:
         raise CheckpointError(
             f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT} or .pth"
@@ -75,18 +75,18 @@ def read_state(path: Path, kind: Kind) -> tuple[dict[str, Tensor], Configuration
 
 def unwrapped(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors without the prefixes of wrappers. CheckpointError when names then clash."""
-    found: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     before = all(_INSIDE.sub("", key).startswith(_BEFORE) for key in state)
     for key, value in state.items():
         name = _INSIDE.sub("", key)
         name = name.removeprefix(_BEFORE) if before else name
-        if name in found:
+        if name in result:
             raise CheckpointError(
                 f"{path}: {name} is there twice, with and without the prefix of {key}; save the "
                 "state_dict of the model inside the wrapper"
             )
-        found[name] = value
-    return found
+        result[name] = value
+    return result
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -119,7 +119,7 @@ def _read_pth(path: Path) -> object:
         raise CheckpointError(f"{error}; {fix}") from error
 
 
-def _chosen(path: Path, content: object, kind: Kind) -> dict[str, Tensor]:
+def _select(path: Path, content: object, kind: Kind) -> dict[str, Tensor]:
     """The table of tensors that is a model of the kind."""
     if not isinstance(content, Mapping):
         raise CheckpointError(

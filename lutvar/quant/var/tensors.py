@@ -30,13 +30,13 @@ def tensor_bytes(
             and flags always stay what they are.
     """
     plain: dict[str, Tensor] = {}
-    known: set[int] = set()
+    storages: set[int] = set()
     for name, value in state.items():
         value = rounded(value.detach(), dtype).cpu().contiguous()
         storage = value.untyped_storage()
-        if storage.data_ptr() in known or storage.nbytes() != value.nbytes:
+        if storage.data_ptr() in storages or storage.nbytes() != value.nbytes:
             value = value.clone()
-        known.add(value.untyped_storage().data_ptr())
+        storages.add(value.untyped_storage().data_ptr())
         plain[name] = value
     return _save(plain, None if metadata is None else dict(metadata))
 

@@ -24,7 +24,7 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.layers.operations import ChannelScale, Rotation, hadamard_matrix
 from lutvar.quant.methods.steps.factors import FactorsError, positive, read_factors
 from lutvar.quant.methods.steps.format_search import search
@@ -124,7 +124,7 @@ def test_learns_at_least_as_much_as_the_authors_procedure() -> None:
 
 def test_learning_improves_on_the_start() -> None:
     """On a layer of the shipped model, from factors of 1 and from the best closed form."""
-    data = next(walk(digits().var, calibration()))
+    data = next(data_by_block(digits().var, calibration()))
     site, weight, _ = next(digits().var.iter_sites())
     quantizer = FakeQuantizer(QuantizerSpec(format="E2M1"))
     layer = Layer(site, weight.detach(), None, activation=quantizer, weight=quantizer)

@@ -26,7 +26,7 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.hardware.export import export
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers.grid import grid_weight, values
@@ -134,7 +134,7 @@ def test_layers_of_the_export_compute_what_the_recipe_does(name: str) -> None:
     """On the same input the two differ by roundings to FP16 and the decisions that these turn."""
     quantized = made(name)
     exported = export(quantized, digits().var)
-    data = next(walk(digits().var, calibration()))
+    data = next(data_by_block(digits().var, calibration()))
     for site, weight, bias in digits().var.iter_sites():
         if site.block == 0:
             x, ours = data.inputs[site.name].flatten(0, -2), quantized.layers[site]

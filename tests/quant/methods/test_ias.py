@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from lutvar.quant.methods import CalibrationError, calibration_set
 from lutvar.quant.methods.calibration.fixed_range import FixedRange
-from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.ranged import RangedLayer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
@@ -58,7 +58,7 @@ def test_shift_uniform_log2_covers_the_domain() -> None:
 
 def _block(digits: LoadedModel, bits: int) -> Block:
     calibration = calibration_set(digits.var, digits.vqvae, 6, seed=0)
-    data = next(walk(digits.var, calibration))
+    data = next(data_by_block(digits.var, calibration))
     module = digits.var.blocks[0]
     quantizer = FakeQuantizer(QuantizerSpec(format=f"INT{bits}", group="row", asymmetric=True))
     layers = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lutvar.quant.methods import Recipe, calibration_set, quantize_var
-from lutvar.quant.methods.calibration.samples import replay, walk
+from lutvar.quant.methods.calibration.samples import data_by_block, replay
 from lutvar.quant.methods.layers.operations import ChannelShift
 from lutvar.quant.models import load_model
 from lutvar.quant.var.sites import LinearSite
@@ -30,7 +30,7 @@ def test_the_function_stays_and_the_mean_goes() -> None:
     with made.installed(digits.var) as var:
         found = torch.cat(replay(var, samples), 1)
     assert torch.allclose(found, exact, atol=2e-3 * float(exact.abs().max()))
-    data = next(walk(digits.var, samples))
+    data = next(data_by_block(digits.var, samples))
     for name in ("qkv", "fc1"):
         layer = made.layers[LinearSite(0, name)]
         mean_I = layer.prepared(data.inputs[name]).mean((0, 1))
@@ -50,7 +50,9 @@ def test_inputs_lose_less_to_rounding() -> None:
     samples = calibration_set(digits.var, digits.vqvae, 6, seed=0)
     made = quantize_var(digits.var, shifted(qkv=FOUR, fc1=FOUR), samples)
     other = calibration_set(digits.var, digits.vqvae, 4, seed=5)
-    for data, index in zip(walk(digits.var, other), range(digits.var.config.depth), strict=False):
+    for data, index in zip(
+        data_by_block(digits.var, other), range(digits.var.config.depth), strict=False
+    ):
         for name in ("qkv", "fc1"):
             layer, x_BLI = made.layers[LinearSite(index, name)], data.inputs[name]
             moved_BLI = layer.prepared(x_BLI)

@@ -23,7 +23,7 @@ from lutvar.quant.methods import (
     quantize_var,
     recipe_names,
 )
-from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.layers.operations import (
     hadamard_matrix,
     rotate,
@@ -145,7 +145,7 @@ def test_quantized_generation_differs_and_is_undone(digits: LoadedModel) -> None
 def test_calibration_walk_sees_what_the_model_computes(digits: LoadedModel) -> None:
     var = digits.var
     calibration = calibration_set(var, digits.vqvae, 3, seed=5)
-    blocks = list(walk(var, calibration))
+    blocks = list(data_by_block(var, calibration))
     assert len(blocks) == var.config.depth + 1
     labels = torch.cat((calibration.labels_N, torch.full((3,), 10)))
     with torch.no_grad():

@@ -19,7 +19,7 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration.samples import walk
+from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.recipes.mixed import (
     insertion_distance,
     multiplier_luts,
@@ -124,7 +124,7 @@ def test_rankings_by_hand(digits: LoadedModel) -> None:
     weight = torch.tensor([[0.0, 0.0, 0.0, 4.0], [0.0, 0.0, 0.0, -1.0]])
     assert z_fraction(weight) == 1 / 8  # mean .375, deviation 1.5
     calibration = calibration_set(digits.var, digits.vqvae, 2, seed=0)
-    datas = list(walk(digits.var, calibration))
+    datas = list(data_by_block(digits.var, calibration))
     for module, data, after in zip(digits.var.blocks, datas, datas[1:], strict=False):
         if after.x_BLC is None:
             break

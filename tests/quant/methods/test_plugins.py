@@ -24,7 +24,7 @@ class Sticker(StepBase):
     text: str = "seen"
 
     def apply(self, block):
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             layer.notes.append(self.text)
 """
 ENTRY_POINTS = """

@@ -20,7 +20,7 @@ from lutvar.quant.methods import (
 from lutvar.quant.methods.attention.static import StaticAttention
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.calibration.rows import row_batches
-from lutvar.quant.methods.calibration.samples import calibration_set, walk
+from lutvar.quant.methods.calibration.samples import calibration_set, data_by_block
 from lutvar.quant.methods.calibration.select import SelectSpec, features, mahalanobis, select
 from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
@@ -222,8 +222,8 @@ def test_selection_of_rows(digits: LoadedModel) -> None:
     far = torch.cat(distances).topk(20).indices.sort().values
     assert torch.equal(chosen.rows, far)
     # The walk sees these rows and no others.
-    blocks = list(walk(digits.var, chosen))
-    every = list(walk(digits.var, calibration))
+    blocks = list(data_by_block(digits.var, chosen))
+    every = list(data_by_block(digits.var, calibration))
     assert torch.allclose(
         blocks[1].inputs["fc1"], every[1].inputs["fc1"][chosen.rows], rtol=1e-4, atol=1e-4
     )

@@ -17,7 +17,7 @@ from lutvar.quant.methods import (
     quantize_var,
 )
 from lutvar.quant.methods.calibration.moments import layer_moments
-from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.layers.hadamards import hadamard_factors, paley
 from lutvar.quant.methods.layers.layer import BlockData
 from lutvar.quant.methods.layers.learnable import computed_by, straight_apply
@@ -44,7 +44,7 @@ def calibration(digits: LoadedModel) -> CalibrationSet:
 
 @pytest.fixture(scope="module")
 def data(digits: LoadedModel, calibration: CalibrationSet) -> BlockData:
-    return next(iter(walk(digits.var, calibration)))
+    return next(iter(data_by_block(digits.var, calibration)))
 
 
 def first_block(digits: LoadedModel, data: BlockData, recipe: Recipe) -> Block:
@@ -293,7 +293,7 @@ def test_moments_of_linears_without_all_scales(
     for name in names:
         site = next(s for s in quantized.layers if s.name == name)
         assert not torch.equal(quantized.layers[site].current(), quantized.layers[site].nearest())
-    *_, outside = walk(digits.var, calibration)
+    *_, outside = data_by_block(digits.var, calibration)
     layer = quantized.layers[LinearSite(digits.var.config.depth, "word_embed")]
     block = Block(digits.var.config.depth, {"word_embed": layer}, None, outside)
     moments = layer_moments(block, layer, "test")

@@ -109,7 +109,7 @@ def test_vectors_of_many_classes_are_computed_when_asked_for(
 ) -> None:
     few = quantize_transformer(small(), load_quant("fp4"))
     assert sorted(few.vectors) == [0, 1, 2, 3]
-    monkeypatch.setattr(module, "KEPT_CLASSES", 3)
+    monkeypatch.setattr(module, "MAX_TABLE_CLASSES", 3)
     many = quantize_transformer(small(), load_quant("fp4"))
     assert not many.vectors
     np.testing.assert_array_equal(many.class_vectors(1).blocks, few.class_vectors(1).blocks)

@@ -20,7 +20,7 @@ from lutvar.quant.methods.calibration.fixed_range import (
     calibrated_range,
     tails,
 )
-from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.quantizers.logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
 from lutvar.quant.var import Var
@@ -55,11 +55,11 @@ class _Recorder(FloatAttention):
     """An attention backend that keeps its operands and passes the float result on."""
 
     def __init__(self) -> None:
-        self.kept: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self.tensors: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
     def __call__(self, block: int, x: AttentionOperands) -> Tensor:
         p_BHlL = masked_softmax(x.q_BHlc @ x.k_BHLc.mT * x.scale, x.mask_11LL)
-        self.kept = x.q_BHlc, x.k_BHLc, x.v_BHLc, p_BHlL
+        self.tensors = x.q_BHlc, x.k_BHLc, x.v_BHLc, p_BHlL
         return super().__call__(block, x)
 
 
@@ -70,10 +70,10 @@ def attention_operands(
     recorder, before = _Recorder(), var.backends.attention
     var.backends.attention = recorder
     try:
-        for data in walk(var, calibration):
+        for data in data_by_block(var, calibration):
             if data.x_BLC is not None:
-                assert recorder.kept is not None
-                yield recorder.kept
+                assert recorder.tensors is not None
+                yield recorder.tensors
     finally:
         var.backends.attention = before
 

@@ -73,8 +73,8 @@ def make_attention(
     Raises:
         ValueError: unknown kind or setting.
     """
-    made: AttentionMethod = attention_class(settings)(settings, var, calibration)
-    return made
+    method: AttentionMethod = attention_class(settings)(settings, var, calibration)
+    return method
 
 
 def check_attention(settings: Mapping[str, Any] | None) -> None:

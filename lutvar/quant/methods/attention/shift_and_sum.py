@@ -45,9 +45,9 @@ def log2_rows(p: Tensor, bits: int) -> Tensor:
 
     Codes 0..2**bits - 1 stand for max * 2**-code; what is smaller becomes 0.
     """
-    peak = p.amax(-1, keepdim=True).clamp_min(1e-6)
-    code = torch.round(-torch.log2(p / peak + 1e-20))
-    return torch.where(code < 2**bits, peak * torch.exp2(-code), 0.0)
+    amax = p.amax(-1, keepdim=True).clamp_min(1e-6)
+    code = torch.round(-torch.log2(p / amax + 1e-20))
+    return torch.where(code < 2**bits, amax * torch.exp2(-code), 0.0)
 
 
 def copies(score: Tensor, theta: float) -> Tensor:
@@ -126,7 +126,7 @@ class ShiftAndSumAttention(PlainAttention):
         super().__init__(settings, var, calibration)
         self.theta = math.inf if self.settings.theta is None else self.settings.theta
         self.notes: list[str] = []
-        self._seen: list[Scores] | None = None
+        self._scores: list[Scores] | None = None
 
     @staticmethod
     def needs_data(settings: Mapping[str, Any]) -> bool:
@@ -144,14 +144,14 @@ class ShiftAndSumAttention(PlainAttention):
         if self.settings.theta is not None:
             return
         config = model.var.config
-        self._seen = []
+        self._scores = []
         replay(model.var, model.calibration.first(self.settings.samples))
-        seen, self._seen = self._seen, None
+        scores, self._scores = self._scores, None
         pv_bits = self._product_bits("probabilities", "v")
         total = linear_operations(config, model.shapes, model.layers)
         total += attention_operations(config, self._product_bits("q", "k"), pv_bits)
         budget = self.settings.alpha * total
-        theta = find_threshold(seen, budget, config.head_dim, pv_bits)
+        theta = find_threshold(scores, budget, config.head_dim, pv_bits)
         self.theta = math.inf if theta is None else theta
         self.notes = [
             f"threshold {self.theta:g}: at most {budget:.4g} of {total:.4g} bit operations "
@@ -172,8 +172,8 @@ class ShiftAndSumAttention(PlainAttention):
     def product(self, block: int, p_BHlL: Tensor, v_BHLc: Tensor) -> Tensor:
         """Quantized probabilities times averaged copies of the values."""
         score_BHL = p_BHlL.mean(2)
-        if self._seen is not None:
-            self._seen.append(Scores(score_BHL, p_BHlL.shape[2]))
+        if self._scores is not None:
+            self._scores.append(Scores(score_BHL, p_BHlL.shape[2]))
         m_BHL1 = copies(score_BHL, self.theta).unsqueeze(-1)
         quantizer = self.quantizers["v"]
         if self.settings.v_scale == "head":

@@ -25,7 +25,7 @@ from .plain import PlainAttention, PlainSettings
 from .registry import MeasuredModel, register_attention
 
 #: Values kept of one operand in one call while ranges are measured; more are thinned out evenly.
-KEPT = 1 << 17
+MAX_SAMPLES = 1 << 17
 
 
 class StaticSettings(PlainSettings):
@@ -72,7 +72,7 @@ class StaticAttention(PlainAttention):
     ) -> None:
         super().__init__(settings, var, calibration)
         self.fixed: dict[tuple[int, str], StaticQuantizer] = {}
-        self._seen: dict[tuple[int, str], list[Tensor]] | None = None
+        self._samples: dict[tuple[int, str], list[Tensor]] | None = None
         self._block = 0
 
     @staticmethod
@@ -89,17 +89,17 @@ class StaticAttention(PlainAttention):
         elif self.settings.samples:
             calibration = calibration.with_rows(self.settings.samples)
         rows = len(calibration.row_data(0)[0])
-        found: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
+        ranges: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
         for start in range(0, rows, self.settings.batch):
-            self._seen = {}
+            self._samples = {}
             # Every n-th row, so that each batch holds both halves.
             count = -(-rows // self.settings.batch)
             replay(model.var, calibration, slice(start // self.settings.batch, None, count))
-            for key, parts in self._seen.items():
+            for key, parts in self._samples.items():
                 pair = percentile_range(torch.cat(parts).unsqueeze(0), spec.bits)
-                found.setdefault(key, []).append(pair)
-        self._seen = None
-        for key, pairs in found.items():
+                ranges.setdefault(key, []).append(pair)
+        self._samples = None
+        for key, pairs in ranges.items():
             scale, zero_point = (moving_average([pair[i] for pair in pairs]) for i in range(2))
             self.fixed[key] = StaticQuantizer.of(spec.format, scale, zero_point, (0,))
 
@@ -114,14 +114,14 @@ class StaticAttention(PlainAttention):
         """Take back what `state` gave."""
         for key, pair in state.items():
             block, name = key.split(".")
-            made = StaticQuantizer.of(self.settings.format, pair[:1], -pair[1:], (0,))
-            self.fixed[int(block), name] = made
+            quantizer = StaticQuantizer.of(self.settings.format, pair[:1], -pair[1:], (0,))
+            self.fixed[int(block), name] = quantizer
 
     def _static(self, block: int, name: str, x: Tensor) -> Tensor:
-        if self._seen is not None:
+        if self._samples is not None:
             flat = x.detach().flatten()
-            stride = -(-flat.numel() // KEPT)
-            self._seen.setdefault((block, name), []).append(flat[::stride].clone())
+            stride = -(-flat.numel() // MAX_SAMPLES)
+            self._samples.setdefault((block, name), []).append(flat[::stride].clone())
             return x
         if (block, name) not in self.fixed:
             raise RuntimeError(f"block {block}: attention was not measured; build it with data")

@@ -65,13 +65,13 @@ def tails(x: Tensor, fractions: Sequence[float]) -> tuple[Tensor, Tensor]:
         (low, high), each [len(fractions), I]. Only the ends of the columns are sorted.
     """
     count = x.shape[0]
-    kept = min(count, int((count - 1) * (1 - min(fractions))) + 2)
-    high, low = (torch.topk(x, kept, dim=0, largest=end).values for end in (True, False))
+    tail = min(count, int((count - 1) * (1 - min(fractions))) + 2)
+    high, low = (torch.topk(x, tail, dim=0, largest=end).values for end in (True, False))
 
     def at(ends: Tensor, fraction: float) -> Tensor:
         place = (count - 1) * (1 - fraction)
-        index = min(int(place), kept - 1)
-        after = min(index + 1, kept - 1)
+        index = min(int(place), tail - 1)
+        after = min(index + 1, tail - 1)
         return torch.lerp(ends[index], ends[after], place - index)
 
     return torch.stack([at(low, f) for f in fractions]), torch.stack(
@@ -142,8 +142,8 @@ def calibration_rows(
         )
     x_NI = x_BLI.flatten(0, -2)
     if limit is not None and len(x_NI) > limit:
-        chosen = torch.randperm(len(x_NI), generator=block.generator(salt))[:limit]
-        x_NI = x_NI[chosen.sort().values]
+        index = torch.randperm(len(x_NI), generator=block.generator(salt))[:limit]
+        x_NI = x_NI[index.sort().values]
     x_NI = layer.prepared(x_NI)
     if not bool(x_NI.isfinite().all()):
         raise CalibrationError(

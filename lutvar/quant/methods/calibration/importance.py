@@ -30,7 +30,7 @@ class _Outputs:
 
     def __init__(self, names: Collection[SiteName]) -> None:
         self.names = names
-        self.kept: list[tuple[LinearSite, Tensor]] = []
+        self.results: list[tuple[LinearSite, Tensor]] = []
 
     def __call__(
         self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
@@ -40,7 +40,7 @@ class _Outputs:
         if site.name in self.names:
             if not y_BLO.requires_grad:
                 y_BLO.requires_grad_()
-            self.kept.append((site, y_BLO))
+            self.results.append((site, y_BLO))
         return y_BLO
 
 
@@ -68,13 +68,13 @@ def output_importance(
             for labels, latent in zip(
                 labels_B.split(_BATCH), latent_BLZ.split(_BATCH), strict=True
             ):
-                outputs.kept = []
+                outputs.results = []
                 logs_NV = var(labels, latent).log_softmax(-1).flatten(0, 1)
                 drawn_N1 = torch.multinomial(logs_NV.detach().exp(), 1, generator=draw)
-                wanted = [y for _, y in outputs.kept]
+                results = [y for _, y in outputs.results]
                 loss = -logs_NV.gather(1, drawn_N1).sum()
                 for (site, _), g_BLO in zip(
-                    outputs.kept, torch.autograd.grad(loss, wanted), strict=True
+                    outputs.results, torch.autograd.grad(loss, results), strict=True
                 ):
                     g_NO = g_BLO.flatten(0, -2)
                     sums[site] = sums.get(site, 0) + g_NO.mT @ g_NO

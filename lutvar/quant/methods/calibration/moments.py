@@ -45,10 +45,10 @@ class Moments:
     def loss(self, rounded_OI: Tensor, weight_OI: Tensor) -> float:
         """Mean over rows of the squared error, summed over outputs."""
         r, w = rounded_OI.double(), weight_OI.double()
-        own = ((r @ self.quantized_II.double()) * r).sum()
+        square = ((r @ self.quantized_II.double()) * r).sum()
         cross = ((r @ self.mixed_II.double()) * w).sum()
         target = ((w @ self.plain_II.double()) * w).sum()
-        return float(own - 2 * cross + target)
+        return float(square - 2 * cross + target)
 
 
 def pieces(data: BlockData, name: SiteName) -> list[tuple[int, Tensor]]:
@@ -75,13 +75,13 @@ def require_data(block: Block, layer: Layer, method: str) -> BlockData:
     x = data.inputs[layer.site.name]
     rows, inputs = x.shape[0] * x.shape[1], layer.weight_OI.shape[1]
     if x.shape[1] == 1:
-        seen = set(data.labels_B.tolist())
-        lacking = sorted(set(range(max(seen))) - seen)
+        classes = set(data.labels_B.tolist())
+        lacking = sorted(set(range(max(classes))) - classes)
         if lacking:
             raise CalibrationError(
                 f"{method}: {layer.site} sees one vector for each class and the samples lack "
                 f"classes {', '.join(map(str, lacking[:10]))}"
-                f"{', ...' if len(lacking) > 10 else ''}; give at least {max(seen)} samples"
+                f"{', ...' if len(lacking) > 10 else ''}; give at least {max(classes)} samples"
             )
     elif rows < inputs:
         needed = math.ceil(inputs / (2 * x.shape[1]))

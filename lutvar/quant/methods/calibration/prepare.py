@@ -57,11 +57,11 @@ def prepare_calibration(
     Raises:
         CalibrationError: samples that the settings cannot use.
     """
-    made = calibration_set(
+    calibration = calibration_set(
         var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
     )
     classes = var.config.num_classes
     if spec.samples < classes:
         missing = f"only {spec.samples} of {classes} classes have a calibration sample"
-        made = replace(made, notes=(*made.notes, missing))
-    return made if spec.select is None else select(var, made, spec.select)
+        calibration = replace(calibration, notes=(*calibration.notes, missing))
+    return calibration if spec.select is None else select(var, calibration, spec.select)

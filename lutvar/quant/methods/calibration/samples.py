@@ -108,8 +108,8 @@ def calibration_set(
     for i, part in enumerate(labels.split(_BATCH)):
         seeded, keep = seed * 100003 + i, resample is not None
         result = generate(var, vqvae, part, seeded, cfg, top_k, top_p, keep_logits=keep)
-        for index, found in enumerate(result.tokens):
-            tokens[index].append(found)
+        for index, tokens_Bl in enumerate(result.tokens):
+            tokens[index].append(tokens_Bl)
         for index, logits in enumerate(result.logits or []):
             probabilities[index].append(filter_logits(logits, top_k, top_p).softmax(-1))
     maps = [torch.cat(part) for part in tokens]
@@ -117,9 +117,9 @@ def calibration_set(
         return replace(from_tokens(var, vqvae, labels, torch.cat(maps, 1)), cfg=cfg)
     moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
     changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
-    made = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
-    notes = (f"resampled {changed} of {made.tokens_NL.numel()} tokens",)
-    return replace(made, notes=notes, cfg=cfg)
+    calibration = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
+    notes = (f"resampled {changed} of {calibration.tokens_NL.numel()} tokens",)
+    return replace(calibration, notes=notes, cfg=cfg)
 
 
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:
@@ -142,7 +142,7 @@ class _Recorder:
 
 
 @torch.no_grad()
-def walk(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
+def data_by_block(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
     """Data of every block in order, then of the linears outside the blocks.
 
     Raises:

@@ -80,7 +80,7 @@ def features(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> Tensor:
     """Features of all 2 N rows, [2 N, C]."""
     labels_B, latent_BLZ = replace(calibration, rows=None).row_data(var.config.num_classes)
     mask = var.attn_bias_for_masking if spec.feature == "mean" else None
-    found = []
+    parts = []
     for labels_b, latent_bLZ in zip(labels_B.split(64), latent_BLZ.split(64), strict=True):
         cond = var.condition(labels_b)
         start_BlC = cond.cond_BD.unsqueeze(1) + var.pos_start
@@ -88,8 +88,8 @@ def features(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> Tensor:
         for block, modulation in zip(var.blocks, cond.blocks, strict=True):
             assert isinstance(block, VarBlock)
             x_BLC = block(x_BLC, modulation, mask_11LL=mask)
-        found.append(x_BLC[:, 0] if spec.feature == "first" else x_BLC.mean(1))
-    features_BC = torch.cat(found)
+        parts.append(x_BLC[:, 0] if spec.feature == "first" else x_BLC.mean(1))
+    features_BC = torch.cat(parts)
     if not bool(features_BC.isfinite().all()):
         raise CalibrationError("calibration.select: features are not finite; check the weights")
     return features_BC
@@ -128,9 +128,9 @@ def select(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> Calibrati
             raise CalibrationError(notes[0])
     distances = [mahalanobis(half) for half in halves]
     if spec.rule == "paper":
-        kept = max(1, round(spec.keep * 2 * count))
+        keep = max(1, round(spec.keep * 2 * count))
         ranked = torch.cat(distances).argsort(descending=True, stable=True)
-        rows = ranked[:kept].sort().values
+        rows = ranked[:keep].sort().values
         share = float((rows < count).double().mean())
     else:
         rows, share = _by_share(distances, count, spec)
@@ -148,8 +148,8 @@ def _by_share(distances: list[Tensor], count: int, spec: SelectSpec) -> tuple[Te
     rows: list[Tensor] = []
     for start in range(0, count, spec.batch):
         size = min(spec.batch, count - start)
-        kept = max(1, round(2 * spec.keep * size))
-        conditional = min(round(share * kept), size)
+        keep = max(1, round(2 * spec.keep * size))
+        conditional = min(round(share * keep), size)
         rows.append(start + torch.arange(conditional))
-        rows.append(count + start + torch.arange(min(kept - conditional, size)))
+        rows.append(count + start + torch.arange(min(keep - conditional, size)))
     return torch.cat(rows).sort().values, share

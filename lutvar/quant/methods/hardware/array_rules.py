@@ -100,7 +100,7 @@ def is_hadamard(operation: Rotation) -> bool:
 def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], list[str]]:
     """Format of the records, what is missing, remarks."""
     missing: list[str] = []
-    found: dict[str, str] = {}
+    records: dict[str, str] = {}
     method, cache = quantized.attention, quantized.recipe.cache
     if method is not None and type(method) is not PlainAttention:
         missing.append(
@@ -112,18 +112,18 @@ def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], li
         if method.settings.probabilities is not None:
             missing.append("attention: quantized probabilities; the unit keeps 15 bits of each")
         specs = {n: getattr(method.settings, n) for n in ("q", "k", "v")}
-        missing += _record_problems("attention", specs, found)
+        missing += _record_problems("attention", specs, records)
     if cache is not None:
-        missing += _record_problems("cache", {"keys and values": cache}, found)
-    formats = sorted(set(found.values()))
+        missing += _record_problems("cache", {"keys and values": cache}, records)
+    formats = sorted(set(records.values()))
     if len(formats) > 1:
         missing.append(f"attention and cache in {', '.join(formats)}; records have one format")
     kv: KvFormat = "E2M1" if formats == ["E2M1"] else "E2M3"
     remarks = []
-    if len(found.keys() & {"q", "k", "v"}) < 3:
-        given = ", ".join(found) or "nothing"
+    if len(records.keys() & {"q", "k", "v"}) < 3:
+        names = ", ".join(records) or "nothing"
         remarks.append(
-            f"attention: the recipe quantizes {given}; the accelerator keeps q, k and v as {kv} "
+            f"attention: the recipe quantizes {names}; the accelerator keeps q, k and v as {kv} "
             "records from their own scale step on"
         )
     elif isinstance(method, PlainAttention) and not method.settings.keep_length:
@@ -132,13 +132,13 @@ def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], li
 
 
 def _record_problems(
-    where: str, specs: Mapping[str, QuantizerSpec | None], found: dict[str, str]
+    where: str, specs: Mapping[str, QuantizerSpec | None], records: dict[str, str]
 ) -> Iterator[str]:
     for name, spec in specs.items():
         if spec is None:
             continue
         plain = not (spec.asymmetric or spec.by_sign) and spec.clip == 1
         if spec.format in ("E2M3", "E2M1") and spec.group in (Sharing.ROW, HEAD_DIM) and plain:
-            found[name] = spec.format
+            records[name] = spec.format
         else:
             yield f"{where}: {name} in {spec.format}; records are E2M3 or E2M1 with 64 to a scale"

@@ -18,7 +18,7 @@ from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
-from lutvar.quant.ptq.linear import GivenWeight, QuantizationError
+from lutvar.quant.ptq.linear import PrequantizedWeight, QuantizationError
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
@@ -46,19 +46,19 @@ def export(
         raise QuantizationError(
             f"recipe {report.recipe} does not run on the accelerator: " + "; ".join(report.missing)
         )
-    chosen = {s: layer for s, layer in quantized.layers.items() if s.name in ARRAY_SITES}
-    given: dict[LinearSite, GivenWeight] = {}
+    layers = {s: layer for s, layer in quantized.layers.items() if s.name in ARRAY_SITES}
+    prequantized: dict[LinearSite, PrequantizedWeight] = {}
     factors: dict[LinearSite, NDArray[np.float32]] = {}
     shifts: dict[LinearSite, NDArray[np.float32]] = {}
-    for site, layer in chosen.items():
-        given[site] = given_weight(layer)
+    for site, layer in layers.items():
+        prequantized[site] = prequantized_weight(layer)
         scale_I, shift_I = channel_affine(layer)
         if scale_I is not None:
             factors[site] = scale_I.numpy()
         if shift_I is not None:
             shifts[site] = shift_I.numpy()
     return quantize_transformer(
-        var, report.config, kv_format or report.kv_format, factors, False, given, shifts
+        var, report.config, kv_format or report.kv_format, factors, False, prequantized, shifts
     )
 
 
@@ -77,23 +77,23 @@ def channel_affine(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
     return tuple(None if v is None else v.float() for v in (scale_I, shift_I))  # type: ignore[return-value]
 
 
-def given_weight(layer: Layer) -> GivenWeight:
+def prequantized_weight(layer: Layer) -> PrequantizedWeight:
     """Codes and scales of a finished layer whose quantizer has groups of 128.
 
     Raises:
         QuantizationError: the weight is not on the grid of its scales.
     """
-    found, quantizer = grid_weight(layer), layer.weight
-    if found is None or quantizer is None:
+    grid, quantizer = grid_weight(layer), layer.weight
+    if grid is None or quantizer is None:
         raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
-    codes_OI = codes_of(found, quantizer.format)
-    if found.scales.amax is None:
-        peaks_OG = found.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
+    codes_OI = codes_of(grid, quantizer.format)
+    if grid.scales.amax is None:
+        amax_OG = grid.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
     else:
-        peaks_OG = found.scales.amax.squeeze(-1).double()
+        amax_OG = grid.scales.amax.squeeze(-1).double()
     # A group of zeros has no scale; what the quantizer puts there must not set the exponent.
-    used_OG = found.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
-    return GivenWeight(codes_OI.numpy(), torch.where(used_OG, peaks_OG, 0.0), layer.bias_O)
+    used_OG = grid.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
+    return PrequantizedWeight(codes_OI.numpy(), torch.where(used_OG, amax_OG, 0.0), layer.bias_O)
 
 
 def codes_of(weight: GridWeight, fmt: NumberFormat) -> Tensor:

@@ -87,6 +87,7 @@ class HardwareReport:
         return not self.missing and self.preset is not None
 
     def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
         return {
             "recipe": self.recipe,
             "bits_per_weight": self.bits_per_weight,
@@ -192,8 +193,8 @@ def _config(quantized: QuantizedVar, layers: list[Layer]) -> tuple[QuantConfig |
         if rotations and rotations[0].seed is not None:
             seeds = {rotations[0].seed} if seeds == {42} else seeds | {rotations[0].seed}
         name = "fc1" if layer.site.name == "head" else layer.site.name
-        own = SiteConfig(activation=layer.activation.format.name, rotate=bool(rotations))
-        if sites.setdefault(name, own) != own:
+        site = SiteConfig(activation=layer.activation.format.name, rotate=bool(rotations))
+        if sites.setdefault(name, site) != site:
             problems.append(f"{layer.site}: treated differently from {name} before it")
     if len(seeds) > 1:
         problems.append(f"sign vectors of seeds {sorted(seeds)}; an accelerator has one")

@@ -39,9 +39,9 @@ def grid_weight(layer: Layer) -> GridWeight | None:
         return _try(quantizer, rounded_OI, layer.weight_scales)
     # The scales that steps usually round with, then those of a weight that kept its extremes.
     for weight_OI in (layer.weight_OI, rounded_OI):
-        found = _try(quantizer, rounded_OI, quantizer.scales(weight_OI))
-        if found is not None:
-            return found
+        grid = _try(quantizer, rounded_OI, quantizer.scales(weight_OI))
+        if grid is not None:
+            return grid
     return None
 
 
@@ -57,8 +57,8 @@ def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWe
         return None
     small = bool((integers >= -128).all() and (integers <= 127).all())
     kind = torch.int8 if small else torch.int16
-    made = GridWeight(integers.to(kind).reshape(rounded_OI.shape), scales)
-    return made if torch.equal(values(quantizer, made), rounded_OI) else None
+    grid = GridWeight(integers.to(kind).reshape(rounded_OI.shape), scales)
+    return grid if torch.equal(values(quantizer, grid), rounded_OI) else None
 
 
 def values(quantizer: FakeQuantizer, weight: GridWeight) -> Tensor:

@@ -91,6 +91,7 @@ class FullRotation:
         return (self.a_AA.to(x.dtype).mT @ rows @ self.b_BB.to(x.dtype)).flatten(-2)
 
     def describe(self) -> str:
+        """The operation in a few words, for reports."""
         return f"Hadamard rotation of all {len(self.signs_I)} channels"
 
 

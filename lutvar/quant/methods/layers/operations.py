@@ -35,6 +35,7 @@ class ChannelScale:
         return x * self.s_I
 
     def describe(self) -> str:
+        """The operation in a few words, for reports."""
         return "channel scale" + ("" if self.free else " (a product for each value)")
 
 
@@ -49,6 +50,7 @@ class ChannelShift:
         return x + self.t_I
 
     def describe(self) -> str:
+        """The operation in a few words, for reports."""
         return "channel shift" + ("" if self.free else " (a sum for each value)")
 
 
@@ -68,6 +70,7 @@ class Rotation:
         return (x.unflatten(-1, (-1, size)) @ self.matrix_DD).flatten(-2)
 
     def describe(self) -> str:
+        """The operation in a few words, for reports."""
         return f"rotation of {self.matrix_DD.shape[0]} channels"
 
 
@@ -96,8 +99,8 @@ def shift_channels(layer: Layer, t_I: Tensor) -> None:
         isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
     )
     layer.operations.append(ChannelShift(t_I.float(), free))
-    taken = layer.weight_OI @ t_I
-    layer.bias_O = -taken if layer.bias_O is None else layer.bias_O - taken
+    offset_O = layer.weight_OI @ t_I
+    layer.bias_O = -offset_O if layer.bias_O is None else layer.bias_O - offset_O
 
 
 def rotate(layer: Layer, matrix_DD: Tensor, seed: int | None = None) -> None:

@@ -32,12 +32,12 @@ class RangedLayer(Layer):
             replace(layer, operations=list(layer.operations), notes=list(layer.notes))
             for _ in starts
         ]
-        made = cls(
+        result = cls(
             layer.site, layer.weight_OI, layer.bias_O,
             activation=layer.activation, weight=layer.weight, parts=parts, starts=starts,
         )  # fmt: skip
-        made.notes = [*layer.notes, f"{len(starts)} weights, one for each range of scale steps"]
-        return made
+        result.notes = [*layer.notes, f"{len(starts)} weights, one for each range of scale steps"]
+        return result
 
     def part(self, scale_index: int) -> Layer:
         """The layer of a scale step."""
@@ -52,6 +52,7 @@ class RangedLayer(Layer):
         raise ValueError(f"{self.site} has operations of its own for each range of scale steps")
 
     def finish(self) -> None:
+        """Round the weight of every range; see `Layer.finish`."""
         for part in self.parts:
             part.finish()
         self.rounded_OI = self.parts[-1].rounded_OI

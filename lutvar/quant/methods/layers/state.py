@@ -60,12 +60,12 @@ def register(cls: _T) -> _T:
     """
     if not dataclasses.is_dataclass(cls):
         raise TypeError(f"{cls.__name__}: only dataclasses can be kept in files")
-    if CLASSES.setdefault(cls.__name__, cls) is not cls and _known(cls.__name__) is not cls:
+    if CLASSES.setdefault(cls.__name__, cls) is not cls and _class_named(cls.__name__) is not cls:
         raise TypeError(f"{cls.__name__}: another class with this name is registered")
     return cls
 
 
-def _known(name: str) -> type | None:
+def _class_named(name: str) -> type | None:
     """The class that files call by a name."""
     entry = CLASSES.get(name)
     if isinstance(entry, str):
@@ -83,12 +83,12 @@ def pack(value: Any, name: str, tensors: Tensors) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        kept = value.detach().cpu().contiguous()
-        if kept.numel() >= _SHARED_VALUES:
-            shape = f"{kept.dtype} {tuple(kept.shape)}".encode()
-            content = hashlib.sha256(shape + kept.numpy().tobytes()).hexdigest()
+        tensor = value.detach().cpu().contiguous()
+        if tensor.numel() >= _SHARED_VALUES:
+            shape = f"{tensor.dtype} {tuple(tensor.shape)}".encode()
+            content = hashlib.sha256(shape + tensor.numpy().tobytes()).hexdigest()
             name = f"shared.{content[:24]}"
-        tensors[name] = kept
+        tensors[name] = tensor
         return {"tensor": name}
     if type(value) is FakeQuantizer:
         return {"quantizer": value.spec.model_dump()}
@@ -100,7 +100,7 @@ def pack(value: Any, name: str, tensors: Tensors) -> Any:
     if isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
         return {"table": {k: pack(v, f"{name}.{k}", tensors) for k, v in value.items()}}
     kind = type(value).__name__
-    if _known(kind) is not type(value) or not dataclasses.is_dataclass(value):
+    if _class_named(kind) is not type(value) or not dataclasses.is_dataclass(value):
         raise QuantizedFileError(
             f"{name}: objects of class {kind} cannot be kept in a file; put `state.register` on "
             "its class"
@@ -135,7 +135,7 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tuple(items) if data["tuple"] else items
     if "table" in data:
         return {k: unpack(v, tensors) for k, v in data["table"].items()}
-    cls = _known(data["object"])
+    cls = _class_named(data["object"])
     if cls is None:
         raise QuantizedFileError(
             f"the file holds an object of class {data['object']!r}, which is not registered here; "
@@ -162,12 +162,12 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         return {**first, "parts": parts, "starts": list(layer.starts), "notes": layer.notes,
                 "grid": all(part["grid"] for part in parts)}  # fmt: skip
     assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
-    found = grid_weight(layer)
-    if found is None:
+    grid = grid_weight(layer)
+    if grid is None:
         tensors[f"{name}.weight"] = layer.rounded_OI.detach().contiguous()
     else:
-        tensors[f"{name}.integers"] = found.integers_OI.contiguous()
-        for key, scale in found.scales._asdict().items():
+        tensors[f"{name}.integers"] = grid.integers_OI.contiguous()
+        for key, scale in grid.scales._asdict().items():
             if scale is not None:
                 stored, sign = _stored("Scales", key)
                 tensors[f"{name}.scales.{stored}"] = (scale if sign == 1 else -scale).contiguous()
@@ -183,7 +183,7 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         "weight": pack(layer.weight, f"{name}.quantizer", tensors),
         "low_rank": pack(layer.low_rank, f"{name}.low_rank", tensors),
         "notes": layer.notes,
-        "grid": found is not None,
+        "grid": grid is not None,
     }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from lutvar.quant.formats.quantize import check_finite
 from lutvar.quant.methods.attention.registry import AttentionMethod, MeasuredModel, make_attention
 from lutvar.quant.methods.calibration.importance import output_importance
-from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError, RecipeError
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer, Step
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
@@ -73,7 +73,7 @@ def quantize_blocks(
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
     if calibration is not None and recipe.calibration.steps is not None:
         calibration = calibration.first(recipe.calibration.steps)
-    chosen: dict[LinearSite, str] = {}
+    choices: dict[LinearSite, str] = {}
     if recipe.mixed is not None and not all(index in skip for index in range(depth + 1)):
         from .mixed import plan_mixed  # SciPy's solver; only such recipes need it
 
@@ -82,23 +82,23 @@ def quantize_blocks(
         ) -> dict[SiteName, Layer]:
             return _block(var, recipe, specs, index, block_data, steps)
 
-        chosen = plan_mixed(var, recipe, calibration, build).choices
+        choices = plan_mixed(var, recipe, calibration, build).choices
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
     if calibration is not None and any(step.needs_data for step in steps):
         names = {n for step in steps for n in getattr(step, "needs_importance", ())}
-        found = output_importance(var, calibration, names, recipe.seed) if names else {}
-        data = _with_importance(walk(var, calibration), found)
+        importance = output_importance(var, calibration, names, recipe.seed) if names else {}
+        data = _with_importance(data_by_block(var, calibration), importance)
     for index, block_data in enumerate(data):
         if index in skip:
             yield index, None
             continue
         specs = recipe.layers | {
             site.name: recipe.mixed.choices[choice][site.name]
-            for site, choice in chosen.items()
+            for site, choice in choices.items()
             if recipe.mixed is not None and site.block == index
         }
         layers = _block(var, recipe, specs, index, block_data, steps)
-        for site, choice in chosen.items():
+        for site, choice in choices.items():
             if site.block == index:
                 layers[site.name].notes.append(f"mixed: {choice}")
         yield index, layers
@@ -106,11 +106,11 @@ def quantize_blocks(
 
 
 def _with_importance(
-    data: Iterator[BlockData], found: Mapping[LinearSite, Tensor]
+    data: Iterator[BlockData], importance: Mapping[LinearSite, Tensor]
 ) -> Iterator[BlockData]:
     for index, block_data in enumerate(data):
-        own = {site.name: matrix for site, matrix in found.items() if site.block == index}
-        yield replace(block_data, importance=own)
+        of_block = {site.name: matrix for site, matrix in importance.items() if site.block == index}
+        yield replace(block_data, importance=of_block)
 
 
 def tuned_model(
@@ -136,16 +136,16 @@ def measured_attention(
     """The recipe's attention method, once it has looked at the model with its quantized linears."""
     if model.recipe.attention is None:
         return None
-    made = make_attention(model.recipe.attention, var, calibration)
-    measure = getattr(made, "measure", None)
+    method = make_attention(model.recipe.attention, var, calibration)
+    measure = getattr(method, "measure", None)
     if measure is not None and calibration is not None:
         shapes: dict[LinearSite, tuple[int, int]] = {}
         for index in range(var.config.depth + 1):
             for site, weight_OI, _ in iter_linears(var, index):
                 shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
-        with QuantizedVar(model.recipe, model.layers, made).installed(var) as installed:
+        with QuantizedVar(model.recipe, model.layers, method).installed(var) as installed:
             measure(MeasuredModel(installed, shapes, model.layers, calibration))
-    return made
+    return method
 
 
 def _block(

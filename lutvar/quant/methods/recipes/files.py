@@ -52,8 +52,8 @@ class RecipeFile(NamedTuple):
 
     def unpacked(self, weights: bool = True) -> dict[LinearSite, Layer]:
         """Site -> layer."""
-        made = [unpack_layer(item, self.tensors, weights) for item in self.layers]
-        return {layer.site: layer for layer in made}
+        layers = [unpack_layer(item, self.tensors, weights) for item in self.layers]
+        return {layer.site: layer for layer in layers}
 
     def on_grid(self) -> dict[LinearSite, bool]:
         """Site -> whether the weight is kept as integers and scales."""
@@ -91,10 +91,10 @@ def restored_attention(content: RecipeFile, var: Var) -> AttentionMethod | None:
     if restored is not None and content.attention is not None:
         state = unpack(content.attention, content.tensors)
         return cast(AttentionMethod, restored(content.recipe.attention, var, state))
-    made = make_attention(content.recipe.attention, var, None)
+    method = make_attention(content.recipe.attention, var, None)
     if content.attention is not None:
-        made.load_state(unpack(content.attention, content.tensors))  # type: ignore[attr-defined]
-    return made
+        method.load_state(unpack(content.attention, content.tensors))  # type: ignore[attr-defined]
+    return method
 
 
 def write(
@@ -215,10 +215,10 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
             f"{path}: is {kind!r}, expected {FORMAT!r}; write it with `lutvar quantize`"
         )
     stated = metadata.pop("sha256", "")
-    found = _digest(metadata, arrays)
-    if stated != found:
+    digest = _digest(metadata, arrays)
+    if stated != digest:
         raise QuantizedFileError(
-            f"{path}: content has SHA-256 {found[:16]}..., the file states {stated[:16]}...; "
+            f"{path}: content has SHA-256 {digest[:16]}..., the file states {stated[:16]}...; "
             "it was altered or damaged, write or copy it again"
         )
     if model is not None and metadata["model"] != model:

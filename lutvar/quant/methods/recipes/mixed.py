@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.contract.costs import load_array_costs
-from lutvar.quant.methods.calibration.samples import CalibrationSet, walk
+from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError, RecipeError
 from lutvar.quant.methods.layers.layer import BlockData, Layer
 from lutvar.quant.var import Var
@@ -67,9 +67,9 @@ def plan_mixed(
         (site, name): _cost(mixed, var, site, mixed.choices[name][site.name])
         for site, name in damage
     }
-    chosen = solve(damage, costs, mixed.limit)
-    total = sum(costs[site, name] for site, name in chosen.items())
-    return Plan(chosen, damage, total)
+    choices = solve(damage, costs, mixed.limit)
+    total = sum(costs[site, name] for site, name in choices.items())
+    return Plan(choices, damage, total)
 
 
 def solve(
@@ -85,7 +85,7 @@ def solve(
     keys = list(damage)
     sites = list(dict.fromkeys(site for site, _ in keys))
     values = np.array([damage[k] for k in keys])
-    spent = np.array([costs[k] for k in keys])
+    cost = np.array([costs[k] for k in keys])
     cheapest = sum(min(costs[k] for k in keys if k[0] == site) for site in sites)
     # The budget may be met exactly; rounding of the sum must not forbid it.
     allowed = budget * (1 + 1e-9)
@@ -99,7 +99,7 @@ def solve(
         values / max(float(values.max()), 1e-300),
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(spent[None] / max(allowed, 1e-300), -np.inf, 1),
+            LinearConstraint(cost[None] / max(allowed, 1e-300), -np.inf, 1),
         ],
         integrality=np.ones(len(keys)),
         bounds=Bounds(0, 1),
@@ -141,10 +141,10 @@ def multiplier_luts(weight: str, activation: str) -> float:
         for operand in ((cost.plain,) if cost.dual is None else (cost.dual,))
     }
     if (weight, activation) not in pairs:
-        known = ", ".join(f"{w} x {a}" for w, a in pairs)
+        names = ", ".join(f"{w} x {a}" for w, a in pairs)
         raise RecipeError(
             f"mixed.budget.luts: no measured array multiplies {weight} by {activation}; there are "
-            f"{known}"
+            f"{names}"
         )
     return pairs[weight, activation]
 
@@ -166,7 +166,7 @@ def _damage(
     if calibration is None:
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
     measure = _Kl(var, calibration.first(mixed.samples)) if mixed.sensitivity == "kl" else None
-    for index, data in enumerate(walk(var, calibration)):
+    for index, data in enumerate(data_by_block(var, calibration)):
         if index == var.config.depth:
             break
         module = var.blocks[index]

@@ -70,14 +70,14 @@ class Recipe(BaseModel):
 
     @field_validator("steps")
     @classmethod
-    def _known_steps(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    def _check_steps(cls, value: tuple[dict[str, Any], ...]) -> tuple[dict[str, Any], ...]:
         for settings in value:
             make_step(settings)
         return value
 
     @field_validator("attention")
     @classmethod
-    def _known_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+    def _check_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         check_attention(value)
         return value
 
@@ -91,7 +91,7 @@ class Recipe(BaseModel):
 
     def coverage(self) -> dict[SiteName, str]:
         """Kind of linear -> "W4A4", "W4A4 or W6A6", "float", for every linear of the model."""
-        found: dict[SiteName, str] = {}
+        result: dict[SiteName, str] = {}
         for name in ALL_SITES:
             specs = [self.layers.get(name, LayerSpec())]
             if self.mixed is not None:
@@ -100,8 +100,8 @@ class Recipe(BaseModel):
             for spec in specs:
                 w, a = (str(s.bits) if s else "32" for s in (spec.weight, spec.input))
                 texts.append("float" if w == a == "32" else f"W{w}A{a}")
-            found[name] = " or ".join(dict.fromkeys(texts))
-        return found
+            result[name] = " or ".join(dict.fromkeys(texts))
+        return result
 
 
 def recipe_names() -> list[str]:

@@ -89,9 +89,9 @@ class TunedLayer:
             layer.rounded_OI = values(quantizer, GridWeight(self.grid.integers_OI, scales))
         else:
             layer.rounded_OI = quantizer.apply(self.latent_OI.detach(), scales)
-            made = grid_weight(layer)
-            assert made is not None, f"{layer.site}: weights that are not on their grid"
-            share = float((made.integers_OI != self.grid.integers_OI).float().mean())
+            grid = grid_weight(layer)
+            assert grid is not None, f"{layer.site}: weights that are not on their grid"
+            share = float((grid.integers_OI != self.grid.integers_OI).float().mean())
             moved = f", {share:.1%} of the integers moved"
         factor = self.log_scale.detach().exp()
         low, high = float(factor.min()), float(factor.max())
@@ -136,8 +136,9 @@ class Student:
     def linear(
         self, site: LinearSite, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None
     ) -> Tensor:
-        found = self.tuned.get(site)
-        if found is None:
+        """Backend of linears: tuned layers with their current variables, others in float."""
+        tuned = self.tuned.get(site)
+        if tuned is None:
             return F.linear(x, weight_OI, bias_O)
         if x.dim() == 2:  # AdaLN projections see one vector for each row
             return self.linear(site, x.unsqueeze(1), weight_OI, bias_O).squeeze(1)
@@ -145,7 +146,7 @@ class Student:
         parts = tuple((max(a - first, 0), b - first) for a, b in self.scales)
         if x.shape[1] == 1:
             parts = ((0, 1),)
-        return run_layer(found.layer, x, parts, found.weight(), found.bias_O)
+        return run_layer(tuned.layer, x, parts, tuned.weight(), tuned.bias_O)
 
     def __call__(self, labels_B: Tensor, latent_BLZ: Tensor) -> Tensor:
         with backends(self.var, self.linear, self.attention):

@@ -43,14 +43,14 @@ class TrainingState:
             return 0
         try:
             content: Any = read_pickled(self.path)
-            found = content["variables"]
-            if [v.shape for v in found] != [v.shape for v in self.variables]:
+            values = content["variables"]
+            if [v.shape for v in values] != [v.shape for v in self.variables]:
                 raise ValueError("other variables")
             self.optimizer.load_state_dict(content["optimizer"])
         except (OSError, RuntimeError, ValueError, LookupError, TypeError):
             self.path.unlink()
             return 0
         with torch.no_grad():
-            for variable, value in zip(self.variables, found, strict=True):
+            for variable, value in zip(self.variables, values, strict=True):
                 variable.copy_(value)
         return int(content["steps"])

@@ -42,7 +42,7 @@ _CHECKED = 16
 #: Steps in which the rate rises from 0.
 _WARMUP = 5
 #: Steps between two writings of the state.
-_KEPT_EVERY = 10
+_SAVE_EVERY = 10
 
 
 class Divergence(NamedTuple):
@@ -98,29 +98,29 @@ def tune(
             guided.reverse()
         return Divergence(mean_kl(exact_BLV, value_BLV), mean_kl(*guided))
 
-    def objective(found: Divergence) -> Tensor:
-        return found.halves + spec.guidance * found.guided if spec.guidance else found.halves
+    def objective(value: Divergence) -> Tensor:
+        return value.halves + spec.guidance * value.guided if spec.guidance else value.halves
 
     def over_checked() -> Divergence:
         with torch.no_grad():
             parts = checked.split(spec.batch // 2)
-            found = [[v * len(p) / len(checked) for v in divergence(p)] for p in parts]
-        return Divergence(*(torch.stack(values).sum() for values in zip(*found, strict=True)))
+            weighted = [[v * len(p) / len(checked) for v in divergence(p)] for p in parts]
+        return Divergence(*(torch.stack(values).sum() for values in zip(*weighted, strict=True)))
 
     before = over_checked()
     groups = _groups(tuned, spec)
     if not groups:
         return model
     optimizer = torch.optim.Adam(groups, betas=(0.9, 0.99))
-    rates = [group["lr"] for group in optimizer.param_groups]
+    lrs = [group["lr"] for group in optimizer.param_groups]
     variables = [v for group in optimizer.param_groups for v in group["params"]]
-    kept = None if state is None else TrainingState(state, variables, optimizer)
-    first = 0 if kept is None else kept.load()
+    training = None if state is None else TrainingState(state, variables, optimizer)
+    first = 0 if training is None else training.load()
     with torch.enable_grad():
         for step in range(first, spec.steps):
             turn = 0.5 * (1 + math.cos(math.pi * step / spec.steps)) * min(1, (step + 1) / _WARMUP)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * turn
+            for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr * turn
             samples = _samples_of_step(step, min(spec.batch // 2, count), count, model.recipe.seed)
             gradients = torch.autograd.grad(
                 objective(divergence(samples)), variables, allow_unused=True
@@ -128,8 +128,8 @@ def tune(
             for variable, gradient in zip(variables, gradients, strict=True):
                 variable.grad = gradient
             optimizer.step()
-            if kept is not None and (step + 1) % _KEPT_EVERY == 0:
-                kept.save(step + 1)
+            if training is not None and (step + 1) % _SAVE_EVERY == 0:
+                training.save(step + 1)
             if progress is not None:
                 progress(step + 1, spec.steps)
     after = over_checked()
@@ -175,8 +175,8 @@ def _groups(tuned: dict[LinearSite, TunedLayer], spec: TuneSpec) -> list[dict[st
     groups: list[dict[str, Any]] = []
     for one in tuned.values():
         if one.latent_OI is not None:
-            rate = spec.weights * float(one.start_OI.abs().mean())
-            groups.append({"params": [one.latent_OI.requires_grad_()], "lr": rate})
+            lr = spec.weights * float(one.start_OI.abs().mean())
+            groups.append({"params": [one.latent_OI.requires_grad_()], "lr": lr})
         if spec.scales and one.log_scale is not None:
             groups.append({"params": [one.log_scale.requires_grad_()], "lr": spec.scales})
         if spec.biases:

@@ -75,7 +75,7 @@ class AdaLog(StepBase):
     rows: int = Field(default=512, ge=16)
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.rows)
             exact_NO = x_NI @ layer.weight_OI.T

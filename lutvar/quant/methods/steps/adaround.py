@@ -43,7 +43,7 @@ class AdaRound(StepBase):
     weighting: Weighting = "token"
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is not None:
                 moments = layer_moments(block, layer, self.step, self.weighting)
                 layer.rounded_OI = self._round(layer, moments)

@@ -46,7 +46,7 @@ class ArrayRounding(StepBase):
     seed: Seed = 42
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             self._round(layer)
 
     def _round(self, layer: Layer) -> None:
@@ -63,16 +63,16 @@ class ArrayRounding(StepBase):
             )
         need_groups(str(layer.site), layer.weight_OI.shape[1])
         rotated = layer.site.name in self.rotate
-        codes_OI, peaks_OG = round_weight(
+        codes_OI, amax_OG = round_weight(
             layer.site, layer.weight_OI, fmt, self.seed if rotated else None
         )
         # Only for their errors: what the array could not hold is named here, not when it is packed.
-        fold_scales(layer.site, peaks_OG * folded_constant(activation.format, fmt, rotated))
+        fold_scales(layer.site, amax_OG * folded_constant(activation.format, fmt, rotated))
         checked_bias(layer.site, layer.bias_O, len(codes_OI))
         if rotated:
             rotate(layer, hadamard_matrix(GROUP, self.seed), self.seed)
-        amax_OG1 = peaks_OG.float().unsqueeze(-1)
-        steps_OG1 = torch.where(amax_OG1 == 0, 1.0, amax_OG1 / fmt.scale_top())
-        layer.weight_scales = Scales(steps_OG1, amax=amax_OG1)
+        amax_OG1 = amax_OG.float().unsqueeze(-1)
+        scales_OG1 = torch.where(amax_OG1 == 0, 1.0, amax_OG1 / fmt.scale_top())
+        layer.weight_scales = Scales(scales_OG1, amax=amax_OG1)
         integers_OI = codec(fmt).grid(torch.from_numpy(codes_OI), torch.float32)
         layer.rounded_OI = values(quantizer, GridWeight(integers_OI, layer.weight_scales))

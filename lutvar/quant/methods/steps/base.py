@@ -42,7 +42,7 @@ class StepBase(BaseModel, ABC):
         """Linears whose `block.data.importance` `apply` reads."""
         return ()
 
-    def chosen(self, block: Block) -> list[Layer]:
+    def layers_in(self, block: Block) -> list[Layer]:
         """The layers of this block that the step works on; of split ones, the parts."""
         return [
             part

@@ -53,9 +53,9 @@ class Brecq(StepBase):
     def apply(self, block: Block) -> None:
         if block.module is None:
             return
-        chosen = {layer.site.name for layer in self.chosen(block) if layer.weight is not None}
+        targets = {layer.site.name for layer in self.layers_in(block) if layer.weight is not None}
         for salt, (half, names) in enumerate(_HALVES.items()):
-            learned = [block.layers[name] for name in names if name in chosen]
+            learned = [block.layers[name] for name in names if name in targets]
             if learned:
                 for layer in learned:
                     require_data(block, layer, self.step)

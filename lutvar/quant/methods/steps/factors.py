@@ -52,30 +52,30 @@ class Factors(StepBase):
     replace: Literal["one", "magnitude"] = "magnitude"
 
     def apply(self, block: Block) -> None:
-        found = read_factors(self.path, self.site)
-        for layer in self.chosen(block):
+        factors = read_factors(self.path, self.site)
+        for layer in self.layers_in(block):
             if layer.site.name not in ("qkv", "fc1"):
                 continue
             key = (layer.site.block, layer.site.name)
             if self.site is not None and layer.site.name != self.site:
                 continue
-            if key not in found:
-                blocks = sorted({b for b, name in found if name == layer.site.name})
+            if key not in factors:
+                blocks = sorted({b for b, name in factors if name == layer.site.name})
                 raise FactorsError(
                     f"{self.path}: no factors for {layer.site}; it has {layer.site.name} of "
                     f"{len(blocks)} blocks. Take the file of this model"
                 )
-            s_I = found[key]
-            wanted = layer.weight_OI.shape[1]
-            if s_I.shape != (wanted,):
+            s_I = factors[key]
+            inputs = layer.weight_OI.shape[1]
+            if s_I.shape != (inputs,):
                 raise FactorsError(
                     f"{self.path}: {layer.site} has factors of shape {tuple(s_I.shape)}, the "
-                    f"layer needs {wanted}. Take the file of this model"
+                    f"layer needs {inputs}. Take the file of this model"
                 )
             s_I, changed = positive(s_I, self.replace)
             if changed:
                 layer.notes.append(
-                    f"factors: {changed} of {wanted} were not positive, replaced ({self.replace})"
+                    f"factors: {changed} of {inputs} were not positive, replaced ({self.replace})"
                 )
             scale_channels(layer, 1 / s_I if self.invert else s_I)
 
@@ -97,7 +97,7 @@ def read_factors(path: Path, site: SiteName | None = None) -> dict[tuple[int, Si
     """
     content = _load(path)
     stem = site or _word(path.stem)
-    found: dict[tuple[int, SiteName], Tensor] = {}
+    factors: dict[tuple[int, SiteName], Tensor] = {}
     for keys, value in _vectors(content, ()):
         names = [n for n in map(_word, keys) if n is not None]
         numbers = [int(part) for key in keys for part in _split(key) if part.isdigit()]
@@ -108,10 +108,10 @@ def read_factors(path: Path, site: SiteName | None = None) -> dict[tuple[int, Si
                 f"{path}: {where} does not say which block and linear its factors belong to; "
                 "keys need a number and qkv or fc1 (or give the setting `site`)"
             )
-        found[numbers[0], name] = value.detach().float().flatten()
-    if not found:
+        factors[numbers[0], name] = value.detach().float().flatten()
+    if not factors:
         raise FactorsError(f"{path}: holds no vectors")
-    return found
+    return factors
 
 
 def _load(path: Path) -> object:

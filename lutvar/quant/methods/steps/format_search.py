@@ -44,7 +44,7 @@ class FormatSearch(StepBase):
 
     def apply(self, block: Block) -> None:
         assert block.data is not None
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             parts = [
                 spread(layer.prepared(x).flatten(0, -2), self.tokens)
                 for x in block.data.by_scale(layer.site.name)
@@ -70,8 +70,8 @@ def search(
         weight_IO = weight(layer.weight_OI).T
         for activation in candidates_x:
             parts = zip(quantized[activation], exact, strict=True)
-            found = [float(((x_RI @ weight_IO - y_RO) ** 2).mean()) for x_RI, y_RO in parts]
-            errors[weight, activation] = sum(found) / len(found)
+            part_errors = [float(((x_RI @ weight_IO - y_RO) ** 2).mean()) for x_RI, y_RO in parts]
+            errors[weight, activation] = sum(part_errors) / len(part_errors)
     best = min(errors, key=lambda pair: errors[pair])
     layer.weight, layer.activation = best
     named = {(w.format.name, a.format.name): error for (w, a), error in errors.items()}
@@ -87,5 +87,5 @@ def _candidates(quantizer: object, formats: tuple[str, ...]) -> list[FakeQuantiz
         )
     if not formats:
         return [quantizer]
-    known = quantizer.spec.model_dump()
-    return [FakeQuantizer(QuantizerSpec(**{**known, "format": name})) for name in formats]
+    settings = quantizer.spec.model_dump()
+    return [FakeQuantizer(QuantizerSpec(**{**settings, "format": name})) for name in formats]

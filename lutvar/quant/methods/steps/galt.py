@@ -30,7 +30,7 @@ from .base import StepBase, register_step
 from .hadamard import Hadamard
 
 #: Fewest calibration samples; fewer fit the factors to single images.
-LEAST_SAMPLES = 8
+MIN_SAMPLES = 8
 
 
 @register_step("galt")
@@ -66,7 +66,7 @@ class Galt(StepBase):
     last: bool = False
     check: int = Field(default=3, ge=1)
     tokens: int | None = Field(default=1024, ge=1)
-    least_samples: int = Field(default=LEAST_SAMPLES, ge=1)
+    least_samples: int = Field(default=MIN_SAMPLES, ge=1)
 
     def apply(self, block: Block) -> None:
         assert block.data is not None
@@ -76,7 +76,7 @@ class Galt(StepBase):
                 f"step {self.step}: {samples} calibration samples; at least {self.least_samples} "
                 "are needed, give more or lower least_samples"
             )
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is None and layer.activation is None:
                 continue
             rotation = following_rotation(block, layer)
@@ -104,16 +104,16 @@ class Learned(NamedTuple):
 def following_rotation(block: Block, layer: Layer) -> Tensor | None:
     """Matrix of the Hadamard step that follows for this layer, float32, or None."""
     for step in block.following:
-        if isinstance(step, Hadamard) and any(c is layer for c in step.chosen(block)):
+        if isinstance(step, Hadamard) and any(c is layer for c in step.layers_in(block)):
             return step.matrix(layer.weight_OI.shape[1]).float()
     return None
 
 
-def spread(x_RI: Tensor, most: int | None) -> Tensor:
+def spread(x_RI: Tensor, max_rows: int | None) -> Tensor:
     """At most `most` rows, evenly spread over all."""
-    if most is None or len(x_RI) <= most:
+    if max_rows is None or len(x_RI) <= max_rows:
         return x_RI
-    return x_RI[(torch.arange(most) * len(x_RI)) // most]
+    return x_RI[(torch.arange(max_rows) * len(x_RI)) // max_rows]
 
 
 def _rotated(x: Tensor, matrix_DD: Tensor | None) -> Tensor:

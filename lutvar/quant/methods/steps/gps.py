@@ -84,7 +84,7 @@ class GainProjectedScaling(StepBase):
     batch: int = Field(default=64, ge=1)
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             scale_channels(layer, 1 / self._factors(block, layer))
 
     def _factors(self, block: Block, layer: Layer) -> Tensor:

@@ -46,7 +46,7 @@ class Gptq(StepBase):
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is None:
                 continue
             moments = layer_moments(block, layer, self.step, self.weighting)
@@ -62,8 +62,8 @@ class Gptq(StepBase):
         hessian_II.diagonal().add_(damping)
         weight_OI = layer.weight_OI.double()
         if self.target == "output":
-            wanted_OI = weight_OI @ moments.mixed_II.double().mT + damping * weight_OI
-            weight_OI = torch.linalg.solve(hessian_II, wanted_OI.mT).mT
+            target_OI = weight_OI @ moments.mixed_II.double().mT + damping * weight_OI
+            weight_OI = torch.linalg.solve(hessian_II, target_OI.mT).mT
         columns = torch.arange(weight_OI.shape[1])
         if self.order == "activation":
             columns = torch.argsort(hessian_II.diagonal(), descending=True, stable=True)
@@ -98,9 +98,9 @@ def _sweep(
         errors = torch.empty(len(weight_OI), stop - start, dtype=torch.float32)
         for i in range(start, stop):
             which = columns[i] // size if isinstance(size, int) else 0
-            own = scales.each(partial(_of_group, which=which))
+            group_scales = scales.each(partial(_of_group, which=which))
             column_O1 = rest_OI[:, i : i + 1]
-            rounded_OI[:, i : i + 1] = single.apply(column_O1, own)
+            rounded_OI[:, i : i + 1] = single.apply(column_O1, group_scales)
             error_O1 = (column_O1 - rounded_OI[:, i : i + 1]) / factor_II[i, i]
             rest_OI[:, i:stop] -= error_O1 * factor_II[i, i:stop]
             errors[:, i - start] = error_O1[:, 0]

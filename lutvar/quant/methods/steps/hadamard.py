@@ -39,7 +39,7 @@ class Hadamard(StepBase):
         return hadamard_matrix(self.size, self.seed)
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if self.size == "full":
                 rotate_fully(layer, self.seed)
             else:

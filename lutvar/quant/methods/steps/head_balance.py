@@ -49,6 +49,7 @@ class HeadBalance(StepBase):
 
     @property
     def needs_importance(self) -> tuple[SiteName, ...]:
+        """Linears whose output importance the step asks for."""
         return ("proj",) if self.objective == "logits" else ()
 
     @torch.no_grad()

@@ -55,7 +55,7 @@ class IasVit(StepBase):
     tokens: int = 4096
 
     def apply(self, block: Block) -> None:
-        layers = {layer.site.name: layer for layer in self.chosen(block)}
+        layers = {layer.site.name: layer for layer in self.layers_in(block)}
         if not layers:
             return
         if block.module is None:
@@ -156,8 +156,8 @@ class IasVit(StepBase):
                     parameter.copy_(old)
         for name, layer in layers.items():
             layer.weight_OI, layer.bias_O = weights[name].detach(), biases[name].detach()
-            kept = "kept" if after < before else "undone"
-            layer.notes.append(f"ias stage {stage}: error {before:.4g} to {after:.4g}, {kept}")
+            outcome = "kept" if after < before else "undone"
+            layer.notes.append(f"ias stage {stage}: error {before:.4g} to {after:.4g}, {outcome}")
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class LearnedClip(StepBase):
 
     @property
     def needs_data(self) -> bool:
+        """Whether calibration samples are needed: the objective `output` looks at inputs."""
         return self.objective == "output"
 
     @property
@@ -61,7 +62,7 @@ class LearnedClip(StepBase):
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is None:
                 continue
             quantizer, start = layer.grid()
@@ -88,7 +89,7 @@ class LearnedClip(StepBase):
         if quantizer.spec.group == Sharing.TENSOR:
             return scales  # one scale for all rows: the search by weight stands
         size = quantizer.spec.group if isinstance(quantizer.spec.group, int) else weight_OI.shape[1]
-        chosen = [None if s is None else s.clone() for s in scales]
+        best_scales = [None if s is None else s.clone() for s in scales]
         rows = FakeQuantizer(quantizer.spec.model_copy(update={"group": Sharing.ROW}))
         for _ in range(self.passes):
             for group in range(weight_OI.shape[1] // size):
@@ -97,36 +98,36 @@ class LearnedClip(StepBase):
                 now_OI, exact_OI = rounded_OI[:, part], weight_OI[:, part]
                 pull_OI = rounded_OI @ moments.quantized_II[:, part]
                 pull_OI -= weight_OI @ moments.mixed_II.mT[:, part]
-                least_O = torch.zeros(len(weight_OI), dtype=torch.float32)
+                min_gain_O = torch.zeros(len(weight_OI), dtype=torch.float32)
                 new_OI = now_OI.clone()
                 for factor in self.factors:
                     tried = rows.scales(exact_OI, factor)
                     candidate_OI = rows.apply(exact_OI, tried)
                     change_OI = candidate_OI - now_OI
                     gain_O = ((change_OI @ own_II + 2 * pull_OI) * change_OI).sum(1)
-                    better_O = gain_O < least_O
-                    least_O = torch.where(better_O, gain_O, least_O)
+                    better_O = gain_O < min_gain_O
+                    min_gain_O = torch.where(better_O, gain_O, min_gain_O)
                     new_OI = torch.where(better_O.unsqueeze(1), candidate_OI, new_OI)
-                    for kept, value in zip(chosen, tried, strict=True):
-                        if kept is not None and value is not None:
-                            kept[better_O, group] = value[better_O, 0]
+                    for best, value in zip(best_scales, tried, strict=True):
+                        if best is not None and value is not None:
+                            best[better_O, group] = value[better_O, 0]
                 rounded_OI[:, part] = new_OI
-        return Scales(*chosen)  # type: ignore[arg-type]
+        return Scales(*best_scales)  # type: ignore[arg-type]
 
 
 def _by_weight(weight_OI: Tensor, quantizer: FakeQuantizer, factors: list[float]) -> Scales:
     """The factor of each block with the least squared error of the weight."""
     best: list[Tensor | None] = []
-    least = torch.tensor(torch.inf, dtype=torch.float32)
+    min_error = torch.tensor(torch.inf, dtype=torch.float32)
     for factor in factors:
         scales = quantizer.scales(weight_OI, factor)
         error = quantizer.blocks(quantizer.apply(weight_OI, scales) - weight_OI)
         square = error.square().sum(-1, keepdim=True)
         if not best:
-            best, least = list(scales), square
+            best, min_error = list(scales), square
             continue
-        better = square < least
-        least = torch.where(better, square, least)
+        better = square < min_error
+        min_error = torch.where(better, square, min_error)
         pairs = zip(scales, best, strict=True)
         best = [None if n is None or o is None else torch.where(better, n, o) for n, o in pairs]
     return Scales(*best)  # type: ignore[arg-type]

@@ -39,7 +39,7 @@ class MeanShift(StepBase):
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.activation is None:
                 continue
             require_data(block, layer, self.step)

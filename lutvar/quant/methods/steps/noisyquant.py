@@ -51,7 +51,7 @@ class NoisyQuant(StepBase):
     rows: int = 1024
 
     def apply(self, block: Block) -> None:
-        for salt, layer in enumerate(self.chosen(block)):
+        for salt, layer in enumerate(self.layers_in(block)):
             inner = layer.activation
             if inner is None:
                 raise ValueError(

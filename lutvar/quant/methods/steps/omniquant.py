@@ -53,7 +53,7 @@ class OmniQuant(StepBase):
         if block.module is None:
             return
         trials: dict[SiteName, _Trial] = {}
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is not None and layer.site.name != "ada_lin":
                 layer.need_unrounded(self.step)
                 data = require_data(block, layer, self.step)
@@ -104,7 +104,7 @@ class OmniQuant(StepBase):
         groups = [(clips, self.clip_rate), (moves, self.transform_rate)]
         variables = [p for group, _ in groups for p in group]
         optimizer = torch.optim.AdamW(
-            [{"params": group, "lr": rate} for group, rate in groups if group], weight_decay=0.0
+            [{"params": group, "lr": lr} for group, lr in groups if group], weight_decay=0.0
         )
         draw, size = block.generator(200), min(self.batch, len(x_BLC))
         order = torch.randperm(len(x_BLC), generator=draw)
@@ -143,12 +143,12 @@ class _Trial:
         self.low: Tensor | None = None
         if alpha is not None:
             low_I, high_I = torch.aminmax(x_BLI.flatten(0, -2), dim=0)
-            peak_I = torch.maximum(low_I.neg(), high_I)
+            amax_I = torch.maximum(low_I.neg(), high_I)
             if shift:
                 self.shift_I = ((low_I + high_I) / 2).requires_grad_()
-                peak_I = (high_I - low_I) / 2
+                amax_I = (high_I - low_I) / 2
             range_I = layer.weight_OI.abs().amax(0).clamp_min(1e-5)
-            factor_I = peak_I.clamp_min(1e-5) ** alpha / range_I ** (1 - alpha)
+            factor_I = amax_I.clamp_min(1e-5) ** alpha / range_I ** (1 - alpha)
             self.log_I = factor_I.log().requires_grad_()
         if clipping:
             blocks = self.quantizer.blocks(layer.weight_OI)

@@ -61,7 +61,7 @@ class Repq(StepBase):
     rows: int = 4096
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.rows)
             channels = calibrated_range(x_NI, bits, True, self.percentiles)

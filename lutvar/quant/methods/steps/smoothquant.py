@@ -31,7 +31,7 @@ class SmoothQuant(StepBase):
 
     def apply(self, block: Block) -> None:
         assert block.data is not None
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             x = layer.prepared(block.data.inputs[layer.site.name])
             if layer.site.name in self.skip_first and len(block.data.scales) > 1:
                 x = x[:, block.data.scales[0][1] :]

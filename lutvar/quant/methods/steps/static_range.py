@@ -37,7 +37,7 @@ class StaticRange(StepBase):
     rows: int = 4096
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             bits = input_bits(layer, self.step)
             x_NI = calibration_rows(block, layer, self.step, self.rows)
             layer.activation = calibrated_range(x_NI, bits, self.by_channel, self.percentiles)

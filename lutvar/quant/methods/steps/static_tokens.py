@@ -42,7 +42,7 @@ class StaticTokens(StepBase):
     batch: int = Field(default=64, ge=1)
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             quantizer = layer.activation
             if quantizer is None:
                 continue
@@ -60,9 +60,9 @@ class StaticTokens(StepBase):
         for x_BLI, scales in row_batches(block, layer, self.batch):
             parts = self._parts(scales)
             pairs = tuple(range(len(parts)))
-            found = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
-            scale_batches.append(torch.cat([scale for scale, _ in found]))
-            zero_point_batches.append(torch.cat([zero_point for _, zero_point in found]))
+            ranges = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
+            scale_batches.append(torch.cat([scale for scale, _ in ranges]))
+            zero_point_batches.append(torch.cat([zero_point for _, zero_point in ranges]))
         if layer.site.name == "word_embed" and len(pairs) > 1:
             pairs = (0, *pairs)  # no tokens of the first scale step
         scale_S, zero_point_S = (

@@ -39,7 +39,7 @@ class SvdQuant(StepBase):
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             if layer.weight is None:
                 continue
             if self.rank >= min(layer.weight_OI.shape):
@@ -53,16 +53,16 @@ class SvdQuant(StepBase):
     def _split(self, layer: Layer, moments: Moments) -> None:
         whole_OI, rounded_OI = layer.weight_OI, torch.zeros_like(layer.weight_OI)
         before = moments.loss(layer.nearest(), whole_OI)
-        least, best = float("inf"), (layer.low_rank, whole_OI)
+        min_error, best = float("inf"), (layer.low_rank, whole_OI)
         for _ in range(self.iterations):
             down_RI, up_OR = factors = largest_part(whole_OI - rounded_OI, self.rank)
             layer.weight_OI = whole_OI - up_OR @ down_RI
             rounded_OI = layer.nearest()
             error = moments.loss(rounded_OI, layer.weight_OI)
-            if error < least:
-                least, best = error, (factors, layer.weight_OI)
+            if error < min_error:
+                min_error, best = error, (factors, layer.weight_OI)
         layer.low_rank, layer.weight_OI = best
-        layer.notes.append(f"{self.step}: output error {before:.4g} to {least:.4g}")
+        layer.notes.append(f"{self.step}: output error {before:.4g} to {min_error:.4g}")
 
 
 def largest_part(weight_OI: Tensor, rank: int) -> tuple[Tensor, Tensor]:

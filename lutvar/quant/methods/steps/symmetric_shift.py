@@ -40,18 +40,18 @@ class SymmetricShift(StepBase):
     bits: int | None = None
 
     def apply(self, block: Block) -> None:
-        for layer in self.chosen(block):
+        for layer in self.layers_in(block):
             bits = self.bits
             if bits is None:
                 if layer.activation is None:
                     raise ValueError(f"{layer.site}: its input is float; set symmetric-shift.bits")
                 bits = int(layer.activation.bits)
             skip = layer.site.name in self.skip_first
-            found = [
+            ranges = [
                 percentile_range(x.flatten(0, 1).T.contiguous(), bits)
                 for x, _ in row_batches(block, layer, self.batch, skip)
             ]
-            scale_I = moving_average([scale for scale, _ in found])
-            zero_point_I = torch.round(moving_average([zero_point for _, zero_point in found]))
+            scale_I = moving_average([scale for scale, _ in ranges])
+            zero_point_I = torch.round(moving_average([zero_point for _, zero_point in ranges]))
             # The zero point of a centred range is the middle of the codes, 2**(b-1) - 1.
             shift_channels(layer, -(2 ** (bits - 1) - 1 - zero_point_I) * scale_I)

@@ -84,10 +84,10 @@ def moving_range(x_BlI: Tensor, momentum: float) -> Tensor:
 
     Rows are conditional samples, then the same unconditional; the two halves are averaged first.
     """
-    peak_NI = x_BlI.abs().amax(1)
-    if len(peak_NI) % 2 == 0:
-        peak_NI = peak_NI.unflatten(0, (2, -1)).mean(0)
-    average = peak_NI[0]
-    for peak in peak_NI[1:]:
-        average = torch.lerp(peak, average, momentum)
+    amax_NI = x_BlI.abs().amax(1)
+    if len(amax_NI) % 2 == 0:
+        amax_NI = amax_NI.unflatten(0, (2, -1)).mean(0)
+    average = amax_NI[0]
+    for amax_I in amax_NI[1:]:
+        average = torch.lerp(amax_I, average, momentum)
     return average
