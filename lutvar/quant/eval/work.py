@@ -87,7 +87,7 @@ class Task:
 
     @property
     def chunks(self) -> range:
-        """First images of all chunks of the task."""
+        """Numbers of the chunks of the task."""
         return chunks_of(self.samples, self.settings)
 
 
