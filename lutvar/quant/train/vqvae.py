@@ -68,7 +68,7 @@ class VqvaeStage:
 
     @torch.no_grad()
     def measure(self) -> Record:
-        """Reconstruction error on images that training does not see, and codebook entries in use."""
+        """Reconstruction error on images that training does not see; codebook entries in use."""
         self.model.eval()
         images, _ = self.data.monitor()
         tokens = self.model.encode(images)
