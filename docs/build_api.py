@@ -2,27 +2,32 @@
 """The pages about the Python interface: `make docs`, or `python docs/build_api.py build/docs`.
 
 Docstrings are Markdown with single backticks, in sections as Google writes them (Args, Attributes,
-Members, Returns, Raises). Any warning of pdoc ends the build with exit code 1.
+Members, Returns, Raises); `#:` comments document constants, fields and ports. Any warning of pdoc
+ends the build with exit code 1.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import importlib
 import inspect
 import json
 import os
 import pkgutil
+import re
 import sys
 import tempfile
 import typing
 import warnings
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
 
 import pdoc.doc
+import pdoc.doc_ast
 import pdoc.docstrings
 import pdoc.render
 
@@ -71,9 +76,46 @@ def resolve_constructors(module: ModuleType) -> None:
             made.__annotations__.update(typing.get_type_hints(kind))
 
 
+def comment_of(lines: list[str], node: ast.stmt) -> str:
+    """What `#:` says of a definition: at the end of its line, or in the lines above it."""
+    end = node.end_lineno or node.lineno
+    if found := re.search(r"  #: (.*)$", lines[end - 1]):
+        return found[1]
+    above: list[str] = []
+    row = node.lineno - 2
+    while row >= 0 and (found := re.match(r"\s*#: (.*)$", lines[row])):
+        above.insert(0, found[1])
+        row -= 1
+    return " ".join(above)
+
+
+def read_comments() -> None:
+    """Let pdoc take the `#:` comments of constants, fields and ports for their docstrings."""
+    parse = pdoc.doc_ast._parse
+
+    def parse_with_comments(source: str) -> ast.AST:
+        tree = parse(source)
+        lines = source.splitlines()
+        for parent in ast.walk(tree):
+            if not isinstance(parent, ast.Module | ast.ClassDef):
+                continue
+            body: list[ast.stmt] = []
+            for node, after in zip_longest(parent.body, parent.body[1:]):
+                body.append(node)
+                if not isinstance(node, ast.Assign | ast.AnnAssign) or isinstance(after, ast.Expr):
+                    continue
+                if text := comment_of(lines, node):
+                    body.append(ast.Expr(ast.Constant(text)))
+            parent.body = body
+        return tree
+
+    pdoc.doc_ast._parse = parse_with_comments
+
+
 def build(folder: Path) -> int:
     """Write the pages into a folder. Returns the number of warnings, which it prints."""
     names = module_names()
+    read_comments()
     pdoc.docstrings.GOOGLE_LIST_SECTIONS.append("Members")
     pdoc.render.configure(docformat="google", footer_text=f"lutvar {lutvar.__version__}")
     with testbench_settings(), warnings.catch_warnings(record=True) as caught:

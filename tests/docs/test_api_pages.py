@@ -52,13 +52,16 @@ def test_pages_are_written_without_warnings(
 ) -> None:
     names = build_api.module_names()
     assert {"lutvar", "lutvar.hw.links", "lutvar.sim.testbenches.common"} <= set(names)
-    chosen = ["lutvar.text", "lutvar.quant.methods.layers.ranged"]
+    chosen = ["lutvar.text", "lutvar.quant.methods.layers.ranged", "lutvar.hw.axi.reader"]
     monkeypatch.setattr(build_api, "module_names", lambda: chosen)
     assert build_api.build(tmp_path) == 0
     page = (tmp_path / "lutvar/text.html").read_text("utf-8")
     assert "Plain text table with columns as wide as their content." in page
     assert (tmp_path / "lutvar/quant/methods/layers/ranged.html").exists()
     assert (tmp_path / "index.html").exists() and (tmp_path / "search.js").exists()
+    ports = (tmp_path / "lutvar/hw/axi/reader.html").read_text("utf-8")
+    assert "request nothing new; bursts under way end in the queue" in ports  # beside the port
+    assert "64-byte aligned address and number of beats" in ports  # above it
 
 
 def test_a_warning_counts(
