@@ -63,8 +63,6 @@ class QueryKeyAddresses(_AddressGenerator):
     """For each head and block: the block, one request for each row's q, one for the head's keys.
 
     The keys are requested after the first block's q only.
-
-    Members: `block`: the blocks, in the order of their requests.
     """
 
     OPERANDS = (
@@ -166,14 +164,11 @@ class QueryKeyAddresses(_AddressGenerator):
 
 
 class ValueAddresses(_AddressGenerator):
-    """For each head one request for the V records of all keys, and a pass for each block.
-
-    Members: `passes`: as `HeadMemory` takes them.
-    """
+    """For each head one request for the V records of all keys, and a pass for each block."""
 
     OPERANDS = ("rows", "heads", "keys", "values_address", "head_stride")
 
-    passes: Stream  #: out: passes over the V records
+    passes: Stream  #: out: passes over the V records, as `HeadMemory` takes them
 
     def __init__(self, sizes: AttentionSizes) -> None:
         super().__init__(sizes, passes=Out(stream.Signature(pass_layout(sizes))))
@@ -219,10 +214,7 @@ class ValueAddresses(_AddressGenerator):
 
 
 class ResultAddresses(_AddressGenerator):
-    """For each head and row: one request to write two beats.
-
-    Members: `last`: the request that is offered is the instruction's last one.
-    """
+    """For each head and row: one request to write two beats."""
 
     OPERANDS = ("rows", "heads", "output", "output_stride")
 
