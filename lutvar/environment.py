@@ -32,8 +32,8 @@ _PLAIN = re.compile(r"[\w./@+,=-]+")
 
 def tool_environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:
     """This process's variables without those of other projects, and with `changes`."""
-    kept = {k: v for k, v in os.environ.items() if not _FOREIGN.fullmatch(k)}
-    return {**kept, **cache_variables(), **(changes or {})}
+    variables = {k: v for k, v in os.environ.items() if not _FOREIGN.fullmatch(k)}
+    return {**variables, **cache_variables(), **(changes or {})}
 
 
 def cache_variables() -> dict[str, str]:
@@ -125,6 +125,6 @@ def spaceless_folder(folder: Path) -> Path:
     folder = folder.absolute()
     if not re.search(r"\s", str(folder)):
         return folder
-    own = _private_folder() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
-    own.mkdir(exist_ok=True)
-    return own
+    private = _private_folder() / hashlib.sha256(os.fsencode(folder)).hexdigest()[:12]
+    private.mkdir(exist_ok=True)
+    return private

@@ -144,25 +144,25 @@ def measure(case: AreaCase) -> list[Measurement]:
     with EXPORTING:
         verilog = export_verilog(case.make(), _MODULE)
     try:
-        found = count_luts_verilog(verilog, _MODULE, options=case.options)
+        report = count_luts_verilog(verilog, _MODULE, options=case.options)
     except SynthesisError as error:
         detail = {"error": str(error).partition("\n")[0]}
         return [Measurement(case.title, None, "LUT", _HOW, case.target, detail=detail)]
     return [
         Measurement(
-            case.title, found.luts_packed, "LUT", _HOW, case.target, detail=_detail(found, case)
+            case.title, report.luts_packed, "LUT", _HOW, case.target, detail=_detail(report, case)
         ),
-        Measurement(f"{case.title}: levels", found.max_levels, "LUT", _HOW, MAX_LEVELS),
+        Measurement(f"{case.title}: levels", report.max_levels, "LUT", _HOW, MAX_LEVELS),
     ]
 
 
-def _detail(found: SynthReport, case: AreaCase) -> dict[str, Any]:
-    detail: dict[str, Any] = {"mapped": found.luts, "FF": found.ffs}
+def _detail(report: SynthReport, case: AreaCase) -> dict[str, Any]:
+    detail: dict[str, Any] = {"mapped": report.luts, "FF": report.ffs}
     for name in ("carry", "lutrams", "dsps", "brams"):
-        if getattr(found, name):
-            detail[name] = getattr(found, name)
+        if getattr(report, name):
+            detail[name] = getattr(report, name)
     if case.lanes is not None:
-        detail["LUT/lane"] = found.luts_packed / case.lanes
+        detail["LUT/lane"] = report.luts_packed / case.lanes
     return detail
 
 

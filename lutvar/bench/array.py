@@ -133,21 +133,21 @@ def synthesise(case: ArrayCase) -> ArrayCost:
     with EXPORTING:
         unit = case.make()
         verilog = export_verilog(unit, _MODULE)
-    found = count_luts_verilog(verilog, _MODULE, options=WITH_LUTRAM, timeout=_PATIENCE)
-    return _cost(case, found, unit.latency, unit.fill)
+    report = count_luts_verilog(verilog, _MODULE, options=WITH_LUTRAM, timeout=_PATIENCE)
+    return _cost(case, report, unit.latency, unit.fill)
 
 
-def _cost(case: ArrayCase, found: SynthReport, latency: int, fill: int) -> ArrayCost:
+def _cost(case: ArrayCase, report: SynthReport, latency: int, fill: int) -> ArrayCost:
     lanes = case.rows * GROUP
     return ArrayCost(
         form=case.form, weight=case.weight, plain=case.plain, dual=case.dual,
         engines=case.engines if case.form == "da" else 0, rows=case.rows,
-        lut=round((found.luts_packed + found.lutram_sites) / lanes, 3),
-        lut_mapped=round((found.luts + found.lutram_sites) / lanes, 3),
-        lutram=round(found.lutram_sites / lanes, 3),
-        ff=round(found.ffs / lanes, 3),
-        levels=found.levels, latency=latency, fill=fill,
-        tool=f"{found.tool}, {found.family}",
+        lut=round((report.luts_packed + report.lutram_sites) / lanes, 3),
+        lut_mapped=round((report.luts + report.lutram_sites) / lanes, 3),
+        lutram=round(report.lutram_sites / lanes, 3),
+        ff=round(report.ffs / lanes, 3),
+        levels=report.levels, latency=latency, fill=fill,
+        tool=f"{report.tool}, {report.family}",
     )  # fmt: skip
 
 
@@ -196,17 +196,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--missing", action="store_true", help="cases that the file lacks")
     parser.add_argument("--show", action="store_true", help="print the file, measure nothing")
     options = parser.parse_args(arguments)
-    known = {_key(cost): cost for cost in load_array_costs()} if ARRAY_COSTS.exists() else {}
-    chosen = [] if options.show else [c for c in cases() if options.only in c.title]
-    for case in chosen:
-        if options.missing and any(_key(cost) == _key(case) for cost in known.values()):
+    costs = {_key(cost): cost for cost in load_array_costs()} if ARRAY_COSTS.exists() else {}
+    selection = [] if options.show else [c for c in cases() if options.only in c.title]
+    for case in selection:
+        if options.missing and any(_key(cost) == _key(case) for cost in costs.values()):
             continue
         cost = synthesise(case)
-        known[_key(cost)] = cost
-        save_costs(list(known.values()))
+        costs[_key(cost)] = cost
+        save_costs(list(costs.values()))
     head = ("form", "weight", "activation", "LUT", "mapped", "LUTRAM", "FF", "levels", "latency",
             "fill")  # fmt: skip
-    print(table(head, (_cells(cost) for cost in known.values())))
+    print(table(head, (_cells(cost) for cost in costs.values())))
 
 
 def _key(cost: ArrayCase | ArrayCost) -> tuple[Any, ...]:

@@ -20,8 +20,8 @@ from lutvar.files import json_text
 
 from .report import Measurement
 
-MOST_SECONDS = 300
-MOST_GB = 12
+MAX_SECONDS = 300
+MAX_GB = 12
 
 
 def run(config_name: str) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def elaboration(config_name: str) -> list[Measurement]:
         lines = done.stderr.strip().splitlines()
         error = lines[-1] if lines else f"ended with status {done.returncode}"
     else:
-        found = json.loads(done.stdout.splitlines()[-1])
-        if found["problems"]:
-            error = found["problems"][0]
+        figures = json.loads(done.stdout.splitlines()[-1])
+        if figures["problems"]:
+            error = figures["problems"][0]
     if error is not None:
-        return [Measurement(what, None, "s", "timed", MOST_SECONDS, detail={"error": error})]
-    seconds = found["seconds"]
+        return [Measurement(what, None, "s", "timed", MAX_SECONDS, detail={"error": error})]
+    seconds = figures["seconds"]
     return [
-        Measurement(what, sum(seconds.values()), "s", "timed", MOST_SECONDS, detail=seconds),
-        Measurement(f"{what}: peak memory", found["gb"], "GB", "counted", MOST_GB),
+        Measurement(what, sum(seconds.values()), "s", "timed", MAX_SECONDS, detail=seconds),
+        Measurement(f"{what}: peak memory", figures["gb"], "GB", "counted", MAX_GB),
     ]
 
 

@@ -15,8 +15,8 @@ RECIPE = "fpqvar-fp4-no-galt"  # needs no data
 MODEL = "cifar10"
 IMAGES = 10
 REPEATS = 3
-MOST_FAKE = 2.5  #: times the float32 model
-MOST_GOLDEN = 6.0
+MAX_FAKE = 2.5  #: times the float32 model
+MAX_GOLDEN = 6.0
 _THREADS = 2
 
 
@@ -52,11 +52,11 @@ def forward_speed() -> list[Measurement]:
         torch.set_num_threads(before)
     return [
         Measurement(
-            f"{MODEL}, {RECIPE}: {what}", seconds / plain, "of float32's time", "timed", most,
+            f"{MODEL}, {RECIPE}: {what}", seconds / plain, "of float32's time", "timed", limit,
             detail={"images": IMAGES, "seconds": seconds, "float32 s": plain},
         )
-        for what, seconds, most in (
-            ("fake-quantized", fake, MOST_FAKE), ("golden model", golden, MOST_GOLDEN),
+        for what, seconds, limit in (
+            ("fake-quantized", fake, MAX_FAKE), ("golden model", golden, MAX_GOLDEN),
         )
     ]  # fmt: skip
 

@@ -54,10 +54,10 @@ def draw(entries: Sequence[Entry], path: Path) -> None:
         points = [(i, e, e.figures[name]) for i, e in enumerate(entries) if name in e.figures]
         newest = points[-1][2]
         axis.plot([i for i, _, _ in points], [f.value for _, _, f in points], color="#bbbbbb")
-        for i, entry, found in points:
-            ring = _MISSED if found.missed else "none"
+        for i, entry, point in points:
+            ring = _MISSED if point.missed else "none"
             axis.scatter(
-                i, found.value, s=26, zorder=3, color=colours[machine_name(entry)],
+                i, point.value, s=26, zorder=3, color=colours[machine_name(entry)],
                 edgecolor=ring, linewidth=1.6,
             )  # fmt: skip
         target = newest.target

@@ -21,11 +21,11 @@ from .units import UNITS, synthesise_unit
 def main(arguments: Sequence[str]) -> None:
     """Measure some units, all by default, and merge them into the configuration's file."""
     config = load_accelerator(arguments[0])
-    chosen = list(arguments[1:]) or list(UNITS)
-    if unknown := [name for name in chosen if name not in UNITS]:
+    units = list(arguments[1:]) or list(UNITS)
+    if unknown := [name for name in units if name not in UNITS]:
         raise SystemExit(f"unknown units {', '.join(unknown)}; known are {', '.join(UNITS)}")
     costs = load_units(config.name)
-    for name in chosen:
+    for name in units:
         costs[name] = synthesise_unit(name, config)
         save_units(config.name, costs)  # after each: a run that breaks off keeps what it has
         print(name, costs[name].as_dict(), flush=True)

@@ -22,8 +22,8 @@ from .report import Measurement
 
 RECIPE = "fpqvar-fp4-no-galt"
 SIZE = "d16"
-MOST_SECONDS = 60.0
-MOST_MEMORY = 1.3  #: times the float32 file
+MAX_SECONDS = 60.0
+MAX_MEMORY = 1.3  #: times the float32 file
 _THREADS = 2
 
 
@@ -46,11 +46,11 @@ def quantize_speed() -> list[Measurement]:
     seconds, peak = figures.pop("seconds"), figures.pop("peak MB")
     return [
         Measurement(
-            f"quantize {SIZE}, {RECIPE}", seconds, "s", "timed", MOST_SECONDS, detail=figures
+            f"quantize {SIZE}, {RECIPE}", seconds, "s", "timed", MAX_SECONDS, detail=figures
         ),
         Measurement(
             f"quantize {SIZE}, {RECIPE}: peak memory", peak / figures["file MB"],
-            "of the FP32 file", "counted", MOST_MEMORY, detail={"peak MB": peak},
+            "of the FP32 file", "counted", MAX_MEMORY, detail={"peak MB": peak},
         ),
     ]  # fmt: skip
 
@@ -66,9 +66,9 @@ def make(path: Path, size: str) -> None:
     config = VarConfig.official(size)
     with torch.device("meta"):
         model = Var(config)
-    known, draw = derived_buffers(config), torch.Generator().manual_seed(0)
+    buffers, draw = derived_buffers(config), torch.Generator().manual_seed(0)
     state = {
-        key: known[key] if key in known else torch.randn(value.shape, generator=draw).mul_(0.02)
+        key: buffers[key] if key in buffers else torch.randn(value.shape, generator=draw).mul_(0.02)
         for key, value in model.state_dict().items()
     }
     model.load_state_dict(state, strict=True, assign=True)

@@ -207,16 +207,16 @@ def packed_sites(cells: list[Cell]) -> int:
             buckets[len(mine)].add(index)
     while buckets:
         degree = min(buckets)
-        chosen = min(buckets[degree])
-        partner = min(partners[chosen], key=lambda p: (len(partners[p]), p))
+        lut = min(buckets[degree])
+        partner = min(partners[lut], key=lambda p: (len(partners[p]), p))
         pairs += 1
-        for gone in (chosen, partner):
-            _move(buckets, gone, len(partners[gone]), 0)
-            for other in partners[gone]:
-                if other not in (chosen, partner):
+        for member in (lut, partner):
+            _move(buckets, member, len(partners[member]), 0)
+            for other in partners[member]:
+                if other not in (lut, partner):
                     _move(buckets, other, len(partners[other]), len(partners[other]) - 1)
-                    partners[other].discard(gone)
-            partners[gone] = set()
+                    partners[other].discard(member)
+            partners[member] = set()
     return len(luts) - pairs + through
 
 

@@ -29,22 +29,22 @@ def run_bench(quick: bool = False) -> BenchReport:
     area = _area(quick, tools["yosys"].ok)
     here = machine({name: tool.found for name, tool in tools.items()})
     started = time.monotonic()
-    found: list[Measurement] = []
+    measurements: list[Measurement] = []
     with progress_bar("bench", len(speed) + len(area)) as bar:
         for name, measure in speed:  # timed: nothing may run beside
             bar.set_description(name)
-            found += measure()
+            measurements += measure()
             bar.update()
         with ThreadPoolExecutor(_SYNTHESES) as pool:
             jobs = [(name, pool.submit(measure)) for name, measure in area]
             try:
                 for name, job in jobs:
                     bar.set_description(name)
-                    found += job.result()
+                    measurements += job.result()
                     bar.update()
             finally:
                 pool.shutdown(cancel_futures=True)
-    return BenchReport(tuple(found), here, quick, time.monotonic() - started)
+    return BenchReport(tuple(measurements), here, quick, time.monotonic() - started)
 
 
 def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:

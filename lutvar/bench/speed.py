@@ -17,7 +17,7 @@ from .report import Measurement
 #: Where compiled simulations are kept; the same place as for the other commands.
 CACHE = Path("build/sim")
 PRESET, CONFIG = "fp4", "small-fp4"
-MOST_SECONDS = 300  #: for a whole image of the shipped model in simulation
+MAX_SECONDS = 300  #: for a whole image of the shipped model in simulation
 
 
 def golden_speed() -> list[Measurement]:
@@ -80,32 +80,34 @@ def simulation_speed(fresh: bool = True) -> list[Measurement]:
         )  # fmt: skip
         whole = time.monotonic() - started
     shape = quantized.transformer.shape
-    used = total("image", [figures(str(i), r, shape) for i, r in enumerate(reports)])
-    made = [Measurement(f"export, {CONFIG}", stages.seconds["export Verilog"], "s", "timed")]
+    whole_run = total("image", [figures(str(i), r, shape) for i, r in enumerate(reports)])
+    measurements = [
+        Measurement(f"export, {CONFIG}", stages.seconds["export Verilog"], "s", "timed")
+    ]
     if fresh:
         build = stages.seconds["build the simulation"]
-        made.append(Measurement(f"simulation build, {CONFIG}", build, "s", "timed"))
-    detail = {"cycles": used.cycles, "seconds": used.device_seconds, "images": 1}
+        measurements.append(Measurement(f"simulation build, {CONFIG}", build, "s", "timed"))
+    detail = {"cycles": whole_run.cycles, "seconds": whole_run.device_seconds, "images": 1}
     return [
-        *made,
+        *measurements,
         Measurement(
             f"simulation, {CONFIG}",
-            used.cycles / used.device_seconds,
+            whole_run.cycles / whole_run.device_seconds,
             "cycles/s",
             "timed",
             detail=detail,
         ),
-        Measurement(f"simulation of a whole image, {CONFIG}", whole, "s", "timed", MOST_SECONDS),
+        Measurement(f"simulation of a whole image, {CONFIG}", whole, "s", "timed", MAX_SECONDS),
         Measurement(
             f"one image alone, {CONFIG}",
-            used.cycles,
+            whole_run.cycles,
             "cycles",
             "simulated (Verilator)",
             detail=detail,
         ),
         Measurement(
             f"array busy, one image alone, {CONFIG}",
-            100 * used.utilisation,
+            100 * whole_run.utilisation,
             "%",
             "simulated (Verilator)",
             detail=detail,

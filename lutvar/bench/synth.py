@@ -160,8 +160,8 @@ def shared_modules(verilog: str) -> list[str]:
     Instances with parameters do not count: each set of parameters is a module of its own.
     """
     defined = re.findall(r"^module (\w+)", verilog, flags=re.MULTILINE)
-    used = Counter(re.findall(r"^  (\w+) \w+ \($", verilog, flags=re.MULTILINE))
-    return [module for module in defined if used[module] >= SHARED]
+    instances = Counter(re.findall(r"^  (\w+) \w+ \($", verilog, flags=re.MULTILINE))
+    return [module for module in defined if instances[module] >= SHARED]
 
 
 def _map(
@@ -169,11 +169,11 @@ def _map(
     flat: bool,
 ) -> dict[str, Any]:  # fmt: skip
     """Run Yosys in a folder of its own (the WebAssembly build sees relative paths only)."""
-    kept = " ".join(f"={module}" for module in ([] if flat else shared_modules(verilog)))
+    hierarchy = " ".join(f"={module}" for module in ([] if flat else shared_modules(verilog)))
     early, late = "", ""
-    if kept:
-        early = f"setattr -mod -set keep_hierarchy 1 {kept}; "
-        late = f"setattr -mod -unset keep_hierarchy {kept}; flatten; opt_clean; "
+    if hierarchy:
+        early = f"setattr -mod -set keep_hierarchy 1 {hierarchy}; "
+        late = f"setattr -mod -unset keep_hierarchy {hierarchy}; flatten; opt_clean; "
     script = (
         f"read_verilog unit.v; {early}synth_xilinx -family {family} {' '.join(options)} "
         f"-top {top}; {late}write_json unit.json"

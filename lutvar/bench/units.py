@@ -158,29 +158,29 @@ def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -
     with EXPORTING:
         verilog = export_verilog(UNITS[name].make(config), module)
     key = hashlib.sha256("\0".join((_FLOW, tool.found or "", verilog)).encode()).hexdigest()[:24]
-    kept = cache / f"{name}-{key}.json"
-    if kept.exists():
-        return UnitCost.of(json.loads(kept.read_text(encoding="utf-8")))
+    file = cache / f"{name}-{key}.json"
+    if file.exists():
+        return UnitCost.of(json.loads(file.read_text(encoding="utf-8")))
     started = time.monotonic()
-    found = count_luts_verilog(verilog, module, options=(), timeout=_PATIENCE, flat=False)
-    cost = _cost(found, time.monotonic() - started)
+    report = count_luts_verilog(verilog, module, options=(), timeout=_PATIENCE, flat=False)
+    cost = _cost(report, time.monotonic() - started)
     make_folder(cache)
-    write_file(kept, json_text(cost.as_dict()) + "\n")
+    write_file(file, json_text(cost.as_dict()) + "\n")
     return cost
 
 
-def _cost(found: SynthReport, seconds: float) -> UnitCost:
-    cells = found.cells
+def _cost(report: SynthReport, seconds: float) -> UnitCost:
+    cells = report.cells
     return UnitCost(
-        lut=found.luts_packed + found.lutram_sites,
-        lut_unpacked=found.luts + found.lutram_sites,
-        ff=found.ffs,
-        dsp=found.dsps,
+        lut=report.luts_packed + report.lutram_sites,
+        lut_unpacked=report.luts + report.lutram_sites,
+        ff=report.ffs,
+        dsp=report.dsps,
         bram36=cells.get("RAMB36E2", 0) + -(-cells.get("RAMB18E2", 0) // 2),
         uram=cells.get("URAM288", 0),
-        levels=found.levels,
+        levels=report.levels,
         seconds=round(seconds, 1),
-        source=f"{found.tool}, {found.family}",
+        source=f"{report.tool}, {report.family}",
     )
 
 

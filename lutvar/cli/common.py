@@ -149,10 +149,10 @@ def out_option(
         endings: of a file, see `OutputFile`.
     """
     # To click, default=None is a default: a required option must not pass it.
-    given = {"required": True} if default is None else {"default": default}
+    extra = {"required": True} if default is None else {"default": default}
     kind = click.Path(file_okay=False, path_type=Path) if folder else OutputFile(*endings)
     metavar = "DIR" if folder else "FILE"
-    return click.option("-o", "--out", type=kind, help=what, metavar=metavar, **given)
+    return click.option("-o", "--out", type=kind, help=what, metavar=metavar, **extra)
 
 
 def emit(as_json: bool, data: Any, text: str) -> None:

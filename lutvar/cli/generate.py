@@ -105,8 +105,8 @@ def generate(
     from lutvar.sim.run.sheet import class_name
 
     loaded, runs = _what_runs(model, config, recipe, image)
-    chosen = labels or tuple(range(len(loaded.info.classes)))
-    count = slots or len(chosen)
+    classes = labels or tuple(range(len(loaded.info.classes)))
+    count = slots or len(classes)
     reports: list[PassReport] = []
     with (
         _backend(loaded, runs, backend, count, out.parent, reports) as transformer,
@@ -116,8 +116,8 @@ def generate(
             loaded.var,
             loaded.vqvae,
             transformer,
-            chosen,
-            [seed + i for i in range(len(chosen))],
+            classes,
+            [seed + i for i in range(len(classes))],
             loaded.info.cfg if cfg is None else cfg,
             loaded.info.top_k,
             loaded.info.top_p,
@@ -125,11 +125,17 @@ def generate(
             stagger=stagger,
             progress=update,
         )
-    names = [class_name(loaded.info.classes, label) for label in chosen]
+    names = [class_name(loaded.info.classes, label) for label in classes]
     _write_row(result.images_BCHW, zoom, names, out)
-    tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(chosen))]
-    data = {"file": str(out), "backend": backend, "seed": seed, "classes": chosen, "tokens": tokens}
-    text = f"{out}: classes {', '.join(map(str, chosen))}, backend {backend}, seed {seed}"
+    tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(classes))]
+    data = {
+        "file": str(out),
+        "backend": backend,
+        "seed": seed,
+        "classes": classes,
+        "tokens": tokens,
+    }
+    text = f"{out}: classes {', '.join(map(str, classes))}, backend {backend}, seed {seed}"
     if reports:
         rows = [_timing(i, report) for i, report in enumerate(reports)]
         data["passes"] = [dict(zip(_TIMING, row, strict=True)) for row in rows]

@@ -25,51 +25,51 @@ Names = dict[str, str]
 
 def _models() -> Names:
     folder = resources.files("lutvar") / "quant" / "models"
-    found: Names = {}
+    names: Names = {}
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         described = item / "model.json"
         if described.is_file():
             data = json.loads(described.read_text(encoding="utf-8"))
-            found[data["name"]] = f"{len(data['classes'])} classes, {shape_text(data['var'])}"
-    return found
+            names[data["name"]] = f"{len(data['classes'])} classes, {shape_text(data['var'])}"
+    return names
 
 
 def _recipes() -> Names:
     from lutvar.yaml_files import read_yaml
 
     folder = resources.files("lutvar") / "configs" / "recipes"
-    found: Names = {}
+    names: Names = {}
     for item in sorted(folder.iterdir(), key=lambda item: item.name):
         if item.name.endswith(".yaml"):
             data = read_yaml(item)
             source = data.get("source", "")
-            found[data["name"]] = data.get("title", "") + (f"; {source}" if source else "")
-    return found
+            names[data["name"]] = data.get("title", "") + (f"; {source}" if source else "")
+    return names
 
 
 def _formats() -> Names:
     from lutvar.contract.formats import CATALOG
 
-    found: Names = {}
+    names: Names = {}
     for name, fmt in CATALOG.items():
         low, high = float(fmt.max_value(True)), float(fmt.max_value())
         scales = "a scale for each sign" if fmt.dual else "one scale"
-        found[name] = f"{fmt.bits} bits, {-low:g} to {high:g} before scaling, {scales}"
-    return found
+        names[name] = f"{fmt.bits} bits, {-low:g} to {high:g} before scaling, {scales}"
+    return names
 
 
 def _registered(registry: Registry[Any]) -> Names:
     """Names of a registry; what another package offers is named without importing it."""
     offered = registry.plugins()
-    found: Names = {}
+    names: Names = {}
     for name in registry.names():
         if name in offered:
-            found[name] = f"entry point {offered[name]}"
+            names[name] = f"entry point {offered[name]}"
             continue
         # Steps inherit the text of pydantic's base when they have none.
         text = (inspect.cleandoc(registry.get(name).__doc__ or "")).split("\n\n")[0]
-        found[name] = " ".join(text.split())
-    return found
+        names[name] = " ".join(text.split())
+    return names
 
 
 def _steps() -> Names:
@@ -89,15 +89,15 @@ def _configs(kind: Literal["accelerator", "quant"]) -> Names:
     from lutvar.contract.quant_preset import preset_names
 
     folder = resources.files("lutvar") / "configs" / kind
-    found: Names = {}
+    names: Names = {}
     for name in preset_names(kind):
         comment = []
         for line in (folder / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
             if not line.startswith("#"):
                 break
             comment.append(line.lstrip("# "))
-        found[name] = " ".join(comment)
-    return found
+        names[name] = " ".join(comment)
+    return names
 
 
 def _sizes() -> Names:

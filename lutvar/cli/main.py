@@ -99,13 +99,13 @@ def run(arguments: Sequence[str] | None = None) -> int:
         click.echo(f"{word}{f': {stop}' if str(stop) else ''}", err=True)
         return code
     except Exception as error:
-        known = describe(error)
+        failure = describe(error)
         if meta.get("lutvar.debug"):
             traceback.print_exc()
-        if known is None:
+        if failure is None:
             raise
-        click.echo(f"error: {known[0]}", err=True)
-        return known[1]
+        click.echo(f"error: {failure[0]}", err=True)
+        return failure[1]
 
 
 def main() -> None:

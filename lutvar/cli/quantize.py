@@ -38,26 +38,26 @@ def quantize(
     from lutvar.quant.methods.resumable import quantize_to_file
     from lutvar.quant.models import load_model
 
-    chosen = load_recipe(recipe) if recipe is not None else preset_recipe(config)
+    plan = load_recipe(recipe) if recipe is not None else preset_recipe(config)
     prepare_output(out)
     loaded = load_model(model)
     info = loaded.info
     try:
-        with progress(f"{chosen.name}: blocks") as update:
+        with progress(f"{plan.name}: blocks") as update:
             report = quantize_to_file(
-                loaded.var, loaded.vqvae, chosen, out,
+                loaded.var, loaded.vqvae, plan, out,
                 sampling=(info.cfg, info.top_k, info.top_p), progress=update, model=model,
                 jobs=jobs,
             )  # fmt: skip
     except KeyboardInterrupt:
         note(f"finished blocks are kept in {out}.parts; the same command goes on from there")
         raise
-    coverage = chosen.coverage()
+    coverage = plan.coverage()
     size = out.stat().st_size
     data = {"file": str(out), "bytes": size, "coverage": coverage, "hardware": report.as_dict()}
     rows = [(linear, bits) for linear, bits in coverage.items()]
     emit(
         as_json,
         data,
-        f"{table(('linear', 'bits'), rows)}\n{report.text()}\n{out}: {chosen.name}, {size:,} bytes",
+        f"{table(('linear', 'bits'), rows)}\n{report.text()}\n{out}: {plan.name}, {size:,} bytes",
     )

@@ -60,9 +60,9 @@ def sim(
 
     if junit is not None:
         prepare_output(junit)
-    chosen = [name for name in get_args(Simulator) if name in simulators] or _installed()
+    selection = [name for name in get_args(Simulator) if name in simulators] or _installed()
     results: list[SimulationResult] = []
-    for name in chosen:
+    for name in selection:
         note(f"{name}: export, build and run (log files in {out}) ...")
         try:
             results += run_testbenches(

@@ -71,9 +71,9 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
     data: dict[str, object] = {"accelerator": quantized.config.model_dump(), "model": model}
     wrong, folder = 0, out.parent / "study"
 
-    def add(key: str, title: str, what: str, made: Table) -> None:
-        blocks.extend([Heading(title, 3), Paragraph(what), made])
-        data[key] = [dict(zip(made.head, row, strict=True)) for row in made.rows]
+    def add(key: str, title: str, what: str, result: Table) -> None:
+        blocks.extend([Heading(title, 3), Paragraph(what), result])
+        data[key] = [dict(zip(result.head, row, strict=True)) for row in result.rows]
 
     for key in studies or STUDIES:
         if key == "agreement":

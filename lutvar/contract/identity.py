@@ -44,7 +44,7 @@ def accelerator_hash(config: AcceleratorConfig) -> int:
     return _digest(accelerator_identity(config))
 
 
-def _digest(known: dict[str, object]) -> int:
+def _digest(identity: dict[str, object]) -> int:
     """The first 8 bytes of SHA-256 of the canonical JSON, big-endian."""
-    text = json_text(known, sort_keys=True, separators=(",", ":"))
+    text = json_text(identity, sort_keys=True, separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")

@@ -266,10 +266,10 @@ def decode(raw: bytes, index: int) -> Instruction:
         opcode = Opcode(header["opcode"])
     except ValueError:
         raise ProgramError(f"{where}: unknown opcode {header['opcode']}") from None
-    used = 0
+    mask = 0
     for item in (*HEADER_FIELDS, *PAYLOAD_FIELDS[opcode]):
-        used |= (1 << item.width) - 1 << item.low
-    if word & ~used:
+        mask |= (1 << item.width) - 1 << item.low
+    if word & ~mask:
         raise ProgramError(f"{where} ({opcode.name}): unused bits are not 0")
     operands = {item.name: _decode(word, item) for item in PAYLOAD_FIELDS[opcode]}
     return Instruction(opcode, operands, tuple(header[f"wait_{u.name.lower()}"] for u in UNITS))

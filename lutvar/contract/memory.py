@@ -88,16 +88,16 @@ class PanelPart:
 def panel_parts(port: int, ports: int, code_bits: int, first: bool) -> list[PanelPart]:
     """What a port reads for one period of a panel: as many blocks as there are ports."""
     codes = HALF_BLOCK * GROUP // ports * code_bits // 8 // BEAT_BYTES
-    found = []
+    parts = []
     for block in range(ports):
         for half, sides in enumerate(SIDE_BEATS):
-            found += [
+            parts += [
                 PanelPart(what, block, half, 1)
                 for what, offset in sides
                 if (block + offset) % ports == port and (first or what != "bias")
             ]
-            found.append(PanelPart("codes", block, half, codes))
-    return found
+            parts.append(PanelPart("codes", block, half, codes))
+    return parts
 
 
 def pack_panel(
@@ -135,10 +135,12 @@ def unpack_panel(
     codes = np.empty((periods, ports, HALVES, HALF_BLOCK, ports, GROUP // ports), np.uint8)
     scales = np.empty((periods, ports, WEIGHT_BLOCK), np.uint16)
     bias = np.empty((periods, ports, HALVES, HALF_BLOCK), np.float32)
-    for port, own in enumerate(np.ascontiguousarray(panel).reshape(ports, periods, -1, BEAT_BYTES)):
+    for port, lane in enumerate(
+        np.ascontiguousarray(panel).reshape(ports, periods, -1, BEAT_BYTES)
+    ):
         at = 0
         for p in panel_parts(port, ports, code_bits, first):
-            raw = np.ascontiguousarray(own[:, at : at + p.beats]).reshape(periods, -1)
+            raw = np.ascontiguousarray(lane[:, at : at + p.beats]).reshape(periods, -1)
             at += p.beats
             if p.what == "scales":
                 scales[:, p.block] = raw.view("<u2")

@@ -118,15 +118,15 @@ _WHAT: Mapping[Opcode, str] = {
 
 def _remarks(kind: type[IntEnum]) -> dict[str, str]:
     """The `#:` comment of each member; one without has that of the member before."""
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     text = "no error"
     for line in inspect.getsource(kind).splitlines():
         if match := _MEMBER.match(line):
             text = match[2] or text
-            found[match[1]] = text
-    if list(found) != [member.name for member in kind]:
-        raise ValueError(f"{kind.__name__}: members in the source are {list(found)}")
-    return found
+            texts[match[1]] = text
+    if list(texts) != [member.name for member in kind]:
+        raise ValueError(f"{kind.__name__}: members in the source are {list(texts)}")
+    return texts
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

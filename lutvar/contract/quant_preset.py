@@ -42,7 +42,7 @@ class SiteConfig(_Strict):
 
     @field_validator("activation")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_format(cls, value: str) -> str:
         return get_format(value).name
 
     @property
@@ -66,7 +66,7 @@ class QuantConfig(_Strict):
 
     @field_validator("weight")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_format(cls, value: str) -> str:
         return get_format(value).name
 
     @model_validator(mode="after")

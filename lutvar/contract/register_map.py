@@ -84,11 +84,11 @@ _R, _A = Register, Access
 
 def _pairs(start: int, rows: list[tuple[str, str]], access: Access) -> list[Register]:
     """Registers of 64 bits as two words each."""
-    found = []
+    registers = []
     for i, (name, text) in enumerate(rows):
-        found.append(_R(f"{name}_LO", start + 8 * i, access, f"{text}, bits 31..0"))
-        found.append(_R(f"{name}_HI", start + 8 * i + 4, access, f"{text}, bits 63..32"))
-    return found
+        registers.append(_R(f"{name}_LO", start + 8 * i, access, f"{text}, bits 31..0"))
+        registers.append(_R(f"{name}_HI", start + 8 * i + 4, access, f"{text}, bits 63..32"))
+    return registers
 
 
 def _each(start: int, names: list[tuple[str, str]]) -> list[Register]:

@@ -45,5 +45,5 @@ class Register:
         for item in self.fields:
             if item.name == name:
                 return (word >> item.low) & ((1 << item.width) - 1)
-        known = [f.name for f in self.fields]
-        raise KeyError(f"{self.name} has no field {name!r}; fields: {known}")
+        names = [f.name for f in self.fields]
+        raise KeyError(f"{self.name} has no field {name!r}; fields: {names}")

@@ -29,8 +29,8 @@ def official_size(name: str) -> tuple[int, tuple[int, ...], bool]:
         ConfigError: no such size.
     """
     if name not in OFFICIAL_SIZES:
-        known = ", ".join(OFFICIAL_SIZES)
-        raise ConfigError(f"unknown size {name!r}; the released ones are {known}")
+        names = ", ".join(OFFICIAL_SIZES)
+        raise ConfigError(f"unknown size {name!r}; the released ones are {names}")
     return OFFICIAL_SIZES[name]
 
 

@@ -282,6 +282,6 @@ class Device:
         self.transport.write32(BY_NAME[name].offset, value & 0xFFFF_FFFF)
 
     def _expect(self, register: str, expected: int, advice: str) -> None:
-        found = self.register(register)
-        if found != expected:
-            raise IncompatibleDevice(register, expected, found, advice)
+        value = self.register(register)
+        if value != expected:
+            raise IncompatibleDevice(register, expected, value, advice)

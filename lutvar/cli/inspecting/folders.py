@@ -33,10 +33,10 @@ def _model(path: Path, data: dict[str, Any]) -> FileReport:
         file = path / name
         if not file.is_file():
             raise InspectError(f"{file}: missing; {path / 'model.json'} names it")
-        found = sha256_of(file)
-        if found != stated:
+        digest = sha256_of(file)
+        if digest != stated:
             raise InspectError(
-                f"{file}: SHA-256 is {found}, model.json says {stated}; the file was changed or "
+                f"{file}: SHA-256 is {digest}, model.json says {stated}; the file was changed or "
                 "damaged"
             )
     described = model_json(path, data)

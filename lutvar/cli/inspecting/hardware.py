@@ -19,8 +19,8 @@ def inspect_verilog(path: Path) -> FileReport:
     """Verilog of `lutvar verilog`, compared with the manifest beside it."""
     with path.open(encoding="utf-8", errors="replace") as file:
         line = file.readline()
-    found = _HEAD.match(line)
-    if found is None:
+    match = _HEAD.match(line)
+    if match is None:
         raise InspectError(f"{path}: its first line {line.strip()[:60]!r} was altered")
     digest, beside, checked = sha256_of(path), path.with_suffix(".json"), ""
     if beside.is_file():
@@ -37,7 +37,7 @@ def inspect_verilog(path: Path) -> FileReport:
         "Verilog of an accelerator",
         checked=checked,
         read_by="Vivado, Verilator, Icarus; lutvar sim makes its own",
-        facts={"accelerator": found[1], "accelerator_hash": found[2], "sha256": digest},
+        facts={"accelerator": match[1], "accelerator_hash": match[2], "sha256": digest},
     )
 
 

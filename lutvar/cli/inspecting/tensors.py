@@ -34,20 +34,20 @@ def _of(path: Path, metadata: Mapping[str, str], shapes: Shapes) -> FileReport:
     if "lutvar-image-1" in metadata:
         return _image(path)
     try:
-        own = json.loads(metadata.get("lutvar", "{}"))
+        header = json.loads(metadata.get("lutvar", "{}"))
     except ValueError as error:
         raise InspectError(f"{path}: its metadata was altered ({error})") from error
-    if not isinstance(own, dict):
+    if not isinstance(header, dict):
         raise InspectError(f"{path}: its metadata was altered (no table)")
     readers: dict[str, Callable[[], FileReport]] = {
         "format": lambda: _quantized(path),
-        "var": lambda: _weights(path, "transformer", own["var"], shapes),
-        "vqvae": lambda: _weights(path, "tokenizer", own["vqvae"], shapes),
-        "classifier_sha256": lambda: _reference(path, own, shapes),
-        "classifier": lambda: _classifier(path, own["classifier"], shapes),
+        "var": lambda: _weights(path, "transformer", header["var"], shapes),
+        "vqvae": lambda: _weights(path, "tokenizer", header["vqvae"], shapes),
+        "classifier_sha256": lambda: _reference(path, header, shapes),
+        "classifier": lambda: _classifier(path, header["classifier"], shapes),
     }
     for key, reader in readers.items():
-        if key in own:
+        if key in header:
             try:
                 return reader()
             except (KeyError, TypeError, AttributeError) as error:
@@ -134,16 +134,16 @@ def _weights(path: Path, what: str, config: Mapping[str, Any], shapes: Shapes) -
     )
 
 
-def _reference(path: Path, own: Mapping[str, Any], shapes: Shapes) -> FileReport:
+def _reference(path: Path, header: Mapping[str, Any], shapes: Shapes) -> FileReport:
     return FileReport(
         "reference statistics of real images",
         read_by="lutvar eval, as part of a model folder",
         facts={
-            "classifier_sha256": own["classifier_sha256"],
-            "images": own["counts"],
+            "classifier_sha256": header["classifier_sha256"],
+            "images": header["counts"],
             "features": shapes["test.mean"][0],
             "neighbours": shapes["neighbours"][0],
-            "real": own["real"],
+            "real": header["real"],
             "sha256": sha256_of(path),
         },
     )
@@ -173,8 +173,8 @@ def inspect_compact(path: Path) -> FileReport:
         shapes = {key: list(item["shape"]) for key, item in header.items()}
     except (lzma.LZMAError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InspectError(f"{path}: not a complete compact file ({error})") from error
-    found = _of(path, metadata, shapes)
+    report = _of(path, metadata, shapes)
     return FileReport(
-        f"{found.kind}, compact (int8 rows in xz)", found.format, "sums of xz", found.read_by,
-        found.facts,
+        f"{report.kind}, compact (int8 rows in xz)", report.format, "sums of xz", report.read_by,
+        report.facts,
     )  # fmt: skip

@@ -150,10 +150,10 @@ class NumberFormat:
 
         One per value; negative zero and reserved codes are left out.
         """
-        used = {0}
+        codes = {0}
         for negative in (False, True):
-            used |= {self.encode_int(m, negative) for m in self.half(negative).levels if m}
-        return tuple(sorted(used))
+            codes |= {self.encode_int(m, negative) for m in self.half(negative).levels if m}
+        return tuple(sorted(codes))
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for hashing and for the manifest."""

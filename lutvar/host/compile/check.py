@@ -125,11 +125,11 @@ class _Checker:
         for bank, first, n in touched.bank_writes:
             self.bank_groups[self._cells(bank, first, n)] = o["groups"]
         for bank, first, n in touched.bank_reads:
-            held = self.bank_groups[self._cells(bank, first, n)]
-            if (held != o["groups"]).any():
+            groups = self.bank_groups[self._cells(bank, first, n)]
+            if (groups != o["groups"]).any():
                 raise OrderError(
                     f"{where} multiplies {o['groups']} groups; the rows of bank {bank} hold "
-                    f"{sorted(set(held.tolist()))}"
+                    f"{sorted(set(groups.tolist()))}"
                 )
         if item.opcode == Opcode.MATRIX:
             if o["more"] and self.accumulated[o["acc_bank"]] != (o["blocks"], o["rows"]):
@@ -220,10 +220,10 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
         for group in range(o["groups"]):
             want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, not group), 1 + o["dual"])
             if at >= len(panels) or panels[at] != want:
-                found = panels[at] if at < len(panels) else "nothing"
+                delivery = panels[at] if at < len(panels) else "nothing"
                 raise OrderError(
                     f"instruction {index} (MATRIX): group {group} needs beats and repeats {want}; "
-                    f"FETCH brings {found}"
+                    f"FETCH brings {delivery}"
                 )
             at += 1
     if at != len(panels):

@@ -153,18 +153,18 @@ class CostModel:
         written = rows * columns * 4
         # 16 rows are drained, whatever part of them is used.
         drain = GROUP * ROW_GROUP // DRAIN_VALUES
-        own, records = 8 * rows, 0
+        compute, records = 8 * rows, 0
         if op == PostOp.ADD:
-            own += 4 if vector else 0
+            compute += 4 if vector else 0
             read += written
         elif op == PostOp.GELU:
-            own, written = 4 * rows, written // 2
+            compute, written = 4 * rows, written // 2
         elif op == PostOp.QKV:
             # A record of 64 bytes for 64 columns; those of k of all rows are one write.
-            own, written, records = 4 * rows, rows * columns, t.post_records + rows
-        block, latency = max(drain, own), drain_latency(self.config)
+            compute, written, records = 4 * rows, rows * columns, t.post_records + rows
+        block, latency = max(drain, compute), drain_latency(self.config)
         # The last block counts whole in what is occupied; few rows leave it sooner.
-        tail = t.post_tail + latency + own + records - block + t.memory
+        tail = t.post_tail + latency + compute + records - block + t.memory
         if read:
             tail += max(0, t.memory - t.post_drain - latency)
         traffic = (("post_read", read), ("post_write", written))

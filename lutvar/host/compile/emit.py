@@ -75,22 +75,22 @@ class Emitter:
     # FRONT -----------------------------------------------------------------------------------
     def inputs(self, op: Operation) -> Access:
         """What must be there before an operation can begin."""
-        own = self.rows.tile(op.tile)
+        tile_rows = self.rows.tile(op.tile)
         cells = {"qkv": self.x, "proj": self.o, "fc1": self.x, "fc2": self.h, HEAD: self.x}
-        return Access(cells[op.site], (slice(own.first, own.first + own.count),))
+        return Access(cells[op.site], (slice(tile_rows.first, tile_rows.first + tile_rows.count),))
 
     def front(self, op: Operation, part: InputSlice) -> Iterator[Draft]:
         """Fill the next activation bank with a part of the inputs."""
         self._bank = self.next_bank
-        layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
+        layer, tile_rows = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         norm = op.site in ("qkv", "fc1", HEAD)
-        runs = list(self.rows.runs(op.tile)) if norm else [(0, own)]
+        runs = list(self.rows.runs(op.tile)) if norm else [(0, tile_rows)]
         chunk = self._chunk(CHUNK_CYCLES / (part.groups * GROUP // LANES))
         source = self.inputs(op).cells
         for label, run in runs:
             for rows in self._chunks(run, chunk):
                 span = slice(rows.first, rows.first + rows.count)
-                inside = rows.first - own.first
+                inside = rows.first - tile_rows.first
                 at, stride, scale, shift = self._row_source(op, rows, label)
                 at += part.first * GROUP * 2  # FP16: rows with norm are whole
                 yield Draft(
@@ -149,7 +149,7 @@ class Emitter:
         self, op: Operation, part: InputSlice, tile: WeightTile, accumulator: int
     ) -> tuple[list[Draft], Draft]:
         """Fetch the weights of a part of the inputs and a tile of outputs; multiply them."""
-        layer, own = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
+        layer, tile_rows = self.layout.layer(op.block, op.site), self.rows.tile(op.tile)
         index = len(self.layout.layers) - 1 if op.site == HEAD else self._index(op)
         # The first panel has biases and so another length: an instruction of its own.
         first, *others = layer.panels(tile, part)
@@ -160,7 +160,7 @@ class Emitter:
                     "address": address(Region.MODEL, panels[0].offset), "beats": panels[0].beats,
                     "panels": len(panels), "repeat": layer.passes,
                 },
-                op, own,
+                op, tile_rows,
             )
             for panels in ([first], others)
             if panels
@@ -170,10 +170,11 @@ class Emitter:
             {
                 "bank": self._bank, "acc_bank": accumulator, "groups": part.groups,
                 "blocks": tile.blocks, "dual": int(layer.dual),
-                "exponent": self.exponents[index], "rows": own.count, "more": int(part.first > 0),
+                "exponent": self.exponents[index], "rows": tile_rows.count,
+                "more": int(part.first > 0),
             },
-            op, own,
-            [Access(self.banks, (self._bank, slice(0, own.count)))],
+            op, tile_rows,
+            [Access(self.banks, (self._bank, slice(0, tile_rows.count)))],
         )  # fmt: skip
         # Sums that go on follow in the unit's own order: nothing to wait for.
         sums = matrix.extends if part.first else matrix.writes

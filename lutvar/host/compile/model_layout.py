@@ -96,21 +96,21 @@ class LayerPlan:
         """The panels of a slice, in their order in memory."""
         before = self.slices[: self.slices.index(part)]
         at = tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
-        found = []
+        panels = []
         for group in range(part.first, part.first + part.groups):
             beats = tile.beats if group > part.first else tile.first_beats
-            found.append(Panel(group, at, beats))
+            panels.append(Panel(group, at, beats))
             at += beats * BEAT_BYTES
-        return found
+        return panels
 
 
 def _panel_bytes(slices: Sequence[InputSlice], first_beats: int, beats: int) -> int:
     return sum(first_beats + (s.groups - 1) * beats for s in slices) * BEAT_BYTES
 
 
-def split_inputs(groups: int, most: int) -> tuple[InputSlice, ...]:
-    """Slices of at most `most` groups, as equal as can be."""
-    count = -(-groups // most)
+def split_inputs(groups: int, max_groups: int) -> tuple[InputSlice, ...]:
+    """Slices of at most `max_groups` groups, as equal as can be."""
+    count = -(-groups // max_groups)
     edges = [groups * i // count for i in range(count + 1)]
     return tuple(InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges))
 
@@ -122,8 +122,8 @@ def padded(outputs: int) -> int:
 
 def split_outputs(outputs: int, depth: int) -> list[tuple[int, int]]:
     """(first, count) of tiles of at most `depth` outputs, multiples of 128, as equal as can be."""
-    units, most = outputs // GROUP, depth // GROUP
-    count = -(-units // most)
+    units, max_units = outputs // GROUP, depth // GROUP
+    count = -(-units // max_units)
     edges = [units * i // count for i in range(count + 1)]
     return [(a * GROUP, (b - a) * GROUP) for a, b in itertools.pairwise(edges)]
 

@@ -153,8 +153,8 @@ def pack_transformer(
     if labels and not 0 <= labels[0] <= labels[-1] <= null:
         wrong = labels[0] if labels[0] < 0 else labels[-1]
         raise CompileError(f"class {wrong}: the model has 0 to {null - 1}")
-    wanted = range(null) if labels is None else [label for label in labels if label != null]
-    layout = ModelLayout.of(transformer.shape, config, (*wanted, null))
+    classes = range(null) if labels is None else [label for label in labels if label != null]
+    layout = ModelLayout.of(transformer.shape, config, (*classes, null))
     image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
     exponents = []
     for block in range(layout.shape.depth):

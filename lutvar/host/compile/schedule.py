@@ -116,7 +116,7 @@ class Scheduler:
     def _choose(self) -> Operation:
         line = self.timeline
         best: tuple[float, ...] | None = None
-        chosen, free = -1, line.free[Unit.MATRIX]
+        tile_index, free = -1, line.free[Unit.MATRIX]
         behind = line.free[Unit.POST] - free > self._lag
         bank_free = self._bank_free()
         for tile in range(self.rows.tiles):
@@ -132,10 +132,10 @@ class Scheduler:
                 ready, self._next[tile], tile,
             )  # fmt: skip
             if best is None or key < best:
-                best, chosen = key, tile
-        assert chosen >= 0, "no tile can go on"
-        block, site = self._chain[self._next[chosen]]
-        return Operation(chosen, block, site)
+                best, tile_index = key, tile
+        assert tile_index >= 0, "no tile can go on"
+        block, site = self._chain[self._next[tile_index]]
+        return Operation(tile_index, block, site)
 
     def _data_ready(self, tile: int) -> int | None:
         """When an operation's inputs are all there; None if that depends on others to come."""

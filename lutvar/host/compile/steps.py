@@ -129,9 +129,9 @@ class PassRows:
 
     def segments(self, tile: int) -> Iterator[tuple[TokenRows, Rows]]:
         """The part of each sequence that lies in a tile."""
-        own = self.tile(tile)
+        span = self.tile(tile)
         for seq in self.sequences:
-            a, b = max(own.first, seq.first), min(own.first + own.count, seq.first + seq.tokens)
+            a, b = max(span.first, seq.first), min(span.first + span.count, seq.first + seq.tokens)
             if a < b:
                 yield seq, Rows(tile, a, b - a)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from lutvar.contract.quant_preset import SITE_NAMES as SITE_NAMES
 from lutvar.contract.quant_preset import BlockSite
 
-SiteName = BlockSite | Literal["head", "ada_lin", "head_ada", "word_embed", "shared_ada"]
+SiteName = Literal[BlockSite, "head", "ada_lin", "head_ada", "word_embed", "shared_ada"]
 
 #: Linears that are there once in the model; their site has the number of blocks as its index.
 SINGLE_SITES: tuple[SiteName, ...] = ("head", "head_ada", "word_embed", "shared_ada")

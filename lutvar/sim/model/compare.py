@@ -110,11 +110,11 @@ def compare(
 
     Raises ValueError when the reference has no cost.
     """
-    known = load_array_costs() if costs is None else costs
-    own = lane_cost(REFERENCE, known)
-    if own is None:
+    costs_of_lanes = load_array_costs() if costs is None else costs
+    reference = lane_cost(REFERENCE, costs_of_lanes)
+    if reference is None:
         raise ValueError(f"no cost of a lane for {REFERENCE.title}; measure it first")
-    budget = own * GROUP * config.rows
+    budget = reference * GROUP * config.rows
     lines: list[Compared] = []
     first: float | None = None
     for number, case in enumerate(cases):
@@ -125,7 +125,7 @@ def compare(
             preset = Path(folder, f"{quant['name']}.yaml")
             write_file(preset, yaml.safe_dump(quant))
             changed = config.model_copy(update={"quant": str(preset), "dot": "da"})
-            bits, lut = changed.quant_config.code_bits, lane_cost(case, known)
+            bits, lut = changed.quant_config.code_bits, lane_cost(case, costs_of_lanes)
             rows = equal_rows(budget, lut) if lut is not None else 0
             formats = (case.title, case.weight, case.plain, case.dual, bits)
             if lut is None or not rows:
@@ -133,15 +133,15 @@ def compare(
                 continue
             name = f"{config.name}, {case.title}"
             sized = changed.model_copy(update={"rows": rows, "name": name})
-            found = Estimator(sized, shape, model, clock=clock, full=full).estimate(
+            estimate = Estimator(sized, shape, model, clock=clock, full=full).estimate(
                 schedule, batch, guided
             )
-        speed = found.images_per_second
+        speed = estimate.images_per_second
         first = speed if first is None else first
         lines.append(
             Compared(
                 *formats, lut, rows, round(lut * GROUP * rows), speed,
-                found.gigabytes_per_second, found.utilisation, speed / first,
+                estimate.gigabytes_per_second, estimate.utilisation, speed / first,
             )
         )  # fmt: skip
     return lines

@@ -95,14 +95,14 @@ class ComparingTransformer:
     def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
         """See `Transformer.run`: runs both and compares; returns the device's logits."""
         expected = self.golden.run(steps)
-        got = self.device.run(steps)
-        for k, (a, b) in enumerate(zip(expected, got, strict=True)):
+        actual = self.device.run(steps)
+        for k, (a, b) in enumerate(zip(expected, actual, strict=True)):
             self.comparison.add("logits", f"logits.{k}", a.view(np.uint32), b.view(np.uint32))
         for step in steps:
             for conditional in (True, False) if step.x_uncond is not None else (True,):
                 self._compare_cache(steps, step, conditional)
         self.comparison.passes += 1
-        return got
+        return actual
 
     def _compare_cache(
         self, steps: Sequence[ImageStep], step: ImageStep, conditional: bool

@@ -255,9 +255,9 @@ def _sampling(quantized: Quantized) -> dict[str, float]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"lutvar": lutvar.__version__, "Python": platform.python_version()}
-    found["torch"] = str(torch.__version__)
-    return found | {tool.name: tool.found for tool in versions() if tool.found}
+    result = {"lutvar": lutvar.__version__, "Python": platform.python_version()}
+    result["torch"] = str(torch.__version__)
+    return result | {tool.name: tool.found for tool in versions() if tool.found}
 
 
 __all__ = ["run_demo"]

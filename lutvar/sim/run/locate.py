@@ -41,7 +41,7 @@ class Divergence:
         what: block and layer, "block1.fc2", "block0.attention" or "head".
         rows: first row of the pass that it handles, and how many.
         tensor: what it writes, in the names of `GoldenTransformer`'s trace, or the memory's.
-        element: index of the first differing element. expected, got: bit patterns.
+        element: index of the first differing element. expected, actual: bit patterns.
         wrong, of: bytes that differ, and all bytes that it writes.
         fed_by: instructions that prepared its input: FRONT, FETCH and MATRIX.
         error: why the device stopped, when it did; there is no element then.
@@ -54,7 +54,7 @@ class Divergence:
     tensor: str
     element: tuple[int, ...]
     expected: int
-    got: int
+    actual: int
     wrong: int
     of: int
     fed_by: tuple[str, ...] = ()
@@ -67,7 +67,8 @@ class Divergence:
         if self.error:
             return text + self.error
         return text + (
-            f"{self.tensor}{list(self.element)}: expected 0x{self.expected:X}, got 0x{self.got:X}; "
+            f"{self.tensor}{list(self.element)}: expected 0x{self.expected:X}, "
+            f"got 0x{self.actual:X}; "
             f"{self.wrong} of {self.of} bytes differ"
         )
 
@@ -120,22 +121,22 @@ def locate(
     program = search.program_differs(expected) if expected is not None else ""
     ends = [i for i, item in enumerate(search.program.instructions)
             if item.opcode in (Opcode.POST, Opcode.ATTEND)]  # fmt: skip
-    low, high, found = -1, len(ends) - 1, search.run(ends[-1])
+    low, high, divergence = -1, len(ends) - 1, search.run(ends[-1])
     runs = 1
-    while found is not None and high - low > 1:
+    while divergence is not None and high - low > 1:
         middle = (low + high) // 2
         runs += 1
         earlier = search.run(ends[middle])
         if earlier is None:
             low = middle
         else:
-            high, found = ends.index(earlier.index), earlier
-    if found is not None and ends[high] != search.cut:
+            high, divergence = ends.index(earlier.index), earlier
+    if divergence is not None and ends[high] != search.cut:
         # Later instructions may have covered some of what differs.
-        found = search.run(ends[high]) or found
+        divergence = search.run(ends[high]) or divergence
         runs += 1
     search.restore()
-    return Located(search.model_differs(), program, found, runs)
+    return Located(search.model_differs(), program, divergence, runs)
 
 
 class _Search:
@@ -221,10 +222,10 @@ class _Search:
             if i <= cut:
                 expected[region].reshape(-1, ALIGN)[lines] = contents
                 writer[region][lines] = i
-        got = {region: self.device.read(region, 0, m.size) for region, m in expected.items()}
+        actual = {region: self.device.read(region, 0, m.size) for region, m in expected.items()}
         wrong: dict[int, list[tuple[Region, int]]] = {}
         for region, contents in expected.items():
-            for at in np.flatnonzero(got[region] != contents).tolist():
+            for at in np.flatnonzero(actual[region] != contents).tolist():
                 owner = int(writer[region][at // ALIGN])
                 # A write where none belongs counts for the last instruction that ran.
                 wrong.setdefault(cut if owner < 0 else owner, []).append((region, at))
@@ -237,23 +238,23 @@ class _Search:
         size = ALIGN * sum(lines.size for _, lines in footprint(item).writes)
         if what is None:
             name = f"a write outside of what it may write, {region.name}+"
-            one = int(expected[region][at]), int(got[region][at])
+            one = int(expected[region][at]), int(actual[region][at])
             return self._at(index, name, (at,), *one, count, size)
         values = [
             int.from_bytes(m[what.offset : what.offset + what.size].tobytes(), "little")
-            for m in (expected[region], got[region])
+            for m in (expected[region], actual[region])
         ]
         return self._at(index, what.tensor, what.index, values[0], values[1], count, size)
 
     def _at(
-        self, index: int, tensor: str, element: tuple[int, ...], expected: int, got: int,
+        self, index: int, tensor: str, element: tuple[int, ...], expected: int, actual: int,
         wrong: int, of: int,
     ) -> Divergence:  # fmt: skip
         item, note = self.program.instructions[index], self.program.notes[index]
         what = note.what if note.what == "head" else f"block{note.block}.{note.what}"
         return Divergence(
-            index, item.opcode.name, what, (note.first, note.rows), tensor, element, expected, got,
-            wrong, of, tuple(self._feeding(index)),
+            index, item.opcode.name, what, (note.first, note.rows), tensor, element, expected,
+            actual, wrong, of, tuple(self._feeding(index)),
         )  # fmt: skip
 
     def _feeding(self, index: int) -> list[str]:
@@ -269,8 +270,8 @@ class _Search:
             parts.append(into.pop())
         fronts = [i for i in range(parts[0]) if items[i].opcode == Opcode.FRONT
                   and notes[i][:3] == notes[parts[0]][:3]]  # fmt: skip
-        chosen = sorted([*fronts, *parts, *(f for part in parts for f in fetches(items, part))])
-        return [f"{items[i].opcode.name} {i}" for i in chosen]
+        indices = sorted([*fronts, *parts, *(f for part in parts for f in fetches(items, part))])
+        return [f"{items[i].opcode.name} {i}" for i in indices]
 
 
 def fetches(items: Sequence[Instruction], matrix: int) -> list[int]:
@@ -289,15 +290,15 @@ def fetches(items: Sequence[Instruction], matrix: int) -> list[int]:
 def beginning(program: Program, cut: int) -> Program:
     """The program to instruction `cut`, and no weights but those that it multiplies."""
     items = program.instructions
-    chosen = {i for i in range(cut + 1) if items[i].opcode != Opcode.FETCH}
-    for i in sorted(chosen):
+    indices = {i for i in range(cut + 1) if items[i].opcode != Opcode.FETCH}
+    for i in sorted(indices):
         if items[i].opcode == Opcode.MATRIX:
-            chosen.update(fetches(items, i))
-    kept = [items[i] for i in sorted(chosen)]
-    ends = totals(kept)
+            indices.update(fetches(items, i))
+    instructions = [items[i] for i in sorted(indices)]
+    ends = totals(instructions)
     body = [
         Instruction(i.opcode, i.operands, tuple(map(min, zip(i.waits, ends, strict=True))))
-        for i in kept
+        for i in instructions
     ]
     return Program(
         (*body, Instruction(Opcode.END, {}, tuple(ends))),

@@ -48,10 +48,10 @@ def element_of(
         name, base = "logits", plan.logits(0, 0)
     elif block + 1 == plan.shape.depth and note.what == "fc2":
         name = "x"
-    found = _inside(o["output"], o["output_stride"], o["rows"], columns * size, region, offset)
-    if found is None:
+    place = _inside(o["output"], o["output_stride"], o["rows"], columns * size, region, offset)
+    if place is None:
         return None
-    row, byte = found
+    row, byte = place
     first = (split_address(o["output"])[1] - split_address(base)[1]) % o["output_stride"] // size
     index = note.first + row, first + byte // size
     return Element(name, index, offset - byte % size, size)
@@ -63,18 +63,18 @@ def _record(item: Instruction, note: Note, region: Region, offset: int) -> Eleme
     for block in range(o["block_first"], o["block_first"] + o["blocks"]):
         if block < queries:
             at = o["output"] + 2 * block * RECORD_BYTES
-            found = _inside(at, o["output_stride"], rows, 2 * RECORD_BYTES, region, offset)
-            if found:
-                half, byte = divmod(found[1], RECORD_BYTES)
-                index = note.first + found[0], 2 * block + half, byte
+            place = _inside(at, o["output_stride"], rows, 2 * RECORD_BYTES, region, offset)
+            if place:
+                half, byte = divmod(place[1], RECORD_BYTES)
+                index = note.first + place[0], 2 * block + half, byte
                 return Element(f"block{note.block}.q", index, offset, 1)
             continue
         head = block - queries
         for name in ("keys", "values"):
             at = o[name] + head * o["head_stride"]
-            found = _inside(at, RECORD_BYTES, rows, RECORD_BYTES, region, offset)
-            if found:
-                index = note.first + found[0], head, found[1]
+            place = _inside(at, RECORD_BYTES, rows, RECORD_BYTES, region, offset)
+            if place:
+                index = note.first + place[0], head, place[1]
                 return Element(f"block{note.block}.{name[0]}", index, offset, 1)
     return None
 
@@ -97,7 +97,7 @@ def part_of_model(layout: ModelLayout, offset: int) -> str:
                 continue
             panels = [(p, p.group == s.first) for s in layer.slices for p in layer.panels(tile, s)]
             panel, biased = max(
-                (found for found in panels if found[0].offset <= offset), key=lambda f: f[0].offset
+                (place for place in panels if place[0].offset <= offset), key=lambda f: f[0].offset
             )
             beat = (offset - panel.offset) // BEAT_BYTES
             bits, ports = layout.config.quant_config.code_bits, layout.config.weight_ports

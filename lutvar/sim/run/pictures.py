@@ -156,12 +156,12 @@ def draw_roofline(
     pyplot.close(figure)
 
 
-def spread(heights: NDArray[np.float64], least: float) -> NDArray[np.float64]:
-    """Heights as near as possible to the given ones, in their order, `least` apart from below."""
+def spread(heights: NDArray[np.float64], min_gap: float) -> NDArray[np.float64]:
+    """Heights as near as possible to the given ones, in their order, at least `min_gap` apart."""
     result = heights.copy()
     order = np.argsort(heights, kind="stable")
     for lower, upper in pairwise(order):
-        result[upper] = max(result[upper], result[lower] + least)
+        result[upper] = max(result[upper], result[lower] + min_gap)
     return result
 
 

@@ -94,14 +94,14 @@ def run_variants(
     """Simulate variants of one workload; each accelerator is built once."""
     outcomes: dict[Variant, Outcome] = {}
     for pipelined in sorted({v.pipelined for v in variants}, reverse=True):
-        own = [v for v in variants if v.pipelined == pipelined]
-        chosen = Quantized(
+        group = [v for v in variants if v.pipelined == pipelined]
+        variant_model = Quantized(
             quantized.loaded, quantized.transformer, _config(quantized.config, pipelined)
         )
-        slots = max(v.slots for v in own)
+        slots = max(v.slots for v in group)
         reports: list[PassReport] = []
-        with Session(chosen, out, slots=slots, on_pass=reports.append) as session:
-            for variant in own:
+        with Session(variant_model, out, slots=slots, on_pass=reports.append) as session:
+            for variant in group:
                 session.device.set_serial(variant.serial)
                 session.simulation.set_timing(variant.timing)
                 reports.clear()

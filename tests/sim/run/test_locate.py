@@ -122,7 +122,7 @@ def test_post_writes_a_wrong_value(sound: Case) -> None:
     first = first % case.plan.h_stride // 2
     assert first == 512
     assert (where.tensor, where.element) == ("block1.gelu", (note.first + 2, first + 5))
-    assert where.expected ^ where.got == 0x4000 and where.wrong == 1
+    assert where.expected ^ where.actual == 0x4000 and where.wrong == 1
     kinds = [text.split()[0] for text in where.fed_by]
     assert kinds == ["FRONT"] * (len(kinds) - 3) + ["FETCH", "FETCH", "MATRIX"]
     assert "block1.gelu" in str(where) and "expected 0x" in str(where)
