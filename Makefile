@@ -64,7 +64,7 @@ docs: $(VENV)/.docs ## pages about the Python interface, from the docstrings
 verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4, vck190-fp4, ...)
 	$(LUTVAR) verilog $(CONFIG) -o $(BUILD)/verilog
 
-sim: tools $(VENV)/.core ## cocotb benches on the exported Verilog of small-fp4, with Verilator
+sim: tools $(VENV)/.core ## cocotb testbenches on the exported Verilog of small-fp4, with Verilator
 	$(LUTVAR) sim --sim verilator -o $(BUILD)/cocotb
 
 study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory from a configuration to a checked netlist: export, lint, Yosys elaboration.
 
-`python -m lutvar.bench.elaborate vck190-fp4` prints both as JSON. It is a process of its own, so
-that its peak of memory is nobody else's.
+`python -m lutvar.bench.elaborate vck190-fp4` prints both as JSON. It runs as a separate
+process, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ MAX_GB = 12
 
 
 def run(config_name: str) -> dict[str, Any]:
-    """Do it once here. Seconds of each step; peak of this process and its largest child in GB;
-    what lint and Yosys object to."""
+    """Run every step once in this process.
+
+    Returns seconds of each step, peak memory of this process and its largest child in GB, and what
+    lint and Yosys object to.
+    """
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.hw.accelerator.export import export
     from lutvar.sim.lint import check_yosys, lint_verilator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The picture of a bench history: a panel for each figure with a target."""
+"""The picture of the benchmark history: a panel for each figure with a target."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 """Speed and memory of a recipe on a large model: RTN, Hadamard and dual format on a d16-size one.
 
 The model has random weights and lies in a float32 file that is memory-mapped. Making the file
-and quantizing it are two processes of their own, so that the second one's peak is its own.
+and quantizing it run in separate processes, so that the peak is that of quantizing alone.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bench run found: measurements with targets, as text, JSON or a Markdown page."""
+"""Results of a benchmark run: measurements with targets, as text, JSON or a Markdown page."""
 
 from __future__ import annotations
 
@@ -185,5 +185,5 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-#: A step of a bench run: a label for the progress bar, and what returns its measurements.
+#: A step of a benchmark run: a label for the progress bar, and what returns its measurements.
 Step = tuple[str, Callable[[], list[Measurement]]]

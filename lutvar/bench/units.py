@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The accelerator's units, each synthesised on its own: area, memories and levels at once.
 
-A synthesis takes minutes, so what was found is kept in the build folder under a hash of the unit's
+A synthesis takes minutes, so results are cached in the build folder under a hash of the unit's
 Verilog and of how it was mapped; a unit that did not change is not mapped again.
 """
 

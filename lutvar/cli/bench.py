@@ -14,8 +14,8 @@ from .errors import FAILED, OK
 
 
 @command("bench")
-@click.option("--quick", is_flag=True, help="Leave out what takes longest (large syntheses).")
-@click.option("--check", is_flag=True, help="Exit with 1 when a target is missed, too.")
+@click.option("--quick", is_flag=True, help="Skip what takes longest (large syntheses).")
+@click.option("--check", is_flag=True, help="Also exit with 1 when a target is missed.")
 @click.option(
     "--markdown",
     type=OutputFile(*MARKDOWN),

@@ -78,7 +78,7 @@ def command(name: str) -> Callable[[_F], click.Command]:
 
 
 def given(name: str) -> bool:
-    """Whether the user gave this parameter of the present command."""
+    """Whether the user gave this parameter of the current command."""
     source = click.get_current_context().get_parameter_source(name)
     return source is click.core.ParameterSource.COMMANDLINE
 
@@ -108,7 +108,7 @@ def require_simulator() -> None:
 class OutputFile(click.Path):
     """A file to write, of one format: its name must not promise another one.
 
-    Without an ending any name is right, and so is a device or a pipe.
+    Without an ending any name will do, and so will a device or a pipe.
 
     Args:
         endings: those of the format, the usual one first; none: any name is right.
@@ -161,7 +161,7 @@ def emit(as_json: bool, data: Any, text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A remark for people; standard error, so that it does not get into JSON."""
+    """A remark for people, on standard error: it must not get into JSON."""
     click.echo(text, err=True)
 
 

@@ -13,7 +13,7 @@ from .common import command
 @command("disassemble")
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
 def disassemble(file: str) -> None:
-    """Print the program in FILE (- for standard input), one line an instruction.
+    """Print the program in FILE (- for standard input), one line per instruction.
 
     What is not a program is refused as soon as its first bytes say so.
     """

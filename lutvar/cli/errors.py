@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 OK = 0  #: everything asked for was done and every check passed
-FAILED = 1  #: a comparison, a bench or a device failed
+FAILED = 1  #: a comparison, a testbench or a device failed
 BAD_INPUT = 2  #: wrong usage, an unusable file or configuration
 
 #: Top-level modules -> the extra that brings them, for a message that says what to install.

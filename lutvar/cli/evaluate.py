@@ -62,7 +62,7 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
 @click.option(
     "--samples",
     type=click.IntRange(1),
-    help="Images a seed. Default: 10,000; with --protocol imagenet 50 a class.",
+    help="Images per seed. Default: 10,000; with --protocol imagenet 50 per class.",
 )
 @click.option(
     "--seed",
@@ -79,10 +79,14 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
     help="Images whose tokens are given to compare logits and layers.",
 )
 @click.option("--cfg", type=float, help="Guidance. Default: the model's.")
-@click.option("--top-k", type=int, help="Most likely tokens to draw from. Default: the model's.")
-@click.option("--top-p", type=float, help="Their probability. Default: the model's.")
+@click.option("--top-k", type=int, help="Candidates of a draw. Default: the model's.")
+@click.option(
+    "--top-p",
+    type=float,
+    help="Probability of the candidates. Default: the model's.",
+)
 @click.option("--chunk", default=50, type=click.IntRange(1), help="Images in one batch.")
-@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one a processor.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per processor.")
 @click.option(
     "--device", default="cpu", callback=_usable_device, help="Where models run, as torch names it."
 )

@@ -26,8 +26,8 @@ def quantize(
     """Quantize a model and write the result to FILE.
 
     --preset rounds to nearest in the formats of an accelerator, --recipe runs a quantization
-    method. `demo`, `generate`, `eval` and `pack` read either file. A run that is broken off goes on
-    where it was when it is started again.
+    method. `demo`, `generate`, `eval` and `pack` read either file. Interrupt it at any time; the
+    same command continues where it stopped.
     """
     if recipe is not None and preset is not None:
         raise click.UsageError("--preset and --recipe exclude each other; give one")
@@ -50,7 +50,7 @@ def quantize(
                 jobs=jobs,
             )  # fmt: skip
     except KeyboardInterrupt:
-        note(f"finished blocks are kept in {out}.parts; the same command goes on from there")
+        note(f"finished blocks are kept in {out}.parts; the same command continues from there")
         raise
     coverage = plan.coverage()
     size = out.stat().st_size

@@ -36,7 +36,7 @@ from .common import (
     metavar="FILE",
     help="Write the document to FILE, and the picture beside it.",
 )
-@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one a processor.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per processor.")
 @json_option
 def results(
     plan: Path | None, out: Path, markdown: Path | None, jobs: int | None, as_json: bool

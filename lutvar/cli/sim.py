@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lutvar sim`: the cocotb benches on the exported Verilog."""
+"""`lutvar sim`: the cocotb testbenches on the exported Verilog."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Simulator; repeat for several. Default: those installed.",
 )
-@click.option("--match", metavar="REGEX", help="Run only the benches whose name matches.")
+@click.option("--match", metavar="REGEX", help="Run only the tests whose name matches.")
 @click.option(
     "--junit",
     type=OutputFile(".xml"),
@@ -48,12 +48,12 @@ def sim(
     out: Path,
     as_json: bool,
 ) -> int:
-    """Run the benches on the Verilog of CONFIG, an accelerator preset or YAML file.
+    """Run the testbenches on the Verilog of CONFIG, an accelerator preset or YAML file.
 
     Default: small-fp4 on Verilator; a tiny accelerator on Icarus. Icarus runs some 40 cycles a
-    second, so it gets a part of the benches unless --match chooses others.
+    second, so it runs part of the tests unless --match chooses others.
 
-    Exit code 1 when a bench fails.
+    Exit code 1 when a test fails.
     """
     from lutvar.sim.junit import junit as junit_xml
     from lutvar.sim.runner import RunError, Simulator, run_testbenches

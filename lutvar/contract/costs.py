@@ -21,12 +21,12 @@ ARRAY_COSTS = DATA / "array_costs.json"
 
 @dataclass(frozen=True)
 class UnitCost:
-    """What one unit takes.
+    """Resources of one unit.
 
     Attributes:
         lut: LUT sites after packing, memory included. lut_unpacked: before packing.
         ff, dsp, uram: primitives. bram36: block RAMs, two of 18 Kbit being one.
-        levels: logic levels -> register inputs and output ports behind so many.
+        levels: logic levels -> number of register inputs and output ports at that depth.
         seconds: that the synthesis took. source: the tool.
     """
 
@@ -72,7 +72,7 @@ def save_units(name: str, costs: dict[str, UnitCost], folder: Path = DATA) -> No
 
 @dataclass(frozen=True)
 class ArrayCost:
-    """What was measured. Figures are for each of the `rows` x 128 lanes unless they say more.
+    """A measured cost; per lane of `rows` x 128 unless said otherwise.
 
     Attributes:
         form, weight, plain, dual, engines: as in `lutvar.bench.array.ArrayCase`.
@@ -80,8 +80,8 @@ class ArrayCost:
         lut_mapped: LUTs before packing, memory included.
         lutram: LUT sites used as memory.
         ff: flip-flops.
-        levels: LUT levels -> register inputs behind so many, in all rows.
-        latency, fill: cycles from weights to sums, and without work after a new operand.
+        levels: LUT levels -> number of register inputs at that depth, in all rows.
+        latency, fill: cycles from weights to sums; idle cycles after a new operand.
         tool: what mapped it.
     """
 

@@ -28,7 +28,7 @@ from .transport import Bytes, MemoryTransport
 PAGE = 4096
 #: Cycles between two reads of a register that is polled.
 _POLL = 64
-#: Cycles between two looks at the device while a program runs.
+#: Cycles between two checks of the device while a program runs.
 _SLICE = 1 << 20
 
 
@@ -50,7 +50,7 @@ class ProgramTimeout(HostError):
 
 
 def _still(snapshot: DeviceSnapshot) -> str:
-    """What the device was doing when the time was up."""
+    """The state of the device when time was up."""
     if BY_NAME["STATE"].field_value(snapshot.state, "resetting"):
         return ""
     idle = BY_NAME["CTRL"].field_value(snapshot.ctrl, "idle")
@@ -190,9 +190,9 @@ class Device:
     def run(self, program: bytes, limit: int, what: str = "program") -> DeviceCounters:
         """Run a program to its end.
 
-        An interrupt only ends the waiting; whether the program is done, the device's registers
-        tell. One that comes too early (a shared line, one left over from before a crash)
-        proves nothing, and one that never comes costs time only.
+        An interrupt only ends the wait; the registers say whether the program is done. A spurious
+        one (a shared line, or left over from before a crash) proves nothing, and a missing one
+        only costs time.
 
         Args:
             program: encoded, header included.
@@ -234,7 +234,7 @@ class Device:
         return DeviceCounters.read(self.register).since(before)
 
     def _wait(self, limit: int, what: str) -> None:
-        """Until ISR says that the program is done or has failed, or time is up."""
+        """Wait until ISR reports done or an error, or time is up."""
         first, left = self.transport.cycles, limit
         while True:
             woken = self.transport.wait(min(_SLICE, max(1, left)))

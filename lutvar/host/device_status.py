@@ -155,7 +155,7 @@ class AcceleratorError(HostError):
 
 
 def explain(snapshot: DeviceSnapshot) -> str:
-    """An error in words: what was wrong, where, and what to do."""
+    """An error in words: what went wrong, where, and what to do."""
     code, info = snapshot.error, snapshot.error_info
     if code == Code.BAD_HEADER:
         rule = HeaderRule(info).name if info in set(HeaderRule) else str(info)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam between the accelerator's driver and machinery: registers, memory, one interrupt.
+"""The interface between driver and hardware: registers, memory, one interrupt.
 
 The driver is written against `MemoryTransport` only; the simulator implements it here, a board
 with mapped registers and a contiguous buffer (UIO and u-dma-buf, or XRT) in the same few methods.

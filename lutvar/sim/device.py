@@ -52,8 +52,8 @@ class MemoryTiming:
     """How the simulated memory behaves; cycles of the device's clock.
 
     Attributes:
-        latency: least and largest number of cycles from a burst's address to its first beat, drawn
-            for each burst; 25 to 75 is 100 to 300 ns at 250 MHz.
+        latency: smallest and largest number of cycles from a burst's address to its first beat,
+            drawn for each burst; 25 to 75 is 100 to 300 ns at 250 MHz.
         stall: probability that a channel rests in a cycle.
         bandwidth: bytes in a cycle that all ports share, or None.
         seed: of the draws.
@@ -67,7 +67,7 @@ class MemoryTiming:
     def __post_init__(self) -> None:
         low, high = self.latency
         if not 0 <= low <= high:
-            raise ValueError(f"latency is {self.latency}; it must be (least, largest) from 0")
+            raise ValueError(f"latency is {self.latency}; it must be (smallest, largest) from 0")
         if not 0 <= self.stall < 1:
             raise ValueError(f"stall is {self.stall}; it must be in [0, 1)")
         if self.bandwidth is not None and self.bandwidth < 1:
@@ -214,7 +214,7 @@ class VerilatedDevice:
         self._call("trace", 1)
 
     def take_trace(self) -> NDArray[np.uint64]:
-        """Stop recording; [n, 3]: cycle, busy bits, active bits by unit, one row a change."""
+        """Stop recording; [n, 3]: cycle, busy bits, active bits by unit, one row per change."""
         records = np.empty((self._call("trace_count"), 3), np.uint64)
         self._call("trace_take", records.ctypes.data)
         self._call("trace", 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of benches as JUnit XML, the form that Jenkins, GitLab and GitHub's reporters read."""
+"""Results of testbenches as JUnit XML, which Jenkins, GitLab and GitHub's reporters read."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 
 def junit(results: Sequence[SimulationResult], errors: Mapping[str, str] | None = None) -> bytes:
-    """An XML document with a test suite for each simulator and a test case for each bench.
+    """An XML document with a test suite for each simulator and a test case for each test.
 
     Args:
         results: of all simulators.
-        errors: by simulator: why it ended without results; each becomes a test case with an
+        errors: by simulator, why it ended without results; each becomes a test case with an
             error.
     """
     errors = errors or {}

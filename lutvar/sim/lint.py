@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read an exported core with Verilator, Icarus and Yosys, and report what they object to."""
+"""Read an exported core with Verilator, Icarus and Yosys, and report their warnings."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the cocotb benches on a freshly exported accelerator, in one simulator."""
+"""Run the cocotb testbenches on a freshly exported accelerator, in one simulator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _HINTS = {
     "verilator": VERILATOR_HINT,
     "icarus": "Install the package iverilog of your distribution.",
 }
-#: Ports are all that the benches touch. Making every signal visible, as cocotb does by default,
+#: Testbenches touch ports only. Making every signal visible, as cocotb does by default,
 #: keeps Verilator from optimising and multiplies build and run time.
 _VISIBLE = ("*_axi*", "ap_clk", "ap_rst_n", "interrupt")
 _VERILATOR_ARGUMENTS = (
@@ -37,7 +37,7 @@ _VERILATOR_ARGUMENTS = (
     "--x-assign", "fast", "--x-initial", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
 )  # fmt: skip
-#: The benches run so few cycles that compiling well costs more than it saves.
+#: Testbenches run so few cycles that an optimised build costs more than it saves.
 _COMPILER_FLAGS = "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 
 

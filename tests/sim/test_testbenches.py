@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cocotb benches on the exported Verilog of a tiny accelerator, in each simulator installed.
+"""cocotb testbenches on the exported Verilog of a tiny accelerator, in each simulator installed.
 
 `-m icarus` or `-m verilator` chooses one simulator. `lutvar sim` runs more of them, and on larger
 accelerators.

@@ -7,7 +7,7 @@ every run; vector clocks decide that (`clocks`). Besides: nothing is read that n
 and accumulators hold what their readers expect, weights come in the order in which they are used,
 all operands are within the accelerator's limits, and the program cannot get stuck.
 
-It works from the encoded operands (`footprint`), not from what the compiler thought.
+It works from the encoded operands (`footprint`), independently of the compiler.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class _Checker:
                 )
 
     def _contents(self, where: str, item: Instruction, touched: Footprint) -> None:
-        """What banks hold is what their readers expect."""
+        """Banks hold what their readers expect."""
         o = item.operands
         for bank, first, n in touched.bank_writes:
             self.bank_groups[self._cells(bank, first, n)] = o["groups"]
@@ -204,7 +204,7 @@ def check_program(program: Program, config: AcceleratorConfig) -> None:
 
 
 def _check_weights(program: Program, config: AcceleratorConfig) -> None:
-    """FETCH brings panel by panel what MATRIX uses."""
+    """FETCH delivers the panels in the order in which MATRIX uses them."""
     bits = config.quant_config.code_bits
     panels = [
         (item.operands["beats"], item.operands["repeat"])

@@ -57,7 +57,7 @@ class Clocks:
         return self._known[unit][index]
 
     def lead(self, unit: Unit, other: Unit) -> int:
-        """Most that `other` can be ahead of what the unit's instructions wait for or know.
+        """The largest lead of `other` over what the unit's instructions wait for or know.
 
         The largest, over the unit's instructions, of how many instructions of `other` may be
         complete before this one is, less what it knows. Counts only compare right below 2**15.

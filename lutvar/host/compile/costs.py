@@ -44,7 +44,7 @@ class UnitTimes:
         post_records: more of it when records are made.
         post_drain: from the start to a block's first value in the lanes, beyond what its fetch
             takes without the memory.
-        attend_least: ATTEND, least cycles of a block of n query rows beyond `4 n`.
+        attend_min: ATTEND, fewest cycles of a block of n query rows beyond `4 n`.
         attend_tail: from the last key of a block to its results, without the keys' second pass.
     """
 
@@ -59,7 +59,7 @@ class UnitTimes:
     post_tail: int = 107
     post_records: int = 27
     post_drain: int = 59
-    attend_least: int = 12
+    attend_min: int = 12
     attend_tail: int = 120
 
 
@@ -188,4 +188,4 @@ class CostModel:
         )
 
     def _attend_block(self, rows: int, keys: int) -> int:
-        return max(rows + keys + 1, self.times.attend_least + 4 * rows)
+        return max(rows + keys + 1, self.times.attend_min + 4 * rows)

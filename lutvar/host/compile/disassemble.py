@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs as text: one line an instruction."""
+"""Programs as text: one line per instruction."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _line(index: int, item: Instruction, new: list[int], note: Note | None) -> s
 
 
 def disassemble(program: Program) -> Iterator[str]:
-    """Lines of text. Of the waits only those that are more than the unit waited for before."""
+    """Lines of text; of the waits, only those beyond what the unit has waited for already."""
     yield (
         f"; accelerator {program.accelerator_hash:016x} model {program.model_hash:016x} "
         f"{len(program.instructions)} instructions"

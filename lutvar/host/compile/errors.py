@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the compiler refuses."""
+"""Errors of the compiler."""
 
 from __future__ import annotations
 

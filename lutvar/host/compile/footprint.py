@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an instruction reads and writes, from its operands alone: memory lines and banks.
 
-Independent of what the compiler believes: this is how a unit reads the fields. A line is 64 bytes.
+Independent of the compiler: this is how a unit reads the fields. A line is 64 bytes.
 """
 
 from __future__ import annotations

@@ -68,7 +68,7 @@ class Panel(NamedTuple):
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """One linear layer: K = 128 * groups inputs, N outputs (padded to a multiple of 128).
+    """One linear layer: I = 128 * groups inputs, O outputs (padded to a multiple of 128).
 
     `slices`: its inputs in parts that fit an activation bank. The first panel of each has place
     for biases, though only those of the first slice are used.

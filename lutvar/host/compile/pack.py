@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packing: a quantized transformer as the bytes of region MODEL.
 
-What is packed comes in through protocols, so that the host needs nothing of how it was quantized.
+Its input is a protocol, so the host need not know how the model was quantized.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from .packed import Allocate, Bytes, PackedTransformer
 
 
 class CodedLinear(Protocol):
-    """A linear layer as codes. O outputs, K inputs, G = K / 128 groups."""
+    """A linear layer as codes. O outputs, I inputs, G = I / 128 groups."""
 
     @property
     def codes(self) -> NDArray[np.uint8]:
-        """Weight codes, [O, K]."""
+        """Weight codes, [O, I]."""
         ...
 
     @property

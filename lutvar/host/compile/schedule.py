@@ -2,7 +2,7 @@
 """In which order the operations of a pass run: list scheduling with the cycle model.
 
 One order of operations fixes the order of FRONT, MATRIX and POST, because banks are given out in
-turn; ATTEND follows the qkv results. At each step the operation is taken whose MATRIX part could
+turn; ATTEND follows the qkv results. Each step takes the operation whose MATRIX part can
 begin first; among those that would not keep the array waiting, the one that has waited longest,
 but while POST is far behind the array, the one that gives POST least to do for its MATRIX time.
 Instructions get their starting time in the model, which orders the program.

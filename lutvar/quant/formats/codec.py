@@ -60,7 +60,7 @@ def decision_table(fmt: NumberFormat, ties: TieRule) -> tuple[tuple[int, ...], i
 class TensorCodec:
     """Vectorised encoder and decoder of one format under one tie rule.
 
-    Make it through `codec`, which keeps one for each pair. Tensors of any shape, any device.
+    Get it from `codec`, which caches one for each pair. Tensors of any shape, on any device.
 
     Attributes:
         grid_values: signed grid integer of each code, float64; NaN for reserved codes.

@@ -27,7 +27,7 @@ class Quantized:
         codes: uint8, shape of the input.
         scaling: scales of the positive half, or of both halves in a single-scale format.
         scaling_neg: scales of the negative half of a dual format, else None.
-        format, granularity, rule: how it was made.
+        format, granularity, rule: as given to `quantize`.
         dtype: type of the input tensor.
     """
 
@@ -67,8 +67,8 @@ class Quantized:
             values = _within(values, self.dtype)
             values = values if dtype == self.dtype else values.double()
         else:
-            steps = (s.stored.double() * s.step if s else None for s in (pos, neg))
-            values = decoder.grid(blocks, torch.float64) * _select(negative, *steps)
+            scales = (s.stored.double() * s.unit if s else None for s in (pos, neg))
+            values = decoder.grid(blocks, torch.float64) * _select(negative, *scales)
             if neg is not None and neg.divisor != pos.divisor:
                 values = torch.where(negative, values / neg.divisor, values / pos.divisor)
             else:
@@ -141,13 +141,13 @@ def check_finite(x: Tensor) -> None:
 
 
 def _within(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """Values with those beyond the range of a type at its ends."""
+    """Values clamped to the range of a type."""
     largest = FLOAT_TYPES[dtype].largest
     return values.clamp(-largest, largest)
 
 
 def _select(negative: Tensor, pos: Tensor | None, neg: Tensor | None) -> Tensor:
-    """Per-block numbers, spread to the values: `neg` where `negative`, if there is such a half."""
+    """Numbers of blocks, broadcast to values: `neg` where `negative`, if there is such a half."""
     assert pos is not None
     if neg is None:
         return pos.unsqueeze(-1)

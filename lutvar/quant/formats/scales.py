@@ -46,14 +46,14 @@ class Scaling:
         numerator: with `denominator`, the doubled grid position is
             `2 y = x * numerator / denominator`; a power of two, or twice a grid integer.
         denominator: float64, infinite for zero groups.
-        step: value of one grid step is `stored * step / divisor`.
-        divisor: see `step`; kept apart because 1/divisor need not be exact.
+        unit: the scale (value of one grid step) is `stored * unit / divisor`.
+        divisor: see `unit`; separate because 1/divisor need not be exact.
     """
 
     stored: Tensor
     numerator: float
     denominator: Tensor
-    step: float
+    unit: float
     divisor: float = 1.0
 
 

@@ -294,7 +294,7 @@ def fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], i
 
 
 def checked_bias(site: LinearSite, bias: Tensor | None, outputs: int) -> NDArray[np.float32]:
-    """Bias as float32: refused where the device could not add it, flushed where it is too small."""
+    """Bias as float32: rejected if the device could not add it, flushed to 0 if too small."""
     if bias is None:
         return np.zeros(outputs, np.float32)
     values = bias.detach().cpu().float().numpy().copy()

@@ -33,7 +33,7 @@ class PassEstimate:
         issue: cycles in which the array takes a weight vector.
         busy: by unit, cycles in which it is occupied.
         traffic: bytes by port.
-        waits: cycles in which MATRIX stands still, by the reason.
+        waits: cycles in which MATRIX stalls, by reason.
         memory: cycles that the traffic takes at the memory's full rate.
         useful: share of the array's rows that hold tokens.
     """
@@ -52,12 +52,12 @@ class PassEstimate:
 
     @property
     def bounds(self) -> dict[str, float]:
-        """Least cycles by what would be the only limit."""
+        """Lower bounds in cycles: what each resource alone would need."""
         return {**{k: v for k, v in self.busy.items() if k != "FETCH"}, "memory": self.memory}
 
     @property
     def bound(self) -> str:
-        """What would bound the pass if everything else overlapped."""
+        """The limiting resource: what would bound the pass if all else overlapped."""
         return max(self.bounds, key=lambda k: self.bounds[k])
 
     @property
@@ -124,7 +124,7 @@ class Estimate:
 
     @property
     def bound(self) -> str:
-        """What bounds most of the time: the unit, or memory, that is busy longest in all passes."""
+        """The limiting resource over all passes: the unit, or memory, that is busy longest."""
         return max(self._bounds, key=lambda k: self._bounds[k])
 
     @property

@@ -33,7 +33,7 @@ CFG = 1.5  #: guidance; programs differ in a factor only
 def plan(shape: TransformerShape, schedule: str, batch: int, guided: bool) -> list[PassPlan]:
     """The passes of a schedule.
 
-    `single` and `batch`: one pass a scale, for 1 or `batch` images of different classes.
+    `single` and `batch`: one pass per scale, for 1 or `batch` images of different classes.
     `stagger`: the steady state, one pass for `batch` images at each scale; each pass completes
     `batch` images.
 

@@ -76,7 +76,7 @@ _SINGLE = {"sequencer": "sequencer", "control": "control", "fetch": "FETCH", "fr
 def resources(
     config: AcceleratorConfig, measured: Mapping[str, UnitCost] | None = None
 ) -> Resources:
-    """Reckon the resources of a configuration.
+    """Add up the resources of a configuration.
 
     Args:
         measured: costs of its units; default: those that come with the package, of the largest

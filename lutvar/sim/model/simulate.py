@@ -34,7 +34,7 @@ class Simulation:
         issue: cycles in which the array takes a weight vector.
         traffic: bytes by port.
         operations: occupied cycles by (unit, layer or "attention").
-        waits: cycles in which MATRIX stands still, by reason.
+        waits: cycles in which MATRIX stalls, by reason.
     """
 
     cycles: int = 0

@@ -78,7 +78,7 @@ class Agreement:
 
     @property
     def error(self) -> float:
-        """How much the model says too much, as a share."""
+        """Relative error of the model; positive when it predicts too many cycles."""
         return self.modelled / self.simulated - 1
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A transformer that runs every pass on the device and on the golden model, and compares all of it.
+"""A transformer that runs every pass on the device and on the golden model, and compares them.
 
 What each pass leaves in memory is compared bit by bit: guided logits, and the K and V records of
 every block, head and token (codes and scales).

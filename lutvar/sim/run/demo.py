@@ -54,7 +54,7 @@ def run_demo(
     """Generate one image for each label on the simulated device, and compare all of it.
 
     If a pass differs, the first such pass is repeated to find the instruction that did it; the
-    answer is said and written to `divergence.txt`.
+    answer is printed and written to `divergence.txt`.
 
     Args:
         out: folder for pictures, reports, Verilog.
@@ -169,7 +169,7 @@ def _command(
     model: str, config: str, recipe: Path | None, labels: Sequence[int], seed: int, slots: int,
     stagger: int, out: Path,
 ) -> str:  # fmt: skip
-    """The command line that does the same again."""
+    """The command line that repeats the run."""
     words = ["lutvar", "demo", "--model", model, "--config", config]
     words += [] if recipe is None else ["--recipe", str(recipe)]
     words += [f"--class={label}" for label in labels]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which unit was the first to compute something else? Repeats a pass that differed, and finds it.
+"""Repeats a pass whose results differed, and finds the first instruction that is wrong.
 
 The compiler's interpreter executes the program on a copy of the memory and keeps what each POST
-and ATTEND instruction writes. The device then runs beginnings of the same program, with the same
+and ATTEND instruction writes. The device then runs prefixes of the same program, with the same
 waits, so that units overlap as they did; comparing all of its memory each time halves the part in
 which the first difference lies. The cache of earlier passes must still be as it was.
 """
@@ -27,7 +27,7 @@ from lutvar.sim.interpret import Machine
 
 from .locate_tensors import element_of, part_of_model
 
-#: What lies in memory before a run where the program writes: nothing old can pass for new.
+#: Fills output memory before a run, so that stale data cannot pass for results.
 _POISON = 0xA5
 _Memory = dict[Region, Bytes]
 
@@ -79,7 +79,7 @@ class Located:
 
     Attributes:
         model: which part of the model in device memory is not what was packed; empty if all is.
-        program: the program itself means something else than the golden model; empty if it agrees.
+        program: how the program itself disagrees with the golden model; empty if it agrees.
         divergence: the first instruction whose results differ, or None: it did not happen again.
         runs: programs that the device ran.
     """
@@ -132,7 +132,7 @@ def locate(
         else:
             high, divergence = ends.index(earlier.index), earlier
     if divergence is not None and ends[high] != search.cut:
-        # Later instructions may have covered some of what differs.
+        # Later instructions may have overwritten some of what differs.
         divergence = search.run(ends[high]) or divergence
         runs += 1
     search.restore()
@@ -227,7 +227,7 @@ class _Search:
         for region, contents in expected.items():
             for at in np.flatnonzero(actual[region] != contents).tolist():
                 owner = int(writer[region][at // ALIGN])
-                # A write where none belongs counts for the last instruction that ran.
+                # A stray write is attributed to the last instruction that ran.
                 wrong.setdefault(cut if owner < 0 else owner, []).append((region, at))
         if not wrong:
             return None

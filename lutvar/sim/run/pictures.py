@@ -26,7 +26,7 @@ class StepTrace:
     Attributes:
         name: what the pass computed, for the axis.
         start, end: first and last cycle.
-        changes: [n, 3]: cycle, busy bits, active bits by unit, one row a change.
+        changes: [n, 3]: cycle, busy bits, active bits by unit, one row per change.
     """
 
     name: str

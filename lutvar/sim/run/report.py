@@ -33,7 +33,7 @@ _TWO_COUNTS = (
 
 @dataclass(frozen=True)
 class RunReport:
-    """Everything that a run found.
+    """The results of a run.
 
     Attributes:
         config: the accelerator.
@@ -48,7 +48,7 @@ class RunReport:
         versions, hashes: of tools, and of configuration, Verilog and packed model.
         pictures: name -> file.
         violations: AXI rules broken on the memory ports.
-        date: when it ended, ISO 8601. command: a command line that does the same again.
+        date: when it ended, ISO 8601. command: the command line that repeats the run.
     """
 
     config: AcceleratorConfig

@@ -2,7 +2,7 @@
 """Simulated comparisons: what each pipeline level brings, and what sharing weights brings.
 
 Every figure is a count of cycles of the exported Verilog; logits are compared with the golden
-model on the way, so a variant that computes something else is found.
+model on the way, so a variant that computes anything else is noticed.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def test_dequantized_values_are_code_times_scale_and_close(fmt: NumberFormat, ru
         blocks, codes = values.view(4, 2, 128), got.codes.view(4, 2, 128)
         negative = codes >= fmt.sign_bit
         steps = [
-            (s.stored.double() * s.step / s.divisor).unsqueeze(-1)
+            (s.stored.double() * s.unit / s.divisor).unsqueeze(-1)
             for s in (got.scaling, got.scaling_neg or got.scaling)
         ]
         ideal = codec(fmt).grid(codes, torch.float64) * torch.where(negative, steps[1], steps[0])

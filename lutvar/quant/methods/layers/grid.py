@@ -14,11 +14,11 @@ from .layer import Layer
 
 
 class GridWeight(NamedTuple):
-    """integers times scales; see `values`.
+    """Integers times scales; see `values`.
 
     Attributes:
-        integers_OI: signed multiples of the grid step (int8 or int16). With a zero point, what is
-            left after it was taken off.
+        integers_OI: signed multiples of the grid step (int8 or int16). With a zero point,
+            q - zero_point.
         scales: of the blocks, as `FakeQuantizer.scales` makes them.
     """
 

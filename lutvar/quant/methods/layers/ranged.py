@@ -47,7 +47,7 @@ class RangedLayer(Layer):
         """Not defined for all scale steps at once.
 
         Raises:
-            ValueError: always; steps work on the parts (`StepBase.chosen`).
+            ValueError: always; steps work on the parts (`StepBase.layers_in`).
         """
         raise ValueError(f"{self.site} has operations of its own for each range of scale steps")
 

@@ -47,7 +47,7 @@ _STORED: dict[str, dict[str, tuple[str, int]]] = {
     "StaticQuantizer": {"scale_S": ("step_S", 1), "zero_point_S": ("zero_S", -1)},
 }
 _METHODS = __package__.rpartition(".")[0]
-#: Tensors from so many values on are kept once, however many layers have the same.
+#: Tensors of at least so many values are stored once, however many layers share them.
 _SHARED_VALUES = 1 << 12
 Tensors = dict[str, Tensor]
 

@@ -29,7 +29,7 @@ _FP16_MAX = float(torch.finfo(torch.float16).max)
 
 @cache
 def _largest_scale(top: int) -> float:
-    """The largest float32 of which `top` times is finite in float32."""
+    """The largest scale whose product with `top` is finite in float32."""
     largest = float(torch.finfo(torch.float32).max)
     scale = torch.tensor(largest / top, dtype=torch.float32)
     if float(scale) * top > largest:
@@ -54,7 +54,7 @@ class Scales(NamedTuple):
     amax: Tensor | None = None
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Scales:
-        """A function of every tensor that is there."""
+        """Apply a function to every tensor that is present."""
         rest = (None if s is None else function(s) for s in self[1:])
         return Scales(function(self.positive), *rest)
 
@@ -185,7 +185,7 @@ class FakeQuantizer:
             # The rules of MX and NVFP4 are those of `formats.scales`.
             method = SCALE_METHODS[ScaleRule.POW2 if kind == ScaleType.POW2 else ScaleRule.E4M3]
             scaling = method.compute(amax.detach(), fmt, negative)
-            scale = scaling.stored.float() * (scaling.step / scaling.divisor)
+            scale = scaling.stored.float() * (scaling.unit / scaling.divisor)
             if amax.requires_grad:
                 exact = amax / fmt.scale_top(negative)
                 scale = exact + (scale - exact).detach()

@@ -48,7 +48,7 @@ def percentile_range(
 
 
 def moving_average(batches: Sequence[Tensor]) -> Tensor:
-    """The first batch, then 0.1 times the new one and 0.9 times what there is."""
+    """The first batch, then 0.9 times the average so far plus 0.1 times each new batch."""
     value = batches[0]
     for batch in batches[1:]:
         value = MOMENTUM * batch + (1 - MOMENTUM) * value

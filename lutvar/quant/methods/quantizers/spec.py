@@ -12,7 +12,7 @@ from lutvar.text import TextEnum
 
 
 class Sharing(TextEnum):
-    """Values that share a scale, where they are no group along the last axis."""
+    """Which values share a scale when `group` is not a number."""
 
     ROW = "row"  #: one scale per token of an input, per output channel of a weight
     TENSOR = "tensor"  #: one scale for all
