@@ -158,8 +158,7 @@ class RunReport:
         return [
             Heading("lutvar: whole transformer on the simulated accelerator", 1),
             Paragraph(f"{'Right' if self.ok else 'WRONG'}: {self.verdict}."),
-            Table(["run", ""], [["date", self.date], ["command", self.command],
-                                ["seed of the first image", str(self.seed)]]),
+            Paragraph(f"{self.date}, seed of the first image {self.seed}: {self.command}"),
             *pictures[:1],
             Heading("Compared with the golden model"),
             Table(["tensor", "values", "different"], compared),
