@@ -165,10 +165,10 @@ def _written_through(path: Path) -> bool:
 
 
 def _write_through(path: Path, pieces: Iterable[bytes]) -> None:
-    known = _OPEN_FILES.fullmatch(os.fspath(path))
+    match = _OPEN_FILES.fullmatch(os.fspath(path))
     try:
-        if known:  # opening these again would start at the file's beginning
-            number, name, other = known.groups()
+        if match:  # opening these again would start at the file's beginning
+            number, name, other = match.groups()
             descriptor = os.dup(_STANDARD[name] if name else int(number or other))
         else:
             descriptor = os.open(path, os.O_WRONLY)

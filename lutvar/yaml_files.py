@@ -124,9 +124,9 @@ def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: s
     """
     path = Path(name_or_path)
     if path.suffix in ENDINGS:
-        made = read_model(model, path, f"{what} {path}")
-        _check_name(made, path, kind, what)
-        return made
+        config = read_model(model, path, f"{what} {path}")
+        _check_name(config, path, kind, what)
+        return config
     name = str(name_or_path)
     if name not in shipped(kind):
         raise YamlError(
@@ -136,11 +136,11 @@ def load_named(model: type[_Model], kind: str, name_or_path: str | Path, what: s
     return read_model(model, _folder(kind) / f"{name}.yaml", f"{what} {name}")
 
 
-def _check_name(made: BaseModel, path: Path, kind: str, what: str) -> None:
-    name = getattr(made, "name", path.stem)
+def _check_name(config: BaseModel, path: Path, kind: str, what: str) -> None:
+    name = getattr(config, "name", path.stem)
     if name == path.stem:
         return
-    if name in shipped(kind) and made != read_model(type(made), _folder(kind) / f"{name}.yaml"):
+    if name in shipped(kind) and config != read_model(type(config), _folder(kind) / f"{name}.yaml"):
         raise YamlError(
             f"{what} {path}: its name is {name!r}, which comes with lutvar and says something "
             f"else; write name: {path.stem}"
@@ -168,8 +168,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
         if item["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key; valid keys: {', '.join(_keys(model, item['loc']))}")
         elif item["type"] == "literal_error" and item["loc"][-1] == "[key]":
-            known = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
-            parts.append(f"{key.removesuffix('.[key]')}: unknown key; valid keys: {known}")
+            keys = item["ctx"]["expected"].replace(" or ", ", ").replace("'", "")
+            parts.append(f"{key.removesuffix('.[key]')}: unknown key; valid keys: {keys}")
         elif item["type"] == "missing":
             parts.append(f"{key}: missing; add it")
         else:
@@ -211,7 +211,7 @@ class _StrictLoader(yaml.SafeLoader):
         self.deep_construct = True  # an alias inside its own anchor is an error at once
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: dict[Hashable, int] = {}
+        lines: dict[Hashable, int] = {}
         for key_node, _value in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":
                 continue
@@ -221,12 +221,12 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     None, None, "a list or mapping is no key", key_node.start_mark
                 )
-            if key in seen:
+            if key in lines:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key {key!r}, first in line {seen[key]}; keep one",
+                    None, None, f"duplicate key {key!r}, first in line {lines[key]}; keep one",
                     key_node.start_mark,
                 )  # fmt: skip
-            seen[key] = line
+            lines[key] = line
         return super().construct_mapping(node, deep=deep)
 
     def construct_finite(self, node: yaml.ScalarNode) -> float:

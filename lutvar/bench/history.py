@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from lutvar import __version__
 from lutvar.files import prepare_output
 
-from .report import BenchReport
+from .report import BenchmarkReport
 
 
 class Figure(BaseModel):
@@ -87,7 +87,7 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def entry_of(report: BenchReport) -> Entry:
+def entry_of(report: BenchmarkReport) -> Entry:
     """The entry of a run that has just ended; figures that could not be measured are left out."""
     figures = {
         m.name: Figure(value=m.value, unit=m.unit, target=m.target, higher=m.higher)

@@ -94,9 +94,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=prog, description=__doc__)
     parser.add_argument("file", type=Path, help="what lutvar bench --history wrote")
     parser.add_argument("-o", "--out", type=Path, help="PNG file (default: beside it)")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        draw(read(chosen.file), chosen.out or chosen.file.with_suffix(".png"))
+        draw(read(options.file), options.out or options.file.with_suffix(".png"))
     except (OSError, ValueError) as error:
         parser.error(str(error))
 

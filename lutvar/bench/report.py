@@ -91,7 +91,7 @@ def insert(page: str, section: str) -> str:
 
 
 @dataclass(frozen=True)
-class BenchReport:
+class BenchmarkReport:
     """All measurements of one run, and the machine that they were made on."""
 
     measurements: tuple[Measurement, ...]

@@ -10,13 +10,13 @@ from functools import partial
 from lutvar.progress import progress_bar
 from lutvar.sim.tools import versions
 
-from .report import BenchReport, Measurement, Step, machine
+from .report import BenchmarkReport, Measurement, Step, machine
 
 WHOLE = "vck190-fp4"  #: the configuration whose units and export are measured
 _SYNTHESES = 2  #: syntheses at the same time; each takes one core and some 500 MiB
 
 
-def run_bench(quick: bool = False) -> BenchReport:
+def run_benchmarks(quick: bool = False) -> BenchmarkReport:
     """Measure speed, then area; a tool that is missing makes lines without a value.
 
     Takes minutes: see the report's `seconds`.
@@ -44,7 +44,7 @@ def run_bench(quick: bool = False) -> BenchReport:
                     bar.update()
             finally:
                 pool.shutdown(cancel_futures=True)
-    return BenchReport(tuple(measurements), here, quick, time.monotonic() - started)
+    return BenchmarkReport(tuple(measurements), here, quick, time.monotonic() - started)
 
 
 def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
@@ -85,6 +85,6 @@ def _area(quick: bool, yosys: bool) -> list[Step]:
         if case.small or not quick
     ]
     for module in (area, array):
-        chosen = [c for c in module.cases() if c.quick or not quick]
-        steps += [(c.title, partial(module.measure, c)) for c in chosen]
+        cases = [c for c in module.cases() if c.quick or not quick]
+        steps += [(c.title, partial(module.measure, c)) for c in cases]
     return steps

@@ -45,13 +45,13 @@ def bench(
     from lutvar.bench.history import append, entry_of, read
     from lutvar.bench.history_plot import draw, panels
     from lutvar.bench.report import insert
-    from lutvar.bench.run import run_bench
+    from lutvar.bench.run import run_benchmarks
 
     page = markdown.read_text(encoding="utf-8") if markdown and markdown.exists() else ""
     insert(page, "")  # first: a page without marks must not cost the figures
     if history is not None:
         read(history)  # likewise
-    report = run_bench(quick=quick)
+    report = run_benchmarks(quick=quick)
     write_file(out, json_text(report.as_dict(), indent=2) + "\n")
     if markdown is not None:
         write_file(markdown, insert(page, report.markdown()))

@@ -40,8 +40,8 @@ def junit(results: Sequence[SimulationResult], errors: Mapping[str, str] | None 
     return ElementTree.tostring(root, encoding="utf-8", xml_declaration=True) + b"\n"
 
 
-def _case(suite: ElementTree.Element, sim: str, bench: str, seconds: float) -> ElementTree.Element:
-    module, dot, name = _clean(bench).partition(".")
+def _case(suite: ElementTree.Element, sim: str, test: str, seconds: float) -> ElementTree.Element:
+    module, dot, name = _clean(test).partition(".")
     return ElementTree.SubElement(
         suite, "testcase", classname=f"{sim}.{module}" if dot else sim, name=name or module,
         time=f"{seconds:.3f}",
@@ -50,8 +50,8 @@ def _case(suite: ElementTree.Element, sim: str, bench: str, seconds: float) -> E
 
 def _problem(case: ElementTree.Element, kind: str, text: str) -> None:
     text = _clean(text)
-    found = ElementTree.SubElement(case, kind, message=text.partition("\n")[0], type=kind)
-    found.text = text
+    outcome = ElementTree.SubElement(case, kind, message=text.partition("\n")[0], type=kind)
+    outcome.text = text
 
 
 def _count(element: ElementTree.Element, suites: Sequence[ElementTree.Element]) -> None:

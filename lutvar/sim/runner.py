@@ -155,12 +155,12 @@ def _tail(log: Path) -> str:
 
 def _results(path: Path, sim: str) -> list[SimulationResult]:
     """Read cocotb's results; a test is named `module.test`."""
-    found = []
+    results = []
     for case in ElementTree.parse(path).getroot().iter("testcase"):
         problem = case.find("failure")
         problem = case.find("error") if problem is None else problem
         module = case.get("classname", "").rsplit(".", 1)[-1]
-        found.append(
+        results.append(
             SimulationResult(
                 sim=sim,
                 bench=f"{module}.{case.get('name')}",
@@ -169,7 +169,7 @@ def _results(path: Path, sim: str) -> list[SimulationResult]:
                 message="" if problem is None else (problem.get("message") or "failed"),
             )
         )
-    return found
+    return results
 
 
 def default_config(sim: Simulator) -> AcceleratorConfig:
@@ -254,12 +254,12 @@ def run_on(
     runner, environment = build_model(sim, verilog, folder, waves=waves)
     built = time.monotonic()
     settings = folder / "settings.json"
-    known = {
+    manifest = {
         "accelerator": config.model_dump(),
         "ports": ports_of(config),
         "four_state": sim == "icarus",
     }
-    write_file(settings, json_text(known))
+    write_file(settings, json_text(manifest))
     results, log = folder / "results.xml", folder / "run.log"
     results.unlink(missing_ok=True)
     with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):

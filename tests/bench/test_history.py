@@ -15,25 +15,25 @@ from lutvar.bench import history_plot
 from lutvar.bench import run as bench_run
 from lutvar.bench.history import Entry, Figure, append, read
 from lutvar.bench.history_plot import draw, machine_name, panels
-from lutvar.bench.report import BenchReport, Measurement, machine
+from lutvar.bench.report import BenchmarkReport, Measurement, machine
 from lutvar.cli.errors import BAD_INPUT
 from lutvar.cli.main import run
 
 
-def _report(value: float | None, target: float | None = 10.0) -> BenchReport:
+def _report(value: float | None, target: float | None = 10.0) -> BenchmarkReport:
     lines = (
         Measurement("lane", value, "LUT", "timed", target=target),
         Measurement("speed", 5.0, "cycles/s", "timed", target=6.0, higher=True),
         Measurement("broken", None, "LUT", "timed", detail={"reason": "no Yosys"}),
     )
-    return BenchReport(lines, machine({"yosys": "0.70"}), quick=True, seconds=1.0)
+    return BenchmarkReport(lines, machine({"yosys": "0.70"}), quick=True, seconds=1.0)
 
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Values that the next runs find, in order."""
     values = [12.0, 8.0]
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: _report(values.pop(0)))
+    monkeypatch.setattr(bench_run, "run_benchmarks", lambda quick: _report(values.pop(0)))
     return values
 
 
@@ -98,7 +98,9 @@ def test_a_foreign_or_damaged_file_is_left_alone_and_costs_no_run(
     content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(
+        bench_run, "run_benchmarks", lambda quick: pytest.fail("measured for nothing")
+    )
     path = tmp_path / "history.jsonl"
     path.write_bytes(content)
     assert run(["bench", "-o", str(tmp_path / "b.json"), "--history", str(path)]) == BAD_INPUT
@@ -130,7 +132,9 @@ def test_a_later_version_may_add_keys(tmp_path: Path) -> None:
 def test_what_cannot_be_a_history_is_refused(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: pytest.fail("measured for nothing"))
+    monkeypatch.setattr(
+        bench_run, "run_benchmarks", lambda quick: pytest.fail("measured for nothing")
+    )
     monkeypatch.chdir(tmp_path)
     assert run(["bench", "-o", "b.json", "--history", name]) == BAD_INPUT
     assert name in capsys.readouterr().err.splitlines()[0]
@@ -140,8 +144,8 @@ def test_figures_without_target_cost_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = (Measurement("export", 3.0, "s", "timed"),)
-    report = BenchReport(lines, machine({}), quick=True, seconds=1.0)
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: report)
+    report = BenchmarkReport(lines, machine({}), quick=True, seconds=1.0)
+    monkeypatch.setattr(bench_run, "run_benchmarks", lambda quick: report)
     path = tmp_path / "history.jsonl"
     assert run(["bench", "-o", str(tmp_path / "b.json"), "--history", str(path)]) == 0
     assert len(read(path)) == 1 and not path.with_suffix(".png").exists()

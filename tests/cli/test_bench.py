@@ -12,15 +12,17 @@ from amaranth.back import rtlil  # type: ignore[attr-defined]  # its stubs leave
 from lutvar.bench import area
 from lutvar.bench import run as bench_run
 from lutvar.bench.area import AreaCase, cases, measure
-from lutvar.bench.report import BEGIN, END, BenchReport, Measurement, figure, machine
+from lutvar.bench.report import BEGIN, END, BenchmarkReport, Measurement, figure, machine
 from lutvar.bench.synth import SynthesisError
 from lutvar.cli.errors import BAD_INPUT, FAILED
 from lutvar.cli.main import run
 
 
-def _report(*values: float) -> BenchReport:
+def _report(*values: float) -> BenchmarkReport:
     made = tuple(Measurement(f"unit {v:g}", v, "LUT", "timed", target=10) for v in values)
-    return BenchReport(made, machine({"yosys": "0.70", "icarus": None}), quick=True, seconds=1.0)
+    return BenchmarkReport(
+        made, machine({"yosys": "0.70", "icarus": None}), quick=True, seconds=1.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,7 @@ def test_exit_code_and_files(
     arguments: list[str], values: tuple[float, ...], code: int, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: _report(*values))
+    monkeypatch.setattr(bench_run, "run_benchmarks", lambda quick: _report(*values))
     out, page = tmp_path / "new" / "bench.json", tmp_path / "performance.md"
     assert run(["bench", *arguments, "-o", str(out), "--markdown", str(page), "--json"]) == code
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
@@ -76,7 +78,7 @@ def test_exit_code_and_files(
 def test_a_page_keeps_everything_but_the_section(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: _report(12))
+    monkeypatch.setattr(bench_run, "run_benchmarks", lambda quick: _report(12))
     page = tmp_path / "performance.md"
     page.write_text(f"# Title\n\n{BEGIN}old figures\n{END}\n## Next\n")
     arguments = ["bench", "-o", str(tmp_path / "bench.json"), "--markdown", str(page)]
@@ -102,8 +104,8 @@ def test_a_failed_synthesis_is_one_line_and_exit_code_1(
     (line,) = measure(cases()[0])
     assert line.value is None
     assert line.detail == {"error": "Yosys ended with status 1 for unit:"}
-    report = BenchReport((line,), machine({}), quick=True, seconds=1.0)
-    monkeypatch.setattr(bench_run, "run_bench", lambda quick: report)
+    report = BenchmarkReport((line,), machine({}), quick=True, seconds=1.0)
+    monkeypatch.setattr(bench_run, "run_benchmarks", lambda quick: report)
     assert run(["bench", "-o", str(tmp_path / "bench.json")]) == FAILED
     assert "not measured" in capsys.readouterr().out
 

@@ -27,7 +27,7 @@ from .program import Program
 from .schedule import unit_of
 
 #: Regions that a program may read without having written.
-_GIVEN = (Region.MODEL, Region.IO, Region.CACHE)
+_INPUTS = (Region.MODEL, Region.IO, Region.CACHE)
 
 
 class _Shared:
@@ -58,24 +58,27 @@ class _Checker:
         where = f"instruction {index} ({item.opcode.name})"
         unit = unit_of(item.opcode)
         try:
-            known = np.array(self.clocks.add(unit, item.waits), np.int64)
+            clock = np.array(self.clocks.add(unit, item.waits), np.int64)
         except ValueError as error:
             raise OrderError(f"{where}: {error}") from None
         count = self.clocks.count(unit)
         touched = footprint(item)
         self._limits(where, item, touched)
         accesses = self._accesses(touched)
-        own = unit if item.operands.get("more") else None
+        extending = unit if item.operands.get("more") else None
         for what, shared, cells, write in accesses:
-            after = known
-            if shared is self.accumulators and own is not None:
+            after = clock
+            if shared is self.accumulators and extending is not None:
                 # Sums that go on: MATRIX keeps its own order of passes over an accumulator.
-                after = known.copy()
-                after[own] = self.clocks.count(own) - 1
+                after = clock.copy()
+                after[extending] = self.clocks.count(extending) - 1
             self._ordered(f"{where} {'writes' if write else 'reads'} {what}", shared, cells, after,
                           write)  # fmt: skip
         for region, lines in touched.reads:
-            if region not in _GIVEN and not self.memory[region].written[:, lines].any(axis=0).all():
+            if (
+                region not in _INPUTS
+                and not self.memory[region].written[:, lines].any(axis=0).all()
+            ):
                 raise OrderError(f"{where} reads lines of {region.name} that nobody wrote")
         for _, shared, cells, write in accesses:
             (shared.written if write else shared.read)[unit, cells] = count
@@ -104,18 +107,18 @@ class _Checker:
 
     @staticmethod
     def _ordered(
-        what: str, shared: _Shared, cells: Lines, known: NDArray[np.int64], write: bool
+        what: str, shared: _Shared, cells: Lines, clock: NDArray[np.int64], write: bool
     ) -> None:
         shared.reach(int(cells.max()) + 1)
         for verb, counts in (("written", shared.written), ("read", shared.read)):
             if verb == "read" and not write:
                 continue
             last = counts[:, cells].max(axis=1)
-            late = np.flatnonzero(last > known)
+            late = np.flatnonzero(last > clock)
             if late.size:
                 unit, need = UNITS[late[0]], int(last[late[0]])
                 raise OrderError(
-                    f"{what}, {verb} by {unit.name} {need - 1}; it waits for {known[unit]} "
+                    f"{what}, {verb} by {unit.name} {need - 1}; it waits for {clock[unit]} "
                     f"instructions of {unit.name}, at least {need} are needed"
                 )
 

@@ -22,12 +22,12 @@ class Clocks:
     """Vector clocks of a program, instruction by instruction in program order."""
 
     def __init__(self) -> None:
-        self._known: list[list[tuple[int, ...]]] = [[] for _ in UNITS]
+        self._clocks: list[list[tuple[int, ...]]] = [[] for _ in UNITS]
         self._last: list[tuple[int, ...]] = [(0,) * len(UNITS) for _ in UNITS]
 
     def count(self, unit: Unit) -> int:
         """Instructions of a unit so far."""
-        return len(self._known[unit])
+        return len(self._clocks[unit])
 
     def last(self, unit: Unit) -> tuple[int, ...]:
         """What is known when the unit's latest instruction starts."""
@@ -39,22 +39,22 @@ class Clocks:
         Raises ValueError when it waits for an instruction that comes later in the program.
         """
         last = self._last[unit]
-        known = tuple(map(max, last, waits))
+        clock = tuple(map(max, last, waits))
         for other, count in enumerate(waits):
-            if count > len(self._known[other]):
+            if count > len(self._clocks[other]):
                 raise ValueError(
-                    f"{unit.name} {len(self._known[unit])} waits for {count} instructions of "
-                    f"{UNITS[other].name}; only {len(self._known[other])} come before it"
+                    f"{unit.name} {len(self._clocks[unit])} waits for {count} instructions of "
+                    f"{UNITS[other].name}; only {len(self._clocks[other])} come before it"
                 )
             if count > last[other]:
-                known = tuple(map(max, known, self._known[other][count - 1]))
-        self._known[unit].append(known)
-        self._last[unit] = known
-        return known
+                clock = tuple(map(max, clock, self._clocks[other][count - 1]))
+        self._clocks[unit].append(clock)
+        self._last[unit] = clock
+        return clock
 
-    def known(self, unit: Unit, index: int) -> tuple[int, ...]:
+    def at(self, unit: Unit, index: int) -> tuple[int, ...]:
         """What is known when instruction `index` (from 0) of a unit starts."""
-        return self._known[unit][index]
+        return self._clocks[unit][index]
 
     def lead(self, unit: Unit, other: Unit) -> int:
         """The largest lead of `other` over what the unit's instructions wait for or know.
@@ -62,11 +62,11 @@ class Clocks:
         The largest, over the unit's instructions, of how many instructions of `other` may be
         complete before this one is, less what it knows. Counts only compare right below 2**15.
         """
-        mine, theirs = self._known[unit], self._known[other]
+        mine, theirs = self._clocks[unit], self._clocks[other]
         if not mine or not theirs:
             return 0
         waited = np.array([k[unit] for k in theirs])  # of mine, complete before each of theirs
-        known = np.array([k[other] for k in mine])
+        clock = np.array([k[other] for k in mine])
         # Instruction i of mine is incomplete as long as theirs with waited <= i run.
         ahead = np.searchsorted(waited, np.arange(len(mine)), side="right")
-        return int((ahead - known).max())
+        return int((ahead - clock).max())

@@ -137,8 +137,8 @@ def pack_transformer(
     Raises:
         CompileError: a model that the accelerator cannot run.
     """
-    wanted_formats = config.quant_config.model_dump(exclude={"name"})
-    if transformer.config.model_dump(exclude={"name"}) != wanted_formats:
+    formats = config.quant_config.model_dump(exclude={"name"})
+    if transformer.config.model_dump(exclude={"name"}) != formats:
         raise CompileError(
             f"the model is quantized with preset {transformer.config.name}, {config.name} runs "
             f"{config.quant}; quantize with {config.quant}"

@@ -152,9 +152,9 @@ def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0)
             need[Unit.MATRIX] = max(0, matrix - _ABREAST)
         elif unit == Unit.MATRIX:
             need[Unit.FETCH] = ends[max(0, clocks.count(unit) - _ABREAST)]
-        known = clocks.add(unit, need)
+        clock = clocks.add(unit, need)
         draft = item.draft
-        instructions.append(Instruction(draft.opcode, draft.operands, known))
+        instructions.append(Instruction(draft.opcode, draft.operands, clock))
         op = draft.operation
         notes.append(Note(op.tile, op.block, op.site, draft.rows.first, draft.rows.count))
     _check_wrap(clocks)

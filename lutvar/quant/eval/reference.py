@@ -88,16 +88,16 @@ def make_reference(
     judge = load_classifier(classifier)
     train_ND, test_ND = (features_in_parts(judge, images) for images, _ in (train, test))
     # As it is stored, so that a saved file gives the same figures.
-    kept_ND = test_ND[:NEIGHBOURS].half().float()
+    sample_ND = test_ND[:NEIGHBOURS].half().float()
     need_samples(min(len(train_ND), len(test_ND)), judge.width)
     with torch.no_grad():
         logits_NK = judge.classify(test_ND)
-    share = precision_recall(train_ND, kept_ND)
+    share = precision_recall(train_ND, sample_ND)
     gaussians = gaussian(train_ND), gaussian(test_ND)
     return Reference(
         test=gaussians[1],
         train=gaussians[0],
-        neighbours_ND=kept_ND,
+        neighbours_ND=sample_ND,
         real=RealFigures(
             train_to_test=distance(*gaussians),
             score=class_score(logits_NK).mean,

@@ -49,8 +49,8 @@ def fp16(y: NDArray[Any]) -> Half:
     if limited.dtype == np.float32 and limited.ndim:
         # torch uses the processor's instruction, NumPy does not; the same rounding, many times
         # as fast. From float64 torch would round twice.
-        found: Half = torch.from_numpy(limited).half().numpy()
-        return found
+        result: Half = torch.from_numpy(limited).half().numpy()
+        return result
     return limited.astype(np.float16)
 
 

@@ -182,9 +182,9 @@ class GoldenTransformer:
                 for span, keys, values in group
             ]
             qc, qs, kc, ks, vc, vs = (np.stack(part) for part in zip(*parts, strict=True))
-            found = attend(qc, qs, kc, ks, vc, vs, fmt)
-            for (span, _, _), own in zip(group, found, strict=True):
-                result[span.rows] = own.swapaxes(0, 1)
+            outputs = attend(qc, qs, kc, ks, vc, vs, fmt)
+            for (span, _, _), output in zip(group, outputs, strict=True):
+                result[span.rows] = output.swapaxes(0, 1)
         return result.reshape(y.shape[0], shape.width)
 
     def _norm(
@@ -199,14 +199,14 @@ class GoldenTransformer:
     def _logits(self, steps: Sequence[ImageStep], y: Float32) -> list[Float32]:
         logits, at = [], 0
         for k, step in enumerate(steps):
-            own = y[at : at + step.tokens]
+            cond = y[at : at + step.tokens]
             at += step.tokens
             if step.x_uncond is None:
-                guided = store(own, 1.0)
+                guided = store(cond, 1.0)
             else:
                 scaled = store(y[at : at + step.tokens], -step.guidance)
                 at += step.tokens
-                guided = add(scaled, own, 1 + step.guidance)
+                guided = add(scaled, cond, 1 + step.guidance)
             self._note(f"logits.{k}", guided)
             logits.append(guided)
         return logits

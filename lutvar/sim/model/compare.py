@@ -89,8 +89,8 @@ class Compared:
 
 def lane_cost(case: CompareCase, costs: Sequence[ArrayCost]) -> float | None:
     """LUT sites of a lane of the form `da`; None when it has not been measured."""
-    wanted = ("da", case.weight, case.plain, case.dual)
-    return next((c.lut for c in costs if (c.form, c.weight, c.plain, c.dual) == wanted), None)
+    key = ("da", case.weight, case.plain, case.dual)
+    return next((c.lut for c in costs if (c.form, c.weight, c.plain, c.dual) == key), None)
 
 
 def equal_rows(budget: float, lut_lane: float) -> int:

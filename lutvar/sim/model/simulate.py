@@ -206,11 +206,11 @@ class _Simulator:
         active = [r for r in running if r is not None]
         speed = 1.0
         if self.memory is not None:
-            wanted = 0.0
+            demand = 0.0
             for r in active:
-                wanted += r.rate
-            if wanted > self.memory:
-                speed = self.memory / wanted
+                demand += r.rate
+            if demand > self.memory:
+                speed = self.memory / demand
         then = finishing[0][0] if finishing else math.inf
         if now < self.dispatch_at < then and self.next < len(self.items):
             then = self.dispatch_at

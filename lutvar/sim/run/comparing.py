@@ -28,19 +28,19 @@ class Difference:
     Attributes:
         passed: number of the pass.
         tensor: "logits", "keys" or "values", and which.
-        index: of the element. expected, got: bit patterns.
+        index: of the element. expected, actual: bit patterns.
     """
 
     passed: int
     tensor: str
     index: tuple[int, ...]
     expected: int
-    got: int
+    actual: int
 
     def __str__(self) -> str:
         return (
             f"pass {self.passed}: {self.tensor}{list(self.index)}: expected 0x{self.expected:X}, "
-            f"got 0x{self.got:X}"
+            f"got 0x{self.actual:X}"
         )
 
 
@@ -63,18 +63,18 @@ class Comparison:
         """Values compared."""
         return sum(self.compared.values())
 
-    def add(self, kind: str, name: str, expected: NDArray[Any], got: NDArray[Any]) -> None:
+    def add(self, kind: str, name: str, expected: NDArray[Any], actual: NDArray[Any]) -> None:
         """Compare two arrays of unsigned integers."""
-        if expected.shape != got.shape:
-            raise ValueError(f"{name}: shapes {expected.shape} and {got.shape}")
-        wrong = expected != got
+        if expected.shape != actual.shape:
+            raise ValueError(f"{name}: shapes {expected.shape} and {actual.shape}")
+        wrong = expected != actual
         count = int(np.count_nonzero(wrong))
         self.compared[kind] = self.compared.get(kind, 0) + expected.size
         self.different[kind] = self.different.get(kind, 0) + count
         if count:
             index = tuple(int(i) for i in np.argwhere(wrong)[0])
             self.first.append(
-                Difference(self.passes, name, index, int(expected[index]), int(got[index]))
+                Difference(self.passes, name, index, int(expected[index]), int(actual[index]))
             )
 
 
@@ -120,7 +120,7 @@ class ComparingTransformer:
         for kind, expected in (("keys", k), ("values", v)):
             locate = plan.keys if kind == "keys" else plan.values
             for block in range(expected.shape[0]):
-                got = np.stack(
+                actual = np.stack(
                     [
                         self._read(
                             locate(step.slot, conditional, block, step.position)
@@ -131,7 +131,7 @@ class ComparingTransformer:
                     ]
                 )
                 name = f"slot{step.slot}.{half}.block{block}.{kind}"
-                self.comparison.add(kind, name, expected[block], got)
+                self.comparison.add(kind, name, expected[block], actual)
 
     def _read(self, address: int, count: int) -> NDArray[np.uint8]:
         region, offset = split_address(address)

@@ -165,12 +165,12 @@ class _Search:
         machine = Machine(self.packed.layout.config, {})
         self.end = {r: m.copy() for r, m in self.start.items()}
         machine.memory |= {Region.MODEL: self.packed.image, **self.end}
-        found = []
+        writes = []
         for i, item in enumerate(self.program.instructions[:-1]):
             machine.step(item)
             for region, lines in footprint(item).writes:
-                found.append((i, region, lines, self.end[region].reshape(-1, ALIGN)[lines].copy()))
-        return found
+                writes.append((i, region, lines, self.end[region].reshape(-1, ALIGN)[lines].copy()))
+        return writes
 
     def program_differs(self, expected: Sequence[NDArray[np.float32]]) -> str:
         first = self.compiled.logits_first

@@ -83,9 +83,9 @@ def _inside(
     address: int, stride: int, rows: int, size: int, region: Region, offset: int
 ) -> tuple[int, int] | None:
     """(row, byte of the row) of an offset in rows of `size` bytes; None outside of them."""
-    own, start = split_address(address)
+    region_there, start = split_address(address)
     row, byte = divmod(offset - start, stride)
-    return (row, byte) if own == region and 0 <= row < rows and byte < size else None
+    return (row, byte) if region_there == region and 0 <= row < rows and byte < size else None
 
 
 def part_of_model(layout: ModelLayout, offset: int) -> str:

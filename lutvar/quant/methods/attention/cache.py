@@ -26,12 +26,12 @@ class QuantizedCache(KvCache):
 
     def append(self, k_BHlc: Tensor, v_BHlc: Tensor) -> tuple[Tensor, Tensor]:
         """Add the new scale's keys and values; returns all, the new ones not quantized."""
-        kept_k = self.quantizer(k_BHlc)
-        kept_v = self.quantizer(v_BHlc) if self.values else v_BHlc
+        new_k = self.quantizer(k_BHlc)
+        new_v = self.quantizer(v_BHlc) if self.values else v_BHlc
         if self.k_BHLc is None or self.v_BHLc is None:
-            self.k_BHLc, self.v_BHLc = kept_k, kept_v
+            self.k_BHLc, self.v_BHLc = new_k, new_v
             return k_BHlc, v_BHlc
         used = torch.cat((self.k_BHLc, k_BHlc), 2), torch.cat((self.v_BHLc, v_BHlc), 2)
-        self.k_BHLc = torch.cat((self.k_BHLc, kept_k), 2)
-        self.v_BHLc = torch.cat((self.v_BHLc, kept_v), 2)
+        self.k_BHLc = torch.cat((self.k_BHLc, new_k), 2)
+        self.v_BHLc = torch.cat((self.v_BHLc, new_v), 2)
         return used

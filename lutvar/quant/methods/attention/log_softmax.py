@@ -109,10 +109,10 @@ class LogAttention:
         cls, settings: Mapping[str, Any], var: Var, state: Mapping[str, Any]
     ) -> LogAttention:
         """From what `state` gave, without samples."""
-        made = cls.__new__(cls)
-        made.settings = LogSettings(**settings)
-        made.rules, made.operands = list(state["rules"]), list(state["operands"])
-        return made
+        attention = cls.__new__(cls)
+        attention.settings = LogSettings(**settings)
+        attention.rules, attention.operands = list(state["rules"]), list(state["operands"])
+        return attention
 
     def _ranges(self, operands: tuple[Tensor, ...]) -> tuple[FixedRange, ...]:
         bits = self.settings.operand_bits

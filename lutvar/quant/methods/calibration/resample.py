@@ -32,14 +32,14 @@ def difference(tokens_NP: Tensor, prob_NPV: Tensor, rule: ResampleRule) -> Diffe
     """Compare counts of tokens with the targets of a rule."""
     vocab = prob_NPV.shape[-1]
     count_V = torch.bincount(tokens_NP.flatten(), minlength=vocab)
-    wanted_V = prob_NPV.double().mean((0, 1)) * tokens_NP.numel()
+    expected_V = prob_NPV.double().mean((0, 1)) * tokens_NP.numel()
     if rule == "paper":
-        over_V = count_V - wanted_V
+        over_V = count_V - expected_V
         return Difference(over_V.clamp_min(0).floor().long(), (-over_V).clamp_min(0).floor().long())
-    target_V = wanted_V.floor()
+    target_V = expected_V.floor()
     rest = tokens_NP.numel() - int(target_V.sum())
     if rest > 0:
-        target_V[torch.topk(wanted_V - target_V, min(rest, vocab)).indices] += 1
+        target_V[torch.topk(expected_V - target_V, min(rest, vocab)).indices] += 1
     over_V = count_V - target_V.long()
     return Difference(over_V.clamp_min(0), (-over_V).clamp_min(0))
 

@@ -134,10 +134,10 @@ def hardware(
     covered = [layer for site, layer in layers.items() if site.name in ARRAY_SITES]
     problems: dict[str, list[Layer]] = {}
     for layer in covered:
-        known = None if on_grid is None else on_grid[layer.site]
-        for problem in layer_problems(layer, known):
+        is_on_grid = None if on_grid is None else on_grid[layer.site]
+        for problem in layer_problems(layer, is_on_grid):
             problems.setdefault(problem, []).append(layer)
-    missing = [f"{_where(found, depth)}: {problem}" for problem, found in problems.items()]
+    missing = [f"{_where(affected, depth)}: {problem}" for problem, affected in problems.items()]
     added: list[str] = []
     for name in SITE_NAMES:
         if not any(layer.site.name == name for layer in covered):

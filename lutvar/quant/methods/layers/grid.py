@@ -46,11 +46,11 @@ def grid_weight(layer: Layer) -> GridWeight | None:
 
 
 def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWeight | None:
-    step = scales.positive
+    scale = scales.positive
     blocks = quantizer.blocks(rounded_OI)
     if scales.negative is not None:
-        step = torch.where(blocks < 0, scales.negative, scales.positive)
-    integers = torch.round(blocks / step)
+        scale = torch.where(blocks < 0, scales.negative, scales.positive)
+    integers = torch.round(blocks / scale)
     if scales.zero_point is not None:
         integers = integers + scales.zero_point
     if not bool((integers.abs() <= 32767).all()):
@@ -66,7 +66,7 @@ def values(quantizer: FakeQuantizer, weight: GridWeight) -> Tensor:
     integers, scales = quantizer.blocks(weight.integers_OI).float(), weight.scales
     if scales.zero_point is not None:
         integers = integers - scales.zero_point
-    step = scales.positive
+    scale = scales.positive
     if scales.negative is not None:
-        step = torch.where(integers < 0, scales.negative, scales.positive)
-    return (integers * step).reshape(weight.integers_OI.shape)
+        scale = torch.where(integers < 0, scales.negative, scales.positive)
+    return (integers * scale).reshape(weight.integers_OI.shape)

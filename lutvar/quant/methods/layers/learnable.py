@@ -29,7 +29,7 @@ def straight_apply(quantizer: FakeQuantizer, x: Tensor, scales: Scales) -> Tenso
     with torch.no_grad():
         fixed = scales.each(Tensor.detach)
         rounded = quantizer.blocks(quantizer.apply(x.detach(), fixed))
-    blocks, step = quantizer.blocks(x), scales.positive
+    blocks, scale = quantizer.blocks(x), scales.positive
     if scales.zero_point is not None:
         levels = 2**quantizer.spec.bits - 1
         place = blocks.detach() / fixed.positive + scales.zero_point.detach()
@@ -43,11 +43,11 @@ def straight_apply(quantizer: FakeQuantizer, x: Tensor, scales: Scales) -> Tenso
             quantizer.format.scale_top(),
         )
         if scales.negative is not None:
-            step = torch.where(negative, scales.negative, step)
-        beyond = blocks.detach().abs() > top * step.detach()
+            scale = torch.where(negative, scales.negative, scale)
+        beyond = blocks.detach().abs() > top * scale.detach()
         offset = torch.zeros_like(scales.positive)
-    inside = blocks + step * ((rounded - blocks) / step).detach()
-    outside = step * (offset + (rounded / step - offset).detach())
+    inside = blocks + scale * ((rounded - blocks) / scale).detach()
+    outside = scale * (offset + (rounded / scale - offset).detach())
     return torch.where(beyond, outside, inside).reshape(x.shape)
 
 

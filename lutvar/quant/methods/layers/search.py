@@ -46,12 +46,12 @@ def progressive(
     for _ in range(steps):
         spacing = spacing / 2
         best = torch.topk(errors_KO, min(keep, len(errors_KO)), dim=0, largest=False)
-        kept_KO2 = torch.gather(points_KO2, 0, best.indices.unsqueeze(-1).expand(-1, -1, 2))
-        moved = kept_KO2.unsqueeze(0) + (around * spacing)[:, None, None]
+        top_KO2 = torch.gather(points_KO2, 0, best.indices.unsqueeze(-1).expand(-1, -1, 2))
+        moved = top_KO2.unsqueeze(0) + (around * spacing)[:, None, None]
         fresh_KO2 = moved.flatten(0, 1).clamp_(0, 1)
         fresh_KO = error(fresh_KO2[..., 0], fresh_KO2[..., 1])
-        points_KO2 = torch.cat((kept_KO2, fresh_KO2))
+        points_KO2 = torch.cat((top_KO2, fresh_KO2))
         errors_KO = torch.cat((best.values, fresh_KO))
     index = errors_KO.argmin(0)[None, :, None].expand(-1, -1, 2)
-    found_O2 = torch.gather(points_KO2, 0, index)[0]
-    return found_O2[:, 0], found_O2[:, 1]
+    best_O2 = torch.gather(points_KO2, 0, index)[0]
+    return best_O2[:, 0], best_O2[:, 1]

@@ -83,7 +83,7 @@ class LogTable:
 
 @dataclass(frozen=True)
 class ShiftUniformLog2:
-    """Powers of two of a uniform code: `2**round(c step + low) - eta`, c from log2(x + eta).
+    """Powers of two of a uniform code: `2**round(c scale + low) - eta`, c from log2(x + eta).
 
     Attributes:
         eta: shift before the logarithm.
@@ -114,6 +114,6 @@ class ShiftUniformLog2:
     def __call__(self, x: Tensor) -> Tensor:
         """Fake-quantize x >= 0."""
         last = 2**self.bits - 1
-        step = (self.high - self.low) / last or 1.0
-        code = torch.round((torch.log2(x + self.eta) - self.low) / step).clamp_(0, last)
-        return torch.exp2(torch.round(code * step + self.low)) - self.eta
+        scale = (self.high - self.low) / last or 1.0
+        code = torch.round((torch.log2(x + self.eta) - self.low) / scale).clamp_(0, last)
+        return torch.exp2(torch.round(code * scale + self.low)) - self.eta

@@ -57,7 +57,7 @@ class QuantizerSpec(BaseModel):
 
     @field_validator("format")
     @classmethod
-    def _known(cls, value: str) -> str:
+    def _check_format(cls, value: str) -> str:
         return get_format(value).name
 
     @model_validator(mode="after")

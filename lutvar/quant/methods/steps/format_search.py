@@ -39,7 +39,7 @@ class FormatSearch(StepBase):
 
     @field_validator("weights", "inputs")
     @classmethod
-    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_formats(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(get_format(name).name for name in value)
 
     def apply(self, block: Block) -> None:

@@ -71,8 +71,8 @@ class MeanShift(StepBase):
         )
         bias_O[2 * width :] += shift_I
         qkv.bias_O = bias_O
-        taken_O = proj.weight_OI @ shift_I
-        proj.bias_O = -taken_O if proj.bias_O is None else proj.bias_O - taken_O
+        offset_O = proj.weight_OI @ shift_I
+        proj.bias_O = -offset_O if proj.bias_O is None else proj.bias_O - offset_O
         assert block.data is not None
         # Later steps must see what proj will see.
         x_BLI = block.data.inputs["proj"] + shift_I
