@@ -16,7 +16,7 @@ from .neighbours import precision_recall
 from .reference import Reference
 from .scores import class_agreement, class_score
 
-#: Images are decoded again for the pixel distance: this many at most, and so many at a time.
+#: Images are decoded again for the pixel distance: at most so many, `_PART` at a time.
 PIXEL_IMAGES = 1000
 _PART = 50
 #: PSNR of equal images in the mean over images, about that of rounding to 8 bits.

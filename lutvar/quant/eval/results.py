@@ -173,7 +173,7 @@ def compare(
         plan: what.
         folder: working folder.
         bars: opens a progress bar.
-        say: takes a line about what goes on.
+        say: called with a line about the progress.
         jobs: sampling processes.
 
     Raises:

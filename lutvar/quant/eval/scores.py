@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: From so many samples on, the score is the mean over ten parts, as in the paper.
+#: With this many samples or more, the score is the mean over ten parts, as in the paper.
 _SPLIT_FROM = 1000
 
 

@@ -2,7 +2,7 @@
 """A folder of sampled chunks: resumable, and of one model, method and setting only.
 
 Each chunk is one file that is renamed into place when it is complete, so what is there is whole
-and an interrupted run goes on with what is missing.
+and an interrupted run continues with what is missing.
 """
 
 from __future__ import annotations

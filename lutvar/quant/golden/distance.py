@@ -76,7 +76,7 @@ class EnergySums:
 class SiteProbe:
     """A backend that computes in float and asks others for the same output on the same input.
 
-    The model goes on with the float result, so each site is measured alone. Energies add up over
+    The model continues with the float result, so each site is measured alone. Energies add up over
     calls, in `sums` by backend.
     """
 

@@ -25,7 +25,7 @@ FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
 Half = NDArray[np.float16]
 #: Site -> s [I] float32, positive: the layer's input is multiplied by s, its weights divided by s.
 Factors = Mapping[LinearSite, NDArray[np.float32]]
-#: Site -> t [I] float32, added to the layer's input after the factors; its bias takes W t off.
+#: Site -> t [I] float32, added to the layer's input after the factors; its bias is reduced by W t.
 Shifts = Mapping[LinearSite, NDArray[np.float32]]
 
 

@@ -36,7 +36,7 @@ from .linear import (
     quantize_linear,
 )
 
-#: Vectors of up to so many classes, the null class included, are computed when the model is made.
+#: With up to so many classes, null class included, all vectors are computed with the model.
 MAX_TABLE_CLASSES = 64
 
 
@@ -54,7 +54,7 @@ class QuantizedTransformer:
         kappa: [depth, heads] FP16, attention scale times log2(e).
         factors: channel factors, for the sites that have some.
         shifts: channel shifts, for the sites that have some.
-        vectors: class -> vectors, for the classes at hand.
+        vectors: class -> vectors, for the classes computed so far.
         source: computes the vectors of the others.
     """
 

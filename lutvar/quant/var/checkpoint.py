@@ -2,7 +2,7 @@
 """Model files: safetensors of this project (plain or compact), and the released .pth files.
 
 A file is read whole and compared with the model's keys and shapes before a model
-is made, so nothing is ever half loaded. Files are written beside their target and
+is made, so nothing is ever partly loaded. Files are written beside their target and
 renamed, so an interrupted write leaves the old file.
 """
 
@@ -155,7 +155,7 @@ def _fill(path: Path, model: _M, state: dict[str, Tensor]) -> _M:
 
 
 def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
-    """Sentences on missing, extra and misshaped keys; empty when all is well."""
+    """Sentences on missing, extra and misshapen keys; empty when all match."""
     missing = [f"{k} {list(v.shape)}" for k, v in expected.items() if k not in actual]
     extra = [f"{k} {list(v.shape)}" for k, v in actual.items() if k not in expected]
     shared = [k for k in expected if k in actual]

@@ -57,5 +57,7 @@ def test_export_folds_shifts_in_order() -> None:
 
 def test_shifts_need_a_bias_that_takes_them_back() -> None:
     shifts = {LinearSite(0, "qkv"): np.ones(digits().var.config.width, np.float32)}
-    with pytest.raises(QuantizationError, match=r"block0\.qkv: channel shifts .* prequantized weight"):
+    with pytest.raises(
+        QuantizationError, match=r"block0\.qkv: channel shifts .* prequantized weight"
+    ):
         quantize_transformer(digits().var, load_quant("fp4"), progress=False, shifts=shifts)

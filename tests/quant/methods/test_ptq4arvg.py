@@ -148,7 +148,7 @@ def test_static_ranges_follow_the_scale_steps() -> None:
     with pytest.raises(ValueError, match="asymmetric integers, not of FakeQuantizer"):
         make_step({"step": "static-tokens"}).apply(block)
     layer.activation = None
-    with pytest.raises(ValueError, match=r"take it off gps\.sites"):
+    with pytest.raises(ValueError, match=r"remove it from gps\.sites"):
         make_step({"step": "gps", "sites": ["fc1"]}).apply(block)
     with pytest.raises(ValueError, match="finite and above 0"):
         StaticQuantizer.of("INT4", torch.tensor([float("nan")]), torch.zeros(1), (0,))

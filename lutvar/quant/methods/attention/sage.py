@@ -45,7 +45,7 @@ class SageSettings(PlainSettings):
 
 @register_attention("sage")
 class SageAttention(PlainAttention):
-    """The mean key is that of the tokens at hand (cached and new ones), so it moves with them."""
+    """The mean key is that of all cached and new tokens, so it changes as they grow."""
 
     settings: SageSettings
     settings_type = SageSettings

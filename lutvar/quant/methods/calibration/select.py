@@ -71,7 +71,7 @@ def mahalanobis(x_NC: Tensor) -> Tensor:
 
 
 def is_degenerate(rows: int, dimensions: int) -> bool:
-    """Whether the distances of so many rows are equal whatever their values."""
+    """Whether the distances of this many rows are equal whatever their values."""
     return rows <= dimensions + 1
 
 

@@ -54,7 +54,7 @@ def straight_apply(quantizer: FakeQuantizer, x: Tensor, scales: Scales) -> Tenso
 def straight_input(
     quantizer: ActivationQuantizer | None, x_BLI: Tensor, scales: tuple[tuple[int, int], ...]
 ) -> Tensor:
-    """A quantized input with the gradient of the unquantized one; tokens of each scale apart."""
+    """A quantized input with the gradient of the unquantized one; each scale separately."""
     if quantizer is None:
         return x_BLI
     with torch.no_grad():

@@ -94,7 +94,7 @@ def scale_channels(layer: Layer, s_I: Tensor) -> None:
 
 
 def shift_channels(layer: Layer, t_I: Tensor) -> None:
-    """Add t [I] to the input and take W t off the bias."""
+    """Add t [I] to the input and subtract W t from the bias."""
     free = layer.site.name in NORM_SITES and all(
         isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
     )

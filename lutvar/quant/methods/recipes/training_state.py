@@ -29,7 +29,7 @@ class TrainingState:
         self.path, self.variables, self.optimizer = path, variables, optimizer
 
     def save(self, steps: int) -> None:
-        """Write the state after so many steps, whole or not at all."""
+        """Write the state after a number of steps, atomically."""
         content = {
             "steps": steps,
             "variables": [v.detach() for v in self.variables],

@@ -73,7 +73,7 @@ def tune(
         calibration: samples; some also decide whether the result is kept.
         spec: the settings.
         progress: called as progress(steps done, steps).
-        state: file that an interrupted run goes on from; written every few steps.
+        state: file from which an interrupted run continues; written every few steps.
 
     Raises:
         ValueError: a layer that cannot be tuned.

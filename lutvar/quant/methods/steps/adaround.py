@@ -4,7 +4,7 @@
 Source: AdaRound (arXiv:2004.10568), sections 3.2 and 3.3, with its asymmetric target (quantized
 input, float output). The paper takes 10,000 steps on small batches; here every step sees all
 samples at once through their second moments, so a few hundred do. On FP grids the neighbours are
-unequal steps apart, as in FP4DiT (arXiv:2503.15465) and arXiv:2408.06995.
+unequal spacing treated separately, as in FP4DiT (arXiv:2503.15465) and arXiv:2408.06995.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 """Channel factors from a file, for example those that the authors of FPQVAR publish.
 
 Source: FPQVAR (arXiv:2505.16335). Its code multiplies the input by the factor and divides the
-weight; it saves one vector for each block, qkv and fc1 apart. The factors of the 512 x 512 model
+weight; it saves one vector per block for each of qkv and fc1. The factors of the 512 x 512 model
 have some entries that are not positive: their sign was never constrained.
 """
 

@@ -91,7 +91,7 @@ class GainProjectedScaling(StepBase):
         if layer.activation is None or layer.weight is None:
             raise ValueError(
                 f"{layer.site}: gps weighs the errors of input and weight against each other; "
-                "quantize both in the recipe or take it off gps.sites"
+                "quantize both in the recipe or remove it from gps.sites"
             )
         bits, rounded_OI = int(layer.activation.bits), layer.weight(layer.weight_OI)
         skip = layer.site.name in self.skip_first

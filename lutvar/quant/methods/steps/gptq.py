@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rounding column by column, each column's error made up for by the columns that follow.
+"""Rounding column by column, each column's error compensated in the columns that follow.
 
 Source: GPTQ (arXiv:2210.17323), algorithm 1, on the grid of the layer's own quantizer, whose group
 scales are fixed before. The Hessian is that of the quantized input, as in QuaRot's use of it

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static token-wise quantization of inputs: ranges by scale step, with the sink token apart.
+"""Static token-wise quantization of inputs: ranges by scale step, with the sink token separate.
 
 Source: PTQ4ARVG (arXiv:2601.21238), static token-wise quantization, and its released code: qkv and
 fc1 one range for each scale step, proj and fc2 one for the first token and one for the others,
