@@ -129,9 +129,9 @@ class ResultPhase(wiring.Component):
         gap = Signal(range(self.interval(sizes.rows)))
         room = Signal()
         self.free = free = Signal(range(self.depth + 1), init=self.depth)
-        most = BEATS_A_ROW * sizes.rows
+        block_beats = BEATS_A_ROW * sizes.rows
         m.d.comb += self.ready.eq(~blocked & (gap == 0) & room)
-        m.d.sync += room.eq(free >= most)
+        m.d.sync += room.eq(free >= block_beats)
         with m.If(gap != 0):
             m.d.sync += gap.eq(gap - 1)
         with m.If(self.ended):
@@ -158,12 +158,12 @@ class ResultPhase(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
         # A block takes room for R rows when it ends, and gives back what it does not need.
         # All a cycle late: the next block cannot end before `done`.
-        most = BEATS_A_ROW * sizes.rows
+        block_beats = BEATS_A_ROW * sizes.rows
         freed, ended = Signal(), Signal()
-        returned = Signal(range(most + 1))
+        returned = Signal(range(block_beats + 1))
         m.d.sync += [
             freed.eq(queue.taken),
             ended.eq(self.ended),
-            returned.eq(Mux(self.done, most - BEATS_A_ROW * self.rows, 0)),
-            self.free.eq(self.free + freed + returned - Mux(ended, most, 0)),
+            returned.eq(Mux(self.done, block_beats - BEATS_A_ROW * self.rows, 0)),
+            self.free.eq(self.free + freed + returned - Mux(ended, block_beats, 0)),
         ]

@@ -20,7 +20,7 @@ from functools import cache
 _LEVEL = 4
 #: Columns of at most this height are worth a search; above it chains alone are used.
 _SMALL = 12
-_MOST_LEVELS = 12
+_MAX_LEVELS = 12
 
 
 @dataclass(frozen=True)
@@ -70,23 +70,23 @@ class Plan:
 
 def make_plan(heights: Sequence[int]) -> Plan:
     """A cheap plan for columns of these heights. Bits beyond the last column are dropped."""
-    plan = _plan(tuple(heights), _MOST_LEVELS)
+    plan = _plan(tuple(heights), _MAX_LEVELS)
     if plan is None:
-        raise ValueError(f"columns of {max(heights)} bits need more than {_MOST_LEVELS} levels")
+        raise ValueError(f"columns of {max(heights)} bits need more than {_MAX_LEVELS} levels")
     return plan[1]
 
 
 @cache
-def _plan(heights: tuple[int, ...], most: int) -> tuple[int, Plan] | None:
+def _plan(heights: tuple[int, ...], max_levels: int) -> tuple[int, Plan] | None:
     last = _last(heights)
     if last is not None:
         return len(last.counts), Plan((), last)
     best: tuple[int, Plan] | None = None
     for threes in (False, True) if max(heights) <= _SMALL else (False,):
         level = _level(heights, threes)
-        if not most or not level.sites:
+        if not max_levels or not level.sites:
             continue
-        rest = _plan(level.heights, most - 1)
+        rest = _plan(level.heights, max_levels - 1)
         if rest is None:
             continue
         cost = rest[0] + level.sites + _LEVEL

@@ -272,21 +272,21 @@ class WeightUnpack(wiring.Component):
         phase = Signal(range(max(2, len(steps))))
         with m.If(step):
             m.d.sync += phase.eq(Mux(phase == len(steps) - 1, 0, phase + 1))
-        width, most = GROUP // self.ports * self.bits, max(s.left for s in steps)
+        width, max_left = GROUP // self.ports * self.bits, max(s.left for s in steps)
         parts = []
         for port, beats in enumerate(self.beats):
-            leftover = Signal(most, name=f"held_{port}", reset_less=True)
+            leftover = Signal(max_left, name=f"held_{port}", reset_less=True)
             part = Signal(width, name=f"part_{port}")
             with m.Switch(phase):
                 for number, s in enumerate(steps):
                     with m.Case(number):
                         bits = Cat(
-                            leftover[most - s.left :], beats.payload if s.take else Const(0, 0)
+                            leftover[max_left - s.left :], beats.payload if s.take else Const(0, 0)
                         )
                         m.d.comb += part.eq(bits[:width])
-                        if s.take and most:
+                        if s.take and max_left:
                             with m.If(step):
-                                m.d.sync += leftover.eq(beats.payload[BEAT - most :])
+                                m.d.sync += leftover.eq(beats.payload[BEAT - max_left :])
             parts.append(part)
 
         def known(name: str) -> Value:

@@ -19,30 +19,35 @@ def stepped(value: Signal, up: Value) -> Value:
 
 
 class Level:
-    """How many of `most` places are taken, with the answers of the next cycle in registers.
+    """How many of `maximum` places are taken, with the answers of the next cycle in registers.
 
     `up` and `down` reach far in most units, so they meet no more than one LUT on their way to
     the counter: a short one has no adder, whose operand would have to be chosen first.
 
     Attributes:
-        value: the count. some: it is not 0. room: it is not `most`. All are registers.
+        value: the count, a register.
+        some: it is not 0; a register.
+        room: it is not `maximum`; a register.
 
     Args:
-        up, down: one place more, one less, in this cycle; both keep the count. Never `up` alone
-            when all places are taken, nor `down` alone when none is.
+        name: of the counter's signals.
+        maximum: places.
+        up: one place more in this cycle; together with `down` the count stays. Never alone when all
+            places are taken.
+        down: one place less in this cycle. Never alone when none is taken.
         init: count after reset.
     """
 
     def __init__(
-        self, m: Module, name: str, most: int, up: Value, down: Value, init: int = 0
+        self, m: Module, name: str, maximum: int, up: Value, down: Value, init: int = 0
     ) -> None:
-        self.value = value = Signal(range(most + 1), name=name, init=init)
+        self.value = value = Signal(range(maximum + 1), name=name, init=init)
         self.some = Signal(name=f"{name}_some", init=init != 0)
-        self.room = Signal(name=f"{name}_room", init=init != most)
+        self.room = Signal(name=f"{name}_room", init=init != maximum)
         with m.If(up ^ down):  # a clock enable
             m.d.sync += value.eq(stepped(value, up))
         # A single place is never one of two.
-        more, less = (value > 1, value < most - 1) if most > 1 else (Const(0), Const(0))
+        more, less = (value > 1, value < maximum - 1) if maximum > 1 else (Const(0), Const(0))
         m.d.sync += [
             self.some.eq(Mux(self.some, more | up | ~down, up & ~down)),
             self.room.eq(Mux(self.room, less | down | ~up, down & ~up)),
