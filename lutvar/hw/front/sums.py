@@ -149,14 +149,10 @@ class RowSums(wiring.Component):
         )
 
         # Bit t: such a word came t + 1 cycles ago.
-        valid = Signal(self._CONVERT)
-        ended = Signal(self.LATENCY)
+        valid = valid_line(m, self.valid, self._CONVERT, "valid")
+        ended = valid_line(m, self.valid & self.last, self.LATENCY, "ended")
         fresh = ~self.word[_SELECT:].any()
         tags = delay(m, Cat(self.word[:_SELECT], fresh), self._CONVERT, "tags")
-        m.d.sync += [
-            valid.eq(Cat(self.valid, valid)),
-            ended.eq(Cat(self.valid & self.last, ended)),
-        ]
         final = ended[self._CONVERT + PartialSums.HOLD - 1]
         for unit, z in ((linear, values), (squares, Cat(products))):
             m.d.comb += [

@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.widths import WORDS
-from lutvar.hw.units.pipeline import delay, register
+from lutvar.hw.units.pipeline import delay, register, valid_line
 from lutvar.hw.units.planes import PlaneLogic
 
 from .da_carry import add_planes
@@ -114,8 +114,8 @@ class FillControl(wiring.Component):
             self.last.eq(count.all() | ~busy),
         ]
 
-        active, full = Signal(DISTANCE - 2), Signal(DISTANCE - 1)
-        m.d.sync += [active.eq(Cat(busy & walk, active)), full.eq(Cat(busy & end, full))]
+        active = valid_line(m, busy & walk, DISTANCE - 2, "active")
+        full = valid_line(m, busy & end, DISTANCE - 1, "full")
         late = delay(m, Cat(step, turn), DISTANCE - 2, "step_line")
         late_step, late_turn = late[:TABLE_LANES], late[TABLE_LANES:]
         m.d.comb += [

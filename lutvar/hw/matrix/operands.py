@@ -142,10 +142,9 @@ class GroupOperands(wiring.Component):
         # The next word may follow at once; what was read of this one needs its own `load`.
         with m.If(end):
             m.d.sync += self.word.eq(load)
-        came = Signal(READ_LATENCY)
-        ended = Signal(READ_LATENCY + 1)
+        came = valid_line(m, reading, READ_LATENCY, "came")
+        ended = valid_line(m, end, READ_LATENCY + 1, "ended")
         rows = Signal(ROW_GROUP * bits, reset_less=True)
-        m.d.sync += [came.eq(Cat(reading, came)), ended.eq(Cat(end, ended))]
         with m.If(came[-1]):
             m.d.sync += rows.eq(Cat(rows[bits:], store.read_data))
         m.d.comb += self.word_valid.eq(ended[-1])

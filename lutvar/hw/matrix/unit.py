@@ -22,7 +22,7 @@ from lutvar.hw.links import (
 )
 from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.memory import Fifo
-from lutvar.hw.units.pipeline import delay
+from lutvar.hw.units.pipeline import delay, valid_line
 from lutvar.hw.verilog import place
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
@@ -106,7 +106,7 @@ class MatrixUnit(UnitComponent):
         self._accept(m, loader, unpack)
 
         vector = unpack.vectors
-        finished = Signal(self.drain_cycles)
+        finished = valid_line(m, gate.go & vector.payload.last, self.drain_cycles, "finished")
         outstanding = Signal(range(64))
         for beats, weights in zip(unpack.beats, self.weights, strict=True):
             wiring.connect(m, beats, wiring.flipped(weights))
@@ -124,7 +124,6 @@ class MatrixUnit(UnitComponent):
         ]
         accepted = self.command.valid & self.command.ready
         m.d.sync += [
-            finished.eq(Cat(gate.go & vector.payload.last, finished)),
             outstanding.eq(outstanding + accepted - self.done),
             self.issue.eq(gate.go),
             self.wait_weights.eq(gate.open & ~vector.valid),
@@ -200,11 +199,10 @@ class MatrixUnit(UnitComponent):
             words.address.eq(_bank_address(m, config, write.bank, "write_bank") + write.word),
             words.data.eq(Cat(write.codes, write.scales)),
         ]
-        marks_width = len(Value.cast(marks))
-        marks_line = Signal(marks_width * latency)  # with reset: valid bits
-        m.d.sync += marks_line.eq(Cat(Value.cast(marks), marks_line))
+        # With reset: the marks say which of the others are valid.
+        late_marks = delay(m, Value.cast(marks), latency, "marks_line", reset=True)
         m.d.comb += [
-            Value.cast(group.marks).eq(marks_line[-marks_width:]),
+            Value.cast(group.marks).eq(late_marks),
             Value.cast(group.vector).eq(delay(m, Value.cast(vector), latency, "vector_line")),
             Value.cast(group.load).eq(delay(m, Value.cast(loader.load), latency, "load_line")),
             Value.cast(group.write).eq(delay(m, Value.cast(words), latency, "write_line")),

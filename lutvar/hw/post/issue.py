@@ -10,6 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.hw.links import transfer_layout
 from lutvar.hw.units.count import Level
 from lutvar.hw.units.memory import Fifo
+from lutvar.hw.units.pipeline import valid_line
 
 from .lane import HalfLane
 from .lanes import GELU_CYCLES, SUM_CYCLES
@@ -112,13 +113,11 @@ class Issue(wiring.Component):
 
     def _clear(self, m: Module, path: Value, enter: Value) -> Value:
         """Values of the job's path may enter from the next cycle on, whatever is in the lanes."""
-        gelu = Signal(GELU_TO_RECORD - 1)  # cycles in which values for GELU entered
+        # Cycles in which values for GELU entered.
+        gelu = valid_line(m, self.fire & (path == Path.GELU), GELU_TO_RECORD - 1, "gelu")
         far = Signal(range(RecordMaker.UNDER_WAY + 1))  # records begun and not near yet
         clear = Signal()
-        m.d.sync += [
-            gelu.eq(Cat(self.fire & (path == Path.GELU), gelu)),
-            far.eq(far + (enter & (path == Path.RECORD)) - self.near),
-        ]
+        m.d.sync += far.eq(far + (enter & (path == Path.RECORD)) - self.near)
         with m.Switch(self.job.payload.path):
             with m.Case(Path.SUM):
                 m.d.comb += clear.eq((far == 0) & ~gelu[: GELU_TO_SUM - 1].any())

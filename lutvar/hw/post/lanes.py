@@ -52,9 +52,8 @@ class Lanes(wiring.Component):
         m = Module()
 
         def fired(path: Path, cycles: int) -> Signal:
-            line = Signal(cycles, name=f"fired_{path.name.lower()}")
-            m.d.sync += line.eq(Cat(self.fire & (self.job.path == path), line))
-            return line
+            entered = self.fire & (self.job.path == path)
+            return valid_line(m, entered, cycles, f"fired_{path.name.lower()}")
 
         # Cycle 1: the factors' memory was read. Cycle 2: factors.
         scalar_1, vector_1 = Signal(16, reset_less=True), Signal(reset_less=True)

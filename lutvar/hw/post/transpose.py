@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import LANES, ROW_GROUP
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import drain_values
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
-from lutvar.hw.units.pipeline import delay
+from lutvar.hw.units.pipeline import delay, valid_line
 
 SLOTS = 8  #: blocks in the buffer; block RAMs of 512 words of 64 bits are used to the full
 PAIRS = GROUP // 2  #: pairs of columns in a block
@@ -62,11 +62,8 @@ class BlockBuffer(wiring.Component):
         pairs = Cat(self.values[row + at] for row in range(ROW_GROUP) for at in columns)
         turned = rotate(m, pairs, self.write_pair[:4], "turned")
         write_addr = delay(m, Cat(self.write_pair, self.write_slot), 2, "write_line")
-        write = Signal(3)
-        m.d.sync += [
-            write.eq(Cat(self.write, write)),
-            self.written.eq(write[1] & write_addr[: len(self.write_pair)].all()),
-        ]
+        write = valid_line(m, self.write, 3, "write")
+        m.d.sync += self.written.eq(write[1] & write_addr[: len(self.write_pair)].all())
 
         row = Signal(range(ROW_GROUP), reset_less=True)
         high = Signal(len(self.read_part) + len(self.read_slot), reset_less=True)
