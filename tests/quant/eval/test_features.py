@@ -70,7 +70,7 @@ def test_training_learns_and_resumes(data: ImageSet, tmp_path: Path) -> None:
 
     def stage() -> FeatureStage:
         seed_step(0, FeatureStage.name, -1)
-        return FeatureStage(data, steps=30, batch=20, rate=0.05)
+        return FeatureStage(data, steps=30, batch=20, lr=0.05)
 
     whole = stage()
     run = run_stage(whole, tmp_path, 0, progress=False)
