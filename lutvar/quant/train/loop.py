@@ -122,7 +122,7 @@ def run_stage(
 
 
 def cosine_lr(index: int, steps: int, max_lr: float, warmup: int) -> float:
-    """Learning rate: linear rise over `warmup` steps, then a cosine down to 1 % of the peak."""
+    """Learning rate: linear rise over `warmup` steps, then a cosine down to 1 % of `max_lr`."""
     if index < warmup:
         return max_lr * (index + 1) / warmup
     done = (index - warmup) / max(1, steps - warmup)
