@@ -35,6 +35,7 @@ def test_bytes_and_back(program: Program) -> None:
     assert back.accelerator_hash == accelerator_hash(SMALL)
 
 
+@pytest.mark.slow
 def test_counts_beyond_16_bits_come_back(program: Program) -> None:
     one = program.instructions
     # The same pass again and again, waits shifted: more than 2**16 POST instructions.

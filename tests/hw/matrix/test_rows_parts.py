@@ -69,6 +69,7 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
         assert goes == list(range(goes[0], goes[0] + len(goes)))  # no cycle lost
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["fp4", "fp6"])
 @pytest.mark.parametrize("ports", [1, 2])
 @pytest.mark.parametrize("stall", [(0.0,), (0.5,), (0.0, 0.6), (0.6, 0.1)])

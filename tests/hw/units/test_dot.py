@@ -81,6 +81,7 @@ def random_groups(case: Case, lanes: int, count: int, seed: int) -> list[Group]:
     return groups
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_full_size(case: Case) -> None:
     check(case, 128, extremes(case, 128) + random_groups(case, 128, 60, seed=1))

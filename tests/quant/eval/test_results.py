@@ -72,6 +72,7 @@ def test_bad_plans(tmp_path: Path, changes: dict[str, object], message: str) -> 
         load_plan(tmp_path / "nothing.yaml")
 
 
+@pytest.mark.slow
 def test_document_of_a_small_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     groups = [{"title": "some", "recipes": ["int4-rtn", "fp4-baseline", "fpqvar-fp4-no-galt"]}]
     plan = write_plan(tmp_path, six="fp4-baseline", groups=groups)
@@ -98,6 +99,7 @@ def test_document_of_a_small_plan(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert (tmp_path / "results.md").read_text() == text
 
 
+@pytest.mark.slow
 def test_focus_reuses_samples_and_decides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -160,6 +160,7 @@ def test_resume_after_an_interrupt_between_chunks(
     assert _same(sample(task, subject, jobs=1), task, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "word"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],

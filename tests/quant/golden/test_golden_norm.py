@@ -46,6 +46,7 @@ def rows(width: int, seed: int) -> NDArray[np.float32]:
     return x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [128, 384])
 def test_layer_norm_equals_fractions(width: int) -> None:
     rng = np.random.default_rng(width)

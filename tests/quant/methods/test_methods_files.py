@@ -220,6 +220,7 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert whole.read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, recipe = tmp_path / "out" / "q.safetensors", tmp_path / f"{PLAIN.name}.yaml"
     recipe.write_text(PLAIN.model_dump_json())
@@ -241,6 +242,7 @@ def test_command_in_two_processes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "exclude each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "kill"]
 )

@@ -230,6 +230,7 @@ def test_values_stay_float_in_the_cache(digits: LoadedModel) -> None:
         assert torch.equal(cache.v_BHLc, v) and not torch.equal(cache.k_BHLc, k)
 
 
+@pytest.mark.slow
 def test_recipes_generate(digits: LoadedModel) -> None:
     four, six = (generates(digits, f"shift-and-sum-w{b}a{b}") for b in (4, 6))
     assert 0 < six < 0.6 * four < 0.1

@@ -102,6 +102,7 @@ def test_scales_and_biases_are_tuned_and_integers_stay() -> None:
     assert torch.allclose(found, made.layers[site].rounded_OI, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_integers_move_where_the_recipe_says_so_and_stay_on_the_grid() -> None:
     var, plain = digits().var, quantize_var(digits().var, recipe())
     # With fewer samples and steps the gain on other samples drowns in how a processor rounds.
@@ -129,6 +130,7 @@ def test_guided_logits_as_generation_guides_them() -> None:
         assert torch.equal(guided, guide(part, guidance_weight(cfg, k, len(sides))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "reverse"])
 def test_guidance_is_an_objective(direction: str) -> None:
     """The guided divergence of the samples falls further where it counts."""

@@ -197,6 +197,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
     assert frechet_distance(a, 2 * torch.randn(20000, 3)) == pytest.approx(3, rel=0.1)
 
 
+@pytest.mark.slow
 def test_whole_run(digits: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lutvar.quant.train.run.load_digits", lambda: digits)
     plan: TrainPlan = SMALL
