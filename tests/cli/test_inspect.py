@@ -141,6 +141,7 @@ def test_hashes_agree_between_kinds(written: Written, capsys: pytest.CaptureFixt
     assert model["files"]["var.safetensors"] == var["sha256"]  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_verilog_and_manifest(verilog: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, manifest = inspected(capsys, verilog), inspected(capsys, verilog.with_suffix(".json"))
     assert found["accelerator"] == "small-fp4" and found["checked"] == "SHA-256 in small-fp4.json"

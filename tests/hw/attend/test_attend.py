@@ -228,6 +228,7 @@ def test_cycles_when_results_decide() -> None:
     assert outcome.unit.block_cycles(3, 2) == outcome.unit.results.interval(3) > 20
 
 
+@pytest.mark.slow
 def test_export_shares_the_rows() -> None:
     text = export_verilog(AttendUnit(config()), "lutvar_attend")
     for name in ("dot", "score_row", "weight_row", "value_row", "result_lane"):
