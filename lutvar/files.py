@@ -111,6 +111,15 @@ def make_folder(path: str | Path) -> None:
         _fail(path, error)
 
 
+def not_a_file(path: Path) -> str:
+    """Why a path cannot be read as a file of tensors, for messages; "" when it can be."""
+    if path.is_file():
+        return ""
+    if path.is_dir():
+        return "is a folder; name a file"
+    return "is no regular file; copy it into one" if path.exists() else "no such file"
+
+
 def json_text(
     data: Any,
     *,

@@ -15,7 +15,14 @@ from pathlib import Path
 import pytest
 
 import lutvar
-from lutvar.files import OutputError, json_text, make_folder, prepare_output, write_file
+from lutvar.files import (
+    OutputError,
+    json_text,
+    make_folder,
+    not_a_file,
+    prepare_output,
+    write_file,
+)
 
 PACKAGE = Path(lutvar.__file__).parent
 SCRIPTS = Path(__file__).parents[1] / "constraints"
@@ -205,3 +212,12 @@ def test_nothing_else_writes_files() -> None:
             }
             found += [f"{module}:{node.lineno}: {what}" for what, is_so in wrong.items() if is_so]
     assert not found
+
+
+def test_what_cannot_be_read_as_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "there"
+    file.write_bytes(b"x")
+    assert not_a_file(file) == ""
+    assert not_a_file(tmp_path / "gone") == "no such file"
+    assert not_a_file(tmp_path) == "is a folder; name a file"
+    assert not_a_file(Path("/dev/null")) == "is no regular file; copy it into one"

@@ -14,7 +14,7 @@ from lutvar.contract.formats.ties import TieRule, check_ties
 from .codec import codec, doubled_position
 from .grouping import Granularity, group
 from .rounding import FLOAT_TYPES, round_float
-from .scales import SCALE_METHODS, ScaleRule, Scaling, check_scale_rule
+from .scales import SCALE_RULES, ScaleRule, Scaling, check_scale_rule
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -60,7 +60,7 @@ class Quantized:
         blocks = self.granularity.split(self.codes)
         negative = blocks.bitwise_and(self.format.sign_bit) != 0
         pos, neg, decoder = self.scaling, self.scaling_neg, codec(self.format)
-        if SCALE_METHODS[self.rule].rounds_ratio:
+        if SCALE_RULES[self.rule].rounds_ratio:
             values = decoder.decode(blocks, self.dtype)
             values = values * _select(negative, pos.stored, neg.stored if neg else None)
             # The product overflows in the input's type; any other type is reached from there.
@@ -99,7 +99,7 @@ def quantize(
         ValueError: type or shape that does not fit, or a value that is not finite.
     """
     rule = check_scale_rule(scale_rule)
-    method = SCALE_METHODS[rule]
+    method = SCALE_RULES[rule]
     ties = method.ties if ties is None else check_ties(ties)
     granularity = group() if granularity is None else granularity
     if x.dtype not in _DTYPES:

@@ -139,7 +139,7 @@ def _or_infinite(scale: Tensor) -> Tensor:
     return torch.where(scale == 0, torch.inf, scale.double())
 
 
-SCALE_METHODS: dict[ScaleRule, ScaleMethod] = {
+SCALE_RULES: dict[ScaleRule, ScaleMethod] = {
     ScaleRule.EXACT: ScaleMethod(_exact),
     ScaleRule.ABSMAX_FP32: ScaleMethod(partial(_absmax, torch.float32)),
     ScaleRule.ABSMAX_FP16: ScaleMethod(partial(_absmax, torch.float16)),

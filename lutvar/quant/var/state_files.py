@@ -19,6 +19,8 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from lutvar.files import not_a_file
+
 from .compact import unpack
 from .pickled import PickledError, read_pickled
 
@@ -54,8 +56,8 @@ def read_state(path: Path, kind: Kind) -> tuple[dict[str, Tensor], Configuration
     Raises:
         CheckpointError: missing or damaged file, unknown ending, or no such model in it.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+    if problem := not_a_file(path):
+        raise CheckpointError(f"{path}: {problem}")
     if path.suffix == ".safetensors":
         state, metadata = _read_safetensors(path)
     elif path.name.endswith(COMPACT):

@@ -12,7 +12,7 @@ from lutvar.contract.formats.ties import TieRule
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.quant_preset import QuantConfig, load_quant
 from lutvar.quant.formats.grouping import GranularityKind
-from lutvar.quant.formats.scales import SCALE_METHODS, ScaleRule
+from lutvar.quant.formats.scales import SCALE_RULES, ScaleRule
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec, ScaleType, Sharing
 from lutvar.text import TextEnum
 
@@ -28,7 +28,7 @@ def test_members_are_their_strings(kind: type[TextEnum]) -> None:
 
 
 def test_every_scale_rule_has_a_method() -> None:
-    assert set(SCALE_METHODS) == set(ScaleRule)
+    assert set(SCALE_RULES) == set(ScaleRule)
 
 
 def test_presets_read_and_write_the_strings() -> None:

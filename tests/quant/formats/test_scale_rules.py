@@ -17,7 +17,7 @@ from lutvar.contract.formats.ties import TieRule
 from lutvar.quant.formats.codec import codec, encode_scalar
 from lutvar.quant.formats.grouping import Granularity, channel, group, tensor, token, token_and_head
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_METHODS, ScaleRule
+from lutvar.quant.formats.scales import SCALE_RULES, ScaleRule
 
 SMALL = [f for f in CATALOG.values() if f.bits <= 6]
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -281,7 +281,7 @@ def test_bad_input_is_refused(x: torch.Tensor, arguments: dict[str, object], mes
 
 
 def test_rules_carry_their_own_tie_rule() -> None:
-    assert SCALE_METHODS[ScaleRule.FPQVAR].ties == TieRule.UP
+    assert SCALE_RULES[ScaleRule.FPQVAR].ties == TieRule.UP
     x = torch.tensor([[6.0, -0.25]])
     assert quantize(x, get_format("E2M1"), token(), "fpqvar").codes.tolist() == [[7, 0]]
     assert quantize(x, get_format("E2M1"), token(), "fpqvar", "down").codes.tolist() == [[7, 9]]

@@ -19,7 +19,7 @@ from torch import Tensor
 from lutvar.contract.formats import HalfGrid, get_format
 from lutvar.quant.formats.grouping import Granularity, group, tensor, token
 from lutvar.quant.formats.quantize import quantize
-from lutvar.quant.formats.scales import SCALE_METHODS, ScaleRule
+from lutvar.quant.formats.scales import SCALE_RULES, ScaleRule
 
 from .percentiles import percentile_range
 from .spec import QuantizerSpec, ScaleType, Sharing
@@ -183,7 +183,7 @@ class FakeQuantizer:
             scale = (amax / fmt.scale_top(negative)).clamp_max(_FP16_MAX).half().float()
         else:
             # The rules of MX and NVFP4 are those of `formats.scales`.
-            method = SCALE_METHODS[ScaleRule.POW2 if kind == ScaleType.POW2 else ScaleRule.E4M3]
+            method = SCALE_RULES[ScaleRule.POW2 if kind == ScaleType.POW2 else ScaleRule.E4M3]
             scaling = method.compute(amax.detach(), fmt, negative)
             scale = scaling.stored.float() * (scaling.unit / scaling.divisor)
             if amax.requires_grad:

@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lutvar.files import json_text, write_file
+from lutvar.files import json_text, not_a_file, write_file
 from lutvar.quant.methods.attention.registry import AttentionMethod, attention_class, make_attention
 from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.methods.layers.layer import Layer
@@ -238,8 +238,8 @@ def read(path: str | Path, model: str | None = None) -> RecipeFile:
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
-    if not path.is_file():
-        raise QuantizedFileError(f"{path}: no such file")
+    if problem := not_a_file(path):
+        raise QuantizedFileError(f"{path}: {problem}")
     try:
         with safe_open(path, framework="np") as file:
             metadata = dict(file.metadata() or {})

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from lutvar.files import not_a_file
 from lutvar.quant.methods.layers.layer import Block
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.var.pickled import PickledError, read_pickled
@@ -115,8 +116,8 @@ def read_factors(path: Path, site: SiteName | None = None) -> dict[tuple[int, Si
 
 
 def _load(path: Path) -> object:
-    if not path.is_file():
-        raise FactorsError(f"{path}: no such file")
+    if problem := not_a_file(path):
+        raise FactorsError(f"{path}: {problem}")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
