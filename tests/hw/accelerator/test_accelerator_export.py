@@ -21,7 +21,7 @@ from lutvar.contract.register_map import (
     read_ports,
 )
 from lutvar.hw.accelerator.export import Manifest, export
-from lutvar.sim import lint, tools
+from lutvar.sim import lint
 from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4")
@@ -188,12 +188,17 @@ def test_configurations_share_no_module(exported: Manifest, tmp_path: Path) -> N
     text = export(twin, tmp_path, units=stand_ins(twin)).verilog.read_text()
     body = texts[0].split("\n", 1)[1].replace(PREFIX, "lutvar_twin__")
     assert text.split("\n", 1)[1] == body
-    if tools.icarus().ok:
-        for manifest in (exported, second):
-            command = ["iverilog", "-g2005", "-t", "null", "-s", manifest.data["verilog"]["module"],
-                       str(exported.verilog), str(second.verilog)]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.icarus
+def test_two_configurations_are_read_together(exported: Manifest, tmp_path: Path) -> None:
+    other = CONFIG.model_copy(update={"name": "small-fp4-b", "rows": 32})
+    second = export(other, tmp_path, units=stand_ins(other))
+    for manifest in (exported, second):
+        command = ["iverilog", "-g2005", "-t", "null", "-s", manifest.data["verilog"]["module"],
+                   str(exported.verilog), str(second.verilog)]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(

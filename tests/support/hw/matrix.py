@@ -76,7 +76,7 @@ class Unit:
         self._library = ctypes.CDLL(str(library))
         self._library.harness_create.restype = ctypes.c_void_p
         for name in ("count", "cycles"):
-            getattr(self._library, f"bench_{name}").restype = ctypes.c_uint64
+            getattr(self._library, f"harness_{name}").restype = ctypes.c_uint64
         self.handle: ctypes.c_void_p | None = None
         self.reset()
 
