@@ -38,7 +38,7 @@ def bench(
     out: Path,
     as_json: bool,
 ) -> int:
-    """Measure and compare with the targets: synthesised, simulated or timed, and says which."""
+    """Measure and compare with the targets: synthesised, simulated or timed, and say which."""
     for target in (out, markdown, history):
         if target is not None:
             prepare_output(target)

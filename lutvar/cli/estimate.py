@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -29,7 +30,7 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     "--model",
     default="d30",
     metavar="NAME",
-    help="A released size (d16 ... d36-s), or a model folder.",
+    help="A released size (d16 ... d36-s), a shipped model, or a model folder.",
 )
 @click.option(
     "--clock",
@@ -153,8 +154,14 @@ def _shape(model: str) -> Any:
         from lutvar.contract.shape import TransformerShape
 
         return TransformerShape.official(model)  # needs no model, so no torch either
-    from lutvar.quant.models import load_model
+    from lutvar.quant.models import known_models, load_model
 
+    if model not in known_models() and not Path(model).exists():
+        known = ", ".join((*MODELS, *known_models()))
+        raise click.BadParameter(
+            f"unknown model {model!r}; known are {known} (or give a model folder)",
+            param_hint="--model",
+        )
     return load_model(model).var.config.shape
 
 
@@ -173,4 +180,6 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
     try:
         return type(config)(**{**values, "name": f"{config.name}-changed"})
     except ValidationError as error:
-        raise click.BadParameter(str(error.errors()[0]["msg"]), param_hint="--set") from None
+        raise click.BadParameter(
+            str(error.errors()[0]["msg"]).removeprefix("Value error, "), param_hint="--set"
+        ) from None

@@ -49,9 +49,10 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
     "--recipe",
     "recipes",
     multiple=True,
-    metavar="NAME",
-    help="Method to evaluate; repeat for several. preset:NAME is the block linears of a "
-    "quantization preset. The unquantized model always comes first.",
+    metavar="NAME|FILE",
+    help="Method to evaluate, or a file of `lutvar quantize`; repeat for several. "
+    "preset:NAME is the block linears of a quantization preset. The unquantized model always "
+    "comes first.",
 )
 @click.option(
     "--protocol",

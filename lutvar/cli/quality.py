@@ -19,7 +19,7 @@ from .common import command, emit, json_option, model_option, progress, seed_opt
     "presets",
     multiple=True,
     default=("fp4", "fp6"),
-    metavar="CONFIG",
+    metavar="NAME|FILE",
     help="Quantization preset; repeat for several.",
 )
 @click.option("--images", default=500, type=click.IntRange(1), help="Images to judge.")

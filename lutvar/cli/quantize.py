@@ -15,8 +15,10 @@ from .common import command, emit, json_option, model_option, note, out_option, 
 
 @command("quantize")
 @model_option
-@click.option("--preset", metavar="CONFIG", help="A shipped preset, or a .yaml file. Default: fp4.")
-@click.option("--recipe", metavar="RECIPE", help="A shipped recipe, or a .yaml file.")
+@click.option(
+    "--preset", metavar="NAME|FILE", help="A shipped preset, or a .yaml file. Default: fp4."
+)
+@click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe, or a .yaml file.")
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Processes of a recipe.")
 @out_option("File to write (safetensors).", endings=(".safetensors",))
 @json_option

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -18,6 +19,15 @@ if TYPE_CHECKING:
     from lutvar.sim.runner import SimulationResult, Simulator
 
 
+def _regex(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    """Refuse what is no regular expression before anything is exported or built."""
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is no regular expression: {error}") from None
+    return value
+
+
 @command("sim")
 @click.argument("config", required=False)
 @click.option(
@@ -27,7 +37,12 @@ if TYPE_CHECKING:
     multiple=True,
     help="Simulator; repeat for several. Default: those installed.",
 )
-@click.option("--match", metavar="REGEX", help="Run only the tests whose name matches.")
+@click.option(
+    "--match",
+    metavar="REGEX",
+    callback=_regex,
+    help="Run only the tests whose name matches.",
+)
 @click.option(
     "--junit",
     type=OutputFile(".xml"),

@@ -208,9 +208,11 @@ PAGES = {"registers.md": registers_page, "isa.md": instructions_page}
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write both pages into a folder."""
-    if len(arguments) != 1:
+    """Write both pages into a folder that exists."""
+    if len(arguments) != 1 or arguments[0].startswith("-"):
         raise SystemExit(f"usage: {COMMAND}")
+    if not Path(arguments[0]).is_dir():
+        raise SystemExit(f"error: {arguments[0]}: no such folder")
     for name, make in PAGES.items():
         write_file(Path(arguments[0]) / name, make())
 

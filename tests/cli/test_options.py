@@ -123,3 +123,20 @@ def test_nothing_warns_after_ctrl_c(
         assert run(["interrupted"]) == main.INTERRUPTED
         gc.collect()
     assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sim", "--match", "("], "'(' is no regular expression"),
+        (["estimate", "--model", "nope"], "known are d16, d20, d24, d30, d36-s, cifar10, digits"),
+        (["estimate", "--set", "rows=17"], "rows is 17"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_values_are_refused_at_once(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Value error" not in error

@@ -93,7 +93,7 @@ def test_command_exists(where: str, words: list[str], monkeypatch: pytest.Monkey
             name, assigns, _ = argument.partition("=")
             assert name in (variables if assigns else targets), f"{where}: make {argument}"
     else:
-        assert program in ("pip", "sudo", "vivado", "python", "export", "cd"), (
+        assert program in ("pip", "sudo", "vivado", "python", "export", "cd", "cp"), (
             f"{where}: {program} is unknown"
         )
 
