@@ -37,7 +37,7 @@ demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compa
 test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.test ## the tests without those that simulate, synthesise or take long: 3 minutes
+test-fast: $(VENV)/.test ## the tests without those that simulate, synthesise or take long: 4 minutes
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile \
 	  -m "not slow and not verilator and not icarus and not yosys" $(PYTEST_ARGS)
 
