@@ -45,7 +45,7 @@ def test_options_that_would_be_ignored(
 @pytest.mark.parametrize("device", ["cuda", "no-such-device"])
 def test_a_device_that_is_not_there(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     if device == "cuda" and torch.cuda.is_available():
-        pytest.skip("there is one")
+        pytest.skip("CUDA is available here; the message is for machines without it")
     assert run(["eval", "--device", device]) == BAD_INPUT
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and f"'{device}': " in lines[0]
