@@ -17,10 +17,14 @@ def disassemble(file: str) -> None:
 
     What is not a program is refused as soon as its first bytes say so.
     """
+    from lutvar.contract.isa import ProgramError
     from lutvar.host.compile.disassemble import disassemble as lines
     from lutvar.host.compile.program import Program
 
     with cast(BinaryIO, click.open_file(file, "rb")) as stream:
-        program = Program.read(stream)
+        try:
+            program = Program.read(stream)
+        except ProgramError as error:
+            raise ProgramError(f"{'standard input' if file == '-' else file}: {error}") from error
     for line in lines(program):
         click.echo(line)

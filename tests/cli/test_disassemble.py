@@ -60,3 +60,4 @@ def test_disassemble_refuses_what_is_no_program(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert part in captured.err
+    assert str(file) in captured.err
