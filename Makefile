@@ -26,7 +26,7 @@ PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast coverage lint format docs verilog sim study estimate bench train clean tools
+.PHONY: help demo test test-fast coverage lint format docs verilog sim fuzz study estimate bench train clean tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -66,6 +66,9 @@ verilog: $(VENV)/.core ## Verilog and manifest for Vivado (CONFIG=small-fp4, vck
 
 sim: tools $(VENV)/.core ## cocotb testbenches on the exported Verilog of small-fp4, with Verilator
 	$(LUTVAR) sim --sim verilator -o $(BUILD)/cocotb
+
+fuzz: tools $(VENV)/.core ## random programs, right and malformed, on the simulated accelerator: 60 seconds
+	$(LUTVAR) fuzz --seconds 60 -o $(BUILD)/fuzz
 
 study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated
 	$(LUTVAR) study --config $(CONFIG) -o $(BUILD)/study.json

@@ -1,195 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Drives a Verilated accelerator: its control port, and memory behind its AXI4 masters.
 //
-// One call runs many clock cycles. Signals are sampled before the rising edge and driven after it. The memory
-// answers each burst after a random latency, rests at random, shares a bandwidth limit between its ports if
-// asked for, checks the AXI rules that a burst must keep, and injects errors at given addresses.
+// One call runs many clock cycles. Signals are sampled before the rising edge and driven after it.
 // The class of the model is Vtop (verilator --prefix Vtop).
 #include <cstdint>
 #include <cstring>
-#include <deque>
-#include <type_traits>
-#include <utility>
 #include <vector>
 
-#include "Vtop.h"
-#include "verilated.h"
+#include "device_memory.hpp"
 
 namespace {
-
-constexpr int kBeat = 64;
-constexpr uint64_t kPage = 4096;
-enum Port { kProg, kWgt, kFront, kPost, kKeys, kValues, kWgt1 };  // kWgt1: not in every build
-
-struct Random {
-    uint64_t state = 0x9E3779B97F4A7C15u;
-
-    uint32_t draw() {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        return state >> 32;
-    }
-
-    bool chance(uint64_t threshold) { return threshold && draw() < threshold; }
-};
-
-struct Faults {
-    uint64_t first = ~uint64_t(0), last = 0;  // addresses of bursts answered with an error; none
-    uint32_t response = 2;
-
-    uint32_t of(uint64_t address, uint64_t limit, uint64_t bytes) const {
-        if (address >= limit || bytes > limit - address) return 3;
-        return address <= last && address + bytes > first ? response : 0;
-    }
-};
-
-// What all ports share.
-struct Memory {
-    std::vector<uint8_t> data;
-    Random random;
-    uint32_t latency_low = 8, latency_high = 8;
-    uint64_t stall = 0;      // probability of a rest, of 2**32
-    uint64_t bandwidth = 0;  // bytes in a cycle, all ports together; 0: no limit
-    int64_t credit = 0;
-    uint64_t now = 0;
-    uint64_t violations = 0;  // bursts that cross 4 KiB or are not aligned to a beat
-
-    uint64_t due() {
-        const uint32_t span = latency_high - latency_low;
-        return now + latency_low + (span ? random.draw() % (span + 1) : 0);
-    }
-
-    void tick() {
-        ++now;
-        if (bandwidth) {
-            credit += bandwidth;
-            if (credit > int64_t(bandwidth) * 4) credit = bandwidth * 4;
-        }
-    }
-
-    bool spend() {
-        if (!bandwidth) return true;
-        if (credit < kBeat) return false;
-        credit -= kBeat;
-        return true;
-    }
-
-    void check(uint64_t address, uint32_t beats) {
-        if (address % kBeat || address / kPage != (address + uint64_t(beats) * kBeat - 1) / kPage)
-            ++violations;
-    }
-};
-
-struct Burst {
-    uint64_t address;
-    uint32_t left;  // beats
-    uint64_t due;
-    uint32_t response;
-};
-
-struct ReadPort {
-    QData* araddr;
-    CData *arlen, *arvalid, *arready;
-    VlWide<16>* rdata;
-    CData *rresp, *rlast, *rvalid, *rready;
-    std::deque<Burst> bursts;
-    Faults faults;
-    uint64_t beats = 0, requests = 0;
-    bool valid = false;
-
-    void drive(Memory& memory) {
-        *arready = bursts.size() < 32 && !memory.random.chance(memory.stall);
-        if (!valid && !bursts.empty() && bursts.front().due <= memory.now &&
-            !memory.random.chance(memory.stall) && memory.spend()) {
-            const Burst& burst = bursts.front();
-            if (burst.address + kBeat <= memory.data.size())
-                std::memcpy(&(*rdata)[0], memory.data.data() + burst.address, kBeat);
-            *rresp = burst.response;
-            *rlast = burst.left == 1;
-            valid = true;
-        }
-        *rvalid = valid;
-    }
-
-    void step(Memory& memory, bool ar, uint64_t address, uint32_t length, bool r) {
-        if (r) {
-            valid = false;
-            ++beats;
-            Burst& burst = bursts.front();
-            burst.address += kBeat;
-            if (!--burst.left) bursts.pop_front();
-        }
-        if (ar) {
-            memory.check(address, length + 1);
-            const uint32_t response =
-                faults.of(address, memory.data.size(), uint64_t(length + 1) * kBeat);
-            bursts.push_back({address, length + 1, memory.due(), response});
-            ++requests;
-        }
-    }
-
-    void clear() { bursts.clear(); valid = false; *rvalid = 0; }
-};
-
-struct WritePort {
-    QData* awaddr;
-    CData *awlen, *awvalid, *awready;
-    VlWide<16>* wdata;
-    QData* wstrb;
-    CData *wlast, *wvalid, *wready, *bresp, *bvalid, *bready;
-    std::deque<Burst> bursts, responses;
-    Faults faults;
-    uint64_t beats = 0, requests = 0;
-    bool valid = false;
-
-    void drive(Memory& memory) {
-        *awready = bursts.size() < 32 && !memory.random.chance(memory.stall);
-        // Data may come before its address, as AXI allows; this memory waits for the address.
-        *wready = !bursts.empty() && !memory.random.chance(memory.stall) && memory.spend();
-        if (!valid && !responses.empty() && responses.front().due <= memory.now) {
-            *bresp = responses.front().response;
-            valid = true;
-        }
-        *bvalid = valid;
-    }
-
-    void step(Memory& memory, bool aw, uint64_t address, uint32_t length, bool w, uint64_t strobe,
-              bool last, const uint8_t* bytes, bool b) {
-        if (b) {
-            valid = false;
-            responses.pop_front();
-        }
-        if (w) {
-            ++beats;
-            Burst& burst = bursts.front();
-            if (!burst.response && burst.address + kBeat <= memory.data.size()) {
-                uint8_t* target = memory.data.data() + burst.address;
-                if (strobe == ~uint64_t(0)) std::memcpy(target, bytes, kBeat);
-                else
-                    for (int i = 0; i < kBeat; ++i)
-                        if (strobe >> i & 1) target[i] = bytes[i];
-            }
-            burst.address += kBeat;
-            --burst.left;
-            if (last != (burst.left == 0)) ++memory.violations;
-            if (!burst.left) {
-                burst.due = memory.due();
-                responses.push_back(burst);
-                bursts.pop_front();
-            }
-        }
-        if (aw) {
-            memory.check(address, length + 1);
-            const uint32_t response =
-                faults.of(address, memory.data.size(), uint64_t(length + 1) * kBeat);
-            bursts.push_back({address, length + 1, 0, response});
-            ++requests;
-        }
-    }
-
-    void clear() { bursts.clear(); responses.clear(); valid = false; *bvalid = 0; }
-};
 
 struct Change {
     uint64_t cycle;
@@ -198,11 +18,11 @@ struct Change {
 
 #define READ_PORT(top, p)                                                                          \
     ReadPort{&top.p##_araddr, &top.p##_arlen, &top.p##_arvalid, &top.p##_arready, &top.p##_rdata,   \
-             &top.p##_rresp, &top.p##_rlast, &top.p##_rvalid, &top.p##_rready, {}, {}, 0, 0, false}
+             &top.p##_rresp, &top.p##_rlast, &top.p##_rvalid, &top.p##_rready}
 #define WRITE_PORT(top, p)                                                                         \
     WritePort{&top.p##_awaddr, &top.p##_awlen, &top.p##_awvalid, &top.p##_awready, &top.p##_wdata,  \
               &top.p##_wstrb, &top.p##_wlast, &top.p##_wvalid, &top.p##_wready, &top.p##_bresp,     \
-              &top.p##_bvalid, &top.p##_bready, {}, {}, {}, 0, 0, false}
+              &top.p##_bvalid, &top.p##_bready}
 
 // The port that only builds with two weight ports have.
 template <class Top, class = void> struct SecondWeights {
@@ -223,6 +43,8 @@ struct Simulation {
     std::vector<Change> trace;
     bool tracing = false;
     uint32_t last_busy = ~0u, last_active = ~0u;
+    bool kept = false;            // the memory goes on during a reset
+    uint64_t valid_in_reset = 0;  // port and cycle pairs with a VALID while ap_rst_n is low
 
     explicit Simulation(uint64_t bytes) {
         memory.data.resize(bytes);
@@ -251,30 +73,41 @@ struct Simulation {
 
     void edge() {
         struct Taken {
-            bool address, data, response, last;
-            uint64_t at, strobe;
+            bool address, data, response;
+            uint64_t at;
             uint32_t length;
-            uint8_t bytes[kBeat];
         } r[kWgt1 + 1], w[2];
+        WriteBeat beat[2];
         const bool running = top.ap_rst_n;
+        const bool answers = running || kept;  // a memory that knows nothing of the reset
         const int count = reads.size();
         for (int i = 0; i < count; ++i) {
-            const ReadPort& p = reads[i];
+            ReadPort& p = reads[i];
+            p.offer.check(memory, running, *p.arvalid, *p.arready, *p.araddr, *p.arlen);
+            if (!running && *p.arvalid) ++valid_in_reset;
             r[i].address = running && *p.arvalid && *p.arready;
             r[i].at = *p.araddr;
             r[i].length = *p.arlen;
-            r[i].data = running && *p.rvalid && *p.rready;
+            r[i].data = answers && *p.rvalid && *p.rready;
         }
         for (int i = 0; i < 2; ++i) {
-            const WritePort& p = writes[i];
+            WritePort& p = writes[i];
+            p.offer.check(memory, running, *p.awvalid, *p.awready, *p.awaddr, *p.awlen);
+            if (!running && (*p.awvalid || *p.wvalid)) ++valid_in_reset;
             w[i].address = running && *p.awvalid && *p.awready;
             w[i].at = *p.awaddr;
             w[i].length = *p.awlen;
-            w[i].data = running && *p.wvalid && *p.wready;
-            w[i].strobe = *p.wstrb;
-            w[i].last = *p.wlast;
-            if (w[i].data) std::memcpy(w[i].bytes, &(*p.wdata)[0], kBeat);
-            w[i].response = running && *p.bvalid && *p.bready;
+            const bool offered = running && *p.wvalid;
+            w[i].data = offered && *p.wready;
+            if (offered || p.waits) {
+                beat[i].strobe = *p.wstrb;
+                beat[i].last = *p.wlast;
+                std::memcpy(beat[i].bytes, &(*p.wdata)[0], kBeat);
+                if (p.waits && running && !(offered && beat[i] == p.waiting)) ++memory.violations;
+            }
+            p.waits = offered && !w[i].data;
+            if (p.waits) p.waiting = beat[i];
+            w[i].response = answers && *p.bvalid && *p.bready;
         }
         if (tracing && (top.unit_busy != last_busy || top.unit_active != last_active)) {
             last_busy = top.unit_busy;
@@ -286,11 +119,15 @@ struct Simulation {
         for (int i = 0; i < count; ++i)
             reads[i].step(memory, r[i].address, r[i].at, r[i].length, r[i].data);
         for (int i = 0; i < 2; ++i)
-            writes[i].step(memory, w[i].address, w[i].at, w[i].length, w[i].data, w[i].strobe,
-                           w[i].last, w[i].bytes, w[i].response);
+            writes[i].step(memory, w[i].address, w[i].at, w[i].length, w[i].data, beat[i],
+                           w[i].response);
     }
 
     void tick() { settle(); edge(); }
+
+    Pace& pace(int port, int write) {
+        return write ? writes[port == kValues].pace : reads[port].pace;
+    }
 
     // Verilator renames ports that it takes for reserved words.
     bool interrupt() const { return top.__SYM__interrupt; }
@@ -311,80 +148,150 @@ uint8_t* lutvar_memory(void* handle) { return self(handle)->memory.data.data(); 
 int lutvar_read_ports(void* handle) { return self(handle)->reads.size(); }
 uint64_t lutvar_violations(void* handle) { return self(handle)->memory.violations; }
 
-// Hold ap_rst_n low for some cycles. Bursts under way are forgotten, as the interconnect resets too.
-void lutvar_reset(void* handle, uint64_t cycles) {
+// Hold ap_rst_n low for some cycles. keep 0: bursts under way are forgotten, as the interconnect resets too;
+// 1: the memory answers them all the same, during the reset and after it.
+void lutvar_reset(void* handle, uint64_t cycles, int keep) {
     Simulation& s = *self(handle);
-    for (ReadPort& port : s.reads) port.clear();
-    for (WritePort& port : s.writes) port.clear();
+    for (ReadPort& port : s.reads)
+        if (!keep) port.clear();
+    for (WritePort& port : s.writes) {
+        if (keep) port.cut(s.memory);
+        else port.clear();
+        port.waits = false;
+    }
+    s.kept = keep;
     s.top.ap_rst_n = 0;
     for (uint64_t i = 0; i < cycles; ++i) s.tick();
     s.top.ap_rst_n = 1;
+    s.kept = false;
 }
 
 // Latency in cycles from a burst's address to its first beat, or from its last beat to the response;
 // stall: probability, of 2**32, that a channel rests in a cycle; bandwidth: bytes in a cycle, or 0.
 void lutvar_timing(void* handle, uint32_t low, uint32_t high, uint64_t stall, uint64_t bandwidth,
                    uint64_t seed) {
-    Memory& m = self(handle)->memory;
-    m.latency_low = low;
-    m.latency_high = high;
-    m.stall = stall;
-    m.bandwidth = bandwidth;
-    m.random.state = seed * 0x9E3779B97F4A7C15u + 1;
-    if (!m.random.state) m.random.state = 1;
+    Simulation& s = *self(handle);
+    s.memory.bandwidth = bandwidth;
+    s.memory.random.state = seed * 0x9E3779B97F4A7C15u + 1;
+    if (!s.memory.random.state) s.memory.random.state = 1;
+    const auto set = [&](Pace& pace) {
+        pace.latency_low = low;
+        pace.latency_high = high;
+        pace.stall_address = pace.stall_data = stall;
+    };
+    for (ReadPort& port : s.reads) set(port.pace);
+    for (WritePort& port : s.writes) set(port.pace);
 }
 
-// Refuse the bursts that touch addresses first..last on a port. write: 0 or 1.
+// The same for one direction of a port. write: 0 or 1.
+void lutvar_pace(void* handle, int port, int write, uint32_t low, uint32_t high, uint64_t address,
+                 uint64_t data) {
+    Pace& pace = self(handle)->pace(port, write);
+    pace.latency_low = low;
+    pace.latency_high = high;
+    pace.stall_address = address;
+    pace.stall_data = data;
+}
+
+// Nothing moves on a port for some cycles.
+void lutvar_hold(void* handle, int port, int write, uint64_t cycles) {
+    Simulation& s = *self(handle);
+    s.pace(port, write).held_until = s.memory.now + cycles;
+}
+
+// How write data and their addresses are taken, see Order.
+void lutvar_order(void* handle, int port, int order) {
+    Simulation& s = *self(handle);
+    s.writes[port == kValues].order = Order(order);
+}
+
+// Refuse the bursts that touch addresses first..last on a port.
 void lutvar_fault(void* handle, int port, int write, uint64_t first, uint64_t last,
                   uint32_t response) {
-    Simulation& s = *self(handle);
-    Faults& f = write ? s.writes[port == kValues].faults : s.reads[port].faults;
-    f.first = first;
-    f.last = last;
-    f.response = response;
+    Pace& pace = self(handle)->pace(port, write);
+    pace.first = first;
+    pace.last = last;
+    pace.response = response;
 }
+
+// Refuse the n-th burst from now, 1 being the next; 0: none.
+void lutvar_refuse(void* handle, int port, int write, uint64_t number, uint32_t response) {
+    Pace& pace = self(handle)->pace(port, write);
+    pace.countdown = number;
+    pace.refused_at = ~uint64_t(0);
+    pace.refusal = response;
+}
+
+// Address of the burst that lutvar_refuse has refused, or all ones.
+uint64_t lutvar_refused(void* handle, int port, int write) {
+    return self(handle)->pace(port, write).refused_at;
+}
+
+// Put bytes of the memory at an address. Once there is a segment, all other addresses answer DECERR.
+void lutvar_segment(void* handle, uint64_t address, uint64_t bytes, uint64_t offset) {
+    self(handle)->memory.segments.push_back({address, bytes, offset});
+}
+
+// Bursts outside all windows are counted from now on.
+void lutvar_window(void* handle, uint64_t base, uint64_t limit) {
+    self(handle)->memory.windows.push_back({base, limit});
+}
+
+uint64_t lutvar_outside(void* handle, uint64_t* first) {
+    Memory& memory = self(handle)->memory;
+    *first = memory.outside_first;
+    return memory.outside;
+}
+
+uint64_t lutvar_valid_in_reset(void* handle) { return self(handle)->valid_in_reset; }
 
 uint64_t lutvar_beats(void* handle, int port, int write) {
     Simulation& s = *self(handle);
     return write ? s.writes[port == kValues].beats : s.reads[port].beats;
 }
 
-int lutvar_write(void* handle, uint32_t address, uint32_t data, uint32_t strobe, uint64_t max_cycles) {
+// A register access. Each channel's VALID or READY comes so many cycles late. Returns the response, or -1
+// when there was none within max_cycles.
+int lutvar_write(void* handle, uint32_t address, uint32_t data, uint32_t strobe, uint64_t max_cycles,
+                 uint32_t aw_late, uint32_t w_late, uint32_t b_late) {
     Simulation& s = *self(handle);
     Vtop& t = s.top;
-    t.s_axi_control_awaddr = address;
-    t.s_axi_control_wdata = data;
-    t.s_axi_control_wstrb = strobe;
-    t.s_axi_control_awvalid = t.s_axi_control_wvalid = t.s_axi_control_bready = 1;
+    bool aw_done = false, w_done = false;
     int response = -1;
     for (uint64_t i = 0; i < max_cycles && response < 0; ++i) {
+        t.s_axi_control_awvalid = !aw_done && i >= aw_late;
+        t.s_axi_control_wvalid = !w_done && i >= w_late;
+        t.s_axi_control_bready = i >= b_late;
+        t.s_axi_control_awaddr = address;
+        t.s_axi_control_wdata = data;
+        t.s_axi_control_wstrb = strobe;
         s.settle();
-        const bool aw = t.s_axi_control_awvalid && t.s_axi_control_awready;
-        const bool w = t.s_axi_control_wvalid && t.s_axi_control_wready;
-        if (t.s_axi_control_bvalid) response = t.s_axi_control_bresp;
+        aw_done |= t.s_axi_control_awvalid && t.s_axi_control_awready;
+        w_done |= t.s_axi_control_wvalid && t.s_axi_control_wready;
+        if (t.s_axi_control_bvalid && t.s_axi_control_bready) response = t.s_axi_control_bresp;
         s.edge();
-        if (aw) t.s_axi_control_awvalid = 0;
-        if (w) t.s_axi_control_wvalid = 0;
     }
     t.s_axi_control_awvalid = t.s_axi_control_wvalid = t.s_axi_control_bready = 0;
     return response;
 }
 
-int lutvar_read(void* handle, uint32_t address, uint32_t* data, uint64_t max_cycles) {
+int lutvar_read(void* handle, uint32_t address, uint32_t* data, uint64_t max_cycles,
+                uint32_t ar_late, uint32_t r_late) {
     Simulation& s = *self(handle);
     Vtop& t = s.top;
-    t.s_axi_control_araddr = address;
-    t.s_axi_control_arvalid = t.s_axi_control_rready = 1;
+    bool ar_done = false;
     int response = -1;
     for (uint64_t i = 0; i < max_cycles && response < 0; ++i) {
+        t.s_axi_control_arvalid = !ar_done && i >= ar_late;
+        t.s_axi_control_rready = i >= r_late;
+        t.s_axi_control_araddr = address;
         s.settle();
-        const bool ar = t.s_axi_control_arvalid && t.s_axi_control_arready;
-        if (t.s_axi_control_rvalid) {
+        ar_done |= t.s_axi_control_arvalid && t.s_axi_control_arready;
+        if (t.s_axi_control_rvalid && t.s_axi_control_rready) {
             response = t.s_axi_control_rresp;
             *data = t.s_axi_control_rdata;
         }
         s.edge();
-        if (ar) t.s_axi_control_arvalid = 0;
     }
     t.s_axi_control_arvalid = t.s_axi_control_rready = 0;
     return response;

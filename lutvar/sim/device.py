@@ -29,12 +29,21 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "read_ports": (_INT, ()),
     "memory": (_VOID, ()),
     "violations": (_U64, ()),
-    "reset": (None, (_U64,)),
+    "reset": (None, (_U64, _INT)),
     "timing": (None, (_U32, _U32, _U64, _U64, _U64)),
+    "pace": (None, (_INT, _INT, _U32, _U32, _U64, _U64)),
+    "hold": (None, (_INT, _INT, _U64)),
+    "order": (None, (_INT, _INT)),
+    "refuse": (None, (_INT, _INT, _U64, _U32)),
+    "refused": (_U64, (_INT, _INT)),
+    "segment": (None, (_U64, _U64, _U64)),
+    "window": (None, (_U64, _U64)),
+    "outside": (_U64, (ctypes.POINTER(_U64),)),
+    "valid_in_reset": (_U64, ()),
     "fault": (None, (_INT, _INT, _U64, _U64, _U32)),
     "beats": (_U64, (_INT, _INT)),
-    "write": (_INT, (_U32, _U32, _U32, _U64)),
-    "read": (_INT, (_U32, ctypes.POINTER(_U32), _U64)),
+    "write": (_INT, (_U32, _U32, _U32, _U64, _U32, _U32, _U32)),
+    "read": (_INT, (_U32, ctypes.POINTER(_U32), _U64, _U32, _U32)),
     "run": (_INT, (_U64,)),
     "idle": (None, (_U64,)),
     "trace": (None, (_INT,)),
@@ -102,7 +111,7 @@ class VerilatedDevice:
             function.restype, function.argtypes = result, (_VOID, *arguments)
             self._calls[name] = function
         self._handle: int | None = create(memory_bytes)
-        raw = (ctypes.c_uint8 * memory_bytes).from_address(self._call("memory"))
+        raw = (ctypes.c_uint8 * memory_bytes).from_address(self.call("memory"))
         #: The memory itself, uint8 [memory_bytes]; valid until `close`.
         self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(raw)
         self.set_timing(timing or MemoryTiming())
@@ -122,13 +131,14 @@ class VerilatedDevice:
         library = build(verilog, wrapper=WRAPPER, build_dir=build_dir, progress=progress)
         return cls(library, memory_bytes, timing=timing)
 
-    def _call(self, name: str, *arguments: Any) -> Any:
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call `lutvar_<name>` of device.cpp, for what has no method of its own."""
         if self._handle is None:
             raise ValueError("this simulation is closed; open a new VerilatedDevice")
         return self._calls[name](self._handle, *arguments)
 
     def _index(self, port: Port, write: bool) -> int:
-        built = READ_PORTS[: self._call("read_ports")]
+        built = READ_PORTS[: self.call("read_ports")]
         if port not in built or (write and port not in WRITE_PORTS):
             raise ValueError(f"there is no {'write' if write else 'read'} port {port!r}")
         return built.index(port)
@@ -149,22 +159,25 @@ class VerilatedDevice:
     @property
     def cycles(self) -> int:
         """Clock cycles since creation."""
-        return int(self._call("cycles"))
+        return int(self.call("cycles"))
 
     @property
     def interrupt(self) -> bool:
         """Level of the interrupt line."""
-        return bool(self._call("interrupt"))
+        return bool(self.call("interrupt"))
 
     @property
     def violations(self) -> int:
-        """Bursts that broke an AXI rule: unaligned, across 4 KiB, or a wrong WLAST."""
-        return int(self._call("violations"))
+        """How often an AXI rule was broken.
+
+        A burst unaligned or across 4 KiB, a wrong WLAST, an offer that changed before it was taken.
+        """
+        return int(self.call("violations"))
 
     def set_timing(self, timing: MemoryTiming) -> None:
         """Change how the memory behaves from now on."""
         low, high = timing.latency
-        self._call(
+        self.call(
             "timing", low, high, int(timing.stall * 2**32), timing.bandwidth or 0, timing.seed
         )
 
@@ -172,50 +185,63 @@ class VerilatedDevice:
         self, port: Port, first: int, last: int, *, write: bool = False, response: int = 2
     ) -> None:
         """Answer bursts of a port that touch the addresses first..last with an error response."""
-        self._call("fault", self._index(port, write), int(write), first, last, response)
+        self.call("fault", self._index(port, write), int(write), first, last, response)
 
     def clear_error(self, port: Port, *, write: bool = False) -> None:
         """Undo `inject_error`."""
-        self._call("fault", self._index(port, write), int(write), (1 << 64) - 1, 0, 0)
+        self.call("fault", self._index(port, write), int(write), (1 << 64) - 1, 0, 0)
 
     def beats(self, port: Port, *, write: bool = False) -> int:
         """Beats of 64 bytes moved on a port since creation."""
-        return int(self._call("beats", self._index(port, write), int(write)))
+        return int(self.call("beats", self._index(port, write), int(write)))
 
-    def reset(self) -> None:
-        """Hold ap_rst_n low; bursts under way are forgotten, memory keeps its contents."""
-        self._call("reset", 8)
+    def reset(self, cycles: int = 8, *, keep: bool = False) -> None:
+        """Hold ap_rst_n low for some cycles; memory keeps its contents.
 
-    def reg_write(self, offset: int, value: int) -> int:
-        """Write a word through AXI4-Lite. Returns the response: 0 is OKAY, 2 is SLVERR."""
-        response = self._call("write", offset, value & 0xFFFFFFFF, 0xF, BUS_LIMIT)
+        Args:
+            cycles: length of the pulse.
+            keep: the memory is not reset: it goes on answering the bursts under way.
+        """
+        self.call("reset", cycles, int(keep))
+
+    def reg_write(
+        self, offset: int, value: int, strobe: int = 0xF, late: tuple[int, int, int] = (0, 0, 0)
+    ) -> int:
+        """Write a word through AXI4-Lite. Returns the response: 0 is OKAY, 2 is SLVERR.
+
+        late: cycles that AWVALID, WVALID and BREADY come late.
+        """
+        response = self.call("write", offset, value & 0xFFFFFFFF, strobe, BUS_LIMIT, *late)
         if response < 0:
             raise SimulationTimeout(f"no answer to a write to 0x{offset:03X} in {BUS_LIMIT} cycles")
         return int(response)
 
-    def reg_read(self, offset: int) -> tuple[int, int]:
-        """Read a word through AXI4-Lite. Returns (value, response)."""
+    def reg_read(self, offset: int, late: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+        """Read a word through AXI4-Lite. Returns (value, response).
+
+        late: cycles that ARVALID and RREADY come late.
+        """
         value = _U32()
-        response = self._call("read", offset, ctypes.byref(value), BUS_LIMIT)
+        response = self.call("read", offset, ctypes.byref(value), BUS_LIMIT, *late)
         if response < 0:
             raise SimulationTimeout(f"no answer to a read of 0x{offset:03X} in {BUS_LIMIT} cycles")
         return value.value, int(response)
 
     def run(self, max_cycles: int) -> bool:
         """Run until the interrupt line is high; False when the limit came first."""
-        return bool(self._call("run", max_cycles))
+        return bool(self.call("run", max_cycles))
 
     def idle(self, cycles: int) -> None:
         """Run a number of cycles."""
-        self._call("idle", cycles)
+        self.call("idle", cycles)
 
     def start_trace(self) -> None:
         """Record when units become busy or active, from now on."""
-        self._call("trace", 1)
+        self.call("trace", 1)
 
     def take_trace(self) -> NDArray[np.uint64]:
         """Stop recording; [n, 3]: cycle, busy bits, active bits by unit, one row per change."""
-        records = np.empty((self._call("trace_count"), 3), np.uint64)
-        self._call("trace_take", records.ctypes.data)
-        self._call("trace", 0)
+        records = np.empty((self.call("trace_count"), 3), np.uint64)
+        self.call("trace_take", records.ctypes.data)
+        self.call("trace", 0)
         return records

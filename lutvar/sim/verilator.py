@@ -45,15 +45,21 @@ class BuildError(RuntimeError):
 
 def _key(verilog: bytes, tool: Tool, wrapper: Path) -> str:
     digest = hashlib.sha256(verilog)
-    for part in (
+    for flag in (
         tool.found or "",
         FAST_FLAGS,
         SLOW_FLAGS,
         *VERILATOR_FLAGS,
     ):
-        digest.update(b"\0" + part.encode())
-    digest.update(b"\0" + wrapper.read_bytes())
+        digest.update(b"\0" + flag.encode())
+    for part in (wrapper, *_headers(wrapper)):
+        digest.update(b"\0" + part.read_bytes())
     return digest.hexdigest()[:20]
+
+
+def _headers(wrapper: Path) -> list[Path]:
+    """The headers beside a wrapper that it may include."""
+    return sorted(wrapper.parent.glob("*.hpp"))
 
 
 def _run(command: list[str], folder: Path, tool: Tool, log: Path) -> None:
@@ -148,13 +154,15 @@ def build(
         # Copied, because make cannot handle every character of the caller's path.
         (work / "top.v").write_bytes(content)
         (work / "wrapper.cpp").write_bytes(wrapper.read_bytes())
+        for header in _headers(wrapper):
+            (work / header.name).write_bytes(header.read_bytes())
         log = work / "build.log"
         say(f"simulation model: verilator {tool.found}")
         _run(
             [
                 tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module",
                 top, "--Mdir", "model", "-o", f"../{LIBRARY}",
-                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden",
+                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden -I..",
                 "-LDFLAGS", "-shared",
                 "top.v", "wrapper.cpp",
             ],

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a step must do, and whether it did."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import UNITS, Opcode, ProgramError, Region
+from lutvar.contract.register_map import DeviceError
+from lutvar.host.compile.check import check_program
+from lutvar.host.compile.errors import OrderError
+from lutvar.host.compile.program import Program
+from lutvar.sim.device import SimulationTimeout
+from lutvar.sim.interpret import Machine
+
+from .bench import HAS_LIMITS, Bench, Bytes, Outcome
+from .case import Case, Step
+from .contents import PROGRAM_OFFSET, SIZES, regions
+from .events import WATCHDOG
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """A step that did what it must not.
+
+    Attributes:
+        kind: "memory", "error", "hang", "guard" or "rule".
+        at: index of the step.
+        what: for people.
+    """
+
+    kind: str
+    at: int
+    what: str
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a right program leaves: contents of the regions, completed instructions."""
+
+    memory: dict[Region, Bytes]
+    counts: tuple[int, ...]
+
+
+class Unpredictable(ValueError):
+    """A program whose result no rule determines."""
+
+
+class Oracle:
+    """Knows what right programs leave. Results of the latest programs are kept."""
+
+    def __init__(self, config: AcceleratorConfig) -> None:
+        self.config = config
+        self._known: OrderedDict[tuple[object, ...], Expected] = OrderedDict()
+
+    def expected(self, step: Step) -> Expected:
+        """Run the program on the golden functions. Raises Unpredictable."""
+        key = (step.program, step.fills)
+        if key in self._known:
+            self._known.move_to_end(key)
+            return self._known[key]
+        try:
+            program = Program.decode(step.program).exact()
+            check_program(program, self.config)
+            machine = Machine(self.config, SIZES)
+            for region, content in regions(self.config, step.fills).items():
+                machine.memory[region][:] = content
+            raw = np.frombuffer(step.program, np.uint8)
+            machine.memory[Region.IO][PROGRAM_OFFSET : PROGRAM_OFFSET + len(raw)] = raw
+            machine.run(program)
+        except (ProgramError, OrderError, IndexError, AssertionError, ValueError) as error:
+            raise Unpredictable(str(error)) from error
+        opcodes = [item.opcode for item in program.instructions]
+        counts = tuple(opcodes.count(Opcode[unit.name]) for unit in UNITS)
+        result = Expected(machine.memory, counts)
+        self._known[key] = result
+        if len(self._known) > 64:
+            self._known.popitem(last=False)
+        return result
+
+    def judge(self, step: Step, outcome: Outcome, at: int) -> Deviation | None:
+        """The worst thing that a step did, or None."""
+        if outcome.stuck:
+            return Deviation("hang", at, "; ".join(outcome.problems))
+        if outcome.guard and HAS_LIMITS:
+            places = ", ".join(f"{address:#x}" for address in outcome.guard)
+            return Deviation("guard", at, f"memory outside the regions changed, at {places}")
+        if outcome.problems:
+            return Deviation("rule", at, "; ".join(outcome.problems))
+        if outcome.stopped or (outcome.error and self._provoked(step, outcome)):
+            return None
+        if step.right:
+            return self._right(step, outcome, at)
+        return None
+
+    def _right(self, step: Step, outcome: Outcome, at: int) -> Deviation | None:
+        if outcome.error:
+            name = _error_name(outcome)
+            return Deviation("error", at, f"a right program ended with {name}")
+        if outcome.refused is not None:
+            return Deviation("error", at, "a refused burst was not reported")
+        expected = self.expected(step)
+        for region, content in expected.memory.items():
+            wrong = np.flatnonzero(outcome.memory[region] != content)
+            if wrong.size:
+                first = int(wrong[0])
+                return Deviation(
+                    "memory", at,
+                    f"{wrong.size} bytes of {region.name} differ, the first at {first:#x}: "
+                    f"{outcome.memory[region][first]:#x}, {content[first]:#x} is right",
+                )  # fmt: skip
+        if outcome.counts != expected.counts:
+            what = f"units completed {outcome.counts} instructions, {expected.counts} are right"
+            return Deviation("rule", at, what)
+        return None
+
+    def _provoked(self, step: Step, outcome: Outcome) -> bool:
+        """The error is one that a malformed program or an event may cause."""
+        if not step.right:
+            return True
+        event = step.event
+        if event is None:
+            return False
+        if event.kind == "refuse":
+            kind, port = event["port"].split("_")
+            code = DeviceError[f"{'READ' if kind == 'r' else 'WRITE'}_{port.upper()}"]
+            return outcome.error == code and outcome.address == outcome.refused
+        slow = event.kind == "hold" and event["cycles"] > WATCHDOG
+        return slow and outcome.error == DeviceError.WATCHDOG
+
+
+def _error_name(outcome: Outcome) -> str:
+    try:
+        name = DeviceError(outcome.error).name
+    except ValueError:
+        name = f"error {outcome.error}"
+    return f"{name}, ERROR_INFO {outcome.info:#x}, ERROR_ADDRESS {outcome.address:#x}"
+
+
+def run_steps(
+    library: Path, config: AcceleratorConfig, oracle: Oracle, steps: Sequence[Step]
+) -> Deviation | None:
+    """Run steps on a fresh device; the first deviation, or None."""
+    with Bench(library, config) as bench:
+        for at, step in enumerate(steps):
+            try:
+                outcome = bench.run(step)
+            except SimulationTimeout as error:
+                return Deviation("hang", at, str(error))
+            if (deviation := oracle.judge(step, outcome, at)) is not None:
+                return deviation
+    return None
+
+
+def replay(library: Path, case: Case, oracle: Oracle | None = None) -> Deviation | None:
+    """Run a case's steps on a fresh device; the first deviation, or None."""
+    return run_steps(library, case.config, oracle or Oracle(case.config), case.steps)
