@@ -114,7 +114,15 @@ def test_every_command_takes_the_same_seeds(
 
 
 def test_the_commands_with_seeds_are_those_that_draw() -> None:
-    assert {c.name for c in SEEDED} == {"demo", "generate", "quality", "eval", "sim", "train"}
+    assert {c.name for c in SEEDED} == {
+        "demo",
+        "eval",
+        "fuzz",
+        "generate",
+        "quality",
+        "sim",
+        "train",
+    }
 
 
 @pytest.mark.parametrize("clock", ["nan", "inf", "-inf", "1e308", "0", "-1"])

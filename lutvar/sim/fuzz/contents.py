@@ -40,8 +40,8 @@ class Fill:
 
     Attributes:
         kind: "panel" (outputs, 1 for a slice's first), "half" (values), "float" (values), "kappa"
-            (values), "queries" (rows, heads, stride), "cache" (heads, keys, stride from head to head,
-            bytes from K to V).
+            (values), "queries" (rows, heads, stride), "cache" (heads, keys, bytes from head to
+            head, bytes from K to V).
         region, offset: where it starts.
         seed: of its values.
         sizes: see `kind`.
