@@ -17,6 +17,7 @@ INSTRUCTION_BYTES = 64
 PROGRAM_MAGIC = 0x31_52_41_56_54_55_4C  #: "LUTVAR1" as bytes in memory order
 ALIGN = 64  #: every address and stride in memory is a multiple of this many bytes
 MAX_INSTRUCTIONS = 1 << 24
+READINGS_AHEAD = 1 << 20  #: readings of panels that FETCH may be ahead of MATRIX, and one
 
 
 class Unit(IntEnum):
@@ -217,6 +218,37 @@ class Instruction:
     opcode: Opcode
     operands: Mapping[str, int] = field(default_factory=dict)
     waits: Sequence[int] = (0, 0, 0, 0, 0)  #: completed instructions by unit, counted exactly
+
+
+def readings(item: Instruction) -> int:
+    """Readings of weight panels that an instruction brings (FETCH) or, negative, needs (MATRIX)."""
+    o = item.operands
+    if item.opcode == Opcode.FETCH:
+        return o["panels"] * o["repeat"]
+    if item.opcode == Opcode.MATRIX:
+        return -o["groups"] * (1 + o["dual"])
+    return 0
+
+
+def check_readings(program: Sequence[Instruction]) -> None:
+    """The rule WEIGHTS of the device. Raises ProgramError, naming the instruction that breaks it.
+
+    In program order, FETCH brings the readings of a MATRIX instruction before it, is never
+    `READINGS_AHEAD` of them ahead, and leaves none over at END.
+    """
+    credit = 0
+    for index, item in enumerate(program):
+        credit += readings(item)
+        where = f"instruction {index} ({item.opcode.name})"
+        if credit < 0:
+            raise ProgramError(
+                f"{where} needs {-readings(item)} readings of panels; FETCH before it leaves "
+                f"{credit - readings(item)} for it"
+            )
+        if credit >= READINGS_AHEAD:
+            raise ProgramError(f"{where}: FETCH is {credit} readings of panels ahead of MATRIX")
+        if item.opcode == Opcode.END and credit:
+            raise ProgramError(f"{where}: {credit} readings of panels are left over")
 
 
 def _encode(word: int, item: OperandField, value: int, where: str) -> int:

@@ -40,6 +40,8 @@ class DeviceError(IntEnum):
     BAD_HEADER = 1  #: ERROR_INFO: HeaderRule
     BAD_INSTRUCTION = 2  #: ERROR_INFO: index of the instruction | InstructionRule << 24
     WATCHDOG = 3  #: no progress; ERROR_INFO: STATE at that moment
+    WEIGHTS_SURPLUS = 4  #: beats of weights beyond an instruction's; ERROR_INFO: MATRIX's index
+    WEIGHTS_MISSING = 5  #: fewer beats of weights than it needs; ERROR_INFO: MATRIX's index
     READ_PROG = 16  #: a read response was not OKAY; ERROR_ADDRESS: start of the burst
     READ_WGT = 17
     READ_FRONT = 18
@@ -77,6 +79,7 @@ class InstructionRule(IntEnum):
     HEADS = 12  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
     KEYS = 13  #: none, or more than max_keys
     BEATS = 14  #: no beats or panels, unequal halves for two weight ports, or repeat not 1 or 2
+    WEIGHTS = 15  #: MATRIX before FETCH has its panels, panels left at END, or 2**20 ahead
 
 
 _R, _A = Register, Access

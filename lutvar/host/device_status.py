@@ -167,6 +167,12 @@ def explain(snapshot: DeviceSnapshot) -> str:
     if code == Code.WATCHDOG:
         state = DeviceSnapshot.names("STATE", info)
         return f"no progress for WATCHDOG cycles; state then: {state}"
+    if code in (Code.WEIGHTS_SURPLUS, Code.WEIGHTS_MISSING):
+        many = "more" if code == Code.WEIGHTS_SURPLUS else "fewer"
+        return (
+            f"FETCH brings {many} beats a panel than instruction {info} (MATRIX) needs; "
+            "compile the program for this model, or check `beats` of its FETCH"
+        )
     try:
         direction, port = Code(code).name.split("_")
     except ValueError:

@@ -21,6 +21,7 @@ from lutvar.hw.port_types import Stream
 BEAT = BEAT_BYTES * 8  #: bits of a memory beat
 ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
 BEAT_ADDRESS = ADDRESS - 6  #: the same in beats
+INDEX_BITS = 24  #: of an instruction's position in a program
 MAX_BURST = 16  #: beats; 1 KiB, so that a burst of an aligned kilobyte never crosses 4 KiB
 
 
@@ -28,11 +29,14 @@ def payload_layout(opcode: Opcode) -> data.StructLayout:
     """Operands of an instruction as a unit receives them.
 
     Address fields arrive as 64-bit byte addresses: the sequencer has added the base register.
+    MATRIX is told its `index` in the program too, which its errors name.
     """
     shapes: dict[str, Any] = {}
     for item in PAYLOAD_FIELDS[opcode]:
         width = ADDRESS if item.kind == "address" else item.width
         shapes[item.name] = signed(width) if item.signed else unsigned(width)
+    if opcode is Opcode.MATRIX:
+        shapes["index"] = unsigned(INDEX_BITS)
     return data.StructLayout(shapes)
 
 
@@ -81,9 +85,19 @@ def axi_read() -> wiring.Signature:
     )  # fmt: skip
 
 
+def weight_layout() -> data.StructLayout:
+    """A beat of a weight panel; `last` marks the last one that its port brings of a reading."""
+    return data.StructLayout({"data": BEAT, "last": 1})
+
+
 def weight_stream() -> wiring.Signature:
-    """FETCH to MATRIX, one for each weight port: beats in order; each may stall on its own."""
-    return stream.Signature(unsigned(BEAT))
+    """FETCH to MATRIX, one for each weight port: beats in order; each may stall on its own.
+
+    A panel that is read twice (for a dual format) has a `last` beat in each reading. Beats before
+    `last` are owned by one pass of one MATRIX instruction, which checks that they are as many as
+    it needs.
+    """
+    return stream.Signature(weight_layout())
 
 
 def axi_write() -> wiring.Signature:

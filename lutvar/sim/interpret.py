@@ -24,7 +24,18 @@ from lutvar.contract.accelerator import (
     AcceleratorConfig,
 )
 from lutvar.contract.hadamard import sign_vector
-from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit, split_address
+from lutvar.contract.isa import (
+    UNITS,
+    Instruction,
+    Opcode,
+    PostOp,
+    ProgramError,
+    Region,
+    Unit,
+    check_readings,
+    readings,
+    split_address,
+)
 from lutvar.contract.quant_preset import GROUP
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
@@ -57,13 +68,16 @@ class Machine:
         self._dual = np.zeros(config.act_banks, bool)
         size = (config.acc_banks, config.rows, config.acc_depth)
         self._accumulators = np.zeros(size, np.float32)
-        self._panels: deque[tuple[Bytes, bool]] = deque()
+        self._panels: deque[Bytes] = deque()  # each as often as it is read
 
     def run(self, program: Program, rng: np.random.Generator | None = None) -> None:
         """Run a program to its end: in program order, or in a random order that its waits allow.
 
         In a random order instructions are complete at once, but units run far ahead of each other.
+        Raises ProgramError for weights that a device refuses: panels that are not what MATRIX needs
+        in number or size.
         """
+        check_readings(program.instructions)
         queues: dict[Unit, deque[Instruction]] = {unit: deque() for unit in UNITS}
         for item in program.instructions[:-1]:
             if rng is None:
@@ -75,7 +89,7 @@ class Machine:
             ready = [
                 unit for unit, queue in queues.items()
                 if queue and all(d >= w for d, w in zip(done, queue[0].waits, strict=True))
-                and (unit != Unit.MATRIX or len(self._panels) >= queue[0].operands["groups"])
+                and (unit != Unit.MATRIX or len(self._panels) >= -readings(queue[0]))
             ]  # fmt: skip
             assert rng is not None and ready, "the program is stuck"
             unit = ready[int(rng.integers(len(ready)))]
@@ -109,7 +123,7 @@ class Machine:
     def _fetch(self, o: Operands) -> None:
         size = o["beats"] * BEAT_BYTES
         for panel in self._view(o["address"], size, o["panels"], size):
-            self._panels.append((panel, o["repeat"] == 2))
+            self._panels += o["repeat"] * [panel]
 
     def _front(self, o: Operands) -> None:
         width, rows = o["groups"] * GROUP, o["rows"]
@@ -139,8 +153,15 @@ class Machine:
         outputs, bank, rows = o["blocks"] * WEIGHT_BLOCK, o["bank"], o["rows"]
         parts = []
         for group in range(o["groups"]):
-            panel, twice = self._panels.popleft()
-            assert twice == bool(o["dual"]), "weights are not for this instruction"
+            panel = self._panels.popleft()
+            beats = packed_memory.panel_beats(outputs, self.quant.code_bits, group == 0)
+            if len(panel) != beats * BEAT_BYTES:
+                raise ProgramError(
+                    f"MATRIX needs {beats} beats for group {group}; FETCH brings "
+                    f"{len(panel) // BEAT_BYTES}"
+                )
+            if o["dual"] and not np.array_equal(panel, self._panels.popleft()):
+                raise ProgramError(f"the two passes of group {group} get different weights")
             parts.append(
                 packed_memory.unpack_panel(
                     panel, outputs, self.quant.code_bits, group == 0, self.config.weight_ports

@@ -16,7 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
-from lutvar.contract.isa import UNITS, Instruction, Opcode, Region, Unit, split_address
+from lutvar.contract.isa import (
+    UNITS,
+    Instruction,
+    Opcode,
+    ProgramError,
+    Region,
+    Unit,
+    check_readings,
+    split_address,
+)
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.quant_preset import GROUP
 
@@ -207,7 +216,7 @@ def check_program(program: Program, config: AcceleratorConfig) -> None:
 
 
 def _check_weights(program: Program, config: AcceleratorConfig) -> None:
-    """FETCH delivers the panels in the order in which MATRIX uses them."""
+    """FETCH delivers the panels in the order in which MATRIX uses them, and is dispatched first."""
     bits = config.quant_config.code_bits
     panels = [
         (item.operands["beats"], item.operands["repeat"])
@@ -231,6 +240,10 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
             at += 1
     if at != len(panels):
         raise OrderError(f"{len(panels) - at} panels are fetched that no MATRIX uses")
+    try:
+        check_readings(program.instructions)
+    except ProgramError as error:
+        raise OrderError(str(error)) from None
 
 
 def _check_progress(program: Program, config: AcceleratorConfig) -> None:

@@ -22,7 +22,7 @@ from lutvar.contract.register_map import (
 )
 from lutvar.hw.axi.lite import RegisterBusSignature
 from lutvar.hw.axi.register_file import RegisterFile
-from lutvar.hw.links import ADDRESS
+from lutvar.hw.links import ADDRESS, INDEX_BITS
 
 from .monitor import EventCounters, FirstError, Watchdog
 
@@ -111,6 +111,9 @@ class Control(wiring.Component):
     bad_header: In(1)  #: one cycle: the program's header was refused
     bad_instruction: In(1)  #: one cycle: an instruction was refused
     bad_info: In(32)  #: ERROR_INFO of either
+    surplus: In(1)  #: MATRIX has got beats of weights beyond those of its instruction
+    missing: In(1)  #: MATRIX has got fewer beats of weights than its instruction needs
+    weights_index: In(INDEX_BITS)  #: ERROR_INFO of either
     #: instructions that each unit has completed since the start
     completed: In(data.ArrayLayout(32, len(UNITS)))
     incomplete: In(len(UNITS))  #: units with instructions that are not complete
@@ -191,6 +194,8 @@ class Control(wiring.Component):
             DeviceError.BAD_HEADER: (self.bad_header, self.bad_info),
             DeviceError.BAD_INSTRUCTION: (self.bad_instruction, self.bad_info),
             DeviceError.WATCHDOG: (watchdog.fire, state),
+            DeviceError.WEIGHTS_SURPLUS: (self.surplus, self.weights_index),
+            DeviceError.WEIGHTS_MISSING: (self.missing, self.weights_index),
         }
         source_of = {}
         for codes, bad in ((_READ_ERRORS, self.read_bad), (_WRITE_ERRORS, self.write_bad)):

@@ -158,6 +158,9 @@ class AcceleratorCore(_AcceleratorPorts):
             control.idle.eq(idle),
             control.issue.eq(matrix.issue),
             control.wait_weights.eq(matrix.wait_weights),
+            control.surplus.eq(matrix.surplus),
+            control.missing.eq(matrix.missing),
+            control.weights_index.eq(matrix.weights_index),
             control.addresses[0].eq(sequencer.error_address),
         ]
         for number, name in enumerate(("fetch", "front", "post", "attend"), start=1):

@@ -15,9 +15,10 @@ from lutvar.hw.links import BEAT_ADDRESS, UnitComponent, axi_read, unit_members,
 from lutvar.hw.port_types import AxiReadPort, Stream, view_signal
 from lutvar.hw.units.count import Level
 
-READINGS = 9  #: bits of the readings of an instruction's panels: `panels * repeat`
+from .handout import Handout, counts_layout
+
 AHEAD = 8  #: instructions whose beats may be requested but not yet handed out
-SKEW = 8  #: beats that one weight port may hand out before the other one has
+IN_HANDOUT = 2  #: instructions that a port has begun: one gives beats, the next one waits
 
 
 class FetchUnit(UnitComponent):
@@ -25,8 +26,9 @@ class FetchUnit(UnitComponent):
 
     With two weight ports (`config.weight_ports`) each reads one half of every panel, at the same
     address plus half the panel's beats, which are an even number then. An instruction is done when
-    its last beat has left the FIFO (or the last of both FIFOs). Requests of the next instructions
-    follow those of the current one without a gap.
+    its last beat has left the FIFO (or the last of both FIFOs). On each port the last beat of every
+    reading of a panel is marked. Requests of the next instructions follow those of the current one
+    without a gap.
 
     Latency: 6 cycles from `command` to `arvalid`. Throughput: one beat in each cycle and port,
     also across panels and instructions; an instruction is begun every 2 cycles at most. With
@@ -34,8 +36,8 @@ class FetchUnit(UnitComponent):
     """
 
     memory: list[AxiReadPort]  #: out: reads of panels, one for each weight port
-    #: out: beats in order, for each weight port; the payload is a register's. No port hands out
-    #: more than `SKEW` beats before the other one has as many
+    #: out: beats in order, for each weight port; data and `last` are registers'. A port may be up
+    #: to `AHEAD + IN_HANDOUT` instructions ahead of the other one
     weights: list[Stream]
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -50,45 +52,77 @@ class FetchUnit(UnitComponent):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        depth, serial = self._config.weight_fifo, not self._config.pipelined
-        readers = [BurstReader(depth, serial=serial) for _ in range(self._config.weight_ports)]
-        for port, reader in enumerate(readers):
+        depth, serial, ports = (
+            self._config.weight_fifo, not self._config.pipelined, self._config.weight_ports
+        )  # fmt: skip
+        readers = [BurstReader(depth, serial=serial) for _ in range(ports)]
+        handouts = [Handout() for _ in range(ports)]
+        for port, (reader, handout) in enumerate(zip(readers, handouts, strict=True)):
             m.submodules[f"reader_{port}"] = reader
+            m.submodules[f"handout_{port}"] = handout
             wiring.connect(m, reader.memory, wiring.flipped(self.memory[port]))
+            wiring.connect(m, reader.data, handout.beats)
+            wiring.connect(m, handout.weights, wiring.flipped(self.weights[port]))
             m.d.comb += reader.stop.eq(self.stop)
         m.d.comb += self.idle.eq(Cat(reader.idle for reader in readers).all())
         self._errors(m, readers)
-        # Instructions between the requests and the beats: one register each and a small ring.
-        counts = data.StructLayout({"beats": 20, "readings": READINGS})
-        ring = view_signal(data.ArrayLayout(counts, AHEAD))
-        put, get = Signal(range(AHEAD)), Signal(range(AHEAD))
-        level = Signal(range(AHEAD + 1))
-        begin, load = Signal(), Signal()
-        asking = self._ask(m, readers, begin, level)
-        command = self.command.payload
-        with m.If(begin):
-            m.d.sync += [
-                ring[put].beats.eq(command.beats),
-                ring[put].readings.eq(Mux(command.repeat[1], command.panels << 1, command.panels)),
-            ]
-        m.d.sync += [put.eq(put + begin), get.eq(get + load), level.eq(level + begin - load)]
-
-        head = view_signal(counts, reset_less=True)
-        head_valid, refill = Signal(), Signal()
-        giving = self._give(m, readers, head, head_valid, refill)
-        # Not in the cycle of a refill, which comes from the array's ready: the path would be long.
-        m.d.comb += load.eq((level != 0) & ~head_valid)
-        with m.If(load):
-            m.d.sync += head.eq(ring[get])
-        m.d.sync += head_valid.eq(load | (head_valid & ~refill))
+        begin = Signal()
+        levels = self._ring(m, begin, handouts)
+        asking = self._ask(m, readers, begin, Cat(level[-1] for level in levels).any())
+        self._done(m, handouts)
         m.d.sync += [
-            self.busy.eq(begin | asking | (level != 0) | head_valid | giving),
+            self.busy.eq(
+                begin | asking | Cat(level != 0 for level in levels).any()
+                | Cat(handout.busy for handout in handouts).any()
+            ),
             self.active.eq(
                 Cat(reader.memory.rvalid for reader in readers).any()
                 | Cat(w.valid & w.ready for w in self.weights).any()
             ),
-        ]
+        ]  # fmt: skip
         return m
+
+    def _ring(self, m: Module, begin: Signal, handouts: Sequence[Handout]) -> list[Signal]:
+        """Instructions between the requests and the beats: a small ring, read by each port.
+
+        Returns: how many each port has not begun.
+        """
+        command, share = self.command.payload, len(handouts) - 1
+        ring = view_signal(data.ArrayLayout(counts_layout(), AHEAD))
+        put = Signal(range(AHEAD))
+        with m.If(begin):
+            m.d.sync += [
+                ring[put].beats.eq(command.beats >> share),
+                ring[put].readings.eq(Mux(command.repeat[1], command.panels << 1, command.panels)),
+            ]
+        m.d.sync += put.eq(put + begin)
+        levels = []
+        for port, handout in enumerate(handouts):
+            get = Signal(range(AHEAD), name=f"get_{port}")
+            level = Signal(range(AHEAD + 1), name=f"level_{port}")
+            load = Signal(name=f"load_{port}")
+            counts = handout.counts
+            m.d.comb += [
+                Value.cast(counts.payload).eq(Value.cast(ring[get])),
+                counts.valid.eq(level != 0),
+                load.eq(counts.valid & counts.ready),
+            ]
+            m.d.sync += [get.eq(get + load), level.eq(level + begin - load)]
+            levels.append(level)
+        return levels
+
+    def _done(self, m: Module, handouts: Sequence[Handout]) -> None:
+        """An instruction is done when every port has brought its beats of it."""
+        if len(handouts) == 1:
+            m.d.sync += self.done.eq(handouts[0].done)
+            return
+        every = Signal()
+        ahead = [
+            Level(m, f"finished_{port}", AHEAD + IN_HANDOUT, handout.done, every)
+            for port, handout in enumerate(handouts)
+        ]
+        m.d.comb += every.eq(Cat(level.some for level in ahead).all())
+        m.d.sync += self.done.eq(every)
 
     def _errors(self, m: Module, readers: Sequence[BurstReader]) -> None:
         """The first error of all ports; of two in one cycle that of the first port."""
@@ -104,9 +138,7 @@ class FetchUnit(UnitComponent):
             Mux(second, readers[1].error_address, readers[0].error_address)
         )
 
-    def _ask(
-        self, m: Module, readers: Sequence[BurstReader], begin: Signal, level: Signal
-    ) -> Signal:
+    def _ask(self, m: Module, readers: Sequence[BurstReader], begin: Signal, full: Value) -> Signal:
         """Requests: one for each reading of a panel. Returns: an instruction is under way.
 
         Two ports are asked in the same cycle: each has room for requests beyond the current one.
@@ -120,7 +152,7 @@ class FetchUnit(UnitComponent):
         addresses = [address, Signal(BEAT_ADDRESS, reset_less=True, name="second")][: share + 1]
         accepted = Signal()
         m.d.comb += [
-            self.command.ready.eq(~asking & ~level[-1]),
+            self.command.ready.eq(~asking & ~full),
             begin.eq(self.command.valid & self.command.ready),
             accepted.eq(Cat(reader.request.ready for reader in readers).all()),
         ]
@@ -154,72 +186,3 @@ class FetchUnit(UnitComponent):
                     asking.eq(panels != 1),
                 ]
         return asking
-
-    def _give(
-        self, m: Module, readers: Sequence[BurstReader], head: Any, head_valid: Signal,
-        refill: Signal,
-    ) -> Signal:  # fmt: skip
-        """Hands beats out and counts them. Returns: beats of an instruction are awaited.
-
-        One of two ports gives half of an instruction's beats; so what is counted then is pairs,
-        a beat from each.
-        """
-        giving = Signal()
-        beats, left = Signal(20, reset_less=True), Signal(20, reset_less=True)
-        last, one = Signal(), Signal()  # last beat of a reading; panels of a single beat
-        readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
-        ending = Signal()  # only one of them is left
-        each = head.beats >> (len(readers) - 1)
-        handshake, final = Signal(), Signal()
-        m.d.comb += [
-            handshake.eq(self._hand_out(m, readers, giving)),
-            final.eq(handshake & last & ending),
-            refill.eq(head_valid & (~giving | final)),
-        ]
-        m.d.sync += self.done.eq(final)
-        with m.If(refill):
-            m.d.sync += [
-                giving.eq(1),
-                beats.eq(each),
-                left.eq(each),
-                one.eq(each == 1),
-                last.eq(each == 1),
-                readings.eq(head.readings),
-                ending.eq(head.readings == 1),
-            ]
-        with m.Elif(handshake):
-            m.d.sync += [left.eq(left - 1), last.eq(left == 2)]
-            with m.If(last):
-                m.d.sync += [
-                    left.eq(beats),
-                    last.eq(one),
-                    readings.eq(readings - 1),
-                    ending.eq(readings == 2),
-                ]
-            with m.If(final):
-                m.d.sync += giving.eq(0)
-        return giving
-
-    def _hand_out(self, m: Module, readers: Sequence[BurstReader], giving: Signal) -> Value:
-        """Connects the FIFOs to `weights`. Returns: a beat is handed out, or a pair has been."""
-        if len(readers) == 1:
-            data, weights = readers[0].data, self.weights[0]
-            m.d.comb += [
-                weights.valid.eq(data.valid & giving),
-                weights.payload.eq(data.payload),
-                data.ready.eq(weights.ready & giving),
-            ]
-            return weights.valid & weights.ready
-        pair = Signal()
-        some: list[Value] = []  # beats handed out and not counted
-        for port, (reader, weights) in enumerate(zip(readers, self.weights, strict=True)):
-            data = reader.data
-            uncounted = Level(m, f"uncounted_{port}", SKEW, weights.valid & weights.ready, pair)
-            m.d.comb += [
-                weights.valid.eq(data.valid & uncounted.room),
-                weights.payload.eq(data.payload),
-                data.ready.eq(weights.ready & uncounted.room),
-            ]
-            some.append(uncounted.some)
-        m.d.comb += pair.eq(giving & Cat(some).all())
-        return pair

@@ -13,16 +13,19 @@ from lutvar.contract.isa import Opcode
 from lutvar.contract.widths import WORDS, drain_latency
 from lutvar.hw.inspection import for_inspection
 from lutvar.hw.links import (
+    INDEX_BITS,
     UnitComponent,
     bank_write_layout,
     drain_layout,
     drain_values,
     unit_members,
+    weight_layout,
     weight_stream,
 )
 from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.units.pipeline import delay, valid_line
+from lutvar.hw.units.skid import SkidBuffer
 from lutvar.hw.verilog import place
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
@@ -40,6 +43,10 @@ class MatrixUnit(UnitComponent):
     """Multiplies activation banks with weights; 16 * `row_groups` rows, a vector in each cycle.
 
     The unit has no memory port: `idle` is 1 and `error` 0. `stop`: no further command is taken.
+
+    Readings of panels that have more or fewer beats than an instruction needs are an error
+    (`surplus`, `missing`): then the unit stands still until reset, and neither that instruction's
+    `done` comes nor that of a later one.
 
     Cycles. With G groups, P passes for each (2 if dual) and N outputs, weights that come without
     pause and commands that come early enough, an instruction takes
@@ -68,6 +75,9 @@ class MatrixUnit(UnitComponent):
     drained: View
     issue: Signal  #: out: a weight vector enters the chain
     wait_weights: Signal  #: out: the operand is there and no vector
+    surplus: Signal  #: out: sticky: a reading of a panel had beats beyond its pass
+    missing: Signal  #: out: sticky: a reading of a panel ended within its pass
+    weights_index: Signal  #: out: index in the program of the instruction that either is about
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -91,6 +101,9 @@ class MatrixUnit(UnitComponent):
                 "drained": Out(drain_values()),
                 "issue": Out(1),
                 "wait_weights": Out(1),
+                "surplus": Out(1),
+                "missing": Out(1),
+                "weights_index": Out(INDEX_BITS),
             }
         )
 
@@ -106,10 +119,16 @@ class MatrixUnit(UnitComponent):
         self._accept(m, loader, unpack)
 
         vector = unpack.vectors
-        finished = valid_line(m, gate.go & vector.payload.last, self.drain_cycles, "finished")
+        # After an error the instruction's last vector may go; its `done` must not follow.
+        wrong = unpack.surplus | unpack.missing
+        finished = valid_line(
+            m, gate.go & vector.payload.last & ~wrong, self.drain_cycles, "finished"
+        )
         outstanding = Signal(range(64))
-        for beats, weights in zip(unpack.beats, self.weights, strict=True):
-            wiring.connect(m, beats, wiring.flipped(weights))
+        for port, (beats, weights) in enumerate(zip(unpack.beats, self.weights, strict=True)):
+            m.submodules[f"skid_{port}"] = skid = SkidBuffer(weight_layout())
+            wiring.connect(m, wiring.flipped(weights), skid.i)
+            wiring.connect(m, skid.o, beats)
         m.d.comb += [
             gate.valid.eq(vector.valid),
             gate.end.eq(vector.payload.end),
@@ -121,6 +140,9 @@ class MatrixUnit(UnitComponent):
             self.busy.eq(outstanding != 0),
             self.active.eq(self.issue),
             self.idle.eq(1),
+            self.surplus.eq(unpack.surplus),
+            self.missing.eq(unpack.missing),
+            self.weights_index.eq(unpack.index),
         ]
         accepted = self.command.valid & self.command.ready
         m.d.sync += [
@@ -160,6 +182,7 @@ class MatrixUnit(UnitComponent):
             works.i.payload.acc_bank.eq(payload.acc_bank),
             works.i.payload.exponent.eq(payload.exponent),
             works.i.payload.more.eq(payload.more),
+            works.i.payload.index.eq(payload.index),
         ]
         for queue, stage in ((loads, loader), (works, unpack)):
             m.d.comb += [

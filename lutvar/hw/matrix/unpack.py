@@ -11,12 +11,12 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.memory import HALF_BLOCK, HALVES, SIDE_BEATS
 from lutvar.contract.quant_preset import GROUP
-from lutvar.hw.links import BEAT, weight_stream
+from lutvar.hw.links import BEAT, INDEX_BITS, weight_stream
 from lutvar.hw.port_types import Stream, view_signal
 
 
 def work_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """What the weights of an instruction are: its operands of the same names."""
+    """What the weights of an instruction are: its operands of the same names, its `index`."""
     return data.StructLayout(
         {
             "groups": 8,
@@ -25,6 +25,7 @@ def work_layout(config: AcceleratorConfig) -> data.StructLayout:
             "acc_bank": range(config.acc_banks),
             "exponent": signed(6),
             "more": 1,
+            "index": INDEX_BITS,
         }
     )
 
@@ -89,14 +90,25 @@ class WeightUnpack(wiring.Component):
     Latency 1. One port, a beat in each cycle: a vector from each beat of codes at 4 bits, two from
     three at 6 bits, none from a beat of scales or biases. So at the best 32 vectors take 33 cycles
     (49 at 6 bits), and 2 more in each pass of group 0. Two ports: a vector in each cycle. No cycle
-    is lost between passes or instructions.
+    is lost between passes or, when the next work is here in time, between works.
+
+    Invariant: on each port a work takes the beats of its passes and no others: for each pass those
+    of one reading, of which the last one has `last`. A beat is taken only while its work is here:
+    after `work` was taken, or with the last vector of the work before while `work` is offered. A
+    beat that breaks the rule, `last` before the end of a pass or an end without `last`, is reported
+    and is the last one that is taken: from the next cycle on nothing more is taken or produced
+    until reset.
     """
 
     work: Stream  #: in: what comes next; taken when the work before is used up
-    #: in: panels, each once, or twice for a dual format; a stream for each weight port. Beats of
-    #: scales and biases of the next work are taken before the work itself
+    #: in: panels, each once, or twice for a dual format; a stream for each weight port
     beats: list[Stream]
-    vectors: Stream  #: out: weight vectors in order; payload from a register
+    #: out: weight vectors in order; payload from a register. After an error at most the vector of
+    #: the wrong beat
+    vectors: Stream
+    surplus: Signal  #: out: sticky: a pass ended and the reading has more beats
+    missing: Signal  #: out: sticky: a reading ended within a pass
+    index: Signal  #: out: `index` of the work that either is about
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self.config = config
@@ -110,6 +122,9 @@ class WeightUnpack(wiring.Component):
                 "work": In(stream.Signature(work_layout(config))),
                 "beats": In(weight_stream()).array(self.ports),
                 "vectors": Out(stream.Signature(vector_item_layout(config))),
+                "surplus": Out(1),
+                "missing": Out(1),
+                "index": Out(INDEX_BITS),
             }
         )
 
@@ -135,14 +150,25 @@ class WeightUnpack(wiring.Component):
         following_biased = Mux(final_block, Mux(final_pass, Const(1), first & work.dual), biased)
         boundary, half_ends = Signal(), Signal()
         m.d.comb += half_ends.eq(index == HALF_BLOCK - 2)
+        halted = Signal()
+        # Beats before the next half of a block may be taken: their work is here or at the door.
+        early_known = ~(half == HALVES - 1) | ~final_block | ~final_pass | self.work.valid
         sides_due, scales, biases = self._sides(
-            m, half, parity, biased, following_biased, boundary, produce, half_ends
-        )
+            m, half, parity, biased, following_biased, boundary, produce, half_ends,
+            active & ~halted, early_known,
+        )  # fmt: skip
         takes, gives, codes = self._gear(m, step)
+        # The last beats of codes come with the last vector of a pass, or the one before it.
+        closing = half_end if self.steps[-1].take else half_ends
+        ends = closing & (half == HALVES - 1) & final_block
+        owner = work.index
+        if not self.steps[-1].take:  # what is taken with a work's last vector is the next one's
+            owner = Mux(all_end, self.work.payload.index, owner)
+        self._check(m, step & takes, ends, owner, halted)
 
         m.d.comb += [
             step.eq(
-                active & ~sides_due & (~takes | Cat(b.valid for b in self.beats).all())
+                active & ~halted & ~sides_due & (~takes | Cat(b.valid for b in self.beats).all())
                 & (~gives | ~vectors.valid | vectors.ready)
             ),
             produce.eq(step & gives),
@@ -150,7 +176,7 @@ class WeightUnpack(wiring.Component):
             block_end.eq(half_end & (half == HALVES - 1)),
             pass_end.eq(block_end & final_block),
             all_end.eq(pass_end & final_pass),
-            self.work.ready.eq(~active | (produce & all_end)),
+            self.work.ready.eq((~active & ~halted) | (produce & all_end)),
         ]  # fmt: skip
         for port, beats in enumerate(self.beats):
             m.d.comb += beats.ready.eq((step & takes) | self._side_open[port])
@@ -201,12 +227,13 @@ class WeightUnpack(wiring.Component):
 
     def _sides(
         self, m: Module, half: Signal, parity: Signal, biased: Value, following_biased: Value,
-        boundary: Value, produce: Value, half_ends: Value,
+        boundary: Value, produce: Value, half_ends: Value, known: Value, early_known: Value,
     ) -> tuple[Value, Signal, Signal]:  # fmt: skip
         """Beats that are not codes. Returns: some are due; scales and biases, the next one lowest.
 
         `_side_open`, by port: a beat that is taken now is one of them. half_ends: with
-        `produce`, the next vector is the last one before the boundary.
+        `produce`, the next vector is the last one before the boundary. known: the work of what is
+        due is here. early_known: the work of what is due after the boundary is.
         """
         scales = Signal(BEAT, reset_less=True)
         biases = Signal(BEAT, reset_less=True)
@@ -231,14 +258,16 @@ class WeightUnpack(wiring.Component):
                 m.d.sync += [then[k].eq(half_ends & coming[k]) for k in registers]
             is_open = Signal(name=f"side_open_{port}")
             self._side_open.append(is_open)
-            now = {k: due[k] | (produce & then[k] & early) for k in registers}
+            now = {
+                k: (due[k] & known) | (produce & then[k] & early_known & early) for k in registers
+            }
             m.d.comb += is_open.eq(Cat(now.values()).any())
             others: Value = Const(0)  # due before this kind
             for what, register in registers.items():
                 accept = Signal(name=f"{what}_taken_{port}")
                 m.d.comb += accept.eq(beats.valid & now[what] & ~others)
                 with m.If(accept):
-                    m.d.sync += [register.eq(beats.payload), due[what].eq(0)]
+                    m.d.sync += [register.eq(beats.payload.data), due[what].eq(0)]
                 with m.Elif(boundary):
                     m.d.sync += due[what].eq(coming[what])
                 others = others | now[what]
@@ -266,6 +295,28 @@ class WeightUnpack(wiring.Component):
                 conditions.append(is_next & here)
         return Cat(conditions).any()
 
+    def _check(
+        self, m: Module, codes_taken: Value, ends: Value, owner: Value, halted: Signal
+    ) -> None:
+        """Compares `last` of every beat that is taken with the place in the pass.
+
+        ends: a beat of codes that is taken now is the last one of its pass. No other beat is.
+        owner: `index` of the work of what is taken.
+        """
+        surplus, missing = [], []
+        for port, beats in enumerate(self.beats):
+            last = beats.payload.last
+            surplus.append(codes_taken & ends & ~last)
+            side = beats.valid & self._side_open[port]
+            missing.append(last & ((codes_taken & ~ends) | side))
+        with m.If(~halted):
+            m.d.sync += [
+                self.index.eq(owner),
+                self.surplus.eq(Cat(surplus).any()),
+                self.missing.eq(Cat(missing).any() & ~Cat(surplus).any()),
+                halted.eq(Cat(*surplus, *missing).any()),
+            ]
+
     def _gear(self, m: Module, step: Value) -> tuple[Value, Value, Value]:
         """(this step takes a beat from each port, gives a vector, its codes)."""
         steps = self.steps
@@ -281,12 +332,13 @@ class WeightUnpack(wiring.Component):
                 for number, s in enumerate(steps):
                     with m.Case(number):
                         bits = Cat(
-                            leftover[max_left - s.left :], beats.payload if s.take else Const(0, 0)
+                            leftover[max_left - s.left :],
+                            beats.payload.data if s.take else Const(0, 0),
                         )
                         m.d.comb += part.eq(bits[:width])
                         if s.take and max_left:
                             with m.If(step):
-                                m.d.sync += leftover.eq(beats.payload[BEAT - max_left :])
+                                m.d.sync += leftover.eq(beats.payload.data[BEAT - max_left :])
             parts.append(part)
 
         def known(name: str) -> Value:

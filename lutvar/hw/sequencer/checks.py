@@ -20,10 +20,10 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import InstructionRule as Rule
+from lutvar.hw.links import INDEX_BITS
 
 CHECK_LATENCY = 3  #: cycles from a stable `word` to `broken`
 MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
-INDEX_BITS = 24
 UNUSED_PIECE = 36  #: unused bits that are looked at in one step: two levels of LUT6
 WORD = INSTRUCTION_BYTES * 8
 

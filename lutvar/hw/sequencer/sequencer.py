@@ -19,19 +19,19 @@ from lutvar.contract.isa import (
     Opcode,
     Unit,
 )
-from lutvar.contract.register_map import HeaderRule
+from lutvar.contract.register_map import HeaderRule, InstructionRule
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, axi_read, payload_layout
+from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, INDEX_BITS, axi_read, payload_layout
 
 from .checks import (
     CHECK_LATENCY,
-    INDEX_BITS,
     AddressResolver,
     InstructionCheck,
     first_rule,
     operand,
 )
 from .queue import WAITS, UnitQueue
+from .weights import WeightCredit
 
 CHUNK = 1024  #: instructions in one request to memory
 COUNT = 32  #: bits of the counts of completed instructions
@@ -105,19 +105,21 @@ class Sequencer(wiring.Component):
         opcode = Signal(3)
         m.d.sync += opcode.eq(operand(word, HEADER_FIELDS[0])[:3])
         push, clear = Signal(), Signal()
-        room = self._queues(m, word, resolve.addresses, opcode, push)
+        m.submodules.credit = credit = WeightCredit()
+        m.d.comb += [credit.word.eq(word), credit.push.eq(push), credit.clear.eq(clear)]
+        room = self._queues(m, word, resolve.addresses, index, opcode, push)
         self._count(m, opcode, push, clear)
         header = self._header(m, word)
         ask = self._ask(m, reader, clear)
         self._control(
-            m, reader, check.broken, header,
+            m, reader, check.broken | credit.broken << int(InstructionRule.WEIGHTS) - 1, header,
             {"index": index, "length": length, "opcode": opcode, "room": room, "push": push,
              "clear": clear, "ask": ask, "word_length": operand(word, PROGRAM_HEADER[2])},
         )  # fmt: skip
         return m
 
     def _control(
-        self, m: Module, reader: BurstReader, broken: Signal, header: Signal, s: dict[str, Any]
+        self, m: Module, reader: BurstReader, broken: Value, header: Signal, s: dict[str, Any]
     ) -> None:
         settle = Signal(range(CHECK_LATENCY + 3))
         has_broken, is_end = Signal(), Signal()
@@ -237,7 +239,7 @@ class Sequencer(wiring.Component):
         return ask
 
     def _queues(
-        self, m: Module, word: Value, addresses: Signal, opcode: Signal, push: Signal
+        self, m: Module, word: Value, addresses: Signal, index: Signal, opcode: Signal, push: Signal
     ) -> Signal:
         """The queues of the units. Returns: the instruction's queue has room, one cycle late.
 
@@ -259,6 +261,8 @@ class Sequencer(wiring.Component):
                     value = addresses.word_select(slot, ADDRESS)
                     slot += 1
                 m.d.comb += queue.payload[item.name].eq(value)
+            if op is Opcode.MATRIX:
+                m.d.comb += queue.payload.index.eq(index)
             m.d.comb += [
                 queue.waits.eq(word[waits[0].low : waits[0].low + WAITS]),
                 queue.completed.eq(completed),

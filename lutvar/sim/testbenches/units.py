@@ -19,7 +19,7 @@ from lutvar.sim.interpret import Machine
 
 from .common import Testbench
 
-SIZES = {Region.MODEL: 0x4000, Region.WORK: 0x2000, Region.IO: 0x2000, Region.CACHE: 0x1000}
+SIZES = {Region.MODEL: 0x1_0000, Region.WORK: 0x2000, Region.IO: 0x2000, Region.CACHE: 0x1000}
 HEADS = 2
 #: Offsets in WORK: FP16 rows, q records. In IO: rows to add, sums, attention's result.
 QUERIES, SUMS, ATTENDED = 0x1000, 0x800, 0x1000

@@ -7,14 +7,22 @@ from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS, Instruction, Opcode, Region, address
 from lutvar.contract.register_map import BY_NAME, MAGIC, DeviceError, InstructionRule
 from support.hw.axi_memory import AxiMemory
-from support.hw.program_cases import BASES, END, operands, program_bytes, random_program
+from support.hw.program_cases import (
+    BASES,
+    END,
+    operands,
+    paired,
+    program_bytes,
+    random_program,
+)
 from support.hw.top import CONFIG, PROGRAM, TWO_PORTS, Host, simulate
 
 
 def _small(op: Opcode, seed: int = 0, **changes: int) -> Instruction:
     """A legal instruction that reads little."""
     values = operands(CONFIG, op, random.Random(seed))
-    short = {"beats": 5, "panels": 2, "rows": 3, "row_first": 0}
+    short = {"beats": 5, "panels": 2, "repeat": 1, "rows": 3, "row_first": 0}
+    short |= {"groups": 1, "dual": 1}  # of MATRIX: 2 readings, as of FETCH
     values |= {k: v for k, v in short.items() if k in values}
     return Instruction(op, values | changes)
 
@@ -24,7 +32,12 @@ def _program(length: int, seed: int) -> list[Instruction]:
     for number, instruction in enumerate(random_program(CONFIG, length, seed)[:-1]):
         found.append(_small(instruction.opcode, number))
         object.__setattr__(found[-1], "waits", instruction.waits)
-    return [*found, END]
+    return _paired([*found, END])
+
+
+def _paired(program: list[Instruction]) -> list[Instruction]:
+    """With what its weights lack."""
+    return paired(program, _small(Opcode.FETCH, 1), _small(Opcode.MATRIX, 1))
 
 
 def test_programs_run_and_are_counted() -> None:
@@ -97,7 +110,7 @@ def test_memory_errors_name_port_and_address() -> None:
         await host.write("GIE", 1)
         for op, operand, code in _FAULTS:
             where = _WHERE if operand else PROGRAM
-            program = [END] if not operand else [_small(op, **{operand: _AT}), END]
+            program = _paired([_small(op, **{operand: _AT}), END]) if operand else [END]
             memory.write(PROGRAM, program_bytes(CONFIG, program))
             memory.bad = frozenset({where})
             await host.run()
@@ -120,7 +133,8 @@ def test_two_weight_ports_share_panels_and_tell_errors_apart() -> None:
     """Half of the beats through each; a refused burst of the second half is told as such."""
     memory = AxiMemory(latency=6, jitter=5, stall=0.1)
     fetch = _small(Opcode.FETCH, address=_AT, beats=10, panels=3, repeat=2)
-    program = program_bytes(TWO_PORTS, [fetch, fetch, END])
+    matrix = _small(Opcode.MATRIX, groups=3, blocks=4)
+    program = program_bytes(TWO_PORTS, [fetch, fetch, matrix, matrix, END])
 
     async def scenario(host: Host) -> None:
         await host.load()
@@ -171,8 +185,8 @@ def test_bad_programs_are_reported() -> None:
 
 
 def test_watchdog_tells_who_waits() -> None:
-    stuck = Instruction(Opcode.FRONT, _small(Opcode.FRONT).operands, (0, 0, 1, 0, 0))
-    program = [_small(Opcode.POST), stuck, _small(Opcode.FETCH), END]
+    stuck = Instruction(Opcode.FRONT, _small(Opcode.FRONT).operands, (0, 0, 0, 0, 1))
+    program = _paired([_small(Opcode.POST), stuck, _small(Opcode.FETCH), END])
 
     async def scenario(host: Host) -> None:
         await host.load()
@@ -194,7 +208,8 @@ def test_watchdog_tells_who_waits() -> None:
 
 def test_soft_reset_waits_for_the_memory_and_force_does_not() -> None:
     memory = AxiMemory(latency=5)
-    program = [_small(Opcode.FETCH, panels=20), _small(Opcode.FRONT), END]
+    matrices = 10 * [_small(Opcode.MATRIX)]
+    program = [_small(Opcode.FETCH, panels=20), _small(Opcode.FRONT), *matrices, END]
 
     async def scenario(host: Host) -> None:
         await host.load()

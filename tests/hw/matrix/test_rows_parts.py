@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from lutvar.contract.accelerator import ROW_GROUP
@@ -20,7 +21,7 @@ from lutvar.hw.matrix.issue import IssueGate
 from lutvar.hw.matrix.loader import OperandLoader
 from lutvar.hw.matrix.operands import GroupOperands, load_interval, operand_latency
 from lutvar.hw.matrix.unpack import WeightUnpack
-from support.hw.matrix import small
+from support.hw.matrix import BEAT, small, with_last
 
 
 def simulate(dut, testbench):
@@ -79,7 +80,7 @@ def test_unpack_finds_every_vector(quant, ports, stall):
     bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
     pause = random.Random(4)
     rests = [stall[p % len(stall)] for p in range(ports)]
-    works, beats, expected = [], [b""] * ports, []
+    works, beats, expected = [], [bytearray() for _ in range(ports)], []
     for groups, blocks, dual, bank, exponent in [
         (2, ports, 1, 0, -5),
         (1, 2, 0, 1, 7),
@@ -95,7 +96,8 @@ def test_unpack_finds_every_vector(quant, ports, stall):
             panel = pack_panel(codes, scales, None if g else bias, bits, ports)
             for p in range(1 + dual):
                 each = len(panel) // ports
-                beats = [b + panel[q * each : (q + 1) * each] for q, b in enumerate(beats)]
+                for port, b in enumerate(beats):
+                    b += with_last(panel[port * each : (port + 1) * each])
                 for n in range(outputs):
                     word = sum(int(c) << bits * i for i, c in enumerate(codes[n]))
                     first = g == p == 0
@@ -106,9 +108,9 @@ def test_unpack_finds_every_vector(quant, ports, stall):
                     ))  # fmt: skip
     dut = WeightUnpack(config)
     queues = [
-        [int.from_bytes(b[i : i + 64], "little") for i in range(0, len(b), 64)] for b in beats
+        [int.from_bytes(b[i : i + BEAT], "little") for i in range(0, len(b), BEAT)] for b in beats
     ]
-    total, got, cycles = len(queues[0]), [], []
+    total, got, cycles, wrong = len(queues[0]), [], [], []
     assert all(len(queue) == total for queue in queues)
 
     async def testbench(ctx):
@@ -119,7 +121,8 @@ def test_unpack_finds_every_vector(quant, ports, stall):
             offered = offered or (bool(works) and pause.random() >= stall[-1])
             for stream, valid, queue in zip(dut.beats, shown, queues, strict=True):
                 ctx.set(stream.valid, valid)
-                ctx.set(stream.payload, queue[0] if valid else rng.integers(1 << 62).item())
+                beat = queue[0] if valid else rng.integers(1 << 62).item()
+                ctx.set(Value.cast(stream.payload), beat)
             ctx.set(dut.work.valid, offered)
             if offered:
                 names = ("groups", "blocks", "dual", "acc_bank", "exponent")
@@ -133,6 +136,7 @@ def test_unpack_finds_every_vector(quant, ports, stall):
                             bool(v.last), v.bank, v.column, v.exponent))  # fmt: skip
                 cycles.append(cycle)
             took, began = [ctx.get(s.ready) for s in dut.beats], ctx.get(dut.work.ready)
+            wrong.append(ctx.get(dut.surplus) or ctx.get(dut.missing))
             await ctx.tick()
             for port, queue in enumerate(queues):
                 if shown[port] and took[port]:
@@ -146,9 +150,10 @@ def test_unpack_finds_every_vector(quant, ports, stall):
     assert got == expected
     assert not any(queues)
     if stall == (0.0,):
-        # From the first to the last: one port, a beat in each cycle; two, a vector.
+        # After the first work, to the last: one port, a beat in each cycle; two, a vector.
         each = total if ports == 1 else len(expected) + 1
-        assert cycles[-1] + 1 == each + 1
+        assert cycles[-1] + 1 == 1 + each + 1
+    assert not wrong[-1]
 
 
 @pytest.mark.parametrize("form", ["table", "da"])

@@ -11,16 +11,20 @@ from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import (
     HEADER_FIELDS,
     PAYLOAD_FIELDS,
+    READINGS_AHEAD,
     UNITS,
     Instruction,
     Opcode,
     PostOp,
+    ProgramError,
     Unit,
+    check_readings,
     encode,
     encode_header,
 )
 from lutvar.contract.register_map import HeaderRule, InstructionRule
 from lutvar.hw.sequencer.checks import CHECK_LATENCY, InstructionCheck
+from lutvar.hw.sequencer.weights import WeightCredit
 from support.hw.program_cases import END, operands, program_bytes, random_program, resolved
 from support.hw.sequencer import CONFIG, Run, run
 
@@ -56,8 +60,15 @@ def test_every_legal_operand_of_other_sizes_passes() -> None:
 
 def test_units_overlap_and_serial_mode_forbids_it() -> None:
     rng = random.Random(4)
-    program = [Instruction(Opcode[u.name], operands(CONFIG, Opcode[u.name], rng))
-               for _ in range(4) for u in UNITS]  # fmt: skip
+    same = {"panels": 6, "repeat": 1, "groups": 3, "dual": 1}
+
+    def one(unit: Unit) -> Instruction:
+        values = operands(CONFIG, Opcode[unit.name], rng)
+        return Instruction(
+            Opcode[unit.name], {name: same.get(name, values[name]) for name in values}
+        )
+
+    program = [one(u) for _ in range(4) for u in UNITS]
     raw = program_bytes(CONFIG, [*program, END])
     both = [run(raw, serial=serial, duration=60) for serial in (False, True)]
     for result in both:
@@ -93,11 +104,11 @@ def test_programs_of_one_end_and_twice_in_a_row() -> None:
 
 
 def test_counts_wrap_at_sixteen_bits() -> None:
-    dut_program = random_program(CONFIG, 10, 3)
+    values = operands(CONFIG, Opcode.POST, random.Random(3))
     # A wait that lies behind by up to 2**15 - 1 is over.
-    first = Instruction(dut_program[0].opcode, dut_program[0].operands, (0xFFFF,) * 5)
+    first = Instruction(Opcode.POST, values, (0xFFFF,) * 5)
     assert run(program_bytes(CONFIG, [first, END])).finished is not None
-    stuck = Instruction(dut_program[0].opcode, dut_program[0].operands, (1, 1, 1, 1, 1))
+    stuck = Instruction(Opcode.POST, values, (1, 1, 1, 1, 1))
     result = run(program_bytes(CONFIG, [stuck, END]), limit=300)
     assert result.finished is None and not result.started
 
@@ -243,6 +254,71 @@ def test_a_bad_instruction_stops_the_program() -> None:
     result = run(program_bytes(CONFIG, [*good, bad, *good, END]), duration=3)
     assert result.bad == ("instruction", 3 | int(InstructionRule.KEYS) << 24)
     assert sum(map(len, result.payloads.values())) == 3
+
+
+def _weights(op: Opcode, **values: int) -> Instruction:
+    return Instruction(op, operands(CONFIG, op, random.Random(1)) | values)
+
+
+#: Programs without END whose readings of panels do not add up, and where that is found.
+_UNPAIRED = {
+    "one panel fewer": ([(2, 1), (-3, 0)], 1),
+    "one panel more": ([(4, 1), (-3, 0)], 2),
+    "read once instead of twice": ([(3, 1), (-3, 1)], 1),
+    "read twice instead of once": ([(3, 2), (-3, 0)], 2),
+    "no FETCH": ([(-1, 0)], 0),
+    "FETCH after MATRIX": ([(-1, 0), (1, 1)], 0),
+    "FETCH twice": ([(3, 2), (3, 2), (-3, 1)], 3),
+    "no MATRIX": ([(1, 1)], 1),
+    "one of several": ([(3, 2), (-3, 1), (2, 1), (1, 1), (-2, 1), (-1, 0)], 4),
+}
+
+
+@pytest.mark.parametrize("what", _UNPAIRED)
+def test_readings_of_panels_must_add_up(what: str) -> None:
+    """The same in gateware, compiler and interpreter: the instruction, before it is dispatched."""
+    numbers, where = _UNPAIRED[what]
+    program = [
+        _weights(Opcode.FETCH, panels=n, repeat=twice) if n > 0
+        else _weights(Opcode.MATRIX, groups=-n, dual=twice) for n, twice in numbers
+    ]  # fmt: skip
+    program.append(END)
+    result = run(program_bytes(CONFIG, program), duration=3)
+    assert result.bad == ("instruction", where | int(InstructionRule.WEIGHTS) << 24)
+    assert sum(map(len, result.payloads.values())) == where
+    name = program[where].opcode.name
+    with pytest.raises(ProgramError, match=rf"^instruction {where} \({name}\)"):
+        check_readings(program)
+
+
+def test_readings_ahead_are_limited() -> None:
+    """The count itself; a device would be stuck long before."""
+    dut, fetch = WeightCredit(), _weights(Opcode.FETCH, panels=255, repeat=2)
+    matrix = _weights(Opcode.MATRIX, groups=1, dual=0)
+    bring, need = (int.from_bytes(encode(item, 0), "little") for item in (fetch, matrix))
+    times = (READINGS_AHEAD - 1) // 510
+
+    async def testbench(ctx: Any) -> None:
+        ctx.set(dut.word, bring)
+        for _ in range(times):
+            await ctx.tick().repeat(CHECK_LATENCY)
+            assert not ctx.get(dut.broken)
+            ctx.set(dut.push, 1)
+            await ctx.tick()
+            ctx.set(dut.push, 0)
+        await ctx.tick().repeat(CHECK_LATENCY)
+        assert ctx.get(dut.broken)
+        ctx.set(dut.word, need)
+        await ctx.tick().repeat(CHECK_LATENCY)
+        assert not ctx.get(dut.broken)
+
+    simulator = Simulator(dut)
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+    check_readings([fetch] * times)
+    with pytest.raises(ProgramError, match=f"^instruction {times} .* ahead of MATRIX"):
+        check_readings([fetch] * (times + 1))
 
 
 def test_end_must_be_the_last_instruction() -> None:

@@ -20,6 +20,7 @@
 namespace {
 
 constexpr size_t kRecord = 32;  // bytes of a packed bank write, command or drain request
+constexpr size_t kBeat = 65;    // bytes of a weight beat: data, then whether it is the last one
 
 struct Item {
     uint8_t data[kRecord];
@@ -37,7 +38,7 @@ struct Pauses {
 
 // A weight port, and what it brings.
 struct Weights {
-    VlWide<16>* payload;
+    VlWide<17>* payload;
     CData *valid, *ready;
     std::deque<std::vector<uint8_t>> beats;
     bool shown;
@@ -89,7 +90,7 @@ struct Harness {
         top.command__valid = command_valid;
         for (Weights& port : weights) {
             if (!port.shown && !port.beats.empty() && !pause[2].draw()) {
-                set(*port.payload, port.beats.front().data());
+                std::memcpy(port.payload, port.beats.front().data(), kBeat);
                 port.shown = true;
             }
             *port.valid = port.shown;
@@ -156,7 +157,7 @@ API void harness_queue(Harness* harness, int which, const uint8_t* data, uint64_
 }
 API void harness_beats(Harness* harness, int port, const uint8_t* data, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i)
-        harness->weights[port].beats.emplace_back(data + 64 * i, data + 64 * i + 64);
+        harness->weights[port].beats.emplace_back(data + kBeat * i, data + kBeat * (i + 1));
 }
 // Runs until `done` instructions and `drained` requests are complete; 1 if they are.
 API int harness_run(Harness* harness, uint64_t done, uint64_t drained, uint64_t limit) {
@@ -166,10 +167,12 @@ API int harness_run(Harness* harness, uint64_t done, uint64_t drained, uint64_t 
     }
     return harness->done >= done && harness->drained >= drained;
 }
-// 0 cycle, 1 written, 2 taken, 3 done, 4 drained, 5 issues, 6 waits, 7 beats taken, 8 busy
+// 0 cycle, 1 written, 2 taken, 3 done, 4 drained, 5 issues, 6 waits, 7 beats taken, 8 busy,
+// 9 surplus, 10 missing, 11 index of the instruction that either is about
 API uint64_t harness_count(Harness* b, int which) {
     const uint64_t counts[] = {b->cycle, b->written, b->taken, b->done, b->drained,
-                               b->issues, b->waits, b->beats_taken, b->top.busy};
+                               b->issues, b->waits, b->beats_taken, b->top.busy,
+                               b->top.surplus, b->top.missing, b->top.weights_index};
     return counts[which];
 }
 API void harness_values(Harness* b, uint8_t* to) { std::memcpy(to, b->values.data(), b->values.size()); }

@@ -29,7 +29,9 @@ from lutvar.sim import verilator
 TOP = "lutvar_matrix_unit"
 RECORD = 32  #: bytes of a packed struct in the harness's queues
 WRITES, COMMANDS, BEATS, DRAINS = range(4)
-COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "beats", "busy")
+BEAT = 65  #: bytes of a weight beat in the harness: data, then whether it is the last of its panel
+COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "beats", "busy",
+          "surplus", "missing", "index")  # fmt: skip
 
 
 def small(quant: str = "fp4", dot: str = "table", **changes: object) -> AcceleratorConfig:
@@ -103,7 +105,7 @@ class Unit:
 
     def beats(self, ports: Sequence[bytes]) -> None:
         for port, raw in enumerate(ports):
-            self._library.harness_beats(self.handle, port, raw, ctypes.c_uint64(len(raw) // 64))
+            self._library.harness_beats(self.handle, port, raw, ctypes.c_uint64(len(raw) // BEAT))
 
     def run(self, done: int, drained: int, limit: int = 200_000) -> None:
         args = (ctypes.c_uint64(v) for v in (done, drained, limit))
@@ -206,7 +208,7 @@ class Work:
 
     @property
     def beats(self) -> list[bytes]:
-        """What each weight port brings."""
+        """What each weight port brings: beats as the harness takes them."""
         layer, ports = self.layer, self.config.weight_ports
         raw = [b""] * ports
         for g in range(layer.groups):
@@ -214,7 +216,7 @@ class Work:
             bias = None if g else layer.bias
             panel = pack_panel(codes, layer.scales[:, g], bias, self.bits, ports)
             each = len(panel) // ports
-            halves = [panel[p * each : (p + 1) * each] for p in range(ports)]
+            halves = [with_last(panel[p * each : (p + 1) * each]) for p in range(ports)]
             raw = [r + half * (2 if self.dual else 1) for r, half in zip(raw, halves, strict=True)]
         return raw
 
@@ -234,6 +236,14 @@ class Work:
         want = self.expected + np.float32(0)
         wrong = np.argwhere(got.view(np.uint32) != want.view(np.uint32))
         assert not len(wrong), (len(wrong), wrong[:4], got[tuple(wrong[0])], want[tuple(wrong[0])])
+
+
+def with_last(panel: bytes) -> bytes:
+    """Beats of one reading of a panel, each with its mark."""
+    beats = np.frombuffer(panel, np.uint8).reshape(-1, BEAT - 1)
+    marks = np.zeros((len(beats), 1), np.uint8)
+    marks[-1] = 1
+    return np.concatenate([beats, marks], axis=1).tobytes()
 
 
 def patterns(

@@ -13,9 +13,11 @@ from lutvar.contract.isa import (
     Opcode,
     PostOp,
     Region,
+    Unit,
     address,
     encode,
     encode_header,
+    readings,
     split_address,
 )
 
@@ -86,17 +88,61 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
 
 
 def random_program(config: AcceleratorConfig, length: int, seed: int) -> list[Instruction]:
-    """A program that ends: an instruction waits only for others before it."""
+    """A program that ends: an instruction waits only for others before it.
+
+    MATRIX has the readings of panels that it needs; what is left over in the end goes to more of
+    them, so there are `length` instructions or more.
+    """
     rng = random.Random(seed)
     counts = [0] * len(UNITS)
-    program = []
-    for _ in range(length - 1):
-        unit = rng.choice(UNITS)
-        op = Opcode[unit.name]
+    program: list[Instruction] = []
+    credit = 0
+
+    def add(op: Opcode, changes: dict[str, int]) -> None:
+        nonlocal credit
         waits = [rng.choice([0, max(0, n - rng.randint(0, 4)), n]) for n in counts]
-        program.append(Instruction(op, operands(config, op, rng), tuple(waits)))
-        counts[int(unit)] += 1
+        values = operands(config, op, rng) | changes
+        program.append(Instruction(op, values, tuple(waits)))
+        counts[int(Unit[op.name])] += 1
+        credit += readings(program[-1])
+
+    for _ in range(length - 1):
+        op = Opcode[rng.choice(UNITS).name]
+        if op is Opcode.MATRIX and credit:
+            add(op, _needs(config, credit, rng))
+        elif op in (Opcode.FETCH, Opcode.MATRIX):
+            add(Opcode.FETCH, {"panels": rng.choice([1, 2, config.bank_groups, 11])})
+        else:
+            add(op, {})
+    while credit:
+        add(Opcode.MATRIX, _needs(config, credit, rng))
     return [*program, END]
+
+
+def _needs(config: AcceleratorConfig, credit: int, rng: random.Random) -> dict[str, int]:
+    """Groups and dual of a MATRIX instruction that needs no more than so many readings."""
+    dual = rng.randint(0, 1) if credit > 1 else 0
+    most = min(config.bank_groups, credit >> dual)
+    return {"groups": rng.choice([1, most, most]), "dual": dual}
+
+
+def paired(
+    program: Sequence[Instruction], fetch: Instruction, matrix: Instruction
+) -> list[Instruction]:
+    """A program with its weights in order: `fetch` before a MATRIX that has none, `matrix` for
+    those left at END. Every FETCH brings as many readings as every MATRIX needs. Waits stay.
+    """
+    result: list[Instruction] = []
+    ahead = 0
+    for item in program:
+        if item.opcode is Opcode.MATRIX and not ahead:
+            result.append(fetch)
+            ahead = 1
+        if item.opcode is Opcode.END:
+            result += ahead * [matrix]
+        result.append(item)
+        ahead += (item.opcode is Opcode.FETCH) - (item.opcode is Opcode.MATRIX)
+    return result
 
 
 def program_bytes(config: AcceleratorConfig, program: Sequence[Instruction]) -> bytes:

@@ -13,6 +13,7 @@ from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
 from lutvar.hw.fetch.unit import FetchUnit
 from lutvar.hw.links import (
+    INDEX_BITS,
     UnitComponent,
     axi_read,
     axi_write,
@@ -121,6 +122,7 @@ def stand_ins(config: AcceleratorConfig, delay: int = 20) -> dict[str, Any]:
             "bank_write": In(bank_write_layout(config)),
             "drain": In(drain_layout(config)), "drained": Out(drain_values()),
             "issue": Out(1), "wait_weights": Out(1),
+            "surplus": Out(1), "missing": Out(1), "weights_index": Out(INDEX_BITS),
         }),
         "post": StandInUnit(
             Opcode.POST, delay, {"read": "input"}, {"write": "output"},
