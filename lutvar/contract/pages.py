@@ -92,6 +92,10 @@ that writes memory is complete when its writes have been answered.
 The sequencer reads ahead, checks each instruction and gives it to its unit's queue, in program
 order; a full queue holds up what follows. With MODE.serial an instruction is dispatched only when
 all earlier ones but those of FETCH are complete.
+
+FETCH comes before the MATRIX that uses its panels: in program order the readings of panels that
+FETCH brings (`panels * repeat`), less those that MATRIX needs (`groups * (1 + dual)`), are never
+below 0, and are 0 at END.
 """
 
 _WHAT: Mapping[Opcode, str] = {

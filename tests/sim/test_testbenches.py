@@ -28,10 +28,10 @@ pytest.importorskip("cocotbext.axi", reason="cocotbext-axi is not installed")
 from lutvar.hw.accelerator.export import export
 
 #: Benches that run here; one that disappears without notice is a failure.
-EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "wrong_testbenches": 3}
+EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "weights": 4, "wrong_testbenches": 3}
 #: All but the long ones and variants.
 ON_VERILATOR = (
-    r"registers\.|wrong_testbenches\.|every_unit|serial|passes_of"
+    r"registers\.|weights\.|wrong_testbenches\.|every_unit|serial|passes_of"
     r"|errors\.(bad|dead|reset|silent|memory_refuses/port=\w+/response=2)"
 )
 #: Icarus knows X and runs about 40 cycles a second.
@@ -79,7 +79,7 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
     rows = run_on(
         "verilator", verilog, config, tmp_path / "sim",
         modules=[f"lutvar.sim.testbenches.{name}" for name in TESTBENCHES],
-        test_filter=r"registers\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
+        test_filter=r"registers\.|weights\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
         r"|memory_refuses/port=r_wgt\w*/response=2",
     )  # fmt: skip
     assert all(row.passed for row in rows), _report(rows)

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from amaranth.hdl import Value
+from amaranth.hdl import ResetInserter, Signal, Value
 from amaranth.sim import Simulator
 
 from lutvar.contract.accelerator import ROW_GROUP
-from lutvar.contract.memory import pack_panel
+from lutvar.contract.memory import pack_panel, panel_beats
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.matrix.chain import load_layout, operand_words, word_bits
 from lutvar.hw.matrix.issue import IssueGate
@@ -250,3 +250,94 @@ def test_operands_of_all_rows_come_together(form, pause):
 
     simulate(dut, testbench)
     assert seen == 30
+
+
+def _marked_beats(config, works, rng):
+    """Beats of each port for (groups, blocks, dual), and how many end each of the works."""
+    bits, ports = config.quant_config.code_bits, config.weight_ports
+    queues, ends = [[] for _ in range(ports)], []
+    for groups, blocks, dual in works:
+        for group in range(groups):
+            each = panel_beats(32 * blocks, bits, first=not group) // ports
+            for _ in range(1 + dual):
+                for queue in queues:
+                    queue += [rng.getrandbits(512) for _ in range(each - 1)]
+                    queue.append(rng.getrandbits(512) | 1 << 512)
+        ends.append(len(queues[0]))
+    return queues, ends
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quant", ["fp4", "fp6"])
+@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("slow", [0.0, 0.5])
+def test_unpack_stops_at_a_wrong_mark(quant, ports, slow):
+    """Any beat whose mark is wrong is told, with its work, and nothing is taken after it.
+
+    Works come late or early, so that beats of the next one wait at the door.
+    """
+    config, rng = small(quant, weight_ports=ports), random.Random(ports)
+    shapes = [(1, ports, 0), (2, ports, 0), (1, ports, 1)]
+    dut = WeightUnpack(config)
+    clean, ends = _marked_beats(config, shapes, rng)
+    total = len(clean[0])
+    # The ends of works and of readings, what is before and after them, and some others.
+    marks = [i for i, beat in enumerate(clean[0]) if beat >> 512]
+    places = {p + d for p in marks for d in (-2, -1, 0, 1, 2)} & set(range(total))
+    places |= set(rng.sample(range(total), 12))
+    results = []
+
+    async def run(ctx, place):
+        queues = [list(queue) for queue in clean]
+        queues[place % ports][place] ^= 1 << 512
+        works, taken, beats = list(enumerate(shapes)), 0, [0] * ports
+        ctx.set(dut.vectors.ready, 1)
+        quiet = 0
+        while quiet < 80:
+            offered = bool(works) and rng.random() >= slow * 0.95
+            ctx.set(dut.work.valid, offered)
+            if works:
+                number, (groups, blocks, dual) = works[0]
+                values = {"groups": groups, "blocks": blocks, "dual": dual, "index": 7 + number}
+                for name, value in values.items():
+                    ctx.set(getattr(dut.work.payload, name), value)
+            shown = []
+            for port, stream in enumerate(dut.beats):
+                shown.append(bool(queues[port]) and rng.random() >= slow)
+                ctx.set(stream.valid, shown[port])
+                ctx.set(Value.cast(stream.payload), queues[port][0] if shown[port] else 0)
+            took = [s and ctx.get(b.ready) for s, b in zip(shown, dut.beats, strict=True)]
+            began = offered and ctx.get(dut.work.ready)
+            await ctx.tick()
+            quiet = 0 if any(took) else quiet + 1
+            for port, moved in enumerate(took):
+                if moved:
+                    queues[port].pop(0)
+                    beats[port] += 1
+            if began:
+                works.pop(0)
+                taken += 1
+            # No beat of a work that was not taken; the first of a block of the one at the door.
+            least = ends[taken - 1] if taken else 0
+            assert max(beats) <= least + (1 if offered and ports > 1 else 0)
+        found = ctx.get(dut.surplus), ctx.get(dut.missing), ctx.get(dut.index)
+        results.append((place, found, beats))
+
+    async def testbench(ctx):
+        for place in sorted(places):
+            await run(ctx, place)
+            ctx.set(reset, 1)
+            await ctx.tick()
+            ctx.set(reset, 0)
+
+    reset = Signal()
+    simulator = Simulator(ResetInserter(reset)(dut))
+    simulator.add_clock(1e-6)
+    simulator.add_testbench(testbench)
+    simulator.run()
+    assert len(results) == len(places)
+    for place, found, beats in results:
+        owner = 7 + next(i for i, end in enumerate(ends) if place < end)
+        surplus = bool(clean[0][place] >> 512)
+        assert found == (surplus, not surplus, owner), (place, found)
+        assert beats[place % ports] == place + 1, (place, beats)
