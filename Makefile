@@ -15,6 +15,7 @@ PIP_EXTRA ?=
 BUILD ?= build
 CONFIG ?= small-fp4
 PYTEST_ARGS ?=
+EVIDENCE ?=
 # Two workers; tests of one file share its simulator build, so they stay together.
 PYTEST_JOBS ?= 2
 
@@ -26,7 +27,7 @@ PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast coverage lint format docs verilog sim fuzz study estimate bench train clean tools
+.PHONY: help demo test test-fast coverage lint format docs verilog sim fuzz study evidence estimate bench train clean tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +73,9 @@ fuzz: tools $(VENV)/.core ## random programs, right and malformed, on the simula
 
 study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated
 	$(LUTVAR) study --config $(CONFIG) -o $(BUILD)/study.json
+
+evidence: tools $(VENV)/.core ## the shipped accelerators compute, simulated: hours, resumable (EVIDENCE: which)
+	$(LUTVAR) evidence -o $(BUILD)/evidence $(EVIDENCE)
 
 estimate: $(VENV)/.core ## speed of the released models on the VCK190, modelled
 	$(LUTVAR) estimate --table

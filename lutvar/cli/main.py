@@ -26,6 +26,7 @@ from .doctor import doctor
 from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
+from .evidence import evidence
 from .fuzz import fuzz
 from .generate import generate
 from .inspect import inspect
@@ -41,7 +42,7 @@ from .verilog import verilog
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    fuzz, study, train, bench, list_names, inspect, doctor,
+    fuzz, study, evidence, train, bench, list_names, inspect, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

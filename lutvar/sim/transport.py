@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from lutvar.host.errors import BadInput, BusError
 from lutvar.host.transport import Bytes
 
@@ -10,10 +12,19 @@ from .device import SimulationTimeout, VerilatedDevice
 
 
 class SimulatedMemory:
-    """`MemoryTransport` over a `VerilatedDevice`: the board's signals, time counted exactly."""
+    """`MemoryTransport` over a `VerilatedDevice`: the board's signals, time counted exactly.
 
-    def __init__(self, device: VerilatedDevice) -> None:
+    Args:
+        device: the simulation; its memory is all of the device's.
+        watch: called with the cycles so far, every `WATCHED` cycles of a long wait.
+    """
+
+    #: Cycles between two calls of `watch`: 20 s of the largest accelerator.
+    WATCHED = 1 << 16
+
+    def __init__(self, device: VerilatedDevice, watch: Callable[[int], None] | None = None) -> None:
         self.device, self.base, self.size = device, 0, len(device.memory)
+        self._watch = watch
 
     def read32(self, offset: int) -> int:
         """See `MemoryTransport`."""
@@ -46,7 +57,14 @@ class SimulatedMemory:
 
     def wait(self, cycles: int) -> bool:
         """See `MemoryTransport`."""
-        return self.device.run(cycles)
+        if self._watch is None:
+            return self.device.run(cycles)
+        end = self.device.cycles + cycles
+        while not self.device.run(min(self.WATCHED, end - self.device.cycles)):
+            if self.device.cycles >= end:
+                return False
+            self._watch(self.device.cycles)
+        return True
 
     @property
     def cycles(self) -> int:

@@ -132,6 +132,15 @@ class GoldenTransformer:
             Records(cache.values.codes[:, :, cached], cache.values.scales[:, :, cached]),
         )
 
+    def fill(self, slot: int, conditional: bool, keys: Records, values: Records) -> None:
+        """Put records of the first tokens of a sequence into its cache, in place of passes that
+        would write them: [depth, heads, tokens, 64] and [..., tokens]."""
+        cache = self._caches.setdefault((slot, conditional), self._empty())
+        cache.length = keys.codes.shape[2]
+        for stored, given in ((cache.keys, keys), (cache.values, values)):
+            stored.codes[:, :, : cache.length] = given.codes
+            stored.scales[:, :, : cache.length] = given.scales
+
     def classify(self, z: Half) -> Float32:
         """The head: from its norm's results, [rows, C], to logits, [rows, vocab]."""
         return self._linear(LinearSite(self.model.shape.depth, "head"), z)
@@ -214,9 +223,12 @@ class GoldenTransformer:
     def _cache(self, span: Span) -> _Cache:
         key = span.slot, span.conditional
         if key not in self._caches:
-            shape = self.model.shape
-            self._caches[key] = _Cache.empty(shape.depth, shape.heads, shape.tokens)
+            self._caches[key] = self._empty()
         return self._caches[key]
+
+    def _empty(self) -> _Cache:
+        shape = self.model.shape
+        return _Cache.empty(shape.depth, shape.heads, shape.tokens)
 
     def _check(self, steps: Sequence[ImageStep], spans: Sequence[Span]) -> None:
         shape = self.model.shape

@@ -18,7 +18,7 @@ from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.device import Device
 from lutvar.host.transformer import DeviceTransformer, PassReport
-from lutvar.hw.accelerator.export import export
+from lutvar.hw.accelerator.export import Manifest, export
 from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.runnable import Quantized as Quantized
 from lutvar.quant.runnable import quantize as quantize
@@ -71,6 +71,9 @@ class Session:
         build_dir: cache of simulation models.
         slots: images in progress at once.
         timing: of the simulated memory.
+        manifest: of the same configuration, exported before; default: export it to `out`.
+        memory: bytes of the simulated memory.
+        watch: called with the device's cycles now and then while a program runs.
         on_pass: called after each pass.
         stages: collects times.
     """
@@ -83,6 +86,9 @@ class Session:
         build_dir: Path | str = "build/sim",
         slots: int = 1,
         timing: MemoryTiming | None = None,
+        manifest: Manifest | None = None,
+        memory: int = MEMORY_BYTES,
+        watch: Callable[[int], None] | None = None,
         on_pass: Callable[[PassReport], None] | None = None,
         stages: Stages | None = None,
     ) -> None:
@@ -93,14 +99,16 @@ class Session:
             config = quantized.config
             with stages("pack the model"):
                 self.packed = pack_transformer(quantized.transformer, config)
-        with stages("export Verilog"):
-            self.manifest = export(config, out)
+        if manifest is None:
+            with stages("export Verilog"):
+                manifest = export(config, out)
+        self.manifest = manifest
         with stages("build the simulation"):
             self.simulation = VerilatedDevice.from_verilog(
-                self.manifest.verilog, MEMORY_BYTES, build_dir=build_dir, timing=timing,
+                self.manifest.verilog, memory, build_dir=build_dir, timing=timing,
                 progress=stages.say,
             )  # fmt: skip
-        self.device = Device(SimulatedMemory(self.simulation), config)
+        self.device = Device(SimulatedMemory(self.simulation, watch), config)
         self.device.open()
         self.transformer = DeviceTransformer(self.device, self.packed, slots, on_pass=on_pass)
 

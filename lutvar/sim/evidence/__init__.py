@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Long simulations of the shipped accelerators, kept as records: `lutvar evidence`."""
