@@ -27,6 +27,7 @@ from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
 from .evidence import evidence
+from .export_vectors import export_vectors
 from .fuzz import fuzz
 from .generate import generate
 from .inspect import inspect
@@ -42,7 +43,7 @@ from .verilog import verilog
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    fuzz, study, evidence, train, bench, list_names, inspect, doctor,
+    fuzz, study, evidence, export_vectors, evidence, train, bench, list_names, inspect, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143
