@@ -184,6 +184,20 @@ _TAIL = """
     $finish;
   end
 
+  // A signature of every output in every cycle: payload counts with its VALID.
+  localparam BITS = {bits};
+  wire [64*BITS-1:0] outputs = {{{outputs}
+  }};
+  reg [63:0] signature = 0;
+  function [63:0] fold(input [63:0] start, input [64*BITS-1:0] x);
+    integer k;
+    begin
+      fold = start;
+      for (k = 0; k < BITS; k = k + 1) fold = {{fold[62:0], fold[63]}} ^ x[64*k +: 64];
+    end
+  endfunction
+  always @(posedge ap_clk) if (ap_rst_n) signature <= fold(signature, outputs);
+
   reg [31:0] answer;
   integer waited;
 
@@ -299,8 +313,11 @@ _TAIL = """
       at = at + 1;
       {{op, offset, value}} = steps[at];
     end
-    if (problems == 0)
-      $display("PASS: {programs} programs, {words} words of memory, seed %0d", SEED);
+    if ((^signature) === 1'bx)
+      $display("FAIL: something unknown was valid on a port");
+    else if (problems == 0)
+      $display("PASS: {programs} programs, {words} words of memory, seed %0d, signature %h", SEED,
+        signature);
     $finish;
   end
 endmodule
@@ -310,10 +327,16 @@ endmodule
 def testbench(case: str, config: AcceleratorConfig, recorder: Recorder) -> str:
     """The Verilog of a recorded case's testbench."""
     connections, valids, parts = [], [], []
+    outputs = [
+        ("s_bvalid, s_rvalid, s_awready, s_wready, s_arready, interrupt", 6),
+        ("{2{s_bvalid}} & s_bresp, {34{s_rvalid}} & {s_rresp, s_rdata}", 36),
+    ]
     for number, name in enumerate(read_ports(config.weight_ports)):
         p = f"r_{name}"
         parts.append(_READ.format(p=p, port=f"m_axi_{name}", seed=0x1234567 + 0x1111111 * number))
         valids += [f"{p}_arvalid", f"{p}_rready"]
+        address = f"{{{p}_araddr, {p}_arlen, {p}_arsize, {p}_arburst}}"
+        outputs.append((f"{p}_arvalid, {p}_rready, {{77{{{p}_arvalid}}}} & {address}", 79))
         pins = ("araddr", "arlen", "arsize", "arburst", "arvalid", "arready")
         pins += ("rdata", "rresp", "rlast", "rvalid", "rready")
         connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in pins]
@@ -322,11 +345,20 @@ def testbench(case: str, config: AcceleratorConfig, recorder: Recorder) -> str:
         p = f"w_{name}"
         parts.append(_WRITE.format(p=p, port=f"m_axi_{name}", seed=0x7654321 + 0x1010101 * number))
         valids += [f"{p}_awvalid", f"{p}_wvalid", f"{p}_bready"]
+        address = f"{{{p}_awaddr, {p}_awlen, {p}_awsize, {p}_awburst}}"
+        outputs.append((f"{p}_awvalid, {p}_wvalid, {p}_bready", 3))
+        outputs.append((f"{{77{{{p}_awvalid}}}} & {address}", 77))
+        data = f"{{{p}_wlast, {p}_wstrb, {p}_wdata}}"
+        outputs.append((f"{{577{{{p}_wvalid}}}} & {data}", 577))
         pins = ("awaddr", "awlen", "awsize", "awburst", "awvalid", "awready", "wdata", "wstrb")
         pins += ("wlast", "wvalid", "wready", "bresp", "bvalid", "bready")
         connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in pins]
         connections.append(f".m_axi_{name}_bid(1'b0)")
+    pieces = -(-sum(width for _, width in outputs) // 64)
+    fill = 64 * pieces - sum(width for _, width in outputs)
+    outputs.append((f"{fill}'b0", fill))
     values = {
+        "bits": pieces, "outputs": ",".join(f"\n    {text}" for text, width in outputs if width),
         "case": case, "config": config.name, "words": recorder.words, "base": recorder.base,
         "size": recorder.words * WORD, "last_step": len(recorder.steps), "top": config.module,
         "programs": len(recorder.loads), **{op.name: int(op) for op in Op},

@@ -52,7 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.verilator
 @pytest.mark.slow
 def test_records_count_everything_that_is_written(folder: Path) -> None:
-    layers, images = (json.loads((folder / f"{n}.json").read_text()) for n in ("layers", "images"))
+    layers, images = (
+        json.loads((folder / f"{n}.json").read_text(encoding="utf-8")) for n in ("layers", "images")
+    )
     rows, width, heads, tokens = 18, 256, 4, 9
     assert layers["compared"] == {
         "logits": tokens * 200, "keys": 2 * rows * heads * 64, "values": 2 * rows * heads * 64,
@@ -67,7 +69,7 @@ def test_records_count_everything_that_is_written(folder: Path) -> None:
         assert not record["values_different"] and not record["first"] and not record["violations"]
         assert abs(record["modelled"] / record["cycles"] - 1) < 0.05
         assert record["host"]["processor"] and record["tools"]["verilator"]
-        assert "stopped" not in (folder / f"{record['name']}.log").read_text()
+        assert "stopped" not in (folder / f"{record['name']}.log").read_text(encoding="utf-8")
 
 
 @pytest.mark.verilator
@@ -90,7 +92,7 @@ def test_what_is_done_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize("item", [LAYERS, IMAGES], ids=lambda i: i.name)
 def test_a_dry_run_starts_it_and_keeps_no_record(item: Item, tmp_path: Path) -> None:
     assert list(make(tmp_path).run([item], dry=True)) == []
-    assert "it starts" in (tmp_path / f"{item.name}.dry.log").read_text()
+    assert "it starts" in (tmp_path / f"{item.name}.dry.log").read_text(encoding="utf-8")
     assert not (tmp_path / f"{item.name}.json").exists()
 
 
@@ -163,17 +165,21 @@ def test_the_page_shows_the_records_beside_it(tmp_path: Path) -> None:
     assert [(r["name"], r["values"]) for r in kept] == [
         ("digits-small-fp4", 7), ("digits-small-fp6", 9),
     ]  # fmt: skip
-    assert evidence_block(kept) in page.read_text() and "old" not in page.read_text()
+    assert evidence_block(kept) in page.read_text(encoding="utf-8") and "old" not in page.read_text(
+        encoding="utf-8"
+    )
     assert evidence_table(kept).rows[0][1:5] == ["7", "0", "200", "+0.50 %"]
     with pytest.raises(EvidenceError, match="begin other"):
-        replace_block(page.read_text(), "other", "")
+        replace_block(page.read_text(encoding="utf-8"), "other", "")
 
 
 def test_the_published_page_is_that_of_the_published_records() -> None:
     page = ROOT / "docs" / "verification.md"
     file = page.with_name("evidence.jsonl")
     records = read_lines(file) if file.exists() else []
-    assert replace_block(page.read_text(), BLOCK, evidence_block(records)) == page.read_text()
+    assert replace_block(
+        page.read_text(encoding="utf-8"), BLOCK, evidence_block(records)
+    ) == page.read_text(encoding="utf-8")
     items = {item.name: item for item in ITEMS}
     for line in records:
         assert line["ok"] and not line["values_different"] and line["values"] > 0
