@@ -37,6 +37,10 @@ _VERILATOR_ARGUMENTS = (
     "--x-assign", "fast", "--x-initial", "fast",
     "--output-split", "20000", "--output-split-cfuncs", "2000",
 )  # fmt: skip
+#: Lines, branches, and signals of up to a beat's width.
+COVERAGE_ARGUMENTS = (
+    "--coverage-line", "--coverage-toggle", "--coverage-max-width", "512",
+)  # fmt: skip
 #: Testbenches run so few cycles that an optimised build costs more than it saves.
 _COMPILER_FLAGS = "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 
@@ -117,9 +121,17 @@ def _make_runner(sim: Simulator, folder: Path) -> Any:
 
 
 def build_model(
-    sim: Simulator, verilog: Path, folder: Path, *, waves: bool = False
+    sim: Simulator,
+    verilog: Path,
+    folder: Path,
+    *,
+    waves: bool = False,
+    more: Sequence[str] = (),
 ) -> tuple[Any, Mapping[str, str]]:
-    """Compile exported Verilog for cocotb. Returns (cocotb runner, environment for its tests)."""
+    """Compile exported Verilog for cocotb. Returns (cocotb runner, environment for its tests).
+
+    `more`: further arguments for Verilator.
+    """
     tool = find_simulator(sim, folder)
     folder.mkdir(parents=True, exist_ok=True)
     sources, arguments, top = [verilog], [], first_module(verilog)
@@ -129,7 +141,7 @@ def build_model(
         rules = (f'public_flat_rw -module "{top}" -var "{name}"\n' for name in _VISIBLE)
         write_file(visible, "`verilator_config\n" + "".join(rules))
         sources.insert(0, visible)
-        arguments = list(_VERILATOR_ARGUMENTS)
+        arguments = [*_VERILATOR_ARGUMENTS, *more]
         flags = environment.get("MAKEFLAGS", "")
         environment["MAKEFLAGS"] = f"{flags} {_COMPILER_FLAGS}".strip()
     runner = _make_runner(sim, folder)
@@ -246,12 +258,18 @@ def run_on(
     test_filter: str | None = None,
     seed: int = 1,
     waves: bool = False,
+    coverage: bool = False,
 ) -> list[SimulationResult]:
-    """Run testbench modules on a Verilog file that exists; see `run_testbenches`."""
-    from lutvar.sim.testbenches.common import SETTINGS
+    """Run testbench modules on a Verilog file that exists; see `run_testbenches`.
+
+    With `coverage` Verilator leaves `coverage.dat` in the folder, and testbenches note their
+    `programs` and `errors` there.
+    """
+    from lutvar.sim.testbenches.common import RECORD, SETTINGS
 
     started = time.monotonic()
-    runner, environment = build_model(sim, verilog, folder, waves=waves)
+    more = COVERAGE_ARGUMENTS if coverage else ()
+    runner, environment = build_model(sim, verilog, folder, waves=waves, more=more)
     built = time.monotonic()
     settings = folder / "settings.json"
     manifest = {
@@ -262,7 +280,12 @@ def run_on(
     write_file(settings, json_text(manifest))
     results, log = folder / "results.xml", folder / "run.log"
     results.unlink(missing_ok=True)
-    with _environment({**environment, SETTINGS: str(settings), "PYTHONWARNINGS": "default"}):
+    variables = {SETTINGS: str(settings), "PYTHONWARNINGS": "default"}
+    if coverage:
+        variables[RECORD] = str(folder)
+        for name in ("programs", "errors"):
+            write_file(folder / name, b"")
+    with _environment({**environment, **variables}):
         try:
             runner.test(
                 hdl_toplevel=first_module(verilog), test_module=list(modules), test_dir=folder,

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lutvar.environment import spaceless_folder, tool_environment
@@ -43,13 +43,14 @@ class BuildError(RuntimeError):
     """The model could not be built; the message ends with the tail of the log."""
 
 
-def _key(verilog: bytes, tool: Tool, wrapper: Path) -> str:
+def _key(verilog: bytes, tool: Tool, wrapper: Path, more: Sequence[str]) -> str:
     digest = hashlib.sha256(verilog)
     for flag in (
         tool.found or "",
         FAST_FLAGS,
         SLOW_FLAGS,
         *VERILATOR_FLAGS,
+        *more,
     ):
         digest.update(b"\0" + flag.encode())
     for part in (wrapper, *_headers(wrapper)):
@@ -115,6 +116,7 @@ def build(
     wrapper: Path = WRAPPER,
     build_dir: Path | str = "build/sim",
     jobs: int | None = None,
+    more: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Path:
     """Build the model of an exported core, or find it in the cache.
@@ -125,6 +127,7 @@ def build(
         wrapper: C++ that drives it.
         build_dir: cache; each model has a folder named after the hash of its sources.
         jobs: compilers in parallel; default: one for each CPU, at most 8.
+        more: further arguments for Verilator.
         progress: called with a line of text for each step.
 
     Returns:
@@ -140,7 +143,7 @@ def build(
     root = Path(build_dir).absolute()
     tool = verilator(root).require(VERILATOR_HINT)
     content = source.read_bytes()
-    folder = root / _key(content, tool, wrapper)
+    folder = root / _key(content, tool, wrapper, more)
     library = folder / LIBRARY
     if library.exists():
         say(f"simulation model: cached in {folder}")
@@ -160,9 +163,15 @@ def build(
         say(f"simulation model: verilator {tool.found}")
         _run(
             [
+<<<<<<< HEAD
                 tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module",
                 top, "--Mdir", "model", "-o", f"../{LIBRARY}",
                 "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden -I..",
+=======
+                tool.path, "--cc", "--exe", *VERILATOR_FLAGS, *more, "--prefix", "Vtop",
+                "--top-module", top, "--Mdir", "model", "-o", f"../{LIBRARY}",
+                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden",
+>>>>>>> bddb7a3 (sim: coverage of lines, signals, states and instruction fields)
                 "-LDFLAGS", "-shared",
                 "top.v", "wrapper.cpp",
             ],

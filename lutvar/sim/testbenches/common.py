@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lutvar.host.device_status import DeviceSnapshot
 
 SETTINGS = "LUTVAR_TESTBENCH"  #: environment variable: path of the runner's settings file
+#: Environment variable: folder in which programs and errors are noted, for coverage.
+RECORD = "LUTVAR_RECORD"
 OKAY, SLVERR = 0, 2
 #: Bases that share no bits, so that a region taken for another one is not missed.
 BASES = {
@@ -36,6 +38,13 @@ PROGRAM = 0x0005_5000_0000_1000
 def settings() -> dict[str, Any]:
     """What the runner has written for this simulation."""
     return json.loads(Path(os.environ[SETTINGS]).read_text(encoding="utf-8"))
+
+
+def record(name: str, content: bytes) -> None:
+    """Append to a file of the folder `RECORD`, when there is one."""
+    if folder := os.environ.get(RECORD):
+        with Path(folder, name).open("ab") as file:
+            file.write(content)
 
 
 def build_ports() -> tuple[str, ...]:
@@ -157,6 +166,7 @@ class Testbench:
 
     async def start_program(self, raw: bytes) -> None:
         """Put an encoded program into memory, and start it."""
+        record("programs", len(raw).to_bytes(4, "little") + raw)
         self.memory.segments[PROGRAM] = bytearray(raw)
         await self.write("ISR", 3)
         await self.write("CTRL", 1)
@@ -201,7 +211,9 @@ class Testbench:
         assert await self.field("ISR", "error"), "ISR does not tell the error"
         assert await self.field("STATE", "halted")
         assert not await self.field("CTRL", "ready"), "a program could be started after an error"
-        return await self.read("ERROR_INFO")
+        info = await self.read("ERROR_INFO")
+        record("errors", f"{int(found)} {info}\n".encode())
+        return info
 
     # Rules that always hold
 
