@@ -44,7 +44,7 @@ from .verilog import verilog
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    fuzz, study, evidence, export_vectors, coverage, evidence, export_vectors, evidence, train, bench, list_names, inspect, doctor,
+    fuzz, study, evidence, export_vectors, coverage, train, bench, list_names, inspect, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

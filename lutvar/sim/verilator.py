@@ -163,15 +163,9 @@ def build(
         say(f"simulation model: verilator {tool.found}")
         _run(
             [
-<<<<<<< HEAD
-                tool.path, "--cc", "--exe", *VERILATOR_FLAGS, "--prefix", "Vtop", "--top-module",
-                top, "--Mdir", "model", "-o", f"../{LIBRARY}",
-                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden -I..",
-=======
                 tool.path, "--cc", "--exe", *VERILATOR_FLAGS, *more, "--prefix", "Vtop",
                 "--top-module", top, "--Mdir", "model", "-o", f"../{LIBRARY}",
-                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden",
->>>>>>> bddb7a3 (sim: coverage of lines, signals, states and instruction fields)
+                "-CFLAGS", "-std=c++17 -fPIC -fvisibility=hidden -I..",
                 "-LDFLAGS", "-shared",
                 "top.v", "wrapper.cpp",
             ],
