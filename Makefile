@@ -27,10 +27,10 @@ PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast coverage lint format docs verilog sim fuzz study evidence estimate bench train clean tools
+.PHONY: help demo test test-fast coverage coverage-hw lint format docs verilog sim fuzz study evidence estimate bench train clean tools
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compare every bit
 	$(LUTVAR) demo -o $(BUILD)/demo
@@ -49,6 +49,9 @@ coverage: tools $(VENV)/.dev ## share of lines that tests run, and the list of t
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage report > $(COVERAGE)/report.txt
 	COVERAGE_FILE=$(COVERAGE)/data $(BIN)/coverage json -q -o $(COVERAGE)/report.json
 	@grep '^TOTAL' $(COVERAGE)/report.txt; echo "lines that no test ran: $(COVERAGE)/report.txt"
+
+coverage-hw: tools $(VENV)/.core ## share of the Verilog that testbenches and an image move
+	$(LUTVAR) coverage -o $(BUILD)/coverage-hw
 
 lint: $(VENV)/.dev ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -142,6 +142,8 @@ def _image(
 ) -> tuple[list[PassReport], Comparison]:
     wrapper = folder / "device.cpp"
     write_file(wrapper, WRAPPER.read_text(encoding="utf-8") + _WRITE)
+    for header in WRAPPER.parent.glob("*.hpp"):
+        write_file(folder / header.name, header.read_bytes())
     library = build(
         verilog, top=config.module, wrapper=wrapper, build_dir=folder / "sim", progress=say,
         more=COVERAGE_ARGUMENTS,
