@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -200,3 +201,14 @@ def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert command(["evidence", "-o", str(tmp_path / "out"), *words]) == 2
         error = capsys.readouterr().err
         assert text in error and "Traceback" not in error
+
+
+@pytest.mark.skipif(not os.environ.get("LUTVAR_SLOW"), reason="LUTVAR_SLOW is not set")
+@pytest.mark.verilator
+@pytest.mark.slow
+def test_the_board_s_own_verilog_draws_ten_digits(tmp_path: Path) -> None:
+    """vck190-fp4 as exported: all logits, records and tokens of ten images."""
+    (item,) = choose(["digits-vck190-fp4"])
+    (state,) = make(tmp_path).run([item])
+    assert state.state == "done" and state.record is not None
+    assert state.record["values"] == 1_180_800 and not state.record["values_different"]
