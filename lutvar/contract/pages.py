@@ -17,7 +17,7 @@ from lutvar.files import write_file
 
 from . import isa, memory, register_map
 from .isa import Opcode, OperandField, PostOp, Region, Unit
-from .register_map import DeviceError, HeaderRule, InstructionRule
+from .register_map import DeviceError, HeaderRule, InstructionRule, ReadRule
 
 COMMAND = "python -m lutvar.contract.pages docs"
 _MEMBER = re.compile(r"^    (\w+) = \w+(?:  #: (.*))?$")
@@ -36,7 +36,9 @@ _RUNNING = """\
 ## Running a program
 
 Write the program to memory, its address to PROGRAM, the bases of the regions to BASE0 to BASE3,
-then CTRL.start. These registers must keep their values until the program has finished. A start is
+the first addresses after them to LIMIT0 to LIMIT3, then CTRL.start. These registers must keep their
+values until the program has finished. Whatever the accelerator reads or writes, the program
+included, has to lie in one window [BASEi, LIMITi); after `ap_rst_n` all four are empty. A start is
 accepted when CTRL.ready is 1 and ignored otherwise. CTRL.done and ISR.done are set at the end of
 the program: when every instruction is complete and every write to memory has been answered.
 Reading CTRL clears CTRL.done.
@@ -52,15 +54,22 @@ _ERRORS = """\
 
 ERROR keeps the first error; of several in one cycle, the lowest code. From then on nothing is
 dispatched and no start is accepted. Only SOFT_RESET or `ap_rst_n` ends this.
+
+Every transfer is checked before its first burst: a transfer is a contiguous piece that a unit
+reads or writes, such as a weight panel, a row, or up to 1024 instructions. One that is not in a
+window as a whole is refused, with all that follows on its port.
+
+Beats and write responses that no burst has asked for are dropped and change nothing; UNSOLICITED
+counts them. They are left over from before a reset, or the interconnect is at fault.
 """
 
 _RESET = """\
 SOFT_RESET.request stops the units, lets the memory ports end the bursts that they have begun
 (STATE.resetting is 1 until then), and resets everything but the registers that can be written:
-PROGRAM, BASE0 to BASE3, MODE, WATCHDOG, GIE, IER and SCRATCH keep their values. ERROR, ISR,
-CTRL.done and all counters become 0; memory keeps its contents. Register accesses that arrive
-during the reset itself wait a few cycles. SOFT_RESET.force does not wait for the memory, and may
-leave it with half a burst.
+PROGRAM, BASE0 to BASE3, LIMIT0 to LIMIT3, MODE, WATCHDOG, GIE, IER and SCRATCH keep their values.
+ERROR, ISR, CTRL.done and all counters but UNSOLICITED become 0; memory keeps its contents. Register
+accesses that arrive during the reset itself wait a few cycles. SOFT_RESET.force does not wait for
+the memory, and may leave it with half a burst.
 
 ## Interrupt
 
@@ -173,6 +182,8 @@ def registers_page() -> str:
         _RUNNING,
         _ERRORS,
         _members(DeviceError),
+        "ERROR_INFO of READ_*:\n",
+        _members(ReadRule, ("value", "rule", "what is wrong")),
         "ERROR_INFO of BAD_HEADER:\n",
         _members(HeaderRule, ("value", "rule", "what is wrong")),
         "Rules of BAD_INSTRUCTION, in the upper 8 bits of ERROR_INFO; the position of the\n"

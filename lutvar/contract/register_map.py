@@ -14,11 +14,11 @@ from .register_types import ADDRESS_BITS, MAGIC, Access, Field, Register
 
 __all__ = [
     "ADDRESS_BITS", "BY_NAME", "MAGIC", "READ_PORTS", "REGISTERS", "VERSION", "WEIGHT_PORTS",
-    "WRITE_PORTS", "DeviceError", "HeaderRule", "InstructionRule", "as_json", "as_markdown",
-    "read_ports",
+    "WRITE_PORTS", "DeviceError", "HeaderRule", "InstructionRule", "ReadRule", "as_json",
+    "as_markdown", "read_ports",
 ]  # fmt: skip
 
-VERSION = 0x0002_0000  #: register map and contract version, major in the upper half
+VERSION = 0x0002_0001  #: register map and contract version, major in the upper half
 #: Memory ports with an AR and R channel, and those with AW, W and B. Names as in `m_axi_<name>`.
 #: The register map has all of them; a build with one weight port has no `wgt1`, and its bits and
 #: counters read 0.
@@ -42,7 +42,7 @@ class DeviceError(IntEnum):
     WATCHDOG = 3  #: no progress; ERROR_INFO: STATE at that moment
     WEIGHTS_SURPLUS = 4  #: beats of weights beyond an instruction's; ERROR_INFO: MATRIX's index
     WEIGHTS_MISSING = 5  #: fewer beats of weights than it needs; ERROR_INFO: MATRIX's index
-    READ_PROG = 16  #: a read response was not OKAY; ERROR_ADDRESS: start of the burst
+    READ_PROG = 16  #: a bad read response; ERROR_INFO: ReadRule; ERROR_ADDRESS: start of the burst
     READ_WGT = 17
     READ_FRONT = 18
     READ_POST = 19
@@ -51,6 +51,20 @@ class DeviceError(IntEnum):
     READ_WGT1 = 22
     WRITE_POST = 24  #: a write response was not OKAY; ERROR_ADDRESS: start of the burst
     WRITE_VALUES = 25
+    OUTSIDE_PROG = 32  #: a transfer in no window; ERROR_INFO: 1: a write; ERROR_ADDRESS: its start
+    OUTSIDE_WGT = 33
+    OUTSIDE_FRONT = 34
+    OUTSIDE_POST = 35
+    OUTSIDE_KEYS = 36
+    OUTSIDE_VALUES = 37
+    OUTSIDE_WGT1 = 38
+
+
+class ReadRule(IntEnum):
+    """What was wrong with a read's response."""
+
+    RESPONSE = 0  #: RRESP was not OKAY
+    LAST = 1  #: RLAST came before the burst's last beat, or not with it
 
 
 class HeaderRule(IntEnum):
@@ -184,7 +198,7 @@ REGISTERS: tuple[Register, ...] = (
     _R("ERROR", 0x60, _A.RO,
        "first error since reset (see error codes); nothing starts until SOFT_RESET"),
     _R("ERROR_INFO", 0x64, _A.RO, "context of the error"),
-    *_pairs(0x68, [("ERROR_ADDRESS", "start of the burst that failed")], _A.RO),
+    *_pairs(0x68, [("ERROR_ADDRESS", "start of the burst or transfer that failed")], _A.RO),
     _R("STATE", 0x70, _A.RO, "live state of the units", 0, _STATE),
     _R("PORTS", 0x74, _A.RO, "live state of the memory ports", 0, _PORTS),
     _R("SOFT_RESET", 0x78, _A.WO, "abort and clear errors, counters and units", 0, (
@@ -207,6 +221,14 @@ REGISTERS: tuple[Register, ...] = (
         *((f"WRITE_BEATS_{p.upper()}", f"beats written through m_axi_{p}") for p in WRITE_PORTS),
         ("PROGRAMS", "programs finished"),
     ]),
+    *_pairs(0x100, [
+        ("LIMIT0", "first address after region MODEL, a multiple of 64"),
+        ("LIMIT1", "first address after region WORK, a multiple of 64"),
+        ("LIMIT2", "first address after region IO, a multiple of 64"),
+        ("LIMIT3", "first address after region CACHE, a multiple of 64"),
+    ], _A.RW),
+    _R("UNSOLICITED", 0x120, _A.RO,
+       "beats and write responses that no burst had asked for, dropped, since ap_rst_n"),
 )  # fmt: skip
 
 BY_NAME: dict[str, Register] = {r.name: r for r in REGISTERS}

@@ -142,7 +142,10 @@ class Device:
         self._write("IER", 3)
 
     def place(self, model: Bytes, work: int, io: int, cache: int) -> None:
-        """Divide the memory into regions and write the model.
+        """Divide the memory into regions, open them to the device and write the model.
+
+        Each region is open from its base to its end, so that the device refuses any transfer
+        beyond. The program lies after the last region, which `run` extends by it.
 
         Args:
             model: contents of region MODEL.
@@ -172,8 +175,8 @@ class Device:
         self._regions = Regions(starts, sizes, at)
         self.transport.write(starts[Region.MODEL], model)
         for region, start in starts.items():
-            self._write(f"BASE{int(region)}_LO", (base + start) & 0xFFFF_FFFF)
-            self._write(f"BASE{int(region)}_HI", (base + start) >> 32)
+            self._write_address(f"BASE{int(region)}", base + start)
+            self._limit(region, start + sizes[region])
 
     def write(self, region: Region, offset: int, data: Bytes) -> None:
         """Put bytes into a region. Raises BadInput outside it."""
@@ -223,10 +226,9 @@ class Device:
             )
         start = self._regions.program
         self.transport.write(start, np.frombuffer(program, np.uint8))
-        address = self.transport.base + start
         before = DeviceCounters.read(self.register)
-        self._write("PROGRAM_LO", address & 0xFFFF_FFFF)
-        self._write("PROGRAM_HI", address >> 32)
+        self._limit(Region.CACHE, start + len(program))
+        self._write_address("PROGRAM", self.transport.base + start)
         self._write("ISR", 3)
         self._write("CTRL", 1)
         self._wait(limit, what)
@@ -280,6 +282,14 @@ class Device:
 
     def _write(self, name: str, value: int) -> None:
         self.transport.write32(BY_NAME[name].offset, value & 0xFFFF_FFFF)
+
+    def _write_address(self, name: str, value: int) -> None:
+        self._write(f"{name}_LO", value & 0xFFFF_FFFF)
+        self._write(f"{name}_HI", value >> 32)
+
+    def _limit(self, region: Region, end: int) -> None:
+        """Open a region up to an offset in the driver's memory, and no further."""
+        self._write_address(f"LIMIT{int(region)}", self.transport.base - -end // ALIGN * ALIGN)
 
     def _expect(self, register: str, expected: int, advice: str) -> None:
         value = self.register(register)

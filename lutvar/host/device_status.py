@@ -14,6 +14,7 @@ from lutvar.contract.register_map import (
     WRITE_PORTS,
     HeaderRule,
     InstructionRule,
+    ReadRule,
 )
 from lutvar.contract.register_map import DeviceError as Code
 
@@ -174,10 +175,15 @@ def explain(snapshot: DeviceSnapshot) -> str:
             "compile the program for this model, or check `beats` of its FETCH"
         )
     try:
-        direction, port = Code(code).name.split("_")
+        kind, port = Code(code).name.lower().split("_")
     except ValueError:
         return "a code that this version does not know"
-    return (
-        f"the memory refused a {direction.lower()} of m_axi_{port.lower()} at "
-        f"0x{snapshot.error_address:X}; check base addresses and the size of the buffer"
-    )
+    at = f"of m_axi_{port} at 0x{snapshot.error_address:X}"
+    if kind == "outside":
+        return (
+            f"a {'write' if info else 'read'} {at} lies in no region and was not begun; check the "
+            "program's addresses and lengths against the regions' sizes (BASE and LIMIT)"
+        )
+    if kind == "read" and info == ReadRule.LAST:
+        return f"RLAST does not end the burst {at} where it should; check the interconnect"
+    return f"the memory refused a {kind} {at}; check base addresses and the size of the buffer"

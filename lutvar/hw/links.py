@@ -7,21 +7,23 @@ their source.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Signal, signed, unsigned
+from amaranth.hdl import Module, Signal, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
-from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode
+from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, Region
 from lutvar.contract.widths import DRAIN_VALUES, WORDS
-from lutvar.hw.port_types import Stream
+from lutvar.hw.port_types import Stream, View
 
 BEAT = BEAT_BYTES * 8  #: bits of a memory beat
 ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
 BEAT_ADDRESS = ADDRESS - 6  #: the same in beats
 INDEX_BITS = 24  #: of an instruction's position in a program
+WINDOWS = len(Region)  #: of memory, [BASE, LIMIT)
 MAX_BURST = 16  #: beats; 1 KiB, so that a burst of an aligned kilobyte never crosses 4 KiB
 
 
@@ -54,8 +56,8 @@ class UnitComponent(wiring.Component):
     #: in: begin nothing new; finish started bursts and drop what they bring (before a reset)
     stop: Signal
     idle: Signal  #: out: nothing is outstanding on the unit's memory ports
-    error: Signal  #: out: sticky: a read or write response was not OKAY
-    error_address: Signal  #: out: start of the first such burst
+    windows: View  #: in: see `memory_members`
+    reports: View  #: out: see `memory_members`
 
 
 def unit_members(opcode: Opcode) -> dict[str, Any]:
@@ -67,9 +69,47 @@ def unit_members(opcode: Opcode) -> dict[str, Any]:
         "active": Out(1),
         "stop": In(1),
         "idle": Out(1),
-        "error": Out(1),
-        "error_address": Out(ADDRESS),
     }
+
+
+def windows_layout() -> data.ArrayLayout:
+    """The windows that transfers may touch, one for each region: base and limit in beats."""
+    window = data.StructLayout({"base": BEAT_ADDRESS, "limit": BEAT_ADDRESS})
+    return data.ArrayLayout(window, WINDOWS)
+
+
+def report_layout() -> data.StructLayout:
+    """What a reader or writer reports; from registers.
+
+    response, last, outside: sticky, one of them at most, with `address`: a response other than
+    OKAY (start of the burst); a wrong RLAST (start of the burst); a transfer that lies in no
+    window and was not begun (its start). unsolicited: one cycle for each beat or response that no
+    burst had asked for.
+    """
+    return data.StructLayout(
+        {"response": 1, "last": 1, "outside": 1, "unsolicited": 1, "address": BEAT_ADDRESS}
+    )
+
+
+def memory_members(masters: int) -> dict[str, Any]:
+    """Signature members of a unit with so many readers and writers.
+
+    windows: what they may touch. reports: of each, in the order of the unit's memory ports.
+    """
+    return {
+        "windows": In(windows_layout()),
+        "reports": Out(data.ArrayLayout(report_layout(), masters)),
+    }
+
+
+def connect_masters(m: Module, unit: Any, masters: Sequence[Any]) -> None:
+    """A unit's `windows`, `reports` and `stop` to its readers and writers."""
+    for number, master in enumerate(masters):
+        m.d.comb += [
+            master.windows.eq(unit.windows),
+            master.stop.eq(unit.stop),
+            unit.reports[number].eq(master.report),
+        ]
 
 
 def axi_read() -> wiring.Signature:

@@ -8,7 +8,7 @@ import pytest
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import INSTRUCTION_BYTES, UNITS, Region
-from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
+from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule, ReadRule
 from lutvar.host import (
     AcceleratorError,
     BadInput,
@@ -265,7 +265,39 @@ def explained(double: TransportDouble, error: int, info: int = 0, address: int =
     return str(caught.value)
 
 
-@pytest.mark.parametrize("code", [c for c in DeviceError if c >= DeviceError.READ_PROG])
+BURST_ERRORS = [c for c in DeviceError if c.name.startswith(("READ_", "WRITE_"))]
+OUTSIDE_ERRORS = [c for c in DeviceError if c.name.startswith("OUTSIDE_")]
+
+
+@pytest.mark.parametrize("code", OUTSIDE_ERRORS)
+def test_transfers_outside_in_words(double: TransportDouble, code: DeviceError) -> None:
+    port = code.name.lower().removeprefix("outside_")
+    for info, direction in enumerate(("read", "write")):
+        text = explained(double, int(code), info, address=0x7_1234_5640)
+        assert f"a {direction} of m_axi_{port} at 0x712345640 lies in no region" in text
+        assert code.name in text and "BASE and LIMIT" in text
+
+
+def test_a_wrong_last_beat_in_words(double: TransportDouble) -> None:
+    text = explained(double, DeviceError.READ_KEYS, ReadRule.LAST, address=0x40)
+    assert "RLAST does not end the burst of m_axi_keys at 0x40" in text and "refused" not in text
+
+
+def test_regions_are_open_and_nothing_else(double: TransportDouble) -> None:
+    """LIMITs end each region at its own size, and the last one with the program."""
+    device = placed(double)
+
+    def limits() -> list[int]:
+        names = [f"LIMIT{i}" for i in range(4)]
+        found = [double.registers[f"{n}_LO"] | double.registers[f"{n}_HI"] << 32 for n in names]
+        return [limit - double.base for limit in found]
+
+    assert limits() == [5056, 8192 + 128, 12288 + 4096, 16384 + 8192]
+    device.run(PROGRAM, 1000)
+    assert limits() == [5056, 8192 + 128, 12288 + 4096, 24576 + len(PROGRAM)]
+
+
+@pytest.mark.parametrize("code", BURST_ERRORS)
 def test_refused_bursts_in_words(double: TransportDouble, code: DeviceError) -> None:
     direction, port = code.name.lower().split("_")
     text = explained(double, int(code), address=0x7_1234_5640)

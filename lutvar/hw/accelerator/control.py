@@ -22,18 +22,19 @@ from lutvar.contract.register_map import (
 )
 from lutvar.hw.axi.lite import RegisterBusSignature
 from lutvar.hw.axi.register_file import RegisterFile
-from lutvar.hw.links import ADDRESS, INDEX_BITS
+from lutvar.hw.links import (
+    ADDRESS,
+    BEAT_ADDRESS,
+    INDEX_BITS,
+    WINDOWS,
+    report_layout,
+    windows_layout,
+)
 
 from .monitor import EventCounters, FirstError, Watchdog
 
 RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
 STOP_CYCLES = 16  #: from `stop` to the first look at `idle`
-#: Who keeps the address of a failed burst.
-ADDRESS_SOURCES = ("sequencer", "fetch", "front", "post", "attend")
-_SOURCE_OF_PORT = {"prog": 0, "wgt": 1, "front": 2, "post": 3, "keys": 4, "values": 4,
-                   "wgt1": 1}  # fmt: skip
-_READ_ERRORS = {port: DeviceError[f"READ_{port.upper()}"] for port in READ_PORTS}
-_WRITE_ERRORS = {port: DeviceError[f"WRITE_{port.upper()}"] for port in WRITE_PORTS}
 _COUNTED = (
     *(f"BUSY_{u.name}" for u in UNITS), *(f"ACTIVE_{u.name}" for u in UNITS),
     "MATRIX_ISSUE", "MATRIX_WAIT_WEIGHTS",
@@ -102,6 +103,7 @@ class Control(wiring.Component):
     start: Out(1)  #: one cycle: run the program
     program: Out(ADDRESS)  #: byte address of the program
     bases: Out(4 * ADDRESS)  #: base address of each region, 64 bits each
+    windows: Out(windows_layout())  #: memory that each region may use
     serial: Out(1)  #: dispatch an instruction only when the earlier ones are complete
     halt: Out(1)  #: dispatch and offer nothing new
     stop: Out(1)  #: begin nothing new on memory ports; what has begun ends
@@ -130,10 +132,8 @@ class Control(wiring.Component):
     ports: In(PORTS_BITS)  #: bits of PORTS
     read_beats: In(len(READ_PORTS))  #: read ports on which a beat moves
     write_beats: In(len(WRITE_PORTS))  #: write ports on which a beat moves
-    read_bad: In(len(READ_PORTS))  #: read ports with a response that is not OKAY
-    write_bad: In(len(WRITE_PORTS))  #: write ports with a response that is not OKAY
-    #: `error_address` of each of ADDRESS_SOURCES
-    addresses: In(data.ArrayLayout(ADDRESS, len(ADDRESS_SOURCES)))
+    #: of the readers of READ_PORTS, then of the writers of WRITE_PORTS
+    reports: In(data.ArrayLayout(report_layout(), len(READ_PORTS) + len(WRITE_PORTS)))
     core_reset: Out(1, init=1)  #: resets everything but the registers; high after power-up
     interrupt: Out(1)  #: level
 
@@ -164,6 +164,12 @@ class Control(wiring.Component):
             self.bases.eq(Cat(
                 getattr(registers, f"base{i}_{half}") for i in range(4) for half in ("lo", "hi")
             )),
+            *(
+                self.windows[i][kind].eq(
+                    Cat(getattr(registers, f"{kind}{i}_{half}") for half in ("lo", "hi"))[6:]
+                )
+                for i in range(WINDOWS) for kind in ("base", "limit")
+            ),
             self.serial.eq(registers.mode[0]),
             self.halt.eq(errors.halt | self.stop),
             registers.state.eq(state),
@@ -197,26 +203,38 @@ class Control(wiring.Component):
             DeviceError.WEIGHTS_SURPLUS: (self.surplus, self.weights_index),
             DeviceError.WEIGHTS_MISSING: (self.missing, self.weights_index),
         }
-        source_of = {}
-        for codes, bad in ((_READ_ERRORS, self.read_bad), (_WRITE_ERRORS, self.write_bad)):
-            for number, (port, code) in enumerate(codes.items()):
-                hits[code] = (bad[number], 0)
-                source_of[code] = _SOURCE_OF_PORT[port]
+        addresses: dict[tuple[DeviceError, int], Value] = {}  # by code and lowest bit of its info
+        readers = {p: self.reports[i] for i, p in enumerate(READ_PORTS)}
+        writers = {p: self.reports[len(READ_PORTS) + i] for i, p in enumerate(WRITE_PORTS)}
+        for kind, reports in (("READ", readers), ("WRITE", writers)):
+            for port, report in reports.items():
+                code = DeviceError[f"{kind}_{port.upper()}"]
+                hits[code] = (report.response | report.last, report.last)
+                addresses[code, 0] = addresses[code, 1] = report.address
+        for port, report in readers.items():
+            code = DeviceError[f"OUTSIDE_{port.upper()}"]
+            written = writers[port].outside if port in writers else Const(0)
+            hits[code] = (report.outside | written, ~report.outside)
+            addresses[code, 0] = report.address
+            if port in writers:
+                addresses[code, 1] = writers[port].address
         for number, code in enumerate(c for c in DeviceError if c.value):
             m.d.comb += [
                 errors.hits[number].eq(hits[code][0]),
                 errors.infos[number].eq(hits[code][1]),
             ]
-        # The source keeps its address; it is there before anybody can read the code.
-        address = Signal(ADDRESS)
-        with m.Switch(errors.code):
-            for code, source in source_of.items():
-                with m.Case(int(code)):
-                    m.d.sync += address.eq(self.addresses[source])
+        # The port keeps its address; it is there before anybody can read the code.
+        address = Signal(BEAT_ADDRESS)
+        with m.Switch(Cat(errors.info[0], errors.code)):
+            for (code, info), start in addresses.items():
+                with m.Case(int(code) << 1 | info):
+                    m.d.sync += address.eq(start)
         m.d.comb += [
             registers.error.eq(errors.code),
             registers.error_info.eq(errors.info),
-            Cat(registers.error_address_lo, registers.error_address_hi).eq(address),
+            Cat(registers.error_address_lo, registers.error_address_hi).eq(
+                Cat(Const(0, 6), address)
+            ),
         ]
         return errors
 
@@ -248,6 +266,13 @@ class Control(wiring.Component):
             registers.cycles_lo.eq(counters.cycles_lo),
             registers.cycles_hi.eq(counters.cycles_hi),
         ]  # fmt: skip
+        # Also what comes while the units are reset: this one is kept until ap_rst_n.
+        dropped, unsolicited = Signal(range(len(READ_PORTS) + len(WRITE_PORTS) + 1)), Signal(32)
+        m.d.bus += [
+            dropped.eq(sum(report.unsolicited for report in self.reports)),
+            unsolicited.eq(unsolicited + dropped),
+        ]
+        m.d.comb += registers.unsolicited.eq(unsolicited)
         for number, name in enumerate(_COUNTED):
             m.d.comb += getattr(registers, name.lower()).eq(counters.counts[number])
         for unit in UNITS:

@@ -133,7 +133,7 @@ class AcceleratorCore(_AcceleratorPorts):
         return m
 
     def _steer(self, m: Module, control: Control, sequencer: Sequencer) -> None:
-        for name in ("start", "program", "bases", "serial", "halt", "stop"):
+        for name in ("start", "program", "bases", "windows", "serial", "halt", "stop"):
             m.d.comb += getattr(sequencer, name).eq(getattr(control, name))
         for name in (
             "running", "finished", "progress", "bad_header", "bad_instruction", "bad_info",
@@ -161,10 +161,23 @@ class AcceleratorCore(_AcceleratorPorts):
             control.surplus.eq(matrix.surplus),
             control.missing.eq(matrix.missing),
             control.weights_index.eq(matrix.weights_index),
-            control.addresses[0].eq(sequencer.error_address),
         ]
-        for number, name in enumerate(("fetch", "front", "post", "attend"), start=1):
-            m.d.comb += control.addresses[number].eq(self._units[name].error_address)
+        fetch, front, post, attend = (
+            self._units[name] for name in ("fetch", "front", "post", "attend")
+        )
+        for unit in (fetch, front, post, attend):
+            m.d.comb += unit.windows.eq(control.windows)
+        reads = {
+            "prog": sequencer.report, **dict(zip(WEIGHT_PORTS, fetch.reports, strict=False)),
+            "front": front.reports[0], "post": post.reports[0],
+            "keys": attend.reports[0], "values": attend.reports[1],
+        }  # fmt: skip
+        writes = {"post": post.reports[1], "values": attend.reports[2]}
+        for number, name in enumerate(READ_PORTS):
+            if name in reads:
+                m.d.comb += control.reports[number].eq(reads[name])
+        for number, name in enumerate(WRITE_PORTS, start=len(READ_PORTS)):
+            m.d.comb += control.reports[number].eq(writes[name])
         m.d.sync += [self.unit_busy.eq(control.busy), self.unit_active.eq(control.active)]
 
     def _observe(self, m: Module, control: Control) -> None:
@@ -178,17 +191,11 @@ class AcceleratorCore(_AcceleratorPorts):
             port = getattr(self, f"m_axi_{name}")
             beat = port.rvalid & port.rready
             bits += [port.arvalid, port.arready, port.rvalid]
-            m.d.comb += [
-                control.read_beats[number].eq(beat),
-                control.read_bad[number].eq(beat & (port.rresp != 0)),
-            ]
+            m.d.comb += control.read_beats[number].eq(beat)
         for number, name in enumerate(WRITE_PORTS):
             port = getattr(self, f"m_axi_{name}")
             bits += [port.awvalid, port.awready, port.wvalid, port.wready, port.bvalid]
-            m.d.comb += [
-                control.write_beats[number].eq(port.wvalid & port.wready),
-                control.write_bad[number].eq(port.bvalid & port.bready & (port.bresp != 0)),
-            ]
+            m.d.comb += control.write_beats[number].eq(port.wvalid & port.wready)
         m.d.comb += control.ports.eq(Cat(bits))
 
 

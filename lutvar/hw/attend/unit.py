@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
@@ -11,7 +11,14 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
-from lutvar.hw.links import UnitComponent, axi_read, axi_write, unit_members
+from lutvar.hw.links import (
+    UnitComponent,
+    axi_read,
+    axi_write,
+    connect_masters,
+    memory_members,
+    unit_members,
+)
 from lutvar.hw.port_types import AxiReadPort, AxiWritePort
 from lutvar.hw.units.memory import Fifo
 
@@ -57,6 +64,7 @@ class AttendUnit(UnitComponent):
         super().__init__(
             {
                 **unit_members(Opcode.ATTEND),
+                **memory_members(3),
                 "keys_memory": Out(axi_read()),
                 "values_memory": Out(axi_read()),
                 "write": Out(axi_write()),
@@ -127,15 +135,7 @@ class AttendUnit(UnitComponent):
         self._complete(m, result_addresses, writer)
 
         masters = (read_keys, read_values, writer)
-        address = Mux(
-            read_keys.error,
-            read_keys.error_address,
-            Mux(read_values.error, read_values.error_address, writer.error_address),
-        )
-        failed = read_keys.error | read_values.error | writer.error
-        with m.If(failed & ~self.error):
-            m.d.sync += [self.error.eq(1), self.error_address.eq(address)]
-        m.d.comb += [master.stop.eq(self.stop) for master in masters]
+        connect_masters(m, self, masters)
         m.d.sync += [
             self.idle.eq(read_keys.idle & read_values.idle & writer.idle),
             self.active.eq(scores.active | values.active | results.active),

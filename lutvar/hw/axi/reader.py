@@ -4,12 +4,20 @@
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
-from amaranth.lib import memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.links import ADDRESS, BEAT, BEAT_ADDRESS, axi_read, transfer_layout
+from lutvar.hw.links import (
+    BEAT,
+    BEAT_ADDRESS,
+    axi_read,
+    report_layout,
+    transfer_layout,
+    windows_layout,
+)
 
 from .queue import WideQueue
+from .report import drive_report
 from .split import BurstSplitter, enough
 
 OUTSTANDING = 64  #: bursts under way at most
@@ -21,6 +29,14 @@ class BurstReader(wiring.Component):
     A burst is requested only when the queue has a place for each of its beats, so `rready` is
     always 1 and what is under way never depends on whether `data` is taken.
 
+    A transfer that lies in no window is not begun: nothing of it or after it is requested until
+    the reset. Beats that no burst has asked for are dropped, and change nothing but the report.
+    After a wrong RLAST all beats are dropped; bursts then end where the memory says so.
+
+    Invariants: `free` + beats of bursts under way + words in the queue's RAM = `depth` (one more
+    cycle for a word that left), so the queue never overflows; `bursts` counts AR handshakes plus a
+    waiting `arvalid` minus last beats, and never falls below 0 or rises above OUTSTANDING.
+
     Args:
         depth: beats under way and waiting, a power of two from 32. Full rate needs a depth of the
             memory's latency plus about 24 cycles.
@@ -31,6 +47,7 @@ class BurstReader(wiring.Component):
     second. AR is from registers.
     """
 
+    windows: In(windows_layout())  #: memory that may be read
     #: 64-byte aligned address and number of beats (at least 1). Taken ahead of the data, two beyond
     #: the one that is being requested
     request: In(stream.Signature(transfer_layout()))
@@ -40,9 +57,8 @@ class BurstReader(wiring.Component):
     stop: In(1)  #: request nothing new; bursts under way end in the queue
     #: no burst is under way and none is offered; true within 2 cycles of the last beat
     idle: Out(1)
-    #: sticky: a beat had a response other than OKAY (its data is delivered all the same)
-    error: Out(1)
-    error_address: Out(ADDRESS)  #: start of the first such burst
+    #: first error; the data of a beat with a bad response is delivered all the same
+    report: Out(report_layout())
 
     def __init__(self, depth: int, *, serial: bool = False) -> None:
         if depth < 32 or depth & (depth - 1):
@@ -54,49 +70,95 @@ class BurstReader(wiring.Component):
         m = Module()
         axi = self.memory
         m.submodules.split = split = BurstSplitter()
-        m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         wiring.connect(m, wiring.flipped(self.request), split.i)
+        m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         wiring.connect(m, queue.o, wiring.flipped(self.data))
 
         free = Signal(range(self.depth + 1), init=self.depth)  # places not promised to a burst
         bursts = Signal(range(OUTSTANDING + 1))
-        burst, issue, ended = split.o.payload, Signal(), Signal()
+        burst, issue, granted = split.o.payload, Signal(), Signal()
+        refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
+        ended = Signal()
         m.d.comb += [
+            split.windows.eq(self.windows),
             issue.eq(
                 split.o.valid & (~axi.arvalid | axi.arready) & enough(m, split.o, free, issue)
-                & ~bursts[-1] & ~self.stop
+                & ~bursts[-1] & ~self.stop & ~refused
             ),
             split.o.ready.eq(issue),
+            # The check joins late: it is two levels deep itself.
+            granted.eq(issue & burst.inside),
             axi.rready.eq(1),
-            ended.eq(axi.rvalid & axi.rlast),
         ]  # fmt: skip
         if self.serial:
             with m.If(free != self.depth):
                 m.d.comb += issue.eq(0)
+        # Payload has no reset: `arvalid` says when it counts.
+        address = Signal(BEAT_ADDRESS, reset_less=True)
+        length = Signal(4, reset_less=True)
+        m.d.comb += [axi.araddr.eq(Cat(Const(0, 6), address)), axi.arlen.eq(length)]
         with m.If(issue):
-            m.d.sync += [
-                axi.araddr.eq(Cat(Const(0, 6), burst.address)),
-                axi.arlen.eq(burst.beats - 1),
-            ]
+            m.d.sync += [address.eq(burst.address), length.eq(burst.beats - 1)]
         with m.If(~axi.arvalid | axi.arready):
-            m.d.sync += axi.arvalid.eq(issue)
+            m.d.sync += axi.arvalid.eq(granted)
+        with m.If(split.o.valid & ~burst.inside):
+            m.d.sync += refused.eq(1)
         freed = Signal()
         m.d.sync += [
             freed.eq(queue.taken),
-            free.eq(free + freed - Mux(issue, burst.beats, 0)),
-            bursts.eq(bursts + issue - ended),
-            self.idle.eq((bursts == 0) & ~issue),
+            free.eq(free + freed - Mux(granted, burst.beats, 0)),
+            bursts.eq(bursts + granted - ended),
+            self.idle.eq((bursts == 0) & ~granted),
         ]
-        # One register between the port and the RAM.
-        m.d.sync += [queue.push.eq(axi.rvalid), queue.data.eq(axi.rdata)]
-
-        # Which burst a response belongs to, for the error's sake.
-        m.submodules.addresses = addresses = memory.Memory(
-            shape=unsigned(BEAT_ADDRESS), depth=OUTSTANDING, init=[]
-        )
-        write, read = addresses.write_port(), addresses.read_port(domain="comb")
-        m.d.comb += [write.en.eq(issue), write.data.eq(burst.address)]
-        m.d.sync += [write.addr.eq(write.addr + issue), read.addr.eq(read.addr + ended)]
-        with m.If(axi.rvalid & (axi.rresp != 0) & ~self.error):
-            m.d.sync += [self.error.eq(1), self.error_address.eq(Cat(Const(0, 6), read.data))]
+        self._receive(m, queue, split.o, bursts, granted, ended)
         return m
+
+    def _receive(
+        self, m: Module, queue: WideQueue, offered: Any, bursts: Signal, granted: Signal,
+        ended: Signal,
+    ) -> None:  # fmt: skip
+        """R channel: beats of the bursts that were accepted, and whether they are as they should.
+
+        Args:
+            offered: bursts from the splitter; granted: one of them is requested.
+            ended: driven here: the last beat of a burst.
+        """
+        axi, burst = self.memory, offered.payload
+        # Where each burst starts, for the error's sake, and how long it is.
+        entry = data.StructLayout({"address": BEAT_ADDRESS, "length": 4})
+        m.submodules.started = started = memory.Memory(shape=entry, depth=OUTSTANDING, init=[])
+        write, read = started.write_port(), started.read_port(domain="comb")
+        owned, wrong, lost = Signal(), Signal(), Signal()
+        position = Signal(4)  # of the beat in its burst
+        m.d.comb += [
+            write.en.eq(granted),
+            write.data.address.eq(burst.address),
+            write.data.length.eq(burst.beats - 1),
+            # A burst whose address is still offered cannot have beats.
+            owned.eq(
+                axi.rvalid & (bursts[1:].any() | (bursts[0] & (~axi.arvalid | axi.arready)))
+            ),
+            ended.eq(owned & axi.rlast),
+            wrong.eq(owned & ~lost & (axi.rlast != (position == read.data.length))),
+        ]  # fmt: skip
+        m.d.sync += [write.addr.eq(write.addr + granted), read.addr.eq(read.addr + ended)]
+        with m.If(owned):
+            m.d.sync += position.eq(Mux(axi.rlast, 0, position + 1))
+        with m.If(wrong):
+            m.d.sync += lost.eq(1)
+        # One register between the port and the RAM.
+        beat = Signal(BEAT, reset_less=True)
+        m.d.sync += [queue.push.eq(owned & ~lost), beat.eq(axi.rdata)]
+        m.d.comb += queue.data.eq(beat)
+
+        start = read.data.address
+        drive_report(
+            m,
+            self.report,
+            {
+                "response": (owned & (axi.rresp != 0), start),
+                "last": (wrong, start),
+                "outside": (offered.valid & ~burst.inside, burst.address),
+            },
+            axi.rvalid & ~owned,
+        )

@@ -7,26 +7,39 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.links import BEAT_ADDRESS, MAX_BURST, transfer_layout
+from lutvar.hw.links import BEAT_ADDRESS, MAX_BURST, transfer_layout, windows_layout
+
+from .windows import WindowCheck
 
 _ALIGNED = MAX_BURST.bit_length() - 1  #: address bits within a burst's window
 
 
 def burst_layout() -> data.StructLayout:
-    """A burst: address in beats, length in beats (1..16), and whether it ends its transfer."""
-    return data.StructLayout({"address": BEAT_ADDRESS, "beats": _ALIGNED + 1, "last": 1})
+    """A burst: address in beats, length in beats (1..16), and whether it ends its transfer.
+
+    inside: its transfer lies in a window (`WindowCheck`); bursts of others must not be issued.
+    """
+    return data.StructLayout(
+        {"address": BEAT_ADDRESS, "beats": _ALIGNED + 1, "last": 1, "inside": 1}
+    )
 
 
 class BurstSplitter(wiring.Component):
     """Transfers in, bursts out: windows of 1 KiB, so that no burst crosses 4 KiB.
 
-    Latency 2 cycles; one burst in each cycle, also from transfers of one burst.
+    The bursts of a transfer follow each other without overlap or gap, have its `beats` in sum, and
+    the last one alone has `last`. The first one starts where the transfer starts; the others start
+    at multiples of 16 beats. All have the same `inside`.
+
+    Latency 2 cycles, the check of windows included; one burst in each cycle, also from transfers
+    of one burst.
     """
 
+    windows: In(windows_layout())  #: memory that transfers may touch
     #: transfers (`links.transfer_layout`); the low six address bits are ignored, `beats` is at
     #: least 1. `ready` is a flip-flop
     i: In(stream.Signature(transfer_layout()))
-    #: bursts in order of addresses; the payload comes from registers
+    #: bursts in order of addresses; the payload comes from registers, `inside` two levels behind
     o: Out(stream.Signature(burst_layout()))
 
     def elaborate(self, platform: Any) -> Module:
@@ -58,18 +71,16 @@ class BurstSplitter(wiring.Component):
             m.d.sync += second.eq(self.i.payload)
 
         burst = self.o.payload
-        left = Signal(len(first.beats))  # beats after the current burst
-        more = Signal()  # left is not 0
+        left = Signal(len(first.beats), reset_less=True)  # beats after the current burst, if any
+        more = Signal()  # there are some
         # The first burst ends at the window's end.
         size = Signal(_ALIGNED + 1)
         few = first.beats[: _ALIGNED + 1]
         start = first.address[6:]
-        rest = Signal(len(first.beats))
         more_than_one = Signal()
         m.d.comb += [
             size.eq(Mux(large | (few >= room), room, few)),
             more_than_one.eq(large | (few > room)),
-            rest.eq(first.beats - size),
         ]
         # Every later burst starts at a window.
         full = Signal()
@@ -81,14 +92,19 @@ class BurstSplitter(wiring.Component):
             more.eq(~burst.last),
             load.eq(has_first & step & ~(self.o.valid & more)),
         ]
+        m.submodules.check = check = WindowCheck()
+        m.d.comb += [
+            check.windows.eq(self.windows),
+            check.transfer.eq(first),
+            check.load.eq(load),
+            burst.inside.eq(check.inside),
+        ]
         with m.If(step):
             with m.If(self.o.valid & more):
-                next_left = Signal(len(left))
-                m.d.comb += next_left.eq(Mux(full, Cat(left[:_ALIGNED], after), 0))
                 m.d.sync += [
                     burst.address.eq(Cat(Const(0, _ALIGNED), (burst.address[_ALIGNED:] + 1)[:-1])),
                     burst.beats.eq(Mux(full, MAX_BURST, left[:_ALIGNED])),
-                    left.eq(next_left),
+                    left.eq(Cat(left[:_ALIGNED], after)),
                     burst.last.eq(
                         (left[_ALIGNED + 1 :] == 0) & (left[: _ALIGNED + 1] <= MAX_BURST)
                     ),
@@ -98,7 +114,8 @@ class BurstSplitter(wiring.Component):
                     self.o.valid.eq(has_first),
                     burst.address.eq(start),
                     burst.beats.eq(size),
-                    left.eq(rest),
+                    # From registers: what is taken when the transfer ends here is not used.
+                    left.eq(first.beats - room),
                     burst.last.eq(~more_than_one),
                 ]
         return m

@@ -3,13 +3,22 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.hw.links import ADDRESS, BEAT, BEAT_ADDRESS, MAX_BURST, axi_write, transfer_layout
+from lutvar.hw.links import (
+    BEAT,
+    BEAT_ADDRESS,
+    MAX_BURST,
+    axi_write,
+    report_layout,
+    transfer_layout,
+    windows_layout,
+)
 
 from .queue import WideQueue
+from .report import drive_report
 from .split import BurstSplitter, enough
 
 OUTSTANDING = 64  #: bursts without response at most
@@ -22,6 +31,13 @@ class BurstWriter(wiring.Component):
     A burst starts when all its beats are here: a write never holds up the memory while the unit
     computes, and a burst that was started can always be finished.
 
+    A transfer that lies in no window is not begun: nothing of it or after it is written until the
+    reset. Responses that no burst waits for are dropped, and change nothing but the report.
+
+    Invariants: `free` + words in the queue's RAM = `depth` (one more cycle for a word that left);
+    `here` counts beats in the queue that no burst owns; `bursts` counts AW handshakes plus a
+    waiting `awvalid` minus responses, `sent` those of them whose WLAST was taken.
+
     Args:
         depth: beats waiting, a power of two from 32.
 
@@ -30,6 +46,7 @@ class BurstWriter(wiring.Component):
     each cycle while 32 beats wait, else in every second.
     """
 
+    windows: In(windows_layout())  #: memory that may be written
     #: 64-byte aligned address and number of beats (at least 1)
     request: In(stream.Signature(transfer_layout()))
     #: beats in order of requests. Requests and beats may come in either order; of each, some are
@@ -42,8 +59,7 @@ class BurstWriter(wiring.Component):
     #: start nothing new; started bursts end. What waits stays until the reset that follows
     stop: In(1)
     idle: Out(1)  #: no burst is without response
-    error: Out(1)  #: sticky: a response was not OKAY (it counts all the same)
-    error_address: Out(ADDRESS)  #: start of the first such burst
+    report: Out(report_layout())  #: first error; a response that is not OKAY counts all the same
 
     def __init__(self, depth: int) -> None:
         if depth < 2 * MAX_BURST or depth & (depth - 1):
@@ -56,43 +72,55 @@ class BurstWriter(wiring.Component):
         axi = self.memory
         m.submodules.split = split = BurstSplitter()
         wiring.connect(m, wiring.flipped(self.request), split.i)
-        burst, issue = split.o.payload, Signal()
+        burst, issue, granted = split.o.payload, Signal(), Signal()
+        refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
 
         # Beats: `free` places of the queue, `here` beats not yet promised to a burst.
         m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         free = Signal(range(self.depth + 1), init=self.depth)
         here = Signal(range(self.depth + 3))
         take, freed = Signal(), Signal()
-        m.d.comb += [self.data.ready.eq(free != 0), take.eq(self.data.valid & self.data.ready)]
+        beat = Signal(BEAT, reset_less=True)
+        m.d.comb += [
+            self.data.ready.eq(free != 0),
+            take.eq(self.data.valid & self.data.ready),
+            queue.data.eq(beat),
+        ]
         m.d.sync += [
             queue.push.eq(take),
-            queue.data.eq(self.data.payload),
+            beat.eq(self.data.payload),
             freed.eq(queue.taken),
             free.eq(free + freed - take),
-            here.eq(here + take - Mux(issue, burst.beats, 0)),
+            here.eq(here + take - Mux(granted, burst.beats, 0)),
         ]
 
         bursts = Signal(range(OUTSTANDING + 1))
         m.d.comb += [
+            split.windows.eq(self.windows),
             issue.eq(
                 split.o.valid & (~axi.awvalid | axi.awready) & enough(m, split.o, here, issue)
-                & ~bursts[-1] & ~self.stop
+                & ~bursts[-1] & ~self.stop & ~refused
             ),
             split.o.ready.eq(issue),
+            # The check joins late: it is two levels deep itself.
+            granted.eq(issue & burst.inside),
         ]  # fmt: skip
+        # Payload has no reset: `awvalid` says when it counts.
+        address = Signal(BEAT_ADDRESS, reset_less=True)
+        length = Signal(4, reset_less=True)
+        m.d.comb += [axi.awaddr.eq(Cat(Const(0, 6), address)), axi.awlen.eq(length)]
         with m.If(issue):
-            m.d.sync += [
-                axi.awaddr.eq(Cat(Const(0, 6), burst.address)),
-                axi.awlen.eq(burst.beats - 1),
-            ]
+            m.d.sync += [address.eq(burst.address), length.eq(burst.beats - 1)]
         with m.If(~axi.awvalid | axi.awready):
-            m.d.sync += axi.awvalid.eq(issue)
-        self._send(m, queue, burst.beats, issue)
-        self._respond(m, burst, issue, bursts)
+            m.d.sync += axi.awvalid.eq(granted)
+        with m.If(split.o.valid & ~burst.inside):
+            m.d.sync += refused.eq(1)
+        finished = self._send(m, queue, burst.beats, granted)
+        self._respond(m, split.o, granted, bursts, finished)
         return m
 
-    def _send(self, m: Module, queue: WideQueue, beats: Any, issue: Signal) -> None:
-        """W channel: the beats of the bursts that were issued."""
+    def _send(self, m: Module, queue: WideQueue, beats: Any, issue: Signal) -> Value:
+        """W channel: the beats of the bursts that were issued. Returns: a burst's last one goes."""
         axi = self.memory
         m.submodules.lengths = lengths = memory.Memory(
             shape=unsigned(len(beats)), depth=OUTSTANDING, init=[]
@@ -120,10 +148,15 @@ class BurstWriter(wiring.Component):
             m.d.sync += [left.eq(read.data), axi.wlast.eq(read.data == 1), active.eq(1)]
         with m.Elif(sent):
             m.d.sync += [left.eq(left - 1), axi.wlast.eq(left == 2), active.eq(~axi.wlast)]
+        return sent & axi.wlast
 
-    def _respond(self, m: Module, burst: Any, issue: Signal, bursts: Signal) -> None:
+    def _respond(
+        self, m: Module, offered: Any, issue: Signal, bursts: Signal, finished: Value
+    ) -> None:
         """B channel: which burst a response belongs to, and when a request is complete."""
-        axi = self.memory
+        axi, burst = self.memory, offered.payload
+        sent = Signal(range(OUTSTANDING + 1))  # bursts with all beats taken, without response
+        owned = Signal()
         entry = data.StructLayout({"address": BEAT_ADDRESS, "last": 1})
         m.submodules.started = started = memory.Memory(shape=entry, depth=OUTSTANDING, init=[])
         write, read = started.write_port(), started.read_port(domain="comb")
@@ -134,16 +167,24 @@ class BurstWriter(wiring.Component):
             axi.bready.eq(1),
             self.accepted.eq(self.request.valid & self.request.ready),
         ]
+        m.d.comb += owned.eq(
+            axi.bvalid & ((sent != 0) | finished) & (bursts[1:].any() | ~axi.awvalid | axi.awready)
+        )
         m.d.sync += [
             write.addr.eq(write.addr + issue),
-            read.addr.eq(read.addr + axi.bvalid),
-            bursts.eq(bursts + issue - axi.bvalid),
+            read.addr.eq(read.addr + owned),
+            sent.eq(sent + finished - owned),
+            bursts.eq(bursts + issue - owned),
             self.idle.eq((bursts == 0) & ~issue),
-            self.responses.eq(axi.bvalid & read.data.last),
+            self.responses.eq(owned & read.data.last),
             self.pending_requests.eq(self.pending_requests + self.accepted - self.responses),
         ]
-        with m.If(axi.bvalid & (axi.bresp != 0) & ~self.error):
-            m.d.sync += [
-                self.error.eq(1),
-                self.error_address.eq(Cat(Const(0, 6), read.data.address)),
-            ]
+        drive_report(
+            m,
+            self.report,
+            {
+                "response": (owned & (axi.bresp != 0), read.data.address),
+                "outside": (offered.valid & ~burst.inside, burst.address),
+            },
+            axi.bvalid & ~owned,
+        )

@@ -11,7 +11,15 @@ from amaranth.lib.wiring import Out
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import BEAT_ADDRESS, UnitComponent, axi_read, unit_members, weight_stream
+from lutvar.hw.links import (
+    BEAT_ADDRESS,
+    UnitComponent,
+    axi_read,
+    connect_masters,
+    memory_members,
+    unit_members,
+    weight_stream,
+)
 from lutvar.hw.port_types import AxiReadPort, Stream, view_signal
 from lutvar.hw.units.count import Level
 
@@ -45,6 +53,7 @@ class FetchUnit(UnitComponent):
         super().__init__(
             {
                 **unit_members(Opcode.FETCH),
+                **memory_members(config.weight_ports),
                 "memory": Out(axi_read()).array(config.weight_ports),
                 "weights": Out(weight_stream()).array(config.weight_ports),
             }
@@ -63,9 +72,8 @@ class FetchUnit(UnitComponent):
             wiring.connect(m, reader.memory, wiring.flipped(self.memory[port]))
             wiring.connect(m, reader.data, handout.beats)
             wiring.connect(m, handout.weights, wiring.flipped(self.weights[port]))
-            m.d.comb += reader.stop.eq(self.stop)
         m.d.comb += self.idle.eq(Cat(reader.idle for reader in readers).all())
-        self._errors(m, readers)
+        connect_masters(m, self, readers)
         begin = Signal()
         levels = self._ring(m, begin, handouts)
         asking = self._ask(m, readers, begin, Cat(level[-1] for level in levels).any())
@@ -123,20 +131,6 @@ class FetchUnit(UnitComponent):
         ]
         m.d.comb += every.eq(Cat(level.some for level in ahead).all())
         m.d.sync += self.done.eq(every)
-
-    def _errors(self, m: Module, readers: Sequence[BurstReader]) -> None:
-        """The first error of all ports; of two in one cycle that of the first port."""
-        errors = Cat(reader.error for reader in readers)
-        m.d.comb += self.error.eq(errors.any())
-        if len(readers) == 1:
-            m.d.comb += self.error_address.eq(readers[0].error_address)
-            return
-        has_error, second = Signal(), Signal()  # the second port was first
-        with m.If(~has_error):
-            m.d.sync += [has_error.eq(self.error), second.eq(~errors[0])]
-        m.d.comb += self.error_address.eq(
-            Mux(second, readers[1].error_address, readers[0].error_address)
-        )
 
     def _ask(self, m: Module, readers: Sequence[BurstReader], begin: Signal, full: Value) -> Signal:
         """Requests: one for each reading of a panel. Returns: an instruction is under way.

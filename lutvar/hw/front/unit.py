@@ -11,7 +11,14 @@ from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import Opcode
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import UnitComponent, axi_read, bank_write_layout, unit_members
+from lutvar.hw.links import (
+    UnitComponent,
+    axi_read,
+    bank_write_layout,
+    connect_masters,
+    memory_members,
+    unit_members,
+)
 from lutvar.hw.port_types import AxiReadPort, View, view_signal
 from lutvar.hw.units.elastic import OutputQueue, beat_layout
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
@@ -62,6 +69,7 @@ class FrontUnit(UnitComponent):
         super().__init__(
             {
                 **unit_members(Opcode.FRONT),
+                **memory_members(1),
                 "memory": Out(axi_read()),
                 "bank_write": Out(bank_write_layout(config)),
             }
@@ -128,11 +136,9 @@ class FrontUnit(UnitComponent):
             self.done.eq(writer.done),
             self.busy.eq(progress != 0),
             requests.stop.eq(self.stop),
-            reader.stop.eq(self.stop),
             self.idle.eq(reader.idle),
-            self.error.eq(reader.error),
-            self.error_address.eq(reader.error_address),
         ]
+        connect_masters(m, self, (reader,))
         m.d.sync += self.active.eq(receiver.take | issue.issue | writer.write.valid)
         return m
 

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, unsigned
+from amaranth.hdl import Module, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,8 +15,10 @@ from lutvar.hw.links import (
     UnitComponent,
     axi_read,
     axi_write,
+    connect_masters,
     drain_layout,
     drain_values,
+    memory_members,
     unit_members,
 )
 from lutvar.hw.port_types import AxiReadPort, AxiWritePort, View
@@ -61,6 +63,7 @@ class PostUnit(UnitComponent):
         super().__init__(
             {
                 **unit_members(Opcode.POST),
+                **memory_members(2),
                 "drain": Out(drain_layout(config)),
                 "drained": In(drain_values()),
                 "read": Out(axi_read()),
@@ -123,7 +126,8 @@ class PostUnit(UnitComponent):
         ]
         m.d.sync += issue.sent.eq(writer.memory.wvalid & writer.memory.wready)
         self._complete(m, issue, writer, prepare)
-        self._report(m, reader, writer)
+        connect_masters(m, self, (reader, writer))
+        m.d.sync += self.idle.eq(reader.idle & writer.idle)
         m.d.comb += [self.busy.eq(prepare.busy), self.active.eq(issue.fire | drainer.request.valid)]
         return m
 
@@ -141,14 +145,3 @@ class PostUnit(UnitComponent):
             prepare.done.eq(self.done),
         ]
         m.d.sync += self.done.eq(ends.o.valid & ends.o.ready)
-
-    def _report(self, m: Module, reader: BurstReader, writer: BurstWriter) -> None:
-        m.d.comb += [reader.stop.eq(self.stop), writer.stop.eq(self.stop)]
-        m.d.sync += self.idle.eq(reader.idle & writer.idle)
-        with m.If(~self.error):
-            m.d.sync += [
-                self.error.eq(reader.error | writer.error),
-                self.error_address.eq(
-                    Mux(reader.error, reader.error_address, writer.error_address)
-                ),
-            ]

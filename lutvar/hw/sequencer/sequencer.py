@@ -21,7 +21,15 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.register_map import HeaderRule, InstructionRule
 from lutvar.hw.axi.reader import BurstReader
-from lutvar.hw.links import ADDRESS, BEAT_ADDRESS, INDEX_BITS, axi_read, payload_layout
+from lutvar.hw.links import (
+    ADDRESS,
+    BEAT_ADDRESS,
+    INDEX_BITS,
+    axi_read,
+    payload_layout,
+    report_layout,
+    windows_layout,
+)
 
 from .checks import (
     CHECK_LATENCY,
@@ -77,8 +85,8 @@ class Sequencer(wiring.Component):
     ending: Out(1)  #: see STATE
     progress: Out(1)  #: an instruction was dispatched or the header read
     memory: Out(axi_read())  #: reads of the program
-    error: Out(1)  #: sticky: a read of the program had a response other than OKAY
-    error_address: Out(ADDRESS)  #: start of the first such burst
+    windows: In(windows_layout())  #: memory that the program may lie in
+    report: Out(report_layout())  #: of the memory port
 
     def __init__(self, config: AcceleratorConfig) -> None:
         self._config = config
@@ -97,8 +105,8 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             reader.stop.eq(self.stop),
             self.idle.eq(reader.idle),
-            self.error.eq(reader.error),
-            self.error_address.eq(reader.error_address),
+            reader.windows.eq(self.windows),
+            self.report.eq(reader.report),
             check.word.eq(word), check.index.eq(index), check.last.eq(last),
             resolve.word.eq(word), resolve.bases.eq(self.bases),
         ]  # fmt: skip

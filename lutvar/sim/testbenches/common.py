@@ -14,7 +14,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import BEAT_BYTES, AcceleratorConfig
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import BY_NAME, DeviceError, read_ports
 
@@ -32,7 +32,8 @@ BASES = {
     Region.MODEL: 0x0001_0000_0000, Region.WORK: 0x0022_0040_0000,
     Region.IO: 0x0333_0008_0000, Region.CACHE: 0x4444_0000_C000,
 }  # fmt: skip
-PROGRAM = 0x0005_5000_0000_1000
+#: Programs lie behind the last region, in its window.
+PROGRAM, PROGRAM_SIZE = BASES[Region.CACHE] + 0x0055_0000_0000, 1 << 20
 
 
 def settings() -> dict[str, Any]:
@@ -137,10 +138,16 @@ class Testbench:
         return BY_NAME[register].field_value(await self.read(register), field)
 
     async def open(self, sizes: dict[Region, int]) -> None:
-        """Give the regions memory and write their bases, as a driver does; enable interrupts."""
-        for region, size in sizes.items():
-            self.memory.segments[BASES[region]] = bytearray(size)
-            await self.write64(f"BASE{int(region)}", BASES[region])
+        """Give the regions memory, open them, as a driver does; enable interrupts."""
+        for region in Region:
+            size, base = sizes.get(region, 0), BASES[region]
+            limit = base + -(-size // BEAT_BYTES) * BEAT_BYTES
+            if size:
+                self.memory.segments[base] = bytearray(size)
+            if region is Region.CACHE:
+                limit = PROGRAM + PROGRAM_SIZE
+            await self.write64(f"BASE{int(region)}", base)
+            await self.write64(f"LIMIT{int(region)}", limit)
         self.memory.segments[PROGRAM] = bytearray()
         await self.write64("PROGRAM", PROGRAM)
         await self.write("IER", 3)

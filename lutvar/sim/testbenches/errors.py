@@ -43,13 +43,15 @@ USES = {
 PORTS = [*(f"r_{p}" for p in build_ports()), *(f"w_{p}" for p in WRITE_PORTS)]
 
 
-def _key(port: str) -> tuple[str, bool]:
+def port_key(port: str) -> tuple[str, bool]:
+    """Name and whether it writes, of one of PORTS."""
     direction, name = port.split("_")
     return name, direction == "w"
 
 
-def _code(port: str) -> DeviceError:
-    name, write = _key(port)
+def response_code(port: str) -> DeviceError:
+    """What a bad response on one of PORTS is told as."""
+    name, write = port_key(port)
     return DeviceError[f"{'WRITE' if write else 'READ'}_{name.upper()}"]
 
 
@@ -57,7 +59,7 @@ def _address(case: UnitsCase, port: str) -> int:
     """First address that the program touches on a port."""
     if port == "r_prog":
         return PROGRAM
-    opcode, operand = USES[_key(port)]
+    opcode, operand = USES[port_key(port)]
     instruction = next(i for i in case.instructions if i.opcode is opcode)
     region, offset = split_address(instruction.operands[operand])
     if port == "r_wgt1":  # the second halves of panels
@@ -65,7 +67,7 @@ def _address(case: UnitsCase, port: str) -> int:
     return BASES[region] + offset
 
 
-async def _recover(tb: Testbench, case: UnitsCase) -> None:
+async def recover(tb: Testbench, case: UnitsCase) -> None:
     """SOFT_RESET clears error, status and counters; then a program must be right."""
     await tb.soft_reset()
     await _clean(tb)
@@ -88,17 +90,17 @@ async def memory_refuses(dut: Any, port: str, response: int) -> None:
     case = make_units_case(tb.config, 71)
     await case.open(tb)
     where = _address(case, port)
-    tb.memory.injected_errors = {_key(port): (where, where, response)}
+    tb.memory.injected_errors = {port_key(port): (where, where, response)}
     await tb.start_program(case.raw)
-    info = await tb.expect_error(_code(port))
+    info = await tb.expect_error(response_code(port))
     assert info == 0
-    address = await tb.read64("ERROR_ADDRESS")
-    assert address == where, f"ERROR_ADDRESS is {address:#x}; the error was at {where:#x}"
+    found = await tb.read64("ERROR_ADDRESS")
+    assert found == where, f"ERROR_ADDRESS is {found:#x}; the error was at {where:#x}"
     tb.memory.injected_errors = {}
-    await _recover(tb, case)
+    await recover(tb, case)
 
 
-def _changed(raw: bytes, at: int, item: OperandField, value: int) -> bytes:
+def changed(raw: bytes, at: int, item: OperandField, value: int) -> bytes:
     """A program with one field of the word at index `at` replaced."""
     low = at * INSTRUCTION_BYTES
     word = int.from_bytes(raw[low : low + INSTRUCTION_BYTES], "little")
@@ -114,7 +116,7 @@ def _bad_headers(raw: bytes) -> dict[HeaderRule, bytes]:
         HeaderRule.MAGIC: ("magic", 0), HeaderRule.HASH: ("hash", word >> 64 ^ 1 << 63),
         HeaderRule.LENGTH: ("length", 0), HeaderRule.ZERO: ("zero", 1 << 31),
     }  # fmt: skip
-    return {rule: _changed(raw, 0, fields[n], v) for rule, (n, v) in changes.items()}
+    return {rule: changed(raw, 0, fields[n], v) for rule, (n, v) in changes.items()}
 
 
 @cocotb.test()
@@ -151,19 +153,19 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
         r: InstructionRule, op: Opcode, name: str, value: int
     ) -> tuple[InstructionRule, int, bytes]:
         item = next(f for f in PAYLOAD_FIELDS[op] if f.name == name)
-        return r, index[op], _changed(case.raw, index[op] + 1, item, value)
+        return r, index[op], changed(case.raw, index[op] + 1, item, value)
 
     def header(
         r: InstructionRule, at: int, name: str, value: int
     ) -> tuple[InstructionRule, int, bytes]:
-        return r, at, _changed(case.raw, at + 1, head[name], value)
+        return r, at, changed(case.raw, at + 1, head[name], value)
 
     front = index[Opcode.FRONT]
     return [
         header(rule.MARK, 0, "mark", 0),
         header(rule.INDEX, front, "index", 7),
         header(rule.OPCODE, front, "opcode", 9),
-        (rule.UNUSED, front, _changed(case.raw, front + 1, top, 1)),
+        (rule.UNUSED, front, changed(case.raw, front + 1, top, 1)),
         (rule.END, 0, _early_end(case)),
         payload(rule.ALIGNMENT, Opcode.FRONT, "address", 32),
         payload(rule.ROWS, Opcode.FRONT, "rows", config.rows + 1),
@@ -201,7 +203,7 @@ async def silent_memory(dut: Any, port: str) -> None:
     case = make_units_case(tb.config, 74)
     await case.open(tb)
     await tb.write("WATCHDOG", WATCHDOG_CYCLES)
-    key = _key(port)
+    key = port_key(port)
     tb.memory.silent = {key}
     await tb.start_program(case.raw)
     state = await tb.expect_error(DeviceError.WATCHDOG)

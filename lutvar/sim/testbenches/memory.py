@@ -102,6 +102,10 @@ class Memory:
         latency: least and largest number of cycles to a burst's first beat or to its response.
         silent: ports, `(name, write)`, that take addresses but never answer.
         injected_errors: port -> (first address, last address, response).
+        wrong_last: read port -> beats by which RLAST comes too late (or, below 0, too early), once:
+            the next burst that is long enough.
+        unsolicited: port -> answers to give that nothing has asked for, while it has no burst.
+        strays: (port, address) of bursts for which there is no memory.
         beats: moved, by port.
     """
 
@@ -110,6 +114,9 @@ class Memory:
         self.pauses, self.latency = 0.0, (4, 4)
         self.silent: set[tuple[str, bool]] = set()
         self.injected_errors: dict[tuple[str, bool], tuple[int, int, int]] = {}
+        self.wrong_last: dict[tuple[str, bool], int] = {}
+        self.unsolicited: dict[tuple[str, bool], int] = {}
+        self.strays: list[tuple[tuple[str, bool], int]] = []
         self.rng = random.Random(seed)
         self.now = 0
         self._dut = dut
@@ -149,9 +156,14 @@ class Memory:
             data, at = self.find(address, size)
         except IndexError:
             data, at, response = bytearray(size), 0, DECERR
+            self.strays.append((key, address))
         first, last, error = self.injected_errors.get(key, (0, -1, 0))
         if address <= last and address + size > first:
             response = error
+        shift = self.wrong_last.get(key, 0)
+        if shift and beats + shift > 0:
+            del self.wrong_last[key]
+            beats += shift
         return Burst(data, at, beats, self.due(), response)
 
     def due(self) -> int:
@@ -188,13 +200,23 @@ class Memory:
 
 class _Port(ABC):
     beats = 0
+    _stray = False  # nobody has asked for the answer that is shown
 
     def __init__(self, memory: Memory, key: tuple[str, bool]) -> None:
         self._memory, self._key = memory, key
+        self.bursts: list[int] = []  # where each one started
 
     @property
     def _silent(self) -> bool:
         return self._key in self._memory.silent
+
+    def _unsolicited(self) -> bool:
+        """Whether to show an answer that nobody has asked for."""
+        left = self._memory.unsolicited
+        self._stray = not self.outstanding and bool(left.get(self._key))
+        if self._stray:
+            left[self._key] -= 1
+        return self._stray
 
     @property
     @abstractmethod
@@ -229,7 +251,10 @@ class _ReadPort(_Port):
 
     def step(self) -> None:
         memory, bursts = self._memory, self._bursts
-        if self._r.taken():
+        if self._r.taken() and self._stray:
+            self._stray = False
+            self._r.hide()
+        elif self._r.taken():
             self.beats += 1
             self._r.hide()
             burst = bursts[0]
@@ -239,8 +264,11 @@ class _ReadPort(_Port):
                 bursts.popleft()
         request = self._ar.take()
         if request is not None:
+            self.bursts.append(request[0])
             bursts.append(memory.begin(self._key, request[0], request[1] + 1))
         self._ar.drive(len(bursts) < MOST_BURSTS and not memory.rests())
+        if not self._r.showing and self._unsolicited():
+            self._r.show(random.getrandbits(8 * BEAT_BYTES), DECERR, random.getrandbits(1))
         if self._r.showing or not bursts or bursts[0].due > memory.now or self._silent:
             return
         if not memory.rests():
@@ -275,9 +303,12 @@ class _WritePort(_Port):
         memory = self._memory
         if self._b.taken():
             self._b.hide()
-            self._answers.popleft()
+            if not self._stray:
+                self._answers.popleft()
+            self._stray = False
         request = self._aw.take()
         if request is not None:
+            self.bursts.append(request[0])
             self._bursts.append(memory.begin(self._key, request[0], request[1] + 1))
         beat = self._w.take()
         if beat is not None:
@@ -288,6 +319,8 @@ class _WritePort(_Port):
         self._aw.drive(len(self._bursts) < MOST_BURSTS and not memory.rests())
         self._w.drive(len(self._early) < MOST_BURSTS and not memory.rests())
         answers = self._answers
+        if not self._b.showing and self._unsolicited():
+            self._b.show(DECERR)
         if self._b.showing or not answers or answers[0].due > memory.now or self._silent:
             return
         if not memory.rests():

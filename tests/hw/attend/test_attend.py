@@ -14,6 +14,7 @@ from lutvar.hw.verilog import export_verilog
 from lutvar.quant.golden.attention import scores
 from support.hw.attend import Job, config, random_job, run_jobs
 from support.hw.axi_memory import AxiMemory, serve
+from support.hw.masters import open_windows
 
 
 def rng(seed: int) -> np.random.Generator:
@@ -137,6 +138,7 @@ def test_done_waits_for_the_write_responses() -> None:
     command = job.place(memory, size.kv)
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, unit)
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)
@@ -167,7 +169,7 @@ def test_errors_name_the_address(bad: str) -> None:
     job = random_job(rng(11), size.kv, 1, 1, 3)
     address = job.place(AxiMemory(), size.kv)[bad]
     outcome = run_jobs(size, [job], memory=AxiMemory(bad=frozenset([address])))
-    assert outcome.errors == (1, address)
+    assert outcome.error == ("response", address)
 
 
 def test_stop_ends_with_a_quiet_unit() -> None:
@@ -178,6 +180,7 @@ def test_stop_ends_with_a_quiet_unit() -> None:
     command = job.place(memory, size.kv)
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, unit)
         for name, value in command.items():
             ctx.set(unit.command.payload[name], value)
         ctx.set(unit.command.valid, 1)

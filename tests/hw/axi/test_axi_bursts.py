@@ -11,6 +11,7 @@ from amaranth.sim import Simulator
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.writer import BurstWriter
 from support.hw.axi_memory import BEAT_BYTES, AxiMemory, serve
+from support.hw.masters import first_report, open_windows
 
 LIMIT = 6000
 
@@ -69,6 +70,7 @@ def _read(
     rng = random.Random(f"sink {seed}")
 
     async def source(ctx: Any) -> None:
+        open_windows(ctx, dut)
         for address, beats in transfers:
             await _request(ctx, dut.request, address, beats)
 
@@ -149,9 +151,10 @@ def test_reader_reports_the_first_bad_burst_and_goes_on() -> None:
     seen = []
 
     async def observe(ctx: Any) -> None:
-        async for _, _, error, address in ctx.tick().sample(dut.error, dut.error_address):
-            if error:
-                seen.append(address)
+        async for _ in ctx.tick():
+            kind, address = first_report(ctx, [dut.report])
+            if kind:
+                seen.append((kind, address))
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)
@@ -160,6 +163,7 @@ def test_reader_reports_the_first_bad_burst_and_goes_on() -> None:
     values = []
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         ctx.set(dut.data.ready, 1)
         for address, beats in transfers:
             await _request(ctx, dut.request, address, beats)
@@ -174,7 +178,7 @@ def test_reader_reports_the_first_bad_burst_and_goes_on() -> None:
     simulator.add_testbench(sink)
     simulator.run()
     assert values == expected
-    assert set(seen) == {0x1400}
+    assert set(seen) == {("response", 0x1400)}
 
 
 def test_reader_stops_and_becomes_quiet_without_a_consumer() -> None:
@@ -182,6 +186,7 @@ def test_reader_stops_and_becomes_quiet_without_a_consumer() -> None:
     dut = BurstReader(64)
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         await _request(ctx, dut.request, 0, 1000)
         await ctx.tick().repeat(12)
         ctx.set(dut.stop, 1)
@@ -213,6 +218,7 @@ def _write(
     counts = {"accepted": 0, "responses": 0}
 
     async def requests(ctx: Any) -> None:
+        open_windows(ctx, dut)
         for address, beats in transfers:
             while rng.random() < idle:
                 await ctx.tick()
@@ -291,9 +297,10 @@ def test_writer_reports_errors_and_counts_the_response() -> None:
 
     async def observe(ctx: Any) -> None:
         await ctx.tick().repeat(200)
-        errors.append((ctx.get(dut.error), ctx.get(dut.error_address)))
+        errors.append(first_report(ctx, [dut.report]))
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         await _request(ctx, dut.request, 0x1000, 40)
 
     async def beats(ctx: Any) -> None:
@@ -307,7 +314,7 @@ def test_writer_reports_errors_and_counts_the_response() -> None:
     for process in (observe, testbench, beats):
         simulator.add_testbench(process)
     simulator.run()
-    assert errors == [(1, 0x1400)]
+    assert errors == [("response", 0x1400)]
 
 
 def test_writer_stop_ends_what_was_started() -> None:
@@ -315,6 +322,7 @@ def test_writer_stop_ends_what_was_started() -> None:
     dut = BurstWriter(64)
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         await _request(ctx, dut.request, 0, 100)
         ctx.set(dut.data.valid, 1)  # never enough for the last burst
         await ctx.tick().repeat(40)

@@ -5,11 +5,13 @@ import random
 from typing import Any
 
 import pytest
+from amaranth.hdl import Cat
 from amaranth.sim import Simulator
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.hw.fetch.unit import FetchUnit
 from support.hw.axi_memory import BEAT_BYTES, AxiMemory, serve
+from support.hw.masters import first_report, open_windows
 
 Command = tuple[int, int, int, int]  # address, beats, panels, repeat
 
@@ -60,6 +62,7 @@ def _run(
     done_at: list[int] = []
 
     async def source(ctx: Any) -> None:
+        open_windows(ctx, dut)
         for command in commands:
             payload = dut.command.payload
             names = ("address", "beats", "panels", "repeat")
@@ -164,6 +167,7 @@ def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: in
     dut = FetchUnit(_config(weight_ports=2))
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         for name, value in (("address", 0), ("beats", 66), ("panels", 3), ("repeat", 1)):
             ctx.set(getattr(dut.command.payload, name), value)
         for stream in dut.weights:
@@ -171,11 +175,13 @@ def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: in
         ctx.set(dut.command.valid, 1)
         await ctx.tick().until(dut.command.ready)
         ctx.set(dut.command.valid, 0)
-        await ctx.tick().until(dut.error)
-        found = [ctx.get(dut.error_address)]
+        both = Cat(report.response for report in dut.reports)
+        await ctx.tick().until(both != 0)
+        number = 0 if ctx.get(both) & 1 else 1
+        found = [first_report(ctx, [dut.reports[number]])]
         await ctx.tick().repeat(300)
-        found.append(ctx.get(dut.error_address))
-        assert ctx.get(dut.error) and found == [expected] * 2
+        found.append(first_report(ctx, [dut.reports[number]]))
+        assert found == [("response", expected)] * 2
 
     simulator = Simulator(dut)
     simulator.add_clock(1e-6)

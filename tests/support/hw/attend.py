@@ -17,6 +17,7 @@ from lutvar.contract.memory import pack_records
 from lutvar.hw.attend.unit import AttendUnit
 from lutvar.quant.golden.attention import attend
 from support.hw.axi_memory import AxiMemory, serve
+from support.hw.masters import first_report, open_windows
 
 
 def config(**changes: object) -> AcceleratorConfig:
@@ -142,11 +143,11 @@ def random_job(
 
 @dataclass
 class Outcome:
-    """cycles: from the first command offered to each `done`. errors: flag and address."""
+    """cycles: from the first command offered to each `done`. error: the first report."""
 
     unit: AttendUnit
     memory: AxiMemory
-    errors: tuple[int, int] = (0, 0)
+    error: tuple[str, int] = ("", 0)
     cycles: list[int] = field(default_factory=list)
 
 
@@ -179,6 +180,7 @@ def run_jobs(
     before = dict(memory.beats)
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, unit)
         for command in commands:
             for name, value in command.items():
                 ctx.set(unit.command.payload[name], value)
@@ -202,8 +204,8 @@ def run_jobs(
             assert not done, "done without an instruction"
         assert not ctx.get(unit.busy) and ctx.get(unit.idle)
         assert memory.outstanding == 0
-        outcome.errors = ctx.get(unit.error), ctx.get(unit.error_address)
-        assert memory.bad or not outcome.errors[0]
+        outcome.error = first_report(ctx, unit.reports)
+        assert memory.bad or not outcome.error[0]
 
     simulator = Simulator(unit)
     simulator.add_clock(1e-6)

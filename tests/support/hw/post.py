@@ -19,6 +19,7 @@ from lutvar.contract.widths import drain_latency
 from lutvar.hw.post.unit import PostUnit
 from lutvar.quant.golden import pointwise
 from support.hw.axi_memory import AxiMemory, serve
+from support.hw.masters import first_report, open_windows
 from support.hw.verilated_unit import UnitSimulator
 
 OPERANDS = tuple(item.name for item in PAYLOAD_FIELDS[Opcode.POST])
@@ -193,7 +194,7 @@ class Result:
     done: list[int] = field(default_factory=list)
     taken: list[int] = field(default_factory=list)
     drains: list[int] = field(default_factory=list)
-    error: int = 0
+    error: str = ""
     error_address: int = 0
 
 
@@ -224,6 +225,7 @@ def run_program(
     order: list[Case] = []  # cases whose columns are drained now
 
     async def commands(ctx: Any) -> None:
+        open_windows(ctx, unit)
         payload = Value.cast(unit.command.payload)
         for number, case in enumerate(program.cases):
             while rng.random() < pause or (wait_each and len(result.done) < number):
@@ -244,7 +246,7 @@ def run_program(
             raise AssertionError(f"{len(result.done)} of {len(program.cases)} were done")
         await ctx.tick().repeat(5)
         assert not ctx.get(unit.busy) and ctx.get(unit.idle)
-        result.error, result.error_address = ctx.get(unit.error), ctx.get(unit.error_address)
+        result.error, result.error_address = first_report(ctx, unit.reports)
 
     async def watch(ctx: Any) -> None:
         cycle = 0

@@ -13,6 +13,7 @@ from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, UNITS, Opcode
 from lutvar.hw.sequencer.sequencer import Sequencer
 from support.hw.axi_memory import AxiMemory, serve
+from support.hw.masters import open_windows
 from support.hw.program_cases import BASES
 
 CONFIG = load_accelerator("small-fp4").model_copy(
@@ -81,6 +82,7 @@ def run(
         return process
 
     async def testbench(ctx: Any) -> None:
+        open_windows(ctx, dut)
         ctx.set(dut.program, PROGRAM)
         ctx.set(dut.bases, sum(base << 64 * i for i, base in enumerate(BASES)))
         ctx.set(dut.serial, serial)

@@ -18,8 +18,10 @@ from lutvar.hw.links import (
     axi_read,
     axi_write,
     bank_write_layout,
+    connect_masters,
     drain_layout,
     drain_values,
+    memory_members,
     unit_members,
     weight_stream,
 )
@@ -43,6 +45,7 @@ class StandInUnit(UnitComponent):
         self._delay, self._reads, self._writes = delay, reads, writes
         super().__init__({
             **unit_members(opcode), **links,
+            **(memory_members(len(reads | writes)) if reads or writes else {}),
             **{name: Out(axi_read()) for name in reads},
             **{name: Out(axi_write()) for name in writes},
         })  # fmt: skip
@@ -50,7 +53,7 @@ class StandInUnit(UnitComponent):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         command = self.command.payload
-        ends, idle, errors, ready = [], [], [], []
+        ends, idle, parts, ready = [], [], [], []
         begin, ended = Signal(), Signal()
         if "weights" in self.signature.members:
             m.d.comb += [weights.ready.eq(1) for weights in self.weights]
@@ -64,7 +67,6 @@ class StandInUnit(UnitComponent):
                 part.request.payload.address.eq(getattr(command, operand)),
                 part.request.payload.beats.eq(beats),
                 part.request.valid.eq(begin),
-                part.stop.eq(self.stop),
             ]
             if write:
                 m.d.comb += part.data.valid.eq(begin)
@@ -78,10 +80,9 @@ class StandInUnit(UnitComponent):
             ends.append(left == 0)
             idle.append(part.idle)
             ready.append(part.request.ready)
-            errors.append(part)
-        for part in reversed(errors):
-            with m.If(part.error):
-                m.d.comb += [self.error.eq(1), self.error_address.eq(part.error_address)]
+            parts.append(part)
+        if parts:
+            connect_masters(m, self, parts)
         waited = Signal(range(self._delay + 2))
         over = self.busy & (waited == self._delay)
         for end in ends:

@@ -17,7 +17,8 @@ from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "queue": 4})
 TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})
-PROGRAM = 0x55_0000_1000
+REGION_SIZE = 1 << 39  #: offsets have 38 bits
+PROGRAM = BASES[3] + REGION_SIZE - (1 << 20) - 0xC0  #: within the window of the last region
 
 
 class _Harness(wiring.Component):
@@ -88,7 +89,12 @@ class Host:
         return BY_NAME[register].field_value(await self.read(register), name)
 
     async def load(self) -> None:
-        for name, value in (("PROGRAM", PROGRAM), *((f"BASE{i}", b) for i, b in enumerate(BASES))):
+        limits = [base + REGION_SIZE for base in BASES]
+        for name, value in (
+            ("PROGRAM", PROGRAM),
+            *((f"BASE{i}", base) for i, base in enumerate(BASES)),
+            *((f"LIMIT{i}", limit) for i, limit in enumerate(limits)),
+        ):
             await self.write(f"{name}_LO", value & 0xFFFFFFFF)
             await self.write(f"{name}_HI", value >> 32)
 
