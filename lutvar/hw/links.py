@@ -17,7 +17,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, Region
 from lutvar.contract.widths import DRAIN_VALUES, WORDS
-from lutvar.hw.port_types import Stream, View
+from lutvar.hw.port_types import Stream, View, view_signal
 
 BEAT = BEAT_BYTES * 8  #: bits of a memory beat
 ADDRESS = 64  #: bits of a byte address in memory, after the base register was added
@@ -78,6 +78,16 @@ def windows_layout() -> data.ArrayLayout:
     return data.ArrayLayout(window, WINDOWS)
 
 
+def near_windows(m: Module, windows: Any) -> Any:
+    """The windows one cycle later, in registers of the unit: the control port may be far away.
+
+    Without a reset, for they follow the registers that have one.
+    """
+    near = view_signal(windows_layout(), reset_less=True)
+    m.d.sync += near.eq(windows)
+    return near
+
+
 def report_layout() -> data.StructLayout:
     """What a reader or writer reports; from registers.
 
@@ -104,9 +114,10 @@ def memory_members(masters: int) -> dict[str, Any]:
 
 def connect_masters(m: Module, unit: Any, masters: Sequence[Any]) -> None:
     """A unit's `windows`, `reports` and `stop` to its readers and writers."""
+    windows = near_windows(m, unit.windows)
     for number, master in enumerate(masters):
         m.d.comb += [
-            master.windows.eq(unit.windows),
+            master.windows.eq(windows),
             master.stop.eq(unit.stop),
             unit.reports[number].eq(master.report),
         ]

@@ -28,11 +28,14 @@ pytest.importorskip("cocotbext.axi", reason="cocotbext-axi is not installed")
 from lutvar.hw.accelerator.export import export
 
 #: Benches that run here; one that disappears without notice is a failure.
-EXPECTED = {"registers": 5, "programs": 5, "errors": 21, "weights": 4, "wrong_testbenches": 3}
+EXPECTED = {
+    "registers": 5, "programs": 5, "errors": 21, "weights": 4, "bounds": 16, "wrong_testbenches": 3,
+}  # fmt: skip
 #: All but the long ones and variants.
 ON_VERILATOR = (
     r"registers\.|weights\.|wrong_testbenches\.|every_unit|serial|passes_of"
     r"|errors\.(bad|dead|reset|silent|memory_refuses/port=\w+/response=2)"
+    r"|bounds\.(transfer|nothing|unsolicited|wrong_last/port=\w+/beats=1)"
 )
 #: Icarus knows X and runs about 40 cycles a second.
 ON_ICARUS = r"control_and_interrupt|every_unit$"
@@ -80,11 +83,11 @@ def test_two_weight_ports_on_verilator(tmp_path: Path) -> None:
         "verilator", verilog, config, tmp_path / "sim",
         modules=[f"lutvar.sim.testbenches.{name}" for name in TESTBENCHES],
         test_filter=r"registers\.|weights\.|every_unit|image_matches|bad_|silent_memory/port=r_wgt"
-        r"|memory_refuses/port=r_wgt\w*/response=2",
+        r"|(memory_refuses|transfer_outside|wrong_last)/port=r_wgt\w*(/response=2|/beats=3|$)",
     )  # fmt: skip
     assert all(row.passed for row in rows), _report(rows)
     names = " ".join(row.bench for row in rows)
-    assert names.count("port=r_wgt1") == 2 and names.count("every_unit") == 3, names
+    assert names.count("port=r_wgt1") == 4 and names.count("every_unit") == 3, names
 
 
 @pytest.mark.icarus

@@ -151,13 +151,15 @@ class BurstReader(wiring.Component):
         m.d.sync += [queue.push.eq(owned & ~lost), beat.eq(axi.rdata)]
         m.d.comb += queue.data.eq(beat)
 
-        start = read.data.address
+        # What is wrong with a beat is told a cycle later; the ways up to here are long enough.
+        failed, start = Signal(), Signal(BEAT_ADDRESS, reset_less=True)
+        m.d.sync += [failed.eq(owned & (axi.rresp != 0)), start.eq(read.data.address)]
         drive_report(
             m,
             self.report,
             {
-                "response": (owned & (axi.rresp != 0), start),
-                "last": (wrong, start),
+                "response": (failed, start),
+                "last": (lost, start),
                 "outside": (offered.valid & ~burst.inside, burst.address),
             },
             axi.rvalid & ~owned,

@@ -8,7 +8,6 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT_ADDRESS, WINDOWS, transfer_layout, windows_layout
-from lutvar.hw.port_types import view_signal
 
 #: Limit minus address minus beats needs two bits more than an address: one for beats beyond the
 #: end of the address space, and the sign.
@@ -36,25 +35,22 @@ class WindowCheck(wiring.Component):
     whose driver has set nothing touches nothing. `inside` is exactly: a window i exists with
     base_i <= address and address + beats <= limit_i, in integers (no wrap-around).
 
-    Latency: 1 cycle from `transfer` with `load` to `inside`, and 1 from a change of `windows`
-    before that. At most one carry chain between registers, two levels behind them.
+    Latency: 1 cycle from `transfer` with `load` to `inside`. Two levels and a carry chain before
+    its registers, two levels behind them.
     """
 
-    windows: In(windows_layout())  #: must stay while transfers are offered
+    windows: In(windows_layout())  #: from registers; must stay while transfers are offered
     transfer: In(transfer_layout())  #: the low six address bits are ignored
     load: In(1)  #: take the answer for `transfer`
     inside: Out(1)  #: the transfer that was loaded last lies in a window
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        # The registers of the control port may be far away. Without a reset: they follow anyhow.
-        windows = view_signal(windows_layout(), reset_less=True)
-        m.d.sync += windows.eq(self.windows)
         address = self.transfer.address[6:]
         above, below = Signal(WINDOWS, reset_less=True), Signal(WINDOWS, reset_less=True)
         with m.If(self.load):
             for number in range(WINDOWS):
-                window = windows[number]
+                window = self.windows[number]
                 m.d.sync += [
                     above[number].eq(address >= window.base),
                     below[number].eq(ends_within(address, self.transfer.beats, window.limit)),

@@ -26,6 +26,7 @@ from lutvar.hw.links import (
     BEAT_ADDRESS,
     INDEX_BITS,
     axi_read,
+    near_windows,
     payload_layout,
     report_layout,
     windows_layout,
@@ -105,7 +106,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             reader.stop.eq(self.stop),
             self.idle.eq(reader.idle),
-            reader.windows.eq(self.windows),
+            reader.windows.eq(near_windows(m, self.windows)),
             self.report.eq(reader.report),
             check.word.eq(word), check.index.eq(index), check.last.eq(last),
             resolve.word.eq(word), resolve.bases.eq(self.bases),

@@ -33,7 +33,7 @@ BASES = {
     Region.IO: 0x0333_0008_0000, Region.CACHE: 0x4444_0000_C000,
 }  # fmt: skip
 #: Programs lie behind the last region, in its window.
-PROGRAM, PROGRAM_SIZE = BASES[Region.CACHE] + 0x0055_0000_0000, 1 << 20
+PROGRAM, PROGRAM_SIZE = BASES[Region.CACHE] + 0x0015_0000_0000, 1 << 20
 
 
 def settings() -> dict[str, Any]:

@@ -107,15 +107,38 @@ def test_a_refused_burst_of_each_port(small: Small) -> None:
 
 
 def test_bases_beyond_the_memory(small: Small) -> None:
-    """All 64 address bits go out: a base above 4 GiB is refused there."""
+    """All 64 address bits go out: a base above 4 GiB is refused there, by the memory."""
     device = small.rig.device
+    limit = device.register("LIMIT0_HI")
     device._write("BASE0_HI", 0x12)
+    device._write("LIMIT0_HI", 0x13)
     try:
         error = small.fails()
     finally:
         device._write("BASE0_HI", 0)
+        device._write("LIMIT0_HI", limit)
     assert error.code in (DeviceError.READ_WGT, DeviceError.READ_FRONT)
     assert error.snapshot.error_address >> 32 == 0x12
+    small.right()
+
+
+@pytest.mark.parametrize("region", list(Region))
+def test_a_region_that_ends_too_early(small: Small, region: Region) -> None:
+    """A program that needs more than the driver has opened is told so, and touches no more."""
+    device = small.rig.device
+    name = f"LIMIT{int(region)}_LO"
+    limit = device.register(name)
+    # Of the last region this takes the program's end.
+    device._limit = lambda *_: None  # type: ignore[method-assign]
+    device._write(name, limit - 64)
+    try:
+        error = small.fails()
+    finally:
+        del device._limit
+        device._write(name, limit)
+    assert DeviceError(error.code).name.startswith("OUTSIDE_"), error
+    end = error.snapshot.error_address
+    assert end < small.line(region, 0) + (1 << 32) and "lies in no region" in str(error)
     small.right()
 
 
