@@ -9,9 +9,18 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import axi_read, axi_write
 
-#: What every burst says: whole beats of 64 bytes, INCR, normal memory (modifiable, bufferable).
+#: What every burst says: whole beats of 64 bytes, INCR, normal memory.
+#:
+#: AxCACHE is 0b0010, Normal Non-cacheable Non-bufferable. A bufferable write (0b0011) may be
+#: answered from an intermediate point, and nothing tells when it is visible at its destination
+#: (ARM IHI 0022, A4.4 "Memory types"); but DONE promises that every port and the host see all
+#: results, and it relies on the response alone. Modifiable stays set: the NoC cuts bursts into 256
+#: bytes and widths into 128 bits, of modifiable transactions freely, and of AxCACHE it carries that
+#: bit alone (AMD PG313, "AXI Conversion Overview" and "NoC Master Unit"), so this costs nothing
+#: there; its master unit answers a write when the destination has answered every part ("Write
+#: Response Tracker").
 _CONSTANTS = {
-    "id": (1, 0), "size": (3, 6), "burst": (2, 1), "lock": (1, 0), "cache": (4, 0b0011),
+    "id": (1, 0), "size": (3, 6), "burst": (2, 1), "lock": (1, 0), "cache": (4, 0b0010),
     "prot": (3, 0), "qos": (4, 0),
 }  # fmt: skip
 

@@ -59,6 +59,18 @@ async def transfer_outside(dut: Any, port: str) -> None:
 
 
 @cocotb.test()
+async def burst_attributes(dut: Any) -> None:
+    """What every burst says besides address and length; a write is answered by its destination."""
+    tb = await Testbench.start(dut)
+    await tb.cycles(4)
+    said = {"id": 0, "size": 6, "burst": 1, "lock": 0, "cache": 0b0010, "prot": 0, "qos": 0}
+    for name, write in tb.memory.ports:
+        for field, value in said.items():
+            pin = f"m_axi_{name}_{'aw' if write else 'ar'}{field}"
+            assert int(getattr(dut, pin).value) == value, f"{pin} is not {value:#x}"
+
+
+@cocotb.test()
 async def nothing_is_open_after_reset(dut: Any) -> None:
     """A driver that sets no LIMIT touches nothing."""
     tb = await Testbench.start(dut)
