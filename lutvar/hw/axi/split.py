@@ -8,10 +8,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.links import BEAT_ADDRESS, MAX_BURST, transfer_layout, windows_layout
+from lutvar.hw.port_types import view_signal
 
 from .windows import WindowCheck
 
-_ALIGNED = MAX_BURST.bit_length() - 1  #: address bits within a burst's window
+_ALIGNED = MAX_BURST.bit_length() - 1  #: address bits within a block
+
+
+def _held_layout() -> data.StructLayout:
+    """What registers hold of a burst."""
+    return data.StructLayout({"address": BEAT_ADDRESS, "beats": _ALIGNED + 1, "last": 1})
 
 
 def burst_layout() -> data.StructLayout:
@@ -19,13 +25,11 @@ def burst_layout() -> data.StructLayout:
 
     inside: its transfer lies in a window (`WindowCheck`); bursts of others must not be issued.
     """
-    return data.StructLayout(
-        {"address": BEAT_ADDRESS, "beats": _ALIGNED + 1, "last": 1, "inside": 1}
-    )
+    return data.StructLayout({**_held_layout().members, "inside": 1})
 
 
 class BurstSplitter(wiring.Component):
-    """Transfers in, bursts out: windows of 1 KiB, so that no burst crosses 4 KiB.
+    """Transfers in, bursts out: each within an aligned block of 1 KiB, so that none crosses 4 KiB.
 
     The bursts of a transfer follow each other without overlap or gap, have its `beats` in sum, and
     the last one alone has `last`. The first one starts where the transfer starts; the others start
@@ -50,8 +54,8 @@ class BurstSplitter(wiring.Component):
         second = Signal.like(self.i.payload, reset_less=True)
         accept, load = Signal(), Signal()
         upcoming = Signal.like(self.i.payload)
-        room = Signal(_ALIGNED + 1, reset_less=True)  # beats up to the end of the window
-        large = Signal(reset_less=True)  # more beats than any window has
+        room = Signal(_ALIGNED + 1, reset_less=True)  # beats up to the end of the block
+        large = Signal(reset_less=True)  # more beats than any block has
         m.d.comb += [
             self.i.ready.eq(~has_second),
             accept.eq(self.i.valid & ~has_second),
@@ -70,10 +74,10 @@ class BurstSplitter(wiring.Component):
         with m.If(accept):
             m.d.sync += second.eq(self.i.payload)
 
-        burst = self.o.payload
+        burst = view_signal(_held_layout(), reset_less=True)  # `o.valid` says when it counts
         left = Signal(len(first.beats), reset_less=True)  # beats after the current burst, if any
         more = Signal()  # there are some
-        # The first burst ends at the window's end.
+        # The first burst ends at its block's end.
         size = Signal(_ALIGNED + 1)
         few = first.beats[: _ALIGNED + 1]
         start = first.address[6:]
@@ -82,7 +86,7 @@ class BurstSplitter(wiring.Component):
             size.eq(Mux(large | (few >= room), room, few)),
             more_than_one.eq(large | (few > room)),
         ]
-        # Every later burst starts at a window.
+        # Every later burst starts a block.
         full = Signal()
         after = Signal(len(left) - _ALIGNED)
         m.d.comb += [full.eq(left[_ALIGNED:].any()), after.eq(left[_ALIGNED:] - 1)]
@@ -97,7 +101,8 @@ class BurstSplitter(wiring.Component):
             check.windows.eq(self.windows),
             check.transfer.eq(first),
             check.load.eq(load),
-            burst.inside.eq(check.inside),
+            self.o.payload.inside.eq(check.inside),
+            *(self.o.payload[name].eq(burst[name]) for name in _held_layout().members),
         ]
         with m.If(step):
             with m.If(self.o.valid & more):
