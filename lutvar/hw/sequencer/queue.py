@@ -19,8 +19,9 @@ WAITS = WAIT_BITS * len(UNITS)
 class UnitQueue(wiring.Component):
     """Queue of a unit's instructions; the oldest is offered when its waits are over.
 
-    Latency: 5 cycles from `push` to `command`; one instruction every 3 cycles at most; 2 cycles
-    from a count in `completed` to `command.valid`. Cost: LUTRAM of `depth` instructions.
+    Latency: 5 cycles from `push` to `command`; one instruction every 4 cycles at most; 2 cycles
+    from a count in `completed` to `command.valid`. Cost: LUTRAM of `depth` instructions. The
+    unit's ready ends in two flip-flops; the queue's enables follow a cycle later.
     """
 
     push: Signal  #: in: an instruction arrives; only while `room`
@@ -56,7 +57,7 @@ class UnitQueue(wiring.Component):
         m.submodules.queue = queue = WideQueue(size + WAITS, self.depth)
         head, over = queue.o, Signal(len(UNITS))
         looked = Signal()  # `over` is about the instruction that is at the head now
-        offered, leave = Signal(), Signal()
+        offered, leave, left = Signal(), Signal(), Signal()
         m.d.comb += [
             queue.push.eq(self.push),
             queue.data[:size].eq(Value.cast(self.payload)),
@@ -65,7 +66,7 @@ class UnitQueue(wiring.Component):
             Value.cast(self.command.payload).eq(head.payload[:size]),
             self.command.valid.eq(offered),
             leave.eq(offered & self.command.ready),
-            head.ready.eq(leave),
+            head.ready.eq(left),
         ]
         for unit in UNITS:
             wait = head.payload[size:].word_select(int(unit), WAIT_BITS)
@@ -74,7 +75,8 @@ class UnitQueue(wiring.Component):
             m.d.comb += ahead.eq(self.completed.word_select(int(unit), WAIT_BITS) - wait)
             m.d.sync += over[int(unit)].eq(~ahead[-1])
         m.d.sync += [
-            looked.eq(head.valid & ~leave),
+            left.eq(leave),
+            looked.eq(head.valid & ~leave & ~left),
             offered.eq((offered & ~leave) | (looked & over.all() & ~offered & ~self.halt)),
             self.empty.eq(~head.valid & ~self.push),
             self.waiting.eq(looked & ~over.all() & ~offered),
