@@ -130,6 +130,7 @@ _STATE = (
     Field("quiet", 27, 1, "no memory port has anything outstanding"),
     Field("resetting", 28, 1, "a soft reset waits for the memory ports"),
     Field("halted", 29, 1, "an error is kept"),
+    Field("settling", 30, 1, "answers to bursts from before a reset may still come"),
 )  # fmt: skip
 _PORTS = (
     *(f for i, p in enumerate(READ_PORTS) for f in _bits(3 * i, 1, [
@@ -148,7 +149,7 @@ REGISTERS: tuple[Register, ...] = (
         Field("start", 0, 1, "write 1 to run the program; reads 1 until it is accepted"),
         Field("done", 1, 1, "a program has finished since the last read; cleared by reading"),
         Field("idle", 2, 1, "no program runs"),
-        Field("ready", 3, 1, "a start would be accepted: idle and no error kept"),
+        Field("ready", 3, 1, "a start would be accepted: idle, no error kept, not STATE.settling"),
     )),
     _R("GIE", 0x04, _A.RW, "global interrupt enable", 0, (
         Field("enable", 0, 1, "drive `interrupt`"),
@@ -204,7 +205,8 @@ REGISTERS: tuple[Register, ...] = (
     _R("SOFT_RESET", 0x78, _A.WO, "abort and clear errors, counters and units", 0, (
         Field("request", 0, 1,
               "end what the memory ports have begun, then reset; STATE.resetting until then"),
-        Field("force", 1, 1, "reset at once; only for a memory that no longer answers"),
+        Field("force", 1, 1,
+              "reset at once, then STATE.settling; only for a memory that no longer answers"),
     )),
     _R("SCRATCH", 0x7C, _A.RW, "no function; for bus tests"),
     _R("CYCLES_LO", 0x80, _A.RO, "cycles while a program runs, bits 31..0"),

@@ -53,6 +53,8 @@ def _still(snapshot: DeviceSnapshot) -> str:
     """The state of the device when time was up."""
     if BY_NAME["STATE"].field_value(snapshot.state, "resetting"):
         return ""
+    if BY_NAME["STATE"].field_value(snapshot.state, "settling"):
+        return "; the memory still answers bursts from before the last reset"
     idle = BY_NAME["CTRL"].field_value(snapshot.ctrl, "idle")
     return "; the device is idle, it never started" if idle else "; the device still runs it"
 
@@ -127,11 +129,13 @@ class Device:
     def soft_reset(self) -> None:
         """Abort the program, clear error and counters; memory keeps its contents.
 
-        Memory ports end what they have begun first. Raises ProgramTimeout when they do not.
+        Memory ports end what they have begun first. After a reset of the board the device also
+        waits until its memory has been quiet for a while. Raises ProgramTimeout when either takes
+        longer than `grace` cycles.
         """
         self._write("SOFT_RESET", 1)
         first = self.transport.cycles
-        while self._field("STATE", "resetting"):
+        while self._field("STATE", "resetting") or not self._field("CTRL", "ready"):
             if self.transport.cycles - first >= self._grace:
                 snapshot = DeviceSnapshot.read(self.register)
                 raise ProgramTimeout("soft reset", self._grace, snapshot)

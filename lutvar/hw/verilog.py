@@ -14,7 +14,16 @@ from typing import Any
 
 from amaranth._toolchain.yosys import find_yosys
 from amaranth.back import rtlil  # type: ignore[attr-defined]  # its stubs leave this one out
-from amaranth.hdl import ClockDomain, ClockSignal, Fragment, Instance, Module, ResetSignal, Value
+from amaranth.hdl import (
+    ClockDomain,
+    ClockSignal,
+    Fragment,
+    Instance,
+    Module,
+    ResetSignal,
+    Signal,
+    Value,
+)
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
@@ -24,11 +33,24 @@ from lutvar.hw.inspection import for_inspection
 PREFIX = "lutvar_"  #: of every module in an exported text
 _DOMAIN = "sync"
 _CLOCK, _RESET = "clk", "rst"
+#: Domain whose reset is the one at a definition's port, while that of `sync` may come from the
+#: definition's own register (`place`, `spread`).
+_ROOT = "reset_root"
+_STAGE = f"{PREFIX}reset_stage"
+_STAGE_TEXT = f"""\
+// A stage of the reset tree: synthesis must not merge the copies.
+module {_STAGE} (input clk, input d, output q);
+  (* keep = "true", dont_touch = "true" *) reg stage = 1'b1;
+  always @(posedge clk) stage <= d;
+  assign q = stage;
+endmodule
+"""
 _YOSYS = (0, 40)  #: oldest Yosys that Amaranth's own export accepts
 _ATTRIBUTES = " ".join(
     f"-remove {name}"
     for name in (
-        "generator", "top", "src", "unused_bits", "amaranth.hierarchy", "amaranth.decoding"
+        "generator", "top", "src", "unused_bits", "full_case",
+        "amaranth.hierarchy", "amaranth.decoding",
     )
 )  # fmt: skip
 #: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers,
@@ -40,6 +62,10 @@ _PASSES = (
     "proc -noopt",
     "memory_collect",
     "opt_merge",
+    "opt_clean -purge",
+    # Resets and enables leave the multiplexers: `if (rst) ... else if (en)`, which every synthesis
+    # takes for the control set of a register. Only plain ones, which split no word.
+    "opt_dff -simple-dffe",
     "opt_clean -purge",
     f"attrmap {_ATTRIBUTES}",
     f"attrmap -modattr {_ATTRIBUTES}",
@@ -53,18 +79,32 @@ class ExportPlatform:
     Attributes:
         registry: module name (with prefix) -> the component that defines it.
         texts: module name (with prefix) -> Verilog that defines it.
+        spread: modules with a register of their own for their reset.
     """
 
     def __init__(self) -> None:
         self.registry: dict[str, wiring.Component] = {}
         self.texts: dict[str, str] = {}
+        self.spread: set[str] = set()
+        #: The module that is being elaborated may hold spread ones.
+        self.spreading = True
 
-    def register(self, module: str, component: wiring.Component) -> None:
+    def register(self, module: str, component: wiring.Component, spread: bool = False) -> None:
         """Keep the first component placed under a name as the definition of that name.
 
         Raises:
-            ValueError: a component of another type or with other ports has taken the name.
+            ValueError: a component of another type, with other ports or with another reset has
+                taken the name, or the reset would come through too many registers.
         """
+        if spread and not self.spreading:
+            raise ValueError(
+                f"module {module} is spread inside one that is not: its reset would be later than "
+                "that of the others; spread the outer one too"
+            )
+        if module in self.registry and (module in self.spread) != spread:
+            raise ValueError(f"module {module} is spread in one place only; spread it in all")
+        if spread:
+            self.spread.add(module)
         first = self.registry.setdefault(module, component)
         if type(first) is not type(component) or first.signature != component.signature:
             raise ValueError(
@@ -82,31 +122,61 @@ def _ports(component: wiring.Component) -> list[tuple[str, Value, wiring.Flow]]:
     ]
 
 
-def place(m: Module, platform: Any, name: str, component: wiring.Component, module: str) -> None:
+def place(
+    m: Module, platform: Any, name: str, component: wiring.Component, module: str, *,
+    spread: bool = False, reset: Value | None = None,
+) -> None:  # fmt: skip
     """Add a component to a module: shared definition for export, submodule otherwise.
 
     In both cases the caller uses the ports of `component`. A shared unit lives in the clock
     domain `sync` and gets that domain's reset; a `ResetInserter` around the caller does not
     reach into it, so valid bits belong to the caller or the domain itself is to be reset.
 
+    Resets form a tree of equal depth. A definition that is `spread` has a register of its own
+    between its port and its `sync` domain, so no register drives the resets of two of them; spread
+    ones inside it take the reset from its port, so that all leave reset in the same cycle.
+
     Args:
         name: name of the instance in `m`.
         module: name of the shared definition, without prefix. Components placed under one name must
             be equal: same class, same parameters.
+        spread: the definition has its own register for its reset.
+        reset: the reset at the instance's port, one cycle ahead of that of `sync`; default: that of
+            `sync`, or when `spread` the one at the port of the definition around.
     """
     if not isinstance(platform, ExportPlatform):
         m.submodules[name] = component
         return
     # Only the first component of a name is elaborated; the others need no warning for that.
     for_inspection(component)
-    platform.register(PREFIX + module, component)
+    platform.register(PREFIX + module, component, spread)
+    if reset is None:
+        reset = ResetSignal(_ROOT if spread else _DOMAIN)
     connections: list[tuple[str, str, Any]] = [
         ("i", _CLOCK, ClockSignal(_DOMAIN)),
-        ("i", _RESET, ResetSignal(_DOMAIN)),
+        ("i", _RESET, reset),
     ]
     for port, value, flow in _ports(component):
         connections.append(("i" if flow is wiring.In else "o", port, value))
     m.submodules[name] = Instance(PREFIX + module, *connections)
+
+
+def _stage(platform: ExportPlatform, clock: Value, reset: Value, later: Value) -> Instance:
+    platform.texts[_STAGE] = _STAGE_TEXT
+    return Instance(_STAGE, ("i", _CLOCK, clock), ("i", "d", reset), ("o", "q", later))
+
+
+def reset_stage(m: Module, platform: Any, domain: str, reset: Value, name: str) -> Signal:
+    """`reset` a cycle later, high after power-up: a stage of the reset tree.
+
+    Equal stages stay apart in the exported text and in synthesis.
+    """
+    later = Signal(name=name, init=1, reset_less=True)
+    if isinstance(platform, ExportPlatform):
+        m.submodules[f"{name}_stage"] = _stage(platform, ClockSignal(domain), reset, later)
+    else:
+        m.d[domain] += later.eq(reset)
+    return later
 
 
 def instantiate(
@@ -144,16 +214,26 @@ def _rtlil(
     component: Any, name: str, platform: ExportPlatform, ports: Mapping[str, Any] | None
 ) -> str:
     """Netlist of one definition with all hierarchy inside it, in RTLIL."""
+    spread = name in platform.spread
+    # A definition that is exported on its own has nothing around it that resets later.
+    platform.spreading = spread or name not in platform.registry
     fragment = Fragment.get(component, platform)
     if ports is None:
         # Clock and reset are ports even of a unit that uses neither, so that every instance can
         # connect both without looking inside.
         domain: Any = ClockDomain(_DOMAIN)  # its stubs leave out clk and rst
-        fragment.add_domains(domain)
+        root: Any = ClockDomain(_ROOT)
+        root.clk = domain.clk
         ports = {
             _CLOCK: (domain.clk, PortDirection.Input),
-            _RESET: (domain.rst, PortDirection.Input),
+            _RESET: (root.rst, PortDirection.Input),
         }
+        if spread:
+            domain.rst = Signal(name="reset_leaf", init=1)
+            fragment.add_subfragment(_stage(platform, domain.clk, root.rst, domain.rst), "leaf")
+        else:
+            domain.rst = root.rst
+        fragment.add_domains(domain, root)
         for port, value, flow in _ports(component):
             ports[port] = (
                 value,
@@ -178,7 +258,14 @@ def _verilog(text: str) -> str:
     script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_PASSES]
     with writable_cache():
         # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
-        return yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
+        written = yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
+    # Tables that Yosys makes of switches, a few address bits wide.
+    return re.sub(
+        r"^  reg (\[\d+:0\] _\d+_ \[\d+:0\];)$",
+        r'  (* rom_style = "distributed" *) reg \1',
+        written,
+        flags=re.MULTILINE,
+    )
 
 
 def with_prefix(verilog: str, prefix: str) -> str:

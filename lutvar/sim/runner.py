@@ -20,7 +20,7 @@ from .tools import VERILATOR_HINT, Tool, icarus, verilator
 from .verilator import first_module
 
 Simulator = Literal["verilator", "icarus"]
-TESTBENCHES = ("registers", "programs", "errors", "weights", "bounds")
+TESTBENCHES = ("registers", "programs", "errors", "weights", "bounds", "resets")
 #: What Icarus runs unless told otherwise: a matter of minutes. Everything takes it hours.
 ICARUS_TESTBENCHES = (
     r"registers\.|every_unit$|bad_headers|dead_memory|memory_refuses/port=\w+/response=2"

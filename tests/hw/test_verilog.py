@@ -8,14 +8,20 @@ import sys
 from pathlib import Path
 
 import pytest
-from amaranth.hdl import Cat, Fragment, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Fragment, Module, Mux, ResetSignal, Signal, unsigned
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
 from lutvar.hw.port_types import View
 from lutvar.hw.units.memory import ChunkMemory, SharedMemory
-from lutvar.hw.verilog import ExportPlatform, export_verilog, instantiate, place
+from lutvar.hw.verilog import (
+    ExportPlatform,
+    export_verilog,
+    instantiate,
+    place,
+    reset_stage,
+)
 
 
 class Step(wiring.Component):
@@ -96,7 +102,8 @@ class Row(wiring.Component):
             memory.write_addr.eq(self.x),
             memory.write_chunk.eq(self.x[2:4] & ~self.x[4:6]),
             memory.write_data.eq(self.x[3:]),
-            memory.read_addr.eq(self.address),
+            # Never what is being written.
+            memory.read_addr.eq(self.address ^ (self.address == self.x[:2])),
             self.word.eq(memory.read_data),
         ]
         m.submodules.shared = shared = SharedMemory(8, 3)
@@ -144,7 +151,7 @@ def test_equal_units_become_one_module_with_many_instances():
     names = modules(text)
     assert len(names) == len(set(names))
     assert {"lutvar_row", "lutvar_test_step", "lutvar_test_maximum"} <= set(names)
-    assert {"lutvar_ram", "lutvar_shared_ram_auto"} <= set(names)
+    assert {"lutvar_ram_distributed", "lutvar_shared_ram_block"} <= set(names)
     assert all(name.startswith("lutvar_") for name in names)
     assert len(re.findall(r"^\s*lutvar_test_step step_\d", text, flags=re.MULTILINE)) == 3
     assert len(re.findall(r"^\s*lutvar_test_maximum maximum", text, flags=re.MULTILINE)) == 1
@@ -225,6 +232,98 @@ def test_unequal_units_must_not_share_a_name():
         with pytest.raises(ValueError, match=r"lutvar_thing is Step.*give it another module name"):
             platform.register("lutvar_thing", other)
     assert platform.registry["lutvar_thing"] is units[0]
+
+
+class Counter(wiring.Component):
+    """Counts from reset on."""
+
+    y: Out(4)
+
+    def elaborate(self, platform):
+        m = Module()
+        m.d.sync += self.y.eq(self.y + 1)
+        return m
+
+
+class Pair(wiring.Component):
+    """A counter of its own, one in a plain part, one in a spread part."""
+
+    y: Out(12)
+
+    def elaborate(self, platform):
+        m = Module()
+        own = Signal(4)
+        m.d.sync += own.eq(own + 1)
+        plain, apart = Counter(), Counter()
+        place(m, platform, "plain", plain, "test_plain")
+        place(m, platform, "apart", apart, "test_apart", spread=True)
+        m.d.comb += self.y.eq(Cat(own, plain.y, apart.y))
+        return m
+
+
+class Tree(wiring.Component):
+    """Two equal units behind stages of their own, and a counter in the domain itself."""
+
+    y: Out(28)
+
+    def elaborate(self, platform):
+        m = Module()
+        parts = []
+        for name in ("a", "b"):
+            unit = Pair()
+            stage = reset_stage(m, platform, "sync", ResetSignal(), f"reset_{name}")
+            place(m, platform, name, unit, "test_pair", spread=True, reset=stage)
+            parts.append(unit.y)
+        late = reset_stage(m, platform, "sync", stage, "late")
+        own = Signal(4, reset_less=True)
+        m.d.sync += own.eq(Mux(late, 0, own + 1))
+        m.d.comb += self.y.eq(Cat(own, *parts))
+        return m
+
+
+@pytest.mark.icarus
+def test_all_leaves_of_the_reset_tree_fall_in_the_same_cycle(tmp_path):
+    verilog = export_verilog(Tree(), "lutvar_tree")
+    # Two stages in the top and a third one for `late`; a leaf for each spread definition.
+    assert len(re.findall(r"^  lutvar_reset_stage ", verilog, flags=re.MULTILINE)) == 5
+    (tmp_path / "tree.v").write_text(verilog)
+    (tmp_path / "testbench.v").write_text("""
+module testbench;
+  reg clk = 0, rst = 0;
+  wire [27:0] y;
+  integer i;
+  lutvar_tree tree (.clk(clk), .rst(rst), .y(y));
+  initial begin
+    for (i = 0; i < 40; i = i + 1) begin
+      rst = i == 3 || (i > 11 && i < 15);
+      #1 clk = 1; #1 clk = 0;
+      $display("%h", y);
+    end
+    $finish;
+  end
+endmodule
+""")
+    subprocess.run(
+        ["iverilog", "-g2005", "-s", "testbench", "-o", "testbench", "tree.v", "testbench.v"],
+        cwd=tmp_path, check=True,
+    )  # fmt: skip
+    done = subprocess.run(["vvp", "testbench"], cwd=tmp_path, check=True, capture_output=True)
+    words = [line for line in done.stdout.decode().split() if re.fullmatch(r"[0-9a-fx]{7}", line)]
+    assert len(words) == 40 and all(len(set(word)) == 1 for word in words), words
+    # One cycle of reset at the port is one at the leaves; three are three.
+    digits = "".join(word[0] for word in words)
+    assert digits.startswith("001230123456780001234567"), digits
+
+
+def test_a_reset_comes_through_as_many_registers_everywhere():
+    platform, unit = ExportPlatform(), Counter()
+    Fragment.get(unit, platform)
+    platform.register("lutvar_thing", unit, spread=True)
+    with pytest.raises(ValueError, match="lutvar_thing is spread in one place only"):
+        platform.register("lutvar_thing", unit)
+    platform.spreading = False  # inside a definition that takes its reset as it comes
+    with pytest.raises(ValueError, match="lutvar_other is spread inside one that is not"):
+        platform.register("lutvar_other", unit, spread=True)
 
 
 def test_names_must_be_unique_and_prefixed():

@@ -33,8 +33,15 @@ from lutvar.hw.links import (
 
 from .monitor import EventCounters, FirstError, Watchdog
 
-RESET_CYCLES = 8  #: how long a soft reset holds the units in reset
-STOP_CYCLES = 16  #: from `stop` to the first look at `idle`
+RESET_CYCLES = 16  #: how long a reset holds the units in reset: what is in flight drains
+#: Registers from `core_reset` to the domains that it resets, the same number on every way: one for
+#: each unit, and one in the unit and in each large part of it (`verilog.place`).
+RESET_DEPTH = 2
+#: From the end of `core_reset` until all units have left reset and see `stop` fall after it.
+RELEASE_CYCLES = RESET_DEPTH + 2
+STOP_CYCLES = 16 + RESET_DEPTH  #: from `stop` to the first look at `idle`
+#: Cycles without a beat or response after which none of a burst from before a reset is expected.
+SETTLE_CYCLES = 1024
 _COUNTED = (
     *(f"BUSY_{u.name}" for u in UNITS), *(f"ACTIVE_{u.name}" for u in UNITS),
     "MATRIX_ISSUE", "MATRIX_WAIT_WEIGHTS",
@@ -90,12 +97,20 @@ PORTS_BITS = max(field.low + field.width for field in BY_NAME["PORTS"].fields)
 class Control(wiring.Component):
     """Registers, start, errors, watchdog, counters, soft reset, interrupt.
 
-    Clock domains (one clock): register storage and soft reset are in `bus`; everything else is in
+    Clock domains (one clock): register storage and resets are in `bus`; everything else is in
     `sync`, whose reset the top derives from `core_reset`.
 
     A start is accepted when CTRL.ready is 1 and ignored otherwise. After an error nothing is
     dispatched until SOFT_RESET, which also clears CTRL.done, ISR and the counters. SOFT_RESET
     stops the units, waits until their memory ports are idle, and resets them.
+
+    A reset of `bus`, of one cycle too, holds the units in reset for `RESET_CYCLES`. Bursts that it
+    cut off may still be answered, for the memory need not be reset with the accelerator: until
+    `settle` cycles have passed without an answer CTRL.ready stays 0. So it is after
+    SOFT_RESET.force. A plain SOFT_RESET leaves no burst behind and needs no such wait.
+
+    Args:
+        settle: cycles without an answer before CTRL.ready rises after such a reset.
     """
 
     bus: In(RegisterBusSignature(ADDRESS_BITS))  #: register accesses
@@ -134,11 +149,16 @@ class Control(wiring.Component):
     write_beats: In(len(WRITE_PORTS))  #: write ports on which a beat moves
     #: of the readers of READ_PORTS, then of the writers of WRITE_PORTS
     reports: In(data.ArrayLayout(report_layout(), len(READ_PORTS) + len(WRITE_PORTS)))
-    core_reset: Out(1, init=1)  #: resets everything but the registers; high after power-up
+    arrivals: In(1)  #: a memory port is offered a beat or a response
+    #: resets everything but the registers, through `RESET_DEPTH` registers; high after power-up
+    core_reset: Out(1, init=1)
+    mute: Out(1, init=1)  #: the units are in reset: what they drive on memory ports does not count
     interrupt: Out(1)  #: level
 
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self._config = config
+    def __init__(self, config: AcceleratorConfig, *, settle: int = SETTLE_CYCLES) -> None:
+        if settle < 1:
+            raise ValueError(f"settle is {settle}; it must be at least 1 cycle")
+        self._config, self._settle = config, settle
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -153,10 +173,11 @@ class Control(wiring.Component):
         )
         wiring.connect(m, wiring.flipped(self.bus), registers.bus)
         resetting = self._soft_reset(m, registers)
+        settling = self._settling(m, registers)
         state = Signal(32)
-        m.d.sync += state.eq(self._state(resetting))
+        m.d.sync += state.eq(self._state(resetting, settling))
         errors = self._errors(m, registers, state)
-        self._control_register(m, registers)
+        self._control_register(m, registers, settling)
         self._count(m, registers)
         self._interrupts(m, registers, errors.raised)
         m.d.comb += [
@@ -177,14 +198,14 @@ class Control(wiring.Component):
         m.d.sync += registers.ports.eq(self.ports)
         return m
 
-    def _state(self, resetting: Signal) -> Value:
+    def _state(self, resetting: Signal, settling: Signal) -> Value:
         each = {"busy": self.busy, "active": self.active, "empty": self.empty,
                 "waits": self.waiting, "incomplete": self.incomplete}  # fmt: skip
         return pack_fields("STATE", {
             **{f"{what}_{u.name.lower()}": bits[int(u)] for what, bits in each.items()
                for u in UNITS},
             "dispatch": self.dispatching, "end": self.ending, "quiet": self.idle,
-            "resetting": resetting, "halted": self.halt,
+            "resetting": resetting, "halted": self.halt, "settling": settling,
         })  # fmt: skip
 
     def _errors(self, m: Module, registers: Any, state: Signal) -> FirstError:
@@ -238,13 +259,13 @@ class Control(wiring.Component):
         ]
         return errors
 
-    def _control_register(self, m: Module, registers: Any) -> None:
+    def _control_register(self, m: Module, registers: Any, settling: Signal) -> None:
         done, pending, begin = Signal(), Signal(), Signal()
         with m.If(self.finished):
             m.d.sync += done.eq(1)
         with m.Elif(registers.ctrl_seen):
             m.d.sync += done.eq(0)
-        ready = ~self.running & ~self.halt & ~pending
+        ready = ~self.running & ~self.halt & ~pending & ~settling
         # A register in the path; the next write to an argument comes at least three cycles later.
         m.d.sync += begin.eq(registers.ctrl_write[0])
         m.d.comb += self.start.eq(begin & ready)
@@ -294,23 +315,37 @@ class Control(wiring.Component):
         """Returns: a reset was asked for and waits for the memory ports."""
         resetting = Signal()
         stopped = Signal(range(STOP_CYCLES + 1))
-        left = Signal(range(RESET_CYCLES + 1))
-        going = Signal()  # left is not 0: the bus waits for it, and the reset comes over the bus
+        whole = RESET_CYCLES + RELEASE_CYCLES
+        left = Signal(range(whole + 1), init=whole)
+        # `left` is not 0: the bus waits for it, and the units are silent. 1 from `bus` reset on.
+        going = self.mute
         request, force = registers.soft_reset_write[0], registers.soft_reset_write[1]
         over = Signal()
         m.d.comb += [
             # Until the reset has taken effect: nothing may start on a port that is idle.
             self.stop.eq(resetting | going),
             over.eq(resetting & (stopped == STOP_CYCLES) & self.idle),
-            self.bus_hold.eq(going | self.core_reset),
+            self.bus_hold.eq(going),
         ]
-        m.d.bus += self.core_reset.eq(going)
+        m.d.bus += self.core_reset.eq(going & (left > RELEASE_CYCLES))
         with m.If(resetting & (stopped != STOP_CYCLES)):
             m.d.bus += stopped.eq(stopped + 1)
         with m.If(force | over):
-            m.d.bus += [resetting.eq(0), stopped.eq(0), left.eq(RESET_CYCLES), going.eq(1)]
+            m.d.bus += [resetting.eq(0), stopped.eq(0), left.eq(whole), going.eq(1)]
         with m.Elif(request):
             m.d.bus += resetting.eq(1)
         with m.If(going & ~(force | over)):
             m.d.bus += [left.eq(left - 1), going.eq(left != 1)]
         return resetting
+
+    def _settling(self, m: Module, registers: Any) -> Signal:
+        """Returns: answers to bursts that a reset cut off may still come."""
+        settling = Signal(init=1)
+        calm = Signal(range(self._settle))  # cycles without an answer
+        with m.If(self.arrivals | self.mute):
+            m.d.bus += calm.eq(0)
+        with m.Elif(settling):
+            m.d.bus += [calm.eq(calm + 1), settling.eq(calm != self._settle - 1)]
+        with m.If(registers.soft_reset_write[1]):
+            m.d.bus += settling.eq(1)
+        return settling

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Module, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -25,6 +25,13 @@ _CONSTANTS = {
 }  # fmt: skip
 
 
+#: Outputs that are low while `ap_rst_n` is: VALIDs, which AXI asks for, and what the control port
+#: takes.
+HANDSHAKES = frozenset(
+    {"arvalid", "awvalid", "wvalid", "rvalid", "bvalid", "arready", "awready", "wready"}
+)
+
+
 class AxiMasterSignature(wiring.Signature):
     """AXI4 with 512-bit data and 64-bit addresses, seen from the master."""
 
@@ -41,14 +48,20 @@ class AxiMasterSignature(wiring.Signature):
         super().__init__(members)
 
 
-def connect_master(m: Module, port: Any, *, read: Any = None, write: Any = None) -> None:
-    """Connect a unit's memory interface (`links.axi_read`/`axi_write`) to a port of the top."""
+def connect_master(
+    m: Module, port: Any, *, mute: Value, read: Any = None, write: Any = None
+) -> None:
+    """Connect a unit's memory interface (`links.axi_read`/`axi_write`) to a port of the top.
+
+    `mute` holds VALIDs low.
+    """
     for unit, channel, signature in ((read, "ar", axi_read()), (write, "aw", axi_write())):
         if unit is None:
             continue
         for name, member in signature.members.items():
             inner, outer = getattr(unit, name), getattr(port, name)
             source, sink = (inner, outer) if member.flow is Out else (outer, inner)
-            m.d.comb += sink.eq(source)
+            silent = member.flow is Out and name in HANDSHAKES
+            m.d.comb += sink.eq(source & ~mute if silent else source)
         for name, (_, value) in _CONSTANTS.items():
             m.d.comb += getattr(port, f"{channel}{name}").eq(value)

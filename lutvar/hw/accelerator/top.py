@@ -22,10 +22,10 @@ from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 from lutvar.hw.fetch.unit import FetchUnit
 from lutvar.hw.port_types import AxiLitePort, AxiReadPort, AxiReadWritePort
 from lutvar.hw.sequencer.sequencer import Sequencer
-from lutvar.hw.verilog import place
+from lutvar.hw.verilog import place, reset_stage
 
-from .control import Control
-from .ports import AxiMasterSignature, connect_master
+from .control import SETTLE_CYCLES, Control
+from .ports import HANDSHAKES, AxiMasterSignature, connect_master
 
 TOP_NAME = "lutvar_accelerator"
 
@@ -86,31 +86,49 @@ class AcceleratorCore(_AcceleratorPorts):
     Args:
         config: the build.
         units: units by name (`make_units`); others with the same members may stand in.
+        settle: see `Control`.
     """
 
     core_reset: Signal  #: out: the reset of `sync`
 
-    def __init__(self, config: AcceleratorConfig, units: Mapping[str, Any] | None = None) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        units: Mapping[str, Any] | None = None,
+        *,
+        settle: int = SETTLE_CYCLES,
+    ) -> None:
+        self._config, self._settle = config, settle
         self._units = dict(units) if units is not None else make_units(config)
         super().__init__({**_members(config), "core_reset": Out(1, init=1)})  # type: ignore[call-arg]  # stubs: still `reset`
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.axi_lite = axi_lite = DomainRenamer("bus")(AxiLite(ADDRESS_BITS))
-        m.submodules.control = control = Control(self._config)
+        m.submodules.control = control = Control(self._config, settle=self._settle)
+
+        def branch(name: str) -> Signal:
+            """The reset one stage ahead of `sync`; each unit has a register of its own."""
+            return reset_stage(m, platform, "bus", control.core_reset, f"reset_{name}")
+
         sequencer = Sequencer(self._config)
-        place(m, platform, "sequencer", sequencer, "sequencer")
+        place(
+            m, platform, "sequencer", sequencer, "sequencer",
+            spread=True, reset=branch("sequencer"),
+        )  # fmt: skip
         wiring.connect(m, wiring.flipped(self.s_axi_control), axi_lite.axi)
         wiring.connect(m, axi_lite.bus, control.bus)
         m.d.comb += [
             axi_lite.hold.eq(control.bus_hold),
             self.interrupt.eq(control.interrupt),
-            self.core_reset.eq(control.core_reset),
+            self.core_reset.eq(reset_stage(m, platform, "bus", branch("core"), "reset_leaf")),
         ]
         units = self._units
         for name, unit in units.items():
-            place(m, platform, f"unit_{name}", unit, f"unit_{name}")
+            place(
+                m, platform, f"unit_{name}", unit, f"unit_{name}",
+                spread=True, reset=branch(name),
+            )  # fmt: skip
         self._steer(m, control, sequencer)
         for source, sink in zip(units["fetch"].weights, units["matrix"].weights, strict=True):
             wiring.connect(m, source, sink)
@@ -128,7 +146,7 @@ class AcceleratorCore(_AcceleratorPorts):
         writes = {"post": units["post"].write, "values": units["attend"].write}
         for name in _port_names(self._config):
             port = getattr(self, f"m_axi_{name}")
-            connect_master(m, port, read=reads.get(name), write=writes.get(name))
+            connect_master(m, port, read=reads.get(name), write=writes.get(name), mute=control.mute)
         self._observe(m, control)
         return m
 
@@ -141,6 +159,8 @@ class AcceleratorCore(_AcceleratorPorts):
         ):  # fmt: skip
             m.d.comb += getattr(control, name).eq(getattr(sequencer, name))
         units = [self._units[unit.name.lower()] for unit in UNITS]
+        stop = Signal(init=1)  # on its way to the units
+        m.d.bus += stop.eq(control.stop)
         for unit, part in zip(UNITS, units, strict=True):
             number = int(unit)
             wiring.connect(m, getattr(sequencer, f"command_{unit.name.lower()}"), part.command)
@@ -149,7 +169,7 @@ class AcceleratorCore(_AcceleratorPorts):
                 control.done[number].eq(part.done),
                 control.busy[number].eq(part.busy),
                 control.active[number].eq(part.active),
-                part.stop.eq(control.stop),
+                part.stop.eq(stop),
             ]
         idle = Signal()
         m.d.sync += idle.eq(sequencer.idle & Cat(part.idle for part in units).all())
@@ -197,13 +217,18 @@ class AcceleratorCore(_AcceleratorPorts):
             bits += [port.awvalid, port.awready, port.wvalid, port.wready, port.bvalid]
             m.d.comb += control.write_beats[number].eq(port.wvalid & port.wready)
         m.d.comb += control.ports.eq(Cat(bits))
+        answers = [getattr(self, f"m_axi_{name}").rvalid for name in READ_PORTS if name in built]
+        answers += [getattr(self, f"m_axi_{name}").bvalid for name in WRITE_PORTS]
+        m.d.bus += control.arrivals.eq(Cat(*answers).any())
 
 
 class Accelerator(_AcceleratorPorts):
     """The top: clock domains around `AcceleratorCore`.
 
-    Reset: `ap_rst_n` is synchronous and active low; it resets everything. SOFT_RESET resets the
-    units alone, after their memory ports have ended what they began.
+    Reset: `ap_rst_n` is synchronous and active low; it resets everything, whatever its length.
+    While it is low and until the units have left reset, no VALID is high on any port. CTRL.ready
+    rises when the memory has been quiet for `SETTLE_CYCLES`. SOFT_RESET resets the units alone,
+    after their memory ports have ended what they began.
 
     The ports `m_axi_*` are AXI4, 512 bit, one ID, INCR bursts of at most 1 KiB that do not cross a
     multiple of 1 KiB.
@@ -242,6 +267,8 @@ class Accelerator(_AcceleratorPorts):
                 outer = getattr(outer, str(step))
             if member.flow is In:
                 m.d.comb += value.eq(outer)
+            elif path[-1] in HANDSHAKES:
+                m.d.comb += outer.eq(value & self.ap_rst_n)
             else:
                 m.d.comb += outer.eq(value)
         return m

@@ -14,16 +14,16 @@ from lutvar.contract.memory import SCALE_BYTE
 from lutvar.hw.links import BEAT
 from lutvar.hw.port_types import Stream, view_signal
 from lutvar.hw.units.count import Level
+from lutvar.hw.units.ram_style import ram_style
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
 from .sizes import AttentionSizes
 
-#: Records from which on the memory is UltraRAM, which has 4,096 words of 72 bits.
-ULTRA = 2048
-
-#: No initial words: none is read before it is written, and UltraRAM may not have any.
+#: No initial words: none is read before it is written, and UltraRAM may not have any. Nor may its
+#: output registers, which start with zeros: `initial` is for simulators.
 _RAM = """\
-// Records of a head: read latch and output register each have an enable.
+// Records of a head: read latch and output register each have an enable. A word is not read in
+// the cycle in which it is written: simulation returns wrong bits then.
 module lutvar_head_{style} #(parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1) (
   input clk,
   input write_en,
@@ -37,13 +37,18 @@ module lutvar_head_{style} #(parameter WIDTH = 1, parameter DEPTH = 2, parameter
   (* ram_style = "{style}" *) reg [WIDTH-1:0] words [0:DEPTH-1];
   reg [WIDTH-1:0] stage;
   reg [WIDTH-1:0] out;
+`ifndef SYNTHESIS
   initial begin
     stage = {{WIDTH{{1'b0}}}};
     out = {{WIDTH{{1'b0}}}};
   end
+`endif
   always @(posedge clk) begin
     if (write_en) words[write_addr] <= write_data;
     if (read_en) stage <= words[read_addr];
+`ifndef SYNTHESIS
+    if (read_en && write_en && write_addr == read_addr) stage <= ~words[read_addr];
+`endif
     if (out_en) out <= stage;
   end
   assign read_data = out;
@@ -149,7 +154,7 @@ class HeadMemory(wiring.Component):
         """Write port (enable, address, word), read port (enable, address); the word read."""
         if isinstance(platform, ExportPlatform):
             word = Signal(self.width)
-            style = "ultra" if self.depth >= ULTRA else "block"
+            style = ram_style(self.depth, ultra=True).value
             instantiate(
                 m, platform, "ram", f"head_{style}", _RAM.format(style=style),
                 parameters={

@@ -9,12 +9,14 @@ from amaranth.lib.wiring import In, Out
 
 from lutvar.hw.port_types import Stream
 from lutvar.hw.units.count import Level
+from lutvar.hw.units.ram_style import RamStyle, ram_style
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
 #: Amaranth writes the initial value of every word; that would be most of the file.
 _RAM = """\
-// Storage of a queue: read latch and output register each have an enable.
-module lutvar_queue_ram #(parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1) (
+// Storage of a queue: read latch and output register each have an enable. A word is not read in
+// the cycle in which it is written: simulation returns wrong bits then.
+module lutvar_queue_ram_STYLE #(parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1) (
   input clk,
   input write_en,
   input [ADDRESS-1:0] write_addr,
@@ -24,7 +26,7 @@ module lutvar_queue_ram #(parameter WIDTH = 1, parameter DEPTH = 2, parameter AD
   input out_en,
   output [WIDTH-1:0] read_data
 );
-  reg [WIDTH-1:0] words [0:DEPTH-1];
+  (* ram_style = "STYLE" *) reg [WIDTH-1:0] words [0:DEPTH-1];
   reg [WIDTH-1:0] stage;
   reg [WIDTH-1:0] out;
   integer i;
@@ -36,6 +38,9 @@ module lutvar_queue_ram #(parameter WIDTH = 1, parameter DEPTH = 2, parameter AD
   always @(posedge clk) begin
     if (write_en) words[write_addr] <= write_data;
     if (read_en) stage <= words[read_addr];
+`ifndef SYNTHESIS
+    if (read_en && write_en && write_addr == read_addr) stage <= ~words[read_addr];
+`endif
     if (out_en) out <= stage;
   end
   assign read_data = out;
@@ -49,6 +54,7 @@ class WideQueue(wiring.Component):
     Args:
         width: bits of a word.
         depth: places in the RAM, a power of two; two more words wait in the output registers.
+        style: of the RAM; default: by its depth (`ram_style`).
 
     Latency 3 cycles from `push` to `o.valid`; one word in each cycle. A word is never read in
     the cycle in which it is written. Cost: block RAM (LUTRAM when shallow), no fabric registers.
@@ -60,10 +66,11 @@ class WideQueue(wiring.Component):
     taken: Signal  #: out: a word leaves the RAM, so that its place is free again
     o: Stream  #: out: words in order; `payload` is the RAM's output register
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, *, style: RamStyle | None = None) -> None:
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 2 or more")
         self.width, self.depth = width, depth
+        self.style = style or ram_style(depth)
         super().__init__(
             {
                 "push": In(1),
@@ -94,7 +101,8 @@ class WideQueue(wiring.Component):
         ]
         if isinstance(platform, ExportPlatform):
             instantiate(
-                m, platform, "ram", "queue_ram", _RAM,
+                m, platform, "ram", f"queue_ram_{self.style.value}",
+                _RAM.replace("STYLE", self.style.value),
                 parameters={
                     "WIDTH": self.width, "DEPTH": self.depth, "ADDRESS": len(write_addr),
                 },

@@ -15,6 +15,7 @@ from lutvar.hw.links import (
     transfer_layout,
     windows_layout,
 )
+from lutvar.hw.units.ram_style import ram_attributes
 
 from .queue import WideQueue
 from .report import drive_report
@@ -126,7 +127,9 @@ class BurstReader(wiring.Component):
         axi, burst = self.memory, offered.payload
         # Where each burst starts, for the error's sake, and how long it is.
         entry = data.StructLayout({"address": BEAT_ADDRESS, "length": 4})
-        m.submodules.started = started = memory.Memory(shape=entry, depth=OUTSTANDING, init=[])
+        m.submodules.started = started = memory.Memory(
+            shape=entry, depth=OUTSTANDING, init=[], attrs=ram_attributes(OUTSTANDING)
+        )
         write, read = started.write_port(), started.read_port(domain="comb")
         owned, wrong, lost = Signal(), Signal(), Signal()
         position = Signal(4)  # of the beat in its burst

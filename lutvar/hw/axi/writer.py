@@ -16,6 +16,7 @@ from lutvar.hw.links import (
     transfer_layout,
     windows_layout,
 )
+from lutvar.hw.units.ram_style import ram_attributes
 
 from .queue import WideQueue
 from .report import drive_report
@@ -123,7 +124,10 @@ class BurstWriter(wiring.Component):
         """W channel: the beats of the bursts that were issued. Returns: a burst's last one goes."""
         axi = self.memory
         m.submodules.lengths = lengths = memory.Memory(
-            shape=unsigned(len(beats)), depth=OUTSTANDING, init=[]
+            shape=unsigned(len(beats)),
+            depth=OUTSTANDING,
+            init=[],
+            attrs=ram_attributes(OUTSTANDING),
         )
         write, read = lengths.write_port(), lengths.read_port(domain="comb")
         waiting = Signal(range(OUTSTANDING + 1))
@@ -158,7 +162,9 @@ class BurstWriter(wiring.Component):
         sent = Signal(range(OUTSTANDING + 1))  # bursts with all beats taken, without response
         owned = Signal()
         entry = data.StructLayout({"address": BEAT_ADDRESS, "last": 1})
-        m.submodules.started = started = memory.Memory(shape=entry, depth=OUTSTANDING, init=[])
+        m.submodules.started = started = memory.Memory(
+            shape=entry, depth=OUTSTANDING, init=[], attrs=ram_attributes(OUTSTANDING)
+        )
         write, read = started.write_port(), started.read_port(domain="comb")
         m.d.comb += [
             write.en.eq(issue),

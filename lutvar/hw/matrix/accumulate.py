@@ -38,7 +38,14 @@ class GroupAccumulator(wiring.Component):
     The memory's first port reads and writes, the second one drains. Reads come `_read` cycles
     after the sums of even columns, so never in two cycles that follow each other. A pair that is
     complete waits in a register for a cycle without a read: the first one that it sees, or the
-    next. So it is gone before the next pair is complete, two cycles after it or later.
+    next. So it is gone before the next pair is complete, two cycles after it or later. What the
+    first port does is decided a cycle ahead, so that address and write enable are registers'.
+
+    A drain that meets the write of the same pair would return what the memory's make and mode
+    decide. Nobody uses such values: a bank is drained by POST instructions that wait for its
+    MATRIX instructions (the compiler's checker proves it of each program), whose `done` comes
+    after the last write. Simulation returns wrong values then (`SharedMemory`), so no test could
+    pass with them. `collision` marks these cycles for proofs.
     """
 
     valid: Signal  #: in: the sums count
@@ -57,7 +64,7 @@ class GroupAccumulator(wiring.Component):
         # Cycles from the sums to the adder's operand registers, to the read, to the results.
         self._operands, self._result = timing.stored, timing.total
         self._read = timing.stored - 1 - READ_LATENCY
-        assert self._read >= 1, "the read address is a register's"
+        assert self._read >= 2, "the read is decided a cycle before its address is out"
         self.latency = accumulator_latency(config)
         # A read in the cycle before it: no write has to wait.
         self.min_interval = self.latency - 1 - self._read
@@ -84,9 +91,11 @@ class GroupAccumulator(wiring.Component):
             return delay(m, Value.cast(value), cycle - start, name)
 
         # The lowest bit of a column says which half of the word it is.
-        reading = at(Cat(vector.column, vector.bank), self._read, "read_line")
-        odd_then = at(reading[0], self._operands - 1, "odd_line", self._read)
-        writing = at(reading, self._result, "write_line", self._read)
+        place_then = Cat(vector.column, vector.bank)
+        reading = at(place_then, self._read - 1, "read_line")
+        odd_then = at(reading[0], self._operands - 1, "odd_line", self._read - 1)
+        writing = at(reading, self._result - 1, "write_line", self._read - 1)
+        odd_written = at(writing[0], 1, "odd_write_line")
         first = at(vector.first, self._operands - 1, "first_line")
         bias = at(vector.bias, self._operands - 1, "bias_line")
 
@@ -108,20 +117,29 @@ class GroupAccumulator(wiring.Component):
 
         # Results of an even column wait for those of the odd one.
         even_sums = Signal(width, reset_less=True)
-        pair, pair_place = Signal(2 * width, reset_less=True), Signal.like(writing[1:])
-        complete, waiting, read_now = Signal(), Signal(), Signal()
+        pair = Signal(2 * width, reset_less=True)
+        pair_place = Signal(len(writing) - 1, reset_less=True)
+        # Each a cycle ahead of the memory's port: a pair completes, one waits, the port reads.
+        complete, waiting, read_next = Signal(), Signal(), Signal()
+        address, write = Signal.like(banks.addr, reset_less=True), Signal()
         m.d.comb += [
-            complete.eq(valid[-1] & writing[0]),
-            read_now.eq(valid[self._read - 1] & ~reading[0]),
-            banks.write.eq(waiting & ~read_now),
-            banks.addr.eq(Mux(read_now, reading[1:], pair_place)),
+            complete.eq(valid[-2] & writing[0]),
+            read_next.eq(valid[self._read - 2] & ~reading[0]),
+            banks.write.eq(write),
+            banks.addr.eq(address),
             banks.write_data.eq(pair),
         ]
-        m.d.sync += waiting.eq(complete | (waiting & read_now))
-        with m.If(valid[-1] & ~writing[0]):
-            m.d.sync += even_sums.eq(sums)
+        m.d.sync += [
+            waiting.eq(complete | (waiting & read_next)),
+            write.eq(waiting & ~read_next),
+            address.eq(Mux(read_next, reading[1:], pair_place)),
+        ]
         with m.If(complete):
-            m.d.sync += [pair.eq(Cat(even_sums, sums)), pair_place.eq(writing[1:])]
+            m.d.sync += pair_place.eq(writing[1:])
+        with m.If(valid[-1] & ~odd_written):
+            m.d.sync += even_sums.eq(sums)
+        with m.If(valid[-1] & odd_written):
+            m.d.sync += pair.eq(Cat(even_sums, sums))
         m.d.comb += [
             banks.other_addr.eq(Cat(self.drain_pair, self.drain_bank)),
             Value.cast(self.drained).eq(banks.other_data),

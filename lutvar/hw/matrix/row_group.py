@@ -126,10 +126,11 @@ class RowGroup(wiring.Component):
             m.d.comb += accumulator.sums[row].eq(dot.sums[row])
 
         mine = delay(m, drain.row_group == self.position, READ_LATENCY, "mine_line")
-        values = Value.cast(self.drained)
+        values = Signal(len(Value.cast(self.drained)), name="values", reset_less=True)
         m.d.sync += values.eq(
             Mux(mine, Value.cast(accumulator.drained), Value.cast(self.drained_in))
         )
+        m.d.comb += Value.cast(self.drained).eq(values)
         return m
 
     def _late_scales(self, m: Module, operands: GroupOperands, start: Value, dot: Any) -> Value:

@@ -153,7 +153,7 @@ class MatrixUnit(UnitComponent):
 
         groups = [RowGroup(config) for _ in range(config.row_groups)]
         for position, group in enumerate(groups):
-            place(m, platform, f"group_{position}", group, "row_group")
+            place(m, platform, f"group_{position}", group, "row_group", spread=True)
             m.d.comb += group.position.eq(position)
         self._feed(m, groups[0], loader, gate, vector.payload, recoder)
         for before, after in pairwise(groups):

@@ -11,12 +11,14 @@ from lutvar.hw.port_types import Stream
 from lutvar.hw.verilog import ExportPlatform, instantiate
 
 from .count import Level
+from .ram_style import RamStyle, ram_attributes, ram_style
 
 #: Amaranth writes the initial value of every word, which for a bank is most of the whole file.
 _RAM = """\
 // Memory with words of WIDTH bits, written in chunks and read whole, two registers after
-// the address.
-module lutvar_ram #(
+// the address. A word is not read in the cycle in which it is written: primitives differ in what
+// they return then, so simulation returns neither the old bits nor the new ones.
+module lutvar_ram_STYLE #(
   parameter WIDTH = 1, parameter CHUNK = 1, parameter DEPTH = 2,
   parameter ADDRESS = 1, parameter SELECT = 1
 ) (
@@ -35,7 +37,7 @@ module lutvar_ram #(
       localparam LOW = c * CHUNK;
       localparam BITS = WIDTH - LOW < CHUNK ? WIDTH - LOW : CHUNK;
       localparam [SELECT-1:0] NUMBER = c;
-      reg [BITS-1:0] words [0:DEPTH-1];
+      (* ram_style = "STYLE" *) reg [BITS-1:0] words [0:DEPTH-1];
       reg [BITS-1:0] stage;
       reg [BITS-1:0] out;
       integer i;
@@ -47,6 +49,10 @@ module lutvar_ram #(
       always @(posedge clk) begin
         if (write_en && write_chunk == NUMBER) words[write_addr] <= write_data[BITS-1:0];
         stage <= words[read_addr];
+`ifndef SYNTHESIS
+        if (write_en && write_chunk == NUMBER && write_addr == read_addr)
+          stage <= ~words[read_addr];
+`endif
         out <= stage;
       end
       assign read_data[LOW +: BITS] = out;
@@ -61,9 +67,12 @@ READ_LATENCY = 2  #: cycles from `read_addr` to `read_data`: the memory and its 
 class ChunkMemory(wiring.Component):
     """A memory with words of any width, written one chunk at a time and read whole.
 
-    A word that is written in the cycle in which it is read gives old or new bits, undefined which:
-    banks keep readers and writers apart. Cost: block or distributed RAM of `width` x `depth`,
-    and a register of `width` bits.
+    A word that is written in the cycle in which it is read gives undefined bits (in simulation of
+    the Verilog wrong ones): banks keep readers and writers apart. Cost: block or distributed RAM of
+    `width` x `depth`, and a register of `width` bits.
+
+    Args:
+        style: of the memory; default: by its depth (`ram_style`), never UltraRAM.
     """
 
     write_en: Signal  #: in: write `chunk` bits
@@ -73,12 +82,15 @@ class ChunkMemory(wiring.Component):
     read_addr: Signal  #: in: a new address in each cycle
     read_data: Signal  #: out: the word, `READ_LATENCY` cycles later
 
-    def __init__(self, width: int, chunk: int, depth: int) -> None:
+    def __init__(
+        self, width: int, chunk: int, depth: int, *, style: RamStyle | None = None
+    ) -> None:
         if width < 1 or chunk < 1 or depth < 1:
             raise ValueError(
                 f"width {width}, chunk {chunk} and depth {depth} must all be at least 1"
             )
         self.width, self.chunk, self.depth = width, chunk, depth
+        self.style = style or ram_style(depth)
         self.chunks = -(-width // chunk)
         super().__init__(
             {
@@ -99,7 +111,8 @@ class ChunkMemory(wiring.Component):
             # Verilog has no vectors of no bits.
             ports = {name: value if len(value) else Const(0, 1) for name, value in ports.items()}
             instantiate(
-                m, platform, "ram", "ram", _RAM,
+                m, platform, "ram", f"ram_{self.style.value}",
+                _RAM.replace("STYLE", self.style.value),
                 parameters={
                     "WIDTH": self.width, "CHUNK": self.chunk, "DEPTH": self.depth,
                     "ADDRESS": len(ports["read_addr"]), "SELECT": len(ports["write_chunk"]),
@@ -130,8 +143,11 @@ class ChunkMemory(wiring.Component):
 
 
 #: As the UltraRAM with two ports is described: a port that writes does not change what it read.
+#: UltraRAM starts with zeros and takes no other initial value, so `initial` is for simulators.
 _SHARED_RAM = """\
 // Memory with a port that reads or writes and a port that reads, two registers after the address.
+// When one port writes the word that the other one reads, primitives differ in what is read, so
+// simulation returns neither the old word nor the new one.
 module lutvar_shared_ram_STYLE #(
   parameter WIDTH = 1, parameter DEPTH = 2, parameter ADDRESS = 1
 ) (
@@ -165,6 +181,9 @@ module lutvar_shared_ram_STYLE #(
   end
   always @(posedge clk) begin
     other_stage <= words[other_addr];
+`ifndef SYNTHESIS
+    if (write && addr == other_addr) other_stage <= ~words[other_addr];
+`endif
     other_out <= other_stage;
   end
   assign data = out;
@@ -172,15 +191,14 @@ module lutvar_shared_ram_STYLE #(
 endmodule
 """
 
-ULTRA_WORDS = 2048  #: a memory with at least so many words is meant for UltraRAM (of 4096)
-
 
 class SharedMemory(wiring.Component):
     """A memory with two ports: one reads or writes, the other one reads.
 
-    A word that is written in the cycle in which the second port reads it gives old or new bits,
-    undefined which. Cost: `width` / 72 UltraRAM for each 4096 words, with their output registers
-    and without further logic; in small memories (below `ULTRA_WORDS`) what the tool prefers.
+    A word that is written in the cycle in which the second port reads it gives undefined bits (in
+    simulation of the Verilog wrong ones). Cost: `width` / 72 UltraRAM for each 4096 words, with
+    their output registers and without further logic; a small memory (below
+    `ram_style.ULTRA_WORDS`) is in block RAM.
     """
 
     addr: Signal  #: in: word that the first port reads or writes
@@ -193,6 +211,9 @@ class SharedMemory(wiring.Component):
 
     def __init__(self, width: int, depth: int) -> None:
         self.width, self.depth = width, depth
+        style = ram_style(depth, ultra=True)
+        # LUTs have one port that reads and writes, and one that reads, but no output registers.
+        self.style = RamStyle.ULTRA if style is RamStyle.ULTRA else RamStyle.BLOCK
         super().__init__(
             {
                 "addr": In(range(depth)),
@@ -209,7 +230,7 @@ class SharedMemory(wiring.Component):
         if isinstance(platform, ExportPlatform):
             ports = {name: getattr(self, name) for name in self.signature.members}
             outputs = {name: ports.pop(name) for name in ("data", "other_data")}
-            style = "ultra" if self.depth >= ULTRA_WORDS else "auto"
+            style = self.style.value
             instantiate(
                 m, platform, "ram", f"shared_ram_{style}", _SHARED_RAM.replace("STYLE", style),
                 parameters={
@@ -279,7 +300,9 @@ class Fifo(wiring.Component):
                 m.d.sync += shown.eq(stored)
             return shown
         # It is never read at an address that is being written, and has no transparent port.
-        m.submodules.storage = storage = memory.Memory(shape=unsigned(width), depth=places, init=[])
+        m.submodules.storage = storage = memory.Memory(
+            shape=unsigned(width), depth=places, init=[], attrs=ram_attributes(places)
+        )
         write, read = storage.write_port(), storage.read_port(domain="sync")
         m.d.comb += [write.en.eq(push), write.data.eq(self.i.payload), read.en.eq(pop)]
         for port, moves in ((write, push), (read, pop)):

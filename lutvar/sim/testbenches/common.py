@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import cocotb
 from cocotb.clock import Clock
-from cocotb.triggers import ClockCycles, First, RisingEdge
+from cocotb.triggers import ClockCycles, FallingEdge, First, RisingEdge
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster
 
 from lutvar.contract.accelerator import BEAT_BYTES, AcceleratorConfig
@@ -27,6 +27,8 @@ SETTINGS = "LUTVAR_TESTBENCH"  #: environment variable: path of the runner's set
 #: Environment variable: folder in which programs and errors are noted, for coverage.
 RECORD = "LUTVAR_RECORD"
 OKAY, SLVERR = 0, 2
+READY_LIMIT, READY_POLL = 8192, 64  #: cycles that a reset may take; from poll to poll
+SILENT = 16  #: cycles after a reset in which no burst can start
 #: Bases that share no bits, so that a region taken for another one is not missed.
 BASES = {
     Region.MODEL: 0x0001_0000_0000, Region.WORK: 0x0022_0040_0000,
@@ -93,8 +95,9 @@ class Testbench:
             logging.getLogger(f"cocotb.{dut._name}.s_axi_control").setLevel(logging.WARNING)
             ends = (dut.ap_clk, dut.ap_rst_n, False)
             tb.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
-        await tb.reset()
         cocotb.start_soon(tb.memory.serve())
+        cocotb.start_soon(tb.watch_reset())
+        await tb.reset()
         if tb.four_state:
             cocotb.start_soon(tb.watch_unknown())
         return tb
@@ -103,12 +106,24 @@ class Testbench:
         """Wait for clock cycles."""
         await ClockCycles(self.dut.ap_clk, count)
 
-    async def reset(self) -> None:
-        """Pulse ap_rst_n; the models drop their transfers."""
+    async def reset(self, cycles: int = 4) -> None:
+        """Pulse ap_rst_n for some cycles, and wait until a program may start."""
         self.dut.ap_rst_n.value = 0
-        await self.cycles(4)
+        await self.cycles(cycles)
         self.dut.ap_rst_n.value = 1
         await self.cycles(2)
+        if hasattr(self, "bus"):
+            await self.ready()
+
+    async def ready(self) -> None:
+        """Wait for CTRL.ready, for `READY_LIMIT` cycles at most."""
+        for _ in range(0, READY_LIMIT, READY_POLL):
+            if await self.field("CTRL", "ready"):
+                return
+            await self.cycles(READY_POLL)
+        raise AssertionError(
+            f"CTRL.ready is 0 {READY_LIMIT} cycles after a reset. {await self.snapshot()}"
+        )
 
     # Registers
 
@@ -158,8 +173,10 @@ class Testbench:
         await self.write("SOFT_RESET", 1)
         for _ in range(40):
             if not await self.field("STATE", "resetting"):
-                return
-        raise AssertionError("the soft reset does not end")
+                break
+        else:
+            raise AssertionError("the soft reset does not end")
+        await self.ready()
 
     # Programs
 
@@ -223,6 +240,27 @@ class Testbench:
         return info
 
     # Rules that always hold
+
+    async def watch_reset(self) -> None:
+        """No VALID is high while ap_rst_n is low, nor on a memory port shortly after."""
+        pins = [
+            (port["name"], getattr(self.dut, port["name"]))
+            for port in self.ports
+            if port["direction"] == "output" and port["name"].endswith("valid")
+        ]
+        masters = [(name, pin) for name, pin in pins if name.startswith("m_axi_")]
+        edge, reset = RisingEdge(self.dut.ap_clk), self.dut.ap_rst_n
+        while True:
+            while not reset.value:
+                await edge
+                if not reset.value:
+                    for name, pin in pins:
+                        assert pin.value == 0, f"{name} is {pin.value} in reset"
+            for _ in range(SILENT):
+                for name, pin in masters:
+                    assert pin.value == 0, f"{name} is {pin.value} just after a reset"
+                await edge
+            await FallingEdge(reset)
 
     async def watch_unknown(self) -> None:
         """No output is X or Z after reset."""

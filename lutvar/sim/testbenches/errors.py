@@ -228,6 +228,7 @@ async def silent_memory(dut: Any, port: str) -> None:
     for _ in range(40):
         if not await tb.field("STATE", "resetting"):
             break
+    await tb.ready()
     assert not tb.memory.outstanding, "reset with bursts outstanding"
     await _clean(tb)
     assert await tb.read("WATCHDOG") == WATCHDOG_CYCLES
@@ -246,6 +247,7 @@ async def dead_memory(dut: Any) -> None:
     await tb.write("SOFT_RESET", 3)
     tb.memory.clear()  # the interconnect is reset as well
     tb.memory.silent = set()
+    await tb.ready()
     await _clean(tb)
     await case.run(tb)
 
@@ -262,7 +264,6 @@ async def reset_in_the_middle(dut: Any, hard: bool) -> None:
         await tb.cycles(moment)
         if hard:
             await tb.reset()
-            await tb.cycles(12)
             assert await tb.read64("BASE3") == 0
             await case.open(tb)
         else:

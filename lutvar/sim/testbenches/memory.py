@@ -106,6 +106,9 @@ class Memory:
             the next burst that is long enough.
         unsolicited: port -> answers to give that nothing has asked for, while it has no burst.
         strays: (port, address) of bursts for which there is no memory.
+        late: a reset of the accelerator leaves the memory alone: bursts that it cuts off are
+            answered between so many cycles after it. None: they are forgotten.
+        answered_late: bursts that `late` was drawn for, in the last reset.
         beats: moved, by port.
     """
 
@@ -113,6 +116,8 @@ class Memory:
         self.segments: dict[int, bytearray] = {}
         self.pauses, self.latency = 0.0, (4, 4)
         self.silent: set[tuple[str, bool]] = set()
+        self.late: tuple[int, int] | None = None
+        self.answered_late = 0
         self.injected_errors: dict[tuple[str, bool], tuple[int, int, int]] = {}
         self.wrong_last: dict[tuple[str, bool], int] = {}
         self.unsolicited: dict[tuple[str, bool], int] = {}
@@ -184,16 +189,31 @@ class Memory:
         for port in self.ports.values():
             port.clear()
 
+    def cut_off(self) -> None:
+        """The accelerator is reset: it offers nothing, and what is under way is `late` or lost."""
+        if self.late is None:
+            self.clear()
+            return
+        for port in self.ports.values():
+            port.cut_off(self.now + self.rng.randint(*self.late))
+        self.answered_late = self.outstanding
+
     async def serve(self) -> None:
         """Background process."""
         edge, reset = RisingEdge(self._dut.ap_clk), self._dut.ap_rst_n
         ports = list(self.ports.values())
+        running = True
         while True:
             await edge
-            if not reset.value:
-                self.clear()
-                continue
             self.now += 1
+            if not reset.value:
+                if running or self.late is None:
+                    self.cut_off()
+                running = False
+                for port in ports:
+                    port.answer()
+                continue
+            running = True
             for port in ports:
                 port.step()
 
@@ -228,6 +248,14 @@ class _Port(ABC):
         """One cycle."""
 
     @abstractmethod
+    def answer(self) -> None:
+        """One cycle of the channel with the answers."""
+
+    @abstractmethod
+    def cut_off(self, due: int) -> None:
+        """Forget what is not whole; answer what is from cycle `due` on."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Forget what is under way: a reset."""
 
@@ -249,7 +277,20 @@ class _ReadPort(_Port):
         self._ar.forget()
         self._r.hide()
 
+    def cut_off(self, due: int) -> None:
+        self._ar.forget()
+        for burst in self._bursts:
+            burst.due = due
+
     def step(self) -> None:
+        request = self._ar.take()
+        if request is not None:
+            self.bursts.append(request[0])
+            self._bursts.append(self._memory.begin(self._key, request[0], request[1] + 1))
+        self._ar.drive(len(self._bursts) < MOST_BURSTS and not self._memory.rests())
+        self.answer()
+
+    def answer(self) -> None:
         memory, bursts = self._memory, self._bursts
         if self._r.taken() and self._stray:
             self._stray = False
@@ -262,11 +303,6 @@ class _ReadPort(_Port):
             burst.left -= 1
             if not burst.left:
                 bursts.popleft()
-        request = self._ar.take()
-        if request is not None:
-            self.bursts.append(request[0])
-            bursts.append(memory.begin(self._key, request[0], request[1] + 1))
-        self._ar.drive(len(bursts) < MOST_BURSTS and not memory.rests())
         if not self._r.showing and self._unsolicited():
             self._r.show(random.getrandbits(8 * BEAT_BYTES), DECERR, random.getrandbits(1))
         if self._r.showing or not bursts or bursts[0].due > memory.now or self._silent:
@@ -299,13 +335,17 @@ class _WritePort(_Port):
         self._w.forget()
         self._b.hide()
 
+    def cut_off(self, due: int) -> None:
+        # A burst without all its data would wait for ever; a firewall before the memory ends it.
+        self._bursts.clear()
+        self._early.clear()
+        self._aw.forget()
+        self._w.forget()
+        for burst in self._answers:
+            burst.due = due
+
     def step(self) -> None:
         memory = self._memory
-        if self._b.taken():
-            self._b.hide()
-            if not self._stray:
-                self._answers.popleft()
-            self._stray = False
         request = self._aw.take()
         if request is not None:
             self.bursts.append(request[0])
@@ -318,7 +358,15 @@ class _WritePort(_Port):
             self._store(*self._early.popleft())
         self._aw.drive(len(self._bursts) < MOST_BURSTS and not memory.rests())
         self._w.drive(len(self._early) < MOST_BURSTS and not memory.rests())
-        answers = self._answers
+        self.answer()
+
+    def answer(self) -> None:
+        memory, answers = self._memory, self._answers
+        if self._b.taken():
+            self._b.hide()
+            if not self._stray:
+                answers.popleft()
+            self._stray = False
         if not self._b.showing and self._unsolicited():
             self._b.show(DECERR)
         if self._b.showing or not answers or answers[0].due > memory.now or self._silent:

@@ -11,7 +11,7 @@ from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS, Instruction, Opcode, encode, encode_header
 from lutvar.contract.register_map import BY_NAME, REGISTERS
 from lutvar.contract.register_types import Access
-from lutvar.hw.accelerator.control import constants
+from lutvar.hw.accelerator.control import SETTLE_CYCLES, constants
 from lutvar.hw.axi.register_file import writable_bits
 
 from .common import OKAY, SLVERR, Testbench, pauses
@@ -103,7 +103,7 @@ async def reset_values(dut: Any) -> None:
     """Every register reads its reset value or build constant, every other address SLVERR and 0."""
     tb = await Testbench.start(dut, bus=False)
     port = Port(tb)
-    await tb.cycles(12)  # the units leave their reset later than the registers
+    await tb.cycles(SETTLE_CYCLES + 64)  # until CTRL.ready
     expected = RESET | constants(tb.config)
     expected["CTRL"] |= 1 << next(f.low for f in BY_NAME["CTRL"].fields if f.name == "ready")
     for name, ones in LIVE.items():

@@ -234,6 +234,8 @@ def test_soft_reset_waits_for_the_memory_and_force_does_not() -> None:
         memory.freeze = True
         await host.write("SOFT_RESET", 3)
         await host.tick(30)
+        assert await host.field("STATE", "settling") and not await host.field("CTRL", "ready")
+        await host.ready()
         assert await host.read("CTRL") == 0b1100 and await host.read("CYCLES_LO") == 0
 
     simulate(program_bytes(CONFIG, program), scenario, memory=memory)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,11 +98,64 @@ def test_store() -> None:
 
 
 @pytest.mark.verilator
-@pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n"])
+@pytest.mark.parametrize("define", ["", "`define SYNTHESIS\n`define YOSYS\n"])
 def test_store_as_verilog(define: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text has one body for synthesis and another for simulators."""
+    """The text has one body for Yosys and another for simulators."""
     monkeypatch.setattr(
         verilated_unit, "export_verilog", lambda *args: define + export_verilog(*args)
     )
     unit = LutStore(9, copies=2)
     store_bench(verilated_unit.UnitSimulator(unit, verilated_unit.build_unit(unit)), unit)
+
+
+_RAM32M16 = """
+module RAM32M16 (
+  output [1:0] DOA, DOB, DOC, DOD, DOE, DOF, DOG, DOH,
+  input [1:0] DIA, DIB, DIC, DID, DIE, DIF, DIG, DIH,
+  input [4:0] ADDRA, ADDRB, ADDRC, ADDRD, ADDRE, ADDRF, ADDRG, ADDRH, input WE, WCLK
+);
+  reg [15:0] m [0:31];
+  integer i;
+  initial for (i = 0; i < 32; i = i + 1) m[i] = 0;
+  always @(posedge WCLK) if (WE) m[ADDRH] <= {DIH, DIG, DIF, DIE, DID, DIC, DIB, DIA};
+  assign DOA = m[ADDRA][1:0], DOB = m[ADDRB][3:2], DOC = m[ADDRC][5:4], DOD = m[ADDRD][7:6];
+  assign DOE = m[ADDRE][9:8], DOF = m[ADDRF][11:10], DOG = m[ADDRG][13:12], DOH = m[ADDRH][15:14];
+endmodule
+module testbench;
+  reg clk = 0, write = 0;
+  reg [9:0] address = 0;
+  reg [20:0] data = 0;
+  wire [41:0] words;
+  integer n, seed;
+  lutvar_unit unit (
+    .clk(clk), .rst(1'b0), .write(write), .address(address), .data(data), .words(words)
+  );
+  initial begin
+    seed = 3;
+    for (n = 0; n < 400; n = n + 1) begin
+      write = $random(seed);
+      data = $random(seed);
+      address = $random(seed);
+      if (write) address[9:5] = address[4:0];
+      #1 $display("%h", words);
+      clk = 1; #1 clk = 0;
+    end
+  end
+endmodule
+"""
+
+
+@pytest.mark.icarus
+def test_the_primitive_for_synthesis_is_the_memory_of_simulation(tmp_path: Path) -> None:
+    """Vivado gets RAM32M16, whose eight addresses are one; here its data sheet is the model."""
+    unit = LutStore(21, copies=2)
+    (tmp_path / "unit.v").write_text(export_verilog(unit, "lutvar_unit") + _RAM32M16)
+    shown = []
+    for macro in ([], ["-DSYNTHESIS"]):
+        subprocess.run(
+            ["iverilog", "-g2005", *macro, "-s", "testbench", "-o", "x.vvp", "unit.v"],
+            cwd=tmp_path, check=True,
+        )  # fmt: skip
+        done = subprocess.run(["vvp", "x.vvp"], cwd=tmp_path, check=True, capture_output=True)
+        shown.append(done.stdout)
+    assert shown[0] == shown[1] and len(set(shown[0].split())) > 100

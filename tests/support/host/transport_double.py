@@ -37,7 +37,7 @@ class TransportDouble:
         }  # fmt: skip
         self.log: list[tuple[str, int]] = []
         self.started: Callable[[TransportDouble], None] = lambda double: double.finish(100)
-        self.reset_takes = 0
+        self.reset_takes = self.settle_takes = 0
         self.ends: int | None = None
         self.running = self.done = False
         self.early, self.connected = 0, True
@@ -55,7 +55,9 @@ class TransportDouble:
     def read32(self, offset: int) -> int:
         self._look()
         if NAMES[offset] == "CTRL":
-            return 0 if self.running else 1 << 2
+            ready = not self.registers["ERROR"] and self.settle_takes == 0
+            self.settle_takes = max(0, self.settle_takes - 1)
+            return 0 if self.running else 1 << 2 | ready << 3
         if NAMES[offset] == "ISR":
             return int(self.done) | bool(self.registers["ERROR"]) << 1
         if NAMES[offset] == "STATE" and self.reset_takes > 0:

@@ -19,6 +19,7 @@ CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "qu
 TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})
 REGION_SIZE = 1 << 39  #: offsets have 38 bits
 PROGRAM = BASES[3] + REGION_SIZE - (1 << 20) - 0xC0  #: within the window of the last region
+SETTLE = 40  #: cycles
 
 
 class _Harness(wiring.Component):
@@ -98,6 +99,13 @@ class Host:
             await self.write(f"{name}_LO", value & 0xFFFFFFFF)
             await self.write(f"{name}_HI", value >> 32)
 
+    async def ready(self) -> None:
+        """Until a program may start."""
+        for _ in range(40):
+            if await self.field("CTRL", "ready"):
+                return
+        raise AssertionError("CTRL.ready does not rise")
+
     async def wait(self, cycles: int = 8000) -> None:
         """Until the program has finished or an error is kept."""
         for _ in range(cycles // 60):
@@ -121,7 +129,7 @@ def simulate(
 ) -> AxiMemory:
     memory = memory or AxiMemory(latency=6, jitter=5, stall=0.1)
     memory.write(PROGRAM, program)
-    core = AcceleratorCore(config, stand_ins(config, delay))
+    core = AcceleratorCore(config, stand_ins(config, delay), settle=SETTLE)
     simulator = Simulator(_Harness(core))
     simulator.add_clock(1e-6, domain="sync")
     simulator.add_clock(1e-6, domain="bus")
@@ -134,6 +142,7 @@ def simulate(
     async def testbench(ctx: Any) -> None:
         host = Host(ctx, core)
         await host.tick(20)
+        await host.ready()
         await scenario(host)
 
     simulator.add_testbench(testbench)
