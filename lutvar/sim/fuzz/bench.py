@@ -77,12 +77,13 @@ class Bench:
     Args:
         library: the model, see `lutvar.sim.verilator.build`.
         config: what it is.
+        plusarg: see `VerilatedDevice`.
     """
 
-    def __init__(self, library: Path, config: AcceleratorConfig) -> None:
+    def __init__(self, library: Path, config: AcceleratorConfig, *, plusarg: str = "") -> None:
         self.config = config
         total = sum(SIZES[region] + 2 * GUARD for region in Region)
-        self.device = VerilatedDevice(library, total)
+        self.device = VerilatedDevice(library, total, plusarg=plusarg)
         self._at: dict[Region, int] = {}
         at = 0
         for region in Region:
