@@ -24,7 +24,7 @@ from .case import Case, Step
 from .contents import PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
 from .malformed import words_of
-from .rules import refusal
+from .rules import misfit, refusal
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,14 @@ class Oracle:
         space[: len(raw)] = raw
         if not np.array_equal(space, outcome.memory[Region.IO][PROGRAM_OFFSET:]):
             return ""  # the program has changed itself
-        expected = refusal(self.config, words_of(space.tobytes()))
-        refused = outcome.error in (DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION)
-        wrong = refused and (outcome.error, outcome.info) != expected
+        words = words_of(space.tobytes())
+        expected = refusal(self.config, words)
+        codes = [DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION]
+        if expected is None:
+            length = len(words_of(step.program))
+            expected = misfit(self.config, words[:length])
+            codes += [DeviceError.WEIGHTS_SURPLUS, DeviceError.WEIGHTS_MISSING]
+        wrong = outcome.error in codes and (outcome.error, outcome.info) != expected
         if wrong or (expected and outcome.done and not outcome.error):
             said = _error_name(outcome) if outcome.error else "no error"
             right = "no refusal"

@@ -19,9 +19,11 @@ from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     PROGRAM_HEADER,
     PROGRAM_MAGIC,
+    READINGS_AHEAD,
     Opcode,
     PostOp,
 )
+from lutvar.contract.memory import panel_beats
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 
@@ -154,9 +156,35 @@ def refusal(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceErro
     for index, word in enumerate(words[1 : length + 1]):
         broken = instruction_rule(config, word, index, index + 1 == length)
         credit += _weights(word)
-        weights = getattr(InstructionRule, "WEIGHTS", None)
-        if weights is not None and (credit < 0 or (index + 1 == length and credit)):
-            broken = weights if broken is None else min(broken, weights)
+        left = credit and get(word, _COMMON["opcode"]) == Opcode.END
+        if broken is None and (left or not 0 <= credit < READINGS_AHEAD):
+            broken = InstructionRule.WEIGHTS
         if broken is not None:
             return DeviceError.BAD_INSTRUCTION, index | int(broken) << 24
+    return None
+
+
+def misfit(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError, int] | None:
+    """Error and ERROR_INFO of the first panel that has more or fewer beats than MATRIX takes.
+
+    For programs that are not refused; None when all panels fit.
+    """
+    bits = config.quant_config.code_bits
+    brought: list[int] = []
+    for index, word in enumerate(words[1:]):
+        opcode = get(word, _COMMON["opcode"])
+        if opcode not in (Opcode.FETCH, Opcode.MATRIX):
+            continue
+        o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[Opcode(opcode)]}
+        if opcode == Opcode.FETCH:
+            brought += [o["beats"]] * (o["panels"] * o["repeat"])
+            continue
+        for group in range(o["groups"]):
+            need = panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, group == 0)
+            for _ in range(1 + o["dual"]):
+                beats = brought.pop(0)
+                if beats != need:
+                    more = beats > need
+                    code = DeviceError.WEIGHTS_SURPLUS if more else DeviceError.WEIGHTS_MISSING
+                    return code, index
     return None
