@@ -230,6 +230,11 @@ uint64_t lutvar_refused(void* handle, int port, int write) {
     return self(handle)->pace(port, write).refused_at;
 }
 
+// Invert RLAST of the n-th beat from now; 0: of none.
+void lutvar_wrong_last(void* handle, int port, uint64_t number) {
+    self(handle)->reads[port].pace.wrong_last = number;
+}
+
 // Put bytes of the memory at an address. Once there is a segment, all other addresses answer DECERR.
 void lutvar_segment(void* handle, uint64_t address, uint64_t bytes, uint64_t offset) {
     self(handle)->memory.segments.push_back({address, bytes, offset});

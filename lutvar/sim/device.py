@@ -36,6 +36,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "order": (None, (_INT, _INT)),
     "refuse": (None, (_INT, _INT, _U64, _U32)),
     "refused": (_U64, (_INT, _INT)),
+    "wrong_last": (None, (_INT, _U64)),
     "segment": (None, (_U64, _U64, _U64)),
     "window": (None, (_U64, _U64)),
     "outside": (_U64, (ctypes.POINTER(_U64),)),

@@ -37,7 +37,7 @@ _SLICE = 4096
 _GUARD_VALUE = 0xA5
 #: What the build under test promises: registers that came with it.
 HAS_LIMITS = "LIMIT0_LO" in BY_NAME
-HAS_SETTLING = any(name.startswith("UNSOLICITED") for name in BY_NAME)
+HAS_SETTLING = any(f.name == "settling" for f in BY_NAME["STATE"].fields)
 _ALL_ONES = (1 << 64) - 1
 
 
@@ -126,12 +126,7 @@ class Bench:
 
     def open(self) -> None:
         """What a driver does after a hard reset."""
-        for _ in range(_READY_LIMIT // 64):
-            if self._field("CTRL", "ready"):
-                break
-            self.device.idle(64)
-        else:
-            raise SimulationTimeout("CTRL.ready stays 0 after a hard reset")
+        self._ready()
         for region in Region:
             self._write64(f"BASE{int(region)}", BASES[region])
             if HAS_LIMITS:
@@ -141,6 +136,13 @@ class Bench:
         self.write("IER", 3)
         self.write("GIE", 1)
 
+    def _ready(self) -> None:
+        for _ in range(_READY_LIMIT // 64):
+            if self._field("CTRL", "ready"):
+                return
+            self.device.idle(64)
+        raise SimulationTimeout("CTRL.ready stays 0 after a reset")
+
     def soft_reset(self) -> None:
         """SOFT_RESET, until it is over."""
         self.write("SOFT_RESET", 1)
@@ -149,6 +151,7 @@ class Bench:
             if self.device.cycles - first > _SOFT_RESET_LIMIT:
                 raise SimulationTimeout("SOFT_RESET does not end")
             self.device.idle(16)
+        self._ready()
         self.write("IER", 3)
         self.write("GIE", 1)
 
@@ -263,6 +266,8 @@ class Bench:
         if event is not None and event.kind == "refuse":
             where = self._direction(event["port"])
             self.device.call("refuse", *where, event["number"], event["response"])
+        elif event is not None and event.kind == "wrong_last":
+            self.device.call("wrong_last", self._direction(event["port"])[0], event["number"])
 
     def _refused(self, event: Event | None) -> int | None:
         if event is None or event.kind != "refuse":
@@ -276,6 +281,8 @@ class Bench:
                 where = self._direction(f"{kind}_{port}")
                 self.device.call("refuse", *where, 0, 0)
                 self.device.call("hold", *where, 0)
+                if kind == "r":
+                    self.device.call("wrong_last", where[0], 0)
 
     def _interrupt_by_event(self, event: Event, outcome: Outcome) -> bool:
         """What happens in the middle of a program. True: the program is over."""

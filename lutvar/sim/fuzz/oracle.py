@@ -160,6 +160,9 @@ class Oracle:
             kind, port = event["port"].split("_")
             code = DeviceError[f"{'READ' if kind == 'r' else 'WRITE'}_{port.upper()}"]
             return outcome.error == code and outcome.address == outcome.refused
+        if event.kind == "wrong_last":
+            port = event["port"].split("_")[1].upper()
+            return (outcome.error, outcome.info) == (DeviceError[f"READ_{port}"], 1)
         slow = event.kind == "hold" and event["cycles"] > WATCHDOG
         return slow and outcome.error == DeviceError.WATCHDOG
 
