@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import random
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +17,15 @@ from lutvar.contract.isa import UNITS, Region
 from lutvar.contract.register_map import (
     BY_NAME,
     READ_PORTS,
-    REGISTERS,
     WRITE_PORTS,
     read_ports,
 )
-from lutvar.contract.register_types import ADDRESS_BITS, Access
 from lutvar.sim.device import SimulationTimeout, VerilatedDevice
 
 from .case import Step
 from .contents import BASES, GUARD, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG, Event, Pace, Timing
+from .storm import storm
 
 Bytes = NDArray[np.uint8]
 LIMIT = 60_000  #: cycles after which a program is taken for a long one and stopped
@@ -290,7 +288,7 @@ class Bench:
             self.device.call("hold", *self._direction(event["port"]), event["cycles"])
             return False
         if event.kind == "storm":
-            self._storm(event, outcome)
+            outcome.problems += storm(self.device, event, self.read("SCRATCH"))
             return False
         outcome.stopped = True
         if event.kind == "soft_reset":
@@ -300,40 +298,6 @@ class Bench:
             self.device.reset(event["cycles"], keep=bool(event["keep"]))
             self.open()
         return True
-
-    def _storm(self, event: Event, outcome: Outcome) -> None:
-        """Random accesses that must not disturb a program; each answer is checked."""
-        rng = random.Random(event["seed"])
-        by_offset = {register.offset: register for register in REGISTERS}
-        harmless = [r.offset for r in REGISTERS if r.access is Access.RO] + [0x7C]
-        scratch = self.read("SCRATCH")
-        for _ in range(event["count"]):
-            listed = rng.random() < 0.7
-            late = tuple(rng.choice((0, 0, 0, 1, 5)) for _ in range(3))
-            if rng.random() < 0.5:
-                offset = rng.choice(list(by_offset)) if listed else rng.randrange(1 << ADDRESS_BITS)
-                if offset == BY_NAME["CTRL"].offset:
-                    continue  # reading it clears CTRL.done
-                value, response = self.device.reg_read(offset, late[:2])  # type: ignore[arg-type]
-                expected = 0 if offset in by_offset else 2
-                if response != expected or (expected and value):
-                    outcome.problems.append(
-                        f"a read of 0x{offset:03X} gave {value:#x} with response {response}"
-                    )
-                if offset == BY_NAME["SCRATCH"].offset and value != scratch:
-                    outcome.problems.append(f"SCRATCH is {value:#x}, {scratch:#x} was written")
-                continue
-            offset = rng.choice(harmless) if listed else rng.randrange(1 << ADDRESS_BITS)
-            if not listed and offset in by_offset:
-                continue
-            value, strobe = rng.getrandbits(32), rng.randrange(16)
-            response = self.device.reg_write(offset, value, strobe, late)  # type: ignore[arg-type]
-            expected = 0 if offset == BY_NAME["SCRATCH"].offset else 2
-            if response != expected:
-                outcome.problems.append(f"a write to 0x{offset:03X} was answered with {response}")
-            if not expected:
-                mask = sum(0xFF << 8 * i for i in range(4) if strobe >> i & 1)
-                scratch = scratch & ~mask | value & mask
 
     # Memory ----------------------------------------------------------------------------------
     def _part(self, region: Region) -> Bytes:
@@ -369,8 +333,6 @@ class Bench:
 
     # Rules of the buses ----------------------------------------------------------------------
     def _broken_rules(self) -> dict[str, int]:
-        import ctypes
-
         first = ctypes.c_uint64()
         outside = int(self.device.call("outside", ctypes.byref(first)))
         rules = {"violations of AXI": self.device.violations}
@@ -386,9 +348,3 @@ class Bench:
             if count != self._rules.get(what, 0):
                 outcome.problems.append(f"{count - self._rules.get(what, 0)} {what}")
         self._rules = now
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """The numbers of an outcome for messages."""
-    return {"done": outcome.done, "error": outcome.error, "info": outcome.info,
-            "counts": outcome.counts, "cycles": outcome.cycles}  # fmt: skip
