@@ -15,21 +15,28 @@ import numpy as np
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
+    ALIGN,
     HEADER_FIELDS,
     PAYLOAD_FIELDS,
     PROGRAM_HEADER,
     UNITS,
+    Instruction,
     Opcode,
     OperandField,
+    PostOp,
+    address,
+    decode,
+    split_address,
 )
-from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
+from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION, DeviceError
 from lutvar.contract.register_types import ADDRESS_BITS, Access
 from lutvar.sim.fuzz.bench import HAS_SETTLING, Bench
 from lutvar.sim.fuzz.case import Step
+from lutvar.sim.fuzz.contents import BASES, SIZES
 from lutvar.sim.fuzz.events import WATCHDOG, Event, Timing, directions, random_timing
 from lutvar.sim.fuzz.malformed import bytes_of, get, malform, put, words_of
 from lutvar.sim.fuzz.oracle import Oracle
-from lutvar.sim.fuzz.rules import refusal
+from lutvar.sim.fuzz.rules import refusal, stray
 from lutvar.sim.fuzz.wellformed import Generator
 
 
@@ -194,6 +201,54 @@ def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
                     yield replace(step, program=bytes_of(new), right=False)
 
 
+def _outside(step: Step) -> Callable[[Bench, Oracle], str]:
+    """Transfers that end with a region, and those one line further, which must not happen."""
+
+    def run(bench: Bench, oracle: Oracle) -> str:
+        words = words_of(step.program)
+        for at, word in enumerate(words[1:], 1):
+            opcode = get(word, HEADER_FIELDS[0])
+            item = decode(word.to_bytes(64, "little"), at - 1)
+            for field in PAYLOAD_FIELDS[Opcode(opcode)]:
+                if field.kind != "address" or not _used(item, field.name):
+                    continue
+                region, _ = split_address(get(word, field))
+                for offset in (SIZES[region] - ALIGN, SIZES[region]):
+                    new = list(words)
+                    new[at] = put(word, field, address(region, offset))
+                    if offset < SIZES[region] and stray(new) is None:
+                        continue
+                    other = replace(step, program=bytes_of(new), right=False)
+                    outcome = bench.run(other)
+                    if (deviation := oracle.judge(other, outcome, at)) is not None:
+                        return f"{deviation.kind}: {deviation.what}"
+                    name = DeviceError(outcome.error).name
+                    if not name.startswith("OUTSIDE_"):
+                        return f"{item.opcode.name}.{field.name} outside ends with {name}"
+                    if outcome.address not in (BASES[region] + offset, stray(new)):
+                        return f"{name} tells {outcome.address:#x}"
+                    probed = oracle.judge(step, bench.run(step), at)
+                    if probed is not None:
+                        return f"{probed.kind}: {probed.what}"
+        return ""
+
+    return run
+
+
+def _used(item: Instruction, name: str) -> bool:
+    """An address has a meaning in an instruction."""
+    o = item.operands
+    if item.opcode is Opcode.FRONT:
+        return name == "address" or bool(o["norm"])
+    if item.opcode is Opcode.POST:
+        return {
+            "output": True,
+            "input": o["op"] == PostOp.ADD,
+            "vector_address": bool(o["vector"]),
+        }.get(name, o["op"] == PostOp.QKV)
+    return True
+
+
 def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     """All checks, in the order in which they run."""
     rng = np.random.default_rng(seed)
@@ -215,6 +270,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         Check("counters", _counters(make(False, 10))),
         _steps("boundaries", [*_boundaries(config, probe), probe]),
     ]  # fmt: skip
+    result.append(Check("outside", _outside(probe)))
     refused = []
     while len(refused) < 40:
         raw = malform(rng, make(False, 12).program)
@@ -250,6 +306,13 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         hold = Event("hold", {"port": port, "cycle": 1, "cycles": 2 * WATCHDOG})
         holds += [replace(make(True, 8), event=hold), probe]
     result.append(_steps("silent ports", holds))
+    events = []
+    for port in directions(config):
+        if port.startswith("r_"):
+            for number in (1, 3):
+                event = Event("wrong_last", {"port": port, "number": number})
+                events += [replace(make(True, 10), event=event), probe]
+    result.append(_steps("RLAST", events))
     result.append(_steps("more programs", [
         make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(40)
     ]))  # fmt: skip

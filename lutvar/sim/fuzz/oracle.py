@@ -12,19 +12,19 @@ import numpy as np
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS, Opcode, ProgramError, Region
-from lutvar.contract.register_map import DeviceError
+from lutvar.contract.register_map import DeviceError, ReadRule
 from lutvar.host.compile.check import check_program
 from lutvar.host.compile.errors import OrderError
 from lutvar.host.compile.program import Program
 from lutvar.sim.device import SimulationTimeout
 from lutvar.sim.interpret import Machine
 
-from .bench import HAS_LIMITS, Bench, Bytes, Outcome
+from .bench import Bench, Bytes, Outcome
 from .case import Case, Step
 from .contents import PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
 from .malformed import words_of
-from .rules import misfit, refusal
+from .rules import misfit, refusal, stray
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Oracle:
         """The worst thing that a step did, or None."""
         if outcome.stuck:
             return Deviation("hang", at, "; ".join(outcome.problems))
-        if outcome.guard and HAS_LIMITS:
+        if outcome.guard:
             places = ", ".join(f"{address:#x}" for address in outcome.guard)
             return Deviation("guard", at, f"memory outside the regions changed, at {places}")
         if outcome.problems:
@@ -136,8 +136,8 @@ class Oracle:
         words = words_of(space.tobytes())
         expected = refusal(self.config, words)
         codes = [DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION]
+        length = len(words_of(step.program))
         if expected is None:
-            length = len(words_of(step.program))
             expected = misfit(self.config, words[:length])
             codes += [DeviceError.WEIGHTS_SURPLUS, DeviceError.WEIGHTS_MISSING]
         wrong = outcome.error in codes and (outcome.error, outcome.info) != expected
@@ -147,6 +147,8 @@ class Oracle:
             if expected is not None:
                 right = f"{expected[0].name} with {expected[1]:#x}"
             return f"{said}; {right} is right"
+        if outcome.done and not outcome.error and (where := stray(words[:length])) is not None:
+            return f"no error; a transfer touches {where:#x}, which is in no region"
         return ""
 
     def _provoked(self, step: Step, outcome: Outcome) -> bool:
@@ -162,7 +164,7 @@ class Oracle:
             return outcome.error == code and outcome.address == outcome.refused
         if event.kind == "wrong_last":
             port = event["port"].split("_")[1].upper()
-            return (outcome.error, outcome.info) == (DeviceError[f"READ_{port}"], 1)
+            return (outcome.error, outcome.info) == (DeviceError[f"READ_{port}"], ReadRule.LAST)
         slow = event.kind == "hold" and event["cycles"] > WATCHDOG
         return slow and outcome.error == DeviceError.WATCHDOG
 

@@ -14,6 +14,7 @@ from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     ALIGN,
     HEADER_FIELDS,
+    INSTRUCTION_BYTES,
     MARK,
     MAX_INSTRUCTIONS,
     PAYLOAD_FIELDS,
@@ -22,11 +23,16 @@ from lutvar.contract.isa import (
     READINGS_AHEAD,
     Opcode,
     PostOp,
+    Region,
+    decode,
+    split_address,
 )
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
+from lutvar.host.compile.footprint import footprint
 
+from .contents import BASES, SIZES
 from .malformed import get
 
 Operands = Mapping[str, int]
@@ -187,4 +193,22 @@ def misfit(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError
                     more = beats > need
                     code = DeviceError.WEIGHTS_SURPLUS if more else DeviceError.WEIGHTS_MISSING
                     return code, index
+    return None
+
+
+def stray(words: Sequence[int]) -> int | None:
+    """An address that a program touches and that lies in no region, None when there is none.
+
+    words: header and instructions of a program that is not refused.
+    """
+    size = INSTRUCTION_BYTES
+    for index, word in enumerate(words[1:]):
+        touched = footprint(decode(word.to_bytes(size, "little"), index))
+        pieces = [(region, int(n) * ALIGN, ALIGN) for region, lines in
+                  (*touched.reads, *touched.writes) for n in lines]  # fmt: skip
+        pieces += [(*split_address(where), count) for where, count in touched.model]
+        for region, offset, count in pieces:
+            at = BASES[region] + offset
+            if not any(BASES[r] <= at and at + count <= BASES[r] + SIZES[r] for r in Region):
+                return at
     return None
