@@ -29,6 +29,7 @@ from .estimate import estimate
 from .evaluate import evaluate
 from .evidence import evidence
 from .export_vectors import export_vectors
+from .formal import formal
 from .fuzz import fuzz
 from .generate import generate
 from .inspect import inspect
@@ -44,7 +45,8 @@ from .verilog import verilog
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    fuzz, study, evidence, export_vectors, coverage, train, bench, list_names, inspect, doctor,
+    fuzz, formal, study, evidence, export_vectors, coverage, train, bench, list_names, inspect,
+    doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The properties, one file for each group."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from lutvar.sim.formal.property import Property
+
+from . import queues
+
+
+def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
+    found: dict[str, Property] = {}
+    for group in groups:
+        for item in group:
+            if item.name in found:
+                raise ValueError(f"two properties are named {item.name}")
+            found[item.name] = item
+    return found
+
+
+#: Name -> property, in the order of tables.
+PROPERTIES = _by_name(queues.properties())
