@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.sim.device_rig import exported
+from support.sim.small_pass import Small, open_small
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +23,9 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def verilog(shared_folder: Path) -> Path:
     return exported(shared_folder).verilog
+
+
+@pytest.fixture(scope="module")
+def small(verilog: Path) -> Iterator[Small]:
+    with open_small(verilog) as small:
+        yield small
