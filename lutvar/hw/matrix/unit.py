@@ -5,12 +5,12 @@ from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
-from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode
 from lutvar.contract.widths import WORDS, drain_latency
+from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.inspection import for_inspection
 from lutvar.hw.links import (
     INDEX_BITS,
@@ -25,7 +25,7 @@ from lutvar.hw.links import (
 from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.units.pipeline import delay, valid_line
-from lutvar.hw.units.skid import SkidBuffer
+from lutvar.hw.units.ram_style import RamStyle
 from lutvar.hw.verilog import place
 
 from .chain import marks_layout, operand_words, vector_layout, write_layout
@@ -37,6 +37,8 @@ from .unpack import WeightUnpack, work_layout
 
 #: Instructions whose work is known ahead. The operands of the next one load while one runs.
 _QUEUE = 4
+#: Beats that wait at each weight port: enough for the queue's own latency at full rate.
+WEIGHT_QUEUE = 32
 
 
 class MatrixUnit(UnitComponent):
@@ -64,7 +66,7 @@ class MatrixUnit(UnitComponent):
     """
 
     #: in: beats of the instructions' panels, in order, in the layout of `contract/memory`; a stream
-    #: for each weight port
+    #: for each weight port. Up to `WEIGHT_QUEUE` and two more are taken ahead of their instruction
     weights: list[Stream]
     #: in: words of activations, `links.bank_write_layout`. A word that is written in the cycle in
     #: which a command is taken, or before, is what the instruction reads
@@ -126,9 +128,18 @@ class MatrixUnit(UnitComponent):
         )
         outstanding = Signal(range(64))
         for port, (beats, weights) in enumerate(zip(unpack.beats, self.weights, strict=True)):
-            m.submodules[f"skid_{port}"] = skid = SkidBuffer(weight_layout())
-            wiring.connect(m, wiring.flipped(weights), skid.i)
-            wiring.connect(m, skid.o, beats)
+            # Between FETCH and the unpacker's ready, which comes late: block RAM, for LUTs are the
+            # scarcer thing (a skid buffer takes one for each bit).
+            queue = WideQueue(weight_layout().size, WEIGHT_QUEUE, style=RamStyle.BLOCK)
+            m.submodules[f"weights_{port}"] = queue
+            m.d.comb += [
+                weights.ready.eq(queue.room),
+                queue.push.eq(weights.valid & queue.room),
+                queue.data.eq(Value.cast(weights.payload)),
+                Value.cast(beats.payload).eq(queue.o.payload),
+                beats.valid.eq(queue.o.valid),
+                queue.o.ready.eq(beats.ready),
+            ]
         m.d.comb += [
             gate.valid.eq(vector.valid),
             gate.end.eq(vector.payload.end),
