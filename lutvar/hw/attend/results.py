@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import LANES
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.links import BEAT
 from lutvar.hw.port_types import Stream
-from lutvar.hw.units.pipeline import delay
+from lutvar.hw.units.pipeline import data_register, delay
 from lutvar.hw.verilog import place
 
 from . import reciprocal, result_lane
@@ -153,7 +153,8 @@ class ResultPhase(wiring.Component):
         m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         with m.If(valid & ~odd):
             m.d.sync += low.eq(word)
-        m.d.sync += [queue.push.eq(valid & odd), queue.data.eq(Cat(low, word))]
+        data = data_register(m, queue.data, "pushed")
+        m.d.sync += [queue.push.eq(valid & odd), data.eq(Cat(low, word))]
         m.d.comb += self.active.eq(valid)
         wiring.connect(m, queue.o, wiring.flipped(self.beats))
         # A block takes room for R rows when it ends, and gives back what it does not need.

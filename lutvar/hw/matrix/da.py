@@ -20,7 +20,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
-from lutvar.hw.units.pipeline import valid_line
+from lutvar.hw.units.pipeline import data_register, valid_line
 from lutvar.hw.units.planes import PlaneLogic, to_planes
 
 from .da_carry import add_planes
@@ -64,7 +64,9 @@ class DaRecoder(WeightRecoder):
             (design.weight.decode_int(code) or 0) % (1 << design.planes)
             for code in range(design.weight.code_count)
         ]
-        m.d.sync += self.operand.eq(Cat(*logic.functions(words, design.planes, planes)))
+        m.d.sync += data_register(m, self.operand, "recoded").eq(
+            Cat(*logic.functions(words, design.planes, planes))
+        )
         return m
 
 

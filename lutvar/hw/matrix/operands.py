@@ -11,7 +11,7 @@ from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.widths import WORDS
 from lutvar.hw.port_types import View, view_signal
 from lutvar.hw.units.memory import READ_LATENCY, ChunkMemory
-from lutvar.hw.units.pipeline import delay, valid_line
+from lutvar.hw.units.pipeline import data_register, delay, valid_line
 
 from .chain import load_layout, operand_words, word_bits
 
@@ -93,8 +93,9 @@ class GroupOperands(wiring.Component):
             m.d.sync += low.eq(bytes_read)
         with m.If(take[1]):
             m.d.sync += high.eq(bytes_read)
+        scales = data_register(m, self.scales, "current_scales")
         with m.If(self.start):
-            m.d.sync += Value.cast(self.scales).eq(
+            m.d.sync += Value.cast(scales).eq(
                 Cat(
                     *(
                         Cat(low[8 * row : 8 * row + 8], high[8 * row : 8 * row + 8])

@@ -12,6 +12,7 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.widths import WORDS
 from lutvar.hw.inspection import for_inspection
 from lutvar.hw.units.dot import TableDot
+from lutvar.hw.units.pipeline import data_register
 from lutvar.hw.units.planes import CHUNK, to_planes
 from lutvar.hw.units.product_design import ProductDesign
 from lutvar.hw.verilog import place
@@ -50,7 +51,7 @@ class TableWeightRecode(WeightRecoder):
             planes = [Cat(*(word[k] for word in words)) for k in range(bits)]
             magnitude, sign = self.design.recode_weight(m, planes, f"recoded{first}")
             parts += [*magnitude, sign]
-        m.d.sync += self.operand.eq(Cat(*parts))
+        m.d.sync += data_register(m, self.operand, "recoded").eq(Cat(*parts))
         return m
 
 

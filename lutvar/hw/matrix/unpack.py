@@ -13,6 +13,7 @@ from lutvar.contract.memory import HALF_BLOCK, HALVES, SIDE_BEATS
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.links import BEAT, INDEX_BITS, weight_stream
 from lutvar.hw.port_types import Stream, view_signal
+from lutvar.hw.units.pipeline import data_register
 
 
 def work_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -181,10 +182,10 @@ class WeightUnpack(wiring.Component):
         for port, beats in enumerate(self.beats):
             m.d.comb += beats.ready.eq((step & takes) | self._side_open[port])
 
+        item = data_register(m, vectors.payload, "vector")
         with m.If(vectors.ready):
             m.d.sync += vectors.valid.eq(0)
         with m.If(produce):
-            item = vectors.payload
             m.d.sync += [
                 vectors.valid.eq(1),
                 item.codes.eq(codes),

@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.accelerator import LANES
 from lutvar.contract.formats import NumberFormat
 from lutvar.hw.links import BEAT
-from lutvar.hw.units.pipeline import delay, valid_line
+from lutvar.hw.units.pipeline import data_register, delay, valid_line
 from lutvar.hw.verilog import place
 
 from .lane import HalfLane, SumLane
@@ -89,12 +89,13 @@ class Lanes(wiring.Component):
         ]
 
         m.d.sync += self.push.eq(summed[-1] | gated[-1] | records.done)
+        beat = data_register(m, self.beat, "beat_register")
         with m.If(summed[-1]):
-            m.d.sync += self.beat.eq(Cat(*sums))
+            m.d.sync += beat.eq(Cat(*sums))
         with m.Elif(gated[-1]):
-            m.d.sync += self.beat.eq(Cat(*halves))
+            m.d.sync += beat.eq(Cat(*halves))
         with m.Else():
-            m.d.sync += self.beat.eq(records.record)
+            m.d.sync += beat.eq(records.record)
         return m
 
     def _sums(self, m: Module, platform: Any, g: Value) -> list[Value]:

@@ -21,6 +21,7 @@ from lutvar.contract.isa import (
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import InstructionRule as Rule
 from lutvar.hw.links import INDEX_BITS
+from lutvar.hw.units.pipeline import data_register
 
 CHECK_LATENCY = 3  #: cycles from a stable `word` to `broken`
 MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
@@ -165,6 +166,7 @@ class AddressResolver(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         opcode = operand(self.word, HEADER_FIELDS[0])[:3]
+        addresses = data_register(m, self.addresses, "resolved")
         for slot in range(self.SLOTS):
             field = Signal(40, name=f"field_{slot}", reset_less=True)
             for op in Opcode:
@@ -173,7 +175,7 @@ class AddressResolver(wiring.Component):
                     with m.If(opcode == int(op)):
                         m.d.sync += field.eq(operand(self.word, places[slot]))
             base = self.bases.word_select(field[38:], 64)
-            m.d.sync += self.addresses.word_select(slot, 64).eq(base + field[:38])
+            m.d.sync += addresses.word_select(slot, 64).eq(base + field[:38])
         return m
 
 

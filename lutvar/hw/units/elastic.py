@@ -17,6 +17,8 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.port_types import Stream
 
+from .pipeline import data_register
+
 #: A LUTRAM cell is this deep, so a shallower buffer would cost the same.
 STORE_BEATS = 32
 
@@ -102,9 +104,10 @@ class GroupStore(wiring.Component):
             groups.eq(groups + whole - self.start),
             self.valid.eq(get),
         ]
+        beat = data_register(m, self.beat, "beat_register")
         with m.If(get):
             m.d.sync += [
-                Value.cast(self.beat).eq(Value.cast(read.data)),
+                Value.cast(beat).eq(Value.cast(read.data)),
                 self.index.eq(position),
                 position.eq(position + 1),
                 busy.eq(~final),
@@ -170,6 +173,7 @@ class OutputQueue(wiring.Component):
         ]
         with m.If(~self.o.valid | self.o.ready):
             m.d.sync += self.o.valid.eq(pop)
+        payload = data_register(m, self.o.payload, "payload")
         with m.If(pop):
-            m.d.sync += Value.cast(self.o.payload).eq(Value.cast(read.data))
+            m.d.sync += Value.cast(payload).eq(Value.cast(read.data))
         return m

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers and delay lines: what every pipeline is made of."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal, Value
 
 
@@ -9,6 +11,17 @@ def register(m: Module, value: Value, name: str) -> Value:
     result = Signal(len(value), name=name, reset_less=True)
     m.d.sync += result.eq(value)
     return result
+
+
+def data_register(m: Module, port: Any, name: str) -> Any:
+    """A register without reset behind an output of data; the port shows what it holds.
+
+    A port that is assigned in `sync` itself would get a reset, as every signal that does not ask
+    for none.
+    """
+    held: Any = Signal(port.shape(), name=name, reset_less=True)
+    m.d.comb += Value.cast(port).eq(Value.cast(held))
+    return held
 
 
 def delay(m: Module, value: Value, cycles: int, name: str, *, reset: bool = False) -> Value:

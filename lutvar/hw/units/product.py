@@ -25,7 +25,7 @@ from amaranth.lib.wiring import In, Out
 from lutvar.contract.formats import NumberFormat
 
 from .lane_tables import TableSet
-from .pipeline import register
+from .pipeline import data_register, register
 from .planes import PlaneLogic, chunks, from_planes, to_planes
 from .product_design import ProductDesign
 from .recode import OperandCode, bits_for
@@ -280,7 +280,7 @@ class WeightRecode(wiring.Component):
             design.weight.bits,
             lambda code, name: design.recode_weight(m, code, name),
         )
-        m.d.sync += self.operand.eq(operand)
+        m.d.sync += data_register(m, self.operand, "recoded_operand").eq(operand)
         return m
 
 
@@ -315,5 +315,5 @@ class ActivationRecode(wiring.Component):
             return design.recode_activation(m, code, self.dual, self.neg, name)
 
         operand = _recode_chunks(m, self.codes, design.plain.bits, recode)
-        m.d.sync += self.operand.eq(operand)
+        m.d.sync += data_register(m, self.operand, "recoded_operand").eq(operand)
         return m

@@ -7,6 +7,7 @@ import pytest
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.hw.accelerator.top import TOP_NAME, Accelerator
+from lutvar.hw.inspection import for_inspection
 from lutvar.hw.units.memory import ChunkMemory, SharedMemory
 from lutvar.hw.units.ram_style import ULTRA_WORDS, RamStyle, ram_style
 from lutvar.hw.verilog import export_verilog
@@ -61,8 +62,8 @@ def test_ultraram_has_no_initial_values(verilog: str) -> None:
 
 def test_operand_banks_are_never_ultraram() -> None:
     """They are 72 x 6,912, and would take what the accumulators need."""
-    assert ChunkMemory(72, 72, 6912).style is RamStyle.BLOCK
-    assert SharedMemory(1024, 4096).style is RamStyle.ULTRA
+    assert for_inspection(ChunkMemory(72, 72, 6912)).style is RamStyle.BLOCK
+    assert for_inspection(SharedMemory(1024, 4096)).style is RamStyle.ULTRA
     for depth in (1, 64, 65, ULTRA_WORDS, 1 << 16):
         assert ram_style(depth) is (RamStyle.DISTRIBUTED if depth <= 64 else RamStyle.BLOCK)
     assert ram_style(64, ultra=True) is RamStyle.DISTRIBUTED
