@@ -8,6 +8,7 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.hw.accelerator.top import TOP_NAME, Accelerator
 from lutvar.hw.inspection import for_inspection
+from lutvar.hw.links import BEAT
 from lutvar.hw.units.memory import ChunkMemory, SharedMemory
 from lutvar.hw.units.ram_style import ULTRA_WORDS, RamStyle, ram_style
 from lutvar.hw.verilog import export_verilog
@@ -79,3 +80,15 @@ def test_each_unit_and_row_group_has_its_own_reset(verilog: str) -> None:
     }
     stage = re.search(r"module lutvar_reset_stage.*?endmodule", verilog, re.S)
     assert stage and 'dont_touch = "true"' in stage[0]
+
+
+def test_resets_are_written_as_such_and_only_where_state_needs_them(verilog: str) -> None:
+    multiplexers = re.findall(r"\b(?:rst|bus_rst|reset_leaf) \? ", verilog)
+    assert len(multiplexers) < 20, f"{len(multiplexers)} resets are multiplexers"
+    assert len(re.findall(r"^    else if \(", verilog, re.M)) > 100, "enables are multiplexers"
+    wide = []
+    for text in re.findall(r"^module .*?^endmodule", verilog, re.M | re.S):
+        width = {n: int(w) + 1 for w, n in re.findall(r"reg \[(\d+):0\] (\\?\S+)", text)}
+        reset = re.findall(r"^    if \((?:rst|bus_rst|reset_leaf)\) (\\?\S+) <=", text, re.M)
+        wide += [f"{text.split()[1]} {n}" for n in reset if width.get(n, 1) >= BEAT]
+    assert wide == ["lutvar_accelerator__core__control__counters counts"]
