@@ -246,3 +246,29 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["list", "sizes", "presets"]) == 0
     text = capsys.readouterr().out
     assert "d30" in text and "fp6" in text and "hadamard" not in text
+
+
+def test_what_verification_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = {
+        "format": "lutvar-evidence-1", "name": "n", "config": "c", "what": "w", "ok": True,
+        "values": 7, "values_different": 0, "cycles": 9, "date": "d",
+        "key": {"contract": "k", "verilog": "v"},
+    }  # fmt: skip
+    figures = {
+        "format": "lutvar-coverage-1", "configs": ["tiny"], "testbenches": {"tiny": 3},
+        "failed": [], "shares": {"line": [1, 2]}, "uncovered_signals": {},
+    }  # fmt: skip
+    case = {
+        "format": "lutvar-vectors-1", "case": "units", "what": "w", "config": "c", "programs": 3,
+        "memory_words": 4, "words_written": 2, "contract": "k", "verilog": "v",
+    }  # fmt: skip
+    for name, text, known in (
+        ("record", json.dumps(record, indent=1), "record of `lutvar evidence`"),
+        ("lines", 2 * (json.dumps(record) + "\n"), "records of `lutvar evidence`"),
+        ("figures", json.dumps(figures), "figures of `lutvar coverage`"),
+        ("case", json.dumps(case), "case of `lutvar export-vectors`"),
+    ):
+        file = tmp_path / f"{name}.json"
+        file.write_text(text, encoding="utf-8")
+        assert run(["inspect", str(file)]) == 0
+        assert known in capsys.readouterr().out

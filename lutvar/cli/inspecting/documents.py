@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 
 from .hardware import manifest
 from .report import FileReport, InspectError, read_json, shape_text
+from .verification import coverage, evidence, evidence_lines, vectors
 
 Data = dict[str, Any]
 _BAD = ("failure", "error")  #: elements of a test case that is not right
@@ -148,6 +149,8 @@ def _simulation(_path: Path, data: Data) -> FileReport:
 def _history(path: Path, lines: list[bytes]) -> FileReport:
     try:
         entries = [json.loads(line) for line in lines]
+        if "values_different" in entries[0]:
+            return evidence_lines(entries)
         first, last = entries[0], entries[-1]
         return FileReport(
             "history of `lutvar bench --history`",
@@ -179,6 +182,9 @@ _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"measurements", "quick"}, _bench),
     ({"accelerator", "different"}, _study),
     ({"simulator", "benches"}, _simulation),
+    ({"key", "values_different"}, evidence),
+    ({"shares", "uncovered_signals"}, coverage),
+    ({"case", "memory_words"}, vectors),
 )
 
 
