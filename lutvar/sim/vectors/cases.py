@@ -31,7 +31,7 @@ def _units(config: AcceleratorConfig) -> Recorder:
     """Three programs with one instruction for each unit."""
     from lutvar.sim.testbenches.units import SIZES, make_units_case
 
-    recorder = Recorder(config, 1 << 16)
+    recorder = Recorder(config, _MEMORY)
     device = Device(recorder, config)
     device.open()
     for seed in (1, 2, 3):

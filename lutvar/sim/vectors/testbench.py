@@ -18,7 +18,6 @@ _HEAD = """\
 //   PAUSE    how often a channel rests, of 256
 //   LATENCY  largest number of cycles from an address to its data
 //   TIMEOUT  cycles that a program may take
-`timescale 1ns / 1ps
 module testbench;
   parameter SEED = 1, PAUSE = 48, LATENCY = 64, TIMEOUT = 50000000;
   localparam WORDS = {words};
@@ -42,23 +41,26 @@ module testbench;
     end
   endfunction
 
-  function inside(input [63:0] address);
-    inside = address >= BASE && address - BASE < BYTES;
+  function in_memory(input [63:0] address);
+    in_memory = address >= BASE && address - BASE < BYTES;
   endfunction
 
   function [31:0] index(input [63:0] address);
-    index = inside(address) ? (address - BASE) >> 6 : 0;
+    index = in_memory(address) ? (address - BASE) >> 6 : 0;
   endfunction
 
   function [511:0] mask(input [63:0] strobe);
     integer k;
-    for (k = 0; k < 64; k = k + 1) mask[8*k +: 8] = {{8{{strobe[k]}}}};
+    begin
+      mask = 0;
+      for (k = 0; k < 64; k = k + 1) mask[8*k +: 8] = {{8{{strobe[k]}}}};
+    end
   endfunction
 
   // Rules that every burst must keep.
   task check_burst(input [63:0] address, input [7:0] length, input [2:0] size, input [1:0] burst);
-    if (address[5:0] != 0 || size != 6 || burst != 1 || length > 15 || !inside(address)
-        || !inside(address + (length << 6))
+    if (address[5:0] != 0 || size != 6 || burst != 1 || length > 15 || !in_memory(address)
+        || !in_memory(address + (length << 6))
         || address[63:12] != ((address + (length << 6)) >> 12)) begin
       $display("FAIL: a burst of %0d beats from %h breaks a rule", length + 1, address);
       problems = problems + 1;
@@ -94,7 +96,7 @@ _READ = """
       if ({p}_count != 0 && {p}_due[{p}_first] <= cycle && {p}_draw[15:8] >= PAUSE) begin
         {p}_rvalid <= 1;
         {p}_rdata <= memory[index({p}_at[{p}_first])];
-        {p}_rresp <= inside({p}_at[{p}_first]) ? 0 : 3;
+        {p}_rresp <= in_memory({p}_at[{p}_first]) ? 0 : 3;
         {p}_rlast <= {p}_left[{p}_first] == 0;
         {p}_at[{p}_first] <= {p}_at[{p}_first] + 64;
         {p}_left[{p}_first] <= {p}_left[{p}_first] - 1;
@@ -130,7 +132,7 @@ _WRITE = """
       {p}_wtail <= {p}_wtail + 1;
     end
     if ({p}_wvalid && {p}_wready) begin
-      if (inside({p}_to[{p}_w]))
+      if (in_memory({p}_to[{p}_w]))
         memory[index({p}_to[{p}_w])] <=
           (memory[index({p}_to[{p}_w])] & ~mask({p}_wstrb)) | ({p}_wdata & mask({p}_wstrb));
       if ({p}_wlast != ({p}_more[{p}_w] == 0)) begin
