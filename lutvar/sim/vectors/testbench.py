@@ -279,8 +279,8 @@ _TAIL = """
   reg [3:0] op;
   reg [11:0] offset;
   reg [31:0] value;
-  initial begin
-    $readmemh("steps.hex", steps);
+  initial $readmemh("steps.hex", steps);
+  always begin : driver  // once: it ends the simulation
     repeat (8) @(posedge ap_clk);
     ap_rst_n <= 1;
     repeat (4) @(posedge ap_clk);
