@@ -23,7 +23,8 @@ _XSIM = """\
 set -e
 cd "$(dirname "$0")"
 xvlog {define}accelerator.v testbench.v{glbl}
-xelab -timescale 1ns/1ps -generic_top "SEED=${{SEED:-1}}" {libraries}testbench {tops}-snapshot lutvar_vectors
+xelab -timescale 1ns/1ps -generic_top "SEED=${{SEED:-1}}" {libraries}testbench {tops}\\
+  -snapshot lutvar_vectors
 xsim lutvar_vectors -runall | tee xsim.log
 grep -q '^PASS' xsim.log
 """
