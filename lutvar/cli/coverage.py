@@ -31,8 +31,8 @@ def coverage(
 ) -> int:
     """Count the lines, signals, states and instruction fields that the simulations move.
 
-    CONFIG: accelerators; by default three tiny ones that have every form of every part. Writes
-    coverage.json and coverage.md. Exit code 1 when a testbench or an image is wrong.
+    CONFIG: accelerators; by default three tiny ones that have every form of every part (tiny-fp4,
+    tiny-fp6, tiny-da-dsp-fp4). Writes coverage.json and coverage.md. Exit code 1 when a testbench or an image is wrong.
     """
     if page is not None:
         from lutvar.sim.coverage.report import update_page
@@ -44,11 +44,14 @@ def coverage(
         return OK
     require_simulator()
     from lutvar.contract.accelerator import load_accelerator
-    from lutvar.sim.coverage.report import block, write_report
+    from lutvar.sim.coverage.report import as_dict, block, write_report
     from lutvar.sim.coverage.run import configurations, run_coverage
 
-    chosen = [load_accelerator(name) for name in configs] or configurations()
-    result = run_coverage(chosen, out, note, test_filter=match)
-    data = write_report(result, out)
+    tiny = {config.name: config for config in configurations()}
+    chosen = [tiny.get(name) or load_accelerator(name) for name in configs or tiny]
+    result = run_coverage(
+        chosen, out, note, test_filter=match, after=lambda part: write_report(part, out)
+    )
+    data = as_dict(result)
     emit(as_json, data, block(data))
     return OK if result.ok else FAILED

@@ -87,6 +87,7 @@ def run_coverage(
     *,
     test_filter: str | None = None,
     image: bool = True,
+    after: Callable[[Coverage], object] = lambda _coverage: None,
 ) -> Coverage:
     """Measure what testbenches and an image cover.
 
@@ -96,6 +97,7 @@ def run_coverage(
         say: gets lines of progress.
         test_filter: regular expression on names of testbenches.
         image: generate one, too.
+        after: called after each accelerator with what there is.
     """
     total = Coverage()
     for config in configs:
@@ -126,6 +128,7 @@ def run_coverage(
             for bin_, count in counts.items():
                 total.bins[bin_] = total.bins.get(bin_, 0) + count
         total.results[config.name] = rows
+        after(total)
     return total
 
 
