@@ -16,7 +16,7 @@ from lutvar.text import wrap_page
 
 from .bins import Bin
 from .points import Counts, Share, share, shares, uncovered
-from .run import Coverage
+from .run import PROGRAMS, Coverage
 
 BLOCK = "coverage"
 _FSM = "fsm_"
@@ -40,6 +40,8 @@ def as_dict(coverage: Coverage) -> dict[str, Any]:
         "failed": [row.bench for rows in coverage.results.values() for row in rows
                    if not row.passed],
         "image_values": coverage.image_values,
+        "random_programs": PROGRAMS,
+        "deviations": coverage.deviations,
         "shares": {kind: _pair(share(plain, kind)) for kind in ("line", "branch", "toggle")},
         "modules": by_module,
         "uncovered_signals": {
@@ -98,7 +100,9 @@ def block(data: Mapping[str, Any]) -> str:
     ran = ", ".join(f"{n} testbenches on {name}" for name, n in data["testbenches"].items())
     parts = [
         to_markdown([Table(["what", "covered"], rows)]),
-        f"From {ran}, and an image of class 3 on each ({compared:,} values, {different:,} differ).",
+        f"From {ran}; on each an image of class 3 (together {compared:,} values, {different:,} "
+        f"differ) and {data['random_programs']} random programs of `lutvar fuzz` "
+        f"({data['deviations']} deviate).",
         "Not covered, by group:\n",
     ]
     missing: dict[str, list[str]] = defaultdict(list)

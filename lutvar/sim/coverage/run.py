@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs testbenches and an image on builds that count coverage, and adds everything up."""
+"""Runs testbenches, an image and random programs on builds that count, and adds all of it up."""
 
 from __future__ import annotations
 
-import ctypes
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lutvar.contract import isa
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import INSTRUCTION_BYTES, Instruction, ProgramError
 from lutvar.files import make_folder, write_file
 from lutvar.host.compile.pack import pack_transformer
+from lutvar.host.compile.program import Program
 from lutvar.host.device import Device
 from lutvar.host.transformer import DeviceTransformer, PassReport
 from lutvar.hw.accelerator.export import export
@@ -20,6 +23,9 @@ from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.runnable import quantize
 from lutvar.quant.var.passes import generate_passes
 from lutvar.sim.device import WRAPPER, MemoryTiming, VerilatedDevice
+from lutvar.sim.fuzz.bench import Outcome
+from lutvar.sim.fuzz.case import Step as FuzzStep
+from lutvar.sim.fuzz.run import Fuzzer
 from lutvar.sim.run.comparing import ComparingTransformer, Comparison
 from lutvar.sim.runner import (
     COVERAGE_ARGUMENTS,
@@ -38,14 +44,20 @@ from .states import with_transitions
 Say = Callable[[str], None]
 _MEMORY = 1 << 26
 _CLASS = 3  #: of the image
-#: Added to the C++ of the simulated device.
-_WRITE = """
-#include "verilated_cov.h"
-#pragma GCC visibility push(default)
-extern "C" void lutvar_coverage(void* handle, const char* path) {
-    self(handle)->context.coveragep()->write(path);
+PROGRAMS = 150  #: random ones on each accelerator
+#: In the C++ of the simulated device: the end of a simulation, and what it becomes.
+_INCLUDES = '#include <cstdlib>\n#include <string>\n#include "verilated_cov.h"\n'
+_DESTROY = "void lutvar_destroy(void* handle) { delete self(handle); }"
+_WRITE = """\
+void lutvar_destroy(void* handle) {
+    static int number = 0;
+    const char* folder = std::getenv("LUTVAR_COVERAGE");
+    if (folder) {
+        const std::string path = std::string(folder) + "/" + std::to_string(number++) + ".dat";
+        self(handle)->context.coveragep()->write(path);
+    }
+    delete self(handle);
 }
-#pragma GCC visibility pop
 """
 
 
@@ -65,6 +77,7 @@ class Coverage:
         points: of Verilator. bins: of instruction fields, errors and rules.
         results: of the testbenches, by configuration.
         image_values: compared with the golden model, and different.
+        deviations: that random programs have found.
     """
 
     configs: list[str] = field(default_factory=list)
@@ -72,12 +85,14 @@ class Coverage:
     bins: dict[Bin, int] = field(default_factory=dict)
     results: dict[str, list[SimulationResult]] = field(default_factory=dict)
     image_values: tuple[int, int] = (0, 0)
+    deviations: int = 0
 
     @property
     def ok(self) -> bool:
         """All testbenches passed and the images are right."""
         passed = all(row.passed for rows in self.results.values() for row in rows)
-        return passed and self.image_values[0] > 0 and not self.image_values[1]
+        right = self.image_values[0] > 0 and not self.image_values[1]
+        return passed and right and not self.deviations
 
 
 def run_coverage(
@@ -96,7 +111,7 @@ def run_coverage(
         folder: for builds, logs and counts.
         say: gets lines of progress.
         test_filter: regular expression on names of testbenches.
-        image: generate one, too.
+        image: generate one, and run random programs, too.
         after: called after each accelerator with what there is.
     """
     total = Coverage()
@@ -114,16 +129,24 @@ def run_coverage(
         )  # fmt: skip
         parts = [_points(work / "testbenches" / "coverage.dat", config)]
         programs = [*_programs(work / "testbenches" / "programs")]
+        errors = _errors(work / "testbenches" / "errors")
         if image:
+            library = _build(config, verilog, work, say)
             say(f"{config.name}: an image ...")
-            reports, comparison = _image(config, verilog, work, say)
-            parts.append(_points(work / "image.dat", config))
+            reports, comparison = _image(config, library, work / "image")
             programs += [i for r in reports for i in r.compiled.program.instructions]
             compared, different = total.image_values
             total.image_values = compared + comparison.total, different + comparison.mismatches
+            say(f"{config.name}: {PROGRAMS} random programs ...")
+            fuzzer = _CountingFuzzer(library, config, 0, work, say)
+            with _counted(work / "fuzz"):
+                total.deviations += len(fuzzer.run(programs=PROGRAMS).deviations)
+            programs += fuzzer.instructions
+            errors += fuzzer.errors
+            for part in ("image", "fuzz"):
+                parts += [_points(file, config) for file in (work / part).glob("*.dat")]
         total.configs.append(config.name)
         total.points = merge([total.points, *parts])
-        errors = _errors(work / "testbenches" / "errors")
         for counts in (field_bins(config, programs), error_bins(errors)):
             for bin_, count in counts.items():
                 total.bins[bin_] = total.bins.get(bin_, 0) + count
@@ -140,22 +163,56 @@ def _points(path: Path, config: AcceleratorConfig) -> dict[Point, int]:
     }
 
 
-def _image(
-    config: AcceleratorConfig, verilog: Path, folder: Path, say: Say
-) -> tuple[list[PassReport], Comparison]:
-    wrapper = folder / "device.cpp"
-    write_file(wrapper, WRAPPER.read_text(encoding="utf-8") + _WRITE)
+class _CountingFuzzer(Fuzzer):
+    """Keeps the instructions of right programs, and how the others ended."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.instructions: list[Instruction] = []
+        self.errors: list[tuple[int, int]] = []
+
+    def _count(self, step: FuzzStep, outcome: Outcome) -> None:
+        super()._count(step, outcome)
+        if step.right:
+            self.instructions += Program.decode(step.program).instructions
+        if outcome.error:
+            self.errors.append((outcome.error, outcome.info))
+
+
+@contextmanager
+def _counted(folder: Path) -> Iterator[None]:
+    """Simulations that end here leave their counts in the folder."""
+    make_folder(folder)
+    for old in folder.glob("*.dat"):
+        old.unlink()
+    os.environ["LUTVAR_COVERAGE"] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ["LUTVAR_COVERAGE"]
+
+
+def _build(config: AcceleratorConfig, verilog: Path, folder: Path, say: Say) -> Path:
+    wrapper, source = folder / "device.cpp", WRAPPER.read_text(encoding="utf-8")
+    assert _DESTROY in source
+    write_file(wrapper, _INCLUDES + source.replace(_DESTROY, _WRITE))
     for header in WRAPPER.parent.glob("*.hpp"):
         write_file(folder / header.name, header.read_bytes())
-    library = build(
+    return build(
         verilog, top=config.module, wrapper=wrapper, build_dir=folder / "sim", progress=say,
         more=COVERAGE_ARGUMENTS,
     )  # fmt: skip
+
+
+def _image(
+    config: AcceleratorConfig, library: Path, folder: Path
+) -> tuple[list[PassReport], Comparison]:
     quantized = quantize("digits", config)
     info, loaded = quantized.loaded.info, quantized.loaded
     reports: list[PassReport] = []
     comparison = Comparison()
-    with VerilatedDevice(library, _MEMORY, timing=MemoryTiming((2, 60), 0.1)) as simulation:
+    timing = MemoryTiming((2, 60), 0.1)
+    with _counted(folder), VerilatedDevice(library, _MEMORY, timing=timing) as simulation:
         device = Device(SimulatedMemory(simulation), config)
         device.open()
         transformer = DeviceTransformer(
@@ -166,9 +223,6 @@ def _image(
             loaded.var, loaded.vqvae, ComparingTransformer(golden, transformer, comparison),
             [_CLASS], [1], info.cfg, info.top_k, info.top_p,
         )  # fmt: skip
-        write = ctypes.CDLL(str(library.absolute())).lutvar_coverage
-        write.restype, write.argtypes = None, (ctypes.c_void_p, ctypes.c_char_p)
-        write(simulation._handle, str(folder / "image.dat").encode())
     return reports, comparison
 
 

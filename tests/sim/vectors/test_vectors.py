@@ -68,13 +68,13 @@ def on_icarus(vectors: Path) -> str:
 @pytest.mark.slow
 def test_icarus_finds_a_changed_word(vectors: Path, on_icarus: str, tmp_path: Path) -> None:
     wrong = shutil.copytree(vectors, tmp_path / "wrong")
-    index = change_a_bit(wrong / "expect1.hex")
+    index = change_a_bit(wrong / "expect0.hex")
     # Compiled before; only memory files are read now.
     done = subprocess.run(
         ["vvp", "-n", "icarus.vvp"], cwd=wrong, capture_output=True, text=True, check=False,
     )  # fmt: skip
     text = done.stdout
-    assert "PASS" not in text and "FAIL: 1 of" in text and "after program 1" in text, text
+    assert "PASS" not in text and "FAIL: 1 of" in text and "after program 0" in text, text
     assert f"address {0x5_5000_0000 + 64 * index:016x}" in text
     expected, found = (int(re.search(rf"{w} +(\w+)", text)[1], 16) for w in ("expected", "found"))  # type: ignore[index]
     assert expected ^ found == 1
