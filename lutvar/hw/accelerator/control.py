@@ -287,7 +287,7 @@ class Control(wiring.Component):
             registers.cycles_lo.eq(counters.cycles_lo),
             registers.cycles_hi.eq(counters.cycles_hi),
         ]  # fmt: skip
-        # Also what comes while the units are reset: this one is kept until ap_rst_n.
+        # A soft reset keeps this one: what it counts is no program's doing.
         dropped, unsolicited = Signal(range(len(READ_PORTS) + len(WRITE_PORTS) + 1)), Signal(32)
         m.d.bus += [
             dropped.eq(sum(report.unsolicited for report in self.reports)),
