@@ -24,7 +24,7 @@ def drive_report(
     dropped = Signal(name="report_unsolicited")
     m.d.sync += dropped.eq(unsolicited)
     with m.If(~Cat(flags.values()).any()):
-        for name, (hit, start) in reversed(hits.items()):
+        for name, (hit, start) in reversed(list(hits.items())):
             with m.If(hit):
                 m.d.sync += [*(f.eq(n == name) for n, f in flags.items()), address.eq(start)]
     m.d.comb += [

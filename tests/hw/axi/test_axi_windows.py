@@ -11,9 +11,9 @@ from amaranth.sim import Simulator
 from lutvar.hw.axi.reader import BurstReader
 from lutvar.hw.axi.windows import WindowCheck
 from lutvar.hw.axi.writer import BurstWriter
-from lutvar.hw.links import BEAT_ADDRESS, WINDOWS, windows_layout
+from lutvar.hw.links import BEAT_ADDRESS, WINDOWS
 from support.hw.axi_memory import AxiMemory, serve
-from support.hw.masters import first_report
+from support.hw.masters import first_report, window_bits
 
 TOP = 1 << BEAT_ADDRESS
 MOST = (1 << 20) - 1  #: beats of a transfer
@@ -24,17 +24,11 @@ def _inside(windows: Windows, address: int, beats: int) -> bool:
     return any(base <= address and address + beats <= limit for base, limit in windows)
 
 
-def _value(windows: Windows) -> int:
-    fields = [{"base": base, "limit": limit} for base, limit in windows]
-    fields += [{}] * (WINDOWS - len(fields))
-    return windows_layout().const(fields).as_bits()
-
-
 def _cases(rng: random.Random) -> list[tuple[Windows, int, int]]:
     """Windows of all kinds, and transfers that touch their edges or wrap around."""
-    cases = []
+    cases: list[tuple[Windows, int, int]] = []
     for _ in range(60):
-        windows = []
+        windows: list[tuple[int, int]] = []
         for _ in range(WINDOWS):
             base = rng.choice([0, 1, TOP - 1, TOP - 20, rng.randrange(TOP), rng.randrange(4000)])
             size = rng.choice([0, 1, 16, rng.randrange(1 << 21), rng.randrange(TOP)])
@@ -64,7 +58,7 @@ def test_the_check_is_that_of_integers() -> None:
         shown = None
         for (windows, address, beats), inside in zip(cases, expected, strict=True):
             if windows != shown:
-                ctx.set(dut.windows.as_value(), _value(windows))
+                ctx.set(dut.windows.as_value(), window_bits(windows))
                 shown = windows
                 await ctx.tick()
             # The low six bits are no part of a beat's address.
@@ -102,7 +96,7 @@ def test_nothing_outside_is_begun(write: bool, bad: tuple[int, int]) -> None:
     offered = [*right, bad, right[0]]
 
     async def requests(ctx: Any) -> None:
-        ctx.set(dut.windows.as_value(), _value([(0, 0), (_BASE, _BASE + 100)]))
+        ctx.set(dut.windows.as_value(), window_bits([(0, 0), (_BASE, _BASE + 100)]))
         await ctx.tick()
         for at, beats in offered:
             ctx.set(dut.request.payload.address, (_BASE + at) << 6)

@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Windows and reports of units, readers and writers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lutvar.hw.links import windows_layout
+from lutvar.hw.links import WINDOWS, windows_layout
 
-#: One window, all of memory but its last beat; the other three are empty.
-WHOLE = windows_layout().const([{"base": 0, "limit": (1 << 58) - 1}, {}, {}, {}]).as_bits()
+
+def window_bits(windows: Sequence[tuple[int, int]]) -> int:
+    """The value of a `windows` port from (base, limit) in beats; the rest are empty."""
+    layout: Any = windows_layout()  # its stubs take constants for those of the language
+    fields: list[dict[str, int]] = [{"base": base, "limit": limit} for base, limit in windows]
+    return int(layout.const(fields + [{}] * (WINDOWS - len(fields))).as_bits())
+
+
+#: One window, all of memory but its last beat.
+WHOLE = window_bits([(0, (1 << 58) - 1)])
 
 
 def open_windows(ctx: Any, *components: Any) -> None:
