@@ -27,7 +27,7 @@ PINS := pyproject.toml $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-fast coverage coverage-hw lint format docs verilog sim fuzz formal study evidence estimate bench train clean tools
+.PHONY: help demo test test-fast coverage coverage-hw lint format docs verilog sim fuzz mutation formal study evidence estimate bench train clean tools
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ sim: tools $(VENV)/.core ## cocotb testbenches on the exported Verilog of small-
 
 fuzz: tools $(VENV)/.core ## random programs, right and malformed, on the simulated accelerator: 60 seconds
 	$(LUTVAR) fuzz --seconds 60 -o $(BUILD)/fuzz
+
+mutation: tools $(VENV)/.core ## share of small changes of the Verilog that checks notice: half an hour, resumable
+	$(BIN)/python -m lutvar.bench.mutation --jobs $(PYTEST_JOBS) -o $(BUILD)/mutation
 
 study: tools $(VENV)/.core ## what pipelining, shared weights and slow memory do, simulated
 	$(LUTVAR) study --config $(CONFIG) -o $(BUILD)/study.json

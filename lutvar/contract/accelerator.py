@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import Self
+
+from lutvar.yaml_files import shipped
 
 from .formats import NumberFormat, get_format
 from .names import Name
@@ -19,6 +22,12 @@ ROW_GROUP = 16  #: token rows that share weights registers and drain together
 BEAT_BYTES = 64  #: every memory port
 HEAD_DIM = 64  #: columns of an attention head; all released models have it
 WEIGHT_BLOCK = 32  #: outputs that share a beat of scales in a weight panel
+
+
+@cache
+def _shipped_quant(name: str) -> QuantConfig:
+    """A preset that ships: read once, for it is asked for very often."""
+    return load_quant(name)
 
 
 class AcceleratorConfig(_Strict):
@@ -87,7 +96,9 @@ class AcceleratorConfig(_Strict):
     @property
     def quant_config(self) -> QuantConfig:
         """The quantization preset that `quant` names."""
-        return load_quant(self.quant)
+        return (
+            _shipped_quant(self.quant) if self.quant in shipped("quant") else load_quant(self.quant)
+        )
 
     @property
     def kv(self) -> NumberFormat:

@@ -46,7 +46,9 @@ struct Simulation {
     bool kept = false;            // the memory goes on during a reset
     uint64_t valid_in_reset = 0;  // port and cycle pairs with a VALID while ap_rst_n is low
 
-    explicit Simulation(uint64_t bytes) {
+    Simulation(uint64_t bytes, const char* plusarg) {
+        const char* arguments[] = {"device", plusarg};
+        context.commandArgs(*plusarg ? 2 : 1, arguments);
         memory.data.resize(bytes);
         reads = {READ_PORT(top, m_axi_prog), READ_PORT(top, m_axi_wgt), READ_PORT(top, m_axi_front),
                  READ_PORT(top, m_axi_post), READ_PORT(top, m_axi_keys), READ_PORT(top, m_axi_values)};
@@ -140,7 +142,8 @@ Simulation* self(void* handle) { return static_cast<Simulation*>(handle); }
 #pragma GCC visibility push(default)
 extern "C" {
 
-void* lutvar_create(uint64_t bytes) { return new Simulation(bytes); }
+// plusarg: for $value$plusargs in the Verilog, or "".
+void* lutvar_create(uint64_t bytes, const char* plusarg) { return new Simulation(bytes, plusarg); }
 void lutvar_destroy(void* handle) { delete self(handle); }
 uint64_t lutvar_cycles(void* handle) { return self(handle)->memory.now; }
 int lutvar_interrupt(void* handle) { return self(handle)->interrupt(); }
@@ -225,6 +228,11 @@ void lutvar_refuse(void* handle, int port, int write, uint64_t number, uint32_t 
 // Address of the burst that lutvar_refuse has refused, or all ones.
 uint64_t lutvar_refused(void* handle, int port, int write) {
     return self(handle)->pace(port, write).refused_at;
+}
+
+// RLAST with the n-th beat from now that is not a burst's last; 0: with none.
+void lutvar_wrong_last(void* handle, int port, uint64_t number) {
+    self(handle)->reads[port].pace.wrong_last = number;
 }
 
 // Put bytes of the memory at an address. Once there is a segment, all other addresses answer DECERR.

@@ -36,6 +36,7 @@ _FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "order": (None, (_INT, _INT)),
     "refuse": (None, (_INT, _INT, _U64, _U32)),
     "refused": (_U64, (_INT, _INT)),
+    "wrong_last": (None, (_INT, _U64)),
     "segment": (None, (_U64, _U64, _U64)),
     "window": (None, (_U64, _U64)),
     "outside": (_U64, (ctypes.POINTER(_U64),)),
@@ -93,6 +94,7 @@ class VerilatedDevice:
         library: what `lutvar.sim.verilator.build` returned for the wrapper `device.cpp`.
         memory_bytes: size of the memory, addresses from 0; other addresses answer DECERR.
         timing: of the memory.
+        plusarg: for `$value$plusargs` in the Verilog, as in "+name=7".
     """
 
     def __init__(
@@ -101,16 +103,17 @@ class VerilatedDevice:
         memory_bytes: int,
         *,
         timing: MemoryTiming | None = None,
+        plusarg: str = "",
     ) -> None:
         self._library = ctypes.CDLL(str(Path(library).absolute()))
         create = self._library.lutvar_create
-        create.restype, create.argtypes = _VOID, (_U64,)
+        create.restype, create.argtypes = _VOID, (_U64, ctypes.c_char_p)
         self._calls: dict[str, Callable[..., Any]] = {}
         for name, (result, arguments) in _FUNCTIONS.items():
             function = getattr(self._library, f"lutvar_{name}")
             function.restype, function.argtypes = result, (_VOID, *arguments)
             self._calls[name] = function
-        self._handle: int | None = create(memory_bytes)
+        self._handle: int | None = create(memory_bytes, plusarg.encode())
         raw = (ctypes.c_uint8 * memory_bytes).from_address(self.call("memory"))
         #: The memory itself, uint8 [memory_bytes]; valid until `close`.
         self.memory: NDArray[np.uint8] = np.ctypeslib.as_array(raw)

@@ -111,6 +111,7 @@ struct Pace {
     // The burst that is refused, counted from 1 downwards; 0: none. Its address afterwards.
     uint64_t countdown = 0, refused_at = ~uint64_t(0);
     uint32_t refusal = 2;
+    uint64_t wrong_last = 0;  // the beat, counted likewise, that has RLAST too early
 
     uint64_t due(Memory& memory) const {
         const uint32_t span = latency_high - latency_low;
@@ -170,7 +171,8 @@ struct ReadPort {
             if (const uint8_t* bytes = memory.at(burst.address, kBeat))
                 std::memcpy(&(*rdata)[0], bytes, kBeat);
             *rresp = burst.response;
-            *rlast = burst.left == 1;
+            // Only too early: RLAST that never comes is a memory that no longer answers.
+            *rlast = burst.left == 1 || (pace.wrong_last && !--pace.wrong_last);
             valid = true;
         }
         *rvalid = valid;

@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import random
+import ctypes
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +17,15 @@ from lutvar.contract.isa import UNITS, Region
 from lutvar.contract.register_map import (
     BY_NAME,
     READ_PORTS,
-    REGISTERS,
     WRITE_PORTS,
     read_ports,
 )
-from lutvar.contract.register_types import ADDRESS_BITS, Access
 from lutvar.sim.device import SimulationTimeout, VerilatedDevice
 
 from .case import Step
 from .contents import BASES, GUARD, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG, Event, Pace, Timing
+from .storm import storm
 
 Bytes = NDArray[np.uint8]
 LIMIT = 60_000  #: cycles after which a program is taken for a long one and stopped
@@ -36,8 +34,7 @@ _READY_LIMIT = 20_000
 _SLICE = 4096
 _GUARD_VALUE = 0xA5
 #: What the build under test promises: registers that came with it.
-HAS_LIMITS = "LIMIT0_LO" in BY_NAME
-HAS_SETTLING = any(name.startswith("UNSOLICITED") for name in BY_NAME)
+HAS_SETTLING = any(f.name == "settling" for f in BY_NAME["STATE"].fields)
 _ALL_ONES = (1 << 64) - 1
 
 
@@ -77,12 +74,13 @@ class Bench:
     Args:
         library: the model, see `lutvar.sim.verilator.build`.
         config: what it is.
+        plusarg: see `VerilatedDevice`.
     """
 
-    def __init__(self, library: Path, config: AcceleratorConfig) -> None:
+    def __init__(self, library: Path, config: AcceleratorConfig, *, plusarg: str = "") -> None:
         self.config = config
         total = sum(SIZES[region] + 2 * GUARD for region in Region)
-        self.device = VerilatedDevice(library, total)
+        self.device = VerilatedDevice(library, total, plusarg=plusarg)
         self._at: dict[Region, int] = {}
         at = 0
         for region in Region:
@@ -90,8 +88,7 @@ class Bench:
             self.device.call("segment", BASES[region] - GUARD, size + 2 * GUARD, at)
             self._at[region] = at + GUARD
             at += size + 2 * GUARD
-            if HAS_LIMITS:
-                self.device.call("window", BASES[region], BASES[region] + size)
+            self.device.call("window", BASES[region], BASES[region] + size)
         self.device.memory[:] = _GUARD_VALUE
         self._rules = self._broken_rules()
         self.open()
@@ -125,20 +122,21 @@ class Bench:
 
     def open(self) -> None:
         """What a driver does after a hard reset."""
-        for _ in range(_READY_LIMIT // 64):
-            if self._field("CTRL", "ready"):
-                break
-            self.device.idle(64)
-        else:
-            raise SimulationTimeout("CTRL.ready stays 0 after a hard reset")
+        self._ready()
         for region in Region:
             self._write64(f"BASE{int(region)}", BASES[region])
-            if HAS_LIMITS:
-                self._write64(f"LIMIT{int(region)}", BASES[region] + SIZES[region])
+            self._write64(f"LIMIT{int(region)}", BASES[region] + SIZES[region])
         self._write64("PROGRAM", BASES[Region.IO] + PROGRAM_OFFSET)
         self.write("WATCHDOG", WATCHDOG)
         self.write("IER", 3)
         self.write("GIE", 1)
+
+    def _ready(self) -> None:
+        for _ in range(_READY_LIMIT // 64):
+            if self._field("CTRL", "ready"):
+                return
+            self.device.idle(64)
+        raise SimulationTimeout("CTRL.ready stays 0 after a reset")
 
     def soft_reset(self) -> None:
         """SOFT_RESET, until it is over."""
@@ -148,6 +146,7 @@ class Bench:
             if self.device.cycles - first > _SOFT_RESET_LIMIT:
                 raise SimulationTimeout("SOFT_RESET does not end")
             self.device.idle(16)
+        self._ready()
         self.write("IER", 3)
         self.write("GIE", 1)
 
@@ -262,6 +261,8 @@ class Bench:
         if event is not None and event.kind == "refuse":
             where = self._direction(event["port"])
             self.device.call("refuse", *where, event["number"], event["response"])
+        elif event is not None and event.kind == "wrong_last":
+            self.device.call("wrong_last", self._direction(event["port"])[0], event["number"])
 
     def _refused(self, event: Event | None) -> int | None:
         if event is None or event.kind != "refuse":
@@ -275,6 +276,8 @@ class Bench:
                 where = self._direction(f"{kind}_{port}")
                 self.device.call("refuse", *where, 0, 0)
                 self.device.call("hold", *where, 0)
+                if kind == "r":
+                    self.device.call("wrong_last", where[0], 0)
 
     def _interrupt_by_event(self, event: Event, outcome: Outcome) -> bool:
         """What happens in the middle of a program. True: the program is over."""
@@ -282,7 +285,7 @@ class Bench:
             self.device.call("hold", *self._direction(event["port"]), event["cycles"])
             return False
         if event.kind == "storm":
-            self._storm(event, outcome)
+            outcome.problems += storm(self.device, event, self.read("SCRATCH"))
             return False
         outcome.stopped = True
         if event.kind == "soft_reset":
@@ -292,40 +295,6 @@ class Bench:
             self.device.reset(event["cycles"], keep=bool(event["keep"]))
             self.open()
         return True
-
-    def _storm(self, event: Event, outcome: Outcome) -> None:
-        """Random accesses that must not disturb a program; each answer is checked."""
-        rng = random.Random(event["seed"])
-        by_offset = {register.offset: register for register in REGISTERS}
-        harmless = [r.offset for r in REGISTERS if r.access is Access.RO] + [0x7C]
-        scratch = self.read("SCRATCH")
-        for _ in range(event["count"]):
-            listed = rng.random() < 0.7
-            late = tuple(rng.choice((0, 0, 0, 1, 5)) for _ in range(3))
-            if rng.random() < 0.5:
-                offset = rng.choice(list(by_offset)) if listed else rng.randrange(1 << ADDRESS_BITS)
-                if offset == BY_NAME["CTRL"].offset:
-                    continue  # reading it clears CTRL.done
-                value, response = self.device.reg_read(offset, late[:2])  # type: ignore[arg-type]
-                expected = 0 if offset in by_offset else 2
-                if response != expected or (expected and value):
-                    outcome.problems.append(
-                        f"a read of 0x{offset:03X} gave {value:#x} with response {response}"
-                    )
-                if offset == BY_NAME["SCRATCH"].offset and value != scratch:
-                    outcome.problems.append(f"SCRATCH is {value:#x}, {scratch:#x} was written")
-                continue
-            offset = rng.choice(harmless) if listed else rng.randrange(1 << ADDRESS_BITS)
-            if not listed and offset in by_offset:
-                continue
-            value, strobe = rng.getrandbits(32), rng.randrange(16)
-            response = self.device.reg_write(offset, value, strobe, late)  # type: ignore[arg-type]
-            expected = 0 if offset == BY_NAME["SCRATCH"].offset else 2
-            if response != expected:
-                outcome.problems.append(f"a write to 0x{offset:03X} was answered with {response}")
-            if not expected:
-                mask = sum(0xFF << 8 * i for i in range(4) if strobe >> i & 1)
-                scratch = scratch & ~mask | value & mask
 
     # Memory ----------------------------------------------------------------------------------
     def _part(self, region: Region) -> Bytes:
@@ -361,12 +330,10 @@ class Bench:
 
     # Rules of the buses ----------------------------------------------------------------------
     def _broken_rules(self) -> dict[str, int]:
-        import ctypes
-
         first = ctypes.c_uint64()
         outside = int(self.device.call("outside", ctypes.byref(first)))
         rules = {"violations of AXI": self.device.violations}
-        if HAS_LIMITS:
+        if outside:
             rules[f"bursts outside the regions, the first at {first.value:#x}"] = outside
         if HAS_SETTLING:
             rules["VALIDs while ap_rst_n is low"] = int(self.device.call("valid_in_reset"))
@@ -378,9 +345,3 @@ class Bench:
             if count != self._rules.get(what, 0):
                 outcome.problems.append(f"{count - self._rules.get(what, 0)} {what}")
         self._rules = now
-
-
-def summary(outcome: Outcome) -> dict[str, Any]:
-    """The numbers of an outcome for messages."""
-    return {"done": outcome.done, "error": outcome.error, "info": outcome.info,
-            "counts": outcome.counts, "cycles": outcome.cycles}  # fmt: skip

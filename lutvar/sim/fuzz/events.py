@@ -21,6 +21,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "hard_reset": ("cycle", "cycles", "keep"),
     "soft_reset": ("cycle",),
     "storm": ("cycle", "count", "seed"),
+    "wrong_last": ("port", "number"),
 }  # fmt: skip
 
 
@@ -139,7 +140,13 @@ def random_event(
     names = directions(config)
     port = names[int(rng.integers(len(names)))]
     cycle = int(rng.integers(1, int(rng.choice([40, 300, 1500, 4000]))))
-    kind = list(EVENTS)[int(rng.integers(len(EVENTS)))]
+    kinds = [kind for kind in EVENTS if late or kind != "wrong_last"]
+    kind = kinds[int(rng.integers(len(kinds)))]
+    if kind == "wrong_last":
+        reads = [name for name in names if name.startswith("r_")]
+        port = reads[int(rng.integers(len(reads)))]
+        number = int(rng.integers(1, int(rng.choice([2, 20, 100]))))
+        return Event(kind, {"port": port, "number": number})
     if kind == "refuse":
         number = int(rng.integers(1, int(rng.choice([2, 4, 12]))))
         return Event(kind, {"port": port, "number": number, "response": int(rng.integers(2, 4))})

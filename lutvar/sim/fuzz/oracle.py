@@ -12,17 +12,19 @@ import numpy as np
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS, Opcode, ProgramError, Region
-from lutvar.contract.register_map import DeviceError
+from lutvar.contract.register_map import DeviceError, ReadRule
 from lutvar.host.compile.check import check_program
 from lutvar.host.compile.errors import OrderError
 from lutvar.host.compile.program import Program
 from lutvar.sim.device import SimulationTimeout
 from lutvar.sim.interpret import Machine
 
-from .bench import HAS_LIMITS, Bench, Bytes, Outcome
+from .bench import Bench, Bytes, Outcome
 from .case import Case, Step
 from .contents import PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
+from .malformed import words_of
+from .rules import misfit, refusal, stray
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Deviation:
     """A step that did what it must not.
 
     Attributes:
-        kind: "memory", "error", "hang", "guard" or "rule".
+        kind: "memory", "error", "hang", "guard", "refusal" or "rule".
         at: index of the step.
         what: for people.
     """
@@ -53,10 +55,10 @@ class Unpredictable(ValueError):
 
 
 class Oracle:
-    """Knows what right programs leave. Results of the latest programs are kept."""
+    """Knows what right programs leave. Results of the latest `keep` programs are kept."""
 
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, config: AcceleratorConfig, keep: int = 64) -> None:
+        self.config, self.keep = config, keep
         self._known: OrderedDict[tuple[object, ...], Expected] = OrderedDict()
 
     def expected(self, step: Step) -> Expected:
@@ -80,7 +82,7 @@ class Oracle:
         counts = tuple(opcodes.count(Opcode[unit.name]) for unit in UNITS)
         result = Expected(machine.memory, counts)
         self._known[key] = result
-        if len(self._known) > 64:
+        if len(self._known) > self.keep:
             self._known.popitem(last=False)
         return result
 
@@ -88,11 +90,13 @@ class Oracle:
         """The worst thing that a step did, or None."""
         if outcome.stuck:
             return Deviation("hang", at, "; ".join(outcome.problems))
-        if outcome.guard and HAS_LIMITS:
+        if outcome.guard:
             places = ", ".join(f"{address:#x}" for address in outcome.guard)
             return Deviation("guard", at, f"memory outside the regions changed, at {places}")
         if outcome.problems:
             return Deviation("rule", at, "; ".join(outcome.problems))
+        if step.event is None and (wrong := self._wrong_refusal(step, outcome)):
+            return Deviation("refusal", at, wrong)
         if outcome.stopped or (outcome.error and self._provoked(step, outcome)):
             return None
         if step.right:
@@ -120,6 +124,33 @@ class Oracle:
             return Deviation("rule", at, what)
         return None
 
+    def _wrong_refusal(self, step: Step, outcome: Outcome) -> str:
+        """What is wrong with a refusal, or with a program that was not refused."""
+        if outcome.stopped:
+            return ""
+        space = regions(self.config, step.fills)[Region.IO][PROGRAM_OFFSET:].copy()
+        raw = np.frombuffer(step.program, np.uint8)
+        space[: len(raw)] = raw
+        if not np.array_equal(space, outcome.memory[Region.IO][PROGRAM_OFFSET:]):
+            return ""  # the program has changed itself
+        words = words_of(space.tobytes())
+        expected = refusal(self.config, words)
+        codes = [DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION]
+        length = len(words_of(step.program))
+        if expected is None:
+            expected = misfit(self.config, words[:length])
+            codes += [DeviceError.WEIGHTS_SURPLUS, DeviceError.WEIGHTS_MISSING]
+        wrong = outcome.error in codes and (outcome.error, outcome.info) != expected
+        if wrong or (expected and outcome.done and not outcome.error):
+            said = _error_name(outcome) if outcome.error else "no error"
+            right = "no refusal"
+            if expected is not None:
+                right = f"{expected[0].name} with {expected[1]:#x}"
+            return f"{said}; {right} is right"
+        if outcome.done and not outcome.error and (where := stray(words[:length])) is not None:
+            return f"no error; a transfer touches {where:#x}, which is in no region"
+        return ""
+
     def _provoked(self, step: Step, outcome: Outcome) -> bool:
         """The error is one that a malformed program or an event may cause."""
         if not step.right:
@@ -131,6 +162,9 @@ class Oracle:
             kind, port = event["port"].split("_")
             code = DeviceError[f"{'READ' if kind == 'r' else 'WRITE'}_{port.upper()}"]
             return outcome.error == code and outcome.address == outcome.refused
+        if event.kind == "wrong_last":
+            port = event["port"].split("_")[1].upper()
+            return (outcome.error, outcome.info) == (DeviceError[f"READ_{port}"], ReadRule.LAST)
         slow = event.kind == "hold" and event["cycles"] > WATCHDOG
         return slow and outcome.error == DeviceError.WATCHDOG
 

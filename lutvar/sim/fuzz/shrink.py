@@ -15,6 +15,7 @@ from .events import Event, Timing
 from .malformed import _INDEX, _LENGTH, _OPCODE, Words, bytes_of, fields_of, get, put, words_of
 from .oracle import Deviation, Oracle, Unpredictable, run_steps
 
+_PAIRS = 14  #: words of a program of which all pairs are tried
 _WAITS = tuple(f for f in HEADER_FIELDS if f.name.startswith("wait_"))
 
 
@@ -116,9 +117,28 @@ class _Shrinker:
                 if first >= len(words):
                     break
                 fewer = _without(words, first, min(size, len(words) - first))
-                if not self.change(at, lambda s, w=fewer: replace(s, program=bytes_of(w))):  # type: ignore[misc]
+                if not self.program(at, fewer):
                     first += size
             size //= 2
+        self.pairs(at)
+
+    def program(self, at: int, words: Words) -> bool:
+        """Try another program in a step."""
+        return self.change(at, lambda step: replace(step, program=bytes_of(words)))
+
+    def pairs(self, at: int) -> None:
+        """Drop two instructions that need each other, such as a FETCH and its MATRIX."""
+        first = 1
+        while at < len(self.case.steps) and not self.late:
+            words = words_of(self.case.steps[at].program)
+            if first >= len(words) or len(words) > _PAIRS:
+                return
+            fewer = (
+                _without(_without(words, second, 1), first, 1)
+                for second in range(first + 1, len(words))
+            )
+            if not any(self.program(at, one) for one in fewer):
+                first += 1
 
     def fields(self, at: int) -> None:
         for index in range(1, len(words_of(self.case.steps[at].program))):
@@ -136,7 +156,7 @@ class _Shrinker:
                 for value in _smaller(get(words[index], item), 0):
                     new = list(words)
                     new[index] = put(new[index], item, value)
-                    if self.change(at, lambda s, w=new: replace(s, program=bytes_of(w))):  # type: ignore[misc]
+                    if self.program(at, new):
                         break
 
     def fills(self, at: int) -> None:

@@ -16,16 +16,17 @@ import pytest
 
 from lutvar.cli.main import run as cli
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, Opcode
-from lutvar.contract.memory import panel_beats
+from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, Opcode, Region
+from lutvar.contract.register_map import DeviceError
 from lutvar.sim.fuzz import oracle as oracle_module
 from lutvar.sim.fuzz import run as run_module
 from lutvar.sim.fuzz.bench import Outcome
 from lutvar.sim.fuzz.case import Case, CaseError, Step, read_case
-from lutvar.sim.fuzz.contents import regions
+from lutvar.sim.fuzz.contents import PROGRAM_OFFSET, regions
 from lutvar.sim.fuzz.events import EVENTS, random_event, random_timing
 from lutvar.sim.fuzz.malformed import fields_of, get, malform, words_of
 from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.fuzz.run import Fuzzer
 from lutvar.sim.fuzz.wellformed import Generator
 
@@ -87,22 +88,13 @@ def test_changes_reach_every_field_of_the_table() -> None:
 
 
 def _surplus(config: AcceleratorConfig, step: Step) -> bool:
-    """A FETCH of one panel brings a beat or two more than the MATRIX after it takes."""
-    fields = {f.name: f for f in PAYLOAD_FIELDS[Opcode.FETCH]}
-    blocks = {f.name: f for f in PAYLOAD_FIELDS[Opcode.MATRIX]}["blocks"]
-    beats = None
-    for word in words_of(step.program)[1:]:
-        opcode = get(word, HEADER_FIELDS[0])
-        if opcode == Opcode.FETCH and beats is None:
-            beats = get(word, fields["beats"])
-        elif opcode == Opcode.MATRIX and beats is not None:
-            need = panel_beats(get(word, blocks) * 32, config.quant_config.code_bits, True)
-            return beats - need in (1, 2)
-    return False
+    """FETCH brings more beats than the MATRIX after it takes."""
+    found = misfit(config, words_of(step.program))
+    return found is not None and found[0] is DeviceError.WEIGHTS_SURPLUS
 
 
 class _BrokenBench:
-    """A device in software: after a program with surplus beats the next one computes wrong."""
+    """A device in software: surplus beats are reported, and then the next program is wrong."""
 
     def __init__(self, library: Path, config: AcceleratorConfig) -> None:
         self.oracle, self.config, self.poisoned = Oracle(config), config, False
@@ -120,9 +112,17 @@ class _BrokenBench:
 
     def run(self, step: Step) -> Outcome:
         if not step.right:
-            surplus = _surplus(self.config, step)
-            self.poisoned |= surplus
-            return Outcome(done=surplus, error=0 if surplus else 2)
+            memory = regions(self.config, step.fills)
+            raw = np.frombuffer(step.program, np.uint8)
+            memory[Region.IO][PROGRAM_OFFSET : PROGRAM_OFFSET + len(raw)] = raw
+            words = words_of(memory[Region.IO][PROGRAM_OFFSET:].tobytes())
+            refused = refusal(self.config, words)
+            if refused is None:
+                words = words[: len(raw) // 64]
+                refused = misfit(self.config, words)
+                self.poisoned |= _surplus(self.config, step)
+            code, info = refused or (DeviceError.NONE, 0)
+            return Outcome(done=not code, error=int(code), info=info, memory=memory)
         expected = self.oracle.expected(step)
         memory = {region: content.copy() for region, content in expected.memory.items()}
         if self.poisoned:
@@ -145,7 +145,8 @@ def test_surplus_beats_are_found_made_small_and_written(
     assert len(case.steps) == 2 and case.steps[1].right and not case.steps[0].right
     assert _surplus(CONFIG, case.steps[0])
     opcodes = [get(word, HEADER_FIELDS[0]) for word in words_of(case.steps[0].program)[1:]]
-    assert opcodes == [Opcode.FETCH, Opcode.MATRIX], "only what matters is left"
+    assert len(opcodes) <= 4, "only what matters is left"
+    assert set(opcodes) == {Opcode.FETCH, Opcode.MATRIX, Opcode.END}
     found = oracle_module.replay(Path("none"), case)
     assert found is not None and found.kind == "memory" and found.at == 1
 

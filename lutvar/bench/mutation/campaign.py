@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs mutants on several processes until each is dead or has survived all checks; resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.files import json_text, write_file
+from lutvar.hw.accelerator.export import export
+from lutvar.sim.device import SimulationTimeout
+from lutvar.sim.fuzz.bench import Bench
+from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.verilator import build
+
+from .checks import Check, checks
+from .mutants import SELECT, Mutant, list_mutants, with_mutants
+
+#: Seconds after which a process that runs one mutant is taken for dead, and the mutant too.
+DEADLINE = 300.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a mutant: the check that noticed it and what it said; "" if none did."""
+
+    number: int
+    check: str
+    what: str
+    seconds: float
+
+
+def _run_one(library: Path, config: AcceleratorConfig, number: int, todo: Sequence[Check],
+             oracle: Oracle) -> Verdict:  # fmt: skip
+    started = time.monotonic()
+    check, what = "", ""
+    try:
+        with Bench(library, config, plusarg=f"+{SELECT}={number}") as bench:
+            for item in todo:
+                check = item.name
+                if what := item.run(bench, oracle):
+                    break
+            else:
+                check = ""
+    except SimulationTimeout as error:
+        check, what = check or "start", str(error)
+    return Verdict(number, check, what[:300], round(time.monotonic() - started, 2))
+
+
+def _worker(
+    library: Path, config: AcceleratorConfig, todo: Sequence[Check], oracle: Oracle, tasks: Any,
+    results: Any,
+) -> None:  # fmt: skip
+    while (number := tasks.get()) is not None:
+        results.put(("begin", number))
+        results.put(_run_one(library, config, number, todo, oracle))
+
+
+class Campaign:
+    """Mutants of one configuration in a folder: `mutants.json`, `verdicts.jsonl`, the build.
+
+    Args:
+        config: the accelerator.
+        out: folder; what is there already is not done again.
+        count: number of mutants.
+        seed: of their choice.
+        say: gets a line for each step.
+    """
+
+    def __init__(
+        self,
+        config: AcceleratorConfig,
+        out: Path,
+        count: int,
+        seed: int,
+        say: Callable[[str], None],
+        build_dir: Path | str = "build/sim",
+    ) -> None:
+        self.config, self.out, self.say = config, out, say
+        out.mkdir(parents=True, exist_ok=True)
+        verilog = export(config, out).verilog
+        text = verilog.read_text(encoding="utf-8")
+        self.mutants = list_mutants(text, count, seed)
+        mutated = out / f"{config.name}-mutants.v"
+        write_file(mutated, with_mutants(text, self.mutants))
+        digest = hashlib.sha256(mutated.read_bytes()).hexdigest()[:16]
+        self._log = out / f"verdicts-{digest}.jsonl"
+        self.library = build(mutated, build_dir=build_dir, progress=say)
+
+    def verdicts(self) -> dict[int, Verdict]:
+        """What is known so far."""
+        if not self._log.exists():
+            return {}
+        rows = (json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines())
+        return {row["number"]: Verdict(**row) for row in rows}
+
+    def _note(self, verdict: Verdict) -> None:
+        with self._log.open("a", encoding="utf-8") as file:
+            file.write(json_text(vars(verdict)) + "\n")
+
+    def run(self, jobs: int = 1, only: Sequence[int] | None = None) -> dict[int, Verdict]:
+        """Run what is not known. Raises ValueError when the original fails a check."""
+        known = self.verdicts()
+        numbers = [m.number for m in self.mutants] if only is None else list(only)
+        todo = [n for n in numbers if n not in known]
+        if not todo:
+            return known
+        self._oracle, self._checks = Oracle(self.config, keep=4096), checks(self.config)
+        # The original also makes the oracle learn all results: the processes inherit them.
+        original = _run_one(self.library, self.config, 0, self._checks, self._oracle)
+        if original.check:
+            raise ValueError(f"the original fails check {original.check}: {original.what}")
+        self.say(f"the original passes all checks in {original.seconds:.1f} s")
+        self._run_all(todo, jobs)
+        return self.verdicts()
+
+    def _run_all(self, todo: Sequence[int], jobs: int) -> None:
+        context = multiprocessing.get_context("fork")
+        waiting, done, total = list(todo), 0, len(todo)
+        workers: list[_Process] = []
+        try:
+            while waiting or any(w.number is not None for w in workers):
+                while len(workers) < min(jobs, max(1, total)):
+                    known = (self.library, self.config, self._checks, self._oracle)
+                    workers.append(_Process(context, known))
+                for worker in list(workers):
+                    verdict = worker.poll()
+                    if verdict is not None:
+                        self._note(verdict)
+                        done += 1
+                        if done % 20 == 0:
+                            self.say(f"{done} of {total} mutants")
+                    if worker.dead:
+                        workers.remove(worker)
+                    elif worker.number is None and waiting:
+                        worker.give(waiting.pop(0))
+                time.sleep(0.02)
+        finally:
+            for worker in workers:
+                worker.end()
+
+    def report(self) -> dict[str, Any]:
+        """Figures and all mutants, as plain data."""
+        verdicts = self.verdicts()
+        rows = [
+            {**m.as_dict(), "check": verdicts[m.number].check, "what": verdicts[m.number].what,
+             "seconds": verdicts[m.number].seconds}
+            for m in self.mutants if m.number in verdicts
+        ]  # fmt: skip
+        killed = sum(bool(row["check"]) for row in rows)
+        return {
+            "configuration": self.config.name, "mutants": len(rows), "killed": killed,
+            "survived": len(rows) - killed,
+            "by_check": dict(Counter(str(row["check"]) for row in rows if row["check"])),
+            "rows": rows,
+        }  # fmt: skip
+
+
+class _Process:
+    """One worker process, and the mutant that it runs."""
+
+    def __init__(self, context: Any, known: tuple[Any, ...]) -> None:
+        self._tasks, self._results = context.Queue(), context.Queue()
+        self._process = context.Process(
+            target=_worker, args=(*known, self._tasks, self._results), daemon=True
+        )
+        self._process.start()
+        self.number: int | None = None
+        self._began = 0.0
+        self.dead = False
+
+    def give(self, number: int) -> None:
+        self.number, self._began = number, time.monotonic()
+        self._tasks.put(number)
+
+    def poll(self) -> Verdict | None:
+        """A verdict when there is one; a worker that died or hangs has killed its mutant."""
+        if self.number is None:
+            return None
+        while not self._results.empty():
+            item = self._results.get()
+            if isinstance(item, Verdict):
+                self.number = None
+                return item
+            self._began = time.monotonic()
+        late = time.monotonic() - self._began > DEADLINE
+        if late or not self._process.is_alive():
+            number, self.number, self.dead = self.number, None, True
+            self.end()
+            seconds = round(time.monotonic() - self._began, 2)
+            what = f"no end after {DEADLINE:.0f} s" if late else "the simulation stopped"
+            return Verdict(number, "simulator", what, seconds)
+        return None
+
+    def end(self) -> None:
+        if self._process.is_alive():
+            self._process.terminate()
+        self._process.join(5)
+
+
+def mutants_of(report: dict[str, Any]) -> list[Mutant]:
+    """The mutants of a report."""
+    names = ("number", "module", "line", "mode", "before", "after")
+    return [Mutant(**{name: row[name] for name in names}) for row in report["rows"]]

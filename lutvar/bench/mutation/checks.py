@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a mutant has to survive: the checks of `lutvar fuzz` on chosen programs, cheapest first.
+
+Each check compares with the interpreter, the rules or the register table, never with another run
+of the gateware.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.identity import accelerator_hash
+from lutvar.contract.isa import (
+    ALIGN,
+    HEADER_FIELDS,
+    PAYLOAD_FIELDS,
+    PROGRAM_HEADER,
+    UNITS,
+    Instruction,
+    Opcode,
+    OperandField,
+    PostOp,
+    Region,
+    address,
+    decode,
+    split_address,
+)
+from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION, DeviceError
+from lutvar.contract.register_types import ADDRESS_BITS, Access
+from lutvar.sim.fuzz.bench import HAS_SETTLING, Bench
+from lutvar.sim.fuzz.case import Step
+from lutvar.sim.fuzz.contents import BASES, SIZES
+from lutvar.sim.fuzz.events import WATCHDOG, Event, Timing, directions, random_timing
+from lutvar.sim.fuzz.malformed import bytes_of, get, malform, put, words_of
+from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.fuzz.rules import refusal, stray
+from lutvar.sim.fuzz.wellformed import Generator
+
+
+@dataclass(frozen=True)
+class Check:
+    """A name, and what returns the first thing that is wrong, "" when nothing is."""
+
+    name: str
+    run: Callable[[Bench, Oracle], str]
+
+
+def _steps(name: str, steps: Sequence[Step]) -> Check:
+    def run(bench: Bench, oracle: Oracle) -> str:
+        for at, step in enumerate(steps):
+            deviation = oracle.judge(step, bench.run(step), at)
+            if deviation is not None:
+                return f"{deviation.kind}: {deviation.what}"
+        return ""
+
+    return Check(name, run)
+
+
+def _identity(bench: Bench, _oracle: Oracle) -> str:
+    config = bench.config
+    digest = accelerator_hash(config)
+    values = {"MAGIC": MAGIC, "VERSION": VERSION, "HASH_LO": digest & 0xFFFFFFFF,
+              "HASH_HI": digest >> 32}  # fmt: skip
+    for name, value in values.items():
+        if bench.read(name) != value:
+            return f"{name} is {bench.read(name):#x}"
+    caps = {
+        "CAPS0": {
+            "rows": config.rows, "code_bits": config.quant_config.code_bits,
+            "kv_bits": config.kv.bits, "act_banks": config.act_banks,
+            "acc_banks": config.acc_banks, "attention_rows": config.attention_rows,
+        },
+        "CAPS1": {"bank_groups": config.bank_groups, "acc_depth": config.acc_depth,
+                  "queue": config.queue},
+        "CAPS2": {"max_width": config.max_width, "max_keys": config.max_keys},
+    }  # fmt: skip
+    for name, fields in caps.items():
+        word = bench.read(name)
+        for item, value in fields.items():
+            if BY_NAME[name].field_value(word, item) != value:
+                return f"{name}.{item} is {BY_NAME[name].field_value(word, item)}"
+    return ""
+
+
+def _bus(bench: Bench, _oracle: Oracle) -> str:
+    """Each address: what can be written and read back, with which strobe, what is refused."""
+    device = bench.device
+    by_offset = {r.offset: r for r in REGISTERS}
+    for offset in [*range(0, 0x200, 4), 0x7C + 0x400, 0x801, 0x7E, (1 << ADDRESS_BITS) - 4]:
+        expected = 0 if offset in by_offset else 2
+        value, response = device.reg_read(offset, (0, offset % 3))
+        if response != expected or (expected and value):
+            return f"a read of {offset:#x} gave {value:#x}, response {response}"
+        register = by_offset.get(offset)
+        fixed = register is None or register.access is Access.RO
+        if fixed and device.reg_write(offset, 0xFFFFFFFF, late=(offset % 3, 0, 1)) != 2:
+            return f"a write to {offset:#x} was not refused"
+    words = [r for r in REGISTERS if r.access is Access.RW and not r.fields and r.name != "CTRL"]
+    patterns = {r.name: 0x12345678 ^ i * 0x9E3779B1 & 0xFFFFFFFF for i, r in enumerate(words)}
+    kept = {r.name: bench.read(r.name) for r in words}
+    for name, pattern in patterns.items():
+        bench.write(name, pattern)
+    values = {name: bench.read(name) for name in patterns}
+    for strobe in range(16):
+        device.reg_write(BY_NAME["SCRATCH"].offset, 0xA5C3_0F96 ^ strobe, strobe, (0, 3, 0))
+        mask = sum(0xFF << 8 * i for i in range(4) if strobe >> i & 1)
+        patterns["SCRATCH"] = patterns["SCRATCH"] & ~mask | (0xA5C3_0F96 ^ strobe) & mask
+        if bench.read("SCRATCH") != patterns["SCRATCH"]:
+            return f"SCRATCH is {bench.read('SCRATCH'):#x} after a write with strobe {strobe:#x}"
+    for name, value in kept.items():
+        bench.write(name, value)
+    for name, value in values.items():
+        aligned = patterns[name] if name != "SCRATCH" else values[name]
+        if value != aligned and value != aligned & ~0x3F:
+            return f"{name} is {value:#x}, {aligned:#x} was written"
+    return ""
+
+
+def _counters(step: Step) -> Callable[[Bench, Oracle], str]:
+    """Counters of a program against the units' busy and active lines in each cycle."""
+
+    def run(bench: Bench, oracle: Oracle) -> str:
+        names = [f"{kind}_{unit.name}" for kind in ("BUSY", "ACTIVE") for unit in UNITS]
+        before = {name: bench.read(name) for name in (*names, "MATRIX_ISSUE", "PROGRAMS")}
+        cycles = bench.read("CYCLES_LO")
+        bench.device.start_trace()
+        outcome = bench.run(step)
+        trace = bench.device.take_trace()
+        if (deviation := oracle.judge(step, outcome, 0)) is not None:
+            return f"{deviation.kind}: {deviation.what}"
+        last = np.append(trace[1:, 0], bench.device.cycles + 1)
+        length = (last - trace[:, 0]).astype(np.int64)
+        for column, kind in ((1, "BUSY"), (2, "ACTIVE")):
+            for unit in UNITS:
+                bits = (trace[:, column].astype(np.int64) >> int(unit)) & 1
+                name = f"{kind}_{unit.name}"
+                counted = bench.read(name) - before[name]
+                if counted != int((bits * length).sum()):
+                    return f"{name} has counted {counted}, {int((bits * length).sum())} is right"
+        issue = 0
+        for word in words_of(step.program)[1:]:
+            if get(word, HEADER_FIELDS[0]) == Opcode.MATRIX:
+                o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[Opcode.MATRIX]}
+                issue += o["groups"] * o["blocks"] * 32 * (1 + o["dual"])
+        if (counted := bench.read("MATRIX_ISSUE") - before["MATRIX_ISSUE"]) != issue:
+            return f"MATRIX_ISSUE has counted {counted}, {issue} is right"
+        if bench.read("PROGRAMS") - before["PROGRAMS"] != 1:
+            return "PROGRAMS has not counted"
+        spent = bench.read("CYCLES_LO") - cycles
+        if not 0 < spent <= outcome.cycles:
+            return f"CYCLES has counted {spent} of {outcome.cycles}"
+        return ""
+
+    return run
+
+
+def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
+    """The program with each field at values around its limits, where a rule refuses that."""
+    words = words_of(step.program)
+    limits = {
+        config.rows, config.act_banks, config.acc_banks, config.bank_groups, config.max_keys,
+        config.row_groups, config.max_width // 64, config.max_width // 128, 16,
+        config.acc_depth // 32, config.acc_depth // 128,
+    }  # fmt: skip
+    seen: set[Opcode] = set()
+
+    def changed(at: int, item: OperandField, value: int) -> Step | None:
+        new = list(words)
+        new[at] = put(words[at], item, value)
+        if new[at] == words[at]:
+            return None
+        other = replace(step, program=bytes_of(new), right=False)
+        return other if refusal(config, new) is not None else None
+
+    for at, word in enumerate(words):
+        opcode = Opcode(get(word, HEADER_FIELDS[0])) if at else None
+        if opcode is not None and opcode in seen and opcode is not Opcode.END:
+            continue
+        if opcode is not None:
+            seen.add(opcode)
+        fields = (*HEADER_FIELDS, *PAYLOAD_FIELDS[opcode]) if opcode else PROGRAM_HEADER
+        for item in fields:
+            if item.kind == "address" or item.name.endswith("stride"):
+                values = {get(word, item) ^ 1 << bit for bit in range(6)}
+            elif item.name in ("magic", "hash", "mark", "zero", "index", "opcode"):
+                values = {get(word, item) ^ 1 << bit for bit in range(0, item.width, 3)}
+            else:
+                values = {0, (1 << item.width) - 1, *(n + 1 for n in limits)}
+            for value in sorted(values):
+                if (other := changed(at, item, value)) is not None:
+                    yield other
+        if opcode is not None:  # bits that no field has
+            used = sum((1 << f.width) - 1 << f.low for f in fields)
+            for bit in range(128, 512, 13):
+                if not used >> bit & 1:
+                    new = list(words)
+                    new[at] ^= 1 << bit
+                    yield replace(step, program=bytes_of(new), right=False)
+
+
+def _some(rng: np.random.Generator, steps: list[Step], count: int) -> list[Step]:
+    """So many of the steps, in their order."""
+    numbers = rng.choice(len(steps), min(count, len(steps)), replace=False)
+    return [steps[int(number)] for number in sorted(numbers)]
+
+
+def _outside(step: Step) -> Callable[[Bench, Oracle], str]:
+    """Transfers that end with a region, and those one line further, which must not happen."""
+
+    def run(bench: Bench, oracle: Oracle) -> str:
+        words = words_of(step.program)
+        for at, word in enumerate(words[1:], 1):
+            opcode = get(word, HEADER_FIELDS[0])
+            item = decode(word.to_bytes(64, "little"), at - 1)
+            for field in PAYLOAD_FIELDS[Opcode(opcode)]:
+                if field.kind != "address" or not _used(item, field.name):
+                    continue
+                region, _ = split_address(get(word, field))
+                for offset in (SIZES[region] - ALIGN, SIZES[region]):
+                    new = list(words)
+                    new[at] = put(word, field, address(region, offset))
+                    if offset < SIZES[region] and stray(new) is None:
+                        continue
+                    other = replace(step, program=bytes_of(new), right=False)
+                    outcome = bench.run(other)
+                    if (deviation := oracle.judge(other, outcome, at)) is not None:
+                        return f"{deviation.kind}: {deviation.what}"
+                    name = DeviceError(outcome.error).name
+                    if not name.startswith("OUTSIDE_"):
+                        return f"{item.opcode.name}.{field.name} outside ends with {name}"
+                    told = outcome.address
+                    inside = any(BASES[r] <= told < BASES[r] + SIZES[r] for r in Region)
+                    if inside and told != BASES[region] + offset:
+                        return f"{name} tells {told:#x}"
+                    probed = oracle.judge(step, bench.run(step), at)
+                    if probed is not None:
+                        return f"{probed.kind}: {probed.what}"
+        return ""
+
+    return run
+
+
+def _used(item: Instruction, name: str) -> bool:
+    """An address has a meaning in an instruction."""
+    o = item.operands
+    if item.opcode is Opcode.FRONT:
+        return name == "address" or bool(o["norm"])
+    if item.opcode is Opcode.POST:
+        return {
+            "output": True,
+            "input": o["op"] == PostOp.ADD,
+            "vector_address": bool(o["vector"]),
+        }.get(name, o["op"] == PostOp.QKV)
+    return True
+
+
+def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
+    """All checks, in the order in which they run."""
+    rng = np.random.default_rng(seed)
+
+    def make(small: bool, length: int, timing: Timing | None = None) -> Step:
+        made = Generator(config, rng, small=small).make(length)
+        return Step(made.program.encode(), True, made.fills, timing or Timing())
+
+    probe = make(True, 8)
+    result = [
+        Check("identity", _identity),
+        _steps("small program", [probe]),
+        _steps("small programs", [make(True, 10) for _ in range(3)]),
+        Check("bus", _bus),
+        _steps("programs", [make(False, 12) for _ in range(6)]),
+        _steps("programs, slow memory", [
+            make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
+        ]),
+        Check("counters", _counters(make(False, 10))),
+        _steps("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe]),
+    ]  # fmt: skip
+    result.append(Check("outside", _outside(probe)))
+    refused = []
+    while len(refused) < 30:
+        raw = malform(rng, make(False, 12).program)
+        if refusal(config, words_of(raw)) is not None and len(raw) > 64:
+            refused.append(Step(raw, False, ()))
+    result.append(_steps("malformed", [*refused, probe]))
+    events: list[Step] = []
+    slow = Timing(3)
+    for port in directions(config):
+        for number, response in ((1, 2), (2, 3)):
+            event = Event("refuse", {"port": port, "number": number, "response": response})
+            events += [replace(make(True, 10), event=event), probe]
+    result.append(_steps("refused bursts", events))
+    events = []
+    for cycle in (20, 90, 170, 300, 450):
+        events += [
+            replace(make(True, 10, slow), event=Event("soft_reset", {"cycle": cycle})),
+            probe,
+        ]
+    result.append(_steps("soft resets", events))
+    events = []
+    for cycle, cycles in ((40, 8), (150, 8), (260, 1 if HAS_SETTLING else 8), (400, 8)):
+        values = {"cycle": cycle, "cycles": cycles, "keep": int(HAS_SETTLING)}
+        events += [replace(make(True, 10, slow), event=Event("hard_reset", values)), probe]
+    result.append(_steps("hard resets", events))
+    events = []
+    for i in range(3):
+        storm = Event("storm", {"cycle": 10, "count": 60, "seed": i})
+        events.append(replace(make(False, 8), event=storm))
+    result.append(_steps("register accesses", events))
+    holds = []
+    for port in directions(config):
+        hold = Event("hold", {"port": port, "cycle": 1, "cycles": 2 * WATCHDOG})
+        holds += [replace(make(True, 8), event=hold), probe]
+    result.append(_steps("silent ports", holds))
+    events = []
+    for port in directions(config):
+        if port.startswith("r_"):
+            for number in (1, 3):
+                event = Event("wrong_last", {"port": port, "number": number})
+                events += [replace(make(True, 10), event=event), probe]
+    result.append(_steps("RLAST", events))
+    result.append(_steps("more programs", [
+        make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(24)
+    ]))  # fmt: skip
+    return result

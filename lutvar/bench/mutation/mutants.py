@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small changes to exported Verilog, and one file that holds hundreds of them.
+
+The export has one operator in each `assign`, so a change of a line is a change of an operator, a
+condition, a constant or a bit. The file with mutants has the ports of the original; which change
+is in effect is a plusarg, `+lutvar_mutant=7`, and none without it. So one build serves them all.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+SELECT = "lutvar_mutant"  #: plusarg, and the name of the signal in every module
+SELECT_BITS = 16
+_TOKEN = re.compile(
+    r"\\\S+ | [A-Za-z_$][\w$]* | \d+'s?[bdh][0-9a-fA-Fxz_]+ | \d+ |"
+    r"<<<|>>>|===|!==|<<|>>|<=|>=|==|!=|&&|\|\||~\^|~&|~\||\(\*.*?\*\)|\S",
+    re.VERBOSE,
+)
+_BINARY = {
+    "+": ("-",), "-": ("+",), "*": ("+",), "&": ("|",), "|": ("&", "^"), "^": ("|", "~^"),
+    "==": ("!=",), "!=": ("==",), "<": ("<=", ">="), "<=": ("<", ">"), ">": (">=", "<="),
+    ">=": (">", "<"), "<<": (">>",), ">>": ("<<",), ">>>": (">>",), "<<<": (">>",),
+    "&&": ("||",), "||": ("&&",), "~^": ("^",),
+}  # fmt: skip
+_UNARY = {"~": ("",), "!": ("",), "-": ("",), "&": ("|",), "|": ("&",), "^": ("~^",)}
+_MODULE = re.compile(r"^module (\S+?)\((.*)$")
+_INSTANCE = re.compile(r"^  (lutvar_\w+) (?!#)(\\?\S+) \($")
+_NET = re.compile(
+    r"^  (?:(?:input|output|inout)\s+)?(?:wire|reg)?\s*(?:signed\s+)?(?:\[(\d+):(\d+)\]\s+)?"
+    r"(\\\S+ |\w+)\s*(?:=.*)?;$"
+)
+_ASSIGN = re.compile(r"^  assign (.+?) = (.+);$")
+_STORE = re.compile(r"^    (\\\S+ |\w+)\s*<= (.+);$")
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change.
+
+    Attributes:
+        number: value of the plusarg; 0 is the original.
+        module: name of the Verilog module.
+        line: in the original file, from 1.
+        mode: "operator", "condition", "constant", "bit" or "hold".
+        before, after: the right side of the line; of a bit, which one and how.
+    """
+
+    number: int
+    module: str
+    line: int
+    mode: str
+    before: str
+    after: str
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A line that can be changed, in a module."""
+
+    module: str
+    line: int
+    left: str
+    right: str
+    width: int
+    stores: bool
+
+
+def _tokens(text: str) -> list[str]:
+    return _TOKEN.findall(text)
+
+
+def _join(tokens: Sequence[str]) -> str:
+    """Text of tokens; an escaped name ends with a blank."""
+    return " ".join([*tokens, ""])
+
+
+def _depths(tokens: Sequence[str]) -> list[int]:
+    """Depth of brackets before each token."""
+    depths, depth = [], 0
+    for token in tokens:
+        if token in ")]}":
+            depth -= 1
+        depths.append(depth)
+        if token in "([{":
+            depth += 1
+    return depths
+
+
+def _changed_constant(token: str) -> str | None:
+    """A literal with its lowest bit flipped; None for what is no literal of known bits."""
+    match = re.fullmatch(r"(\d+)'(s?)([bdh])([0-9a-fA-F_]+)", token)
+    if match is None:
+        return None
+    width, sign, base, digits = match.groups()
+    value = int(digits.replace("_", ""), {"b": 2, "d": 10, "h": 16}[base]) ^ 1
+    return f"{width}'{sign}h{value:x}"
+
+
+def _choices(place: _Place) -> Iterator[tuple[str, str]]:
+    """(mode, new right side) of everything that can be changed in a line but single bits."""
+    if place.stores:
+        yield "hold", place.left
+        return
+    tokens = [t for t in _tokens(place.right) if not t.startswith("(*")]
+    depths = _depths(tokens)
+    top = [i for i, depth in enumerate(depths) if depth == 0]
+    mark = next((i for i in top if tokens[i] == "?"), None)
+    if mark is not None:
+        colon = next(i for i in top if i > mark and tokens[i] == ":")
+        condition, yes, no = tokens[:mark], tokens[mark + 1 : colon], tokens[colon + 1 :]
+        if yes != no:
+            swapped = [*condition, "?", *no, ":", *yes]
+            yield "condition", _join(swapped)
+            yield "condition", _join([*condition, "?", *yes, ":", *yes])
+            yield "condition", _join([*condition, "?", *no, ":", *no])
+    else:
+        for i in top:
+            table = _BINARY if i and tokens[i - 1] not in _BINARY else _UNARY
+            for other in table.get(tokens[i], ()):
+                yield (
+                    "operator",
+                    _join([*tokens[:i], *([other] if other else []), *tokens[i + 1 :]]),
+                )
+    for i in top:
+        constant = _changed_constant(tokens[i])
+        if constant is not None:
+            yield "constant", _join([*tokens[:i], constant, *tokens[i + 1 :]])
+
+
+def _left_width(left: str, widths: dict[str, int]) -> int | None:
+    """Bits of the left side of an assignment; None when that is not known."""
+    left = left.strip()
+    if left.startswith("{"):
+        parts = [_left_width(part, widths) for part in left[1:-1].split(",")]
+        return None if None in parts else sum(p for p in parts if p is not None)
+    match = re.fullmatch(r"(\\\S+|\w+)\s*(?:\[(\d+)(?::(\d+))?\])?", left)
+    if match is None:
+        return None
+    name, high, low = match.groups()
+    if high is None:
+        return widths.get(name)
+    return 1 if low is None else int(high) - int(low) + 1
+
+
+def _places(lines: Sequence[str]) -> dict[str, list[_Place]]:
+    """Lines that can be changed, by module."""
+    result: dict[str, list[_Place]] = defaultdict(list)
+    module, widths = "", {}
+    for number, line in enumerate(lines, 1):
+        if match := _MODULE.match(line):
+            module, widths = match[1], {}
+        elif line.startswith(("module ", "endmodule")):
+            module = ""
+        elif module and (match := _NET.match(line)):
+            high, low, name = match.groups()
+            widths[name.strip()] = 1 if high is None else int(high) - int(low) + 1
+        elif module and (match := _ASSIGN.match(line)):
+            width = _left_width(match[1], widths)
+            if width is not None:
+                result[module].append(_Place(module, number, match[1], match[2], width, False))
+        elif module and (match := _STORE.match(line)):
+            width = widths.get(match[1].strip())
+            if width is not None:
+                result[module].append(_Place(module, number, match[1], match[2], width, True))
+    return result
+
+
+def list_mutants(verilog: str, count: int, seed: int = 1) -> list[Mutant]:
+    """`count` mutants, spread over all modules: the larger ones have more, but not in proportion.
+
+    Raises ValueError when there are more than the selecting signal can tell apart.
+    """
+    if not 0 < count < 1 << SELECT_BITS:
+        raise ValueError(f"{count} mutants; from 1 to {(1 << SELECT_BITS) - 1}")
+    rng = random.Random(seed)
+    lines = verilog.splitlines()
+    places = {module: rows for module, rows in _places(lines).items() if rows}
+    share = {module: len(rows) ** 0.5 for module, rows in places.items()}
+    total = sum(share.values())
+    chosen: list[tuple[str, int, str, str, str]] = []
+    for module, rows in sorted(places.items()):
+        quota = max(1, round(count * share[module] / total))
+        order = rng.sample(rows, len(rows)) * 3
+        taken: set[tuple[int, str]] = set()
+        for place in order:
+            if len(taken) >= quota:
+                break
+            options = list(_choices(place))
+            if place.width and (not options or rng.random() < 0.2) and not place.stores:
+                bit, how = rng.randrange(place.width), rng.choice(("0", "1", "inverted"))
+                options = [("bit", f"bit {bit} {how}")]
+            mode, after = rng.choice(options)
+            if (place.line, after) not in taken:
+                taken.add((place.line, after))
+                chosen.append((module, place.line, mode, place.right, after))
+    chosen = sorted(rng.sample(chosen, min(count, len(chosen))), key=lambda row: row[1])
+    return [Mutant(number, *row) for number, row in enumerate(chosen, 1)]
+
+
+def _changed(mutant: Mutant, place: _Place, name: str) -> str:
+    """The value of a mutant, given the name of the original value."""
+    if mutant.mode != "bit":
+        return mutant.after
+    _, bit, how = mutant.after.split()
+    mask = f"{place.width}'h{1 << int(bit):x}"
+    return {"0": f"{name} & ~{mask}", "1": f"{name} | {mask}", "inverted": f"{name} ^ {mask}"}[how]
+
+
+def with_mutants(verilog: str, mutants: Sequence[Mutant]) -> str:
+    """The Verilog with all mutants in it. Raises ValueError for mutants of another file."""
+    lines = verilog.splitlines()
+    by_line: dict[int, list[Mutant]] = defaultdict(list)
+    for mutant in mutants:
+        by_line[mutant.line].append(mutant)
+    places = {place.line: place for rows in _places(lines).values() for place in rows}
+    modules = {match[1] for line in lines if (match := _MODULE.match(line))}
+    result: list[str] = []
+    inside, pending, top = False, "", True
+    for number, line in enumerate(lines, 1):
+        if match := _MODULE.match(line):
+            inside = True
+            if top:
+                result.append(line)
+                pending = _top_select()
+            else:
+                result.append(f"module {match[1]}({SELECT}, {match[2]}")
+                pending = f"  input [{SELECT_BITS - 1}:0] {SELECT};"
+            top = False
+        elif line.startswith(("module ", "endmodule")):
+            inside = False
+            result.append(line)
+        elif inside and (match := _INSTANCE.match(line)) and match[1] in modules:
+            result += [line, f"    .{SELECT}({SELECT}),"]
+        elif number in by_line:
+            if number not in places or any(
+                m.before != places[number].right for m in by_line[number]
+            ):
+                raise ValueError(f"line {number} is not what its mutants were made from")
+            result += _mutated(places[number], by_line[number])
+        else:
+            result.append(line)
+        if pending and result[-1].rstrip().endswith(");"):
+            result.append(pending)
+            pending = ""
+    return "\n".join(result) + "\n"
+
+
+def _top_select() -> str:
+    return (
+        f"  reg [{SELECT_BITS - 1}:0] {SELECT};\n"
+        f'  initial if (!$value$plusargs("{SELECT}=%d", {SELECT})) {SELECT} = 0;'
+    )
+
+
+def _mutated(place: _Place, mutants: Sequence[Mutant]) -> list[str]:
+    """A line that can be any of its mutants.
+
+    Each value is a net of its own, as wide as the left side, so that no width changes.
+    """
+    if place.stores:
+        tests = " || ".join(f"{SELECT} == {m.number}" for m in mutants)
+        return [f"    {place.left} <= ({tests}) ? {place.left} : {place.right};"]
+    size = f"[{place.width - 1}:0]"
+    original = f"{SELECT}_was_{place.line}"
+    lines, value = [f"  wire {size} {original} = {place.right};"], original
+    for mutant in mutants:
+        name = f"{SELECT}_{mutant.number}"
+        lines.append(f"  wire {size} {name} = {_changed(mutant, place, original)};")
+        value = f"{SELECT} == {mutant.number} ? {name} : {value}"
+    return [*lines, f"  assign {place.left} = {value};"]
