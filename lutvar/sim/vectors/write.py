@@ -43,8 +43,8 @@ _VERILATOR = """\
 set -e
 cd "$(dirname "$0")"
 verilator --binary -j 0 -Wno-fatal -Wno-lint -Wno-style --timing --top-module testbench \\
-  -GSEED="${{SEED:-1}}" --output-split 20000 --output-split-cfuncs 2000 --Mdir verilated \\
-  accelerator.v testbench.v > verilator-build.log 2>&1 \\
+  -GSEED="${{SEED:-1}}" -CFLAGS -std=c++20 --output-split 20000 --output-split-cfuncs 2000 \\
+  --Mdir verilated accelerator.v testbench.v > verilator-build.log 2>&1 \\
   || {{ tail -n 25 verilator-build.log >&2; exit 1; }}
 ./verilated/Vtestbench | tee verilator.log
 grep -q '^PASS' verilator.log
