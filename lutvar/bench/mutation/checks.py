@@ -323,6 +323,6 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
                 events += [replace(make(True, 10), event=event), probe]
     result.append(_steps("RLAST", events))
     result.append(_steps("more programs", [
-        make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(24)
+        make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(12)
     ]))  # fmt: skip
     return result
