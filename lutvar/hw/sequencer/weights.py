@@ -57,8 +57,8 @@ class WeightCredit(wiring.Component):
         # One bit more, which is set below 0 and from READINGS_AHEAD on. One carry chain: the lowest
         # bits of its operands make the carry that turns a complement into the negative.
         following, ended = Signal(_BITS + 1), Signal()
-        change = Cat(readings & (adds | takes).replicate(len(readings)), Const(0, _BITS + 1))
-        change = change[: _BITS + 1] ^ takes.replicate(_BITS + 1)
+        used = readings & (adds | takes).replicate(len(readings))
+        change = Cat(used, Const(0, _BITS + 1))[: _BITS + 1] ^ takes.replicate(_BITS + 1)
         m.d.sync += [
             following.eq((Cat(takes, credit) + Cat(takes, change))[1:]),
             ended.eq(ends),
