@@ -326,6 +326,16 @@ endmodule
 """
 
 
+_READ_PINS = (
+    "araddr", "arlen", "arsize", "arburst", "arvalid", "arready", "rdata", "rresp", "rlast",
+    "rvalid", "rready",
+)  # fmt: skip
+_WRITE_PINS = (
+    "awaddr", "awlen", "awsize", "awburst", "awvalid", "awready", "wdata", "wstrb", "wlast",
+    "wvalid", "wready", "bresp", "bvalid", "bready",
+)  # fmt: skip
+
+
 def testbench(case: str, config: AcceleratorConfig, recorder: Recorder) -> str:
     """The Verilog of a recorded case's testbench."""
     connections, valids, parts = [], [], []
@@ -339,9 +349,7 @@ def testbench(case: str, config: AcceleratorConfig, recorder: Recorder) -> str:
         valids += [f"{p}_arvalid", f"{p}_rready"]
         address = f"{{{p}_araddr, {p}_arlen, {p}_arsize, {p}_arburst}}"
         outputs.append((f"{p}_arvalid, {p}_rready, {{77{{{p}_arvalid}}}} & {address}", 79))
-        pins = ("araddr", "arlen", "arsize", "arburst", "arvalid", "arready")
-        pins += ("rdata", "rresp", "rlast", "rvalid", "rready")
-        connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in pins]
+        connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in _READ_PINS]
         connections.append(f".m_axi_{name}_rid(1'b0)")
     for number, name in enumerate(WRITE_PORTS):
         p = f"w_{name}"
@@ -352,9 +360,7 @@ def testbench(case: str, config: AcceleratorConfig, recorder: Recorder) -> str:
         outputs.append((f"{{77{{{p}_awvalid}}}} & {address}", 77))
         data = f"{{{p}_wlast, {p}_wstrb, {p}_wdata}}"
         outputs.append((f"{{577{{{p}_wvalid}}}} & {data}", 577))
-        pins = ("awaddr", "awlen", "awsize", "awburst", "awvalid", "awready", "wdata", "wstrb")
-        pins += ("wlast", "wvalid", "wready", "bresp", "bvalid", "bready")
-        connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in pins]
+        connections += [f".m_axi_{name}_{pin}({p}_{pin})" for pin in _WRITE_PINS]
         connections.append(f".m_axi_{name}_bid(1'b0)")
     pieces = -(-sum(width for _, width in outputs) // 64)
     fill = 64 * pieces - sum(width for _, width in outputs)

@@ -94,7 +94,7 @@ def test_products_and_sums_as_published() -> None:
     cases = list(pairs())
     seen: list[Pair] = []
 
-    async def testbench(ctx) -> None:  # type: ignore[no-untyped-def]
+    async def testbench(ctx) -> None:
         inputs = [(a, b, a, b) for a, b in cases] + [(0, 0, 0, 0)] * 4
         late = 0  # d comes a cycle after c
         for a, b, c, d in inputs:

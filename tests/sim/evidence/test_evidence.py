@@ -37,7 +37,8 @@ from lutvar.sim.evidence.records import EvidenceError, key_of, read_lines, read_
 ROOT = Path(__file__).parents[3]
 #: Wide enough for several groups and tiles; the pass has 18 rows and sees 14 keys.
 SHAPE = TransformerShape(256, 3, 4, 1024, 200, (1, 2, 3))
-LAYERS = Item("layers", "small-fp4", Layers("tiny", 2, 2, SHAPE))
+WORK = Layers("tiny", 2, 2, SHAPE)
+LAYERS = Item("layers", "small-fp4", WORK)
 IMAGES = Item("images", "small-fp4", Images("digits", (3,)))
 
 
@@ -98,7 +99,7 @@ def test_what_is_done_is_not_run_again(folder: Path, monkeypatch: pytest.MonkeyP
     said: list[str] = []
     assert [s.state for s in make(folder, said).run([IMAGES, LAYERS])] == ["done", "done"]
     assert not ran and "[2/2] layers: done before" in said
-    changed = replace(LAYERS, work=replace(LAYERS.work, blocks=1))
+    changed = replace(LAYERS, work=replace(WORK, blocks=1))
     assert make(folder).state(changed).state == "stale"
     list(make(folder).run([changed]))
     list(make(folder).run([IMAGES], again=True))
