@@ -92,3 +92,9 @@ def test_resets_are_written_as_such_and_only_where_state_needs_them(verilog: str
         reset = re.findall(r"^    if \((?:rst|bus_rst|reset_leaf)\) (\\?\S+) <=", text, re.M)
         wide += [f"{text.split()[1]} {n}" for n in reset if width.get(n, 1) >= BEAT]
     assert wide == ["lutvar_accelerator__core__control__counters counts"]
+
+
+def test_nothing_is_promised_to_synthesis(verilog: str) -> None:
+    """Attributes that synthesis trusts and simulators ignore make the two differ."""
+    assert not re.search(r"parallel_case|full_case|synthesis translate|\(\* init", verilog)
+    assert "function" in verilog
