@@ -154,7 +154,8 @@ def _left_width(left: str, widths: dict[str, int]) -> int | None:
 def _places(lines: Sequence[str]) -> dict[str, list[_Place]]:
     """Lines that can be changed, by module."""
     result: dict[str, list[_Place]] = defaultdict(list)
-    module, widths = "", {}
+    module = ""
+    widths: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if match := _MODULE.match(line):
             module, widths = match[1], {}

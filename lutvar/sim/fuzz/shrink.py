@@ -89,8 +89,9 @@ class _Shrinker:
                 return replace(s, timing=replace(s.timing, paces=paces))
 
             self.change(at, without)
-        for values in ({"orders": {}}, {"bandwidth": 0}, {"serial": False}):
-            self.change(at, lambda s, v=values: replace(s, timing=replace(s.timing, **v)))  # type: ignore[misc]
+        self.change(at, lambda s: replace(s, timing=replace(s.timing, orders={})))
+        self.change(at, lambda s: replace(s, timing=replace(s.timing, bandwidth=0)))
+        self.change(at, lambda s: replace(s, timing=replace(s.timing, serial=False)))
 
     def event(self, at: int) -> None:
         if at >= len(self.case.steps):

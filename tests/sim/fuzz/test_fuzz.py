@@ -172,7 +172,7 @@ def test_equal_seeds_make_equal_steps(tmp_path: Path) -> None:
 
 def test_a_case_survives_its_file(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
-    kinds = set()
+    kinds: set[str] = set()
     steps = []
     while kinds != set(EVENTS):
         made = Generator(CONFIG, rng, small=True).make(6)
