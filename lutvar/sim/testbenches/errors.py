@@ -236,6 +236,29 @@ async def silent_memory(dut: Any, port: str) -> None:
 
 
 @cocotb.test()
+@cocotb.parametrize(port=[f"w_{p}" for p in WRITE_PORTS])
+async def last_response_is_bad(dut: Any, port: str) -> None:
+    """The very last answer of a program, and it is an error: the program must not be told done."""
+    tb = await Testbench.start(dut)
+    case = make_units_case(tb.config, 81)
+    await case.open(tb)
+    await case.run(tb)
+    key = port_key(port)
+    last = tb.memory.ports[key].bursts[-1]
+    await tb.soft_reset()
+    case.fill(tb)
+    tb.memory.injected_errors = {key: (last, last, 2)}
+    tb.memory.silent = {key}
+    await tb.start_program(case.raw)
+    await tb.cycles(1500)  # everything else is complete
+    tb.memory.silent = set()
+    await tb.expect_error(response_code(port))
+    assert not await tb.field("ISR", "done") and not await tb.read("PROGRAMS")
+    tb.memory.injected_errors = {}
+    await recover(tb, case)
+
+
+@cocotb.test()
 async def dead_memory(dut: Any) -> None:
     """SOFT_RESET.force ends everything at once when a memory never answers again."""
     tb = await Testbench.start(dut)
