@@ -178,13 +178,21 @@ proc bytes {text} {
     return [expr {$text + 0}]
 }
 
-# The controllers' regions fix the memories' addresses; only the registers are placed here.
+# The controllers' regions fix the memories' addresses; only the registers are placed here. The
+# accelerator keeps the windows of its buffers alone: whatever a program asks for, the memory in
+# which Linux lives has no address on these ports. The LIMIT registers are the first wall, this is
+# the second.
 proc add_addresses {} {
     global lutvar
     assign_bd_address -offset $lutvar(control_base) -range $lutvar(control_range) \
         -target_address_space [get_bd_addr_spaces cips/M_AXI_FPD] \
         [get_bd_addr_segs accelerator/$lutvar(control)/reg0] -force
     assign_bd_address
+    set reach {}
+    foreach window $lutvar(reach) {
+        lassign $window memory base size
+        lappend reach [list [bytes $base] [bytes $size]]
+    }
     foreach port $lutvar(masters) {
         set space [get_bd_addr_spaces accelerator/m_axi_$port]
         set seen {}
@@ -197,6 +205,16 @@ proc add_addresses {} {
             if {[list [bytes $base] [bytes $size]] ni $seen} {
                 fail "m_axi_$port does not see $memory at $base; it sees: $seen"
             }
+        }
+        foreach segment [get_bd_addr_segs -of_objects $space] {
+            set place [list [bytes [get_property OFFSET $segment]] \
+                [bytes [get_property RANGE $segment]]]
+            if {$place ni $reach} { exclude_bd_addr_seg $segment }
+        }
+        set left [llength [get_bd_addr_segs -of_objects $space]]
+        if {$left != [llength $reach]} {
+            fail "m_axi_$port has $left address segments after the others were excluded, not\
+                [llength $reach]; see exclude_bd_addr_seg in UG835"
         }
     }
 }

@@ -83,10 +83,13 @@ def tcl(
         *(f"set lutvar({key}) {tcl_word(value)}" for key, value in rows),
         "# Windows of each memory: {memory address bytes}.",
         "set lutvar(windows) {",
+        *(_window(m, base, size) for m in board.MEMORIES.values() for base, size in m.windows),
+        "}",
+        "# Those that hold the accelerator's buffers; its ports reach no other.",
+        "set lutvar(reach) {",
         *(
-            f"    {{{m.name} 0x{base:X} 0x{size:X}}}"
-            for m in board.MEMORIES.values()
-            for base, size in m.windows
+            _window(board.MEMORIES[name], *board.MEMORIES[name].windows[-1])
+            for name in buffers(placement)
         ),
         "}",
         "# Paths from memory ports to memories, MB/s: {port memory channel read write}.",
@@ -100,6 +103,16 @@ def tcl(
         "",
     ]
     return "\n".join(lines)
+
+
+def _window(memory: board.Memory, base: int, size: int) -> str:
+    return f"    {{{memory.name} 0x{base:X} 0x{size:X}}}"
+
+
+def buffers(placement: str) -> list[str]:
+    """Memories that hold a buffer of the accelerator, which lies in a memory's last window."""
+    used = set(PLACEMENTS[placement].values())
+    return [name for name in board.MEMORIES if name in used]
 
 
 def summary(wished: Plan) -> list[str]:

@@ -29,7 +29,7 @@ def shell(tmp_path: Path) -> Shell:
     def run(script: str, *argv: object, **stub: object) -> subprocess.CompletedProcess[str]:
         settings = {
             "slack": 0.1, "hertz": 199_998_001, "status": "write_device_image Complete!",
-            "noc_mc": 2, "window": 1, "runs": tmp_path / "runs", **stub,
+            "noc_mc": 2, "window": 1, "exclude": 1, "runs": tmp_path / "runs", **stub,
         }  # fmt: skip
         lines = [f"set stub({key}) {{{value}}}" for key, value in settings.items()]
         lines += [

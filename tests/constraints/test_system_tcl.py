@@ -38,6 +38,29 @@ def test_block_design_is_complete(shell, prepared: Path, tmp_path: Path) -> None
     assert "launch_runs" not in out
 
 
+@pytest.mark.parametrize(
+    ("memory", "excluded"),
+    [
+        ("lpddr4", {"0x0", "0x800000000"}),  # the whole DIMM, in which Linux lives
+        ("split", {"0x0"}),
+        ("ddr4", {"0x0", "0x50000000000"}),
+    ],
+)
+def test_masters_reach_the_buffers_memory_alone(
+    shell, export: Path, tmp_path: Path, memory: str, excluded: set[str]
+) -> None:
+    out = tmp_path / "placed"
+    made = params.main(["vck190-fp4", "-v", str(export), "-o", str(out), "--memory", memory])
+    assert made == 0
+    result = shell("system.tcl", out / "params.tcl", tmp_path / "project", "bd")
+    assert result.returncode == 0, result.stderr
+    seen: dict[str, set[str]] = {}
+    pattern = r"^exclude_bd_addr_seg \{accelerator/m_axi_(\w+) (\w+) \w+\}$"
+    for port, address in re.findall(pattern, result.stdout, re.MULTILINE):
+        seen.setdefault(port, set()).add(address)
+    assert seen == dict.fromkeys(READ_PORTS, excluded)
+
+
 def test_bandwidth_is_the_same_on_both_sides_of_a_link(shell, prepared, tmp_path) -> None:
     out = shell("system.tcl", prepared / "params.tcl", tmp_path / "project", "bd").stdout
     connections = dict(
@@ -77,6 +100,7 @@ def test_whole_flow(shell, prepared: Path, tmp_path: Path) -> None:
         ({"hertz": ""}, "PL0 runs at ''"),
         ({"noc_mc": 1}, "noc_lpddr4 has not both"),
         ({"window": 0}, "m_axi_prog does not see lpddr4 at 0x50000000000"),
+        ({"exclude": 0}, "m_axi_prog has 3 address segments after the others were excluded, not 1"),
     ],
 )
 def test_failures_end_the_run(shell, prepared: Path, tmp_path: Path, stub, message) -> None:

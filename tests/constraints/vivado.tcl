@@ -3,7 +3,8 @@
 # not have, double connections and open ends, and prints what was set. Anything else is an error.
 #
 # Before sourcing: array stub with slack (ns), hertz (of PL0), status (of runs), noc_mc (LPDDR4
-# controllers found), window (1: the memories' addresses are as on the board).
+# controllers found), window (1: the memories' addresses are as on the board), exclude (1:
+# segments can be excluded).
 
 set cells [dict create]      ;# name -> type
 set reference [dict create]  ;# name -> wrapper's text
@@ -206,7 +207,15 @@ proc get_bd_addr_segs {args} {
     set space [lindex $args end]
     set found [list [list $space 0x0 2G] [list $space 0x800000000 0x180000000]]
     if {$::stub(window)} { lappend found [list $space 0x50000000000 8G] }
-    return $found
+    return [lmap segment $found {
+        if {$segment in $::excluded} { continue }
+        set segment
+    }]
+}
+set excluded {}
+proc exclude_bd_addr_seg {segment} {
+    if {$::stub(exclude)} { lappend ::excluded $segment }
+    puts [list exclude_bd_addr_seg $segment]
 }
 proc assign_bd_address {args} { puts [list assign_bd_address {*}$args] }
 
