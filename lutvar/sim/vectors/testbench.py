@@ -231,6 +231,7 @@ _TAIL = """
         end
         limit(1000, offset);
       end
+      @(posedge ap_clk);  // so that a signal changes once in a cycle
     end
   endtask
 
@@ -245,6 +246,7 @@ _TAIL = """
         if (s_rvalid && s_rready) begin reply = 0; s_rready <= 0; answer = s_rdata; end
         limit(1000, offset);
       end
+      @(posedge ap_clk);  // so that a signal changes once in a cycle
     end
   endtask
 
