@@ -29,7 +29,7 @@ _BINARY = {
 }  # fmt: skip
 _UNARY = {"~": ("",), "!": ("",), "-": ("",), "&": ("|",), "|": ("&",), "^": ("~^",)}
 _MODULE = re.compile(r"^module (\S+?)\((.*)$")
-_INSTANCE = re.compile(r"^  (lutvar_\w+) (?!#)(\\?\S+) \($")
+_INSTANCE = re.compile(r"^  (lutvar_\w+) (?!#)(\\?\S+) +\($")
 _NET = re.compile(
     r"^  (?:(?:input|output|inout)\s+)?(?:wire|reg)?\s*(?:signed\s+)?(?:\[(\d+):(\d+)\]\s+)?"
     r"(\\\S+ |\w+)\s*(?:=.*)?;$"
@@ -105,6 +105,10 @@ def _changed_constant(token: str) -> str | None:
     return f"{width}'{sign}h{value:x}"
 
 
+def _is_zero(token: str) -> bool:
+    return re.fullmatch(r"\d+'s?[bdh]0+", token) is not None
+
+
 def _choices(place: _Place) -> Iterator[tuple[str, str]]:
     """(mode, new right side) of everything that can be changed in a line but single bits."""
     if place.stores:
@@ -124,6 +128,8 @@ def _choices(place: _Place) -> Iterator[tuple[str, str]]:
             yield "condition", _join([*condition, "?", *no, ":", *no])
     else:
         for i in top:
+            if i and tokens[i] in "|^+-" and any(map(_is_zero, tokens[i - 1 : i + 2])):
+                continue  # all of them do the same
             table = _BINARY if i and tokens[i - 1] not in _BINARY else _UNARY
             for other in table.get(tokens[i], ()):
                 yield (

@@ -79,13 +79,20 @@ def _wide(rng: np.random.Generator, count: int, low: int, high: int) -> NDArray[
     return values
 
 
+def _range(rng: np.random.Generator, low: int, high: int) -> tuple[int, int]:
+    """Exponents of values: around 1, or anything down to subnormal FP16 and up to the largest."""
+    return (-6, 6) if rng.integers(2) else (-low, high)
+
+
 def _half(rng: np.random.Generator, count: int) -> Bytes:
-    values = np.clip(_wide(rng, count, -6, 5), -60000, 60000).astype(np.float16)
+    values = np.clip(_wide(rng, count, *_range(rng, 24, 10)), -60000, 60000).astype(np.float16)
     return values.view(np.uint8)
 
 
 def _float(rng: np.random.Generator, count: int) -> Bytes:
-    values = np.clip(_wide(rng, count, -6, 10), -(2.0**24), 2.0**24).astype(np.float32)
+    values = np.clip(_wide(rng, count, *_range(rng, 30, 20)), -(2.0**24), 2.0**24).astype(
+        np.float32
+    )
     values[np.abs(values) < 2.0**-40] = 0.0
     return values.view(np.uint8)
 

@@ -26,7 +26,7 @@ module lutvar_t__top(a, b
   wire [8:0] q;
   wire [7:0] \s$1 ;
   assign \s$1  = a & b;
-  lutvar_t__add adder (
+  lutvar_t__add \adder$3  (
     .clk(clk),
     .x(\s$1 ),
     .y(b),
