@@ -254,32 +254,11 @@ def yosys() -> Any:
     return find_yosys(lambda version: version >= _YOSYS)
 
 
-#: A multiplexer as Yosys writes it: a function with one case for each bit of `s`, which synthesis
-#: is told to take for exclusive.
-_ONE_HOT = re.compile(
-    r"(  function \[(\d+):0\] (\S+);\n    input \[\d+:0\] a;\n    input \[\d+:0\] b;\n"
-    r"    input \[(\d+):0\] s;\n)    \(\* parallel_case \*\)\n    casez \(s\)\n.*?"
-    r"    endcase\n  endfunction\n",
-    flags=re.DOTALL,
-)
-
-
-def _and_or(match: re.Match[str]) -> str:
-    """The same multiplexer as ANDs and an OR: it means one thing to all tools, whatever `s` is."""
-    head, name, width, ways = match[1], match[3], int(match[2]) + 1, int(match[4]) + 1
-    terms = [f"(|s ? {{{width}{{1'b0}}}} : a)"] + [
-        f"(b[{width * (way + 1) - 1}:{width * way}] & {{{width}{{s[{way}]}}}})"
-        for way in range(ways)
-    ]
-    return f"{head}    {name} = " + "\n      | ".join(terms) + ";\n  endfunction\n"
-
-
 def _verilog(text: str) -> str:
     script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_PASSES]
     with writable_cache():
         # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
         written = yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
-    written = _ONE_HOT.sub(_and_or, written)
     # Initial values are in declarations of registers; on a wire, part of which is a register, the
     # attribute says no more, and readers may object to its undefined bits.
     written = re.sub(r"^ *\(\* init = [^*]*\*\)\n", "", written, flags=re.MULTILINE)

@@ -16,6 +16,7 @@ from .tools import icarus, verilator, yosys
 
 #: Verilator warnings that netlist-style Verilog causes by nature, and why each is harmless.
 WAIVED = {
+    "CASEOVERLAP": "one-hot multiplexers are written as casez; their selects exclude each other",
     "DECLFILENAME": "the file is named after the configuration, not after a module",
     "PROCASSINIT": "flip-flops have an initial value, as FPGAs do, besides their reset",
     "SYMRSVDWORD": "the port must be called interrupt for Vivado to recognise it",
