@@ -95,6 +95,7 @@ def _script(design: Design) -> str:
             *probes,
             "cd ..",
             "opt -full -nodffe -nosdff",
+            "techmap t:$mul",
             "simplemap",
             "dffunmap",
             "simplemap",

@@ -31,7 +31,11 @@ def applied(mutant: Mutant) -> Iterator[None]:
             "must occur once: adapt the mutant to the gateware"
         )
     before = dict(vars(module))
-    exec(compile(text.replace(mutant.old, mutant.new), module.__file__ or "", "exec"), vars(module))
+    # Without this module's own future statements.
+    code = compile(
+        text.replace(mutant.old, mutant.new), module.__file__ or "", "exec", dont_inherit=True
+    )
+    exec(code, vars(module))
     # What other modules imported by name.
     places: list[tuple[dict[str, Any], str, Any]] = []
     for name, other in list(sys.modules.items()):

@@ -40,13 +40,16 @@ class Property:
         depth: cycles of induction; 0: PDR finds the invariant.
         mutants: faults that break it. Properties that differ in size alone share those of one size.
         seconds: time limit.
+        whole: name of an accelerator whose one-hot multiplexers the property is about; then
+            `make` and `check` have no part in it.
     """
 
     name: str
     module: str
     statement: str
     make: Callable[[], Any]
-    check: Callable[[Check[Any]], None]
+    check: Callable[[Check[Any]], None] | None
     depth: int = 1
     mutants: tuple[Mutant, ...] = ()
     seconds: float = 120.0
+    whole: str = ""

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from lutvar.files import json_text, make_folder, write_file
 
-from .flow import ProofError, decide, engine_tools
+from .flow import ProofError, Verdict, decide, engine_tools
 from .harness import build
 from .mutants import applied
 from .proofs import PROPERTIES
 from .property import Property
+from .selects import accelerator_verilog, decide_selects
 
 
 class FormalError(ValueError):
@@ -112,24 +113,38 @@ def prove(name: str, mutant: str, folder: Path, seconds: float | None = None) ->
         passed = round(time.monotonic() - started, 1)
         return Result(name, mutant, status, engine, depth, passed, **more)  # type: ignore[arg-type]
 
+    def kept_result(key: str) -> Result | None:
+        if (folder / "result.json").exists():
+            old = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+            if old.pop("key") == key and old["status"] in ("proved", "broken"):
+                return Result(**old)
+        return None
+
+    def attempt(verdict: Verdict, key: str, requirements: int, lemmas: int) -> Result:
+        outcome = result(
+            verdict.status, verdict.engine, verdict.depth, trace=str(verdict.trace or ""),
+            detail=verdict.detail, requirements=requirements, lemmas=lemmas,
+        )  # fmt: skip
+        text = json_text({**asdict(outcome), "key": key}, indent=2)
+        write_file(folder / "result.json", text + "\n")
+        return outcome
+
     try:
+        if item.check is None:
+            verilog = accelerator_verilog(item.whole)
+            key = hashlib.sha256(verilog.encode()).hexdigest()
+            if old := kept_result(key):
+                return old
+            verdict, count = decide_selects(verilog, folder, limit)
+            return attempt(verdict, key, count, 0)
         changes = {m.name: m for m in item.mutants}
         with applied(changes[mutant]) if mutant else nullcontext():
             design = build(item.make, item.check)
-        key = hashlib.sha256(repr((design, item.depth, limit)).encode()).hexdigest()
-        kept = folder / "result.json"
-        if kept.exists():
-            old = json.loads(kept.read_text(encoding="utf-8"))
-            if old.pop("key") == key and old["status"] in ("proved", "broken"):
-                return Result(**old)
-        counts = {"requirements": len(design.requirements), "lemmas": len(design.lemmas)}
+        key = hashlib.sha256(repr((design, item.depth)).encode()).hexdigest()
+        if old := kept_result(key):
+            return old
         verdict = decide(design, folder, depth=item.depth, seconds=limit)
-        outcome = result(
-            verdict.status, verdict.engine, verdict.depth, trace=str(verdict.trace or ""),
-            detail=verdict.detail, **counts,
-        )  # fmt: skip
-        write_file(kept, json_text({**asdict(outcome), "key": key}, indent=2) + "\n")
-        return outcome
+        return attempt(verdict, key, len(design.requirements), len(design.lemmas))
     except (ProofError, ValueError) as error:
         return result("error", "", 0, detail=str(error).strip().splitlines()[0])
 

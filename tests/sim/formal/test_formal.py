@@ -3,15 +3,25 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lutvar.cli.main import run
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.hw import verilog
+from lutvar.hw.accelerator.top import Accelerator
+from lutvar.hw.axi.queue import WideQueue
+from lutvar.hw.sequencer.queue import UnitQueue
+from lutvar.hw.units.count import Level
+from lutvar.hw.units.elastic import GroupStore, OutputQueue
+from lutvar.hw.units.memory import Fifo
 from lutvar.sim.formal.aiger import Aig, bounded, induction, read_aiger, write_aiger
 from lutvar.sim.formal.mutants import MutantError, applied
-from lutvar.sim.formal.proofs import PROPERTIES
+from lutvar.sim.formal.proofs import PROPERTIES, queues, sequencer
 from lutvar.sim.formal.property import Mutant
 from lutvar.sim.formal.run import prove
+from lutvar.sim.formal.selects import decide_selects
 from lutvar.sim.formal.table import listed
 
 ROOT = Path(__file__).parents[3]
@@ -21,7 +31,7 @@ needs_abc = pytest.mark.skipif(
 )
 MUTANTS = [(p.name, m) for p in PROPERTIES.values() for m in p.mutants]
 #: Quick to prove, with mutants.
-SMALL = "queue.wide-16"
+SMALL = "queue.fifo-4"
 
 
 def test_the_page_lists_every_property_and_no_other() -> None:
@@ -42,7 +52,7 @@ def test_a_mutant_is_gone_after_its_block() -> None:
 
     spaces = [vars(queue), vars(reader)]
     before = queue.WideQueue
-    with applied(PROPERTIES[SMALL].mutants[0]):
+    with applied(PROPERTIES["queue.wide-16"].mutants[0]):
         assert queue.WideQueue is not before
         assert spaces[1]["WideQueue"] is queue.WideQueue
     assert [space["WideQueue"] for space in spaces] == [before, before]
@@ -72,12 +82,12 @@ def test_a_property_is_proved_and_kept(tmp_path: Path) -> None:
 @needs_abc
 @pytest.mark.yosys
 def test_a_fault_is_found_with_a_trace(tmp_path: Path) -> None:
-    result = prove(SMALL, "read-again", tmp_path)
+    result = prove(SMALL, "no-wrap", tmp_path)
     assert result.status == "broken", result
-    assert "words_order" in result.detail
+    assert "items_order" in result.detail
     trace = Path(result.trace).read_text(encoding="utf-8")
     assert "$enddefinitions" in trace
-    assert " dut.write_addr " in trace
+    assert " dut.read__addr " in trace
 
 
 @needs_abc
@@ -121,6 +131,73 @@ def test_the_list_needs_no_engine(
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run(["formal", "--list", "--json"]) == 0
     assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(PROPERTIES)
+
+
+CASE = """\
+module top (input clk, input [1:0] k, input [1:0] a, input [1:0] b, output reg [1:0] y);
+  reg [1:0] q;
+  always @(posedge clk) q <= k;
+  always @* begin
+    (* parallel_case *)
+    casez ({q == 2'd1, SECOND})
+      2'b?1: y = a;
+      2'b1?: y = b;
+      default: y = 2'd0;
+    endcase
+  end
+endmodule
+"""
+
+
+@needs_abc
+@pytest.mark.yosys
+@pytest.mark.parametrize(
+    ("second", "status"), [("q == 2'd2", "proved"), ("q[0]", "broken")], ids=["one", "both"]
+)
+def test_selects_that_are_1_together_are_found(second: str, status: str, tmp_path: Path) -> None:
+    verdict, count = decide_selects(CASE.replace("SECOND", second), tmp_path, 100)
+    assert (verdict.status, count) == (status, 1)
+
+
+@pytest.mark.slow
+def test_the_sizes_proved_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elaborates the two largest accelerators and asks every queue for its size."""
+    used: dict[str, set[object]] = {}
+
+    def watch(cls: Any, *names: str) -> None:
+        original = cls.__init__
+
+        def made(self: Any, *args: Any, **more: Any) -> None:
+            original(self, *args, **more)
+            size = tuple(getattr(self, name) for name in names)
+            used.setdefault(cls.__name__, set()).add(size if len(size) > 1 else size[0])
+
+        monkeypatch.setattr(cls, "__init__", made)
+
+    watch(WideQueue, "depth")
+    watch(Fifo, "depth")
+    watch(GroupStore, "beats", "depth")
+    watch(OutputQueue, "beats", "depth")
+    watch(UnitQueue, "depth")
+    count = Level.__init__
+
+    def counted(
+        self: Level, m: Any, name: str, maximum: int, up: Any, down: Any, init: int = 0
+    ) -> None:
+        count(self, m, name, maximum, up, down, init)
+        used.setdefault("Level", set()).add((maximum, init))
+
+    monkeypatch.setattr(Level, "__init__", counted)
+    monkeypatch.setattr(verilog, "_verilog", lambda _netlist: "")  # elaboration is enough
+    for name in ("small-fp4", "vck190-fp4"):
+        top = Accelerator(load_accelerator(name))
+        verilog.export_verilog(top, "lutvar_sizes", ports=top.port_map())
+    assert used["WideQueue"] == set(queues.WIDE_DEPTHS)
+    assert used["Fifo"] == set(queues.FIFO_DEPTHS)
+    assert used["GroupStore"] == set(queues.STORES)
+    assert used["OutputQueue"] == set(queues.OUTPUT_QUEUES)
+    assert used["Level"] <= set(queues.LEVELS)
+    assert used["UnitQueue"] == {sequencer.DEPTH}
 
 
 #: A counter of two bits that counts while its input is high; output: it is 3.

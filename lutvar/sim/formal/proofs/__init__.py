@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lutvar.sim.formal.property import Property
 
-from . import control, queues
+from . import bursts, control, ports, queues, selects, sequencer
 
 
 def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
@@ -21,4 +21,11 @@ def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
 
 
 #: Name -> property, in the order of tables.
-PROPERTIES = _by_name(control.properties(), queues.properties())
+PROPERTIES = _by_name(
+    control.properties(),
+    bursts.properties(),
+    ports.properties(),
+    queues.properties(),
+    sequencer.properties(),
+    selects.properties(),
+)

@@ -132,8 +132,8 @@ def properties() -> Iterator[Property]:
             Mutant("last-early", _SPLIT, "few > room", "few >= room"),
             Mutant("full-short", _SPLIT, "Mux(full, MAX_BURST, left[:_ALIGNED])",
                    "Mux(full, MAX_BURST - 1, left[:_ALIGNED])"),
-            Mutant("second-lost", _SPLIT, "upcoming.eq(Mux(has_second, second, self.i.payload))",
-                   "upcoming.eq(self.i.payload)"),
+            Mutant("second-lost", _SPLIT, "accept.eq(self.i.valid & ~has_second)",
+                   "accept.eq(self.i.valid)"),
         ),
     )  # fmt: skip
     yield Property(
@@ -142,7 +142,8 @@ def properties() -> Iterator[Property]:
         lambda: WindowCheck(), _window,
         mutants=(
             Mutant("limit-off", _WINDOWS, "total - ~Cat(1, carry)", "total - ~Cat(0, carry)"),
-            Mutant("base-ignored", _WINDOWS, "(above & below).any()", "below.any()"),
+            Mutant("base-or-limit", _WINDOWS, "(above & below).any()",
+                   "(above | below).any()"),
         ),
         seconds=300,
     )  # fmt: skip

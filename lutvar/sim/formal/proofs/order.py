@@ -8,6 +8,7 @@ item in, for all n.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from amaranth.hdl import Const, Mux, Signal, Value
@@ -66,7 +67,7 @@ class Follow:
 
     def in_ram(
         self, c: Check[Any], name: str, *, places: int, write: Value, read: Value, level: Value,
-        behind: Any, cells: str,
+        behind: Any, cells: str, width: int = 0, part: Callable[[Value], Value] = lambda cell: cell,
     ) -> None:  # fmt: skip
         """Lemmas of a queue in a circular buffer.
 
@@ -74,6 +75,8 @@ class Follow:
             places: words of the buffer; write, read: addresses in it; level: words in it.
             behind: words that have left it and are still inside.
             cells: path of the buffer.
+            width: bits of its words, if not the item's.
+            part: the item in a word.
         """
         behind = c.wire(f"{name}_behind", behind)
         place = Signal(range(places), name=f"{name}_place")
@@ -91,7 +94,7 @@ class Follow:
         c.lemma(f"{name} addresses", (write == after(level)) & (read < places))
         c.lemma(f"{name} place", implies(waits, (place == after(depth)) & (place < places)))
         for number in range(places):
-            cell = c.probe(f"{cells}[{number}]", len(self.word))
+            cell = part(c.probe(f"{cells}[{number}]", width or len(self.word)))
             c.lemma(f"{name} cell {number}", implies(waits & (place == number), cell == self.word))
 
 
