@@ -90,7 +90,9 @@ def test_resets_are_written_as_such_and_only_where_state_needs_them(verilog: str
     for text in re.findall(r"^module .*?^endmodule", verilog, re.M | re.S):
         width = {n: int(w) + 1 for w, n in re.findall(r"reg \[(\d+):0\] (\\?\S+)", text)}
         reset = re.findall(r"^    if \((?:rst|bus_rst|reset_leaf)\) (\\?\S+) <=", text, re.M)
-        wide += [f"{text.split()[1]} {n}" for n in reset if width.get(n, 1) >= BEAT]
+        name = re.match(r"module (\w+)", text)
+        assert name
+        wide += [f"{name[1]} {n}" for n in reset if width.get(n, 1) >= BEAT]
     assert wide == ["lutvar_accelerator__core__control__counters counts"]
 
 
