@@ -40,7 +40,7 @@ class Property:
         depth: cycles of induction; 0: PDR finds the invariant.
         mutants: faults that break it. Properties that differ in size alone share those of one size.
         seconds: time limit.
-        whole: name of an accelerator whose one-hot multiplexers the property is about; then
+        whole: name of an accelerator whose `parallel_case` statements the property is about; then
             `make` and `check` have no part in it.
     """
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every one-hot multiplexer of a whole accelerator is one.
+"""Every `parallel_case` of a whole accelerator's Verilog is one.
 
-Yosys makes a choice between several words a case statement with `parallel_case`, which promises
-that no two of its selects are 1 together; the export writes ANDs and an OR instead, which are that
-choice only if the promise holds. Here each module is taken alone, as Yosys wrote it; its registers,
-inputs and instances give any values whatever, and Yosys' SAT solver decides.
+Yosys writes a choice between several words as a case statement with this mark, which promises
+synthesis that no two of its selects are 1 together. Here each module of the exported text is taken
+alone, its registers, inputs and instances give any values whatever, and Yosys' SAT solver shows for
+each such statement that the promise holds.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.environment import tool_environment
-from lutvar.hw import verilog
 from lutvar.hw.accelerator.export import export
 
 from .flow import ProofError, Verdict, engine_tools
@@ -54,15 +53,10 @@ write_rtlil selects.il
 
 
 def accelerator_verilog(name: str) -> str:
-    """The text that `lutvar verilog NAME` writes, with the multiplexers as Yosys writes them."""
+    """The text that `lutvar verilog NAME` writes."""
     config = load_accelerator(name)
-    rewrite = verilog._and_or
-    verilog._and_or = lambda match: match[0]
-    try:
-        with tempfile.TemporaryDirectory(prefix="lutvar-formal-") as folder:
-            return export(config, Path(folder)).verilog.read_text(encoding="utf-8")
-    finally:
-        verilog._and_or = rewrite
+    with tempfile.TemporaryDirectory(prefix="lutvar-formal-") as folder:
+        return export(config, Path(folder)).verilog.read_text(encoding="utf-8")
 
 
 def decide_selects(text: str, folder: Path, seconds: float) -> tuple[Verdict, int]:
@@ -84,7 +78,7 @@ def decide_selects(text: str, folder: Path, seconds: float) -> tuple[Verdict, in
             elif re.match(r"\s*cell \$(assert|check) ", line):
                 counts[module] = counts.get(module, 0) + 1
         if not counts:
-            raise ProofError(f"no one-hot multiplexer was found ({folder / 'prepare.log'})")
+            raise ProofError(f"no parallel_case was found ({folder / 'prepare.log'})")
         script = ["read_rtlil selects.il"]
         script += [f"sat -prove-asserts -ignore_unknown_cells {m}" for m in sorted(counts)]
         log = _yosys(folder, "sat", "\n".join(script) + "\n", seconds)
