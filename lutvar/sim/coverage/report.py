@@ -16,7 +16,7 @@ from lutvar.text import wrap_page
 
 from .bins import Bin
 from .points import Counts, Share, share, shares, uncovered
-from .run import PROGRAMS, Coverage
+from .run import Coverage
 
 BLOCK = "coverage"
 _FSM = "fsm_"
@@ -40,7 +40,7 @@ def as_dict(coverage: Coverage) -> dict[str, Any]:
         "failed": [row.bench for rows in coverage.results.values() for row in rows
                    if not row.passed],
         "image_values": coverage.image_values,
-        "random_programs": PROGRAMS,
+        "random_programs": coverage.random_programs,
         "deviations": coverage.deviations,
         "shares": {kind: _pair(share(plain, kind)) for kind in ("line", "branch", "toggle")},
         "modules": by_module,
@@ -97,13 +97,18 @@ def block(data: Mapping[str, Any]) -> str:
     ):  # fmt: skip
         rows.append([what, str(Share(sum(c > 0 for c in counts.values()), len(counts)))])
     compared, different = data["image_values"]
-    ran = ", ".join(f"{n} testbenches on {name}" for name, n in data["testbenches"].items())
+    sources = [f"{n} testbenches on {name}" for name, n in data["testbenches"].items()]
+    if compared:
+        sources.append(f"images ({compared:,} values, {different:,} differ)")
+    if data["random_programs"]:
+        sources.append(
+            f"{data['random_programs']} random programs of `lutvar fuzz` on each "
+            f"({data['deviations']} deviate)"
+        )
     parts = [
-        to_markdown([Table(["what", "covered"], rows)]),
-        f"From {ran}; on each an image of class 3 (together {compared:,} values, {different:,} "
-        f"differ) and {data['random_programs']} random programs of `lutvar fuzz` "
-        f"({data['deviations']} deviate).",
-        "Not covered, by group:\n",
+        to_markdown([Table(["what", "covered"], rows)]).rstrip(),
+        f"From {', '.join(sources)}.",
+        "Not covered, by group:\n\n",
     ]
     missing: dict[str, list[str]] = defaultdict(list)
     for bin_, count in bins.items():

@@ -77,7 +77,7 @@ class Coverage:
         points: of Verilator. bins: of instruction fields, errors and rules.
         results: of the testbenches, by configuration.
         image_values: compared with the golden model, and different.
-        deviations: that random programs have found.
+        random_programs: that ran on each accelerator. deviations: that they have found.
     """
 
     configs: list[str] = field(default_factory=list)
@@ -85,6 +85,7 @@ class Coverage:
     bins: dict[Bin, int] = field(default_factory=dict)
     results: dict[str, list[SimulationResult]] = field(default_factory=dict)
     image_values: tuple[int, int] = (0, 0)
+    random_programs: int = 0
     deviations: int = 0
 
     @property
@@ -140,6 +141,7 @@ def run_coverage(
             say(f"{config.name}: {PROGRAMS} random programs ...")
             fuzzer = _CountingFuzzer(library, config, 0, work, say)
             with _counted(work / "fuzz"):
+                total.random_programs = PROGRAMS
                 total.deviations += len(fuzzer.run(programs=PROGRAMS).deviations)
             programs += fuzzer.instructions
             errors += fuzzer.errors
