@@ -175,7 +175,7 @@ def test_the_first_error_of_two_ports_is_kept(bad: tuple[int, ...], expected: in
         ctx.set(dut.command.valid, 1)
         await ctx.tick().until(dut.command.ready)
         ctx.set(dut.command.valid, 0)
-        both = Cat(report.response for report in dut.reports)
+        both = Cat(dut.reports[port].response for port in range(2))
         await ctx.tick().until(both != 0)
         number = 0 if ctx.get(both) & 1 else 1
         found = [first_report(ctx, [dut.reports[number]])]

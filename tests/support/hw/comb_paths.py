@@ -4,11 +4,14 @@
 from collections.abc import Iterator
 from typing import Any
 
-from amaranth.hdl import Fragment, Value, _nir
+from amaranth.hdl import Fragment, Value
+from amaranth.hdl import _nir as _typed_nir
 from amaranth.hdl._ir import PortDirection, build_netlist
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
+#: Its stubs leave out the attributes of cells.
+_nir: Any = _typed_nir
 #: Cells whose outputs are registers'.
 _CLOCKED = (_nir.FlipFlop, _nir.SyncReadPort)
 #: Operators that treat each bit on its own.
