@@ -51,5 +51,5 @@ class Property:
     check: Callable[[Check[Any]], None] | None
     depth: int = 1
     mutants: tuple[Mutant, ...] = ()
-    seconds: float = 120.0
+    seconds: float = 300.0
     whole: str = ""
