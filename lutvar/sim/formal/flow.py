@@ -147,13 +147,17 @@ def _abc(folder: Path, graph: Aig, name: str, commands: str, seconds: float) -> 
 
 def _pattern(folder: Path, name: str) -> list[int]:
     """Values of a counterexample's inputs in the order of the graph's."""
-    return [int(v) for v in re.findall(r"=([01])", (folder / f"{name}.cex").read_text("utf-8"))]
+    return [
+        int(v) for v in re.findall(r"=([01])", (folder / f"{name}.cex").read_text(encoding="utf-8"))
+    ]
 
 
 def _satisfiable(folder: Path, graph: Aig, name: str, clock: _Clock) -> bool:
     """Can output 0 of a graph without latches be 1?"""
     if graph.outputs[0] in (0, 1):
-        (folder / f"{name}.cex").write_text(" ".join(f"i{n}=0" for n in range(graph.inputs)))
+        (folder / f"{name}.cex").write_text(
+            " ".join(f"i{n}=0" for n in range(graph.inputs)), encoding="utf-8"
+        )
         return graph.outputs[0] == 1
     # Plain SAT is best unless adders of different form have to be equal; then fraiging is.
     for command in (f"dsat -C {_CONFLICTS}", "iprove"):
@@ -167,7 +171,7 @@ def _satisfiable(folder: Path, graph: Aig, name: str, clock: _Clock) -> bool:
 
 def _output(folder: Path, graph: Aig, name: str) -> Aig:
     """The graph with one output of the wrapper only."""
-    for line in (folder / "proof.map").read_text("utf-8").splitlines():
+    for line in (folder / "proof.map").read_text(encoding="utf-8").splitlines():
         kind, number, *rest = line.split()
         if kind == "output" and rest[-1] == name:
             return replace(graph, outputs=(graph.outputs[int(number)],))

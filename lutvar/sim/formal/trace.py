@@ -19,7 +19,7 @@ def signals(graph: Aig, mapping: Path) -> dict[str, dict[int, _Bit]]:
         mapping: what Yosys writes with `write_aiger -vmap`.
     """
     found: dict[str, dict[int, _Bit]] = {}
-    for line in mapping.read_text("utf-8").splitlines():
+    for line in mapping.read_text(encoding="utf-8").splitlines():
         kind, number, bit, name = (*line.split(maxsplit=3), "", "", "")[:4]
         if not name or "$" in name or name.startswith("probe_"):
             continue

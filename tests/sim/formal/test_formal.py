@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`lutvar formal`: what it proves, what it refuses, and what its page says."""
 
 import json
