@@ -46,7 +46,8 @@ def prove(modules: list[str], folder: Path) -> str:
     """
     tool = yosys().require("It proves that cases exclude each other.")
     (folder / "cases.v").write_text("".join(modules))
-    names = [re.match(r"module (\w+)", text)[1] for text in modules]
+    names = re.findall(r"^module (\w+)", "".join(modules), flags=re.MULTILINE)
+    assert len(names) == len(modules)
     proofs = "".join(
         f"sat -ignore_unknown_cells -prove overlap 0 -verify {name}\n" for name in names
     )

@@ -40,7 +40,9 @@ def test_weights_that_do_not_fit(small: Small, place: int) -> None:
 
     def fails(*changes: dict[str, int]) -> AcceleratorError:
         """In place of the FETCH, one for each of `changes`."""
-        wrong = [replace(fetch, operands=fetch.operands | {"address": start} | c) for c in changes]
+        wrong = [
+            replace(fetch, operands={**fetch.operands, "address": start, **c}) for c in changes
+        ]
         others = (*items[:at], *wrong, *items[at + 1 :])
         return small.fails(replace(program, instructions=others, notes=()).encode())
 
@@ -53,7 +55,12 @@ def test_weights_that_do_not_fit(small: Small, place: int) -> None:
         assert (error.code, error.snapshot.error_info) == (code, user), (more, str(error))
         assert f"than instruction {user} (MATRIX) needs" in str(error)
     # Panels out of step are found by their number or, where lengths differ, by their beats.
-    changes = [[{"panels": panels + 1}], [{"repeat": 3 - repeat}], [{}, {}], []]
+    changes: list[list[dict[str, int]]] = [
+        [{"panels": panels + 1}],
+        [{"repeat": 3 - repeat}],
+        [{}, {}],
+        [],
+    ]
     if panels > 1:
         changes.append([{"panels": panels - 1}])
     for wrong in changes:
