@@ -97,9 +97,11 @@ class Testbench:
             tb.bus = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axi_control"), *ends)
         cocotb.start_soon(tb.memory.serve())
         cocotb.start_soon(tb.watch_reset())
-        await tb.reset()
+        await tb.pulse(4)
         if tb.four_state:
             cocotb.start_soon(tb.watch_unknown())
+        if bus:
+            await tb.ready()
         return tb
 
     async def cycles(self, count: int) -> None:
@@ -108,12 +110,16 @@ class Testbench:
 
     async def reset(self, cycles: int = 4) -> None:
         """Pulse ap_rst_n for some cycles, and wait until a program may start."""
+        await self.pulse(cycles)
+        if hasattr(self, "bus"):
+            await self.ready()
+
+    async def pulse(self, cycles: int) -> None:
+        """Hold ap_rst_n low for some cycles."""
         self.dut.ap_rst_n.value = 0
         await self.cycles(cycles)
         self.dut.ap_rst_n.value = 1
         await self.cycles(2)
-        if hasattr(self, "bus"):
-            await self.ready()
 
     async def ready(self) -> None:
         """Wait for CTRL.ready, for `READY_LIMIT` cycles at most."""
@@ -250,6 +256,7 @@ class Testbench:
         ]
         masters = [(name, pin) for name, pin in pins if name.startswith("m_axi_")]
         edge, reset = RisingEdge(self.dut.ap_clk), self.dut.ap_rst_n
+        await edge  # before, nothing has a value
         while True:
             while not reset.value:
                 await edge
