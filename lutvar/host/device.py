@@ -8,6 +8,7 @@ with Device(transport, config) as device:
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from dataclasses import dataclass
 from types import TracebackType
@@ -23,13 +24,9 @@ from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, HostError, IncompatibleDevice
-from .transport import Bytes, MemoryTransport
+from .transport import POLL, SLICE, Bytes, MemoryTransport
 
 PAGE = 4096
-#: Cycles between two reads of a register that is polled.
-_POLL = 64
-#: Cycles between two checks of the device while a program runs.
-_SLICE = 1 << 20
 
 
 class ProgramTimeout(HostError):
@@ -37,14 +34,18 @@ class ProgramTimeout(HostError):
 
     Attributes:
         what: what was waited for.
-        cycles: the deadline.
+        cycles: the deadline in cycles of the device.
         snapshot: the registers at the time.
+        seconds: the deadline on a board; None where time is counted in cycles.
     """
 
-    def __init__(self, what: str, cycles: int, snapshot: DeviceSnapshot) -> None:
-        self.what, self.cycles, self.snapshot = what, cycles, snapshot
+    def __init__(
+        self, what: str, cycles: int, snapshot: DeviceSnapshot, seconds: float | None = None
+    ) -> None:
+        self.what, self.cycles, self.snapshot, self.seconds = what, cycles, snapshot, seconds
+        time = f"{cycles} cycles" if seconds is None else f"{seconds:.3g} s"
         super().__init__(
-            f"{what} not finished after {cycles} cycles{_still(snapshot)}. "
+            f"{what} not finished after {time}{_still(snapshot)}. "
             f"Call soft_reset() before the next program. {snapshot}"
         )
 
@@ -84,6 +85,9 @@ class Device:
         config: what the device must be.
         grace: cycles for register waits (reset, start).
         watchdog: cycles without progress before the device reports WATCHDOG; None: its default.
+
+    Attributes:
+        missed_interrupts: programs that had finished without their interrupt, since creation.
     """
 
     def __init__(
@@ -97,6 +101,8 @@ class Device:
         self.transport, self.config = transport, config
         self._grace, self._watchdog = grace, watchdog
         self._regions: Regions | None = None
+        self._poll, self._slice = POLL[transport.clock], SLICE[transport.clock]
+        self.missed_interrupts = 0
 
     def __enter__(self) -> Self:
         self.open()
@@ -108,7 +114,17 @@ class Device:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        return None
+        self.close()
+
+    def close(self) -> None:
+        """Leave the device idle and its interrupt off. The transport stays open.
+
+        Never fails: what cannot be tidied now is tidied by the next `open`.
+        """
+        with contextlib.suppress(HostError, OSError):
+            if not self._field("CTRL", "idle"):
+                self.soft_reset()
+            self._write("GIE", 0)
 
     def open(self) -> None:
         """Check that the device is the one expected, and bring it to a clean state.
@@ -134,12 +150,11 @@ class Device:
         longer than `grace` cycles.
         """
         self._write("SOFT_RESET", 1)
-        first = self.transport.cycles
+        first, limit = self.transport.now(), self.transport.deadline(self._grace)
         while self._field("STATE", "resetting") or not self._field("CTRL", "ready"):
-            if self.transport.cycles - first >= self._grace:
-                snapshot = DeviceSnapshot.read(self.register)
-                raise ProgramTimeout("soft reset", self._grace, snapshot)
-            self.transport.wait(_POLL)
+            if self.transport.now() - first >= limit:
+                raise self._late("soft reset", self._grace)
+            self.transport.wait(self._poll)
         if self._watchdog is not None:
             self._write("WATCHDOG", self._watchdog)
         self._write("GIE", 1)
@@ -203,7 +218,7 @@ class Device:
 
         Args:
             program: encoded, header included.
-            limit: cycles that it may take.
+            limit: cycles of the device that it may take.
             what: its name in errors.
 
         Returns:
@@ -234,6 +249,7 @@ class Device:
         self._limit(Region.CACHE, start + len(program))
         self._write_address("PROGRAM", self.transport.base + start)
         self._write("ISR", 3)
+        self.transport.arm()
         self._write("CTRL", 1)
         self._wait(limit, what)
         self._write("ISR", 3)
@@ -241,23 +257,32 @@ class Device:
 
     def _wait(self, limit: int, what: str) -> None:
         """Wait until ISR reports done or an error, or time is up."""
-        first, left = self.transport.cycles, limit
+        allowed = self.transport.deadline(limit)
+        least = min(1, self._poll)
+        first, left = self.transport.now(), allowed
         while True:
-            woken = self.transport.wait(min(_SLICE, max(1, left)))
+            woken = self.transport.wait(min(self._slice, max(least, left)))
             self._raise_error()
             if self._field("ISR", "done"):
                 break
-            left = limit - (self.transport.cycles - first)
+            left = allowed - (self.transport.now() - first)
             if left <= 0:
-                raise ProgramTimeout(what, limit, DeviceSnapshot.read(self.register))
+                raise self._late(what, limit)
         # The program may have ended between the last wait and the look at ISR.
-        if not woken and not self.transport.wait(_POLL):
+        if not woken and not self.transport.wait(self._poll):
+            self.missed_interrupts += 1
             warnings.warn(
                 f"{what}: the device has finished, but its interrupt did not come; check that the "
                 "line is connected and enabled. Until then every pass waits longer than needed",
                 MissedInterrupt,
                 stacklevel=3,
             )
+
+    def _late(self, what: str, cycles: int) -> ProgramTimeout:
+        """The error when `cycles` of the device have passed."""
+        board = self.transport.clock == "seconds"
+        seconds = self.transport.deadline(cycles) if board else None
+        return ProgramTimeout(what, cycles, DeviceSnapshot.read(self.register), seconds)
 
     def set_serial(self, serial: bool) -> None:
         """Run each instruction only when all earlier ones are complete (for comparisons)."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lutvar.host.errors import BadInput, BusError
-from lutvar.host.transport import Bytes
+from lutvar.host.transport import Bytes, Clock
 
 from .device import SimulationTimeout, VerilatedDevice
 
@@ -21,10 +21,12 @@ class SimulatedMemory:
 
     #: Cycles between two calls of `watch`: 20 s of the largest accelerator.
     WATCHED = 1 << 16
+    clock: Clock
 
     def __init__(self, device: VerilatedDevice, watch: Callable[[int], None] | None = None) -> None:
         self.device, self.base, self.size = device, 0, len(device.memory)
         self._watch = watch
+        self.name, self.clock = "sim (Verilator)", "cycles"
 
     def read32(self, offset: int) -> int:
         """See `MemoryTransport`."""
@@ -55,8 +57,12 @@ class SimulatedMemory:
         self._check(offset, len(data))
         self.device.memory[offset : offset + len(data)] = data
 
-    def wait(self, cycles: int) -> bool:
+    def arm(self) -> None:
+        """See `MemoryTransport`: the line is a level, there is nothing to forget."""
+
+    def wait(self, amount: float) -> bool:
         """See `MemoryTransport`."""
+        cycles = int(amount)
         if self._watch is None:
             return self.device.run(cycles)
         end = self.device.cycles + cycles
@@ -66,10 +72,13 @@ class SimulatedMemory:
             self._watch(self.device.cycles)
         return True
 
-    @property
-    def cycles(self) -> int:
+    def now(self) -> float:
         """See `MemoryTransport`."""
         return self.device.cycles
+
+    def deadline(self, cycles: int) -> float:
+        """See `MemoryTransport`: this clock is the device's own."""
+        return cycles
 
     def close(self) -> None:
         """See `MemoryTransport`."""

@@ -12,6 +12,7 @@ from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRul
 from lutvar.host import (
     AcceleratorError,
     BadInput,
+    BusError,
     Device,
     DeviceBusy,
     DeviceCounters,
@@ -30,6 +31,10 @@ PROGRAM = bytes(range(64)) * 3
 @pytest.fixture
 def double() -> TransportDouble:
     return TransportDouble(CONFIG)
+
+
+def interrupt(_amount: float) -> bool:
+    raise KeyboardInterrupt
 
 
 def placed(double: TransportDouble) -> Device:
@@ -59,6 +64,74 @@ def test_open_resets_and_sets_up(double: TransportDouble) -> None:
         device.set_serial(True)
         device.set_serial(False)
     assert double.written("MODE") == [1, 0]
+    assert double.log[-1] == ("GIE", 0)
+
+
+def test_leaving_ends_what_runs(double: TransportDouble) -> None:
+    """Ctrl-C in the middle of a program: the next user finds an idle device."""
+    double.started = lambda _double: None
+    with pytest.raises(KeyboardInterrupt), Device(double, CONFIG) as device:
+        device.place(MODEL, 100, 4096, 8192)
+        double.wait = interrupt  # type: ignore[assignment]
+        device.run(PROGRAM, 1000)
+    assert double.log[-5:] == [
+        ("CTRL", 1), ("SOFT_RESET", 1), ("GIE", 1), ("IER", 3), ("GIE", 0),
+    ]  # fmt: skip
+    assert not double.running
+
+
+def test_leaving_a_device_that_is_gone(double: TransportDouble) -> None:
+    def gone(_offset: int) -> int:
+        raise BusError("read", 0, None)
+
+    with Device(double, CONFIG):
+        double.read32 = gone  # type: ignore[assignment]
+
+
+def test_a_start_arms_the_interrupt_first(double: TransportDouble) -> None:
+    device = placed(double)
+
+    def start(double: TransportDouble) -> None:
+        assert double.armed == 1
+        double.finish(100)
+
+    double.started = start
+    device.run(PROGRAM, 1000)
+    assert double.armed == 1
+
+
+def test_time_in_seconds(double: TransportDouble) -> None:
+    """A board's clock: deadlines come from the transport, and errors say seconds."""
+    double.clock, now = "seconds", 0.0
+    waits: list[float] = []
+
+    def wait(amount: float) -> bool:
+        nonlocal now
+        waits.append(amount)
+        now += amount
+        return False
+
+    double.now = lambda: now  # type: ignore[method-assign]
+    double.wait = wait  # type: ignore[method-assign]
+    double.deadline = lambda cycles: max(1.0, cycles / 2e8)  # type: ignore[method-assign]
+    device = placed(double)
+    double.started = lambda _double: None
+    with pytest.raises(
+        ProgramTimeout, match=r"not finished after 2\.5 s; the device still"
+    ) as late:
+        device.run(PROGRAM, 500_000_000)
+    assert (late.value.seconds, late.value.cycles) == (2.5, 500_000_000)
+    assert 2.5 <= now < 2.7 and max(waits) == 0.1
+    device.soft_reset()
+    now = 0.0
+
+    def finished(double: TransportDouble) -> None:
+        double.running, double.done = False, True
+
+    double.started = finished
+    with pytest.warns(MissedInterrupt):
+        device.run(PROGRAM, 500_000_000)
+    assert device.missed_interrupts == 1 and now < 0.2
 
 
 def test_the_default_watchdog_is_kept(double: TransportDouble) -> None:

@@ -142,7 +142,7 @@ def test_simulated_memory_is_bounded() -> None:
             memory.write(offset, np.zeros(count, np.uint8))
     with pytest.raises(BadInput):
         memory.read(10, -1)
-    assert not memory.wait(10) and memory.wait(11) and memory.cycles == 26
+    assert not memory.wait(10) and memory.wait(11) and memory.now() == 26
     memory.close()
     assert board.closed == 1
 

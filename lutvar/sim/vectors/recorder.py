@@ -20,7 +20,7 @@ from lutvar.contract.isa import INSTRUCTION_BYTES, PROGRAM_HEADER, Region
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 from lutvar.host.compile.program import Program
 from lutvar.host.errors import BadInput
-from lutvar.host.transport import Bytes
+from lutvar.host.transport import Bytes, Clock
 from lutvar.sim.interpret import Machine
 
 WORD = 64  #: bytes of a memory word, a beat of the bus
@@ -75,6 +75,8 @@ class Recorder:
     config: AcceleratorConfig
     size: int
     base: int = 0x5_5000_0000
+    name: str = "recorder"
+    clock: Clock = "cycles"
     steps: list[Step] = field(default_factory=list)
     loads: list[dict[int, bytes]] = field(default_factory=list)
     expects: list[dict[int, bytes]] = field(default_factory=list)
@@ -83,7 +85,7 @@ class Recorder:
         self._memory = np.full(self.size, _FILL, np.uint8)
         self._known = self._memory.copy()  # as the testbench has it
         self._machine = Machine(self.config, {})
-        self._top, self._passed = 0, 0
+        self._top, self._passed = 0, 0.0
         digest = accelerator_hash(self.config)
         self._registers = {
             "MAGIC": MAGIC, "VERSION": VERSION, "HASH_LO": digest & 0xFFFF_FFFF,
@@ -125,15 +127,21 @@ class Recorder:
         self._memory[offset : offset + len(data)] = data
         self._top = max(self._top, offset + len(data))
 
-    def wait(self, cycles: int) -> bool:
+    def arm(self) -> None:
+        """See `MemoryTransport`."""
+
+    def wait(self, amount: float) -> bool:
         """A program is over before the driver waits for it."""
-        self._passed += cycles
+        self._passed += amount
         return self._registers["ISR"] != 0
 
-    @property
-    def cycles(self) -> int:
+    def now(self) -> float:
         """See `MemoryTransport`."""
         return self._passed
+
+    def deadline(self, cycles: int) -> float:
+        """See `MemoryTransport`."""
+        return cycles
 
     def close(self) -> None:
         """See `MemoryTransport`."""

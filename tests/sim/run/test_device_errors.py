@@ -201,13 +201,13 @@ class _Interrupts(SimulatedMemory):
 
     early, heard = 0, True
 
-    def wait(self, cycles: int) -> bool:
+    def wait(self, amount: float) -> bool:
         if self.early:
             self.early -= 1
             return True
         if self.heard:
-            return super().wait(cycles)
-        self.device.idle(cycles)
+            return super().wait(amount)
+        self.device.idle(int(amount))
         return False
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
+from lutvar.host.transport import Clock
 
 NAMES = {r.offset: r.name for r in REGISTERS}
 
@@ -26,6 +27,8 @@ class TransportDouble:
         early: so many waits return at once, though nothing has happened.
         connected: the interrupt line is; without it every wait takes its full time.
     """
+
+    clock: Clock
 
     def __init__(self, config: AcceleratorConfig, base: int = 0x7_0000_0000, size: int = 1 << 16):
         self.base, self.size = base, size
@@ -43,6 +46,8 @@ class TransportDouble:
         self.early, self.connected = 0, True
         self.cycles = 0
         self.waits: list[int] = []
+        self.name, self.clock = "double", "cycles"
+        self.armed = 0
 
     def finish(self, cycles: int) -> None:
         """Let the program finish in so many cycles."""
@@ -88,7 +93,17 @@ class TransportDouble:
         assert offset >= 0 and offset + len(data) <= self.size
         self.memory[offset : offset + len(data)] = data
 
-    def wait(self, cycles: int) -> bool:
+    def arm(self) -> None:
+        self.armed += 1
+
+    def now(self) -> float:
+        return self.cycles
+
+    def deadline(self, cycles: int) -> float:
+        return cycles
+
+    def wait(self, amount: float) -> bool:
+        cycles = int(amount)
         assert cycles > 0
         self.waits.append(cycles)
         if self.early:

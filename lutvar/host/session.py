@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An accelerator with a packed model on it, from a URL: what a host script uses.
+
+with Session.open("uio:lutvar", packed) as session:
+    logits = session.transformer.run(steps)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+
+from typing_extensions import Self
+
+from lutvar.host.compile.packed import PackedTransformer
+
+from .device import Device
+from .open import open_transport
+from .transformer import DeviceTransformer, PassReport
+from .transport import MemoryTransport
+
+
+class Session:
+    """One accelerator, used by one thread; closing it leaves the device idle.
+
+    Attributes:
+        transport, device: what the transformer runs on.
+        transformer: `lutvar.contract.passes.Transformer`.
+    """
+
+    def __init__(
+        self,
+        transport: MemoryTransport,
+        packed: PackedTransformer,
+        *,
+        slots: int = 1,
+        on_pass: Callable[[PassReport], None] | None = None,
+    ) -> None:
+        """See `open`; takes over a transport that is open already, and closes it in the end."""
+        with ExitStack() as opened:
+            opened.callback(transport.close)
+            self.transport = transport
+            self.device = opened.enter_context(Device(transport, packed.layout.config))
+            self.transformer = DeviceTransformer(self.device, packed, slots, on_pass=on_pass)
+            self._opened = opened.pop_all()
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        packed: PackedTransformer,
+        *,
+        slots: int = 1,
+        on_pass: Callable[[PassReport], None] | None = None,
+        say: Callable[[str], None] = lambda _line: None,
+    ) -> Self:
+        """Open a device, check that it is the one the model was packed for, place the model.
+
+        Args:
+            url: see `lutvar.host.open`.
+            packed: the model.
+            slots: images in progress at once.
+            on_pass: called after each pass.
+            say: takes a line about what takes long.
+
+        Raises:
+            IncompatibleDevice: another bitstream.
+            BadInput: a memory that is too small, or an unknown URL.
+            HostError: what the transport raises.
+        """
+        transport = open_transport(url, packed.layout.config, say)
+        return cls(transport, packed, slots=slots, on_pass=on_pass)
+
+    def close(self) -> None:
+        """Leave the device idle, then release the transport. Calling it again does nothing."""
+        self._opened.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
