@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -77,6 +77,7 @@ class BurstReader(wiring.Component):
 
         free = Signal(range(self.depth + 1), init=self.depth)  # places not promised to a burst
         bursts = Signal(range(OUTSTANDING + 1))
+        several = Signal()  # more than one of them
         burst, issue, granted = split.o.payload, Signal(), Signal()
         refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
         ended = Signal()
@@ -109,19 +110,24 @@ class BurstReader(wiring.Component):
             freed.eq(queue.taken),
             free.eq(free + freed - Mux(granted, burst.beats, 0)),
             bursts.eq(bursts + granted - ended),
+            # Known a cycle before: whether a beat has an owner starts the longest way here.
+            several.eq(Mux(granted == ended, several, Mux(granted, bursts.any(), bursts > 2))),
             self.idle.eq((bursts == 0) & ~granted),
         ]
-        self._receive(m, queue, split.o, bursts, granted, ended)
+        # A burst whose address is still offered cannot have beats.
+        unended = several | (bursts[0] & (~axi.arvalid | axi.arready))
+        self._receive(m, queue, split.o, unended, granted, ended)
         return m
 
     def _receive(
-        self, m: Module, queue: WideQueue, offered: Any, bursts: Signal, granted: Signal,
+        self, m: Module, queue: WideQueue, offered: Any, unended: Value, granted: Signal,
         ended: Signal,
     ) -> None:  # fmt: skip
         """R channel: beats of the bursts that were accepted, and whether they are as they should.
 
         Args:
             offered: bursts from the splitter; granted: one of them is requested.
+            unended: a beat may come.
             ended: driven here: the last beat of a burst.
         """
         axi, burst = self.memory, offered.payload
@@ -137,10 +143,7 @@ class BurstReader(wiring.Component):
             write.en.eq(granted),
             write.data.address.eq(burst.address),
             write.data.length.eq(burst.beats - 1),
-            # A burst whose address is still offered cannot have beats.
-            owned.eq(
-                axi.rvalid & (bursts[1:].any() | (bursts[0] & (~axi.arvalid | axi.arready)))
-            ),
+            owned.eq(axi.rvalid & unended),
             ended.eq(owned & axi.rlast),
             wrong.eq(owned & ~lost & (axi.rlast != (position == read.data.length))),
         ]  # fmt: skip

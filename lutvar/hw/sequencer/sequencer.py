@@ -34,6 +34,7 @@ from lutvar.hw.links import (
 
 from .checks import (
     CHECK_LATENCY,
+    UNUSED_PIECE,
     AddressResolver,
     InstructionCheck,
     first_rule,
@@ -204,15 +205,23 @@ class Sequencer(wiring.Component):
                 pass
 
     def _header(self, m: Module, word: Value) -> Signal:
-        """One bit for each HeaderRule, one cycle after the word."""
+        """One bit for each HeaderRule, two cycles after the word."""
         field = {item.name: operand(word, item) for item in PROGRAM_HEADER}
         end = PROGRAM_HEADER[-1].low + PROGRAM_HEADER[-1].width
         length = field["length"]
+        most = MAX_INSTRUCTIONS.bit_length() - 1
+        assert 1 << most == MAX_INSTRUCTIONS
+        unused = Signal(-(-(len(word) - end) // UNUSED_PIECE) + 1, name="header_unused_pieces")
+        beyond = [word[low : low + UNUSED_PIECE] for low in range(end, len(word), UNUSED_PIECE)]
+        m.d.sync += unused.eq(Cat(piece.any() for piece in (field["zero"], *beyond)))
         conditions = {
             HeaderRule.MAGIC: field["magic"] != PROGRAM_MAGIC,
             HeaderRule.HASH: field["hash"] != accelerator_hash(self._config),
-            HeaderRule.LENGTH: (length == 0) | (length > MAX_INSTRUCTIONS),
-            HeaderRule.ZERO: (field["zero"] != 0) | (word[end:] != 0),
+            # A comparison would be a carry chain, and a long way to it.
+            HeaderRule.LENGTH: ~length.any()
+            | length[most + 1 :].any()
+            | (length[most] & length[:most].any()),
+            HeaderRule.ZERO: unused.any(),
         }
         header = Signal(len(HeaderRule))
         for rule, condition in conditions.items():

@@ -26,6 +26,7 @@ module testbench;
 
   reg [511:0] memory [0:WORDS-1], expected [0:WORDS-1];
   reg [47:0] steps [0:{last_step}];
+  // PASS needs it to be 0: some simulators go on for a while after $finish.
   integer problems = 0;
 
   function [31:0] next(input [31:0] x);  // xorshift
@@ -178,6 +179,7 @@ TAIL = """
   wire unknown = (^{{s_bvalid, s_rvalid, interrupt{valids}}}) === 1'bx;
   always @(posedge ap_clk) if (ap_rst_n && unknown) begin
     $display("FAIL: a VALID or the interrupt is unknown in cycle %0d", cycle);
+    problems = problems + 1;
     $finish;
   end
 
@@ -203,6 +205,7 @@ TAIL = """
       waited = waited + 1;
       if (waited > cycles) begin
         $display("FAIL: no answer in %0d cycles, register %h", cycles, offset);
+        problems = problems + 1;
         $finish;
       end
     end
@@ -266,6 +269,7 @@ TAIL = """
         $display("  address %h ({region})", BASE + (first << 6){region_arguments});
         $display("  expected %h", expected[first]);
         $display("  found    %h", memory[first]);
+        problems = problems + 1;
         $finish;
       end
       $display("program %0d: %0d words of memory are right, cycle %0d", number, WORDS, cycle);
@@ -290,6 +294,7 @@ TAIL = """
           read_register(offset);
           if (answer !== value) begin
             $display("FAIL: register %h reads %h, expected %h", offset, answer, value);
+            problems = problems + 1;
             $finish;
           end
         end
@@ -299,6 +304,7 @@ TAIL = """
             read_register(offset);
           if ((answer & value) !== (op == {ONES} ? value : 0)) begin
             $display("FAIL: register %h stays %h, mask %h", offset, answer, value);
+            problems = problems + 1;
             $finish;
           end
         end

@@ -78,6 +78,7 @@ def _reader(c: Check[BurstReader]) -> None:
 
     bursts = c.probe("dut.bursts", 7)
     c.lemma("bursts", bursts == open_bursts + axi.arvalid)
+    c.lemma("several", c.probe("dut.several", 1) == (bursts > 1))
     c.lemma("idle follows", implies(dut.idle, bursts == 0))
     _splitter_lemmas(c)
     refused = c.probe("dut.refused")
