@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lutvar generate`: one row of images from float model, golden model or simulated accelerator."""
+"""`lutvar generate`: one row of images from a model on the host or an accelerator by its URL."""
 
 from __future__ import annotations
 
@@ -48,13 +48,20 @@ if TYPE_CHECKING:
     default="golden",
     help="float: unquantized; golden: quantized, code level; sim: the Verilog, simulated.",
 )
+@click.option(
+    "--device",
+    metavar="URL",
+    help="Instead of --backend: an accelerator behind the driver, such as uio:lutvar on a board, "
+    "sim:small-fp4 (the Verilog, simulated) or golden:small-fp4 (without gateware).",
+)
 @accelerator_option
 @recipe_option
 @click.option(
     "--image",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="With --backend sim: the device's memory as `lutvar pack` wrote it for this model.",
+    help="With --backend sim or --device: the device's memory as `lutvar pack` wrote it for this "
+    "model.",
 )
 @click.option(
     "--class",
@@ -77,6 +84,7 @@ if TYPE_CHECKING:
 def generate(
     model: str,
     backend: str,
+    device: str | None,
     config: str,
     recipe: Path | None,
     image: Path | None,
@@ -91,11 +99,18 @@ def generate(
 ) -> None:
     """Generate one image for each class given, next to each other in one PNG.
 
-    Image i has seed SEED + i. With --backend sim a table tells what each pass took: host, transfer,
-    device.
+    Image i has seed SEED + i. With --backend sim or --device a table tells what each pass took:
+    host, transfer, device.
     """
-    if image is not None and (backend != "sim" or recipe is not None):
-        raise click.UsageError("--image goes with --backend sim and without --quantized")
+    if device is not None:
+        refuse_with("--device", backend="--backend")
+        from lutvar.host.open import parse
+
+        backend = device
+        if parse(device).scheme == "sim":  # first: mistakes must not wait for torch
+            require_simulator()
+    if image is not None and ((device is None and backend != "sim") or recipe is not None):
+        raise click.UsageError("--image goes with --backend sim or --device, without --quantized")
     if backend == "float":
         refuse_with("--backend float (unquantized)", recipe="--quantized", config="--config")
     elif backend == "sim":
@@ -109,7 +124,7 @@ def generate(
     count = slots or len(classes)
     reports: list[PassReport] = []
     with (
-        _backend(loaded, runs, backend, count, out.parent, reports) as transformer,
+        _backend(loaded, runs, backend, device, count, out.parent, reports) as transformer,
         progress(f"{backend}: scales") as update,
     ):
         result = generate_passes(
@@ -135,17 +150,25 @@ def generate(
         "classes": classes,
         "tokens": tokens,
     }
-    text = f"{out}: classes {', '.join(map(str, classes))}, backend {backend}, seed {seed}"
+    what = "backend" if device is None else "device"
+    text = f"{out}: classes {', '.join(map(str, classes))}, {what} {backend}, seed {seed}"
     if reports:
         rows = [_timing(i, report) for i, report in enumerate(reports)]
-        data["passes"] = [dict(zip(_TIMING, row, strict=True)) for row in rows]
-        text = f"{table(_TIMING, rows)}\n{text}"
+        titles = _titles(backend)
+        data["passes"] = [dict(zip(titles, row, strict=True)) for row in rows]
+        text = f"{table(titles, rows)}\n{text}"
     emit(as_json, data, text)
 
 
 _STRIP = 22  #: height of the class names above the images, in screen pixels
-_TIMING = ("pass", "images", "token rows", "device cycles", "array busy", "compile s",
-           "transfer s", "simulation s")  # fmt: skip
+
+
+def _titles(backend: str) -> tuple[str, ...]:
+    """Of the table of passes: cycles of the golden device are modelled, its time is this host's."""
+    scheme = backend.partition(":")[0]
+    last = {"sim": "simulation s", "golden": "golden model s"}.get(scheme, "device s")
+    cycles = "modelled cycles" if scheme == "golden" else "device cycles"
+    return "pass", "images", "token rows", cycles, "array busy", "compile s", "transfer s", last
 
 
 def _timing(index: int, report: PassReport) -> tuple[str, ...]:
@@ -187,12 +210,21 @@ def _backend(
     loaded: LoadedModel,
     runs: Runs,
     backend: str,
+    device: str | None,
     slots: int,
     folder: Path,
     reports: list[PassReport],
 ) -> Iterator[Transformer]:
     """What computes the logits."""
-    if backend == "float":
+    if device is not None:
+        from lutvar.host.session import Session as DeviceSession
+
+        packed = _packed(runs)
+        with DeviceSession.open(
+            device, packed, slots=slots, on_pass=reports.append, say=note
+        ) as opened:
+            yield opened.transformer
+    elif backend == "float":
         from lutvar.quant.var.passes import FloatTransformer
 
         yield FloatTransformer(loaded.var)
@@ -211,6 +243,16 @@ def _backend(
             runs, verilog, slots=slots, on_pass=reports.append, stages=Stages(note)
         ) as session:
             yield session.transformer
+
+
+def _packed(runs: Runs) -> PackedTransformer:
+    """What lies in the device's memory."""
+    from lutvar.host.compile.pack import pack_transformer
+    from lutvar.host.compile.packed import PackedTransformer
+
+    if isinstance(runs, PackedTransformer):
+        return runs
+    return pack_transformer(runs.transformer, runs.config)
 
 
 def _write_row(images_BCHW: Tensor, zoom: int, names: Sequence[str], path: Path) -> None:

@@ -24,6 +24,7 @@ from .transport import MemoryTransport
 
 #: Scheme -> "module:function"; the function is an `Opener`.
 OPENERS: dict[str, str] = {
+    "golden": "lutvar.sim.golden_device:open_golden",
     "sim": "lutvar.sim.open:open_sim",
 }
 #: Where /sys and /dev are looked for, when the URL has no `root`.
