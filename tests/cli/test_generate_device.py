@@ -43,7 +43,7 @@ def test_a_device_draws_what_the_golden_model_draws(
         (["--device", "usb:x"], "no transport 'usb'"),
         (["--device", "golden:small-fp4", "--backend", "golden"], "no use of --backend"),
         (["--device", "golden:small-fp6"], "HASH_LO"),
-        (["--device", "golden:small-fp4?memory=1"], "use fewer images at a time or more memory"),
+        (["--device", "golden:small-fp4?memory=0.1"], "use fewer images at a time or more memory"),
     ],
 )
 def test_devices_that_do_not_fit(
