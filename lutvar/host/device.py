@@ -24,6 +24,8 @@ from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, HostError, IncompatibleDevice
+from .kept import MARKER_BYTES, forget, place_kept
+from .load import Progress, chunks_of, load
 from .transport import POLL, SLICE, Bytes, MemoryTransport
 
 PAGE = 4096
@@ -101,6 +103,7 @@ class Device:
         self.transport, self.config = transport, config
         self._grace, self._watchdog = grace, watchdog
         self._regions: Regions | None = None
+        self._end = transport.size  # of what programs may fill
         self._poll, self._slice = POLL[transport.clock], SLICE[transport.clock]
         self.missed_interrupts = 0
 
@@ -160,7 +163,16 @@ class Device:
         self._write("GIE", 1)
         self._write("IER", 3)
 
-    def place(self, model: Bytes, work: int, io: int, cache: int) -> None:
+    def place(
+        self,
+        model: Bytes,
+        work: int,
+        io: int,
+        cache: int,
+        *,
+        digest: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
         """Divide the memory into regions, open them to the device and write the model.
 
         Each region is open from its base to its end, so that the device refuses any transfer
@@ -169,9 +181,13 @@ class Device:
         Args:
             model: contents of region MODEL.
             work, io, cache: bytes of the other regions.
+            digest: SHA-256 of the model; one that lies in the memory already is used as it is, and
+                this one stays for the next process (`lutvar.host.kept`). None: write it anew.
+            progress: called with the bytes of the model that are in place.
 
         Raises:
             BadInput: the memory is too small, or not aligned.
+            MemoryMismatch: the memory does not hold what was written.
         """
         if self.transport.base % ALIGN:
             raise BadInput(
@@ -185,14 +201,20 @@ class Device:
         for region, size in sizes.items():
             starts[region] = at
             at += -(-size // PAGE) * PAGE
-        if at + PAGE > self.transport.size:
+        self._end = self.transport.size - (0 if digest is None else MARKER_BYTES)
+        if at + PAGE > self._end:
             need = ", ".join(f"{r.name} {s:,}" for r, s in sizes.items())
             raise BadInput(
                 f"{at:,} bytes are needed ({need}), the device has {self.transport.size:,}; "
                 "use fewer images at a time or more memory"
             )
         self._regions = Regions(starts, sizes, at)
-        self.transport.write(starts[Region.MODEL], model)
+        if digest is not None:
+            place_kept(self.transport, model, digest, progress)
+        else:
+            if self.transport.clock == "seconds":
+                forget(self.transport)  # a board's memory may hold another model
+            load(self.transport, starts[Region.MODEL], chunks_of(model), progress=progress)
         for region, start in starts.items():
             self._write_address(f"BASE{int(region)}", base + start)
             self._limit(region, start + sizes[region])
@@ -244,6 +266,11 @@ class Device:
                 f"{DeviceSnapshot.read(self.register)}"
             )
         start = self._regions.program
+        if start + len(program) > self._end:
+            raise BadInput(
+                f"a program of {len(program):,} bytes, and {self._end - start:,} are left for it; "
+                "use fewer images at a time or more memory"
+            )
         self.transport.write(start, np.frombuffer(program, np.uint8))
         before = DeviceCounters.read(self.register)
         self._limit(Region.CACHE, start + len(program))

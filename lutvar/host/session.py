@@ -16,6 +16,7 @@ from typing_extensions import Self
 from lutvar.host.compile.packed import PackedTransformer
 
 from .device import Device
+from .load import Progress
 from .open import open_transport
 from .transformer import DeviceTransformer, PassReport
 from .transport import MemoryTransport
@@ -36,13 +37,16 @@ class Session:
         *,
         slots: int = 1,
         on_pass: Callable[[PassReport], None] | None = None,
+        progress: Progress | None = None,
     ) -> None:
         """See `open`; takes over a transport that is open already, and closes it in the end."""
         with ExitStack() as opened:
             opened.callback(transport.close)
             self.transport = transport
             self.device = opened.enter_context(Device(transport, packed.layout.config))
-            self.transformer = DeviceTransformer(self.device, packed, slots, on_pass=on_pass)
+            self.transformer = DeviceTransformer(
+                self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress
+            )
             self._opened = opened.pop_all()
 
     @classmethod
@@ -53,6 +57,7 @@ class Session:
         *,
         slots: int = 1,
         on_pass: Callable[[PassReport], None] | None = None,
+        progress: Progress | None = None,
         say: Callable[[str], None] = lambda _line: None,
     ) -> Self:
         """Open a device, check that it is the one the model was packed for, place the model.
@@ -62,15 +67,17 @@ class Session:
             packed: the model.
             slots: images in progress at once.
             on_pass: called after each pass.
+            progress: called with the bytes of the model that are in the device's memory.
             say: takes a line about what takes long.
 
         Raises:
             IncompatibleDevice: another bitstream.
+            MemoryMismatch: the memory does not hold the model after it was written.
             BadInput: a memory that is too small, or an unknown URL.
             HostError: what the transport raises.
         """
         transport = open_transport(url, packed.layout.config, say)
-        return cls(transport, packed, slots=slots, on_pass=on_pass)
+        return cls(transport, packed, slots=slots, on_pass=on_pass, progress=progress)
 
     def close(self) -> None:
         """Leave the device idle, then release the transport. Calling it again does nothing."""

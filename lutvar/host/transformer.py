@@ -19,6 +19,7 @@ from lutvar.host.compile.steps import StepShape, place_rows
 
 from .device import Device
 from .device_status import DeviceCounters
+from .load import Progress
 from .transport import as_bytes
 
 #: A program may take this many times the cycles of the scheduler's model, and some more.
@@ -61,6 +62,8 @@ class DeviceTransformer:
         slots: images that can be in progress at once.
         check: prove the order of every program before it runs (slow for large models).
         on_pass: called after each pass.
+        keep: leave the model in the device's memory, and use one that is there.
+        progress: called with the bytes of the model that are in place.
 
     Raises:
         BadInput: the device's memory is too small.
@@ -74,6 +77,8 @@ class DeviceTransformer:
         *,
         check: bool = False,
         on_pass: Callable[[PassReport], None] | None = None,
+        keep: bool = False,
+        progress: Progress | None = None,
     ) -> None:
         self.device, self.packed, self.on_pass = device, packed, on_pass
         self.slots, self._check = slots, check
@@ -83,7 +88,10 @@ class DeviceTransformer:
         )
         self._compiled: dict[tuple[StepShape, ...], CompiledPass] = {}
         largest = self._largest()
-        device.place(packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes)
+        device.place(
+            packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes,
+            digest=packed.digest() if keep else None, progress=progress,
+        )  # fmt: skip
 
     def _largest(self) -> MemoryPlan:
         """The plan of the largest pass: every slot at the last scale."""

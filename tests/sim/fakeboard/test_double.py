@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The uio transport on a fake board whose accelerator is a few lines of Python."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.host import BusError, Device, IncompatibleDevice, MissedInterrupt, ProgramTimeout
+from lutvar.host.board import uio as uio_module
+from lutvar.host.board.errors import DeviceInUse, NoDevice, UnusableBuffer
+from lutvar.host.board.udmabuf import Direction, DmaBuffer
+from lutvar.host.board.uio import UioTransport
+from lutvar.host.errors import BadInput, HostError
+from lutvar.host.kept import Marker, forget
+from lutvar.host.load import MemoryMismatch
+from lutvar.host.open import open_transport
+from lutvar.sim.fakeboard.board import FakeBoard
+from lutvar.sim.fakeboard.tree import Names
+from support.sim.double_chip import IO, MODEL, NAMES, PROGRAM, DoubleChip, invert, placed
+
+CONFIG = load_accelerator("small-fp4")
+
+
+@pytest.fixture
+def chip() -> DoubleChip:
+    return DoubleChip(CONFIG)
+
+
+@pytest.fixture
+def board(chip: DoubleChip, tmp_path: Path) -> Iterator[FakeBoard]:
+    with FakeBoard(chip, tmp_path) as board:
+        yield board
+    assert chip.closed
+
+
+def connect(board: FakeBoard, more: str = "") -> UioTransport:
+    transport = open_transport(f"uio:lutvar?root={board.root}{more}")
+    assert isinstance(transport, UioTransport)
+    return transport
+
+
+@pytest.fixture
+def transport(board: FakeBoard) -> Iterator[UioTransport]:
+    transport = connect(board)
+    yield transport
+    transport.close()
+
+
+def test_what_was_found(board: FakeBoard, transport: UioTransport) -> None:
+    assert transport.name == f"uio:lutvar ({board.root}/dev/uio4)"
+    assert (transport.base, transport.size, transport.clock) == (
+        0x500_0000_0000,
+        1 << 16,
+        "seconds",
+    )
+    # The device tree's clock is 20 kHz here; no deadline is under a second.
+    assert transport.deadline(10) == 1.0 and transport.deadline(100_000) == 5.0
+
+
+def test_programs(board: FakeBoard, chip: DoubleChip, transport: UioTransport) -> None:
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        for seed in range(5):
+            assert invert(device, seed)
+        assert chip.programs == [PROGRAM] * 5
+        # A line that is unmasked while it is high interrupts once more.
+        assert 5 <= transport.interrupts <= board.interrupts.count <= 10
+        assert not device.missed_interrupts
+        np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
+    assert not chip.registers["GIE"]
+
+
+def test_every_byte_that_changes_is_synchronised_and_no_more(
+    board: FakeBoard, transport: UioTransport
+) -> None:
+    board.caches.log.clear()
+    transport.write(640, np.ones(128, np.uint8))
+    transport.read(1000, 100)
+    assert board.caches.log == [
+        ("sync_for_device", 640, 128, Direction.TO_DEVICE),
+        ("sync_for_cpu", 960, 192, Direction.FROM_DEVICE),
+    ]
+    transport.write(0, np.empty(0, np.uint8))
+    assert not len(transport.read(5, 0)) and len(board.caches.log) == 2
+
+
+@pytest.mark.parametrize(("start", "count"), [(10, 5), (10, 100), (64, 10), (50, 14), (0, 64)])
+def test_a_write_within_a_line_keeps_what_the_device_wrote_beside_it(
+    chip: DoubleChip, transport: UioTransport, start: int, count: int
+) -> None:
+    transport.read(0, 256)  # the processor has these lines now
+    chip.memory[:256] = np.arange(256)
+    transport.write(start, np.full(count, 7, np.uint8))
+    expected = np.arange(256, dtype=np.uint8)
+    expected[start : start + count] = 7
+    np.testing.assert_array_equal(chip.memory[:256], expected)
+    np.testing.assert_array_equal(transport.read(0, 256), expected)
+
+
+@pytest.mark.parametrize("attribute", ["sync_for_device", "sync_for_cpu"])
+@pytest.mark.parametrize("fault", ["forgotten", "short", "shifted", "direction"])
+def test_a_wrong_synchronisation_shows(
+    board: FakeBoard, monkeypatch: pytest.MonkeyPatch, attribute: str, fault: str
+) -> None:
+    """The same programs as above, with one fault in what is synchronised: results are wrong."""
+    right = DmaBuffer._sync
+
+    def wrong(self: DmaBuffer, name: str, start: int, end: int, direction: Direction) -> None:
+        if name == attribute and end - start > 64:
+            if fault == "forgotten":
+                return
+            if fault == "short":
+                end -= 64
+            elif fault == "shifted":
+                start += 64
+            else:
+                direction = Direction(3 - direction)
+        right(self, name, start, end, direction)
+
+    transport = connect(board)
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        monkeypatch.setattr(DmaBuffer, "_sync", wrong)
+        assert not invert(device, 1)
+        if attribute == "sync_for_device":
+            with pytest.raises(MemoryMismatch, match=r"memory at 0x500.* holds 0x.. after 0x.."):
+                device.place(~MODEL, 64, IO, 64)
+        monkeypatch.undo()
+        placed(device)
+        assert invert(device, 2)
+    transport.close()
+
+
+def test_one_owner_at_a_time(board: FakeBoard, transport: UioTransport) -> None:
+    with pytest.raises(DeviceInUse, match=f"uio4 is in use by process {os.getpid()}; wait for it"):
+        connect(board)
+    transport.close()
+    transport.close()
+    connect(board).close()
+
+
+def test_a_spurious_interrupt(board: FakeBoard, chip: DoubleChip, transport: UioTransport) -> None:
+    """Left over, or of another device on the line: the results are never those of before."""
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        assert invert(device, 1)
+        board.interrupts.fire()
+        assert invert(device, 2)
+        chip.takes = None
+        access, looks = chip.access, []
+
+        def early(write: bool, offset: int, value: int) -> tuple[int, int]:
+            answer = access(write, offset, value)
+            if write and NAMES[offset] == "CTRL":
+                board.interrupts.fire()  # at once, long before the program is done
+            if chip.running and not write and NAMES[offset] == "ISR":
+                looks.append(answer)  # so the driver was woken, and has looked
+                chip.left, board._active = 1, True
+            return answer
+
+        chip.access = early  # type: ignore[method-assign]
+        assert invert(device, 3) and looks[0] == (0, 0)
+        assert not device.missed_interrupts
+
+
+def test_a_lost_interrupt(board: FakeBoard, transport: UioTransport) -> None:
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        # Both: that of the program, and the one that the line raises when it is unmasked again.
+        board.interrupts.lose = 1000
+        with pytest.warns(MissedInterrupt, match="the device has finished, but its interrupt did"):
+            assert invert(device, 1)
+        assert device.missed_interrupts == 1
+        board.interrupts.lose = 0
+        assert invert(device, 2) and device.missed_interrupts == 1
+
+
+def test_a_program_that_hangs(
+    chip: DoubleChip, transport: UioTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uio_module, "LEAST_SECONDS", 0.2)
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        chip.takes = None
+        with pytest.raises(ProgramTimeout, match=r"not finished after 0\.2 s; the device still"):
+            invert(device, 1)
+        device.soft_reset()
+        chip.takes = 3
+        assert invert(device, 2)
+
+
+def test_another_bitstream(board: FakeBoard, chip: DoubleChip, transport: UioTransport) -> None:
+    chip.registers["HASH_LO"] ^= 1
+    with pytest.raises(IncompatibleDevice, match="load the bitstream of small-fp4"):
+        Device(transport, CONFIG).open()
+    assert not chip.log  # nothing was written to a stranger
+
+
+def test_an_access_that_is_refused(chip: DoubleChip, transport: UioTransport) -> None:
+    with pytest.raises(BusError, match="read of register offset 0x800 was answered with SLVERR"):
+        transport.read32(0x800)
+    chip.answers["SCRATCH"] = -1
+    with pytest.raises(BusError, match="no answer; check that the clock runs"):
+        transport.write32(0x7C, 1)
+
+
+@pytest.mark.parametrize("offset", [1, 2, -4, 0x1_0000, 0xFFFE])
+def test_registers_are_aligned_words(transport: UioTransport, offset: int) -> None:
+    for access in (lambda: transport.read32(offset), lambda: transport.write32(offset, 1)):
+        with pytest.raises(BadInput, match="offsets are multiples of 4 under 0x10000"):
+            access()
+    for value in (-1, 1 << 32):
+        with pytest.raises(BadInput, match="it has 32 bits"):
+            transport.write32(0x7C, value)
+
+
+def test_memory_outside_the_buffer(transport: UioTransport) -> None:
+    for offset, count in ((-1, 4), (65530, 7), (1 << 40, 1)):
+        with pytest.raises(BadInput, match="outside the buffer 'lutvar-buffer' of 65536 bytes"):
+            transport.read(offset, count)
+        with pytest.raises(BadInput, match="outside the buffer 'lutvar-buffer' of 65536 bytes"):
+            transport.write(offset, np.zeros(count, np.uint8))
+
+
+def test_a_model_is_placed_once(board: FakeBoard, chip: DoubleChip) -> None:
+    """A second process finds it; one that was altered or cut off is not believed."""
+
+    def transferred(digest: str = "ab" * 32) -> int:
+        board.caches.log.clear()
+        seen: list[int] = []
+        transport = connect(board)
+        with Device(transport, CONFIG) as device:
+            device.place(MODEL, 64, IO, 64, digest=digest, progress=seen.append)
+            assert invert(device, 1)
+        transport.close()
+        assert seen == [len(MODEL)]
+        np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
+        return max(size for name, _, size, _ in board.caches.log if name == "sync_for_device")
+
+    assert transferred() >= len(MODEL)
+    assert transferred() < 4096
+    assert transferred() < 4096
+    assert transferred("cd" * 32) >= len(MODEL)  # another model
+    chip.memory[4096 * 3 + 5] ^= 1  # the last page is always compared
+    assert transferred("cd" * 32) >= len(MODEL)
+    chip.memory[-4096 + 9] ^= 1  # the marker itself
+    assert transferred("cd" * 32) >= len(MODEL)
+    assert transferred("cd" * 32) < 4096
+    transport = connect(board)
+    with Device(transport, CONFIG) as device:
+        device.place(MODEL, 64, IO, 64)  # without a digest: whatever lay there is forgotten
+        assert Marker.read(transport) is None
+    transport.close()
+
+
+def test_a_transfer_that_was_cut_off(board: FakeBoard, chip: DoubleChip) -> None:
+    transport = connect(board)
+    device = Device(transport, CONFIG)
+    device.open()
+    device.place(MODEL, 64, IO, 64, digest="ab" * 32)
+
+    def killed(_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        device.place(~MODEL, 64, IO, 64, digest="cd" * 32, progress=killed)
+    assert Marker.read(transport) is None
+    device.place(MODEL, 64, IO, 64, digest="ab" * 32)
+    np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
+    forget(transport)
+    transport.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "base", "size", "error", "text"),
+    [
+        (Names(uio="other"), 0x1000, 1 << 16, NoDevice, "UIO device 'lutvar', only other, other0"),
+        (Names(buffer="pool"), 0x1000, 1 << 16, NoDevice, "buffer', only pool; give one of these"),
+        (Names(), 0x1020, 1 << 16, UnusableBuffer, "0x1020, which is no multiple of 64; align"),
+        (Names(dma_mask=32), 0xFFFF_F000, 1 << 16, UnusableBuffer, "its DMA mask of 32 bits"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used(
+    tmp_path: Path, names: Names, base: int, size: int, error: type[HostError], text: str
+) -> None:
+    with FakeBoard(DoubleChip(CONFIG, size, base), tmp_path, names) as board:
+        with pytest.raises(error, match=text):
+            connect(board)
+        if names.buffer == "pool":
+            connect(board, "&buffer=pool").close()
+
+
+def test_a_memory_that_is_too_small(tmp_path: Path) -> None:
+    with FakeBoard(DoubleChip(CONFIG, 7 << 12), tmp_path) as board:
+        transport = connect(board)
+        with (
+            pytest.raises(BadInput, match=r"bytes are needed .* the device has 28,672; use fewer"),
+            Device(transport, CONFIG) as device,
+        ):
+            placed(device)
+        transport.close()
+
+
+def test_a_board_that_is_gone(board: FakeBoard, transport: UioTransport) -> None:
+    board.close()
+    with pytest.raises(BusError, match="no answer"):
+        transport.read32(0)
+    transport.close()
+    with pytest.raises(HostError, match="does not answer; start `lutvar fake-board`"):
+        connect(board)
+
+
+_CHILD = """
+import sys
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.host import Device
+from lutvar.host.open import open_transport
+from support.sim.double_chip import invert, placed
+transport = open_transport("uio:lutvar?root=" + sys.argv[1])
+with Device(transport, load_accelerator("small-fp4")) as device:
+    placed(device)
+    print("running", flush=True)
+    invert(device, 1)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_driver_that_dies_in_the_middle(
+    board: FakeBoard, chip: DoubleChip, how: signal.Signals, ctrl_c: None
+) -> None:
+    chip.takes = None
+    tests = Path(__file__).parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tests), *sys.path])}
+    child = subprocess.Popen(
+        [sys.executable, "-c", _CHILD, str(board.root)], env=environment, stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert child.stdout is not None and child.stdout.readline() == "running\n"
+    while not chip.running:
+        time.sleep(0.01)
+    with pytest.raises(DeviceInUse, match=f"by process {child.pid};"):
+        connect(board)
+    child.send_signal(how)
+    child.wait()
+    child.stdout.close()
+    if how == signal.SIGINT:
+        assert not chip.running and not chip.registers["GIE"]  # it has tidied up
+    chip.takes = 3
+    transport = connect(board)
+    with Device(transport, CONFIG) as device:
+        placed(device)
+        assert invert(device, 5)
+    transport.close()
