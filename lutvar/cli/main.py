@@ -42,11 +42,12 @@ from .sim import sim
 from .study import study
 from .train import train
 from .verilog import verilog
+from .vivado import vivado
 
 COMMANDS = (
-    demo, generate, quantize, pack, quality, evaluate, results, verilog, estimate, disassemble, sim,
-    fuzz, formal, study, evidence, export_vectors, coverage, train, bench, list_names, inspect,
-    doctor,
+    demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, estimate,
+    disassemble, sim, fuzz, formal, study, evidence, export_vectors, coverage, train, bench,
+    list_names, inspect, doctor,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

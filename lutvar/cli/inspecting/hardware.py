@@ -56,7 +56,7 @@ def manifest(path: Path, data: dict[str, Any]) -> FileReport:
     return FileReport(
         "manifest of an accelerator's Verilog",
         checked=checked,
-        read_by="scripts in constraints/, drivers",
+        read_by="lutvar vivado, drivers",
         facts={
             "verilog": stated["file"],
             "module": stated["module"],
@@ -71,6 +71,48 @@ def manifest(path: Path, data: dict[str, Any]) -> FileReport:
             "tools": data["tools"],
         },
     )
+
+
+def vivado_project(path: Path, data: dict[str, Any]) -> FileReport:
+    """The manifest of a folder of `lutvar vivado`; the files that are there are compared."""
+    return FileReport(
+        "folder for Vivado (manifest of `lutvar vivado`)",
+        str(data["format"]),
+        checked=_compared(path, data["files"]),
+        read_by="make in its folder",
+        facts={
+            "accelerator": data["name"],
+            "accelerator_hash": data["accelerator_hash"],
+            "board": data["board"],
+            "mhz": data["mhz"],
+            "placement": data["placement"],
+            "segmented": data["segmented"],
+            "files": len(data["files"]),
+        },
+    )
+
+
+def vivado_build(path: Path, data: dict[str, Any]) -> FileReport:
+    """The manifest that a build in Vivado left in its results."""
+    keys = ("accelerator_hash", "vivado", "board_part", "clock_hz", "setup_slack_ns", "segmented")
+    return FileReport(
+        "results of a build in Vivado",
+        checked=_compared(path, data["files"]),
+        read_by="people; the accelerator's hash is that of the image",
+        facts={"accelerator": data["configuration"], **{key: data[key] for key in keys}},
+    )
+
+
+def _compared(path: Path, files: dict[str, str]) -> str:
+    """Which files were compared with their SHA-256. Raises InspectError for another content."""
+    there = [name for name in files if (path.parent / name).is_file()]
+    for name in there:
+        if sha256_of(path.parent / name) != files[name]:
+            raise InspectError(
+                f"{path}: {name} has another SHA-256 than it says; one of them was changed, "
+                "write them again"
+            )
+    return f"SHA-256 of {len(there)} of {len(files)} files"
 
 
 def inspect_program(path: Path) -> FileReport:

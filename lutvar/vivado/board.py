@@ -20,8 +20,35 @@ INTERRUPT_SPI = 116 - 32
 LINK_MBPS = 15_000
 #: Asked for where a port hardly uses a memory: a path, and a share worth the name.
 LEAST_MBPS = 50
-#: Part of a memory's peak that all ports together may ask for.
+#: Part of a memory's peak that all ports together may ask for, the processing system's too.
 EFFICIENCY = 0.8
+
+
+@dataclass(frozen=True)
+class PsPort:
+    """A port of the processing system on the network-on-chip, and what it asks of each memory.
+
+    Attributes:
+        interface, clock: of the CIPS cell.
+        category: as the NoC calls it.
+        mbps: in each direction. A promise for host transfers, not a limit: what the accelerator
+            leaves is free.
+    """
+
+    interface: str
+    clock: str
+    category: str
+    mbps: int
+
+
+#: AMD's extensible platform asks for 128 MB/s on the four cache-coherent ports, 5 on the others.
+PS_PORTS = (
+    *(PsPort(f"FPD_CCI_NOC_{i}", f"fpd_cci_noc_axi{i}_clk", "ps_cci", 128) for i in range(4)),
+    PsPort("LPD_AXI_NOC_0", "lpd_axi_noc_clk", "ps_rpu", 5),
+    PsPort("PMC_NOC_AXI_0", "pmc_axi_noc_axi0_clk", "ps_pmc", 5),
+)
+#: MB/s that the processing system asks of each memory, both directions.
+PS_MBPS = sum(2 * port.mbps for port in PS_PORTS)
 
 
 @dataclass(frozen=True)
@@ -49,7 +76,8 @@ MEMORIES: dict[str, Memory] = {
     for m in (
         # A DIMM of 64 bits at 3200 MT/s; 2 GiB low, 6 GiB high.
         Memory("ddr4", ((0, 2 << 30), (0x8_0000_0000, 6 << 30)), 25_600),
-        # Two controllers of 2 x 32 bits at 3906 MT/s, interleaved to one range.
+        # Two controllers of 2 x 32 bits at 3906 MT/s, interleaved to one range: the controllers by
+        # 4 KiB, the channels of each by 256 bytes.
         Memory("lpddr4", ((0x500_0000_0000, 8 << 30),), 62_500),
     )
 }

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the Vivado scripts in a plain Tcl shell; makes their Python modules importable."""
+"""Runs the Vivado scripts in a plain Tcl shell."""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-CONSTRAINTS = Path(__file__).parents[2] / "constraints"
-sys.path.insert(0, str(CONSTRAINTS))
+from lutvar.vivado.params import main, tcl_word
+from support.tcl import SCRIPTS
 
 Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -24,18 +23,18 @@ def shell(tmp_path: Path) -> Shell:
     if tclsh is None:
         pytest.skip("tclsh is not installed; the Tcl scripts cannot be executed here")
 
-    from params import tcl_word
-
     def run(script: str, *argv: object, **stub: object) -> subprocess.CompletedProcess[str]:
         settings = {
-            "slack": 0.1, "hertz": 199_998_001, "status": "write_device_image Complete!",
-            "noc_mc": 2, "window": 1, "exclude": 1, "runs": tmp_path / "runs", **stub,
+            "version": "2025.1", "slack": 0.1, "pulse": 0.2, "route_errors": 0,
+            "hertz": 199_998_001, "late": 0, "act_mhz": "", "status": "", "noc_mc": 2,
+            "stubborn": "", "window": 1, "exclude": 1, "relaxed": "no",
+            "images": "lutvar_system_wrapper.pdi", "handoff": 1, "runs": tmp_path / "runs", **stub,
         }  # fmt: skip
         lines = [f"set stub({key}) {{{value}}}" for key, value in settings.items()]
         lines += [
             f"source {{{Path(__file__).with_name('vivado.tcl')}}}",
             f"set argv [list {' '.join(tcl_word(str(a)) for a in argv)}]",
-            f"source {{{CONSTRAINTS / script}}}",
+            f"source {{{SCRIPTS / script}}}",
         ]
         program = tmp_path / "run.tcl"
         program.write_text("\n".join(lines) + "\n")
@@ -87,8 +86,6 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def prepared(export: Path, tmp_path: Path) -> Path:
     """What params.py writes for that export."""
-    import params
-
     out = tmp_path / "vivado"
-    assert params.main(["vck190-fp4", "-v", str(export), "-o", str(out)]) == 0
+    assert main(["vck190-fp4", "-v", str(export), "-o", str(out)]) == 0
     return out

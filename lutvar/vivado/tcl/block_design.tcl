@@ -6,18 +6,6 @@
 #     m_axi_*  -->    "
 #     M_AXI_FPD --> smartconnect --> s_axi_control;  interrupt --> pl_ps_irq0;  PL0 --> every clock
 
-# Connections of the processing system to the network: {interface clock category}.
-set ps_ports {
-    {FPD_CCI_NOC_0 fpd_cci_noc_axi0_clk ps_cci}
-    {FPD_CCI_NOC_1 fpd_cci_noc_axi1_clk ps_cci}
-    {FPD_CCI_NOC_2 fpd_cci_noc_axi2_clk ps_cci}
-    {FPD_CCI_NOC_3 fpd_cci_noc_axi3_clk ps_cci}
-    {LPD_AXI_NOC_0 lpd_axi_noc_clk ps_rpu}
-    {PMC_NOC_AXI_0 pmc_axi_noc_axi0_clk ps_pmc}
-}
-# MB/s in each direction for each of them: host transfers, not the accelerator's rate.
-set ps_mbps 500
-
 proc add_processing_system {mhz} {
     create_bd_cell -type ip -vlnv xilinx.com:ip:versal_cips cips
     apply_board_connection -board_interface ps_pmc_fixed_io -ip_intf cips/FIXED_IO \
@@ -42,14 +30,14 @@ proc add_processing_system {mhz} {
 # accelerator's. One link to the LPDDR4 controllers for the processing system and one for each
 # memory port, so that each path keeps its own bandwidth.
 proc add_memories {} {
-    global lutvar ps_ports
+    global lutvar
     set links [expr {[llength $lutvar(masters)] + 1}]
-    set inputs [expr {[llength $ps_ports] + [llength $lutvar(masters)]}]
+    set inputs [expr {[llength $lutvar(ps_ports)] + [llength $lutvar(masters)]}]
 
     create_bd_cell -type ip -vlnv xilinx.com:ip:axi_noc noc_ddr4
     board_pins noc_ddr4 {CH0_DDR4_0 ddr4_dimm1 sys_clk0 ddr4_dimm1_sma_clk}
     set_property -dict [list CONFIG.NUM_SI $inputs CONFIG.NUM_MI 0 CONFIG.NUM_NMI $links \
-        CONFIG.NUM_NSI 0 CONFIG.NUM_CLKS [expr {[llength $ps_ports] + 1}] CONFIG.NUM_MCP 4 \
+        CONFIG.NUM_NSI 0 CONFIG.NUM_CLKS [expr {[llength $lutvar(ps_ports)] + 1}] CONFIG.NUM_MCP 4 \
         CONFIG.MC_CHAN_REGION1 DDR_LOW1] [get_bd_cells noc_ddr4]
 
     create_bd_cell -type ip -vlnv xilinx.com:ip:axi_noc noc_lpddr4
@@ -63,9 +51,31 @@ proc add_memories {} {
     if {[get_property CONFIG.NUM_MC [get_bd_cells noc_lpddr4]] != 2} {
         fail "noc_lpddr4 has not both LPDDR4 controllers; does this Vivado have the board's files?"
     }
+    interleave noc_lpddr4
     for {set i 0} {$i < $links} {incr i} {
         connect_bd_intf_net [get_bd_intf_pins noc_ddr4/[index M $i INI]] \
             [get_bd_intf_pins noc_lpddr4/[index S $i INI]]
+    }
+}
+
+# Spreads a range over both controllers and both channels of each, or a buffer at its start would
+# live in half of the memory's width. Channels take turns by the accelerator's least burst;
+# controllers by 4 KiB, which is the stripe of the processing system's interconnect (CCI-500), and
+# the two have to agree (PG313, "Memory Controller Interleaving"). Refreshing bank by bank leaves
+# the others open.
+proc interleave {cell} {
+    set wanted {
+        CONFIG.MC_CHANNEL_INTERLEAVING true CONFIG.MC_CH_INTERLEAVING_SIZE 256_Bytes
+        CONFIG.MC_INTERLEAVE_SIZE 4096 CONFIG.MC_LPDDR4_REFRESH_TYPE PER_BANK
+        CONFIG.MC_TRC 60000
+    }
+    set_property -dict $wanted [get_bd_cells $cell]
+    # An IP may quietly keep another value than it is given.
+    foreach {name value} $wanted {
+        set found [get_property $name [get_bd_cells $cell]]
+        if {![string equal -nocase $found $value]} {
+            fail "$cell has $name '$found' instead of $value; half of the bandwidth may hang on it"
+        }
     }
 }
 
@@ -78,17 +88,33 @@ proc board_pins {cell pairs} {
     }
 }
 
-proc bandwidth {read write} {
-    return [list read_bw $read write_bw $write read_avg_burst 4 write_avg_burst 4]
+# What a path is promised, MB/s. With a segmented configuration the paths from the processing system
+# to the memories are part of the image that boots.
+proc bandwidth {read write {boots 0}} {
+    global lutvar
+    set share [list read_bw $read write_bw $write read_avg_burst 4 write_avg_burst 4]
+    if {$boots && $lutvar(segmented)} { lappend share initial_boot true }
+    return $share
+}
+
+# A link has one load and may have several drivers: INI_STRATEGY load, by which the driver's side
+# owns the path and what it is promised (UG909: "Single load, Driver owns the path"). The load's
+# side says the same all the same, so that it does not matter who is asked.
+proc end_link {number channel share} {
+    set_property CONFIG.INI_STRATEGY load [get_bd_intf_pins noc_ddr4/[index M $number INI]]
+    set_property -dict [list CONFIG.INI_STRATEGY load \
+        CONFIG.CONNECTIONS [list MC_$channel $share]] \
+        [get_bd_intf_pins noc_lpddr4/[index S $number INI]]
 }
 
 proc add_processing_system_paths {} {
-    global ps_ports ps_mbps
+    global lutvar
     set number 0
-    foreach port $ps_ports {
-        lassign $port interface clock category
+    set most 0
+    foreach port $lutvar(ps_ports) {
+        lassign $port interface clock category mbps
         set in [index S $number AXI]
-        set share [bandwidth $ps_mbps $ps_mbps]
+        set share [bandwidth $mbps $mbps 1]
         set_property -dict [list CONFIG.DATA_WIDTH 128 CONFIG.CATEGORY $category \
             CONFIG.CONNECTIONS [list MC_[expr {$number % 4}] $share M00_INI $share]] \
             [get_bd_intf_pins noc_ddr4/$in]
@@ -96,21 +122,20 @@ proc add_processing_system_paths {} {
         connect_bd_intf_net [get_bd_intf_pins cips/$interface] [get_bd_intf_pins noc_ddr4/$in]
         connect_bd_net [get_bd_pins cips/$clock] [get_bd_pins noc_ddr4/aclk$number]
         incr number
+        set most [expr {max($most, $mbps)}]
     }
-    set_property -dict [list CONFIG.INI_STRATEGY load \
-        CONFIG.CONNECTIONS [list MC_0 [bandwidth $ps_mbps $ps_mbps]]] \
-        [get_bd_intf_pins noc_lpddr4/S00_INI]
+    end_link 0 0 [bandwidth $most $most 1]
 }
 
 proc add_accelerator {} {
-    global lutvar ps_ports
+    global lutvar
     create_bd_cell -type module -reference $lutvar(wrapper) accelerator
     foreach name [concat $lutvar(control) [lmap port $lutvar(masters) {string cat m_axi_ $port}]] {
         if {[llength [get_bd_intf_pins -quiet accelerator/$name]] == 0} {
             fail "Vivado sees no interface $name on $lutvar(wrapper)"
         }
     }
-    set number [llength $ps_ports]
+    set number [llength $lutvar(ps_ports)]
     set link 1
     set buses {}
     foreach port $lutvar(masters) {
@@ -126,9 +151,7 @@ proc add_accelerator {} {
                 lappend connections MC_$channel [bandwidth $read $write]
             } else {
                 lappend connections [index M $link INI] [bandwidth $read $write]
-                set_property -dict [list CONFIG.INI_STRATEGY load \
-                    CONFIG.CONNECTIONS [list MC_$channel [bandwidth $read $write]]] \
-                    [get_bd_intf_pins noc_lpddr4/[index S $link INI]]
+                end_link $link $channel [bandwidth $read $write]
             }
         }
         set_property -dict [list CONFIG.DATA_WIDTH 512 CONFIG.CATEGORY pl \
@@ -137,12 +160,12 @@ proc add_accelerator {} {
         incr link
     }
     set_property CONFIG.ASSOCIATED_BUSIF [join $buses :] \
-        [get_bd_pins noc_ddr4/aclk[llength $ps_ports]]
+        [get_bd_pins noc_ddr4/aclk[llength $lutvar(ps_ports)]]
 }
 
 # Registers, interrupt, and the one clock with its reset.
 proc add_control {} {
-    global lutvar ps_ports
+    global lutvar
     create_bd_cell -type ip -vlnv xilinx.com:ip:smartconnect control
     set_property -dict {CONFIG.NUM_SI 1 CONFIG.NUM_MI 1 CONFIG.NUM_CLKS 1} [get_bd_cells control]
     connect_bd_intf_net [get_bd_intf_pins cips/M_AXI_FPD] [get_bd_intf_pins control/S00_AXI]
@@ -153,7 +176,7 @@ proc add_control {} {
     create_bd_cell -type ip -vlnv xilinx.com:ip:proc_sys_reset reset
     set clock [get_bd_pins cips/pl0_ref_clk]
     foreach pin [list accelerator/ap_clk control/aclk reset/slowest_sync_clk \
-            cips/m_axi_fpd_aclk noc_ddr4/aclk[llength $ps_ports]] {
+            cips/m_axi_fpd_aclk noc_ddr4/aclk[llength $lutvar(ps_ports)]] {
         connect_bd_net $clock [get_bd_pins $pin]
     }
     connect_bd_net [get_bd_pins cips/pl0_resetn] [get_bd_pins reset/ext_reset_in]
@@ -161,13 +184,25 @@ proc add_control {} {
         connect_bd_net [get_bd_pins reset/peripheral_aresetn] [get_bd_pins $pin]
     }
     # PL0 is not exactly what was asked for, and a module reference does not follow by itself.
-    set hertz [get_property CONFIG.FREQ_HZ $clock]
-    if {![string is double -strict $hertz] || $hertz > 1.01e6 * $lutvar(mhz) \
-            || $hertz < 0.9e6 * $lutvar(mhz)} {
+    set hertz [clock_hertz]
+    if {$hertz eq "" || $hertz > 1.01e6 * $lutvar(mhz) || $hertz < 0.9e6 * $lutvar(mhz)} {
         fail "PL0 runs at '$hertz' Hz instead of $lutvar(mhz) MHz; ask for another frequency"
     }
     set_property CONFIG.FREQ_HZ $hertz [get_bd_pins accelerator/ap_clk]
     return $hertz
+}
+
+# Frequency of PL0 in Hz, or "". The pin may not have it before the design is validated; the
+# processing system's configuration has what its dividers make of the wish.
+proc clock_hertz {} {
+    set hertz [get_property CONFIG.FREQ_HZ [get_bd_pins cips/pl0_ref_clk]]
+    if {[string is double -strict $hertz]} { return $hertz }
+    foreach {key value} [get_property CONFIG.PS_PMC_CONFIG [get_bd_cells cips]] {
+        if {$key eq "PMC_CRP_PL0_REF_CTRL_ACT_FREQMHZ" && [string is double -strict $value]} {
+            return [expr {round($value * 1e6)}]
+        }
+    }
+    return ""
 }
 
 # A number of bytes as Vivado writes it: 0x80000000, 2147483648 or 2G.
@@ -219,6 +254,18 @@ proc add_addresses {} {
     }
 }
 
+# The NoC compiler does not fail when it cannot keep what was asked for: it relaxes the wishes and
+# says so in a critical warning (UG1388, "Addressing Suboptimal Solutions").
+set relaxed {Ipconfig 75-4216}
+proc check_noc {when} {
+    global relaxed
+    set count [get_msg_config -id $relaxed -count]
+    if {[string is integer -strict $count] && $count > 0} {
+        fail "the NoC cannot give the bandwidths of params.tcl ($relaxed, $when);\
+            take a lower --mhz or another --memory"
+    }
+}
+
 # The whole design. Returns the clock's frequency in Hz.
 proc build_block_design {name} {
     global lutvar
@@ -230,6 +277,11 @@ proc build_block_design {name} {
     set hertz [add_control]
     add_addresses
     validate_bd_design
+    check_noc "validate_bd_design"
+    set known [clock_hertz]
+    if {$known ne "" && $known != $hertz} {
+        fail "PL0 was taken for $hertz Hz and runs at $known Hz after validation"
+    }
     save_bd_design
     return $hertz
 }

@@ -11,13 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import board
-import params
 import pytest
-import wrapper
-from device_tree import device_tree
-from qos import PLACEMENTS, plan
-from traffic import Flow, attend_cycles, flows, matrix_cycles
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
@@ -28,6 +22,10 @@ from lutvar.contract.register_map import (
     WRITE_PORTS,
     read_ports,
 )
+from lutvar.vivado import board, params, wrapper
+from lutvar.vivado.device_tree import device_tree
+from lutvar.vivado.qos import PLACEMENTS, plan, request_rows
+from lutvar.vivado.traffic import Flow, attend_cycles, flows, matrix_cycles
 
 
 @pytest.fixture
@@ -180,19 +178,43 @@ def test_stale_export_is_refused(export: Path, tmp_path: Path, capsys) -> None:
     assert "nonsense" in capsys.readouterr().err
 
 
-def test_device_tree_compiles(prepared: Path, tmp_path: Path) -> None:
-    text = (prepared / "lutvar.dtsi").read_text()
+#: Boot trees as PetaLinux makes them, and as they come from a system device tree: other labels and
+#: another controller between the fabric's interrupts and the A72, the same bus.
+TREES = {
+    "petalinux": """
+gic: interrupt-controller@f9000000 { #interrupt-cells = <3>; #address-cells = <0>;
+    interrupt-controller; reg = <0x0 0xf9000000 0x0 0x80000>; };
+amba: axi { compatible = "simple-bus"; #address-cells = <2>; #size-cells = <2>; ranges;
+    interrupt-parent = <&gic>; };
+""",
+    "system device tree": """
+gic_a72: interrupt-controller@f9000000 { #interrupt-cells = <3>; #address-cells = <0>;
+    interrupt-controller; reg = <0x0 0xf9000000 0x0 0x80000>; };
+imux: interrupt-multiplex { compatible = "interrupt-multiplex"; #interrupt-cells = <3>;
+    #address-cells = <0>; interrupt-controller; interrupt-parent = <&gic_a72>; };
+amba: axi { compatible = "simple-bus"; #address-cells = <2>; #size-cells = <2>; ranges;
+    interrupt-parent = <&imux>; };
+""",
+}
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize("listed", [True, False], ids=["memory listed", "memory not listed"])
+def test_device_tree_compiles(export: Path, tmp_path: Path, tree: str, listed: bool) -> None:
+    text = device_tree("x", "0", board.CONTROL_BASE, 4096, "lpddr4", 2 << 30, not listed)
     assert "reg = <0x0 0xa4000000 0x0 0x1000>" in text
     assert "interrupts = <0 84 4>" in text
     assert "lutvar-pool@50000000000" in text
+    assert "clk_ignore_unused" in text and "uio_pdrv_genirq.of_id=generic-uio" in text
+    # A second node of one memory would hide the first; a label of one tree is unknown in others.
+    assert ("memory@50000000000" in text) != listed
+    assert not re.search(r"interrupt-parent|&gic\b|&imux", text)
     dtc = shutil.which("dtc")
     if dtc is None:
         pytest.skip("dtc is not installed")
     root = tmp_path / "board.dts"
     root.write_text(
-        "/dts-v1/;\n/ { #address-cells = <2>; #size-cells = <2>;\n"
-        "gic: interrupt-controller@f9000000 { #interrupt-cells = <3>; #address-cells = <0>;\n"
-        "interrupt-controller; reg = <0x0 0xf9000000 0x0 0x80000>; }; };\n" + text
+        "/dts-v1/;\n/ { #address-cells = <2>; #size-cells = <2>;" + TREES[tree] + "};\n" + text
     )
     result = subprocess.run(
         [dtc, "-I", "dts", "-O", "dts", str(root)], capture_output=True, text=True
@@ -200,13 +222,14 @@ def test_device_tree_compiles(prepared: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr, result.stderr
     assert "memory-region = <" in result.stdout
+    bus = result.stdout[result.stdout.index("axi {") :]
+    assert "lutvar@a4000000 {" in bus  # inside the bus that says whose interrupts these are
 
 
 def test_device_tree_limits() -> None:
     def tree(memory: str, size: int) -> str:
         return device_tree("x", "0", board.CONTROL_BASE, 4096, memory, size)
 
-    assert "memory@" not in tree("ddr4", 1 << 30)
     assert "lutvar-pool@800000000" in tree("ddr4", 1 << 30)
     with pytest.raises(ValueError, match="multiple of"):
         tree("lpddr4", 4096)
@@ -214,8 +237,28 @@ def test_device_tree_limits() -> None:
         tree("ddr4", 8 << 30)
 
 
-def test_the_readme_has_the_tools_figures() -> None:
-    text = Path(params.__file__).with_name("README.md").read_text(encoding="utf-8")
-    rows = params.request_rows()
+def test_the_page_has_the_tools_figures() -> None:
+    page = Path(__file__).parents[2] / "constraints" / "README.md"
+    text = page.read_text(encoding="utf-8")
+    rows = request_rows()
     assert len(rows) == 8 and all(row in text for row in rows), "\n".join(rows)
     assert not re.search(r"\d GB/s each|\d of \d+ GB/s", text)  # nothing typed by hand
+
+
+def test_the_processing_system_is_in_the_budget() -> None:
+    """Its share counts: what is granted falls when it asks for more."""
+    config = load_accelerator("vck190-fp4")
+    wished = plan(config, PLACEMENTS["lpddr4"], 250)
+    mine = sum(c.read + c.write for c in wished.connections if c.memory == "lpddr4")
+    assert wished.total("lpddr4") == mine + board.PS_MBPS <= board.MEMORIES["lpddr4"].usable_mbps
+    assert board.PS_MBPS == 2 * (4 * 128 + 5 + 5)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [({"mhz": 9.0}, "--mhz is 9"), ({"mhz": 501.0}, "--mhz is 501"),
+     ({"buffer_mib": 0}, "--buffer-mib is 0")],
+)  # fmt: skip
+def test_options_have_limits(values: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        params.Options(**values)  # type: ignore[arg-type]

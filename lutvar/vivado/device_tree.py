@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
-from board import INTERRUPT_SPI, MEMORIES
+from .board import INTERRUPT_SPI, MEMORIES
 
 ALIGNMENT = 2 << 20  #: of the buffer; Linux's contiguous allocator wants more than a page
+#: What the kernel's command line has to hold. UIO takes the node by its compatible; and no driver
+#: claims PL0, the accelerator's clock, which Linux would otherwise switch off as unused.
+KERNEL_ARGUMENTS = "uio_pdrv_genirq.of_id=generic-uio clk_ignore_unused"
 
 TEMPLATE = """\
 // SPDX-License-Identifier: Apache-2.0
 // Generated for {name}, configuration {digest}. Include it from the boot device tree (with
-// PetaLinux: system-user.dtsi), whose root has two address and two size cells and whose interrupt
-// controller is labelled gic. The kernel needs
-//     uio_pdrv_genirq.of_id=generic-uio
-// on its command line, and the module u-dma-buf.
+// PetaLinux: system-user.dtsi), whose root has two address and two size cells. The bus labelled
+// amba is in the trees of PetaLinux and in those made from a system device tree, and says whose
+// interrupts are counted here. The kernel needs
+//     {arguments}
+// on its command line, and the modules uio_pdrv_genirq and u-dma-buf.
 / {{
 {memory}	reserved-memory {{
 		#address-cells = <2>;
@@ -24,22 +28,6 @@ TEMPLATE = """\
 			compatible = "shared-dma-pool";
 			reusable;
 			reg = <{pool_cells} {size_cells}>;
-		}};
-	}};
-
-	lutvar_bus: lutvar-bus {{
-		compatible = "simple-bus";
-		#address-cells = <2>;
-		#size-cells = <2>;
-		ranges;
-
-		// The A72 sees an uncached mapping: 32-bit accesses only.
-		lutvar_control: lutvar@{control:x} {{
-			compatible = "generic-uio";
-			reg = <{control_cells} {range_cells}>;
-			interrupt-parent = <&gic>;
-			interrupts = <0 {spi} 4>;
-			linux,uio-name = "lutvar";
 		}};
 	}};
 
@@ -54,10 +42,19 @@ TEMPLATE = """\
 		memory-region = <&lutvar_pool>;
 	}};
 }};
+
+&amba {{
+	// The A72 sees an uncached mapping: 32-bit accesses only.
+	lutvar_control: lutvar@{control:x} {{
+		compatible = "generic-uio";
+		reg = <{control_cells} {range_cells}>;
+		interrupts = <0 {spi} 4>;
+		linux,uio-name = "lutvar";
+	}};
+}};
 """
 MEMORY = """\
-	// Linux manages the pool, so it must know this memory. Leave the node out if the tree that
-	// comes with the hardware already has the range.
+	// Linux manages the pool, so it must know this memory. Only for trees that lack the range.
 	memory@{base:x} {{
 		device_type = "memory";
 		reg = <{base_cells} {size_cells}>;
@@ -85,22 +82,24 @@ def pool(memory: str, size: int) -> int:
 
 
 def device_tree(
-    name: str, digest: str, control: int, control_range: int, memory: str, size: int
-) -> str:
+    name: str, digest: str, control: int, control_range: int, memory: str, size: int,
+    memory_node: bool = False,
+) -> str:  # fmt: skip
     """Text of the fragment.
 
     Args:
         name, digest: of the configuration.
         control, control_range: address and bytes of the registers.
         memory: where the buffer lies, of `board.MEMORIES`; size: its bytes.
+        memory_node: declare that memory to Linux, for trees that do not list it.
     """
     start = pool(memory, size)
     node = ""
-    if memory != "ddr4":  # Linux runs in that one
+    if memory_node:
         base, room = MEMORIES[memory].windows[-1]
         node = MEMORY.format(base=base, base_cells=cells(base), size_cells=cells(room))
     return TEMPLATE.format(
-        name=name, digest=digest, memory=node, spi=INTERRUPT_SPI,
+        name=name, digest=digest, memory=node, spi=INTERRUPT_SPI, arguments=KERNEL_ARGUMENTS,
         pool=start, pool_cells=cells(start), size_cells=cells(size),
         control=control, control_cells=cells(control), range_cells=cells(control_range),
     )  # fmt: skip

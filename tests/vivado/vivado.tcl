@@ -2,9 +2,13 @@
 # Stand-in for Vivado's commands: a small model of a block design. It refuses pins that a cell does
 # not have, double connections and open ends, and prints what was set. Anything else is an error.
 #
-# Before sourcing: array stub with slack (ns), hertz (of PL0), status (of runs), noc_mc (LPDDR4
-# controllers found), window (1: the memories' addresses are as on the board), exclude (1:
-# segments can be excluded).
+# Before sourcing: array stub with version; slack (ns), pulse (ns of pulse widths, or NA),
+# route_errors; hertz (of PL0 at the pin, "" until validation when `late` is 1), act_mhz (of PL0 in
+# the processing system's configuration); status (of runs; empty: that of their last step), noc_mc
+# (LPDDR4 controllers found), stubborn (a property of noc_lpddr4 that keeps another value), window
+# (1: the memories' addresses are as on the board), exclude (1: segments can be excluded), relaxed
+# (where the NoC compiler relaxes bandwidths: no, bd or impl), images (of a build), handoff (1: one
+# is generated), runs (folder).
 
 set cells [dict create]      ;# name -> type
 set reference [dict create]  ;# name -> wrapper's text
@@ -12,16 +16,32 @@ set properties [dict create] ;# object -> property -> value
 set linked [dict create]     ;# pin or interface -> other end
 set source_files {}
 
+proc plain {name} { proc $name {args} [format {puts [list %s {*}$args]} $name] }
 foreach name {
     synth_design write_checkpoint report_utilization report_design_analysis opt_design
-    place_design phys_opt_design route_design report_timing_summary report_control_sets
+    place_design phys_opt_design route_design report_control_sets
     report_methodology report_drc report_ram_utilization report_high_fanout_nets
-    report_route_status report_clock_utilization report_qor_assessment report_power
+    report_clock_utilization report_qor_assessment report_power report_pulse_width
     create_clock set_input_delay set_output_delay update_compile_order
-    save_bd_design generate_target launch_runs wait_on_run open_run close_design
-    report_noc_qos validate_hw_platform
-} {
-    proc $name {args} [format {puts [list %s {*}$args]} $name]
+    save_bd_design wait_on_run close_design validate_hw_platform
+} { plain $name }
+proc at_least {release} { expr {[package vcompare $::stub(version) $release] >= 0} }
+if {[at_least 2025.1]} { plain report_noc_qos }
+if {[at_least 2024.1]} { plain write_noc_solution; plain validate_noc }
+proc report_timing_summary {args} {
+    if {"-return_string" ni $args} { puts [list report_timing_summary {*}$args]; return }
+    set slack $::stub(slack)
+    set row [list $slack 0.000 0 90 $slack 0.000 0 90 $::stub(pulse) 0.000 0 40]
+    return "Design Timing Summary\n| ---\n\n    WNS(ns)      TNS(ns)  TNS Failing Endpoints\n\
+        \    -------      -------  ---------------------\n      [join $row {   }]  \n\n"
+}
+proc report_route_status {args} {
+    if {"-return_string" ni $args} { puts [list report_route_status {*}$args]; return }
+    return "   # of nets with routing errors.......... :           $::stub(route_errors) :\n"
+}
+proc get_msg_config {id_flag id count_flag} {
+    if {$id ne "Ipconfig 75-4216"} { error "the stub does not know message $id" }
+    return [expr {$::stub(relaxed) eq "bd"}]
 }
 # Both take lists of files.
 proc read_verilog {files} {
@@ -34,10 +54,12 @@ proc read_xdc {args} {
 proc get_ports {args} { return [list port [lindex $args end]] }
 proc get_sites {args} { return {BUFG_PS_X0Y0 BUFG_PS_X0Y1} }
 proc get_timing_paths {args} { return path }
-proc version {args} { return 2025.1 }
+proc version {args} { return $::stub(version) }
 
 proc create_project {name dir args} {
+    puts [list create_project $name {*}$args]
     file mkdir $dir
+    set ::project_folder $dir
     close [open [file join $dir $name.xpr] w]
 }
 proc current_project {} { return project }
@@ -54,7 +76,10 @@ proc add_files {args} {
     global source_files
     lappend source_files {*}[lindex $args end]
 }
-proc write_hw_platform {args} { close [open [lindex $args end] w] }
+proc write_hw_platform {args} {
+    puts [list write_hw_platform {*}$args]
+    close [open [lindex $args end] w]
+}
 
 proc create_bd_cell {kind_flag kind what_flag what name} {
     global cells reference source_files
@@ -71,6 +96,7 @@ proc create_bd_cell {kind_flag kind what_flag what name} {
     } else {
         dict set cells $name [lindex [split $what :] 2]
     }
+    puts [list cell $name $kind $what]
     return $name
 }
 proc get_bd_cells {name} {
@@ -164,6 +190,10 @@ proc set_property {args} {
     if {$object eq ""} { error "set_property on nothing: $args" }
     set pairs [expr {[lindex $args 0] eq "-dict" ? [lindex $args 1] : [lrange $args 0 1]}]
     foreach {name value} $pairs {
+        if {[string equal -nocase $name segmented_configuration] && ![at_least 2025.1]} {
+            error "there is no property $name"
+        }
+        if {"$object/$name" eq "noc_lpddr4/CONFIG.$::stub(stubborn)"} { set value other }
         dict set ::properties $object $name $value
         puts [list property $object $name $value]
     }
@@ -172,15 +202,22 @@ proc get_property {name object} {
     global stub properties
     switch -glob $name {
         SLACK { return $stub(slack) }
-        STATUS { return $stub(status) }
+        STATUS { return [expr {$stub(status) eq "" ? $::statuses($object) : $stub(status)}] }
         PROGRESS { return 100% }
         CONFIG.NUM_MC { return $stub(noc_mc) }
+        CONFIG.PS_PMC_CONFIG {
+            set config [dict get $properties $object $name]
+            if {$stub(act_mhz) ne ""} {
+                dict set config PMC_CRP_PL0_REF_CTRL_ACT_FREQMHZ $stub(act_mhz)
+            }
+            return $config
+        }
         OFFSET - RANGE {
             # A pseudo segment: space, address, bytes.
             return [lindex $object [expr {$name eq "OFFSET" ? 1 : 2}]]
         }
         DIRECTORY { return $stub(runs) }
-        CONFIG.FREQ_HZ { return $stub(hertz) }
+        CONFIG.FREQ_HZ { return [expr {$stub(late) && !$::validated ? "" : $stub(hertz)}] }
         default { return [dict get $properties $object $name] }
     }
 }
@@ -217,7 +254,10 @@ proc exclude_bd_addr_seg {segment} {
     if {$::stub(exclude)} { lappend ::excluded $segment }
     puts [list exclude_bd_addr_seg $segment]
 }
-proc assign_bd_address {args} { puts [list assign_bd_address {*}$args] }
+proc assign_bd_address {args} {
+    puts [list assign_bd_address {*}$args]
+    if {[lindex $args 0] eq "-export_to_file"} { close [open [lindex $args 1] w] }
+}
 
 # What validate_bd_design would complain about.
 proc validate_bd_design {} {
@@ -249,15 +289,62 @@ proc validate_bd_design {} {
             }
         }
     }
+    set ::validated 1
     puts valid
 }
-proc finish_image {} {
-    global stub
-    file mkdir $stub(runs)
-    close [open [file join $stub(runs) lutvar_system_wrapper.pdi] w]
+set validated 0
+
+# Runs. A launch does the steps up to the one named that have not been done; what it did is compared
+# with what the reports saw when an image is made.
+set steps {opt_design place_design phys_opt_design route_design post_route_phys_opt_design
+    write_device_image}
+set done {}
+array set statuses {}
+proc generate_target {what bd} {
+    global properties stub project_folder
+    puts [list generate_target $what $bd]
+    # As Vivado does unless told otherwise: a run of its own for each cell, a black box for the top.
+    if {![dict exists $properties $bd synth_checkpoint_mode]
+            || [dict get $properties $bd synth_checkpoint_mode] ne "None"} {
+        puts "black box accelerator"
+    }
+    if {!$stub(handoff)} { return }
+    set folder [file join $project_folder lutvar.gen sources_1 bd lutvar_system hw_handoff]
+    file mkdir $folder
+    close [open [file join $folder lutvar_system.hwh] w]
 }
-rename launch_runs plain_launch_runs
-proc launch_runs {args} {
-    plain_launch_runs {*}$args
-    if {"write_device_image" in $args} { finish_image }
+proc open_run {run} {
+    puts [list open_run $run]
+    set ::judged $::done
+}
+proc launch_runs {run args} {
+    global stub steps done judged properties statuses
+    puts [list launch_runs $run {*}$args]
+    file mkdir $stub(runs)
+    set log [open [file join $stub(runs) runme.log] w]
+    if {$stub(relaxed) eq "impl"} {
+        puts $log {CRITICAL WARNING: [Ipconfig 75-4216] A NoC solution that meets the requested ...}
+    }
+    close $log
+    if {$run eq "synth_1"} { set statuses($run) "synth_design Complete!"; return }
+    set target [dict get $args -to_step]
+    if {$target ni $steps} { error "no step $target" }
+    set changed {}
+    foreach step $steps {
+        set enabled [expr {$step ne "post_route_phys_opt_design" || ([dict exists $properties $run \
+            STEPS.POST_ROUTE_PHYS_OPT_DESIGN.IS_ENABLED] && [dict get $properties $run \
+            STEPS.POST_ROUTE_PHYS_OPT_DESIGN.IS_ENABLED])}]
+        if {$enabled && $step ni $done} {
+            lappend done $step
+            if {$step ne "write_device_image"} { lappend changed $step }
+        }
+        if {$step eq $target} { break }
+    }
+    set statuses($run) "$target Complete!"
+    if {$target eq "post_route_phys_opt_design"} {
+        set statuses($run) "phys_opt_design (Post-Route) Complete!"
+    }
+    if {$target ne "write_device_image"} { return }
+    if {[llength $changed]} { error "$changed changed the design after it was judged" }
+    foreach name $stub(images) { close [open [file join $stub(runs) $name] w] }
 }

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from board import LEAST_MBPS, LINK_MBPS, MEMORIES
-from traffic import flows
-
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import WRITE_PORTS, read_ports
+
+from .board import LEAST_MBPS, LINK_MBPS, MEMORIES, PS_MBPS
+from .traffic import flows
 
 #: Where each region lies. The driver places all of them in one buffer; `split` needs a driver
 #: that sets the base registers to two.
@@ -51,8 +51,9 @@ class Plan:
     granted: Mapping[str, float]
 
     def total(self, memory: str) -> int:
-        """MB/s that all ports together ask of a memory."""
-        return sum(c.read + c.write for c in self.connections if c.memory == memory)
+        """MB/s that all ports together ask of a memory, those of the processing system too."""
+        mine = sum(c.read + c.write for c in self.connections if c.memory == memory)
+        return mine + PS_MBPS
 
 
 def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float) -> Plan:
@@ -84,23 +85,49 @@ def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float)
         }
         total = sum(map(sum, paths.values()))
         # The least shares come off the top, so that the sum never passes the limit.
-        room = memory.usable_mbps - LEAST_MBPS * (len(ports) + len(WRITE_PORTS))
+        least = LEAST_MBPS * (len(ports) + len(WRITE_PORTS))
+        room = memory.usable_mbps - PS_MBPS - least
         granted[name] = factor = min(1.0, room / (total or 1.0))
         channels = _spread({port: sum(path) for port, path in paths.items()}, memory.ports)
         for port, (read, write) in paths.items():
-            least = LEAST_MBPS if port in WRITE_PORTS else 0
+            floor = LEAST_MBPS if port in WRITE_PORTS else 0
             connections.append(
                 Connection(
                     port,
                     name,
                     channels[port],
                     max(LEAST_MBPS, int(read * factor)),
-                    max(least, int(write * factor)),
+                    max(floor, int(write * factor)),
                 )
             )
     order = {port: i for i, port in enumerate(ports)}
     connections.sort(key=lambda c: (order[c.port], c.memory))
     return Plan(tuple(connections), granted)
+
+
+def summary(wished: Plan) -> list[str]:
+    """A line for each memory."""
+    return [
+        f"{name}: {wished.total(name)} of {memory.usable_mbps} MB/s, "
+        f"{wished.granted[name]:.0%} of what the ports could use"
+        for name, memory in MEMORIES.items()
+    ]
+
+
+def request_rows() -> list[str]:
+    """The table of what is asked for on the flow's page, one Markdown row each."""
+    rows = []
+    for name in ("vck190-fp4", "vck190-fp6"):
+        for placement in ("lpddr4", "split"):
+            for mhz in (200, 250):
+                asked = plan(load_accelerator(name), PLACEMENTS[placement], mhz)
+                cells = [
+                    f"{asked.total(memory):,} of {MEMORIES[memory].usable_mbps:,}, "
+                    f"{asked.granted[memory]:.0%}"
+                    for memory in ("lpddr4", "ddr4")
+                ]
+                rows.append(f"| {name} | {placement} | {mhz} | {' | '.join(cells)} |")
+    return rows
 
 
 def _spread(load: Mapping[str, float], channels: int) -> dict[str, int]:
