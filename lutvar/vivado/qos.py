@@ -68,8 +68,8 @@ def plan(config: AcceleratorConfig, placement: Mapping[Region, str], mhz: float)
         key = flow.port, placement[flow.region], flow.write
         wanted[key] = wanted.get(key, 0.0) + rate * mhz
     for port in ports:
-        for write in (False, True):
-            keys = [k for k in wanted if k[0] == port and k[2] == write]
+        for writes in (False, True):
+            keys = [k for k in wanted if k[0] == port and k[2] == writes]
             factor = min(1.0, LINK_MBPS / (sum(wanted[k] for k in keys) or 1.0))
             for key in keys:
                 wanted[key] *= factor

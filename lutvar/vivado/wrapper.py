@@ -43,7 +43,7 @@ class PortError(ValueError):
 
 def required(read_ports: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Interface -> signals that it must have, without the prefix."""
-    found = {CONTROL: LITE}
+    found: dict[str, tuple[str, ...]] = {CONTROL: LITE}
     for master in (f"m_axi_{port}" for port in read_ports):
         writes = master.removeprefix("m_axi_") in WRITE_PORTS
         found[master] = AXI_READ + (AXI_WRITE if writes else ())
@@ -166,7 +166,11 @@ def _attributes(
     if interface not in first:
         first.add(interface)
         if interface == CONTROL:
-            facts = ("PROTOCOL AXI4LITE", "DATA_WIDTH 32", f"ADDR_WIDTH {address_bits}")
+            facts: tuple[str, ...] = (
+                "PROTOCOL AXI4LITE",
+                "DATA_WIDTH 32",
+                f"ADDR_WIDTH {address_bits}",
+            )
         else:
             writes = interface.removeprefix("m_axi_") in WRITE_PORTS
             facts = (

@@ -131,8 +131,11 @@ def test_every_fact_has_a_source() -> None:
 
 
 def test_addresses_are_the_facts_and_do_not_overlap() -> None:
-    windows = [(f"{f.owner} {f.name}", f.owner, *(int(n, 16) for n in f.value.split()))
-               for f in FACTS if f.kind == "address"]  # fmt: skip
+    windows: list[tuple[str, str, int, int]] = []
+    for fact in FACTS:
+        if fact.kind == "address":
+            base, size = (int(number, 16) for number in fact.value.split())
+            windows.append((f"{fact.owner} {fact.name}", fact.owner, base, size))
     for (one, _, a, size), (other, _, b, length) in combinations(windows, 2):
         assert a + size <= b or b + length <= a, f"{one} and {other} overlap"
     for name, memory in board.MEMORIES.items():

@@ -10,6 +10,7 @@ import subprocess
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -47,18 +48,19 @@ def test_ports_are_read_from_the_verilog(ports: list[wrapper.Port], export: Path
 def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
     at = {p.name: i for i, p in enumerate(ports)}
 
-    def changed(port: str, **values: object) -> list[wrapper.Port]:
+    def changed(port: str, **values: Any) -> list[wrapper.Port]:
         copy = list(ports)
         copy[at[port]] = replace(copy[at[port]], **values)
         return copy
 
-    for name, values, message in (
+    cases: tuple[tuple[str, dict[str, Any], str], ...] = (
         ("m_axi_wgt_rdata", {"width": 256}, "input of 512 bits is needed"),
         ("m_axi_post_awaddr", {"width": 32}, "output of 64 bits is needed"),
         ("s_axi_control_wready", {"direction": "input"}, "output of 1 bits is needed"),
         ("ap_rst_n", {"name": "reset"}, "no port ap_rst_n"),
         ("m_axi_prog_arvalid", {"name": "m_axi_prog_start"}, "no port m_axi_prog_arvalid"),
-    ):
+    )
+    for name, values, message in cases:
         with pytest.raises(wrapper.PortError, match=message):
             wrapper.check(changed(name, **values), READ_PORTS)
     with pytest.raises(wrapper.PortError, match="debug belongs to no known interface"):
