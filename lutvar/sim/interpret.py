@@ -207,13 +207,16 @@ class Machine:
 
     def _records(self, o: Operands, y: NDArray[np.float32]) -> None:
         rows, heads, fmt = o["rows"], o["heads"], self.config.kv
+        scalar = np.full(GROUP, o["scalar"], np.uint16).view(np.float16)
         queries = heads * HEAD_DIM // GROUP  # blocks of q columns
         size = packed_memory.RECORD_BYTES
         for local in range(o["blocks"]):
             block = o["block_first"] + local
             left, right = np.split(y[:, local * GROUP : (local + 1) * GROUP], 2, axis=1)
             if block < queries:
-                kappa = self._half(o["vector_address"] + local * 2 * GROUP, GROUP)
+                kappa = scalar
+                if o["vector"]:
+                    kappa = self._half(o["vector_address"] + local * 2 * GROUP, GROUP)
                 at = o["output"] + block * 2 * size
                 for half, part in enumerate((left, right)):
                     q = pointwise.records(part, fmt, "q", kappa[half * HEAD_DIM])

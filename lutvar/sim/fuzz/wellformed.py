@@ -192,9 +192,11 @@ class Generator(Draft):
         cache = [self.space(Region.CACHE, heads * head_stride) for _ in range(2)]
         vectors = self.space(Region.MODEL, 2 * blocks * GROUP)
         self.fill("kappa", vectors, blocks * GROUP)
+        kappa = int(np.float16(self.rng.choice([0.05, 0.2, 1.0, 3.0])).view(np.uint16))
         queries = self.space(Region.WORK, (rows - 1) * stride + heads * RECORD_BYTES)
         operands |= {
-            "vector": 1, "vector_address": vectors, "heads": heads, "block_first": first,
+            "vector": int(self.rng.integers(2)), "vector_address": vectors, "heads": heads,
+            "scalar": kappa, "block_first": first,
             "output": queries, "output_stride": stride, "keys": cache[0], "values": cache[1],
             "head_stride": head_stride,
         }  # fmt: skip
