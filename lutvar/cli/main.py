@@ -38,6 +38,7 @@ from .pack import pack
 from .quality import quality
 from .quantize import quantize
 from .results import results
+from .selftest import selftest
 from .sim import sim
 from .study import study
 from .train import train
@@ -47,7 +48,7 @@ from .vivado import vivado
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, estimate,
     disassemble, sim, fuzz, formal, study, evidence, export_vectors, coverage, train, bench,
-    list_names, inspect, doctor,
+    list_names, inspect, doctor, selftest,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

@@ -78,6 +78,7 @@ class GoldenDevice:
         self._stored = {r.name: r.reset for r in REGISTERS if r.access is Access.RW}
         self._passed, self._ready_at, self._reset_at = 0, SETTLE, 0
         self._machine: Machine | None = None
+        self._done = False
         self._clear()
 
     # The seam --------------------------------------------------------------------------------
@@ -287,8 +288,10 @@ class GoldenDevice:
             inside = 0 <= at < self.size
             self._machine.memory[region] = self.memory[at:] if inside else self.memory[:0]
         try:
-            for item in verdict.order:
-                self._machine.step(item)
+            # Memory may hold anything, and infinities are no reason to stop or to warn.
+            with np.errstate(all="ignore"):
+                for item in verdict.order:
+                    self._machine.step(item)
         except (AssertionError, IndexError, ValueError) as error:
             if verdict.failure is not None:
                 return  # what such a program leaves is nobody's business
