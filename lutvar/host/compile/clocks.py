@@ -38,16 +38,18 @@ class Clocks:
 
         Raises ValueError when it waits for an instruction that comes later in the program.
         """
-        last = self._last[unit]
-        clock = tuple(map(max, last, waits))
+        clock = last = self._last[unit]
         for other, count in enumerate(waits):
+            if count <= last[other]:
+                continue  # known since an earlier instruction
             if count > len(self._clocks[other]):
                 raise ValueError(
                     f"{unit.name} {len(self._clocks[unit])} waits for {count} instructions of "
                     f"{UNITS[other].name}; only {len(self._clocks[other])} come before it"
                 )
-            if count > last[other]:
-                clock = tuple(map(max, clock, self._clocks[other][count - 1]))
+            clock = tuple(map(max, clock, self._clocks[other][count - 1]))
+        if clock is not last:
+            clock = tuple(map(max, clock, waits))
         self._clocks[unit].append(clock)
         self._last[unit] = clock
         return clock

@@ -29,6 +29,9 @@ PORTS = (
 )  # fmt: skip
 
 
+_QKV = int(PostOp.QKV)
+
+
 @dataclass(frozen=True)
 class UnitTimes:
     """Constants of the cycle model, in cycles. Each unit's docstring has the formula.
@@ -94,35 +97,51 @@ class CostModel:
     def __init__(self, config: AcceleratorConfig, times: UnitTimes | None = None) -> None:
         self.config = config
         self.times = times or unit_times(config)
+        self._fetch_cost = lru_cache(maxsize=None)(self._fetch)
         self._matrix_cost = lru_cache(maxsize=None)(self._matrix)
         self._front_cost = lru_cache(maxsize=None)(self._front)
         self._post_cost = lru_cache(maxsize=None)(self._post)
         self._attend_cost = lru_cache(maxsize=None)(self._attend)
+        self._by_opcode = {
+            Opcode.FETCH: self._of_fetch,
+            Opcode.FRONT: self._of_front,
+            Opcode.MATRIX: self._of_matrix,
+            Opcode.POST: self._of_post,
+            Opcode.ATTEND: self._of_attend,
+        }
 
     def of(self, opcode: Opcode, operands: Mapping[str, int]) -> Cost:
         """The cost of an instruction."""
-        o = operands
-        if opcode == Opcode.FETCH:
-            ports = self.config.weight_ports
-            beats = o["beats"] * o["panels"] * o["repeat"] // ports  # on each port
-            traffic = tuple((name, beats * BEAT_BYTES) for name in PORTS[:ports])
-            return Cost(beats, self.times.memory, traffic)
-        if opcode == Opcode.MATRIX:
-            return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
-        if opcode == Opcode.FRONT:
-            return self._front_cost(o["rows"], o["groups"], o["norm"])
-        if opcode == Opcode.POST:
-            vector = o["vector"]
-            if o["op"] == PostOp.QKV:  # k and v have no factors
-                vector &= o["block_first"] < o["heads"] // 2
-            return self._post_cost(o["rows"], o["blocks"], o["op"], vector)
-        if opcode == Opcode.ATTEND:
-            return self._attend_cost(o["rows"], o["heads"], o["keys"])
-        return Cost(0, 0)
+        cost = self._by_opcode.get(opcode)
+        return Cost(0, 0) if cost is None else cost(operands)
+
+    def _of_fetch(self, o: Mapping[str, int]) -> Cost:
+        return self._fetch_cost(o["beats"] * o["panels"] * o["repeat"])
+
+    def _of_front(self, o: Mapping[str, int]) -> Cost:
+        return self._front_cost(o["rows"], o["groups"], o["norm"])
+
+    def _of_matrix(self, o: Mapping[str, int]) -> Cost:
+        return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
+
+    def _of_post(self, o: Mapping[str, int]) -> Cost:
+        vector, op = o["vector"], o["op"]
+        if op == _QKV:  # k and v have no factors
+            vector &= o["block_first"] < o["heads"] // 2
+        return self._post_cost(o["rows"], o["blocks"], op, vector)
+
+    def _of_attend(self, o: Mapping[str, int]) -> Cost:
+        return self._attend_cost(o["rows"], o["heads"], o["keys"])
 
     def instruction(self, instruction: Instruction) -> Cost:
         """Cost of an instruction."""
         return self.of(instruction.opcode, instruction.operands)
+
+    def _fetch(self, beats: int) -> Cost:
+        ports = self.config.weight_ports
+        each = beats // ports
+        return Cost(each, self.times.memory, tuple((name, each * BEAT_BYTES)
+                                                   for name in PORTS[:ports]))  # fmt: skip
 
     def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
         t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lutvar.contract.isa import Opcode
@@ -24,7 +24,7 @@ class Operation(NamedTuple):
         return self.site if self.site == HEAD else f"block{self.block}.{self.site}"
 
 
-@dataclass
+@dataclass(slots=True)
 class Draft:
     """An instruction without its waits, and the cells that it reads and writes."""
 
@@ -32,7 +32,7 @@ class Draft:
     operands: dict[str, int]
     operation: Operation
     rows: Rows
-    reads: list[Access] = field(default_factory=list)
-    writes: list[Access] = field(default_factory=list)
+    reads: tuple[Access, ...] = ()
+    writes: tuple[Access, ...] = ()
     #: Written too, but in an order that the unit itself keeps.
-    extends: list[Access] = field(default_factory=list)
+    extends: tuple[Access, ...] = ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from lutvar.contract.isa import Region, address
+from lutvar.contract.isa import ALIGN, Region, address
 from lutvar.contract.memory import RECORD_BYTES
 from lutvar.contract.shape import TransformerShape
 
@@ -72,21 +72,31 @@ class MemoryPlan:
         h = o + _page(n * self.o_stride)
         return q, o, h, h + _page(n * self.h_stride)
 
+    @cached_property
+    def _work(self) -> tuple[int, int, int, int]:
+        """Addresses of row 0 of x, q, o and h; strides keep what `address` checks."""
+        q, o, h, end = self._bases
+        address(Region.WORK, end - ALIGN)
+        return (
+            address(Region.WORK, 0), address(Region.WORK, q), address(Region.WORK, o),
+            address(Region.WORK, h),
+        )  # fmt: skip
+
     def x(self, row: int) -> int:
         """Address of a row of x, the residual stream."""
-        return address(Region.WORK, row * self.x_stride)
+        return self._work[0] + row * self.x_stride
 
     def q(self, row: int) -> int:
         """Address of a row of q records."""
-        return address(Region.WORK, self._bases[0] + row * self.q_stride)
+        return self._work[1] + row * self.q_stride
 
     def o(self, row: int) -> int:
         """Address of a row of attention results."""
-        return address(Region.WORK, self._bases[1] + row * self.o_stride)
+        return self._work[2] + row * self.o_stride
 
     def h(self, row: int) -> int:
         """Address of a row of hidden values."""
-        return address(Region.WORK, self._bases[2] + row * self.h_stride)
+        return self._work[3] + row * self.h_stride
 
     @property
     def work_size(self) -> int:

@@ -92,10 +92,14 @@ class LayerPlan:
         """Bytes of a tile's panels, each counted once."""
         return _panel_bytes(self.slices, tile.first_beats, tile.beats)
 
+    def slice_offset(self, tile: WeightTile, part: InputSlice) -> int:
+        """Byte offset in MODEL of the first panel of a slice; the others follow."""
+        before = self.slices[: self.slices.index(part)]
+        return tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
+
     def panels(self, tile: WeightTile, part: InputSlice) -> list[Panel]:
         """The panels of a slice, in their order in memory."""
-        before = self.slices[: self.slices.index(part)]
-        at = tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
+        at = self.slice_offset(tile, part)
         panels = []
         for group in range(part.first, part.first + part.groups):
             beats = tile.beats if group > part.first else tile.first_beats

@@ -23,6 +23,7 @@ from lutvar.contract.isa import (
 )
 
 from .clocks import WRAP, Clocks
+from .encode import encode_instructions
 from .schedule import Timeline, _fetches_of, program_order
 
 #: FETCH and MATRIX need nothing of each other but the weights. So that neither loses count of the
@@ -65,8 +66,7 @@ class Program:
                 f"{len(self.instructions)} instructions; a program has at most {MAX_INSTRUCTIONS}"
             )
         head = isa.encode_header(self.accelerator_hash, len(self.instructions), self.model_hash)
-        words = [isa.encode(item, i) for i, item in enumerate(self.instructions)]
-        return b"".join([head, *words])
+        return head + encode_instructions(self.instructions).astype("<u8").tobytes()
 
     @classmethod
     def read(cls, stream: BinaryIO) -> Program:
@@ -135,8 +135,14 @@ def accelerator_hash(config: AcceleratorConfig) -> int:
     return int(identity.accelerator_hash(config))
 
 
-def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0) -> Program:
+def assemble(timeline: Timeline, queue: int, hash_: int, model_hash: int = 0) -> Program:
     """Put scheduled instructions in order and give each the counts that it waits for.
+
+    Args:
+        timeline: of the scheduler.
+        queue: instructions that a unit's queue of the accelerator holds.
+        hash_: of the accelerator.
+        model_hash: of the packed model.
 
     A wait field that is not needed holds what is known to be complete anyway, so that counts never
     differ by 2**15 when the device compares them.
@@ -145,23 +151,23 @@ def assemble(timeline: Timeline, config: AcceleratorConfig, model_hash: int = 0)
     instructions: list[Instruction] = []
     notes: list[Note] = []
     ends = list(itertools.accumulate(_fetches_of(timeline), initial=0))
-    for unit, item in program_order(timeline, config.queue):
-        need = list(item.need)
-        if unit == Unit.FETCH:
-            matrix = bisect.bisect_right(ends, clocks.count(unit)) - 1
-            need[Unit.MATRIX] = max(0, matrix - _ABREAST)
-        elif unit == Unit.MATRIX:
-            need[Unit.FETCH] = ends[max(0, clocks.count(unit) - _ABREAST)]
-        clock = clocks.add(unit, need)
+    fetch, matrix = Unit.FETCH, Unit.MATRIX
+    for unit, item in program_order(timeline, queue):
+        need = item.need
+        if unit is fetch:
+            at = bisect.bisect_right(ends, clocks.count(unit)) - 1
+            need[matrix] = max(0, at - _ABREAST)
+        elif unit is matrix:
+            need[fetch] = ends[max(0, clocks.count(unit) - _ABREAST)]
         draft = item.draft
-        instructions.append(Instruction(draft.opcode, draft.operands, clock))
-        op = draft.operation
-        notes.append(Note(op.tile, op.block, op.site, draft.rows.first, draft.rows.count))
+        instructions.append(Instruction(draft.opcode, draft.operands, clocks.add(unit, need)))
+        op, rows = draft.operation, draft.rows
+        notes.append(Note(op.tile, op.block, op.site, rows.first, rows.count))
     _check_wrap(clocks)
     totals = tuple(clocks.count(unit) for unit in isa.UNITS)
     instructions.append(Instruction(Opcode.END, {}, totals))
     notes.append(Note(0, 0, "end", 0, 0))
-    return Program(tuple(instructions), accelerator_hash(config), model_hash, tuple(notes))
+    return Program(tuple(instructions), hash_, model_hash, tuple(notes))
 
 
 def _check_wrap(clocks: Clocks) -> None:

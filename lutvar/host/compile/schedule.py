@@ -22,18 +22,19 @@ from lutvar.contract.widths import WORDS
 from .costs import CostModel
 from .draft import Draft, Operation
 from .emit import Emitter, sequences_in
-from .hazards import Counts, needed, record
+from .hazards import Access, Counts, needed, record
 from .model_layout import HEAD, InputSlice, WeightTile
 from .steps import PassRows
 
-#: By number: members of an enumeration hash slowly, and this is asked for every instruction.
 _UNIT = {
-    int(Opcode.FETCH): Unit.FETCH,
-    int(Opcode.FRONT): Unit.FRONT,
-    int(Opcode.MATRIX): Unit.MATRIX,
-    int(Opcode.POST): Unit.POST,
-    int(Opcode.ATTEND): Unit.ATTEND,
+    Opcode.FETCH: Unit.FETCH,
+    Opcode.FRONT: Unit.FRONT,
+    Opcode.MATRIX: Unit.MATRIX,
+    Opcode.POST: Unit.POST,
+    Opcode.ATTEND: Unit.ATTEND,
 }
+#: Their numbers, made once: the scheduler asks for every instruction.
+_NUMBER = {opcode: int(unit) for opcode, unit in _UNIT.items()}
 
 
 #: An operation that begins so many cycles after the array is free does not keep it waiting.
@@ -44,10 +45,10 @@ LAG = 0.5
 
 def unit_of(opcode: Opcode) -> Unit:
     """The unit that an instruction runs on. END runs on none: KeyError."""
-    return _UNIT[int(opcode)]
+    return _UNIT[opcode]
 
 
-@dataclass
+@dataclass(slots=True)
 class Scheduled:
     """A draft with what it needs and when it starts in the model."""
 
@@ -67,19 +68,22 @@ class Timeline:
 
     def ready(self, need: Counts) -> int:
         """When so many instructions of each unit are complete."""
-        return max([done[count] for done, count in zip(self.done, need, strict=True)])
+        fetch, front, matrix, post, attend = self.done
+        a, b, c, d, e = need
+        return max(fetch[a], front[b], matrix[c], post[d], attend[e])
 
     def add(self, draft: Draft) -> Scheduled:
         """Append an instruction to its unit."""
-        unit = unit_of(draft.opcode)
+        unit = _NUMBER[draft.opcode]
         need = needed(draft.reads, draft.writes)
         cost = self.costs.of(draft.opcode, draft.operands)
         start = max(self.free[unit], self.ready(need))
         item = Scheduled(draft, need, start)
-        self.items[unit].append(item)
-        record(unit, len(self.items[unit]), draft.reads, [*draft.writes, *draft.extends])
-        self.free[unit] = start + cost.occupied
-        self.done[unit].append(max(self.done[unit][-1], start + cost.occupied + cost.tail))
+        items, done = self.items[unit], self.done[unit]
+        items.append(item)
+        record(unit, len(items), draft.reads, draft.writes + draft.extends)
+        self.free[unit] = end = start + cost.occupied
+        done.append(max(done[-1], end + cost.tail))
         return item
 
     @property
@@ -155,8 +159,10 @@ class Scheduler:
     def _bank_free(self) -> int:
         """When nothing reads the next bank any more."""
         emitter = self.emitter
-        bank = emitter.next_bank
-        return self.timeline.ready(emitter.banks.read[:, bank].max(axis=1).tolist())
+        bank, rows = emitter.next_bank, emitter.config.rows
+        need = needed((), (Access(emitter.banks, 0, rows, bank, bank + 1),))
+        need[Unit.FRONT] = 0  # FRONT keeps its own order
+        return self.timeline.ready(need)
 
     def _front_times(self) -> list[dict[str, int]]:
         shape, times = self.emitter.shape, []
