@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from support.skips import pytest_configure as pytest_configure
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: workers that each use every core only slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
