@@ -220,9 +220,13 @@ def _backend(
         from lutvar.host.session import Session as DeviceSession
 
         packed = _packed(runs)
-        with DeviceSession.open(
-            device, packed, slots=slots, on_pass=reports.append, say=note
-        ) as opened:
+        with progress("model to the device: MiB") as update:
+            opened = DeviceSession.open(
+                device, packed, slots=slots, on_pass=reports.append, say=note,
+                progress=lambda done: update(done >> 20, len(packed.image) >> 20),
+                dump=folder / "device-dump.json",
+            )  # fmt: skip
+        with opened:
             yield opened.transformer
     elif backend == "float":
         from lutvar.quant.var.passes import FloatTransformer

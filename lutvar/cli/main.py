@@ -29,6 +29,7 @@ from .estimate import estimate
 from .evaluate import evaluate
 from .evidence import evidence
 from .export_vectors import export_vectors
+from .fake_board import fake_board
 from .formal import formal
 from .fuzz import fuzz
 from .generate import generate
@@ -47,8 +48,8 @@ from .vivado import vivado
 
 COMMANDS = (
     demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, estimate,
-    disassemble, sim, fuzz, formal, study, evidence, export_vectors, coverage, train, bench,
-    list_names, inspect, doctor, selftest,
+    disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors, coverage, train,
+    bench, list_names, inspect, doctor, selftest,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

@@ -2,7 +2,8 @@
 """From a URL to an open transport.
 
 `uio:lutvar` is a board, `sim:small-fp4` needs none. Settings follow as in
-`uio:lutvar?buffer=pool&clock=250`.
+`uio:lutvar?buffer=pool&clock=250`; `record=FILE` goes with every transport and writes down what
+passes through it, for `replay:FILE`.
 
 An opener is named here and imported when its URL is used: nothing heavy is loaded for the others,
 and the host imports nothing of the simulation until somebody asks for it.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -27,7 +28,10 @@ OPENERS: dict[str, str] = {
     "golden": "lutvar.sim.golden_device:open_golden",
     "uio": "lutvar.host.board.uio:open_uio",
     "sim": "lutvar.sim.open:open_sim",
+    "replay": "lutvar.host.record:open_replay",
 }
+#: What a setting `record=FILE` wraps around any transport.
+_RECORDER = "lutvar.host.record:Recorder"
 #: Where /sys and /dev are looked for, when the URL has no `root`.
 ROOT_VARIABLE = "LUTVAR_ROOT"
 
@@ -113,6 +117,13 @@ def open_transport(
         HostError: what the transport raises.
     """
     address = parse(url, config, say)
-    module, _, name = OPENERS[address.scheme].partition(":")
-    opener: Opener = getattr(import_module(module), name)
-    return opener(address)
+    settings = dict(address.settings)
+    record = settings.pop("record", None)
+    transport = _named(OPENERS[address.scheme])(replace(address, settings=settings))
+    return transport if record is None else _named(_RECORDER)(transport, record)
+
+
+def _named(name: str) -> Callable[..., MemoryTransport]:
+    module, _, function = name.partition(":")
+    found: Callable[..., MemoryTransport] = getattr(import_module(module), function)
+    return found

@@ -8,7 +8,8 @@ with Session.open("uio:lutvar", packed) as session:
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from types import TracebackType
 
 from typing_extensions import Self
@@ -16,6 +17,8 @@ from typing_extensions import Self
 from lutvar.host.compile.packed import PackedTransformer
 
 from .device import Device
+from .dump import dump as dump_device
+from .errors import HostError
 from .load import Progress
 from .open import open_transport
 from .transformer import DeviceTransformer, PassReport
@@ -38,6 +41,8 @@ class Session:
         slots: int = 1,
         on_pass: Callable[[PassReport], None] | None = None,
         progress: Progress | None = None,
+        dump: Path | None = None,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         """See `open`; takes over a transport that is open already, and closes it in the end."""
         with ExitStack() as opened:
@@ -47,7 +52,7 @@ class Session:
             self.transformer = DeviceTransformer(
                 self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress
             )
-            self._opened = opened.pop_all()
+            self._opened, self._dump, self._say = opened.pop_all(), dump, say
 
     @classmethod
     def open(
@@ -58,6 +63,7 @@ class Session:
         slots: int = 1,
         on_pass: Callable[[PassReport], None] | None = None,
         progress: Progress | None = None,
+        dump: Path | None = None,
         say: Callable[[str], None] = lambda _line: None,
     ) -> Self:
         """Open a device, check that it is the one the model was packed for, place the model.
@@ -68,6 +74,7 @@ class Session:
             slots: images in progress at once.
             on_pass: called after each pass.
             progress: called with the bytes of the model that are in the device's memory.
+            dump: file for everything that the device says, when a session ends with a HostError.
             say: takes a line about what takes long.
 
         Raises:
@@ -77,7 +84,7 @@ class Session:
             HostError: what the transport raises.
         """
         transport = open_transport(url, packed.layout.config, say)
-        return cls(transport, packed, slots=slots, on_pass=on_pass, progress=progress)
+        return cls(transport, packed, slots=slots, on_pass=on_pass, progress=progress, dump=dump)
 
     def close(self) -> None:
         """Leave the device idle, then release the transport. Calling it again does nothing."""
@@ -92,4 +99,9 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._dump is not None and isinstance(error, HostError):
+            # The device may be gone, or the disk full; the error itself goes on.
+            with suppress(HostError, OSError, ValueError):
+                dump_device(self.device, self._dump, error)
+                self._say(f"{self._dump}: all registers of the device, for a report")
         self.close()

@@ -143,6 +143,8 @@ def open_uio(address: Address) -> UioTransport:
     if not address.root.is_dir():
         raise BadInput(f"{address}: root {address.root} is no folder; start the fake board first")
     files = Files.under(address.root)
+    if type(files) is not Files:
+        address.say(f"{address}: a fake board under {address.root}; no time is a board's")
     uio = find_uio(files, address.target or UIO_NAME)
     buffer = find_buffer(files, address.settings.get("buffer", BUFFER_NAME))
     clock = address.number("clock", (uio.clock_hz or DEFAULT_CLOCK_HZ) / 1e6)

@@ -3,17 +3,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.register_map import BY_NAME
+from lutvar.host.errors import BusError
 from lutvar.host.transport import Bytes
-from lutvar.sim.device import SimulationTimeout, VerilatedDevice
+from lutvar.sim.device import MemoryTiming, SimulationTimeout, VerilatedDevice
+from lutvar.sim.golden_device import GoldenDevice
 
 from .wire import NO_ANSWER
 
 #: Where the buffer lies: the first LPDDR4 controller of a VCK190.
 BASE = 0x500_0000_0000
 _SLICE = 256  #: cycles between two looks at what the driver wants
+_LEAP = 1 << 16  #: the same of the golden model, whose cycles cost nothing
 _ACTIVE = sum(
     1 << f.low
     for f in BY_NAME["STATE"].fields
@@ -85,3 +90,54 @@ class VerilatedChip:
     def close(self) -> None:
         """See `Chip`."""
         self.device.close()
+
+
+class GoldenChip:
+    """`Chip` of the golden model: the same results in a fraction of the time, no gateware.
+
+    Args:
+        device: its memory is the whole buffer.
+    """
+
+    def __init__(self, device: GoldenDevice) -> None:
+        self.device, self.base, self.memory = device, device.base, device.memory
+
+    def access(self, write: bool, offset: int, value: int) -> tuple[int, int]:
+        """See `Chip`."""
+        try:
+            if write:
+                self.device.write32(offset, value)
+                return 0, 0
+            return 0, self.device.read32(offset)
+        except BusError as error:
+            return error.resp or NO_ANSWER, 0
+
+    def interrupt(self) -> bool:
+        """See `Chip`."""
+        return self.device.interrupt
+
+    def advance(self) -> bool:
+        """See `Chip`."""
+        self.device.wait(_LEAP)
+        state = self.device.read32(BY_NAME["STATE"].offset)
+        return bool(state & _ACTIVE) or not state & _QUIET
+
+    def close(self) -> None:
+        """See `Chip`."""
+        self.device.close()
+
+
+def simulated_chip(
+    verilog: Path,
+    size: int,
+    build_dir: Path | str = "build/sim",
+    timing: MemoryTiming | None = None,
+) -> VerilatedChip:
+    """A chip of exported Verilog with `size` bytes of memory."""
+    device = VerilatedDevice.from_verilog(verilog, size, build_dir=build_dir, timing=timing)
+    return VerilatedChip(device)
+
+
+def golden_chip(config: AcceleratorConfig, size: int) -> GoldenChip:
+    """A chip of the golden model with `size` bytes of memory."""
+    return GoldenChip(GoldenDevice(config, base=BASE, size=size))
