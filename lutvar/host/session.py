@@ -84,7 +84,9 @@ class Session:
             HostError: what the transport raises.
         """
         transport = open_transport(url, packed.layout.config, say)
-        return cls(transport, packed, slots=slots, on_pass=on_pass, progress=progress, dump=dump)
+        return cls(
+            transport, packed, slots=slots, on_pass=on_pass, progress=progress, dump=dump, say=say
+        )
 
     def close(self) -> None:
         """Leave the device idle, then release the transport. Calling it again does nothing."""
