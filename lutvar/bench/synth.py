@@ -179,7 +179,9 @@ def _map(
         f"-top {top}; {late}write_json unit.json"
     )
     with tempfile.TemporaryDirectory(prefix="lutvar-synth-") as folder:
-        Path(folder, "unit.v").write_text(verilog, encoding="utf-8")
+        # Vivado makes a distributed ROM of plain LUTs; Yosys would look for memory that is written.
+        logic = verilog.replace('rom_style = "distributed"', 'rom_style = "logic"')
+        Path(folder, "unit.v").write_text(logic, encoding="utf-8")
         try:
             done = subprocess.run(
                 [yosys, "-q", "-l", "unit.log", "-p", script],
