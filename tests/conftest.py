@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # Before torch is imported: workers that each use every core only slow each other down.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MPLBACKEND"] = "Agg"  # no plots on a screen
+os.environ["LUTVAR_CACHE"] = ""  # compiled passes of the user are neither used nor pushed out
 # What a shell may have exported for other work and the code under test obeys.
 for _name in list(os.environ):
     if _name.startswith("COCOTB_") or _name in ("RANK", "WORLD_SIZE", "COLUMNS", "LINES"):

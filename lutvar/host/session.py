@@ -15,6 +15,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.pass_file import default_folder
 
 from .device import Device
 from .dump import dump as dump_device
@@ -50,8 +51,9 @@ class Session:
             self.transport = transport
             self.device = opened.enter_context(Device(transport, packed.layout.config))
             self.transformer = DeviceTransformer(
-                self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress
-            )
+self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress,
+                cache=default_folder(),
+            )  # fmt: skip
             self._opened, self._dump, self._say = opened.pop_all(), dump, say
 
     @classmethod

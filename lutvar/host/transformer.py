@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from lutvar.host.compile.compiler import CompiledPass, Compiler
 from lutvar.host.compile.memory_plan import MemoryPlan
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.steps import StepShape, place_rows
+from lutvar.host.compile.store import PassStore
 
 from .device import Device
 from .device_status import DeviceCounters
@@ -64,6 +66,8 @@ class DeviceTransformer:
         on_pass: called after each pass.
         keep: leave the model in the device's memory, and use one that is there.
         progress: called with the bytes of the model that are in place.
+        cache: folder of compiled passes for this and other processes
+            (`compile.pass_file.default_folder`); None: none.
 
     Raises:
         BadInput: the device's memory is too small.
@@ -79,14 +83,15 @@ class DeviceTransformer:
         on_pass: Callable[[PassReport], None] | None = None,
         keep: bool = False,
         progress: Progress | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.device, self.packed, self.on_pass = device, packed, on_pass
-        self.slots, self._check = slots, check
+        self.slots = slots
         layout = packed.layout
         self.compiler = Compiler(
             layout, packed.exponents, packed.epsilon, packed.null_label, packed.hash
         )
-        self._compiled: dict[tuple[StepShape, ...], CompiledPass] = {}
+        self.passes = PassStore(self.compiler, cache, check=check)
         largest = self._largest()
         device.place(
             packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes,
@@ -103,11 +108,8 @@ class DeviceTransformer:
         return MemoryPlan(shape, rows)
 
     def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
-        """The program of a pass; equal passes are compiled once."""
-        key = tuple(StepShape.of(step) for step in steps)
-        if key not in self._compiled:
-            self._compiled[key] = self.compiler.compile(key, check=self._check)
-        return self._compiled[key]
+        """The program of a pass; passes that differ in classes and slots are compiled once."""
+        return self.passes.get([StepShape.of(step) for step in steps])
 
     def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
         """Logits of each step, float32 [n, vocab]; the caches are in the device's memory.
@@ -118,7 +120,7 @@ class DeviceTransformer:
         """
         started = time.monotonic()
         compiled = self.compile(steps)
-        program = compiled.program.encode()
+        program = compiled.encode()
         ready = time.monotonic()
         embeddings = as_bytes(compiled.embeddings(steps))
         self.device.write(Region.IO, 0, embeddings)
@@ -132,7 +134,7 @@ class DeviceTransformer:
             self.on_pass(
                 PassReport(
                     compiled.rows.steps,
-                    len(compiled.program.instructions),
+                    compiled.instructions,
                     counters,
                     compiled.cycles,
                     ready - started,

@@ -79,8 +79,9 @@ def test_equal_passes_are_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None
     compiled = transformer.compile([step()])
     monkeypatch.setattr(transformer.compiler, "compile", lambda *_a, **_k: pytest.fail("again"))
     assert transformer.compile([step(fill=9.0)]) is compiled
+    transformer.compile([step(slot=1)])  # another slot: other addresses in the same program
     with pytest.raises(pytest.fail.Exception):
-        transformer.compile([step(slot=1)])
+        transformer.compile([step(position=1, tokens=4)])
 
 
 def test_steps_that_do_not_fit() -> None:

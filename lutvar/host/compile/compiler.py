@@ -9,9 +9,9 @@ compiled.program.encode()
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +29,33 @@ from .schedule import Scheduler
 from .steps import PassRows, StepShape, place_rows
 
 
-@dataclass(frozen=True)
 class CompiledPass:
     """The program of a pass, and where its inputs and outputs lie.
 
     Attributes:
-        program: run it with the model, and with the cache of all earlier passes.
         rows: the rows of the pass.
         plan: where the tensors lie in WORK, IO and CACHE, and how large these must be.
         cycles: end in the scheduler's model; `lutvar.sim.model` has the finer one.
     """
 
-    program: Program
-    rows: PassRows
-    plan: MemoryPlan
-    cycles: int
+    def __init__(
+        self, rows: PassRows, plan: MemoryPlan, cycles: int, make: Callable[[], Program]
+    ) -> None:
+        self.rows, self.plan, self.cycles, self._make = rows, plan, cycles, make
+
+    @cached_property
+    def program(self) -> Program:
+        """Run it with the model, and with the cache of all earlier passes."""
+        return self._make()
+
+    @property
+    def instructions(self) -> int:
+        """Instructions of the program, END included."""
+        return len(self.program.instructions)
+
+    def encode(self) -> bytes:
+        """The program as it lies in memory."""
+        return self.program.encode()
 
     def embeddings(self, steps: Sequence[ImageStep]) -> NDArray[np.float32]:
         """What to write to IO at offset 0 before the run: [rows, C] float32, unused rows 0."""
@@ -141,4 +153,4 @@ class Compiler:
             program = assemble(timeline, self.config.queue, self._hash, self.model_hash)
         if check:
             check_program(program, self.config)
-        return CompiledPass(program, rows, plan, timeline.end)
+        return CompiledPass(rows, plan, timeline.end, lambda: program)

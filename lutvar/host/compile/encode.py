@@ -45,6 +45,16 @@ def put_field(words: Words, rows: NDArray[np.int64], field: OperandField, values
         words[rows, at + 1] |= values >> np.uint64(64 - shift)
 
 
+def set_field(words: Words, rows: NDArray[np.int64], field: OperandField, values: Words) -> None:
+    """Replace a field's bits in rows of `words`; arguments as for `put_field`."""
+    at, shift = divmod(field.low, 64)
+    mask = (1 << field.width) - 1
+    words[rows, at] &= np.uint64(~(mask << shift) & 2**64 - 1)
+    if shift + field.width > 64:
+        words[rows, at + 1] &= np.uint64(~(mask >> 64 - shift) & 2**64 - 1)
+    put_field(words, rows, field, values)
+
+
 def get_field(words: Words, rows: NDArray[np.int64], field: OperandField) -> Words:
     """A field's bits in rows of `words`, [k]: the inverse of `put_field`."""
     at, shift = divmod(field.low, 64)

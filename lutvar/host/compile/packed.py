@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,11 @@ class PackedTransformer:
         }
 
     def digest(self) -> str:
-        """SHA-256 over metadata and image."""
+        """SHA-256 over metadata and image, computed once: the image is not to change."""
+        return self._sha256
+
+    @cached_property
+    def _sha256(self) -> str:
         return _digest(self._meta(), self.image)
 
     def save(self, path: str | Path) -> str:

@@ -164,9 +164,7 @@ def place_rows(
     """Order the sequences of a pass. Raises CompileError for steps that do not fit each other."""
     if not steps:
         raise CompileError("a pass needs at least one image step")
-    slots = [s.slot for s in steps]
-    if len(set(slots)) != len(slots):
-        raise CompileError(f"slots {slots} of one pass; each image needs a cache slot of its own")
+    check_slots(steps)
     for i, s in enumerate(steps):
         _check_step(i, s, shape, config)
     halves = [(i, s, False) for i, s in enumerate(steps) if s.guided]
@@ -190,6 +188,16 @@ def place_rows(
             )
         )
     return PassRows(tuple(steps), tuple(sequences), config.rows)
+
+
+def check_slots(steps: Sequence[StepShape]) -> None:
+    """Raise CompileError unless each image has a cache slot of its own."""
+    slots = [s.slot for s in steps]
+    if len(set(slots)) != len(slots):
+        raise CompileError(f"slots {slots} of one pass; each image needs a cache slot of its own")
+    for i, slot in enumerate(slots):
+        if not 0 <= slot < 1 << 16:
+            raise CompileError(f"image step {i}: slot {slot}; it must be from 0 to 65535")
 
 
 _Half = tuple[int, StepShape, bool]
@@ -241,8 +249,6 @@ def _check_step(
             f"{where}: {step.tokens} tokens at position {step.position}; an image has "
             f"{shape.tokens} tokens and {config.name} has max_keys {config.max_keys}"
         )
-    if not 0 <= step.slot < 1 << 16:
-        raise CompileError(f"{where}: slot {step.slot}; it must be from 0 to 65535")
     t = step.guidance * GUIDANCE_STEPS
     if step.guided and not (0 <= step.guidance < GUIDANCE_LIMIT and t == int(t)):
         raise CompileError(

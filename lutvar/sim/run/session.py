@@ -16,6 +16,7 @@ from typing_extensions import Self
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.pass_file import default_folder
 from lutvar.host.device import Device
 from lutvar.host.transformer import DeviceTransformer, PassReport
 from lutvar.hw.accelerator.export import Manifest, export
@@ -110,7 +111,9 @@ class Session:
             )  # fmt: skip
         self.device = Device(SimulatedMemory(self.simulation, watch), config)
         self.device.open()
-        self.transformer = DeviceTransformer(self.device, self.packed, slots, on_pass=on_pass)
+        self.transformer = DeviceTransformer(
+            self.device, self.packed, slots, on_pass=on_pass, cache=default_folder()
+        )
 
     def close(self) -> None:
         """End the simulation."""
