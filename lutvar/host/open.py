@@ -25,6 +25,7 @@ from .transport import MemoryTransport
 
 #: Scheme -> "module:function"; the function is an `Opener`.
 OPENERS: dict[str, str] = {
+    "auto": "lutvar.host.board.auto:open_auto",
     "golden": "lutvar.sim.golden_device:open_golden",
     "uio": "lutvar.host.board.uio:open_uio",
     "sim": "lutvar.sim.open:open_sim",

@@ -51,7 +51,7 @@ class Session:
             self.transport = transport
             self.device = opened.enter_context(Device(transport, packed.layout.config))
             self.transformer = DeviceTransformer(
-self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress,
+                self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress,
                 cache=default_folder(),
             )  # fmt: skip
             self._opened, self._dump, self._say = opened.pop_all(), dump, say

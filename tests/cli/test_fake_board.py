@@ -51,6 +51,10 @@ def test_the_demo_on_a_fake_board(
         assert board.interrupts.count >= 8
     replayed, data = drawn(capsys, tmp_path / "c.png", "--device", f"replay:{record}")
     assert replayed == picture and data["tokens"] == right["tokens"]
+    assert run(["inspect", str(record), "--json"]) == OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["kind"] == "recorded traffic of a device" and told["format"] == "lutvar-record-1"
+    assert told["calls"]["arm"] == 4 and "uio:lutvar" in told["device"]
 
 
 def test_another_bitstream(

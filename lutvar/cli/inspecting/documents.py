@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from . import devices
 from .hardware import manifest, vivado_build, vivado_project
 from .report import FileReport, InspectError, read_json, shape_text
 from .verification import coverage, evidence, evidence_lines, vectors
@@ -151,6 +152,8 @@ def _history(path: Path, lines: list[bytes]) -> FileReport:
         entries = [json.loads(line) for line in lines]
         if "values_different" in entries[0]:
             return evidence_lines(entries)
+        if entries[0].get("format") == devices.RECORD:
+            return devices.record(entries)
         first, last = entries[0], entries[-1]
         return FileReport(
             "history of `lutvar bench --history`",
@@ -167,7 +170,7 @@ def _history(path: Path, lines: list[bytes]) -> FileReport:
         )
     except (ValueError, KeyError, TypeError) as error:
         raise InspectError(
-            f"{path}: lines of JSON, but no history of lutvar bench ({error!r})"
+            f"{path}: lines of JSON, but no history of lutvar bench and no record ({error!r})"
         ) from error
 
 
@@ -175,6 +178,7 @@ def _history(path: Path, lines: list[bytes]) -> FileReport:
 _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"verilog", "ports", "registers", "tools"}, manifest),
     ({"format", "var", "vqvae", "files"}, model_json),
+    ({"registers", "transport", "units"}, devices.dump),
     ({"verdict", "compared", "versions"}, _demo),
     ({"lutvar", "settings", "runs"}, _evaluation),
     ({"modelled", "formats"}, _comparison),

@@ -300,6 +300,28 @@ def test_what_cannot_be_used(
             connect(board, "&buffer=pool").close()
 
 
+def test_the_board_that_is_there(tmp_path: Path) -> None:
+    """`auto` looks for names, and chooses nothing where there are two."""
+    names = Names(uio="lutvar-1", buffer="lutvar-pool")
+    with FakeBoard(DoubleChip(CONFIG), tmp_path, names):
+        said: list[str] = []
+        transport = open_transport(f"auto?root={tmp_path}", say=said.append)
+        assert transport.name.startswith("uio:lutvar-1 (")
+        assert said[0] == "auto: found uio:lutvar-1 with buffer lutvar-pool"
+        transport.close()
+        (tmp_path / "sys/class/uio/uio0/name").write_text("lutvar-0\n")
+        with pytest.raises(NoDevice, match=r"'lutvar.', only lutvar-0, lutvar-1; choose one as u"):
+            open_transport(f"auto?root={tmp_path}")
+        (tmp_path / "sys/class/uio/uio0/name").write_text("other\n")
+        (tmp_path / "sys/class/u-dma-buf/lutvar-b").mkdir()
+        with pytest.raises(NoDevice, match=r"only lutvar-b, lutvar-pool; choose one with .buffer"):
+            open_transport(f"auto?root={tmp_path}")
+        open_transport(f"auto?root={tmp_path}&buffer=lutvar-pool").close()
+    (tmp_path / "sys/class/uio/uio4/name").write_text("gone\n")
+    with pytest.raises(NoDevice, match="no UIO device 'lutvar', only gone, other,"):
+        open_transport(f"auto?root={tmp_path}")
+
+
 def test_a_memory_that_is_too_small(tmp_path: Path) -> None:
     with FakeBoard(DoubleChip(CONFIG, 7 << 12), tmp_path) as board:
         transport = connect(board)
