@@ -91,7 +91,11 @@ def resources(
     lines.append(_line(f"ATTEND, {config.attention_rows} query rows", data, {"attend": share}))
     groups = {"matrix": 1.0, "row_group": config.row_groups - 1.0}
     # The array's own memories are its banks, counted from their sizes.
-    lines.append(_line(f"MATRIX, {config.row_groups} row groups", data, groups, ("lut", "dsp")))
+    array = _line(f"MATRIX, {config.row_groups} row groups", data, groups, ("lut", "dsp"))
+    if all(name in data for name in groups):
+        # The queues of the weights, which are there once.
+        array.amounts["bram36"] = data["matrix"].bram36 - data["row_group"].bram36
+    lines.append(array)
     return Resources((*lines, _banks(config)))
 
 
