@@ -33,6 +33,10 @@ from .common import Number, command, emit, json_option, note, out_option
     is_flag=True,
     help="Declare the buffer's memory in the device tree, for boot trees that do not list it.",
 )
+@click.option("--ip", is_flag=True, help="An IP-XACT package too, for designs drawn by hand.")
+@click.option(
+    "--kernel", is_flag=True, help="The IP, and what makes a user-managed Vitis kernel of it."
+)
 @click.option(
     "-v",
     "--verilog",
@@ -49,6 +53,8 @@ def vivado(
     buffer_mib: int,
     segmented: bool,
     memory_node: bool,
+    ip: bool,
+    kernel: bool,
     verilog: Path | None,
     as_json: bool,
 ) -> None:
@@ -69,7 +75,9 @@ def vivado(
         from lutvar.hw.accelerator.export import export
 
         verilog = export(accelerator, out, progress=note).verilog.parent
-    project = write_project(accelerator, read_export(accelerator, verilog), out, options)
+    project = write_project(
+        accelerator, read_export(accelerator, verilog), out, options, ip=ip, kernel=kernel
+    )
     lines = [
         f"{out}: {len(project.data['files'])} files for {accelerator.name}, "
         f"configuration {project.data['accelerator_hash']}, {mhz:g} MHz",

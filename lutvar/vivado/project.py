@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A folder that Vivado can build from: Verilog, wrapper, scripts, parameters, device tree, hashes.
 
-DIR/Makefile        `make -C DIR` makes device image and XSA, `make -C DIR ooc` reports
-    params.tcl      what the scripts are told
-    NAME.v, .json   the accelerator and its manifest
-    lutvar_vck190.v the module that the block design instantiates
-    lutvar.dtsi     for the boot device tree
-    tcl/            the scripts, the same for every build
-    manifest.json   what all this is for, and the SHA-256 of each file
-    SHA256SUMS      the same for `sha256sum -c`
+* `Makefile`: `make` makes image and XSA, `make ooc` reports on the accelerator alone
+* `params.tcl`: what the scripts are told; `tcl/`: the scripts, the same for every build
+* `NAME.v`, `NAME.json`: the accelerator and its manifest; `lutvar_vck190.v`: the module that the
+  block design instantiates
+* `lutvar.dtsi`: for the boot device tree
+* `manifest.json`: what all this is for, and the SHA-256 of each file; `SHA256SUMS`: the same for
+  `sha256sum -c`
+* `ip/`, on demand: an IP for other designs, see `lutvar.vivado.ipxact`; `kernel/`: what makes a
+  Vitis kernel of it, see `lutvar.vivado.kernel`
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from lutvar.files import json_text, make_folder, write_file
 
 from . import board
 from .device_tree import pool
+from .ipxact import ip_files, ip_name
+from .kernel import kernel_xml, link_config
 from .params import Export, Options, prepare
 from .qos import Plan
 
@@ -50,7 +53,7 @@ MHZ ?= {mhz}
 RUN = $(VIVADO) -mode batch -notrace -nojournal -log
 SYSTEM = -source tcl/system.tcl -tclargs params.tcl $(BUILD)
 
-.PHONY: image bd synth ooc check clean
+.PHONY: image bd synth ooc xo check clean
 image: $(BUILD)/results/manifest.json
 
 $(BUILD)/results/manifest.json: | check
@@ -62,11 +65,15 @@ bd synth: check
 ooc: check
 \t$(RUN) ooc.log -source tcl/ooc.tcl -tclargs {verilog} $(BUILD)-ooc $(MHZ)
 
+# The IP as a Vitis kernel, of a folder written with --kernel.
+xo: check
+\t$(RUN) xo.log -source tcl/kernel.tcl -tclargs ip kernel/kernel.xml $(BUILD)-xo/{kernel}.xo
+
 check:
 \tsha256sum --check --quiet SHA256SUMS
 
 clean:
-\trm -rf $(BUILD) $(BUILD)-ooc .Xil
+\trm -rf $(BUILD) $(BUILD)-ooc $(BUILD)-xo .Xil
 """
 
 
@@ -90,7 +97,9 @@ def write_project(
     export: Export,
     out: Path,
     options: Options,
-    extra: Mapping[str, str] | None = None,
+    *,
+    ip: bool = False,
+    kernel: bool = False,
 ) -> Project:
     """Write the folder.
 
@@ -98,7 +107,7 @@ def write_project(
         config, export: the accelerator; its Verilog is copied unless it lies in `out` already.
         out: the folder; files of an earlier build with the same names are replaced.
         options: clock, memories, images.
-        extra: more files, path within the folder -> text.
+        ip: an IP-XACT package too; kernel: that, and what makes a Vitis kernel of it.
 
     Raises:
         ValueError: an option out of range. PortError: Verilog with other ports than the flow
@@ -114,10 +123,15 @@ def write_project(
     parameters, plan = prepare(config, here, out, options)
     texts |= parameters
     texts |= {f"tcl/{p.name}": p.read_text(encoding="utf-8") for p in sorted(SCRIPTS.glob("*.tcl"))}
-    texts |= extra or {}
+    if ip or kernel:
+        texts |= {f"ip/{path}": text for path, text in ip_files(config, export).items()}
+    if kernel:
+        texts["kernel/kernel.xml"] = kernel_xml(config)
+        texts["kernel/link.cfg"] = link_config(config, options.buffer_memory, options.mhz)
     texts["Makefile"] = MAKEFILE.format(
-        version=__version__, name=config.name, mhz=f"{options.mhz:g}", verilog=verilog.name
-    )
+        version=__version__, name=config.name, mhz=f"{options.mhz:g}", verilog=verilog.name,
+        kernel=ip_name(config),
+    )  # fmt: skip
     sums = {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in sorted(texts)}
     data = manifest(config, options, plan, sums)
     texts["SHA256SUMS"] = "".join(f"{digest}  {name}\n" for name, digest in sums.items())

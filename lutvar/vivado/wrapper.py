@@ -88,9 +88,13 @@ def interface_of(name: str) -> str | None:
 
 
 def wrapper(
-    module: str, ports: Sequence[Port], address_bits: int, read_ports: Sequence[str]
+    module: str,
+    ports: Sequence[Port],
+    address_bits: int,
+    read_ports: Sequence[str],
+    name: str = NAME,
 ) -> str:
-    """Verilog of module `lutvar_vck190` around `module`; ports as in its manifest."""
+    """Verilog of module `name` around `module`; ports as in its manifest."""
     check(ports, read_ports)
     kept = [p for p in ports if p.name not in UNUSED]
     first: set[str] = set()
@@ -98,7 +102,7 @@ def wrapper(
         "// SPDX-License-Identifier: Apache-2.0",
         f"// Generated: {module} with the attributes that Vivado's block designs read.",
         "`default_nettype none",
-        f"module {NAME} (",
+        f"module {name} (",
     ]
     for i, port in enumerate(kept):
         lines += [f"  {text}" for text in _attributes(port, first, address_bits, read_ports)]
@@ -165,21 +169,24 @@ def _attributes(
     lines = [_info("xilinx.com:interface:aximm:1.0", f"{interface} {signal}")]
     if interface not in first:
         first.add(interface)
-        if interface == CONTROL:
-            facts: tuple[str, ...] = (
-                "PROTOCOL AXI4LITE",
-                "DATA_WIDTH 32",
-                f"ADDR_WIDTH {address_bits}",
-            )
-        else:
-            writes = interface.removeprefix("m_axi_") in WRITE_PORTS
-            facts = (
-                "PROTOCOL AXI4", f"DATA_WIDTH {DATA_BITS}", f"ADDR_WIDTH {ADDRESS_BITS}",
-                f"READ_WRITE_MODE {'READ_WRITE' if writes else 'READ_ONLY'}",
-                "MAX_BURST_LENGTH 16", "SUPPORTS_NARROW_BURST 0",
-            )  # fmt: skip
-        lines.append(_parameters(interface, *facts))
+        facts = facts_of(interface, address_bits).items()
+        lines.append(_parameters(interface, *(f"{key} {value}" for key, value in facts)))
     return lines
+
+
+def facts_of(interface: str, address_bits: int) -> dict[str, str]:
+    """Parameters of an AXI interface, by Vivado's names; `address_bits` of the control port."""
+    if interface == CONTROL:
+        return {"PROTOCOL": "AXI4LITE", "DATA_WIDTH": "32", "ADDR_WIDTH": f"{address_bits}"}
+    writes = interface.removeprefix("m_axi_") in WRITE_PORTS
+    return {
+        "PROTOCOL": "AXI4",
+        "DATA_WIDTH": f"{DATA_BITS}",
+        "ADDR_WIDTH": f"{ADDRESS_BITS}",
+        "READ_WRITE_MODE": "READ_WRITE" if writes else "READ_ONLY",
+        "MAX_BURST_LENGTH": "16",
+        "SUPPORTS_NARROW_BURST": "0",
+    }
 
 
 def _info(kind: str, text: str) -> str:

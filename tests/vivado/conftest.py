@@ -28,7 +28,8 @@ def shell(tmp_path: Path) -> Shell:
             "version": "2025.1", "slack": 0.1, "pulse": 0.2, "route_errors": 0,
             "hertz": 199_998_001, "late": 0, "act_mhz": "", "status": "", "noc_mc": 2,
             "stubborn": "", "window": 1, "exclude": 1, "relaxed": "no",
-            "images": "lutvar_system_wrapper.pdi", "handoff": 1, "runs": tmp_path / "runs", **stub,
+            "images": "lutvar_system_wrapper.pdi", "handoff": 1, "integrity": "",
+            "runs": tmp_path / "runs", **stub,
         }  # fmt: skip
         lines = [f"set stub({key}) {{{value}}}" for key, value in settings.items()]
         lines += [

@@ -6,40 +6,14 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from lutvar.vivado import board
+from support.facts import FACTS, holds
 from support.tcl import words
-
-
-class Fact(NamedTuple):
-    kind: str
-    owner: str
-    name: str
-    value: str
-    source: str
-
-
-FACTS = [
-    Fact(*line.split("\t"))
-    for line in Path(__file__).with_name("facts.tsv").read_text(encoding="utf-8").splitlines()
-    if not line.startswith("#")
-]
-
-
-def holds(kind: str, owner: str, name: str, value: str = "") -> Fact | None:
-    """The fact that says so."""
-    for fact in FACTS:
-        if (fact.kind, fact.owner) != (kind, owner) or not fnmatchcase(name, fact.name):
-            continue
-        if not fact.value or re.fullmatch(fact.value, value):
-            return fact
-    return None
 
 
 @pytest.fixture(params=["2023.1", "2025.2"])
@@ -118,6 +92,10 @@ def test_every_command_of_the_stand_in_is_vivados() -> None:
     text = Path(__file__).with_name("vivado.tcl").read_text(encoding="utf-8")
     own = {"plain", "at_least", "config", "numbered", "terminals", "find_pin", "link"}
     defined = set(re.findall(r"^proc (\w+) ", text, re.M)) - own
+    packaging = re.search(r"^namespace eval ipx \{(.*?)^\}", text, re.M | re.S)
+    assert packaging is not None
+    names = re.findall(r"(?<=proc )\w+|(?<=foreach name \{)[^}]*", packaging[1])
+    defined |= {f"ipx::{name}" for group in names for name in group.split()}
     plain = re.search(r"foreach name \{([^}]*)\} \{ plain", text)
     assert plain is not None
     defined |= {*plain[1].split(), *re.findall(r"[{;] plain (\w+)", text)} - {"name"}

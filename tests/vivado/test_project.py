@@ -113,7 +113,7 @@ def vivado(tmp_path: Path) -> Path:
     settings = {
         "version": "2025.2", "slack": 0.1, "pulse": 0.2, "route_errors": 0, "hertz": 199_998_001,
         "late": 0, "act_mhz": "", "status": "", "noc_mc": 2, "stubborn": "", "window": 1,
-        "exclude": 1, "relaxed": "no", "images": "system.pdi", "handoff": 1,
+        "exclude": 1, "relaxed": "no", "images": "system.pdi", "handoff": 1, "integrity": "",
         "runs": folder / "runs",
     }  # fmt: skip
     lines = [f"set stub({key}) {{{value}}}" for key, value in settings.items()]

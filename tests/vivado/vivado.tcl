@@ -8,7 +8,8 @@
 # (LPDDR4 controllers found), stubborn (a property of noc_lpddr4 that keeps another value), window
 # (1: the memories' addresses are as on the board), exclude (1: segments can be excluded), relaxed
 # (where the NoC compiler relaxes bandwidths: no, bd or impl), images (of a build), handoff (1: one
-# is generated), runs (folder).
+# is generated), runs (folder);
+# integrity (what is wrong with an IP).
 
 set cells [dict create]      ;# name -> type
 set reference [dict create]  ;# name -> wrapper's text
@@ -293,6 +294,26 @@ proc validate_bd_design {} {
     puts valid
 }
 set validated 0
+
+# Packaging.
+namespace eval ipx {
+    foreach name {create_xgui_files update_checksums save_core} {
+        proc $name {args} [format {puts [list ipx::%s {*}$args]} $name]
+    }
+    proc open_core {file} {
+        if {![file exists $file]} { error "no core $file" }
+        puts [list ipx::open_core $file]
+        return core
+    }
+    proc check_integrity {flag core} {
+        if {$::stub(integrity) ne ""} { error $::stub(integrity) }
+        puts [list ipx::check_integrity $flag $core]
+    }
+}
+proc package_xo {args} {
+    puts [list package_xo {*}$args]
+    close [open [dict get [lrange $args 1 end] -xo_path] w]
+}
 
 # Runs. A launch does the steps up to the one named that have not been done; what it did is compared
 # with what the reports saw when an image is made.
