@@ -27,9 +27,11 @@ from .transport import MemoryTransport
 OPENERS: dict[str, str] = {
     "auto": "lutvar.host.board.auto:open_auto",
     "golden": "lutvar.sim.golden_device:open_golden",
+    "pynq": "lutvar.host.board.pynq:open_pynq",
     "uio": "lutvar.host.board.uio:open_uio",
     "sim": "lutvar.sim.open:open_sim",
     "replay": "lutvar.host.record:open_replay",
+    "xrt": "lutvar.host.board.xrt:open_xrt",
 }
 #: What a setting `record=FILE` wraps around any transport.
 _RECORDER = "lutvar.host.record:Recorder"

@@ -16,6 +16,7 @@ from lutvar.host.errors import BadInput, HostError
 from lutvar.host.open import Address
 from lutvar.host.transport import Bytes, Clock
 
+from .buffer import SyncedBuffer
 from .files import Files
 from .lock import Lock
 from .probe import probe
@@ -33,8 +34,10 @@ class UioTransport:
 
     Args:
         files: of the board, or of a fake one.
-        uio, buffer: what `sysfs` found.
+        uio: what `sysfs` found.
+        buffer: what `sysfs` found, or an open buffer of another kind, which is closed with this.
         clock_hz: of the device, for deadlines.
+        scheme: for messages.
 
     Attributes:
         interrupts: that have come, since creation.
@@ -46,10 +49,15 @@ class UioTransport:
     clock: Clock
 
     def __init__(
-        self, files: Files, uio: UioDevice, buffer: BufferDevice, clock_hz: float = DEFAULT_CLOCK_HZ
+        self,
+        files: Files,
+        uio: UioDevice,
+        buffer: BufferDevice | SyncedBuffer,
+        clock_hz: float = DEFAULT_CLOCK_HZ,
+        scheme: str = "uio",
     ) -> None:
         self._files, self._clock_hz = files, clock_hz
-        self.name, self.clock = f"uio:{uio.name} ({uio.node})", "seconds"
+        self.name, self.clock = f"{scheme}:{uio.name} ({uio.node})", "seconds"
         self.interrupts = 0
         with contextlib.ExitStack() as opened:
             lock = Lock(files, uio.node.name)
@@ -62,7 +70,9 @@ class UioTransport:
             opened.callback(words.release)
             probe(words, self.name)
             self._registers = Registers(words, uio.size)
-            self._memory = DmaBuffer(files, buffer)
+            if isinstance(buffer, BufferDevice):
+                buffer = DmaBuffer(files, buffer)
+            self._memory: SyncedBuffer = buffer
             opened.callback(self._memory.close)
             self.base, self.size = self._memory.base, self._memory.size
             self.arm()

@@ -17,8 +17,9 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host import BusError, Device, IncompatibleDevice, MissedInterrupt, ProgramTimeout
 from lutvar.host.board import uio as uio_module
+from lutvar.host.board.buffer import Direction
 from lutvar.host.board.errors import DeviceInUse, NoDevice, UnusableBuffer
-from lutvar.host.board.udmabuf import Direction, DmaBuffer
+from lutvar.host.board.udmabuf import DmaBuffer
 from lutvar.host.board.uio import UioTransport
 from lutvar.host.errors import BadInput, HostError
 from lutvar.host.kept import Marker, forget
