@@ -16,7 +16,8 @@ import pytest
 
 from lutvar.contract.register_map import BY_NAME
 from lutvar.host import AcceleratorError, IncompatibleDevice, MissedInterrupt
-from lutvar.host.board.udmabuf import Direction, DmaBuffer
+from lutvar.host.board.buffer import Direction
+from lutvar.host.board.udmabuf import DmaBuffer
 from lutvar.host.device import Device
 from lutvar.host.open import open_transport
 from lutvar.host.session import Session

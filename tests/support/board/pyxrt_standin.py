@@ -100,7 +100,7 @@ def make_pyxrt(chip: GoldenDevice) -> Any:
                 self._host[part] = there[part]
 
         def map(self) -> memoryview:
-            return memoryview(self._host)
+            return memoryview(self._host.data)
 
         def size(self) -> int:
             return self._size
