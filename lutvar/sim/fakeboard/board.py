@@ -21,7 +21,7 @@ from .caches import Caches
 from .chip import Chip
 from .interrupts import InterruptLine
 from .tree import Names, make_tree
-from .wire import ANSWER, COUNT, ERRNO, LONGEST, MAP, REQUEST
+from .wire import ANSWER, COUNT, ERRNO, LONGEST, MAP, REQUEST, STORE, STORED
 
 
 @dataclass
@@ -149,7 +149,7 @@ class FakeBoard:
             node.handle = lambda message: self._access(node, *REQUEST.unpack(message))
         elif path in self.names.attributes:
             name = path.rpartition("/")[2]
-            node.handle = lambda message: self._store(node, name, message.decode())
+            node.handle = lambda message: self._store(node, name, message)
         else:
             result = errno.ENODEV
         node.connection.send(ERRNO.pack(result))
@@ -158,10 +158,12 @@ class FakeBoard:
         with suppress(OSError):
             node.connection.send(COUNT.pack(count))
 
-    def _store(self, node: _Node, attribute: str, text: str) -> None:
-        node.connection.send(ERRNO.pack(self.caches.command(attribute, text)))
+    def _store(self, node: _Node, attribute: str, message: bytes) -> None:
+        (number,) = STORE.unpack_from(message)
+        error = self.caches.command(attribute, message[STORE.size :].decode())
+        node.connection.send(STORED.pack(number, error))
 
-    def _access(self, node: _Node, operation: int, index: int, value: int) -> None:
+    def _access(self, node: _Node, number: int, operation: int, index: int, value: int) -> None:
         # A write to the UIO device before this access has acted by now, as in a kernel.
         for other in list(self._nodes.values()):
             if other.path == self.names.node:
@@ -170,7 +172,7 @@ class FakeBoard:
         response, value = self.chip.access(bool(operation), 4 * index, value)
         self._active = self._active or bool(operation)
         self.interrupts.look()
-        node.connection.send(ANSWER.pack(response, value))
+        node.connection.send(ANSWER.pack(number, response, value))
 
     def _settle(self, node: _Node) -> None:
         with suppress(OSError):

@@ -8,30 +8,31 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 from pathlib import Path
 
 from lutvar.host.board.files import MARK, Files, Words
 from lutvar.host.errors import BusError, HostError
 
-from .wire import ANSWER, ERRNO, LONGEST, MAP, NO_ANSWER, REQUEST
+from .wire import ANSWER, ERRNO, LONGEST, MAP, NO_ANSWER, REQUEST, STORE, STORED
 
 
 class FakeWords:
     """Registers behind a connection."""
 
     def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+        self._connection, self._number = connection, 0
 
     def _ask(self, operation: int, index: int, value: int) -> int:
         kind = ("read", "write")[operation]
+        self._number += 1
+        number, response, result = 0, 0, 0
         try:
-            self._connection.send(REQUEST.pack(operation, index, value))
-            answer = self._connection.recv(LONGEST)
-        except OSError:
-            answer = b""
-        if not answer:
-            raise BusError(kind, 4 * index, None)
-        response, result = ANSWER.unpack(answer)
+            self._connection.send(REQUEST.pack(self._number, operation, index, value))
+            while number != self._number:
+                number, response, result = ANSWER.unpack(self._connection.recv(LONGEST))
+        except (OSError, struct.error):  # an empty message: the board has ended
+            raise BusError(kind, 4 * index, None) from None
         if response:
             raise BusError(kind, 4 * index, None if response == NO_ANSWER else response)
         return int(result)
@@ -53,6 +54,7 @@ class FakeFiles(Files):
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._nodes: dict[int, str] = {}
+        self._number = 0
         self._active = set(self.path(MARK).read_text(encoding="utf-8").split("\n")[1:])
         self._mask = int(self.path("sys/class/u-dma-buf-mask").read_text(encoding="utf-8"))
 
@@ -91,11 +93,14 @@ class FakeFiles(Files):
 
     def store(self, fd: int, text: str) -> None:
         """See `Files`: the board has acted when it answers."""
-        os.write(fd, text.encode())
-        answer = os.read(fd, LONGEST)
-        if not answer:
-            raise HostError(f"the fake board under {self.root} has ended")
-        error = ERRNO.unpack(answer)[0]
+        self._number += 1
+        number, error = 0, 0
+        try:
+            os.write(fd, STORE.pack(self._number) + text.encode())
+            while number != self._number:
+                number, error = STORED.unpack(os.read(fd, LONGEST))
+        except (OSError, struct.error):
+            raise HostError(f"the fake board under {self.root} has ended") from None
         if error:
             raise OSError(error, os.strerror(error), self._nodes[fd])
 

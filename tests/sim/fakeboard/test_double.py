@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,7 +196,7 @@ def test_a_program_that_hangs(
         placed(device)
         chip.takes = None
         with pytest.raises(ProgramTimeout, match=r"not finished after 0\.2 s; the device still"):
-            invert(device, 1)
+            invert(device, 1, limit=1000)
         device.soft_reset()
         chip.takes = 3
         assert invert(device, 2)
@@ -332,6 +334,31 @@ def test_a_memory_that_is_too_small(tmp_path: Path) -> None:
         ):
             placed(device)
         transport.close()
+
+
+def test_an_access_that_is_interrupted(
+    board: FakeBoard, transport: UioTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C between a request and its answer: the next access does not get the old answer."""
+    transport.write32(0x7C, 5)
+    receive = socket.socket.recv
+
+    def interrupted(self: socket.socket, *arguments: int) -> bytes:
+        if threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+        return receive(self, *arguments)
+
+    monkeypatch.setattr(socket.socket, "recv", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transport.read32(0x40)
+    monkeypatch.undo()
+    assert transport.read32(0x7C) == 5
+    monkeypatch.setattr(os, "read", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        transport.write(0, np.ones(64, np.uint8))
+    monkeypatch.undo()
+    transport.write(64, np.full(64, 2, np.uint8))
+    assert board.caches.device[:128].reshape(2, 64).mean(1).tolist() == [1, 2]
 
 
 def test_a_board_that_is_gone(board: FakeBoard, transport: UioTransport) -> None:

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,7 @@ def test_faults_of_the_line_the_memory_and_the_bitstream(
 
 _CHILD = """
 import sys
+import time
 from pathlib import Path
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host.compile.packed import PackedTransformer
@@ -162,6 +164,7 @@ def test_a_driver_that_is_killed(board: FakeBoard, tmp_path: Path) -> None:
     count = board.interrupts.count
     while board.interrupts.count < count + 1 or not board._active:
         assert child.poll() is None
+        time.sleep(0.001)
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()

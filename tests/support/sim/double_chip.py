@@ -96,7 +96,7 @@ def placed(device: Device, **more: str) -> None:
     device.place(MODEL, 64, IO, 64, **more)  # type: ignore[arg-type]
 
 
-def invert(device: Device, seed: int, limit: int = 1000) -> bool:
+def invert(device: Device, seed: int, limit: int = 1_000_000) -> bool:
     """Run a program on random bytes; whether the inverse came out."""
     data = np.random.default_rng(seed).integers(0, 256, IO // 2).astype(np.uint8)
     device.write(Region.IO, 0, data)
