@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import ALIGN, INSTRUCTION_BYTES, Region
+from lutvar.contract.quant_preset import preset_names
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
@@ -141,8 +142,12 @@ class Device:
         self._expect(
             "VERSION", VERSION, "gateware and host differ in version; use matching releases"
         )
-        self._expect("HASH_LO", hash_ & 0xFFFF_FFFF, same)
-        self._expect("HASH_HI", hash_ >> 32, same)
+        try:
+            self._expect("HASH_LO", hash_ & 0xFFFF_FFFF, same)
+            self._expect("HASH_HI", hash_ >> 32, same)
+        except IncompatibleDevice as error:
+            advice = f"{same}; {self._what_it_is()}"
+            raise IncompatibleDevice(error.register, error.expected, error.found, advice) from None
         self.soft_reset()
 
     def soft_reset(self) -> None:
@@ -346,6 +351,14 @@ class Device:
     def _limit(self, region: Region, end: int) -> None:
         """Open a region up to an offset in the driver's memory, and no further."""
         self._write_address(f"LIMIT{int(region)}", self.transport.base - -end // ALIGN * ALIGN)
+
+    def _what_it_is(self) -> str:
+        """The accelerator of those that ship that has the device's hash, in words."""
+        found = self.register("HASH_LO") | self.register("HASH_HI") << 32
+        for name in preset_names("accelerator"):
+            if accelerator_hash(load_accelerator(name)) == found:
+                return f"this one is {name}"
+        return f"no accelerator that ships has {found:016x}"
 
     def _expect(self, register: str, expected: int, advice: str) -> None:
         value = self.register(register)

@@ -64,7 +64,9 @@ def test_another_bitstream(
     with golden_board(tmp_path / "board", "small-fp6") as board:
         monkeypatch.setenv("LUTVAR_ROOT", str(board.root))
         assert run(["generate", *ONE, "-o", str(out), "--device", "uio:lutvar"]) == FAILED
-        assert "HASH_LO is 0x" in capsys.readouterr().err and not out.exists()
+        said = capsys.readouterr().err
+        assert "HASH_LO is 0x" in said and "load the bitstream of small-fp4" in said
+        assert "; this one is small-fp6" in said and not out.exists()
 
 
 def test_a_device_that_stops(
