@@ -49,6 +49,8 @@ TEMPLATE = """\
 		compatible = "generic-uio";
 		reg = <{control_cells} {range_cells}>;
 		interrupts = <0 {spi} 4>;
+		// For the driver's deadlines; a build in Vivado writes the frequency that PL0 has.
+		clock-frequency = <{hertz}>;
 		linux,uio-name = "lutvar";
 	}};
 }};
@@ -83,7 +85,7 @@ def pool(memory: str, size: int) -> int:
 
 def device_tree(
     name: str, digest: str, control: int, control_range: int, memory: str, size: int,
-    memory_node: bool = False,
+    memory_node: bool = False, hertz: int = 200_000_000,
 ) -> str:  # fmt: skip
     """Text of the fragment.
 
@@ -92,6 +94,7 @@ def device_tree(
         control, control_range: address and bytes of the registers.
         memory: where the buffer lies, of `board.MEMORIES`; size: its bytes.
         memory_node: declare that memory to Linux, for trees that do not list it.
+        hertz: of the accelerator's clock, as asked for.
     """
     start = pool(memory, size)
     node = ""
@@ -102,4 +105,5 @@ def device_tree(
         name=name, digest=digest, memory=node, spi=INTERRUPT_SPI, arguments=KERNEL_ARGUMENTS,
         pool=start, pool_cells=cells(start), size_cells=cells(size),
         control=control, control_cells=cells(control), range_cells=cells(control_range),
+        hertz=hertz,
     )  # fmt: skip

@@ -181,7 +181,7 @@ def prepare(
         f"{wrapper.NAME}.v": wrapper.wrapper(config.module, export.ports, ADDRESS_BITS, masters),
         DEVICE_TREE: device_tree(
             config.name, digest, board.CONTROL_BASE, 1 << ADDRESS_BITS, options.buffer_memory,
-            options.buffer_mib << 20, options.memory_node,
+            options.buffer_mib << 20, options.memory_node, round(options.mhz * 1e6),
         ),
         "params.tcl": tcl(config, relative, export.sha256, wished, options),
     }  # fmt: skip

@@ -207,6 +207,7 @@ def test_device_tree_compiles(export: Path, tmp_path: Path, tree: str, listed: b
     assert "reg = <0x0 0xa4000000 0x0 0x1000>" in text
     assert "interrupts = <0 84 4>" in text
     assert "lutvar-pool@50000000000" in text
+    assert "clock-frequency = <200000000>" in text
     assert "clk_ignore_unused" in text and "uio_pdrv_genirq.of_id=generic-uio" in text
     # A second node of one memory would hide the first; a label of one tree is unknown in others.
     assert ("memory@50000000000" in text) != listed

@@ -143,6 +143,15 @@ def test_whole_flow(shell, prepared: Path, tmp_path: Path) -> None:
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((results / name).read_bytes()).hexdigest() == digest
         assert f"sha256 {name}: {digest}" in summary
+    asked, found = (
+        path.read_text() for path in (prepared / "lutvar.dtsi", results / "lutvar.dtsi")
+    )
+    assert found == asked.replace("frequency = <200000000>", "frequency = <199998001>") != asked
+    # The page shows what the scripts print.
+    page = (Path(__file__).parents[2] / "docs" / "vck190.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^lutvar: .*$", page, re.MULTILINE)
+    printed = result.stdout.replace(f"{project}/results", "build/results").splitlines()
+    assert len(shown) == 4 and set(shown) == {p for p in printed if p.startswith("lutvar: ")}
     # Utilisation of the whole and of its parts.
     for name in ("utilization", "hierarchy"):
         assert f"/post_route_{name}.rpt" in result.stdout

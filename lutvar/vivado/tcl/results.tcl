@@ -58,6 +58,17 @@ proc collect_handoff {project design results} {
     return lutvar.hwh
 }
 
+# The device tree fragment with the frequency that PL0 has instead of the one asked for.
+proc write_device_tree {from to hertz} {
+    set in [open $from]
+    set text [read $in]
+    close $in
+    set out [open $to w]
+    puts -nonewline $out \
+        [regsub {clock-frequency = <\d+>} $text "clock-frequency = <[expr {round($hertz)}]>"]
+    close $out
+}
+
 proc sha256 {file} {
     foreach command {{sha256sum --} {shasum -a 256 --} {openssl dgst -sha256 -r}} {
         if {![catch {exec {*}$command $file} answer]

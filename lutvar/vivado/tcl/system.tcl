@@ -116,7 +116,9 @@ write_hw_platform -fixed -include_bit -force -file $xsa
 validate_hw_platform $xsa
 set handoff [collect_handoff $out_dir $design $results]
 set tree [file join $prepared $lutvar(device_tree)]
-if {[file exists $tree]} { file copy -force $tree [file join $results $lutvar(device_tree)] }
+if {[file exists $tree]} {
+    write_device_tree $tree [file join $results $lutvar(device_tree)] $hertz
+}
 
 write_summary $results [list configuration $lutvar(name) accelerator_hash $lutvar(hash) \
     verilog_sha256 $lutvar(sha256) vivado [version -short] board_part $board \
