@@ -2,8 +2,10 @@
 """Small changes to exported Verilog, and one file that holds hundreds of them.
 
 The export has one operator in each `assign`, so a change of a line is a change of an operator, a
-condition, a constant or a bit. The file with mutants has the ports of the original; which change
-is in effect is a plusarg, `+lutvar_mutant=7`, and none without it. So one build serves them all.
+condition, a constant or a bit. Lines of processes have conditions (resets, enables) and stored
+values, which are changed each on its own. The file with mutants has the ports of the original;
+which change is in effect is a plusarg, `+lutvar_mutant=7`, and none without it. So one build serves
+them all.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ _NET = re.compile(
     r"(\\\S+ |\w+)\s*(?:=.*)?;$"
 )
 _ASSIGN = re.compile(r"^  assign (.+?) = (.+);$")
-_STORE = re.compile(r"^    (\\\S+ |\w+)\s*<= (.+);$")
+_STORE = re.compile(
+    r"^( +(?:else )?)(?:if \((.+?)\) )?((?:\\\S+ |\w+)\s*(?:\[[\w:\\. ]+\])?)\s*<= (.+);$"
+)
+_TEST = re.compile(r"^( +(?:else )?)if \((.+)\)( begin)?$")
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,9 @@ class Mutant:
         number: value of the plusarg; 0 is the original.
         module: name of the Verilog module.
         line: in the original file, from 1.
-        mode: "operator", "condition", "constant", "bit" or "hold".
-        before, after: the right side of the line; of a bit, which one and how.
+        mode: "operator", "condition", "constant", "bit" or "hold"; "enable" is the condition of a
+            line in a process.
+        before, after: the right side of the line or the condition; of a bit, which one and how.
     """
 
     number: int
@@ -64,14 +70,21 @@ class Mutant:
 
 @dataclass(frozen=True)
 class _Place:
-    """A line that can be changed, in a module."""
+    """Something in a line that can be changed.
+
+    Attributes:
+        kind: "assign", "store" (the value that a process stores) or "enable" (its condition).
+        left: what is assigned to; of an enable, all before the condition.
+        right: the value or the condition.
+        width: bits of the value.
+    """
 
     module: str
     line: int
+    kind: str
     left: str
     right: str
     width: int
-    stores: bool
 
 
 def _tokens(text: str) -> list[str]:
@@ -111,8 +124,14 @@ def _is_zero(token: str) -> bool:
 
 def _choices(place: _Place) -> Iterator[tuple[str, str]]:
     """(mode, new right side) of everything that can be changed in a line but single bits."""
-    if place.stores:
+    if place.kind == "enable":
+        yield from (("enable", after) for after in (f"!({place.right})", "1'h1", "1'h0"))
+        return
+    if place.kind == "store":
         yield "hold", place.left
+        changed = _changed_constant(place.right)
+        if changed is not None:
+            yield "constant", changed
         return
     tokens = [t for t in _tokens(place.right) if not t.startswith("(*")]
     depths = _depths(tokens)
@@ -170,15 +189,25 @@ def _places(lines: Sequence[str]) -> dict[str, list[_Place]]:
         elif module and (match := _NET.match(line)):
             high, low, name = match.groups()
             widths[name.strip()] = 1 if high is None else int(high) - int(low) + 1
-        elif module and (match := _ASSIGN.match(line)):
-            width = _left_width(match[1], widths)
-            if width is not None:
-                result[module].append(_Place(module, number, match[1], match[2], width, False))
-        elif module and (match := _STORE.match(line)):
-            width = widths.get(match[1].strip())
-            if width is not None:
-                result[module].append(_Place(module, number, match[1], match[2], width, True))
+        elif module:
+            result[module] += _places_in(module, number, line, widths)
     return result
+
+
+def _places_in(module: str, number: int, line: str, widths: dict[str, int]) -> Iterator[_Place]:
+    """What can be changed in a line that is no declaration."""
+    if match := _ASSIGN.match(line):
+        width = _left_width(match[1], widths)
+        if width is not None:
+            yield _Place(module, number, "assign", match[1], match[2], width)
+    elif match := _TEST.match(line):
+        yield _Place(module, number, "enable", match[1], match[2], 1)
+    elif match := _STORE.match(line):
+        if match[2]:
+            yield _Place(module, number, "enable", match[1], match[2], 1)
+        width = _left_width(match[3], widths)
+        if width is not None:
+            yield _Place(module, number, "store", match[3], match[4], width)
 
 
 def list_mutants(verilog: str, count: int, seed: int = 1) -> list[Mutant]:
@@ -202,7 +231,7 @@ def list_mutants(verilog: str, count: int, seed: int = 1) -> list[Mutant]:
             if len(taken) >= quota:
                 break
             options = list(_choices(place))
-            if place.width and (not options or rng.random() < 0.2) and not place.stores:
+            if place.kind != "enable" and (not options or rng.random() < 0.2):
                 bit, how = rng.randrange(place.width), rng.choice(("0", "1", "inverted"))
                 options = [("bit", f"bit {bit} {how}")]
             mode, after = rng.choice(options)
@@ -228,7 +257,10 @@ def with_mutants(verilog: str, mutants: Sequence[Mutant]) -> str:
     by_line: dict[int, list[Mutant]] = defaultdict(list)
     for mutant in mutants:
         by_line[mutant.line].append(mutant)
-    places = {place.line: place for rows in _places(lines).values() for place in rows}
+    places: dict[int, list[_Place]] = defaultdict(list)
+    for rows in _places(lines).values():
+        for place in rows:
+            places[place.line].append(place)
     modules = {match[1] for line in lines if (match := _MODULE.match(line))}
     result: list[str] = []
     inside, pending, top = False, "", True
@@ -248,11 +280,7 @@ def with_mutants(verilog: str, mutants: Sequence[Mutant]) -> str:
         elif inside and (match := _INSTANCE.match(line)) and match[1] in modules:
             result += [line, f"    .{SELECT}({SELECT}),"]
         elif number in by_line:
-            if number not in places or any(
-                m.before != places[number].right for m in by_line[number]
-            ):
-                raise ValueError(f"line {number} is not what its mutants were made from")
-            result += _mutated(places[number], by_line[number])
+            result += _mutated(line, places[number], by_line[number])
         else:
             result.append(line)
         if pending and result[-1].rstrip().endswith(");"):
@@ -268,14 +296,35 @@ def _top_select() -> str:
     )
 
 
-def _mutated(place: _Place, mutants: Sequence[Mutant]) -> list[str]:
-    """A line that can be any of its mutants.
+def _mutated(line: str, places: Sequence[_Place], mutants: Sequence[Mutant]) -> list[str]:
+    """A line that can be any of its mutants. Raises ValueError when they belong to another line.
 
-    Each value is a net of its own, as wide as the left side, so that no width changes.
+    Each assigned value is a net of its own, as wide as the left side, so that no width changes.
     """
-    if place.stores:
-        tests = " || ".join(f"{SELECT} == {m.number}" for m in mutants)
-        return [f"    {place.left} <= ({tests}) ? {place.left} : {place.right};"]
+    known = {place.right for place in places}
+    if any(m.before not in known for m in mutants):
+        raise ValueError(f"line {mutants[0].line} is not what its mutants were made from")
+    lines: list[str] = []
+    for place in places:
+        own = [m for m in mutants if (m.mode == "enable") == (place.kind == "enable")]
+        if not own:
+            continue
+        if place.kind == "assign":
+            lines += _assigned(place, own)
+            line = lines.pop()
+            continue
+        value = place.right
+        for mutant in own:
+            changed = _changed(mutant, place, f"({place.right})")
+            value = f"{SELECT} == {mutant.number} ? {changed} : {value}"
+        if place.kind == "enable":
+            line = line.replace(f"if ({place.right})", f"if ({value})", 1)
+        else:
+            line = line.replace(f"<= {place.right};", f"<= {value};", 1)
+    return [*lines, line]
+
+
+def _assigned(place: _Place, mutants: Sequence[Mutant]) -> list[str]:
     size = f"[{place.width - 1}:0]"
     original = f"{SELECT}_was_{place.line}"
     lines, value = [f"  wire {size} {original} = {place.right};"], original

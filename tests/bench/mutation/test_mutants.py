@@ -49,8 +49,19 @@ module lutvar_t__add(x, y, clk, q);
   assign _0_ = x + y;
   assign _1_ = y != 8'h07;
   assign _2_ = _1_ ? _0_ : 9'h005;
+  reg [8:0] \kept$2  = 9'h003;
+  reg [8:0] store [3:0];
   always @(posedge clk)
-    q <= _2_;
+    if (x[3]) \kept$2  <= 9'h003;
+    else if (!_1_) \kept$2 [8:1] <= _0_[7:0];
+  always @(posedge clk)
+    if (_1_) begin
+      store[x[1:0]] <= _2_;
+    end
+  always @(posedge clk)
+    if (x[5])
+      q <= store[y[1:0]];
+    else q <= \kept$2  ^ _2_;
 endmodule
 """
 BENCH = """module bench;
@@ -60,7 +71,8 @@ BENCH = """module bench;
   initial begin
     sum = 0;
     for (i = 0; i < 200; i = i + 1) begin
-      a = i * 37; b = i * 11 + 7; #1 clk = 1; #1 clk = 0; sum = sum * 31 + q;
+      a = i * 37; b = i * 11 + 7; #1 clk = 1; #1 clk = 0; 
+      sum = sum * 31 + (^q === 1'bx ? 5 : q);
     end
     $display("%0d", sum);
   end
@@ -90,7 +102,7 @@ def test_mutants_of_another_file_are_refused() -> None:
 
 @pytest.mark.icarus
 def test_each_mutant_differs_and_none_is_the_original(tmp_path: Path) -> None:
-    mutants = list_mutants(VERILOG, 30, 5)
+    mutants = list_mutants(VERILOG, 60, 5)
     bench, program = tmp_path / "bench.v", tmp_path / "sim.vvp"
     bench.write_text(BENCH)
     sums = []
@@ -110,6 +122,7 @@ def test_each_mutant_differs_and_none_is_the_original(tmp_path: Path) -> None:
     original, again, *others = sums
     assert original == again, "without the plusarg nothing is changed"
     assert len(others) == len(mutants) > 5
+    assert {m.mode for m in mutants} >= {"enable", "hold", "bit"}
     assert original not in others
 
 
