@@ -71,7 +71,7 @@ BENCH = """module bench;
   initial begin
     sum = 0;
     for (i = 0; i < 200; i = i + 1) begin
-      a = i * 37; b = i * 11 + 7; #1 clk = 1; #1 clk = 0; 
+      a = i * 37; b = i * 11 + 7; #1 clk = 1; #1 clk = 0;
       sum = sum * 31 + (^q === 1'bx ? 5 : q);
     end
     $display("%0d", sum);
