@@ -77,6 +77,7 @@ class _Place:
         left: what is assigned to; of an enable, all before the condition.
         right: the value or the condition.
         width: bits of the value.
+        bit: the right side is an operator and one bit.
     """
 
     module: str
@@ -85,6 +86,7 @@ class _Place:
     left: str
     right: str
     width: int
+    bit: bool = False
 
 
 def _tokens(text: str) -> list[str]:
@@ -149,6 +151,9 @@ def _choices(place: _Place) -> Iterator[tuple[str, str]]:
         for i in top:
             if i and tokens[i] in "|^+-" and any(map(_is_zero, tokens[i - 1 : i + 2])):
                 continue  # all of them do the same
+            if not i and re.fullmatch(r"[&|^] (\\\S+|\w+) ?(\[ \d+ \] )?", _join(tokens)):
+                if "[" in tokens or place.bit:
+                    continue  # of one bit
             table = _BINARY if i and tokens[i - 1] not in _BINARY else _UNARY
             for other in table.get(tokens[i], ()):
                 yield (
@@ -199,7 +204,8 @@ def _places_in(module: str, number: int, line: str, widths: dict[str, int]) -> I
     if match := _ASSIGN.match(line):
         width = _left_width(match[1], widths)
         if width is not None:
-            yield _Place(module, number, "assign", match[1], match[2], width)
+            bit = widths.get(match[2].lstrip("&|^ ").strip()) == 1
+            yield _Place(module, number, "assign", match[1], match[2], width, bit)
     elif match := _TEST.match(line):
         yield _Place(module, number, "enable", match[1], match[2], 1)
     elif match := _STORE.match(line):
@@ -217,29 +223,38 @@ def list_mutants(verilog: str, count: int, seed: int = 1) -> list[Mutant]:
     """
     if not 0 < count < 1 << SELECT_BITS:
         raise ValueError(f"{count} mutants; from 1 to {(1 << SELECT_BITS) - 1}")
-    rng = random.Random(seed)
     lines = verilog.splitlines()
     places = {module: rows for module, rows in _places(lines).items() if rows}
-    share = {module: len(rows) ** 0.5 for module, rows in places.items()}
-    total = sum(share.values())
     chosen: list[tuple[str, int, str, str, str]] = []
-    for module, rows in sorted(places.items()):
-        quota = max(1, round(count * share[module] / total))
-        order = rng.sample(rows, len(rows)) * 3
+    for module, quota in _quotas({m: len(rows) for m, rows in places.items()}, count).items():
+        # A module that stays as it is keeps its mutants, whatever happens to the others.
+        rng = random.Random(f"{seed} {module.split('__', 1)[-1]}")
+        rows = places[module]
         taken: set[tuple[int, str]] = set()
-        for place in order:
+        for place in rng.sample(rows, len(rows)) * 3:
             if len(taken) >= quota:
                 break
             options = list(_choices(place))
             if place.kind != "enable" and (not options or rng.random() < 0.2):
-                bit, how = rng.randrange(place.width), rng.choice(("0", "1", "inverted"))
-                options = [("bit", f"bit {bit} {how}")]
+                fixed = _changed_constant(place.right) is not None
+                how = "inverted" if fixed else rng.choice(("0", "1", "inverted"))
+                options = [("bit", f"bit {rng.randrange(place.width)} {how}")]
             mode, after = rng.choice(options)
             if (place.line, after) not in taken:
                 taken.add((place.line, after))
                 chosen.append((module, place.line, mode, place.right, after))
-    chosen = sorted(rng.sample(chosen, min(count, len(chosen))), key=lambda row: row[1])
-    return [Mutant(number, *row) for number, row in enumerate(chosen, 1)]
+    return [Mutant(n, *row) for n, row in enumerate(sorted(chosen, key=lambda row: row[1]), 1)]
+
+
+def _quotas(sizes: dict[str, int], count: int) -> dict[str, int]:
+    """Mutants of each module, by the square root of its size; `count` in all."""
+    total = sum(size**0.5 for size in sizes.values())
+    share = {module: count * size**0.5 / total for module, size in sizes.items()}
+    quotas = {module: int(part) for module, part in share.items()}
+    rest = sorted(share, key=lambda module: (quotas[module] - share[module], module))
+    for module in rest[: count - sum(quotas.values())]:
+        quotas[module] += 1
+    return quotas
 
 
 def _changed(mutant: Mutant, place: _Place, name: str) -> str:
