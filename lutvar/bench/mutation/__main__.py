@@ -24,13 +24,21 @@ from .review import load_review, reviewed
               help="Of their choice.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @click.option("--first", type=click.IntRange(1), help="Run only so many of them, spread over all.")
+@click.option("--check", "names", multiple=True, help="Run these checks on the survivors.")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path),
               default="build/mutation", show_default=True,
               help="Folder; a campaign in it goes on where it stopped.")  # fmt: skip
 @click.option("--build-dir", type=click.Path(file_okay=False, path_type=Path), default="build/sim",
               show_default=True, help="Cache of simulation models.")  # fmt: skip
 def main(
-    config: str, count: int, seed: int, jobs: int, first: int | None, out: Path, build_dir: Path
+    config: str,
+    count: int,
+    seed: int,
+    jobs: int,
+    first: int | None,
+    names: tuple[str, ...],
+    out: Path,
+    build_dir: Path,
 ) -> None:
     """Change the exported Verilog in hundreds of small ways and see which changes are noticed."""
 
@@ -41,7 +49,7 @@ def main(
     numbers = [m.number for m in campaign.mutants]
     if first is not None:
         numbers = numbers[:: max(1, len(numbers) // first)][:first]
-    campaign.run(jobs, numbers)
+    campaign.run(jobs, numbers, names)
     report = reviewed(campaign.report(), load_review())
     write_file(out / "report.json", json_text(report, indent=1) + "\n")
     click.echo(

@@ -106,14 +106,31 @@ class Campaign:
         with self._log.open("a", encoding="utf-8") as file:
             file.write(json_text(vars(verdict)) + "\n")
 
-    def run(self, jobs: int = 1, only: Sequence[int] | None = None) -> dict[int, Verdict]:
-        """Run what is not known. Raises ValueError when the original fails a check."""
+    def run(
+        self,
+        jobs: int = 1,
+        only: Sequence[int] | None = None,
+        names: Sequence[str] = (),
+    ) -> dict[int, Verdict]:
+        """Run what is not known, or the checks of these names on what has survived.
+
+        Raises ValueError when the original fails a check, or there is none of that name.
+        """
         known = self.verdicts()
         numbers = [m.number for m in self.mutants] if only is None else list(only)
-        todo = [n for n in numbers if n not in known]
+        if names:
+            todo = [n for n in numbers if n in known and not known[n].check]
+        else:
+            todo = [n for n in numbers if n not in known]
         if not todo:
             return known
         self._oracle, self._checks = Oracle(self.config, keep=4096), checks(self.config)
+        if unknown := set(names) - {item.name for item in self._checks}:
+            raise ValueError(
+                f"no check {', '.join(sorted(unknown))}; there are "
+                f"{', '.join(item.name for item in self._checks)}"
+            )
+        self._checks = [item for item in self._checks if not names or item.name in names]
         # The original also makes the oracle learn all results: the processes inherit them.
         original = _run_one(self.library, self.config, 0, self._checks, self._oracle)
         if original.check:

@@ -8,58 +8,32 @@ of the gateware.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
-    ALIGN,
     HEADER_FIELDS,
-    INSTRUCTION_BYTES,
-    OFFSET_BITS,
     PAYLOAD_FIELDS,
     PROGRAM_HEADER,
     UNITS,
-    Instruction,
     Opcode,
     OperandField,
-    PostOp,
-    Region,
-    address,
-    decode,
-    split_address,
 )
-from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION, DeviceError
+from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
 from lutvar.contract.register_types import ADDRESS_BITS, Access
-from lutvar.sim.fuzz.bench import HAS_SETTLING, Bench
+from lutvar.sim.fuzz.bench import Bench
 from lutvar.sim.fuzz.case import Step
-from lutvar.sim.fuzz.contents import BASES, SIZES
 from lutvar.sim.fuzz.events import WATCHDOG, Event, Timing, directions, random_timing
 from lutvar.sim.fuzz.malformed import bytes_of, get, malform, put, words_of
 from lutvar.sim.fuzz.oracle import Oracle
-from lutvar.sim.fuzz.rules import refusal, stray
+from lutvar.sim.fuzz.rules import refusal
 from lutvar.sim.fuzz.wellformed import Generator
 
-
-@dataclass(frozen=True)
-class Check:
-    """A name, and what returns the first thing that is wrong, "" when nothing is."""
-
-    name: str
-    run: Callable[[Bench, Oracle], str]
-
-
-def _steps(name: str, steps: Sequence[Step]) -> Check:
-    def run(bench: Bench, oracle: Oracle) -> str:
-        for at, step in enumerate(steps):
-            deviation = oracle.judge(step, bench.run(step), at)
-            if deviation is not None:
-                return f"{deviation.kind}: {deviation.what}"
-        return ""
-
-    return Check(name, run)
+from .common import Check, steps_check
+from .windows import high_addresses, program_outside, transfers_outside
 
 
 def _identity(bench: Bench, _oracle: Oracle) -> str:
@@ -210,59 +184,6 @@ def _some(rng: np.random.Generator, steps: list[Step], count: int) -> list[Step]
     return [steps[int(number)] for number in sorted(numbers)]
 
 
-def _edges(region: Region) -> list[int]:
-    """Offsets in a region whose lines lie just outside a window, or are the last one inside."""
-    below = [base - ALIGN - BASES[region] for base in BASES.values()]
-    return [SIZES[region] - ALIGN, SIZES[region], *(n for n in below if 0 < n < 1 << OFFSET_BITS)]
-
-
-def _outside(step: Step) -> Callable[[Bench, Oracle], str]:
-    """Transfers across the edges of windows are told with their start, and do not happen."""
-
-    def run(bench: Bench, oracle: Oracle) -> str:
-        words = words_of(step.program)
-        for at, word in enumerate(words[1:], 1):
-            item = decode(word.to_bytes(INSTRUCTION_BYTES, "little"), at - 1)
-            for field in PAYLOAD_FIELDS[item.opcode]:
-                if field.kind != "address" or not _used(item, field.name):
-                    continue
-                region, _ = split_address(get(word, field))
-                for offset in _edges(region):
-                    new = list(words)
-                    new[at] = put(word, field, address(region, offset))
-                    if stray(new) is None:
-                        continue
-                    other = replace(step, program=bytes_of(new), right=False)
-                    outcome = bench.run(other)
-                    if (deviation := oracle.judge(other, outcome, at)) is not None:
-                        return f"{deviation.kind}: {deviation.what}"
-                    name = DeviceError(outcome.error).name
-                    if not name.startswith("OUTSIDE_"):
-                        return f"{item.opcode.name}.{field.name} outside ends with {name}"
-                    told = outcome.address
-                    inside = any(BASES[r] <= told < BASES[r] + SIZES[r] for r in Region)
-                    if inside and told != BASES[region] + offset:
-                        return f"{name} tells {told:#x}"
-        probed = oracle.judge(step, bench.run(step), 0)
-        return "" if probed is None else f"{probed.kind}: {probed.what}"
-
-    return run
-
-
-def _used(item: Instruction, name: str) -> bool:
-    """An address has a meaning in an instruction."""
-    o = item.operands
-    if item.opcode is Opcode.FRONT:
-        return name == "address" or bool(o["norm"])
-    if item.opcode is Opcode.POST:
-        return {
-            "output": True,
-            "input": o["op"] == PostOp.ADD,
-            "vector_address": bool(o["vector"]),
-        }.get(name, o["op"] == PostOp.QKV)
-    return True
-
-
 def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     """All checks, in the order in which they run."""
     rng = np.random.default_rng(seed)
@@ -274,60 +195,69 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     probe = make(True, 8)
     result = [
         Check("identity", _identity),
-        _steps("small program", [probe]),
-        _steps("small programs", [make(True, 10) for _ in range(3)]),
+        steps_check("small program", [probe]),
+        steps_check("small programs", [make(True, 10) for _ in range(3)]),
         Check("bus", _bus),
-        _steps("programs", [make(False, 12) for _ in range(6)]),
-        _steps("programs, slow memory", [
+        steps_check("programs", [make(False, 12) for _ in range(6)]),
+        steps_check("programs, slow memory", [
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
         Check("counters", _counters(make(False, 10))),
-        _steps("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe]),
+        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe]),
     ]  # fmt: skip
-    result.append(Check("outside", _outside(probe)))
+    result += [
+        Check("outside", transfers_outside(probe)),
+        Check("program outside", program_outside(probe)),
+        Check("high addresses", high_addresses([probe, make(False, 10)])),
+    ]
     refused: list[Step] = []
     while len(refused) < 30:
         raw = malform(rng, make(False, 12).program)
         if refusal(config, words_of(raw)) is not None and len(raw) > 64:
             refused.append(Step(raw, False, ()))
-    result.append(_steps("malformed", [*refused, probe]))
+    result.append(steps_check("malformed", [*refused, probe]))
     events: list[Step] = []
     slow = Timing(3)
     for port in directions(config):
         for number, response in ((1, 2), (2, 3)):
             event = Event("refuse", {"port": port, "number": number, "response": response})
             events += [replace(make(True, 10), event=event), probe]
-    result.append(_steps("refused bursts", events))
-    events = []
-    for cycle in (20, 90, 170, 300, 450):
-        events += [
-            replace(make(True, 10, slow), event=Event("soft_reset", {"cycle": cycle})),
-            probe,
-        ]
-    result.append(_steps("soft resets", events))
-    events = []
-    for cycle, cycles in ((40, 8), (150, 8), (260, 1 if HAS_SETTLING else 8), (400, 8)):
-        values = {"cycle": cycle, "cycles": cycles, "keep": int(HAS_SETTLING)}
-        events += [replace(make(True, 10, slow), event=Event("hard_reset", values)), probe]
-    result.append(_steps("hard resets", events))
+    result.append(steps_check("refused bursts", events))
+
+    def resets(kind: str, cycles: Sequence[int], small: bool) -> list[Step]:
+        """Resets in the middle of programs, each followed by a right one."""
+        result = []
+        for i, cycle in enumerate(cycles):
+            values = {"cycle": cycle}
+            if kind == "hard_reset":
+                values |= {"cycles": (8, 1, 2)[i % 3], "keep": 1}
+            result += [replace(make(small, 10, slow), event=Event(kind, values)), probe]
+        return result
+
+    result.append(steps_check("soft resets", resets("soft_reset", (20, 90, 170, 300, 450), True)))
+    result.append(steps_check("hard resets", resets("hard_reset", (40, 150, 260, 400), True)))
     events = []
     for i in range(3):
         storm = Event("storm", {"cycle": 10, "count": 60, "seed": i})
         events.append(replace(make(False, 8), event=storm))
-    result.append(_steps("register accesses", events))
+    result.append(steps_check("register accesses", events))
     holds = []
     for port in directions(config):
         hold = Event("hold", {"port": port, "cycle": 1, "cycles": 2 * WATCHDOG})
         holds += [replace(make(True, 8), event=hold), probe]
-    result.append(_steps("silent ports", holds))
+    result.append(steps_check("silent ports", holds))
     events = []
     for port in directions(config):
         if port.startswith("r_"):
             for number in (1, 3):
                 event = Event("wrong_last", {"port": port, "number": number})
                 events += [replace(make(True, 10), event=event), probe]
-    result.append(_steps("RLAST", events))
-    result.append(_steps("more programs", [
-        make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(12)
+    result.append(steps_check("RLAST", events))
+    result.append(steps_check("more programs", [
+        make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(16)
+    ]))  # fmt: skip
+    any_time = [int(rng.integers(30, 2500)) for _ in range(24)]
+    result.append(steps_check("more resets", [
+        *resets("soft_reset", any_time[:16], False), *resets("hard_reset", any_time[16:], False),
     ]))  # fmt: skip
     return result

@@ -40,6 +40,7 @@ _ASSIGN = re.compile(r"^  assign (.+?) = (.+);$")
 _STORE = re.compile(
     r"^( +(?:else )?)(?:if \((.+?)\) )?((?:\\\S+ |\w+)\s*(?:\[[\w:\\. ]+\])?)\s*<= (.+);$"
 )
+_BIT = re.compile(r"[&|^] (?:\\\S+ |\w+)\[\d+\]")  #: an operator and one bit of a net
 _TEST = re.compile(r"^( +(?:else )?)if \((.+)\)( begin)?$")
 
 
@@ -151,9 +152,8 @@ def _choices(place: _Place) -> Iterator[tuple[str, str]]:
         for i in top:
             if i and tokens[i] in "|^+-" and any(map(_is_zero, tokens[i - 1 : i + 2])):
                 continue  # all of them do the same
-            if not i and re.fullmatch(r"[&|^] (\\\S+|\w+) ?(\[ \d+ \] )?", _join(tokens)):
-                if "[" in tokens or place.bit:
-                    continue  # of one bit
+            if not i and tokens[0] in "&|^" and (place.bit or _BIT.fullmatch(place.right)):
+                continue  # of one bit
             table = _BINARY if i and tokens[i - 1] not in _BINARY else _UNARY
             for other in table.get(tokens[i], ()):
                 yield (

@@ -75,20 +75,29 @@ class Bench:
         library: the model, see `lutvar.sim.verilator.build`.
         config: what it is.
         plusarg: see `VerilatedDevice`.
+        bases: where the regions lie.
     """
 
-    def __init__(self, library: Path, config: AcceleratorConfig, *, plusarg: str = "") -> None:
-        self.config = config
+    def __init__(
+        self,
+        library: Path,
+        config: AcceleratorConfig,
+        *,
+        plusarg: str = "",
+        bases: Mapping[Region, int] = BASES,
+    ) -> None:
+        self.config, self.bases = config, bases
+        self.library, self.plusarg = library, plusarg
         total = sum(SIZES[region] + 2 * GUARD for region in Region)
         self.device = VerilatedDevice(library, total, plusarg=plusarg)
         self._at: dict[Region, int] = {}
         at = 0
         for region in Region:
             size = SIZES[region]
-            self.device.call("segment", BASES[region] - GUARD, size + 2 * GUARD, at)
+            self.device.call("segment", bases[region] - GUARD, size + 2 * GUARD, at)
             self._at[region] = at + GUARD
             at += size + 2 * GUARD
-            self.device.call("window", BASES[region], BASES[region] + size)
+            self.device.call("window", bases[region], bases[region] + size)
         self.device.memory[:] = _GUARD_VALUE
         self._rules = self._broken_rules()
         self.open()
@@ -124,12 +133,16 @@ class Bench:
         """What a driver does after a hard reset."""
         self._ready()
         for region in Region:
-            self._write64(f"BASE{int(region)}", BASES[region])
-            self._write64(f"LIMIT{int(region)}", BASES[region] + SIZES[region])
-        self._write64("PROGRAM", BASES[Region.IO] + PROGRAM_OFFSET)
+            self._write64(f"BASE{int(region)}", self.bases[region])
+            self._write64(f"LIMIT{int(region)}", self.bases[region] + SIZES[region])
+        self.point(self.bases[Region.IO] + PROGRAM_OFFSET)
         self.write("WATCHDOG", WATCHDOG)
         self.write("IER", 3)
         self.write("GIE", 1)
+
+    def point(self, program: int) -> None:
+        """Say where the next program lies, until `open`."""
+        self._write64("PROGRAM", program)
 
     def _ready(self) -> None:
         for _ in range(_READY_LIMIT // 64):
@@ -324,7 +337,7 @@ class Bench:
                 part = self.device.memory[at + offset : at + offset + GUARD]
                 wrong = np.flatnonzero(part != _GUARD_VALUE)
                 if wrong.size:
-                    changed.append(BASES[region] + offset + int(wrong[0]))
+                    changed.append(self.bases[region] + offset + int(wrong[0]))
                     part[:] = _GUARD_VALUE
         return changed
 

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,14 +18,20 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.golden.pointwise import records
 
 Bytes = NDArray[np.uint8]
+Bases = Mapping[Region, int]
 #: Bytes of the regions. All are small, so that all of memory can be compared after each program.
 SIZES = {
     Region.MODEL: 0x40000, Region.WORK: 0x14000, Region.IO: 0x24000, Region.CACHE: 0x14000,
 }  # fmt: skip
 #: Where the regions start: no two share a bit, so that a region taken for another is not missed.
-BASES = {
+BASES: Bases = {
     Region.MODEL: 0x0001_0000_0000, Region.WORK: 0x0022_0040_0000,
     Region.IO: 0x0333_0008_0000, Region.CACHE: 0x4444_0000_C000,
+}  # fmt: skip
+#: The same with all the bits above, and sums with an offset that carry far.
+HIGH_BASES: Bases = {
+    Region.MODEL: 0x1111_1111_1100_0000, Region.WORK: 0x2222_2222_21FF_0000,
+    Region.IO: 0x4444_4444_4440_8000, Region.CACHE: 0x8888_8888_87FF_C000,
 }  # fmt: skip
 #: Programs lie at the end of IO, where nothing else is put.
 PROGRAM_OFFSET, PROGRAM_BYTES = 0x20000, 0x4000
@@ -69,13 +75,19 @@ class Fill:
 def _wide(rng: np.random.Generator, count: int, low: int, high: int) -> NDArray[np.float64]:
     """Values of very different sizes, with exact zeros among them."""
     values = rng.standard_normal(count) * np.exp2(rng.integers(low, high + 1))
-    style = rng.integers(4)
+    style = rng.integers(7)
     if style == 1:
         values *= np.exp2(rng.integers(-8, 9, count))
     elif style == 2:
         values[rng.random(count) < 0.5] = 0.0
     elif style == 3:
         values = np.round(values)
+    elif style == 4:  # sums as large as can be
+        values = np.abs(values)
+    elif style == 5:
+        values = np.full(count, values[0])
+    elif style == 6 and not rng.integers(3):
+        values = np.zeros(count)
     return values
 
 
@@ -99,6 +111,9 @@ def _float(rng: np.random.Generator, count: int) -> Bytes:
 
 def _panel(rng: np.random.Generator, config: AcceleratorConfig, outputs: int, first: int) -> bytes:
     codes = np.array(config.quant_config.weight_format.codes_used, np.uint8)
+    style = rng.integers(6)
+    if style < 2:  # few codes or only one, so that sums are large or even
+        codes = rng.choice(codes, 1 + style)
     bias = None
     if first:
         bias = np.clip(_wide(rng, outputs, -10, 6), -(2.0**20), 2.0**20).astype(np.float32)
@@ -178,6 +193,11 @@ def background() -> dict[Region, Bytes]:
 
 def regions(config: AcceleratorConfig, fills: Sequence[Fill]) -> dict[Region, Bytes]:
     """Contents of the regions."""
+    return {region: content.copy() for region, content in _filled(config, tuple(fills)).items()}
+
+
+@lru_cache(maxsize=64)
+def _filled(config: AcceleratorConfig, fills: tuple[Fill, ...]) -> dict[Region, Bytes]:
     result = {region: content.copy() for region, content in background().items()}
     for fill in fills:
         space = result[fill.region][fill.offset :]

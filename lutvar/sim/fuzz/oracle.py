@@ -111,8 +111,8 @@ class Oracle:
             return Deviation("error", at, "a refused burst was not reported")
         expected = self.expected(step)
         for region, content in expected.memory.items():
-            wrong = np.flatnonzero(outcome.memory[region] != content)
-            if wrong.size:
+            if not np.array_equal(outcome.memory[region], content):
+                wrong = np.flatnonzero(outcome.memory[region] != content)
                 first = int(wrong[0])
                 return Deviation(
                     "memory", at,
