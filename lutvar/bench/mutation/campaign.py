@@ -21,8 +21,10 @@ from lutvar.sim.fuzz.bench import Bench
 from lutvar.sim.fuzz.oracle import Oracle
 from lutvar.sim.verilator import build
 
-from .checks import Check, checks
+from .checks import checks
+from .common import Check
 from .mutants import SELECT, Mutant, list_mutants, with_mutants
+from .units import Units, is_arithmetic
 
 #: Seconds after which a process that runs one mutant is taken for dead, and the mutant too.
 DEADLINE = 300.0
@@ -38,10 +40,28 @@ class Verdict:
     seconds: float
 
 
-def _run_one(library: Path, config: AcceleratorConfig, number: int, todo: Sequence[Check],
-             oracle: Oracle) -> Verdict:  # fmt: skip
+#: Check of an arithmetic unit alone; see `units`.
+UNIT = "unit alone"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a process needs to run any mutant; `units` is None when they are not wanted."""
+
+    library: Path
+    config: AcceleratorConfig
+    checks: Sequence[Check]
+    oracle: Oracle
+    units: Units | None
+    modules: dict[int, str]
+
+
+def _run_one(work: _Work, number: int) -> Verdict:
     started = time.monotonic()
     check, what = "", ""
+    library, config, oracle = work.library, work.config, work.oracle
+    arithmetic = is_arithmetic(work.modules.get(number, ""))
+    todo = [item for item in work.checks if not (arithmetic and item.control)]
     try:
         with Bench(library, config, plusarg=f"+{SELECT}={number}") as bench:
             for item in todo:
@@ -50,18 +70,17 @@ def _run_one(library: Path, config: AcceleratorConfig, number: int, todo: Sequen
                     break
             else:
                 check = ""
+        if not check and work.units and (what := work.units.run(number)):
+            check = UNIT
     except SimulationTimeout as error:
         check, what = check or "start", str(error)
     return Verdict(number, check, what[:300], round(time.monotonic() - started, 2))
 
 
-def _worker(
-    library: Path, config: AcceleratorConfig, todo: Sequence[Check], oracle: Oracle, tasks: Any,
-    results: Any,
-) -> None:  # fmt: skip
+def _worker(work: _Work, tasks: Any, results: Any) -> None:
     while (number := tasks.get()) is not None:
         results.put(("begin", number))
-        results.put(_run_one(library, config, number, todo, oracle))
+        results.put(_run_one(work, number))
 
 
 class Campaign:
@@ -93,6 +112,7 @@ class Campaign:
         write_file(mutated, with_mutants(text, self.mutants))
         digest = hashlib.sha256(mutated.read_bytes()).hexdigest()[:16]
         self._log = out / f"verdicts-{digest}.jsonl"
+        self._mutated = mutated
         self.library = build(mutated, build_dir=build_dir, progress=say)
 
     def verdicts(self) -> dict[int, Verdict]:
@@ -124,15 +144,22 @@ class Campaign:
             todo = [n for n in numbers if n not in known]
         if not todo:
             return known
-        self._oracle, self._checks = Oracle(self.config, keep=4096), checks(self.config)
-        if unknown := set(names) - {item.name for item in self._checks}:
+        every = checks(self.config)
+        if unknown := set(names) - {UNIT, *(item.name for item in every)}:
             raise ValueError(
                 f"no check {', '.join(sorted(unknown))}; there are "
-                f"{', '.join(item.name for item in self._checks)}"
+                f"{', '.join(item.name for item in every)}, {UNIT}"
             )
-        self._checks = [item for item in self._checks if not names or item.name in names]
+        wanted = [item for item in every if not names or item.name in names]
+        modules = {m.number: m.module for m in self.mutants}
+        units = None
+        if not names or UNIT in names:
+            some = {number: modules[number] for number in todo}
+            units = Units(self._mutated, self.out / "units", some)
+        oracle = Oracle(self.config, keep=4096)
+        self._work = _Work(self.library, self.config, wanted, oracle, units, modules)
         # The original also makes the oracle learn all results: the processes inherit them.
-        original = _run_one(self.library, self.config, 0, self._checks, self._oracle)
+        original = _run_one(self._work, 0)
         if original.check:
             raise ValueError(f"the original fails check {original.check}: {original.what}")
         self.say(f"the original passes all checks in {original.seconds:.1f} s")
@@ -146,8 +173,7 @@ class Campaign:
         try:
             while waiting or any(w.number is not None for w in workers):
                 while len(workers) < min(jobs, max(1, total)):
-                    known = (self.library, self.config, self._checks, self._oracle)
-                    workers.append(_Process(context, known))
+                    workers.append(_Process(context, self._work))
                 for worker in list(workers):
                     verdict = worker.poll()
                     if verdict is not None:
@@ -184,10 +210,10 @@ class Campaign:
 class _Process:
     """One worker process, and the mutant that it runs."""
 
-    def __init__(self, context: Any, known: tuple[Any, ...]) -> None:
+    def __init__(self, context: Any, work: _Work) -> None:
         self._tasks, self._results = context.Queue(), context.Queue()
         self._process = context.Process(
-            target=_worker, args=(*known, self._tasks, self._results), daemon=True
+            target=_worker, args=(work, self._tasks, self._results), daemon=True
         )
         self._process.start()
         self.number: int | None = None

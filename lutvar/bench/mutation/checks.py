@@ -7,7 +7,7 @@ of the gateware.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +18,6 @@ from lutvar.contract.isa import (
     HEADER_FIELDS,
     PAYLOAD_FIELDS,
     PROGRAM_HEADER,
-    UNITS,
     Opcode,
     OperandField,
 )
@@ -33,6 +32,7 @@ from lutvar.sim.fuzz.rules import refusal
 from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
+from .counters import counters, unsolicited
 from .windows import high_addresses, program_outside, transfers_outside
 
 
@@ -94,44 +94,6 @@ def _bus(bench: Bench, _oracle: Oracle) -> str:
         if value != aligned and value != aligned & ~0x3F:
             return f"{name} is {value:#x}, {aligned:#x} was written"
     return ""
-
-
-def _counters(step: Step) -> Callable[[Bench, Oracle], str]:
-    """Counters of a program against the units' busy and active lines in each cycle."""
-
-    def run(bench: Bench, oracle: Oracle) -> str:
-        names = [f"{kind}_{unit.name}" for kind in ("BUSY", "ACTIVE") for unit in UNITS]
-        before = {name: bench.read(name) for name in (*names, "MATRIX_ISSUE", "PROGRAMS")}
-        cycles = bench.read("CYCLES_LO")
-        bench.device.start_trace()
-        outcome = bench.run(step)
-        trace = bench.device.take_trace()
-        if (deviation := oracle.judge(step, outcome, 0)) is not None:
-            return f"{deviation.kind}: {deviation.what}"
-        last = np.append(trace[1:, 0], bench.device.cycles + 1)
-        length = (last - trace[:, 0]).astype(np.int64)
-        for column, kind in ((1, "BUSY"), (2, "ACTIVE")):
-            for unit in UNITS:
-                bits = (trace[:, column].astype(np.int64) >> int(unit)) & 1
-                name = f"{kind}_{unit.name}"
-                counted = bench.read(name) - before[name]
-                if counted != int((bits * length).sum()):
-                    return f"{name} has counted {counted}, {int((bits * length).sum())} is right"
-        issue = 0
-        for word in words_of(step.program)[1:]:
-            if get(word, HEADER_FIELDS[0]) == Opcode.MATRIX:
-                o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[Opcode.MATRIX]}
-                issue += o["groups"] * o["blocks"] * 32 * (1 + o["dual"])
-        if (counted := bench.read("MATRIX_ISSUE") - before["MATRIX_ISSUE"]) != issue:
-            return f"MATRIX_ISSUE has counted {counted}, {issue} is right"
-        if bench.read("PROGRAMS") - before["PROGRAMS"] != 1:
-            return "PROGRAMS has not counted"
-        spent = bench.read("CYCLES_LO") - cycles
-        if not 0 < spent <= outcome.cycles:
-            return f"CYCLES has counted {spent} of {outcome.cycles}"
-        return ""
-
-    return run
 
 
 def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
@@ -202,27 +164,29 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         steps_check("programs, slow memory", [
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
-        Check("counters", _counters(make(False, 10))),
-        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe]),
+        Check("counters", counters([make(False, 10), make(True, 10), make(False, 10)])),
+        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe],
+                    control=True),
     ]  # fmt: skip
     result += [
-        Check("outside", transfers_outside(probe)),
-        Check("program outside", program_outside(probe)),
-        Check("high addresses", high_addresses([probe, make(False, 10)])),
+        Check("outside", transfers_outside(probe), True),
+        Check("unsolicited", unsolicited(make(True, 20)), True),
+        Check("program outside", program_outside(probe), True),
+        Check("high addresses", high_addresses([probe, make(False, 10)]), True),
     ]
     refused: list[Step] = []
     while len(refused) < 30:
         raw = malform(rng, make(False, 12).program)
         if refusal(config, words_of(raw)) is not None and len(raw) > 64:
             refused.append(Step(raw, False, ()))
-    result.append(steps_check("malformed", [*refused, probe]))
+    result.append(steps_check("malformed", [*refused, probe], control=True))
     events: list[Step] = []
     slow = Timing(3)
     for port in directions(config):
         for number, response in ((1, 2), (2, 3)):
             event = Event("refuse", {"port": port, "number": number, "response": response})
             events += [replace(make(True, 10), event=event), probe]
-    result.append(steps_check("refused bursts", events))
+    result.append(steps_check("refused bursts", events, control=True))
 
     def resets(kind: str, cycles: Sequence[int], small: bool) -> list[Step]:
         """Resets in the middle of programs, each followed by a right one."""
@@ -234,30 +198,36 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             result += [replace(make(small, 10, slow), event=Event(kind, values)), probe]
         return result
 
-    result.append(steps_check("soft resets", resets("soft_reset", (20, 90, 170, 300, 450), True)))
-    result.append(steps_check("hard resets", resets("hard_reset", (40, 150, 260, 400), True)))
+    result.append(
+        steps_check(
+            "soft resets", resets("soft_reset", (20, 90, 170, 300, 450), True), control=True
+        )
+    )
+    result.append(
+        steps_check("hard resets", resets("hard_reset", (40, 150, 260, 400), True), control=True)
+    )
     events = []
     for i in range(3):
         storm = Event("storm", {"cycle": 10, "count": 60, "seed": i})
         events.append(replace(make(False, 8), event=storm))
-    result.append(steps_check("register accesses", events))
+    result.append(steps_check("register accesses", events, control=True))
     holds = []
     for port in directions(config):
         hold = Event("hold", {"port": port, "cycle": 1, "cycles": 2 * WATCHDOG})
         holds += [replace(make(True, 8), event=hold), probe]
-    result.append(steps_check("silent ports", holds))
+    result.append(steps_check("silent ports", holds, control=True))
     events = []
     for port in directions(config):
         if port.startswith("r_"):
             for number in (1, 3):
                 event = Event("wrong_last", {"port": port, "number": number})
                 events += [replace(make(True, 10), event=event), probe]
-    result.append(steps_check("RLAST", events))
+    result.append(steps_check("RLAST", events, control=True))
     result.append(steps_check("more programs", [
         make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(16)
     ]))  # fmt: skip
     any_time = [int(rng.integers(30, 2500)) for _ in range(24)]
     result.append(steps_check("more resets", [
         *resets("soft_reset", any_time[:16], False), *resets("hard_reset", any_time[16:], False),
-    ]))  # fmt: skip
+    ], control=True))  # fmt: skip
     return result

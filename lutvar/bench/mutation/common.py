@@ -13,10 +13,17 @@ from lutvar.sim.fuzz.oracle import Oracle
 
 @dataclass(frozen=True)
 class Check:
-    """A name, and what returns the first thing that is wrong, "" when nothing is."""
+    """What returns the first thing that is wrong, "" when nothing is.
+
+    Attributes:
+        name: for people and reports.
+        run: the check.
+        control: it asks what other checks do not ask of arithmetic, and is left out there.
+    """
 
     name: str
     run: Callable[[Bench, Oracle], str]
+    control: bool = False
 
 
 def run_steps(bench: Bench, oracle: Oracle, steps: Sequence[Step]) -> str:
@@ -28,6 +35,6 @@ def run_steps(bench: Bench, oracle: Oracle, steps: Sequence[Step]) -> str:
     return ""
 
 
-def steps_check(name: str, steps: Sequence[Step]) -> Check:
+def steps_check(name: str, steps: Sequence[Step], *, control: bool = False) -> Check:
     """Steps whose outcome the oracle judges."""
-    return Check(name, lambda bench, oracle: run_steps(bench, oracle, steps))
+    return Check(name, lambda bench, oracle: run_steps(bench, oracle, steps), control)
