@@ -20,6 +20,7 @@ from lutvar.contract.isa import (
     PROGRAM_HEADER,
     Opcode,
     OperandField,
+    PostOp,
 )
 from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
 from lutvar.contract.register_types import ADDRESS_BITS, Access
@@ -33,6 +34,7 @@ from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
 from .counters import counters, unsolicited
+from .crowds import KINDS, Crowd
 from .windows import high_addresses, program_outside, transfers_outside
 
 
@@ -146,6 +148,15 @@ def _some(rng: np.random.Generator, steps: list[Step], count: int) -> list[Step]
     return [steps[int(number)] for number in sorted(numbers)]
 
 
+def _has(step: Step, op: PostOp) -> bool:
+    """A program has a POST of a kind."""
+    fields = {item.name: item for item in PAYLOAD_FIELDS[Opcode.POST]}
+    return any(
+        get(word, HEADER_FIELDS[0]) == Opcode.POST and get(word, fields["op"]) == op
+        for word in words_of(step.program)[1:]
+    )
+
+
 def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     """All checks, in the order in which they run."""
     rng = np.random.default_rng(seed)
@@ -154,7 +165,15 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         made = Generator(config, rng, small=small).make(length)
         return Step(made.program.encode(), True, made.fills, timing or Timing())
 
+    def crowd(i: int) -> Step:
+        made = Crowd(config, rng, small=i % 3 < 2).crowd(KINDS[i % len(KINDS)], 24)
+        timing = random_timing(rng, config) if i % 2 else Timing()
+        return Step(made.program.encode(), True, made.fills, timing)
+
     probe = make(True, 8)
+    records = make(True, 10)
+    while not _has(records, PostOp.QKV):
+        records = make(True, 10)
     result = [
         Check("identity", _identity),
         steps_check("small program", [probe]),
@@ -172,7 +191,15 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         Check("outside", transfers_outside(probe), True),
         Check("unsolicited", unsolicited(make(True, 20)), True),
         Check("program outside", program_outside(probe), True),
-        Check("high addresses", high_addresses([probe, make(False, 10)]), True),
+        Check("outside by records", transfers_outside(records), True),
+        Check(
+            "high addresses",
+            high_addresses(
+                [probe, records, *(make(i > 0, 16, random_timing(rng, config)) for i in range(3))]
+            ),
+            True,
+        ),
+        steps_check("crowds", [crowd(i) for i in range(12)]),
     ]
     refused: list[Step] = []
     while len(refused) < 30:

@@ -237,11 +237,10 @@ class Bench:
         state, ctrl = self.read("STATE"), self.read("CTRL")
         if ctrl & 0xF != 0b1110:
             outcome.problems.append(f"CTRL is {ctrl:#x} after a program; 0xE is right")
-        for name in ("dispatch", "end", "resetting", "halted"):
-            if BY_NAME["STATE"].field_value(state, name):
-                outcome.problems.append(f"STATE.{name} is 1 after a program")
-        if not BY_NAME["STATE"].field_value(state, "quiet"):
-            outcome.problems.append("a memory port has something outstanding after a program")
+        for item in BY_NAME["STATE"].fields:
+            value = int(item.name == "quiet" or item.name.startswith("empty_"))
+            if BY_NAME["STATE"].field_value(state, item.name) != value:
+                outcome.problems.append(f"STATE.{item.name} is {1 - value} after a program")
         for name, count in self._moved().items():
             if count != before[name]:
                 what = f"{name} differs from the memory's own count by {count - before[name]}"

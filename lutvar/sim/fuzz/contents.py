@@ -128,7 +128,7 @@ def _panel(rng: np.random.Generator, config: AcceleratorConfig, outputs: int, fi
 
 def _made(rng: np.random.Generator, config: AcceleratorConfig, count: int, kind: str) -> Any:
     rows = _wide(rng, count * HEAD_DIM, -4, 4).reshape(count, HEAD_DIM).astype(np.float32)
-    kappa = np.float16(rng.choice([0.05, 0.2, 1.0, 3.0]))
+    kappa = np.float16(rng.choice([0.05, 0.2, 1.0, 3.0, 20.0]))
     if kind == "q":
         return records(rows, config.kv, "q", kappa)
     return records(rows, config.kv, kind)  # type: ignore[arg-type]
