@@ -7,8 +7,9 @@ of the gateware.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -148,6 +149,24 @@ def _some(rng: np.random.Generator, steps: list[Step], count: int) -> list[Step]
     return [steps[int(number)] for number in sorted(numbers)]
 
 
+def _one_beat(config: AcceleratorConfig, make: Callable[[], Step]) -> list[Step]:
+    """Programs whose n-th FETCH brings a panel of one beat, after one that is read twice."""
+    fields = {item.name: item for item in PAYLOAD_FIELDS[Opcode.FETCH]}
+    result: list[Step] = []
+    while config.quant_config.dual_format is not None and len(result) < 4:
+        step = make()
+        words = words_of(step.program)
+        at = [
+            i for i, word in enumerate(words) if i and get(word, HEADER_FIELDS[0]) == Opcode.FETCH
+        ]
+        for first, second in pairwise(at):
+            if get(words[first], fields["repeat"]) == 2:
+                words[second] = put(words[second], fields["beats"], 1)
+                result.append(replace(step, program=bytes_of(words), right=False))
+                break
+    return result
+
+
 def _has(step: Step, op: PostOp) -> bool:
     """A program has a POST of a kind."""
     fields = {item.name: item for item in PAYLOAD_FIELDS[Opcode.POST]}
@@ -200,12 +219,14 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             True,
         ),
         steps_check("crowds", [crowd(i) for i in range(12)]),
+        steps_check("attention", [crowd(4 * i) for i in range(2, 8)]),
     ]
     refused: list[Step] = []
     while len(refused) < 30:
         raw = malform(rng, make(False, 12).program)
         if refusal(config, words_of(raw)) is not None and len(raw) > 64:
             refused.append(Step(raw, False, ()))
+    refused += _one_beat(config, lambda: make(False, 12))
     result.append(steps_check("malformed", [*refused, probe], control=True))
     events: list[Step] = []
     slow = Timing(3)

@@ -127,8 +127,11 @@ def _panel(rng: np.random.Generator, config: AcceleratorConfig, outputs: int, fi
 
 
 def _made(rng: np.random.Generator, config: AcceleratorConfig, count: int, kind: str) -> Any:
-    rows = _wide(rng, count * HEAD_DIM, -4, 4).reshape(count, HEAD_DIM).astype(np.float32)
-    kappa = np.float16(rng.choice([0.05, 0.2, 1.0, 3.0, 20.0]))
+    values = _wide(rng, count * HEAD_DIM, -4, 4).reshape(count, HEAD_DIM)
+    if rng.integers(2):  # scales of v that are far apart
+        values *= np.exp2(rng.integers(-10, 11, (count, 1)))
+    rows = values.astype(np.float32)
+    kappa = np.float16(rng.choice([0.05, 0.2, 1.0, 3.0, 20.0, 140.0, 2000.0]))
     if kind == "q":
         return records(rows, config.kv, "q", kappa)
     return records(rows, config.kv, kind)  # type: ignore[arg-type]
@@ -166,6 +169,8 @@ def _put_cache(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequenc
     for head in range(heads):
         k, v = (_made(rng, config, keys, kind) for kind in "kv")
         at = head * stride
+        if not rng.integers(4):  # no keys of the device's: scores that saturate
+            k = k._replace(scales=rng.integers(0, 0x7C00, k.scales.shape, np.uint16))
         raw = pack_records(k.codes, k.scales, config.kv, v.scales).reshape(-1)
         space[at : at + len(raw)] = raw
         raw = pack_records(v.codes, v.scales, config.kv).reshape(-1)

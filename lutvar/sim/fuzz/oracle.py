@@ -21,7 +21,7 @@ from lutvar.sim.interpret import Machine
 
 from .bench import Bench, Bytes, Outcome
 from .case import Case, Step
-from .contents import PROGRAM_OFFSET, SIZES, regions
+from .contents import BASES, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
 from .malformed import words_of
 from .rules import misfit, refusal, stray
@@ -164,7 +164,10 @@ class Oracle:
             return outcome.error == code and outcome.address == outcome.refused
         if event.kind == "wrong_last":
             port = event["port"].split("_")[1].upper()
-            return (outcome.error, outcome.info) == (DeviceError[f"READ_{port}"], ReadRule.LAST)
+            told = outcome.address
+            inside = any(BASES[r] <= told < BASES[r] + SIZES[r] for r in Region)
+            wrong = (DeviceError[f"READ_{port}"], ReadRule.LAST)
+            return (outcome.error, outcome.info) == wrong and inside
         slow = event.kind == "hold" and event["cycles"] > WATCHDOG
         return slow and outcome.error == DeviceError.WATCHDOG
 
