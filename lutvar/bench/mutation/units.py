@@ -71,7 +71,7 @@ class UnitBench:
         vvp = Path(icarus().path or "").with_name("vvp")
         done = subprocess.run(
             [str(vvp), "-n", str(self._program), f"+{SELECT}={number}"],
-            capture_output=True, text=True, timeout=_LIMIT, check=True,
+            capture_output=True, encoding="utf-8", timeout=_LIMIT, check=True,
         )  # fmt: skip
         lines = done.stdout.split()[_SETTLE + self.case.latency :]
         name, expected = self.case.output
