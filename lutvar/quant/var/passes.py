@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
+from lutvar.contract.sampling import TokenStream, filter_logits
 from lutvar.contract.seeds import check_seed
 
 from .blocks import KvCache
 from .generate import GenerationResult, check_pair, resolve_labels
 from .model import Conditioning, Var
-from .sampling import check_sampling, draw, filter_logits, guide
+from .sampling import TORCH, check_sampling, guide
 from .vqvae import Vqvae
 
 
@@ -31,7 +32,7 @@ class _Image:
     def __init__(self, index: int, slot: int, label: int, seed: int, var: Var, start: Tensor):
         config = var.config
         self.index, self.slot, self.label, self.scale = index, slot, label, 0
-        self.generator = torch.Generator().manual_seed(seed)
+        self.stream = TokenStream(seed)
         side = config.patch_nums[-1]
         self.f_hat = torch.zeros(1, config.z_channels, side, side, dtype=torch.float32)
         # [2, l, C]: the halves differ at the first scale only.
@@ -54,9 +55,9 @@ class _Image:
         self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], top_k: int, top_p: float
     ) -> None:
         """Sample a scale and prepare the next one."""
-        logits_1lV = torch.from_numpy(logits).unsqueeze(0)
-        self.logits.append(logits_1lV)
-        tokens = draw(filter_logits(logits_1lV, top_k, top_p), self.generator)
+        self.logits.append(torch.from_numpy(logits).unsqueeze(0))
+        left = filter_logits(logits, top_k, top_p, TORCH)
+        tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
         self.tokens.append(tokens)
         self.f_hat = self.f_hat + vqvae.quantize.contribution(self.scale, tokens)
         self.scale += 1

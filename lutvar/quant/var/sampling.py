@@ -12,7 +12,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from lutvar.contract.sampling import Library
 from lutvar.contract.seeds import check_seed
+
+#: For `lutvar.contract.sampling`: the decisions of the functions below, to the last bit.
+TORCH = Library(
+    lambda logits: torch.from_numpy(logits).softmax(-1).numpy(),
+    lambda row: torch.from_numpy(row).sort().indices.numpy(),
+)
 
 
 def guidance_weight(cfg: float, scale_index: int, scales: int) -> float:

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tokens a seed draws from logits: the sampler of every host, with numpy alone.
+
+It gives the tokens that PyTorch's `multinomial` draws with a generator of the same seed (one
+sample for each row, on a CPU, in the version that the constraints pin): the index of the largest
+ratio of probability to an exponential variable, which is -log1p(-u) of 53 bits of the 64 that
+MT19937 brings for each value. PyTorch makes all variables and sorts all of a row; here only tokens
+that may be drawn cost anything beyond their random bits, and rows are sorted above the k-th value
+only.
+
+Two libraries differ in the last bit of an exponential and in the order of equal values, and so may
+a token once in millions. `Library` is whose arithmetic decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .seeds import check_seed
+
+Floats = NDArray[np.float32]
+
+
+def softmax(logits: Floats) -> Floats:
+    """Probabilities of each row, [n, V]; the largest logit of a row must be finite."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    np.exp(shifted, out=shifted)
+    shifted /= shifted.sum(-1, keepdims=True)
+    return shifted
+
+
+def argsort(row: Floats) -> NDArray[np.int64]:
+    """Where the values of a row are in ascending order, [V]; of equal ones the first in front."""
+    return row.argsort(kind="stable")
+
+
+class Library(NamedTuple):
+    """Whose arithmetic decides; see `softmax` and `argsort`."""
+
+    softmax: Callable[[Floats], Floats] = softmax
+    argsort: Callable[[Floats], NDArray[np.int64]] = argsort
+
+
+NUMPY = Library()
+_PART = 1 << 16  #: logits that are worked on at a time
+
+
+class TokenStream:
+    """The random stream of one image.
+
+    Args:
+        seed: from 0 to `MAX_SEED`.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._bits = np.random.RandomState(check_seed(seed))
+
+    def draw(self, logits: Floats, library: Library = NUMPY) -> NDArray[np.int64]:
+        """One token for each row of filtered logits, [n, V] to [n]."""
+        tokens = [self._draw(part, library) for part in _parts(logits)]
+        return np.concatenate([np.zeros(0, np.int64), *tokens])
+
+    def _draw(self, logits: Floats, library: Library) -> NDArray[np.int64]:
+        ratios = library.softmax(logits).reshape(-1)
+        likely = np.flatnonzero(ratios)
+        # The first of two words of 32 bits is the upper one.
+        bits = np.frombuffer(self._bits.bytes(8 * ratios.size), "<u8")[likely]
+        mantissa = (bits & np.uint64((1 << 21) - 1)) << np.uint64(32) | bits >> np.uint64(32)
+        variable = np.log1p(mantissa * -(2.0**-53))
+        with np.errstate(divide="ignore"):  # a variable of 0 wins, as it should
+            ratios[likely] /= (-variable).astype(np.float32)
+        return ratios.reshape(logits.shape).argmax(-1)
+
+
+def _parts(logits: Floats) -> Iterator[Floats]:
+    """Rows that the processor's cache holds at a time."""
+    rows = max(1, _PART // logits.shape[-1])
+    for first in range(0, len(logits), rows):
+        yield logits[first : first + rows]
+
+
+def filter_logits(logits: Floats, top_k: int, top_p: float, library: Library = NUMPY) -> Floats:
+    """Set the logits that may not be drawn to -inf; the input is left as it is.
+
+    Args:
+        logits: [n, V], no NaN.
+        top_k: keep the k largest of a row and all that tie with the k-th; 0: all.
+        top_p: then drop the least likely ones whose probabilities add up to at most 1 - top_p,
+            never the most likely one. 0: none.
+        library: whose arithmetic decides.
+    """
+    parts = [_filter(part, top_k, top_p, library) for part in _parts(logits)]
+    return np.concatenate([logits[:0], *parts])
+
+
+def _filter(logits: Floats, top_k: int, top_p: float, library: Library) -> Floats:
+    count, vocab = logits.shape
+    keep = top_k or vocab
+    above = vocab - keep
+    if above:
+        upper = np.partition(logits, above, axis=-1)[:, above:]
+        least = upper.min(-1, keepdims=True)
+        kept = logits >= least
+        # Of rows where more tie with the k-th, `upper` has not all.
+        more = np.flatnonzero(kept.sum(-1) != keep)
+    else:
+        upper, more = logits, np.arange(0)
+        least, kept = np.full((count, 1), -np.inf), np.ones(logits.shape, bool)
+    if top_p > 0:
+        limit = np.float32(1 - top_p)
+        ascending = np.full(logits.shape, -np.inf, np.float32)
+        ascending[:, above:] = np.sort(upper, axis=-1)
+        for row in more:
+            ascending[row] = np.sort(np.where(kept[row], logits[row], -np.inf))
+        # Zeros in front add nothing: only rows with more than k values need all columns.
+        first = 0 if len(more) else above
+        shares = library.softmax(ascending)[:, first:]
+        drop = np.cumsum(shares, axis=-1, dtype=np.float64).astype(np.float32) <= limit
+        dropped = np.minimum(drop.sum(-1), vocab - first - 1) + first
+        index = np.arange(count)
+        cut = ascending[index, dropped]
+        kept &= logits >= cut[:, None]
+        # Values equal to the first one kept that are dropped themselves: the sort decides which.
+        split = (dropped > 0) & (ascending[index, dropped - 1] == cut) & np.isfinite(cut)
+        for i in np.flatnonzero(split):
+            largest = logits[i] >= least[i]
+            order = library.argsort(np.where(largest, logits[i], np.float32(-np.inf)))
+            kept[i, order[: dropped[i]]] = False
+    return np.where(kept, logits, np.float32(-np.inf))
