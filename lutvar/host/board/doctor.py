@@ -34,6 +34,7 @@ from .sysfs import (
     UioDevice,
     find_buffer,
     find_uio,
+    uio_names,
 )
 
 OK, WRONG, HINT, UNKNOWN = "ok", "wrong", "hint", "unknown"
@@ -86,12 +87,15 @@ def _module(board: Board, name: str) -> bool:
 
 
 def _uio_module(board: Board) -> tuple[str, str, str]:
-    if not _module(board, UIO_MODULE):
+    # Built into the kernel it may have no folder of its own; its class of devices shows it too.
+    if not _module(board, UIO_MODULE) and board.files.names("sys/class/uio") is None:
         return WRONG, "not loaded", f"modprobe {UIO_MODULE} of_id={_OF_ID}"
     return OK, "loaded", ""
 
 
 def _of_id(board: Board) -> tuple[str, str, str]:
+    if board.uio in uio_names(board.files):
+        return OK, "bound", ""
     given = board.files.text("sys/module", UIO_MODULE, "parameters/of_id")
     words = (board.files.text("proc/cmdline") or "").split()
     if given == _OF_ID or (given is None and f"{UIO_MODULE}.of_id={_OF_ID}" in words):
@@ -101,7 +105,7 @@ def _of_id(board: Board) -> tuple[str, str, str]:
 
 
 def _buffer_module(board: Board) -> tuple[str, str, str]:
-    if not _module(board, BUFFER_MODULE):
+    if not _module(board, BUFFER_MODULE) and board.files.names("sys/class/u-dma-buf") is None:
         return WRONG, "not loaded", "build github.com/ikwzm/udmabuf for this kernel; insmod it"
     return OK, "loaded", ""
 

@@ -17,8 +17,9 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.register_map import BY_NAME
 from lutvar.host.board.doctor import HINT, SYMPTOMS, UNKNOWN, WRONG, Board, Line, examine
 from lutvar.host.board.doctor import OK as FINE
-from lutvar.host.board.files import Files
+from lutvar.host.board.files import MARK, Files
 from lutvar.host.board.lock import Lock
+from lutvar.sim.fakeboard.tree import Names, make_tree
 from lutvar.sim.golden_device import GoldenDevice
 
 CONFIG = load_accelerator("small-fp4")
@@ -134,12 +135,23 @@ def register(name: str, value: int) -> Callable[[Tree], None]:
 
 BUFFER = "sys/class/u-dma-buf/lutvar-buffer"
 OF_ID = "sys/module/uio_pdrv_genirq/parameters/of_id"
+UNBOUND = drop("sys/class/uio/uio4")
 #: What is wrong: its line, the state that it must have, a word of the cure or of what was found.
 WRONGS = [
-    (drop("sys/module/uio_pdrv_genirq"), "UIO driver", WRONG, "modprobe uio_pdrv_genirq"),
-    (put(OF_ID, "(null)\n"), "UIO binding", WRONG, "of_id=generic-uio"),
-    (both(drop(OF_ID), put("proc/cmdline", "quiet\n")), "UIO binding", WRONG, "kernel argument"),
-    (drop("sys/module/u_dma_buf"), "u-dma-buf", WRONG, "insmod"),
+    (
+        both(drop("sys/module/uio_pdrv_genirq"), drop("sys/class/uio")),
+        "UIO driver", WRONG, "modprobe uio_pdrv_genirq",
+    ),
+    (both(put(OF_ID, "(null)\n"), UNBOUND), "UIO binding", WRONG, "of_id=generic-uio"),
+    (
+        both(drop(OF_ID), put("proc/cmdline", "quiet\n"), UNBOUND),
+        "UIO binding", WRONG, "kernel argument",
+    ),
+    (UNBOUND, "UIO binding", FINE, "of_id=generic-uio"),
+    (
+        both(drop("sys/module/u_dma_buf"), drop("sys/class/u-dma-buf")),
+        "u-dma-buf", WRONG, "insmod",
+    ),
     (put("proc/cmdline", "quiet\n"), "PL clock", HINT, "clk_ignore_unused"),
     (put("sys/class/fpga_manager/fpga0/state", "write error\n"), "fabric", WRONG, "fpgautil"),
     (put("sys/class/fpga_manager/fpga0/state", "unknown\n"), "fabric", HINT, "boots with"),
@@ -212,6 +224,16 @@ def test_the_command(
     assert "device: there is no UIO device 'none'" in capsys.readouterr().out
     assert run(["doctor", "--uio", "x"]) == BAD_INPUT
     assert "no use of --uio" in capsys.readouterr().err
+
+
+def test_a_fake_board(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Nothing of it is wrong to the doctor, whatever a folder cannot have."""
+    tree = make_tree(tmp_path, Names(), POOL, 1 << 20, "nowhere")
+    assert len(tree) == 1 << 20
+    (tmp_path / MARK).unlink()
+    found = {line.check: line for line in examine(Board(Tree(tmp_path), config=CONFIG))}
+    assert {line.check for line in found.values() if line.state == WRONG} == set()
+    assert found["image"].state == FINE and found["buffer"].state == FINE
 
 
 def test_this_machine_is_no_board(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
