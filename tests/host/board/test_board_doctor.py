@@ -15,7 +15,16 @@ from lutvar.cli.errors import BAD_INPUT, FAILED, OK
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.register_map import BY_NAME
-from lutvar.host.board.doctor import HINT, SYMPTOMS, UNKNOWN, WRONG, Board, Line, examine
+from lutvar.host.board.doctor import (
+    HINT,
+    SYMPTOMS,
+    UNKNOWN,
+    WRONG,
+    Board,
+    Line,
+    examine,
+    symptoms_table,
+)
 from lutvar.host.board.doctor import OK as FINE
 from lutvar.host.board.files import MARK, Files
 from lutvar.host.board.lock import Lock
@@ -190,6 +199,12 @@ def test_one_thing_wrong(tree: Tree, number: int) -> None:
 def test_every_symptom_has_a_wrong_tree() -> None:
     told = {check for _, check, _, _ in WRONGS}
     assert told | {"owner"} == set(SYMPTOMS)
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs/vck190.md").read_text(encoding="utf-8")
+    table = page.split("<!-- doctor -->")[1].split("<!-- /doctor -->")[0]
+    assert table.strip() == symptoms_table()
 
 
 def test_somebody_else_has_it(tree: Tree) -> None:
