@@ -19,6 +19,7 @@ import lutvar
 from lutvar.stop import Terminated, raise_on_sigterm
 
 from .bench import bench
+from .board import board
 from .common import SETTINGS, debug_option
 from .coverage import coverage
 from .demo import demo
@@ -47,7 +48,7 @@ from .verilog import verilog
 from .vivado import vivado
 
 COMMANDS = (
-    demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, estimate,
+    demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, board, estimate,
     disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors, coverage, train,
     bench, list_names, inspect, doctor, selftest,
 )  # fmt: skip

@@ -5,7 +5,7 @@
 * `params.tcl`: what the scripts are told; `tcl/`: the scripts, the same for every build
 * `NAME.v`, `NAME.json`: the accelerator and its manifest; `lutvar_vck190.v`: the module that the
   block design instantiates
-* `lutvar.dtsi`: for the boot device tree; `boot.bif`: what `bootgen` puts into BOOT.BIN
+* `lutvar.dtsi`: for the boot device tree
 * `manifest.json`: what all this is for, and the SHA-256 of each file; `SHA256SUMS`: the same for
   `sha256sum -c`
 * `ip/`, on demand: an IP for other designs, see `lutvar.vivado.ipxact`; `kernel/`: what makes a
@@ -76,25 +76,6 @@ clean:
 \trm -rf $(BUILD) $(BUILD)-ooc $(BUILD)-xo .Xil
 """
 
-#: The image with processors, memories and fabric comes from Vivado and brings its own loader; the
-#: three others from whatever built Linux.
-BOOT_IMAGE = """\
-// bootgen -arch versal -image boot.bif -o BOOT.BIN -w on
-// Beside it: system.dtb (with lutvar.dtsi in it), bl31.elf, u-boot.elf.
-the_ROM_image:
-{{
-    image {{
-        {{ type=bootimage, file={image} }}
-    }}
-    image {{
-        id = 0x1c000000, name=apu_subsystem
-        {{ type=raw, load=0x1000, file=system.dtb }}
-        {{ core=a72-0, exception_level=el-3, trustzone, file=bl31.elf }}
-        {{ core=a72-0, exception_level=el-2, load=0x8000000, file=u-boot.elf }}
-    }}
-}}
-"""
-
 
 @dataclass(frozen=True)
 class Project:
@@ -151,8 +132,6 @@ def write_project(
         version=__version__, name=config.name, mhz=f"{options.mhz:g}", verilog=verilog.name,
         kernel=ip_name(config),
     )  # fmt: skip
-    image = "lutvar_boot.pdi" if options.segmented else "lutvar.pdi"
-    texts["boot.bif"] = BOOT_IMAGE.format(image=f"build/results/{image}")
     sums = {name: hashlib.sha256(texts[name].encode()).hexdigest() for name in sorted(texts)}
     data = manifest(config, options, plan, sums)
     texts["SHA256SUMS"] = "".join(f"{digest}  {name}\n" for name, digest in sums.items())

@@ -45,9 +45,8 @@ def test_the_folder_is_whole(export: Path, tmp_path: Path, capsys) -> None:
     scripts = {f"tcl/{p.name}" for p in SCRIPTS.iterdir()}
     assert set(manifest["files"]) == scripts | {
         "vck190-fp4.v", "vck190-fp4.json", "lutvar_vck190.v", "params.tcl", "lutvar.dtsi",
-        "Makefile", "boot.bif",
+        "Makefile",
     }  # fmt: skip
-    assert "{ type=bootimage, file=build/results/lutvar.pdi }" in (out / "boot.bif").read_text()
     for name, digest in manifest["files"].items():
         assert hashlib.sha256((out / name).read_bytes()).hexdigest() == digest
     config = load_accelerator("vck190-fp4")
@@ -77,7 +76,6 @@ def test_options_reach_the_files(export: Path, tmp_path: Path) -> None:
     assert "set lutvar(placement) {split}" in params
     tree = (out / "lutvar.dtsi").read_text()
     assert "memory@50000000000" in tree and "size = <0x0 0x40000000>" in tree
-    assert "file=build/results/lutvar_boot.pdi }" in (out / "boot.bif").read_text()
     assert "clock-frequency = <250000000>" in tree
     assert "MHZ ?= 250" in (out / "Makefile").read_text()
 
@@ -147,6 +145,13 @@ def test_make_builds_the_image(export: Path, vivado: Path, tmp_path: Path, capsy
     assert (results / "lutvar.pdi").is_file() and (results / "lutvar.xsa").is_file()
     assert run(["inspect", str(results / "manifest.json")]) == 0
     assert "results of a build in Vivado" in capsys.readouterr().out
+    # What a build leaves is what `lutvar board install` reads.
+    card = tmp_path / "card"
+    assert run(["board", "install", str(results), "-o", str(card)]) == 0
+    text = capsys.readouterr().out
+    page = (ROOT / "docs" / "vck190.md").read_text(encoding="utf-8")
+    assert text.replace(str(card), "build/board") in page
+    assert (card / "boot" / "lutvar.pdi").is_file()
     again = make(out, f"VIVADO={vivado}")
     assert again.returncode == 0 and "launch_runs" not in again.stdout  # nothing to do
     assert make(out, "clean").returncode == 0 and not results.exists()

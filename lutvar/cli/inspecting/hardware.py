@@ -97,8 +97,9 @@ def vivado_build(path: Path, data: dict[str, Any]) -> FileReport:
     keys = ("accelerator_hash", "vivado", "board_part", "clock_hz", "setup_slack_ns", "segmented")
     return FileReport(
         "results of a build in Vivado",
+        str(data["format"]),
         checked=_compared(path, data["files"]),
-        read_by="people; the accelerator's hash is that of the image",
+        read_by="lutvar board install",
         facts={"accelerator": data["configuration"], **{key: data[key] for key in keys}},
     )
 

@@ -120,7 +120,7 @@ if {[file exists $tree]} {
     write_device_tree $tree [file join $results $lutvar(device_tree)] $hertz
 }
 
-write_summary $results [list configuration $lutvar(name) accelerator_hash $lutvar(hash) \
+write_summary $results [list format lutvar-build-1 configuration $lutvar(name) accelerator_hash $lutvar(hash) \
     verilog_sha256 $lutvar(sha256) vivado [version -short] board_part $board \
     clock_hz $hertz setup_slack_ns $setup hold_slack_ns $hold \
     registers $lutvar(control_base) placement $lutvar(placement) \
