@@ -8,6 +8,8 @@ from sound ones in tests. Never tried on a board.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +23,7 @@ from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 from lutvar.host.errors import HostError
 
 from .files import Files
+from .install import FIRMWARE, MANIFEST, MODELS
 from .lock import Lock
 from .memory_map import parts
 from .probe import probe
@@ -70,7 +73,8 @@ class Board:
         files: of the board.
         uio, buffer: names of the devices.
         config: what the accelerator should be, or None.
-        device, memory: what was found so far.
+        device, memory: what was found so far. installed: hash of the accelerator whose manifest
+            lies on the board, or None.
     """
 
     files: Files
@@ -79,6 +83,7 @@ class Board:
     config: AcceleratorConfig | None = None
     device: UioDevice | None = None
     memory: BufferDevice | None = None
+    installed: int | None = None
 
 
 def _module(board: Board, name: str) -> bool:
@@ -250,6 +255,25 @@ def _owner(board: Board) -> tuple[str, str, str]:
     return OK, "nobody", ""
 
 
+def _files(board: Board) -> tuple[str, str, str]:
+    """What `lutvar board install` has laid out: the hash of the image that should run."""
+    name = f"/{MODELS}/{MANIFEST}"
+    try:
+        data = json.loads(board.files.path(MODELS, MANIFEST).read_text(encoding="utf-8"))
+        board.installed = int(data["accelerator_hash"], 16)
+        sums = dict(data["files"])
+    except FileNotFoundError:
+        return UNKNOWN, f"no {name}", ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return WRONG, f"{name}: {error!r}", "lutvar board install"
+    there = [n for n in sums if board.files.path(FIRMWARE, n).is_file()]
+    for one in there:
+        digest = hashlib.sha256(board.files.path(FIRMWARE, one).read_bytes()).hexdigest()
+        if digest != sums[one]:
+            return WRONG, f"{one} is not the manifest's", "lutvar board install, of one build"
+    return OK, f"{len(there)} in /{FIRMWARE}, for {board.installed:016x}", ""
+
+
 def _identity(board: Board) -> tuple[str, str, str]:
     if board.device is None:
         return UNKNOWN, "no UIO device", ""
@@ -259,7 +283,7 @@ def _identity(board: Board) -> tuple[str, str, str]:
         return UNKNOWN, "not read: another process has it", ""
     try:
         with _mapped(board.files, board.device) as registers:
-            return _judge(registers, board.config)
+            return _judge(registers, board)
     except (HostError, OSError) as error:
         return WRONG, "not readable", str(error)
     finally:
@@ -279,7 +303,7 @@ def _mapped(files: Files, device: UioDevice) -> Iterator[Registers]:
         yield Registers(words, device.size)
 
 
-def _judge(registers: Registers, config: AcceleratorConfig | None) -> tuple[str, str, str]:
+def _judge(registers: Registers, board: Board) -> tuple[str, str, str]:
     magic, version, low, high = (
         registers.read(BY_NAME[n].offset) for n in ("MAGIC", "VERSION", "HASH_LO", "HASH_HI")
     )
@@ -289,13 +313,15 @@ def _judge(registers: Registers, config: AcceleratorConfig | None) -> tuple[str,
     if version != VERSION:
         cure = "gateware and host differ in version; use matching releases"
         return WRONG, f"contract {version >> 16}.{version & 0xFFFF}", cure
-    found = f"{high << 32 | low:016x}"
-    if config is None:
-        return OK, f"configuration {found} (none was named to compare with)", ""
-    right = accelerator_hash(config)
-    if right != high << 32 | low:
-        return WRONG, f"configuration {found}", f"load the image of {config.name}: {right:016x}"
-    return OK, f"configuration {found}, {config.name}", ""
+    found, config = high << 32 | low, board.config
+    name, right = "installed", board.installed
+    if config is not None:
+        name, right = config.name, accelerator_hash(config)
+    if right is None:
+        return OK, f"configuration {found:016x} (none was named to compare with)", ""
+    if right != found:
+        return WRONG, f"configuration {found:016x}", f"load the image of {name}: {right:016x}"
+    return OK, f"configuration {found:016x}, {name}", ""
 
 
 def _sensors(board: Board) -> tuple[str, str, str]:
@@ -324,6 +350,7 @@ SYMPTOMS: dict[str, tuple[str, Check]] = {
     "buffer node": ("`permission denied` at the buffer or its sync attributes", _buffer_node),
     "CMA": ("the buffer's driver finds no memory (dmesg: cma_alloc)", _cma),
     "owner": ("`is in use by process N`", _owner),
+    "files": ("a loader says success, and something else runs", _files),
     "image": ("`MAGIC is ...`, `HASH_LO is ...`: another image than the host expects", _identity),
     "sensors": ("no power figures", _sensors),
 }  # fmt: skip

@@ -18,13 +18,30 @@ from lutvar.files import make_folder, write_file
 from lutvar.host.compile.packed import read_image
 from lutvar.host.errors import HostError
 
+from .sysfs import BUFFER_NAME, UIO_MODULE, UIO_NAME
+
 FORMAT = "lutvar-build-1"
 #: Where things lie on the board.
 FIRMWARE = "lib/firmware/lutvar"
 MODELS = "usr/share/lutvar"
 _PIECE = 1 << 24
+#: Path on the board -> content: names of modules and nodes are those of the device tree fragment.
+SETTINGS = {
+    "etc/udev/rules.d/60-lutvar.rules": f"""\
+SUBSYSTEM=="uio", ATTR{{name}}=="{UIO_NAME}", GROUP="lutvar", MODE="0660"
+SUBSYSTEM=="u-dma-buf", KERNEL=="{BUFFER_NAME}", GROUP="lutvar", MODE="0660", \\
+  RUN+="/bin/sh /usr/local/sbin/lutvar-attributes"
+""",
+    "usr/local/sbin/lutvar-attributes": f"""\
+cd /sys/class/u-dma-buf/{BUFFER_NAME} || exit
+chgrp lutvar sync_for_cpu sync_for_device
+chmod g+w sync_for_cpu sync_for_device
+""",
+    "etc/modprobe.d/lutvar.conf": f"options {UIO_MODULE} of_id=generic-uio\n",
+    "etc/modules-load.d/lutvar.conf": f"{UIO_MODULE}\n",
+}
 _FULL, _BOOT, _FABRIC = "lutvar.pdi", "lutvar_boot.pdi", "lutvar_pld.pdi"
-_TREE, _MANIFEST = "lutvar.dtsi", "manifest.json"
+_TREE, MANIFEST = "lutvar.dtsi", "manifest.json"
 
 #: Vivado's image brings its own loader; the three others come from whatever built Linux.
 BOOT_IMAGE = """\
@@ -69,7 +86,7 @@ class Build:
     @classmethod
     def read(cls, folder: Path) -> Build:
         """The results in a folder, every file compared with its SHA-256. Raises InstallError."""
-        path = folder / _MANIFEST
+        path = folder / MANIFEST
         again = "build it again (make in the folder of lutvar vivado)"
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
@@ -91,7 +108,7 @@ class Build:
             if not file.is_file():
                 raise InstallError(f"{file} is missing; {again}")
             if _sha256(file) != digest:
-                raise InstallError(f"{file} is not the file that {_MANIFEST} describes; {again}")
+                raise InstallError(f"{file} is not the file that {MANIFEST} describes; {again}")
         return found
 
     @property
@@ -138,7 +155,7 @@ def install(results: Path, out: Path, models: tuple[Path, ...] = ()) -> Installa
     files: dict[str, Path | str] = {
         f"boot/{build.images[0]}": results / build.images[0],
         "boot/boot.bif": BOOT_IMAGE.replace("IMAGE", build.images[0]),
-        f"root/{MODELS}/{_MANIFEST}": results / _MANIFEST,
+        f"root/{MODELS}/{MANIFEST}": results / MANIFEST,
     }
     if _TREE in build.files:
         files[f"boot/{_TREE}"] = results / _TREE
@@ -148,6 +165,7 @@ def install(results: Path, out: Path, models: tuple[Path, ...] = ()) -> Installa
         files[f"root/{FIRMWARE}/lutvar.hwh"] = results / "lutvar.hwh"
     for path in models:
         files[f"root/{MODELS}/{path.name}"] = path
+    files |= {f"root/{name}": text for name, text in SETTINGS.items()}
     for name, content in files.items():
         make_folder((out / name).parent)
         write_file(out / name, content if isinstance(content, str) else _pieces(content))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from lutvar.cli.errors import BAD_INPUT, FAILED, OK
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.register_map import BY_NAME
 from lutvar.host.board.doctor import (
     HINT,
@@ -51,6 +53,16 @@ TREE = {
     "sys/class/u-dma-buf/lutvar-buffer/sync_for_device": "0\n",
     "sys/class/hwmon/hwmon0/name": "ina226_u72\n",
     "sys/class/hwmon/hwmon1/name": "nvme\n",
+    "lib/firmware/lutvar/lutvar_pld.pdi": "image",
+    "usr/share/lutvar/manifest.json": json.dumps(
+        {
+            "accelerator_hash": f"{accelerator_hash(CONFIG):016x}",
+            "files": {
+                "lutvar_pld.pdi": hashlib.sha256(b"image").hexdigest(),
+                "lutvar_boot.pdi": "00",
+            },
+        }
+    ),
     "dev/uio4": "",
     "dev/lutvar-buffer": "",
     "run/lock/none": "",
@@ -181,6 +193,9 @@ WRONGS = [
         both(drop(BUFFER), put("proc/meminfo", "CmaTotal: 0 kB\nCmaFree: 0 kB\n")),
         "CMA", WRONG, "cma=",
     ),
+    (put("lib/firmware/lutvar/lutvar_pld.pdi", "other"), "files", WRONG, "of one build"),
+    (put("usr/share/lutvar/manifest.json", "{}"), "files", WRONG, "accelerator_hash"),
+    (drop("usr/share"), "files", UNKNOWN, "no /usr/share/lutvar/manifest.json"),
     (register("MAGIC", 0xFFFF_FFFF), "image", WRONG, "address in the device tree"),
     (register("VERSION", 0x0001_0000), "image", WRONG, "matching releases"),
     (register("HASH_HI", 7), "image", WRONG, "load the image of small-fp4"),
@@ -194,6 +209,18 @@ def test_one_thing_wrong(tree: Tree, number: int) -> None:
     act(tree)
     line = lines(tree)[check]
     assert line.state == state and said in f"{line.found} {line.cure}", line
+
+
+def test_the_installed_image_is_what_should_run(tree: Tree) -> None:
+    """Nobody has said what it should be: the installed manifest has."""
+    found = {line.check: line for line in examine(Board(tree))}
+    assert found["image"].found.endswith("installed") and found["image"].state == FINE
+    tree.registers.changes[BY_NAME["HASH_LO"].offset // 4] = 1
+    found = {line.check: line for line in examine(Board(tree))}
+    assert found["image"].state == WRONG and "image of installed" in found["image"].cure
+    drop("usr/share")(tree)
+    found = {line.check: line for line in examine(Board(tree))}
+    assert "none was named" in found["image"].found and found["image"].state == FINE
 
 
 def test_every_symptom_has_a_wrong_tree() -> None:

@@ -64,7 +64,7 @@ def test_what_goes_onto_the_card(
     assert there == {
         "boot/lutvar.pdi", "boot/boot.bif", "boot/lutvar.dtsi",
         "root/lib/firmware/lutvar/lutvar.hwh", "root/usr/share/lutvar/manifest.json",
-        "root/usr/share/lutvar/model.img",
+        "root/usr/share/lutvar/model.img", *(f"root/{name}" for name in install.SETTINGS),
     }  # fmt: skip
     assert (out / "boot/lutvar.pdi").read_bytes() == b"content of lutvar.pdi"
     assert (out / "root/usr/share/lutvar/model.img").read_bytes() == b"weights"
@@ -84,6 +84,15 @@ def test_what_goes_onto_the_card(
                     monkeypatch.setattr(parameter.type, "exists", False)
             with command.make_context(name, rest, parent=parent):
                 pass
+
+
+def test_rules_are_those_of_the_page(results, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs/vck190.md").read_text(encoding="utf-8")
+    install.install(results(), tmp_path / "card")
+    for name in ("etc/udev/rules.d/60-lutvar.rules", "usr/local/sbin/lutvar-attributes"):
+        assert (tmp_path / "card/root" / name).read_text() in page, name
+    options = (tmp_path / "card/root/etc/modprobe.d/lutvar.conf").read_text()
+    assert options == "options uio_pdrv_genirq of_id=generic-uio\n"
 
 
 def test_a_segmented_build_loads_the_fabric_from_linux(results, tmp_path: Path) -> None:
