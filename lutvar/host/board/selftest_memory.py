@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lutvar.contract.isa import Region, address
 from lutvar.host.device import PAGE, Device
+from lutvar.host.kept import forget
 from lutvar.host.transport import Bytes, MemoryTransport
 
 from .memory_map import Part, parts, probes
@@ -69,6 +70,7 @@ def host_memory(transport: MemoryTransport, salt: int, *, full: bool) -> dict[st
         own = _pieces(part) if full else [(at, PAGE) for at in probes(part, PAGE)]
         banks[part.bank] = sum(size for _, size in own)
         places += own
+    forget(transport)  # whatever model lies here is altered from now on
     for at, size in places:
         transport.write(at, words_at(transport.base + at, size // 4, salt).view(np.uint8))
     for at, size in places:

@@ -21,6 +21,7 @@ from lutvar.host import BusError, Device, IncompatibleDevice, MissedInterrupt, P
 from lutvar.host.board import uio as uio_module
 from lutvar.host.board.buffer import Direction
 from lutvar.host.board.errors import DeviceInUse, NoDevice, UnusableBuffer
+from lutvar.host.board.selftest_memory import host_memory
 from lutvar.host.board.udmabuf import DmaBuffer
 from lutvar.host.board.uio import UioTransport
 from lutvar.host.errors import BadInput, HostError
@@ -281,6 +282,18 @@ def test_a_transfer_that_was_cut_off(board: FakeBoard, chip: DoubleChip) -> None
     device.place(MODEL, 64, IO, 64, digest="ab" * 32)
     np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
     forget(transport)
+    transport.close()
+
+
+def test_a_memory_test_forgets_the_model_first(board: FakeBoard, chip: DoubleChip) -> None:
+    """A self-test that is killed half-way leaves patterns that nobody takes for a model."""
+    transport = connect(board)
+    with Device(transport, CONFIG) as device:
+        device.place(MODEL, 64, IO, 64, digest="ab" * 32)
+        board.caches.log.clear()
+        host_memory(transport, 1, full=False)
+        writes = [at for name, at, _, _ in board.caches.log if name == "sync_for_device"]
+        assert writes[0] == transport.size - 4096 and len(writes) > 2
     transport.close()
 
 
