@@ -177,6 +177,16 @@ def test_a_spurious_interrupt(board: FakeBoard, chip: DoubleChip, transport: Uio
         assert not device.missed_interrupts
 
 
+def test_arming_forgets_what_has_come(board: FakeBoard, transport: UioTransport) -> None:
+    """So that a start is not followed by the interrupt of before, and that its own comes through."""
+    board.interrupts.fire()
+    transport.arm()
+    transport.read32(0x40)  # the board has seen the unmasking by then
+    assert not board.interrupts.masked and not transport.wait(0.01)
+    board.interrupts.fire()
+    assert transport.wait(5.0) and board.interrupts.masked
+
+
 def test_a_lost_interrupt(board: FakeBoard, transport: UioTransport) -> None:
     with Device(transport, CONFIG) as device:
         placed(device)
