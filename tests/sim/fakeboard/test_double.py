@@ -178,7 +178,7 @@ def test_a_spurious_interrupt(board: FakeBoard, chip: DoubleChip, transport: Uio
 
 
 def test_arming_forgets_what_has_come(board: FakeBoard, transport: UioTransport) -> None:
-    """So that a start is not followed by the interrupt of before, and that its own comes through."""
+    """A start is not followed by the interrupt of before, and its own comes through."""
     board.interrupts.fire()
     transport.arm()
     transport.read32(0x40)  # the board has seen the unmasking by then
