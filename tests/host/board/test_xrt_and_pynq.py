@@ -17,7 +17,6 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.register_map import BY_NAME, MAGIC
 from lutvar.host.board.buffer import LINE, Direction, SyncedBuffer
 from lutvar.host.board.errors import DeviceInUse, UnusableBuffer
-from lutvar.host.board.files import Files
 from lutvar.host.board.pynq import PynqBuffer, PynqTransport
 from lutvar.host.board.xrt import XrtBuffer
 from lutvar.host.errors import BadInput, HostError
@@ -26,35 +25,11 @@ from lutvar.host.session import Session
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.sim.golden_device import GoldenDevice
 from support.board import pynq_standin, pyxrt_standin
-from support.board.chip_files import ChipFiles
+from support.board.stand_ins import KINDS, MEMORY, Board, made
 from support.sim.device_rig import image_step, packed, random_transformer, same
 
 CONFIG = load_accelerator("small-fp4")
-MIB = 8
-KINDS = ("xrt", "pynq", "pynq-ranged")
-
-
-class Board:
-    """Stand-ins over one golden device, and URLs of it."""
-
-    def __init__(self, kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.chip = GoldenDevice(CONFIG, size=MIB << 20)
-        self.pyxrt = pyxrt_standin.make_pyxrt(self.chip)
-        self.pynq = pynq_standin.make_pynq(self.chip, self.pyxrt, ranged=kind == "pynq-ranged")
-        monkeypatch.setitem(sys.modules, "pyxrt", self.pyxrt)
-        monkeypatch.setitem(sys.modules, "pynq", self.pynq)
-        self.files = ChipFiles(root, self.chip)
-        monkeypatch.setattr(Files, "under", staticmethod(lambda _root: self.files))
-        (root / "lutvar.xclbin").touch()
-        file = root / "lutvar.xclbin" if kind == "xrt" else "lutvar.pdi"
-        self.url = f"{kind.partition('-')[0]}:{file}?memory=LPDDR&buffer={MIB}"
-
-
-@contextlib.contextmanager
-def made(kind: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    board = Board(kind, root, monkeypatch)
-    yield board
-    board.files.end()
+MIB = MEMORY >> 20
 
 
 @pytest.fixture(params=KINDS)
