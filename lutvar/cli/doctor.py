@@ -75,7 +75,8 @@ def doctor(
 
 def _board(config: str | None, uio: str, buffer: str, root: Path, as_json: bool) -> int:
     from lutvar.contract.accelerator import load_accelerator
-    from lutvar.host.board.doctor import WRONG, Board, examine
+    from lutvar.host.board.doctor import examine
+    from lutvar.host.board.doctor_checks import WRONG, Board
     from lutvar.host.board.files import Files
 
     accelerator = None if config is None else load_accelerator(config)

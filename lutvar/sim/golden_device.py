@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     ALIGN,
     INSTRUCTION_BYTES,
@@ -25,13 +24,14 @@ from lutvar.contract.isa import (
     UNITS,
     Region,
 )
-from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION, DeviceError
+from lutvar.contract.register_map import BY_NAME, REGISTERS, DeviceError
 from lutvar.contract.register_types import Access, Register
 from lutvar.host.compile.schedule import unit_of
 from lutvar.host.errors import BadInput, BusError, HostError
 from lutvar.host.transport import Bytes, Clock
 
-from .golden_program import Failure, Judge, Verdict, program_words
+from .golden_program import Failure, Judge, Verdict
+from .golden_registers import constants, writable
 
 if TYPE_CHECKING:
     from lutvar.host.open import Address
@@ -94,7 +94,7 @@ class GoldenDevice:
         if register.access is Access.RO:
             raise BusError("write", offset, _SLVERR)
         self._tick(ACCESS)
-        self._write(register, value & _writable(register))
+        self._write(register, value & writable(register))
 
     def read(self, offset: int, count: int) -> Bytes:
         """See `MemoryTransport`."""
@@ -237,7 +237,7 @@ class GoldenDevice:
         first, size = start + INSTRUCTION_BYTES, INSTRUCTION_BYTES * length
         room = self.base + self.size - first
         known = self.memory[start - self.base :][: INSTRUCTION_BYTES + min(size, room)].tobytes()
-        words = program_words(known, len(known) // INSTRUCTION_BYTES)
+        words = [known[i : i + INSTRUCTION_BYTES] for i in range(0, len(known), INSTRUCTION_BYTES)]
         header = self._judge.program(words[:1], bases, windows).failure
         if header is not None and header.code is DeviceError.BAD_HEADER:
             return Verdict(failure=header)
@@ -299,31 +299,6 @@ class GoldenDevice:
                 f"{self.name}: no rule says what this program computes ({error}); the compiler "
                 "writes no such program"
             ) from error
-
-
-def constants(config: AcceleratorConfig) -> dict[str, int]:
-    """Values of the registers that identify a build."""
-    digest = accelerator_hash(config)
-    sizes = {
-        "rows": config.rows, "code_bits": config.quant_config.code_bits,
-        "kv_bits": config.kv.bits, "act_banks": config.act_banks, "acc_banks": config.acc_banks,
-        "attention_rows": config.attention_rows, "bank_groups": config.bank_groups,
-        "acc_depth": config.acc_depth, "queue": config.queue, "max_width": config.max_width,
-        "max_keys": config.max_keys,
-    }  # fmt: skip
-    caps = {
-        name: sum(sizes[f.name] << f.low for f in BY_NAME[name].fields)
-        for name in ("CAPS0", "CAPS1", "CAPS2")
-    }
-    identity = {"MAGIC": MAGIC, "VERSION": VERSION, "HASH_LO": digest & 0xFFFF_FFFF}
-    return {**identity, "HASH_HI": digest >> 32, **caps}
-
-
-def _writable(register: Register) -> int:
-    """Bits that a write can change: those of the fields, or all without fields."""
-    if not register.fields:
-        return 0xFFFF_FFFF
-    return sum((1 << f.width) - 1 << f.low for f in register.fields)
 
 
 def open_golden(address: Address) -> GoldenDevice:

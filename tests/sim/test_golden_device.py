@@ -38,7 +38,8 @@ from lutvar.sim.device import MemoryTiming, VerilatedDevice
 from lutvar.sim.fuzz.contents import SIZES, Fill
 from lutvar.sim.fuzz.malformed import bytes_of, malform, put, words_of
 from lutvar.sim.fuzz.wellformed import Generator
-from lutvar.sim.golden_device import GoldenDevice, constants
+from lutvar.sim.golden_device import GoldenDevice
+from lutvar.sim.golden_registers import constants
 from lutvar.sim.transport import SimulatedMemory
 from lutvar.yaml_files import shipped
 from support.sim.device_rig import BUILD, exported, image_step, packed, random_transformer, same

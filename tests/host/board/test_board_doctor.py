@@ -17,17 +17,9 @@ from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.register_map import BY_NAME
-from lutvar.host.board.doctor import (
-    HINT,
-    SYMPTOMS,
-    UNKNOWN,
-    WRONG,
-    Board,
-    Line,
-    examine,
-    symptoms_table,
-)
-from lutvar.host.board.doctor import OK as FINE
+from lutvar.host.board.doctor import SYMPTOMS, Line, examine, symptoms_table
+from lutvar.host.board.doctor_checks import HINT, UNKNOWN, WRONG, Board
+from lutvar.host.board.doctor_checks import OK as FINE
 from lutvar.host.board.files import MARK, Files
 from lutvar.host.board.lock import Lock
 from lutvar.sim.fakeboard.tree import Names, make_tree
