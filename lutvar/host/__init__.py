@@ -4,6 +4,8 @@
 from .device import Device, DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, BusError, HostError, IncompatibleDevice
+from .open import open_transport
+from .session import Session
 from .transformer import DeviceTransformer, PassReport
 from .transport import MemoryTransport
 
@@ -22,4 +24,6 @@ __all__ = [
     "MissedInterrupt",
     "PassReport",
     "ProgramTimeout",
+    "Session",
+    "open_transport",
 ]
