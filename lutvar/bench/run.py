@@ -50,12 +50,14 @@ def run_benchmarks(quick: bool = False) -> BenchmarkReport:
 def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
     from .elaborate import elaboration
     from .forward import forward_speed
+    from .host import host_speed
     from .methods import quantize_speed
     from .speed import golden_speed, simulation_speed
 
     # The golden model comes first: the peak of its memory is not hidden under that of a build.
     steps: list[Step] = [("golden model", golden_speed)]
     if not quick:
+        steps.append(("host of a large model", host_speed))
         steps.append(("quantized against float32", forward_speed))
         steps.append(("quantization of a large model", quantize_speed))
     if verilator and yosys and not quick:

@@ -68,18 +68,27 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     is_flag=True,
     help="The same array for FP4, FP6, INT4 and INT8 at equal LUTs.",
 )
+@click.option(
+    "--host",
+    type=click.Choice(["a72", "desktop"]),
+    default="a72",
+    help="Whose times for sampling, decoder and the rest are added: the board's cores (stated) or "
+    "a desktop's (measured).",
+)
 @json_option
 def estimate(
     config: str, model: str, clock: float, schedule: str, batch: int, no_guidance: bool,
-    full: bool, changes: tuple[str, ...], as_table: bool, as_comparison: bool, as_json: bool,
+    full: bool, changes: tuple[str, ...], as_table: bool, as_comparison: bool, host: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
-    The program is compiled and run on the cycle model; every figure is modelled. Sampling and the
-    image decoder, which run on the host, are not in it.
+    The program is compiled and run on the cycle model; every figure of the device is modelled.
+    Beside each rate of the device stands the one with a host that samples and decodes in turn.
     """
     from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
     from lutvar.sim.model.compare import compare, compare_dict, compare_text
+    from lutvar.sim.model.hosts import HostTimes
     from lutvar.sim.model.many import Request, estimate_many, estimate_one
     from lutvar.sim.model.resources import resources
     from lutvar.sim.model.text import estimate_text, resources_text, table_text
@@ -101,7 +110,12 @@ def estimate(
         ]
         with progress("modelling schedules") as update:
             results = estimate_many(requests, on_done=update)
-        emit(as_json, [r.as_dict() for r in results], table_text(results) + _changes_note(changes))
+        hosts = [HostTimes.of(host, request.shape) for request in requests]
+        emit(
+            as_json,
+            [{**r.as_dict(), "host": h.as_dict(r)} for r, h in zip(results, hosts, strict=True)],
+            table_text(results, hosts) + _changes_note(changes),
+        )
         return
     hardware = load(config)
     if as_comparison:
@@ -116,19 +130,20 @@ def estimate(
             compare_text(lines, hardware.name, model) + _changes_note(changes),
         )
         return
-    result = estimate_one(
-        Request(hardware, _shape(model), model, schedule, batch, guided, clock, full)
-    )
-    used = resources(hardware)
+    shape = _shape(model)
+    result = estimate_one(Request(hardware, shape, model, schedule, batch, guided, clock, full))
+    used, times = resources(hardware), HostTimes.of(host, shape)
     emit(
         as_json,
-        {**result.as_dict(), "resources": used.as_dict()},
-        f"{estimate_text(result)}\n\n{resources_text(used)}{_changes_note(changes)}",
+        {**result.as_dict(), "host": times.as_dict(result), "resources": used.as_dict()},
+        f"{estimate_text(result, times)}\n\n{resources_text(used)}{_changes_note(changes)}",
     )
 
 
 def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule: str) -> None:
     """Refuse options that would be ignored."""
+    if as_comparison:
+        refuse_with("--compare (device alone)", host="--host")
     if as_table and as_comparison:
         raise click.UsageError("--table and --compare exclude each other; give one")
     every = "" if as_table else f"--config {config} (all schedules)"

@@ -27,6 +27,7 @@ from .common import (
     require_simulator,
     seed_option,
 )
+from .host_times import breakdown, breakdown_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,7 +101,8 @@ def generate(
     """Generate one image for each class given, next to each other in one PNG.
 
     Image i has seed SEED + i. With --backend sim or --device a table tells what each pass took:
-    host, transfer, device.
+    host, transfer, device. Another one says where the time of an image went, and images a second
+    from end to end.
     """
     if device is not None:
         refuse_with("--device", backend="--backend")
@@ -157,6 +159,8 @@ def generate(
         titles = _titles(backend)
         data["passes"] = [dict(zip(titles, row, strict=True)) for row in rows]
         text = f"{table(titles, rows)}\n{text}"
+    data["time"] = breakdown(result.seconds, reports, len(classes), backend)
+    text = f"{text}\n{breakdown_text(data['time'], backend)}"
     emit(as_json, data, text)
 
 
@@ -176,7 +180,7 @@ def _timing(index: int, report: PassReport) -> tuple[str, ...]:
     counters = report.counters
     return (
         str(index + 1), str(len(report.steps)), str(rows), f"{counters.cycles:,}",
-        f"{100 * counters.utilisation:.1f} %", f"{report.compile_seconds:.2f}",
+        f"{100 * counters.utilisation:.1f} %", f"{report.compile_seconds:.3f}",
         f"{report.transfer_seconds:.3f}", f"{report.device_seconds:.1f}",
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ Source: VAR (arXiv:2404.02905), section 3.2 and its released sampler.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -29,11 +29,14 @@ class GenerationResult:
         images_BCHW: float32 in [0, 1].
         tokens: per scale a LongTensor [B, p*p].
         logits: per scale the guided logits [B, p*p, V] before top-k/top-p, or None.
+        seconds: wall time of all images by part: transformer, sampling, feature map, embeddings,
+            decoder; empty when it was not measured.
     """
 
     images_BCHW: Tensor
     tokens: list[Tensor]
     logits: list[Tensor] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @torch.no_grad()

@@ -125,14 +125,20 @@ class Var(nn.Module):
         start_BlC = cond.cond_BD.unsqueeze(1) + self.pos_start
         return start_BlC + self.position_table()[:, :first]
 
-    def next_input(self, scale_index: int, map_BCpp: Tensor) -> Tensor:
-        """Input of scale `scale_index` > 0, [B, p*p, C], from the latent map at that size."""
+    def next_input(
+        self, scale_index: int, map_BCpp: Tensor, positions_1LC: Tensor | None = None
+    ) -> Tensor:
+        """Input of scale `scale_index` > 0, [B, p*p, C], from the latent map at that size.
+
+        `positions_1LC`: the position table, for callers that have it.
+        """
         sides = self.config.patch_nums
         begin = sum(p * p for p in sides[:scale_index])
         end = begin + sides[scale_index] ** 2
         x_BlZ = map_BCpp.flatten(2).transpose(1, 2)
         x_BlC = self._linear("word_embed", x_BlZ, self.word_embed)
-        return x_BlC + self.position_table()[:, begin:end]
+        positions_1LC = self.position_table() if positions_1LC is None else positions_1LC
+        return x_BlC + positions_1LC[:, begin:end]
 
     def scale_logits(self, x_BlC: Tensor, cond: Conditioning, cache: list[KvCache]) -> Tensor:
         """Logits [B, l, V] (float32) of one scale; appends its keys and values to the cache."""

@@ -9,6 +9,7 @@ same in every schedule, and those of `generate` for this label and seed alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,12 +19,22 @@ from torch import Tensor
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
 from lutvar.contract.sampling import TokenStream, filter_logits
 from lutvar.contract.seeds import check_seed
+from lutvar.times import Times
 
 from .blocks import KvCache
 from .generate import GenerationResult, check_pair, resolve_labels
 from .model import Conditioning, Var
 from .sampling import TORCH, check_sampling, guide
 from .vqvae import Vqvae
+
+
+class _Sampling(NamedTuple):
+    """What all images of a run share."""
+
+    top_k: int
+    top_p: float
+    keep_logits: bool
+    positions: Tensor
 
 
 class _Image:
@@ -52,17 +63,22 @@ class _Image:
         )
 
     def take(
-        self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], top_k: int, top_p: float
+        self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], how: _Sampling, times: Times
     ) -> None:
         """Sample a scale and prepare the next one."""
-        self.logits.append(torch.from_numpy(logits).unsqueeze(0))
-        left = filter_logits(logits, top_k, top_p, TORCH)
-        tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
-        self.tokens.append(tokens)
-        self.f_hat = self.f_hat + vqvae.quantize.contribution(self.scale, tokens)
+        with times("sampling"):
+            if how.keep_logits:
+                self.logits.append(torch.from_numpy(logits).unsqueeze(0))
+            left = filter_logits(logits, how.top_k, how.top_p, TORCH)
+            tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
+            self.tokens.append(tokens)
+        with times("feature map"):
+            self.f_hat = self.f_hat + vqvae.quantize.contribution(self.scale, tokens)
         self.scale += 1
         if self.scale < len(var.config.patch_nums):
-            self.x = var.next_input(self.scale, vqvae.quantize.shrink(self.f_hat, self.scale))
+            with times("embeddings"):
+                small = vqvae.quantize.shrink(self.f_hat, self.scale)
+                self.x = var.next_input(self.scale, small, how.positions)
 
 
 @torch.no_grad()
@@ -79,6 +95,7 @@ def generate_passes(
     stagger: int = 0,
     progress: Callable[[int, int], None] | None = None,
     keep_logits: bool = False,
+    times: Times | None = None,
 ) -> GenerationResult:
     """Generate one image for each label and seed. Host arithmetic runs on the CPU in float32.
 
@@ -95,6 +112,7 @@ def generate_passes(
             and as many slots as scales, every pass holds each scale once.
         progress: called as progress(scales done, scales of all images) after each pass.
         keep_logits: keep the guided logits in the result.
+        times: where the time of each part is counted; default: wall time.
 
     Raises:
         ValueError: an argument out of range, or model and tokenizer that do not fit each other.
@@ -107,6 +125,8 @@ def generate_passes(
         raise ValueError(f"{len(classes)} labels and {len(seeds)} seeds; one seed for each image")
     for seed in seeds:
         check_seed(seed)
+    how = _Sampling(top_k, top_p, keep_logits, var.position_table())
+    times = times or Times()
     slots = len(classes) if slots is None else slots
     if slots < 1 or stagger < 0:
         raise ValueError(f"slots = {slots}, stagger = {stagger}: at least 1 and 0")
@@ -118,14 +138,16 @@ def generate_passes(
         free = sorted(set(range(slots)) - {image.slot for image in active})
         while begun < len(classes) and free and (not stagger or number - last_start >= stagger):
             label = classes[begun]
-            start = _start(var, label)
+            with times("embeddings"):
+                start = _start(var, label)
             active.append(_Image(begun, free.pop(0), label, seeds[begun], var, start))
             begun, last_start = begun + 1, number
         # A long stagger may leave nothing to do for some passes.
         if active:
-            results = transformer.run([image.step(var, cfg) for image in active])
+            with times("transformer"):
+                results = transformer.run([image.step(var, cfg) for image in active])
             for image, logits in zip(active, results, strict=True):
-                image.take(var, vqvae, logits, top_k, top_p)
+                image.take(var, vqvae, logits, how, times)
             done += len(active)
             finished |= {image.index: image for image in active if image.scale == scales}
             active = [image for image in active if image.scale < scales]
@@ -133,12 +155,15 @@ def generate_passes(
                 progress(done, scales * len(classes))
         number += 1
     images = [finished[i] for i in range(len(classes))]
+    with times("decoder"):
+        pixels = torch.cat([vqvae.to_image(image.f_hat) for image in images])
     return GenerationResult(
-        torch.cat([vqvae.to_image(image.f_hat) for image in images]),
+        pixels,
         [torch.cat([image.tokens[s] for image in images]) for s in range(scales)],
         [torch.cat([image.logits[s] for image in images]) for s in range(scales)]
         if keep_logits
         else None,
+        times.seconds,
     )
 
 

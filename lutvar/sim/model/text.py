@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lutvar.text import table
 
+from .hosts import HostTimes
 from .model import MEMORY_GBS, Estimate
 from .resources import KINDS, Resources
 
@@ -16,15 +17,16 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def estimate_text(e: Estimate) -> str:
-    """One estimate: the figures, then pass by pass what bounds it."""
+def estimate_text(e: Estimate, host: HostTimes) -> str:
+    """One estimate: the figures, with what the host adds, then pass by pass what bounds it."""
     what = e.schedule if e.schedule == "single" else f"{e.schedule}, {e.batch} image(s)"
     if e.schedule == "stagger":
         what += " at each scale"
     guided = "guidance on" if e.guided else "no guidance"
     head = [
         f"{e.model} on {e.config} at {e.clock:g} MHz, {what}, {guided}: modelled, not measured",
-        f"  images a second (modelled)     {e.images_per_second:.2f}",
+        f"  images a second (modelled)     {e.images_per_second:.2f}, the device alone",
+        host.text(e),
         f"  latency of an image (modelled) {e.latency:.2f} s",
         f"  array takes a vector (modelled) {percent(e.utilisation)} of all cycles, "
         f"{percent(e.useful)} counting only rows with tokens",
@@ -51,20 +53,29 @@ def _waits(waits: dict[str, float], cycles: float) -> str:
     return ", ".join(f"{name} {percent(w / cycles)}" for name, w in largest if w > 0.005 * cycles)
 
 
-def table_text(estimates: Sequence[Estimate]) -> str:
-    """Many estimates, one line each."""
+def table_text(estimates: Sequence[Estimate], hosts: Sequence[HostTimes]) -> str:
+    """Many estimates, one line each, and what the same host makes of each."""
     rows = [
         (
             e.model, e.config, f"{e.schedule} {e.batch}" if e.schedule != "single" else "single",
-            f"{e.images_per_second:.2f}", f"{e.latency:.2f}", percent(e.utilisation),
+            f"{e.images_per_second:.2f}", f"{host.images_per_second(e):.2f}",
+            f"{1 / (1 / e.images_per_second + host.without_decoder):.2f}",
+            f"{e.latency:.2f}", percent(e.utilisation),
             percent(e.useful), f"{e.gigabytes_per_second:.1f}", e.bound, percent(e.reached),
         )
-        for e in estimates
+        for e, host in zip(estimates, hosts, strict=True)
     ]  # fmt: skip
-    names = ["model", "accelerator", "schedule", "image/s", "latency s", "array busy", "useful",
+    names = ["model", "accelerator", "schedule", "image/s", "with host", "no decoder", "latency s",
+             "array busy", "useful",
              "GB/s", "bound by", "reached"]  # fmt: skip
     clock = estimates[0].clock if estimates else 0
-    return f"modelled at {clock:g} MHz, guidance as asked:\n{table(names, rows)}"
+    text = f"modelled at {clock:g} MHz, guidance as asked:\n{table(names, rows)}"
+    if hosts:
+        text += (
+            f"\nimage/s: the device alone. With host: device and {hosts[0].name} in turn, with and "
+            f"without the decoder; {hosts[0].how}"
+        )
+    return text
 
 
 def resources_text(r: Resources) -> str:

@@ -34,7 +34,9 @@ class SoftwareDevice:
         self.fails: int | None = None
         self.programs: list[Program] = []
 
-    def place(self, model: NDArray[np.uint8], work: int, io: int, cache: int) -> None:
+    def place(
+        self, model: NDArray[np.uint8], work: int, io: int, cache: int, **_more: object
+    ) -> None:
         sizes = {Region.MODEL: len(model), Region.WORK: work, Region.IO: io, Region.CACHE: cache}
         self.machine = Machine(CONFIG, sizes)
         self.machine.memory[Region.MODEL][:] = model

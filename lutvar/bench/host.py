@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the host does for one image of d30 at 256 px, on one core, with a device that takes no time.
+
+Weights are random: none of these times depends on them. Embeddings, sampling and feature map have
+the sizes of the model, and passes are those of its programs; the blocks are not there.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.isa import UNITS, Region
+from lutvar.contract.shape import TransformerShape
+from lutvar.host.compile.compiler import Compiler
+from lutvar.host.compile.model_layout import ModelLayout
+from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.steps import StepShape
+from lutvar.host.compile.store import PassStore
+from lutvar.host.device import Device
+from lutvar.host.device_status import DeviceCounters
+from lutvar.host.transformer import DeviceTransformer
+from lutvar.sim.model.plans import plan
+from lutvar.times import Times
+
+from .report import Measurement
+
+if TYPE_CHECKING:
+    from lutvar.quant.var import Var, Vqvae
+
+MODEL, CONFIG = "d30", "vck190-fp4"
+COMPILE_SECONDS, HOST_SECONDS = 1.5, 0.15
+CLASSES, CHANNELS = 1000, 32
+TOP_K, TOP_P, CFG = 900, 0.96, 1.5
+RUNS = 3  #: the fastest counts: other programs of the machine only add
+
+
+class InstantDevice:
+    """What `DeviceTransformer` needs of a device, with programs that take no time.
+
+    Embeddings and programs are copied as a driver copies them; logits are random.
+    """
+
+    def __init__(self) -> None:
+        self.config = load_accelerator(CONFIG)
+
+    def place(self, _model: object, _work: int, io: int, _cache: int, **_more: object) -> None:
+        """Fill IO with random logits."""
+        rng = np.random.default_rng(1)
+        self.io = (rng.standard_normal(io // 4, np.float32) * 2).view(np.uint8)
+        self.program = np.zeros(1 << 24, np.uint8)
+
+    def write(self, _region: Region, offset: int, data: NDArray[np.uint8]) -> None:
+        """Copy embeddings."""
+        self.io[offset : offset + len(data)] = data
+
+    def read(self, _region: Region, offset: int, count: int) -> NDArray[np.uint8]:
+        """Copy logits."""
+        return self.io[offset : offset + count].copy()
+
+    def run(self, program: bytes, _limit: int, _what: str) -> DeviceCounters:
+        """Copy a program."""
+        self.program[: len(program)] = np.frombuffer(program, np.uint8)
+        none = (0,) * len(UNITS)
+        return DeviceCounters(1, none, none, none, 0, 0, {}, {})
+
+
+def host_speed() -> list[Measurement]:
+    """Compiler, stored passes, and one image with everything but device and decoder; decoder."""
+    shape = TransformerShape.official(MODEL)
+    layout = ModelLayout.of(shape, load_accelerator(CONFIG), range(CLASSES + 1))
+    compiler = Compiler(layout, null_label=CLASSES)
+    steps = [p.steps for p in plan(shape, "single", 1, True)]
+    with tempfile.TemporaryDirectory() as folder:
+        compiling, store = min(
+            (_compile(compiler, steps, Path(folder) / str(i)) for i in range(RUNS)),
+            key=lambda pair: pair[0],
+        )
+        again = PassStore(compiler, store.folder)
+        started = time.process_time()
+        for one in steps:
+            again.get(one)
+        loading = time.process_time() - started
+    var, vqvae = _models(shape)
+    parts, decoder = min(
+        (_image(var, vqvae, layout, label) for label in range(RUNS)),
+        key=lambda p: sum(p[0].values()),
+    )
+    whole = sum(parts.values())
+    return [
+        Measurement(
+            f"compiler, all passes of an image of {MODEL}", compiling, "s of processor", "timed",
+            COMPILE_SECONDS, detail={"passes": len(steps)},
+        ),
+        Measurement(
+            f"compiled passes of {MODEL} from their files", 1e3 * loading, "ms of processor",
+            "timed",
+        ),
+        Measurement(
+            f"host without decoder, an image of {MODEL} at 256 px", whole, "s of processor",
+            "timed", HOST_SECONDS, detail={f"{name} ms": 1e3 * t for name, t in parts.items()},
+        ),
+        Measurement("decoder, an image of 256 px", decoder, "s of processor", "timed",
+                    detail={"library": "PyTorch, one thread"}),
+    ]  # fmt: skip
+
+
+def _compile(
+    compiler: Compiler, steps: Sequence[Sequence[StepShape]], folder: Path
+) -> tuple[float, PassStore]:
+    """Seconds of processor for all passes from nothing, encoded and written."""
+    store = PassStore(compiler, folder)
+    started = time.process_time()
+    for one in steps:
+        store.get(one).encode()
+    return time.process_time() - started, store
+
+
+def _models(shape: TransformerShape) -> tuple[Var, Vqvae]:
+    """Embeddings and tokenizer of the released sizes; one block, which does not run."""
+    from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig
+
+    config = VarConfig(
+        depth=1, width=shape.width, heads=shape.heads, patch_nums=shape.patch_nums,
+        num_classes=CLASSES, vocab=shape.vocab, z_channels=CHANNELS,
+    )  # fmt: skip
+    tokenizer = VqvaeConfig(
+        vocab=shape.vocab, z_channels=CHANNELS, ch=160, patch_nums=shape.patch_nums
+    )
+    return Var(config).eval(), Vqvae(tokenizer).eval()
+
+
+def _image(
+    var: Var, vqvae: Vqvae, layout: ModelLayout, label: int
+) -> tuple[dict[str, float], float]:
+    """Seconds of processor of one image by part, without the decoder; and of the decoder.
+
+    A first image of another class brings the passes.
+    """
+    import torch
+
+    from lutvar.quant.var.passes import generate_passes
+
+    packed = PackedTransformer(
+        layout, np.zeros(layout.size, np.uint8), (0,) * len(layout.layers), 1e-6, CLASSES, {}
+    )
+    vars(packed)["_sha256"] = "0" * 64  # of zeros nobody needs one
+    device: Any = InstantDevice()
+    transformer = DeviceTransformer(cast(Device, device), packed, 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for one in (label + 1, label):
+            times = Times(time.process_time)
+            generate_passes(
+                var, vqvae, transformer, [one], [label], CFG, TOP_K, TOP_P, times=times
+            )  # fmt: skip
+    finally:
+        torch.set_num_threads(threads)
+    seconds = times.seconds
+    decoder = seconds.pop("decoder")
+    seconds["driver and copies"] = seconds.pop("transformer")
+    return seconds, decoder

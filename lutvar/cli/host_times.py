@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the time of an image went: the table of `lutvar generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lutvar.text import table
+
+if TYPE_CHECKING:
+    from lutvar.host.transformer import PassReport
+
+#: What a backend's own time is: on a board the device's, else that of what stands for it.
+DEVICES = {"sim": "simulation of the device", "golden": "golden model of the device"}
+#: Clock at which cycles are converted to seconds of a device that is not there.
+CLOCK = 250e6
+
+
+def breakdown(
+    seconds: Mapping[str, float], reports: Sequence[PassReport], images: int, backend: str
+) -> dict[str, Any]:
+    """Seconds of an image by part, and images a second, end to end.
+
+    Args:
+        seconds: of all images, as `GenerationResult.seconds` has them.
+        reports: of the passes on a device; empty for a model on this host.
+        images: how many were made.
+        backend: "float", "golden", "sim" or a device's URL.
+    """
+    parts: dict[str, float] = {}
+    device = DEVICES.get(backend.partition(":")[0], "device")
+    if reports:
+        compiling = sum(r.compile_seconds for r in reports)
+        transfers = sum(r.transfer_seconds for r in reports)
+        running = sum(r.device_seconds for r in reports)
+        parts |= {"compile": compiling, "transfers": transfers, device: running}
+        rest = seconds.get("transformer", 0.0) - compiling - transfers - running
+        parts["driver"] = max(0.0, rest)
+    else:
+        parts["transformer on this host"] = seconds.get("transformer", 0.0)
+    parts |= {name: value for name, value in seconds.items() if name != "transformer"}
+    each = {name: value / images for name, value in parts.items()}
+    whole = sum(each.values())
+    result: dict[str, Any] = {
+        "seconds_per_image": each,
+        "total_seconds_per_image": whole,
+        "images_per_second": 1 / whole if whole else None,
+    }
+    if reports and device != "device":
+        cycles = sum(r.counters.cycles for r in reports) / images
+        host = whole - each[device]
+        result |= {
+            "host_seconds_per_image": host,
+            "device_seconds_modelled": cycles / CLOCK,
+            "images_per_second_modelled": 1 / (host + cycles / CLOCK),
+        }
+    return result
+
+
+def breakdown_text(data: Mapping[str, Any], backend: str) -> str:
+    """The table, then images a second; says what is not measured."""
+    whole = data["total_seconds_per_image"]
+    rows = [
+        (name, f"{1e3 * value:.1f}", f"{100 * value / whole:.1f} %")
+        for name, value in data["seconds_per_image"].items()
+    ]
+    rows.append(("all", f"{1e3 * whole:.1f}", "100.0 %"))
+    lines = [table(("of one image", "ms", "share"), rows)]
+    lines.append(f"end to end {data['images_per_second']:.2f} image/s, measured here")
+    if "device_seconds_modelled" in data:
+        what = "simulation" if backend.partition(":")[0] == "sim" else "golden model"
+        lines[-1] += f" with the {what}"
+        lines.append(
+            f"with a device at 250 MHz ({1e3 * data['device_seconds_modelled']:.1f} ms an image, "
+            f"modelled from its cycles) and this host: {data['images_per_second_modelled']:.2f} "
+            "image/s"
+        )
+    return "\n".join(lines)
