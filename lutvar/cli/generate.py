@@ -159,8 +159,8 @@ def generate(
         titles = _titles(backend)
         data["passes"] = [dict(zip(titles, row, strict=True)) for row in rows]
         text = f"{table(titles, rows)}\n{text}"
-    data["time"] = breakdown(result.seconds, reports, len(classes), backend)
-    text = f"{text}\n{breakdown_text(data['time'], backend)}"
+    data["time"] = spent = breakdown(result.seconds, reports, len(classes), backend)
+    text = f"{text}\n{breakdown_text(spent, backend)}"
     emit(as_json, data, text)
 
 
