@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
 from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, UNITS, Opcode
 from lutvar.contract.register_map import read_ports
+from lutvar.sim.device import Port
 from lutvar.sim.fuzz.bench import Bench
 from lutvar.sim.fuzz.case import Step
 from lutvar.sim.fuzz.events import Event, Pace, Timing
@@ -83,6 +85,11 @@ def counters(steps: Sequence[Step]) -> _Run:
     return run
 
 
+def _beats(bench: Bench, ports: Sequence[str]) -> int:
+    """What the memory has sent on these ports."""
+    return sum([bench.device.beats(cast("Port", port)) for port in ports])
+
+
 def unsolicited(step: Step) -> _Run:
     """After a hard reset while the instructions are on their way, each of them is counted."""
     slow = Timing(1, {"r_prog": Pace(_LATENCY, _LATENCY)})
@@ -90,11 +97,11 @@ def unsolicited(step: Step) -> _Run:
 
     def run(bench: Bench, oracle: Oracle) -> str:
         ports = read_ports(bench.config.weight_ports)
-        before = sum(bench.device.beats(port) for port in ports)  # type: ignore[arg-type]
+        before = _beats(bench, ports)
         outcome = bench.run(replace(step, timing=slow, event=event))
         if (deviation := oracle.judge(step, outcome, 0)) is not None:
             return f"{deviation.kind}: {deviation.what}"
-        moved = sum(bench.device.beats(port) for port in ports) - before  # type: ignore[arg-type]
+        moved = _beats(bench, ports) - before
         # The header came before the reset.
         if (count := bench.read("UNSOLICITED")) != moved - 1 or moved < 10:
             return f"UNSOLICITED is {count} after {moved} beats, of which one was asked for"

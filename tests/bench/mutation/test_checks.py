@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,7 @@ CONFIG = load_accelerator("small-fp4")
 #: Checks that `lutvar fuzz` does not make.
 DIRECTED = ("counters", "unsolicited", "program outside", "outside by records", "high addresses",
             "crowds", "more resets")  # fmt: skip
-UNITS = {
+UNITS: dict[str, Callable[[], wiring.Component]] = {
     "fp32_multiply_24": lambda: Fp32Multiply(24),
     "fp32_add": Fp32Add,
     "fp32_to_fp16": Fp32ToFp16,
