@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files about devices: recorded traffic and dumps of registers."""
+"""Files about devices: recorded traffic, dumps of registers, self-tests, measurements."""
 
 from __future__ import annotations
 
@@ -42,5 +42,57 @@ def dump(_path: Path, data: dict[str, Any]) -> FileReport:
             "state": data["state"],
             "time": data["time"],
             "versions": data["versions"],
+        },
+    )
+
+
+def references(path: Path) -> FileReport:
+    """What a self-test must find. Raises BadInput for a damaged file."""
+    from lutvar.host.board.references import FORMAT, References
+
+    found = References.load(path)
+    kinds = Counter(name.split("/")[0] for name in found.results)
+    return FileReport(
+        "references of `lutvar selftest --record`",
+        FORMAT,
+        "SHA-256 of everything",
+        "lutvar selftest --reference",
+        {
+            "accelerator_hash": found.accelerator,
+            "model_sha256": found.model or None,
+            "recorded_on": found.source,
+            "results": dict(sorted(kinds.items())),
+        },
+    )
+
+
+def verdict(_path: Path, data: dict[str, Any]) -> FileReport:
+    """What a self-test has found."""
+    counts = Counter(outcome["result"] for outcome in data["outcomes"])
+    return FileReport(
+        "verdict of `lutvar selftest`",
+        str(data["format"]),
+        facts={
+            "device": data["device"],
+            "accelerator": data["accelerator"],
+            "accelerator_hash": data["hash"],
+            "passed": data["passed"],
+            "checks": dict(sorted(counts.items())),
+            "not_checked": data["not_checked"],
+        },
+    )
+
+
+def measured(_path: Path, data: dict[str, Any]) -> FileReport:
+    """What `lutvar bench --device` found."""
+    return FileReport(
+        "figures of `lutvar bench --device`",
+        facts={
+            "device": data["device"],
+            "accelerator": data["accelerator"],
+            "figures": data["kind"],
+            "images": data["images"],
+            "images_per_second": data["images_per_second"],
+            "cycles_per_image": data["cycles_per_image"],
         },
     )

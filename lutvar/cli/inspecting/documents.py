@@ -179,6 +179,8 @@ _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"verilog", "ports", "registers", "tools"}, manifest),
     ({"format", "var", "vqvae", "files"}, model_json),
     ({"registers", "transport", "units"}, devices.dump),
+    ({"outcomes", "not_checked", "rounds"}, devices.verdict),
+    ({"cycles_per_image", "noc", "device"}, devices.measured),
     ({"verdict", "compared", "versions"}, _demo),
     ({"lutvar", "settings", "runs"}, _evaluation),
     ({"modelled", "formats"}, _comparison),

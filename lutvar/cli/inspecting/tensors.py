@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from . import devices
 from .report import FileReport, InspectError, sha256_of, shape_text
 
 Shapes = Mapping[str, list[int]]
@@ -33,6 +34,8 @@ def inspect_tensors(path: Path) -> FileReport:
 def _of(path: Path, metadata: Mapping[str, str], shapes: Shapes) -> FileReport:
     if "lutvar-image-1" in metadata:
         return _image(path)
+    if metadata.get("format") == "lutvar-selftest-1":
+        return devices.references(path)
     try:
         header = json.loads(metadata.get("lutvar", "{}"))
     except ValueError as error:

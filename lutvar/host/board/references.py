@@ -43,13 +43,13 @@ class References:
         """Write the file, whole or not at all. Raises OutputError."""
         meta = {
             "format": FORMAT, "accelerator": self.accelerator, "model": self.model,
-            "source": self.source,
+            "source": self.source, "sha256": self.digest(),
         }  # fmt: skip
         write_file(path, save(self.results, meta))
 
     @classmethod
     def load(cls, path: Path) -> References:
-        """Read a file. Raises BadInput when it is none."""
+        """Read a file. Raises BadInput when it is none, cut or altered."""
         try:
             with safe_open(path, framework="numpy") as file:
                 meta: Mapping[str, str] = file.metadata() or {}
@@ -61,7 +61,19 @@ class References:
             ) from None
         if meta.get("format") != FORMAT:
             raise BadInput(f"{path}: its format is not {FORMAT}; record it with this release")
-        return cls(meta["accelerator"], meta["model"], meta["source"], results)
+        found = cls(meta.get("accelerator", ""), meta.get("model", ""), meta.get("source", ""),
+                    results)  # fmt: skip
+        if found.digest() != meta.get("sha256"):
+            raise BadInput(f"{path}: its content is not that of its SHA-256; record it again")
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 over everything."""
+        digest = hashlib.sha256("\0".join([self.accelerator, self.model, self.source]).encode())
+        for name in sorted(self.results):
+            digest.update(f"\0{name}\0{len(self.results[name])}\0".encode())
+            digest.update(self.results[name].tobytes())
+        return digest.hexdigest()
 
     def check(self, accelerator: str, model: str) -> None:
         """Refuse references of another accelerator or model. Raises BadInput."""

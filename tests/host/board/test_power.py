@@ -161,6 +161,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "not measured: this is no board (modelled)" in text and "wgt read" in text
     data = json.loads(out.read_text())
     assert data["images_per_second"] is None and data["noc"]["mhz"] == 200.0
+    assert run(["inspect", str(out), "--json"]) == OK
+    assert json.loads(capsys.readouterr().out)["kind"] == "figures of `lutvar bench --device`"
     assert run([*arguments, "-o", str(out)]) == BAD_INPUT
     assert "--device needs --image" in capsys.readouterr().err
     assert run(["bench", "--slots", "2"]) == BAD_INPUT

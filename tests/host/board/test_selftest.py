@@ -247,6 +247,11 @@ def test_references_belong_to_an_accelerator_and_a_model(tmp_path: Path) -> None
     other = load_accelerator("small-fp6")
     with pytest.raises(BadInput, match="references of accelerator"):
         SelfTest(GoldenDevice(other, size=SIZE), other, references=again)
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(BadInput, match="not that of its SHA-256"):
+        References.load(path)
     path.write_bytes(b"no file")
     with pytest.raises(BadInput, match="record references with"):
         References.load(path)
@@ -300,6 +305,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert data["accelerator"] == "small-fp4" and data["memory"][0]["bank"].startswith("LPDDR4")
     assert run(["selftest", url, "--config", "small-fp6", "--rounds", "1"]) == FAILED
     assert "HASH_LO" in capsys.readouterr().out
+    for path, kind in ((verdict, "verdict of"), (record, "references of")):
+        assert run(["inspect", str(path), "--json"]) == OK
+        assert json.loads(capsys.readouterr().out)["kind"].startswith(kind)
 
 
 @pytest.mark.verilator
