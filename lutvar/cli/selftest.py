@@ -111,9 +111,9 @@ def _golden(
     accelerator: AcceleratorConfig, packed: PackedTransformer | None, rounds: int
 ) -> References | None:
     """References from the golden device, or None where it is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("torch") is None:
+    try:
+        import torch  # noqa: F401
+    except ImportError:
         return None
     from lutvar.host.board.selftest import SelfTest
     from lutvar.host.open import open_transport

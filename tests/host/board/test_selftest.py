@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lutvar.cli.errors import FAILED, OK
+from lutvar.cli.errors import EXTRAS, FAILED, OK
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Instruction, Opcode, Region
@@ -30,6 +32,13 @@ from lutvar.sim.transport import SimulatedMemory
 from support.sim.device_rig import BUILD, exported, packed, random_transformer
 
 CONFIG = load_accelerator("small-fp4")
+#: A process in which modules of the extras cannot be imported.
+BLOCK = (
+    "import sys\n"
+    "for name in {names!r}: sys.modules[name] = None\n"
+    "from lutvar.cli.main import main\n"
+    "main()"
+)
 SIZE = 1 << 20
 
 
@@ -308,6 +317,25 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for path, kind in ((verdict, "verdict of"), (record, "references of")):
         assert run(["inspect", str(path), "--json"]) == OK
         assert json.loads(capsys.readouterr().out)["kind"].startswith(kind)
+
+
+def test_a_host_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As on a board: a recorded run is the device, references come from elsewhere or not at all."""
+    common = ["--config", "small-fp4", "--rounds", "1"]
+    url = f"golden:small-fp4?memory=1&record={tmp_path / 'run.rec'}"
+    record = tmp_path / "r.safetensors"
+    assert run(["selftest", url, *common, "--record", str(record)]) == OK
+    capsys.readouterr()
+    replay = ["selftest", f"replay:{tmp_path / 'run.rec'}", *common, "--json"]
+    for more, checked in (("--reference", str(record)), True), ((), False):
+        done = subprocess.run(
+            [sys.executable, "-c", BLOCK.format(names=sorted(EXTRAS)), *replay, *more],
+            cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        data = json.loads(done.stdout)
+        assert data["passed"] and len(data["outcomes"]) == 5
+        assert any("no reference" in what for what in data["not_checked"]) is not checked
 
 
 @pytest.mark.verilator
