@@ -9,7 +9,15 @@ import click
 
 from lutvar.files import prepare_output
 
-from .common import accelerator_option, command, emit, json_option, model_option, out_option
+from .common import (
+    OutputFile,
+    accelerator_option,
+    command,
+    emit,
+    json_option,
+    model_option,
+    out_option,
+)
 
 
 @command("pack")
@@ -22,10 +30,23 @@ from .common import accelerator_option, command, emit, json_option, model_option
     help="Classes to hold, such as 0-9,207; the class of unguided halves comes along. "
     "Default: all of the model's.",
 )
+@click.option(
+    "--host-model",
+    type=OutputFile(".host"),
+    metavar="FILE",
+    help="Write embeddings and codebook too, for a host that generates without torch "
+    "(`lutvar.host.generate`).",
+)
 @out_option("Image to write.", endings=(".img",))
 @json_option
 def pack(
-    file: Path, model: str, config: str, classes: str | None, out: Path, as_json: bool
+    file: Path,
+    model: str,
+    config: str,
+    classes: str | None,
+    host_model: Path | None,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Pack FILE, which `lutvar quantize` wrote, into the image that lies in the device's memory.
 
@@ -40,11 +61,17 @@ def pack(
     if out.exists() and not out.is_file():
         raise click.UsageError(f"{out}: is no regular file; hosts map an image, name a file")
     prepare_output(out)
+    if host_model is not None:
+        prepare_output(host_model)
     from lutvar.host.compile.pack import pack_transformer
     from lutvar.host.compile.packed import scratch
     from lutvar.quant.runnable import quantize
 
     quantized = quantize(model, accelerator, file)
+    if host_model is not None:
+        from lutvar.sim.run.host_model import host_model as of_model
+
+        of_model(quantized.loaded.var, quantized.loaded.vqvae).save(host_model)
     # The image waits beside its target, where there must be space for it anyway.
     with scratch(out.resolve().parent) as allocate:
         packed = pack_transformer(

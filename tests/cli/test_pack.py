@@ -16,6 +16,7 @@ from lutvar.cli.pack import parse_classes
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.generate import HostModel
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.quant.runnable import quantize
 from support.sim.device_rig import image_step, same
@@ -54,6 +55,16 @@ def test_the_image_is_what_is_packed_in_memory(image: Path) -> None:
     assert loaded.layout == expected.layout and loaded.exponents == expected.exponents
     assert loaded.model["model"] == "digits" and loaded.model["recipe"] == "fp4"
     assert sorted(p.suffix for p in image.parent.iterdir()) == [".img", ".safetensors"]
+
+
+def test_what_a_host_without_torch_needs(quantized: Path, tmp_path: Path) -> None:
+    arguments = ["pack", str(quantized), "--model", "digits", "--classes", "3"]
+    arguments += ["--config", "small-fp4", "-o", str(tmp_path / "model.img")]
+    assert run([*arguments, "--host-model", str(tmp_path / "model.host")]) == 0
+    model = HostModel.load(tmp_path / "model.host")
+    layout = PackedTransformer.load(tmp_path / "model.img", CONFIG).layout
+    assert model.patch_nums == layout.shape.patch_nums
+    assert model.positions.shape == (layout.shape.tokens, layout.shape.width)
 
 
 def test_a_device_computes_the_same_with_it(image: Path) -> None:

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Images as latent maps, with numpy alone: embeddings, sampling and feature map around a device.
+
+    model = HostModel.load("digits.host")
+    with Session.open("uio:lutvar", packed) as session:
+        made = generate(model, session.transformer, labels=[3], seeds=[0], cfg=1.5)
+
+`lutvar pack --host-model` writes the file. What is left to do is the decoder: `made[i].latent` is
+its input. Sums are taken in another order than PyTorch takes them, so embeddings may differ in the
+last bits; the sampler is the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from lutvar.contract.passes import ImageStep, Transformer, guidance_at
+from lutvar.contract.sampling import TokenStream, filter_logits
+from lutvar.files import json_text, write_file
+
+from .errors import BadInput
+
+FORMAT = "lutvar-host-1"  #: the metadata entry of the file
+Floats = NDArray[np.float32]
+_ARRAYS = ("classes", "start", "positions", "words", "words_bias", "codebook", "phi", "phi_bias")
+
+
+@dataclass(frozen=True, eq=False)
+class HostModel:
+    """What the host needs of a model besides its packed transformer. C channels, Z of a code.
+
+    Attributes:
+        patch_nums: side of each token map.
+        classes: embeddings, [classes + 1, C]; the null class is the last.
+        start: added to a class's embedding, [p0 * p0, C].
+        positions: level and position of every token, [L, C].
+        words, words_bias: from codes to embeddings, [C, Z] and [C].
+        codebook: [V, Z].
+        phi, phi_bias: convolutions, [K, Z, Z, 3, 3] and [K, Z].
+        phi_of_scale: which one each scale uses.
+        ratio: share of the convolution in phi.
+    """
+
+    patch_nums: tuple[int, ...]
+    classes: Floats
+    start: Floats
+    positions: Floats
+    words: Floats
+    words_bias: Floats
+    codebook: Floats
+    phi: Floats
+    phi_bias: Floats
+    phi_of_scale: tuple[int, ...]
+    ratio: float
+
+    def save(self, path: str | Path) -> None:
+        """Write the file, whole or not at all. Raises OutputError."""
+        meta = {
+            "patch_nums": self.patch_nums, "phi_of_scale": self.phi_of_scale, "ratio": self.ratio,
+        }  # fmt: skip
+        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
+        write_file(path, save(arrays, {FORMAT: json_text(meta)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> HostModel:
+        """Read a file. Raises BadInput for anything else."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                meta = json.loads((file.metadata() or {})[FORMAT])
+                arrays = {name: file.get_tensor(name) for name in _ARRAYS}
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise BadInput(
+                f"{path}: no model for a host ({error}); write it with lutvar pack --host-model"
+            ) from error
+        return cls(
+            patch_nums=tuple(meta["patch_nums"]), phi_of_scale=tuple(meta["phi_of_scale"]),
+            ratio=float(meta["ratio"]), **arrays,
+        )  # fmt: skip
+
+    def first(self, label: int) -> Floats:
+        """Embeddings of scale 0, [p0 * p0, C]."""
+        return self.classes[label] + self.start + self.positions[: len(self.start)]
+
+    def next(self, scale: int, latent: Floats) -> Floats:
+        """Embeddings of a scale from the latent map so far, [p * p, C]."""
+        side = self.patch_nums[scale]
+        at = sum(p * p for p in self.patch_nums[:scale])
+        average = _average(latent.shape[-1], side)
+        small = average @ latent @ average.T
+        words = small.reshape(len(small), -1).T @ self.words.T + self.words_bias
+        return words + self.positions[at : at + side * side]
+
+    def contribution(self, scale: int, tokens: NDArray[np.int64]) -> Floats:
+        """What the tokens of a scale add to the latent map, [Z, p_last, p_last]."""
+        side, full = self.patch_nums[scale], self.patch_nums[-1]
+        h = self.codebook[tokens].T.reshape(-1, side, side)
+        if scale != len(self.patch_nums) - 1:
+            enlarge = _bicubic(side, full)
+            h = enlarge @ h @ enlarge.T
+        if not self.ratio:
+            return h
+        index = self.phi_of_scale[scale]
+        framed = np.pad(h, ((0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(framed, (3, 3), axis=(1, 2))
+        around = windows.transpose(1, 2, 0, 3, 4).reshape(full * full, -1)
+        moved = around @ self.phi[index].reshape(len(h), -1).T + self.phi_bias[index]
+        return h * np.float32(1 - self.ratio) + moved.T.reshape(h.shape) * np.float32(self.ratio)
+
+
+def _average(size: int, side: int) -> Floats:
+    """Means over areas, [side, size]."""
+    matrix = np.zeros((side, size), np.float32)
+    for i in range(side):
+        first, end = i * size // side, -(-(i + 1) * size // side)
+        matrix[i, first:end] = 1 / (end - first)
+    return matrix
+
+
+def _bicubic(side: int, size: int) -> Floats:
+    """Cubic convolution (a = -0.75) between cell centres, borders repeated, [size, side]."""
+    matrix = np.zeros((size, side))
+    a = -0.75
+    for i in range(size):
+        at = (i + 0.5) * side / size - 0.5
+        cell = int(np.floor(at))
+        for j in range(cell - 1, cell + 3):
+            d = abs(at - j)
+            near = ((a + 2) * d - (a + 3)) * d * d + 1
+            far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
+            matrix[i, min(max(j, 0), side - 1)] += near if d <= 1 else far
+    return matrix.astype(np.float32)
+
+
+class Generated(NamedTuple):
+    """One image: tokens of each scale [p * p], and the decoder's input [Z, p_last, p_last]."""
+
+    tokens: list[NDArray[np.int64]]
+    latent: Floats
+
+
+def generate(
+    model: HostModel,
+    transformer: Transformer,
+    labels: Sequence[int],
+    seeds: Sequence[int],
+    cfg: float = 1.5,
+    top_k: int = 0,
+    top_p: float = 0.0,
+) -> list[Generated]:
+    """Generate images together, each in the slot of its index.
+
+    Args:
+        model: embeddings and codebook.
+        transformer: on a device with as many slots as labels.
+        labels: classes; -1 for none.
+        seeds: one for each image.
+        cfg, top_k, top_p: guidance at the last scale, and what may be drawn, as in
+            `lutvar generate`.
+
+    Raises:
+        BadInput: labels and seeds that do not fit the model or each other.
+    """
+    null = len(model.classes) - 1
+    if len(labels) != len(seeds):
+        raise BadInput(f"{len(labels)} labels and {len(seeds)} seeds; one seed for each image")
+    for label in labels:
+        if not -1 <= label < null:
+            raise BadInput(f"class {label}; the model has 0 to {null - 1}, and -1 for none")
+    classes = [null if label < 0 else label for label in labels]
+    streams = [TokenStream(seed) for seed in seeds]
+    sides = model.patch_nums
+    latents = [np.zeros((model.codebook.shape[1], sides[-1], sides[-1]), np.float32)] * len(labels)
+    tokens: list[list[NDArray[np.int64]]] = [[] for _ in labels]
+    x = [(model.first(label), model.first(null)) for label in classes]
+    position = 0
+    for scale, side in enumerate(sides):
+        guidance = guidance_at(cfg, scale, len(sides))
+        steps = [
+            ImageStep(i, label, position, x[i][0], x[i][1] if cfg else None, guidance)
+            for i, label in enumerate(classes)
+        ]
+        for i, logits in enumerate(transformer.run(steps)):
+            drawn = streams[i].draw(filter_logits(logits, top_k, top_p))
+            tokens[i].append(drawn)
+            latents[i] = latents[i] + model.contribution(scale, drawn)
+            if scale + 1 < len(sides):
+                both = model.next(scale + 1, latents[i])
+                x[i] = both, both
+        position += side * side
+    return [Generated(t, latent) for t, latent in zip(tokens, latents, strict=True)]
