@@ -11,11 +11,12 @@ import subprocess
 import sys
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lutvar.cli.main import run
-from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.vivado import board
 from support.tcl import SCRIPTS
@@ -59,6 +60,24 @@ def test_the_folder_is_whole(export: Path, tmp_path: Path, capsys) -> None:
     (out / "lutvar.dtsi").write_text("changed")
     assert run(["inspect", str(out / "manifest.json")]) != 0
     assert "lutvar.dtsi has another SHA-256" in capsys.readouterr().err
+
+
+def test_without_an_export_it_makes_one(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder itself is where `lutvar verilog` writes then."""
+    from lutvar.hw.accelerator import export as module
+
+    def fake(config: AcceleratorConfig, out: Path, progress: Any) -> module.Manifest:
+        out.mkdir(parents=True)
+        paths = [shutil.copy(export / f"{config.name}.{end}", out) for end in ("v", "json")]
+        return module.Manifest(Path(paths[0]), Path(paths[1]), {})
+
+    monkeypatch.setattr(module, "export", fake)
+    out = tmp_path / "out"
+    assert run(["vivado", "vck190-fp4", "-o", str(out)]) == 0
+    other = project(export, tmp_path / "other")
+    assert (out / "SHA256SUMS").read_text() == (other / "SHA256SUMS").read_text()
 
 
 def test_equal_input_gives_equal_bytes(export: Path, tmp_path: Path) -> None:
