@@ -26,9 +26,17 @@ def board() -> None:
     metavar="FILE",
     help="A model of `lutvar pack` for this accelerator; may be given several times.",
 )
+@click.option(
+    "--reference",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="References of `lutvar selftest --record`, for the board's own test.",
+)
 @out_option("Folder to write.", "build/board", folder=True)
 @json_option
-def install(results: Path, images: tuple[Path, ...], out: Path, as_json: bool) -> None:
+def install(
+    results: Path, images: tuple[Path, ...], reference: Path | None, out: Path, as_json: bool
+) -> None:
     """Lay out what goes onto the card, and print the commands that are left.
 
     RESULTS is the folder that a build in Vivado left. Every file is compared with its SHA-256, and
@@ -36,7 +44,7 @@ def install(results: Path, images: tuple[Path, ...], out: Path, as_json: bool) -
     """
     from lutvar.host.board.install import install as lay_out
 
-    done = lay_out(results, out, images)
+    done = lay_out(results, out, images, reference)
     rows = [f"{out}: {len(done.files)} files", *(f"  {name}" for name in done.files), "next:"]
     emit(
         as_json,

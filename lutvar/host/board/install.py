@@ -16,14 +16,16 @@ from pathlib import Path
 
 from lutvar.files import make_folder, write_file
 from lutvar.host.compile.packed import read_image
-from lutvar.host.errors import HostError
+from lutvar.host.errors import BadInput, HostError
 
+from .references import References
 from .sysfs import BUFFER_NAME, UIO_MODULE, UIO_NAME
 
 FORMAT = "lutvar-build-1"
 #: Where things lie on the board.
 FIRMWARE = "lib/firmware/lutvar"
 MODELS = "usr/share/lutvar"
+REFERENCE = "reference.safetensors"
 _PIECE = 1 << 24
 #: Path on the board -> content: names of modules and nodes are those of the device tree fragment.
 SETTINGS = {
@@ -132,25 +134,41 @@ class Installation:
     commands: tuple[str, ...]
 
 
-def install(results: Path, out: Path, models: tuple[Path, ...] = ()) -> Installation:
+def install(
+    results: Path, out: Path, models: tuple[Path, ...] = (), reference: Path | None = None
+) -> Installation:
     """Lay out the files of a board.
 
     Args:
         results: folder that a build in Vivado left, with manifest.json.
         out: folder to write.
         models: files of `lutvar pack` for this accelerator.
+        reference: of `lutvar selftest --record`, for this accelerator and one of the models.
 
     Raises:
         InstallError: a file is missing or altered, or a model is packed for another accelerator.
+        BadInput: references that are none, or of another accelerator or model.
         ImageError: a model is cut or altered. OutputError: the folder cannot be written.
     """
     build = Build.read(results)
+    tested: Path | None = None  # the model that the references are of
+    known = None if reference is None else References.load(reference)
     for path in models:
-        packed_for = read_image(path)[0]["accelerator"]
+        meta = read_image(path)[0]
+        packed_for = meta["accelerator"]
+        if known is not None and known.model == meta.get("sha256"):
+            tested = path
         if packed_for != build.digest:
             raise InstallError(
                 f"{path} is packed for accelerator {packed_for}, the image in {results} is "
                 f"{build.digest} ({build.name}); pack it with --config {build.name}"
+            )
+    if known is not None:
+        known.check(build.digest, known.model)
+        if known.model and tested is None:
+            raise BadInput(
+                f"{reference} is of the packed model {known.model[:16]}, which is not among the "
+                "models; give that one with --image, or record without a model"
             )
     files: dict[str, Path | str] = {
         f"boot/{build.images[0]}": results / build.images[0],
@@ -165,14 +183,19 @@ def install(results: Path, out: Path, models: tuple[Path, ...] = ()) -> Installa
         files[f"root/{FIRMWARE}/lutvar.hwh"] = results / "lutvar.hwh"
     for path in models:
         files[f"root/{MODELS}/{path.name}"] = path
+    if reference is not None:
+        files[f"root/{MODELS}/{REFERENCE}"] = reference
     files |= {f"root/{name}": text for name, text in SETTINGS.items()}
     for name, content in files.items():
         make_folder((out / name).parent)
         write_file(out / name, content if isinstance(content, str) else _pieces(content))
-    return Installation(out, tuple(files), tuple(_commands(build, out, models)))
+    test = f"lutvar selftest uio:lutvar --config {build.name}"
+    test += f" --image /{MODELS}/{tested.name}" if tested is not None else ""
+    test += f" --reference /{MODELS}/{REFERENCE}" if reference is not None else ""
+    return Installation(out, tuple(files), tuple(_commands(build, out, models, test)))
 
 
-def _commands(build: Build, out: Path, models: tuple[Path, ...]) -> Iterator[str]:
+def _commands(build: Build, out: Path, models: tuple[Path, ...], test: str) -> Iterator[str]:
     yield "# here, with system.dtb (holding lutvar.dtsi), bl31.elf and u-boot.elf in boot:"
     yield f"cd {out}/boot && bootgen -arch versal -image boot.bif -o BOOT.BIN -w on"
     yield "# the card, its two partitions mounted:"
@@ -183,7 +206,7 @@ def _commands(build: Build, out: Path, models: tuple[Path, ...]) -> Iterator[str
         yield "cat /sys/class/fpga_manager/fpga0/state   # must say operating"
     yield "sudo modprobe uio_pdrv_genirq of_id=generic-uio && sudo insmod u-dma-buf.ko"
     yield f"lutvar doctor --board --config {build.name}"
-    yield f"lutvar selftest uio:lutvar --config {build.name}"
+    yield test
     for path in models[:1]:
         yield (
             f"lutvar generate --device uio:lutvar --config {build.name} "

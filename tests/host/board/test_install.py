@@ -18,6 +18,8 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.host.board import install
 from lutvar.host.board.install import InstallError
+from lutvar.host.board.references import References
+from lutvar.host.errors import BadInput
 
 HASH = f"{accelerator_hash(load_accelerator('vck190-fp4')):016x}"
 
@@ -84,6 +86,29 @@ def test_what_goes_onto_the_card(
                     monkeypatch.setattr(parameter.type, "exists", False)
             with command.make_context(name, rest, parent=parent):
                 pass
+
+
+def test_references_of_the_self_test(
+    results, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They go along when they are of the accelerator and of a model that goes along."""
+    folder, out, file = results(), tmp_path / "card", tmp_path / "r.safetensors"
+    meta = {"accelerator": HASH, "sha256": "5" * 64}
+    monkeypatch.setattr(install, "read_image", lambda path: (meta, None))
+    References(HASH, "5" * 64, "golden:vck190-fp4").save(file)
+    done = install.install(folder, out, (model,), file)
+    name = "usr/share/lutvar/reference.safetensors"
+    assert (out / "root" / name).read_bytes() == file.read_bytes()
+    test = next(line for line in done.commands if "selftest" in line)
+    assert test.endswith(f"--image /usr/share/lutvar/model.img --reference /{name}")
+    with pytest.raises(BadInput, match="5555, which is not among the models"):
+        install.install(folder, out, (), file)
+    References("0" * 16, "", "golden:small-fp4").save(file)
+    with pytest.raises(BadInput, match="references of accelerator 0000"):
+        install.install(folder, out, (model,), file)
+    References(HASH, "", "golden:vck190-fp4").save(file)  # of the units alone
+    done = install.install(folder, out, (), file)
+    assert any(line.endswith(f"vck190-fp4 --reference /{name}") for line in done.commands)
 
 
 def test_rules_are_those_of_the_page(results, tmp_path: Path) -> None:
