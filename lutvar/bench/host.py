@@ -107,9 +107,31 @@ def host_speed() -> list[Measurement]:
             f"host without decoder, an image of {MODEL} at 256 px", whole, "s of processor",
             "timed", HOST_SECONDS, detail={f"{name} ms": 1e3 * t for name, t in parts.items()},
         ),
-        Measurement("decoder, an image of 256 px", decoder, "s of processor", "timed",
-                    detail={"library": "PyTorch, one thread"}),
+        Measurement("decoder, an image of 256 px, PyTorch", decoder, "s of processor", "timed"),
+        _onnx_decoder(vqvae),
     ]  # fmt: skip
+
+
+def _onnx_decoder(vqvae: Vqvae) -> Measurement:
+    """Seconds of processor for one image with ONNX Runtime on one thread."""
+    name, seconds, detail = "decoder, an image of 256 px, ONNX Runtime", None, {}
+    try:
+        from lutvar.host.decoder import OnnxDecoder
+        from lutvar.sim.run.decoder_file import write_decoder
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "decoder.onnx"
+            write_decoder(vqvae, path)
+            decode = OnnxDecoder(path, threads=1)
+            side = vqvae.config.patch_nums[-1]
+            latent = np.ones((1, CHANNELS, side, side), np.float32)
+            decode(latent)
+            started = time.process_time()
+            decode(latent)
+            seconds = time.process_time() - started
+    except (ImportError, RuntimeError) as error:  # PyTorch's word for a missing onnx
+        detail = {"reason": str(error).splitlines()[0]}
+    return Measurement(name, seconds, "s of processor", "timed", detail=detail)
 
 
 def _compile(

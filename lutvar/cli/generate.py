@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -65,6 +65,12 @@ if TYPE_CHECKING:
     "model.",
 )
 @click.option(
+    "--decoder",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`. Default: PyTorch.",
+)
+@click.option(
     "--class",
     "labels",
     type=int,
@@ -89,6 +95,7 @@ def generate(
     config: str,
     recipe: Path | None,
     image: Path | None,
+    decoder: Path | None,
     labels: tuple[int, ...],
     seed: int,
     cfg: float | None,
@@ -121,6 +128,7 @@ def generate(
     from lutvar.quant.var.passes import generate_passes
     from lutvar.sim.run.sheet import class_name
 
+    decode = None if decoder is None else _decoder(decoder)
     loaded, runs = _what_runs(model, config, recipe, image)
     classes = labels or tuple(range(len(loaded.info.classes)))
     count = slots or len(classes)
@@ -141,6 +149,7 @@ def generate(
             slots=count,
             stagger=stagger,
             progress=update,
+            decode=decode,
         )
     names = [class_name(loaded.info.classes, label) for label in classes]
     _write_row(result.images_BCHW, zoom, names, out)
@@ -162,6 +171,16 @@ def generate(
     data["time"] = spent = breakdown(result.seconds, reports, len(classes), backend)
     text = f"{text}\n{breakdown_text(spent, backend)}"
     emit(as_json, data, text)
+
+
+def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
+    """ONNX Runtime's decoder."""
+    import torch
+
+    from lutvar.host.decoder import OnnxDecoder
+
+    decoder = OnnxDecoder(path)
+    return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
 
 
 _STRIP = 22  #: height of the class names above the images, in screen pixels

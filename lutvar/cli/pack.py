@@ -37,6 +37,12 @@ from .common import (
     help="Write embeddings and codebook too, for a host that generates without torch "
     "(`lutvar.host.generate`).",
 )
+@click.option(
+    "--decoder",
+    type=OutputFile(".onnx"),
+    metavar="FILE",
+    help="Write the image decoder too, for ONNX Runtime (`lutvar.host.decoder`).",
+)
 @out_option("Image to write.", endings=(".img",))
 @json_option
 def pack(
@@ -45,6 +51,7 @@ def pack(
     config: str,
     classes: str | None,
     host_model: Path | None,
+    decoder: Path | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -61,8 +68,9 @@ def pack(
     if out.exists() and not out.is_file():
         raise click.UsageError(f"{out}: is no regular file; hosts map an image, name a file")
     prepare_output(out)
-    if host_model is not None:
-        prepare_output(host_model)
+    for more in (host_model, decoder):
+        if more is not None:
+            prepare_output(more)
     from lutvar.host.compile.pack import pack_transformer
     from lutvar.host.compile.packed import scratch
     from lutvar.quant.runnable import quantize
@@ -72,6 +80,10 @@ def pack(
         from lutvar.sim.run.host_model import host_model as of_model
 
         of_model(quantized.loaded.var, quantized.loaded.vqvae).save(host_model)
+    if decoder is not None:
+        from lutvar.sim.run.decoder_file import write_decoder
+
+        write_decoder(quantized.loaded.vqvae, decoder)
     # The image waits beside its target, where there must be space for it anyway.
     with scratch(out.resolve().parent) as allocate:
         packed = pack_transformer(

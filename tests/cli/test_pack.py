@@ -16,6 +16,7 @@ from lutvar.cli.pack import parse_classes
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.decoder import OnnxDecoder
 from lutvar.host.generate import HostModel
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.quant.runnable import quantize
@@ -60,10 +61,13 @@ def test_the_image_is_what_is_packed_in_memory(image: Path) -> None:
 def test_what_a_host_without_torch_needs(quantized: Path, tmp_path: Path) -> None:
     arguments = ["pack", str(quantized), "--model", "digits", "--classes", "3"]
     arguments += ["--config", "small-fp4", "-o", str(tmp_path / "model.img")]
+    arguments += ["--decoder", str(tmp_path / "model.onnx")]
     assert run([*arguments, "--host-model", str(tmp_path / "model.host")]) == 0
     model = HostModel.load(tmp_path / "model.host")
     layout = PackedTransformer.load(tmp_path / "model.img", CONFIG).layout
     assert model.patch_nums == layout.shape.patch_nums
+    latent = np.zeros((1, *model.contribution(0, np.zeros(1, np.int64)).shape), np.float32)
+    assert OnnxDecoder(tmp_path / "model.onnx")(latent).shape == (1, 1, 8, 8)
     assert model.positions.shape == (layout.shape.tokens, layout.shape.width)
 
 

@@ -96,6 +96,7 @@ def generate_passes(
     progress: Callable[[int, int], None] | None = None,
     keep_logits: bool = False,
     times: Times | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
 ) -> GenerationResult:
     """Generate one image for each label and seed. Host arithmetic runs on the CPU in float32.
 
@@ -113,6 +114,7 @@ def generate_passes(
         progress: called as progress(scales done, scales of all images) after each pass.
         keep_logits: keep the guided logits in the result.
         times: where the time of each part is counted; default: wall time.
+        decode: makes an image in [0, 1] of a latent map; default: the tokenizer's decoder.
 
     Raises:
         ValueError: an argument out of range, or model and tokenizer that do not fit each other.
@@ -156,7 +158,7 @@ def generate_passes(
         number += 1
     images = [finished[i] for i in range(len(classes))]
     with times("decoder"):
-        pixels = torch.cat([vqvae.to_image(image.f_hat) for image in images])
+        pixels = torch.cat([(decode or vqvae.to_image)(image.f_hat) for image in images])
     return GenerationResult(
         pixels,
         [torch.cat([image.tokens[s] for image in images]) for s in range(scales)],
