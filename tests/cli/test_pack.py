@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lutvar.cli.main import run
 from lutvar.cli.pack import parse_classes
@@ -19,7 +20,9 @@ from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.decoder import OnnxDecoder
 from lutvar.host.generate import HostModel
 from lutvar.host.transformer import DeviceTransformer
+from lutvar.quant.models import load_model
 from lutvar.quant.runnable import quantize
+from lutvar.sim.run.decoder_file import write_decoder
 from support.sim.device_rig import image_step, same
 from support.sim.software_device import SoftwareDevice
 
@@ -69,6 +72,18 @@ def test_what_a_host_without_torch_needs(quantized: Path, tmp_path: Path) -> Non
     latent = np.zeros((1, *model.contribution(0, np.zeros(1, np.int64)).shape), np.float32)
     assert OnnxDecoder(tmp_path / "model.onnx")(latent).shape == (1, 1, 8, 8)
     assert model.positions.shape == (layout.shape.tokens, layout.shape.width)
+
+
+def test_generate_decodes_with_the_file(tmp_path: Path) -> None:
+    """The picture of PyTorch's decoder but for rounding."""
+    write_decoder(load_model("digits").vqvae, tmp_path / "model.onnx")
+    common = ["generate", "--backend", "float", "--class", "3", "--zoom", "1"]
+    assert run([*common, "-o", str(tmp_path / "a.png")]) == 0
+    more = ["--decoder", str(tmp_path / "model.onnx"), "-o", str(tmp_path / "b.png")]
+    assert run([*common, *more]) == 0
+    a, b = (np.asarray(Image.open(tmp_path / f"{n}.png"), np.int16) for n in "ab")
+    assert a.shape == b.shape and np.ptp(a[-8:, :8]) > 50
+    assert np.abs(a - b).max() <= 1
 
 
 def test_a_device_computes_the_same_with_it(image: Path) -> None:
