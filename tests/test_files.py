@@ -186,8 +186,8 @@ def test_json_has_no_numbers_that_are_none() -> None:
 OWN_WRITES = {"sim/lint.py", "sim/verilator.py", "sim/tools.py", "bench/synth.py",
               "bench/history.py", "files.py", "sim/formal/aiger.py", "sim/formal/flow.py",
               "sim/formal/selects.py", "sim/formal/trace.py", "sim/testbenches/common.py",
-              "sim/evidence/campaign.py", "bench/resets.py",
-              "bench/mutation/campaign.py"}  # fmt: skip
+              "sim/evidence/campaign.py", "bench/resets.py", "bench/routed.py",
+              "bench/mutation/campaign.py", "sim/fakeboard/tree.py", "host/record.py"}  # fmt: skip
 WRITES = {"write_text", "write_bytes", "savez", "tofile", "save_file"}
 
 

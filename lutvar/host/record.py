@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from lutvar.contract.register_map import REGISTERS
+from lutvar.files import json_text
 
 from .errors import BadInput, BusError, HostError
 from .open import Address
@@ -93,7 +94,7 @@ class Recorder:
         self._note({**header, "clock": self.clock})
 
     def _note(self, what: dict[str, Any] | Event) -> None:
-        self._file.write(json.dumps(what, separators=(",", ":")) + "\n")
+        self._file.write(json_text(what, separators=(",", ":")) + "\n")
 
     def read32(self, offset: int) -> int:
         """See `MemoryTransport`."""
