@@ -76,6 +76,7 @@ def pack(
     from lutvar.quant.runnable import quantize
 
     quantized = quantize(model, accelerator, file)
+    quantized.transformer.prepare_classes(labels)
     if host_model is not None:
         from lutvar.sim.run.host_model import host_model as of_model
 

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from lutvar.quant.var import Var
-from lutvar.quant.var.sites import LinearSite, SiteName
+from lutvar.quant.var.model import Conditioning
+from lutvar.quant.var.sites import FloatLinear, LinearSite, SiteName
 
 from .linear import PrequantizedWeight, QuantizationError
 
@@ -45,22 +47,77 @@ class ClassVectors(NamedTuple):
         return self.blocks[index, BLOCK_VECTORS.index(name)]
 
 
+#: Classes that are computed together, and outputs whose weights the processor's cache holds.
+_TOGETHER, _OUTPUTS = 256, 128
+
+
+class _RowByRow:
+    """A linear that sums each row as it would alone, over few weights at a time."""
+
+    def __call__(
+        self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        result = x_BLC.new_empty(*x_BLC.shape[:-1], len(weight_OI))
+        for first in range(0, len(weight_OI), _OUTPUTS):
+            part = slice(first, first + _OUTPUTS)
+            weight, bias = weight_OI[part], None if bias_O is None else bias_O[part]
+            for row in range(len(x_BLC)):
+                result[row : row + 1, ..., part] = F.linear(x_BLC[row : row + 1], weight, bias)
+        return result
+
+
 class VectorSource:
     """Computes class vectors from the float model."""
 
     def __init__(self, var: Var, factors: Factors, shifts: Shifts) -> None:
         self.var, self.factors, self.shifts = var, factors, shifts
 
-    @torch.no_grad()
     def __call__(self, label: int) -> ClassVectors:
+        return next(self.many([label]))
+
+    @torch.no_grad()
+    def many(self, labels: Sequence[int]) -> Iterator[ClassVectors]:
+        """The vectors of many classes; those of one do not depend on the others.
+
+        One by one, each class reads all weights of AdaLN from memory: gigabytes for a large model.
+        """
+        holder = self.var.backends
+        usual = type(holder.other) is FloatLinear
+        together = _TOGETHER if usual else 1
+        for first in range(0, len(labels), together):
+            part = list(labels[first : first + together])
+            plain = holder.other
+            if usual:
+                holder.other = _RowByRow()
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # to share so little work costs more than it saves
+            try:
+                cond = self.var.condition(torch.tensor(part, device=self.var.lvl_1L.device))
+            finally:
+                holder.other = plain
+                torch.set_num_threads(threads)
+            for row in range(len(part)):
+                yield self._of(cond, row)
+
+    def _of(self, cond: Conditioning, row: int) -> ClassVectors:
         depth = self.var.config.depth
-        cond = self.var.condition(torch.tensor([label], device=self.var.lvl_1L.device))
         blocks = []
         for i, mod in enumerate(cond.blocks):
-            first = self._fold(LinearSite(i, "qkv"), mod.scale_attn, mod.shift_attn)
-            second = self._fold(LinearSite(i, "fc1"), mod.scale_ffn, mod.shift_ffn)
-            blocks.append([*first, mod.gate_attn, *second, mod.gate_ffn])
-        head = self._fold(LinearSite(depth, "head"), cond.head_scale_B1C, cond.head_shift_B1C)
+            scale1, shift1, gate1, scale2, shift2, gate2 = (
+                v[row : row + 1]
+                for v in (
+                    mod.scale_attn, mod.shift_attn, mod.gate_attn,
+                    mod.scale_ffn, mod.shift_ffn, mod.gate_ffn,
+                )
+            )  # fmt: skip
+            first = self._fold(LinearSite(i, "qkv"), scale1, shift1)
+            second = self._fold(LinearSite(i, "fc1"), scale2, shift2)
+            blocks.append([*first, gate1, *second, gate2])
+        head = self._fold(
+            LinearSite(depth, "head"),
+            cond.head_scale_B1C[row : row + 1],
+            cond.head_shift_B1C[row : row + 1],
+        )
         return ClassVectors(
             np.stack([np.stack([_half(v) for v in block]) for block in blocks]),
             np.stack([_half(v) for v in head]),

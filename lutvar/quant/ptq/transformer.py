@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,6 +115,13 @@ class QuantizedTransformer:
         if label not in self.vectors:
             self.vectors[label] = self.source(label)
         return self.vectors[label]
+
+    def prepare_classes(self, labels: Sequence[int] | None = None) -> None:
+        """Compute the vectors of many classes together (default: all), for `class_vectors`."""
+        wanted = range(self.classes + 1) if labels is None else [*labels, self.classes]
+        left = [n for n in wanted if n not in self.vectors and 0 <= n <= self.classes]
+        if isinstance(self.source, VectorSource):
+            self.vectors.update(zip(left, self.source.many(left), strict=True))
 
 
 def check_transformer(config: VarConfig) -> None:

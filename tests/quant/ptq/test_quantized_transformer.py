@@ -15,6 +15,7 @@ from lutvar.contract.shape import TransformerShape
 from lutvar.quant.models import load_model
 from lutvar.quant.ptq import (
     QuantizationError,
+    class_vectors,
     quantize_linear,
     quantize_transformer,
 )
@@ -116,6 +117,24 @@ def test_vectors_of_many_classes_are_computed_when_asked_for(
     assert list(many.vectors) == [1]
     with pytest.raises(ValueError, match="class 4: the model has 0 to 3"):
         many.class_vectors(4)
+
+
+@pytest.mark.parametrize("model", ["digits", "cifar10"])
+def test_vectors_computed_together_are_those_of_one_by_one(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, the weights of AdaLN being read once for all classes."""
+    monkeypatch.setattr(module, "MAX_TABLE_CLASSES", 0)
+    monkeypatch.setattr(class_vectors, "_TOGETHER", 4)
+    made = quantize_transformer(load_model(model).var, load_quant("fp4"), progress=False)
+    made.prepare_classes([7, 2])
+    assert sorted(made.vectors) == [2, 7, made.null_label]
+    made.prepare_classes()
+    assert sorted(made.vectors) == list(range(made.null_label + 1))
+    for label, vectors in made.vectors.items():
+        alone = made.source(label)
+        np.testing.assert_array_equal(vectors.blocks, alone.blocks)
+        np.testing.assert_array_equal(vectors.head, alone.head)
 
 
 def test_models_that_the_attention_cannot_run() -> None:
