@@ -184,8 +184,8 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         made = Generator(config, rng, small=small).make(length)
         return Step(made.program.encode(), True, made.fills, timing or Timing())
 
-    def crowd(i: int) -> Step:
-        made = Crowd(config, rng, small=i % 3 < 2).crowd(KINDS[i % len(KINDS)], 24)
+    def crowd(i: int, op: PostOp | None = None) -> Step:
+        made = Crowd(config, rng, small=i % 3 < 2).crowd(KINDS[i % len(KINDS)], 24, op)
         timing = random_timing(rng, config) if i % 2 else Timing()
         return Step(made.program.encode(), True, made.fills, timing)
 
@@ -210,7 +210,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         Check("outside", transfers_outside(probe), True),
         Check("unsolicited", unsolicited(make(True, 20)), True),
         Check("program outside", program_outside(probe), True),
-        Check("outside by records", transfers_outside(records), True),
+        Check("outside by records", transfers_outside(records, elsewhere=True), True),
         Check(
             "high addresses",
             high_addresses(
@@ -219,6 +219,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             True,
         ),
         steps_check("crowds", [crowd(i) for i in range(12)]),
+        steps_check("records", [crowd(2 + 12 * (i > 0), PostOp.QKV) for i in range(6)]),
         steps_check("attention", [crowd(4 * i) for i in range(2, 8)]),
     ]
     refused: list[Step] = []

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from lutvar.contract.isa import Opcode
+import copy
+
+from lutvar.contract.isa import Opcode, PostOp
 from lutvar.sim.fuzz.draft import Full, Pieces
 from lutvar.sim.fuzz.wellformed import Generator, Wellformed
 
@@ -13,35 +15,39 @@ KINDS = (Opcode.ATTEND, Opcode.FRONT, Opcode.POST, Opcode.FETCH)
 class Crowd(Generator):
     """A generator of such programs."""
 
-    def crowd(self, opcode: Opcode, count: int) -> Wellformed:
-        """About `count` instructions of a kind, fewer where memory ends; POST has the quickest
-        sources that there are."""
+    def crowd(self, opcode: Opcode, count: int, op: PostOp | None = None) -> Wellformed:
+        """About `count` instructions of a kind, fewer where memory ends.
+
+        op: what all POSTs of a crowd do; default: anything.
+        """
         self.pieces = Pieces()
-        try:
-            self._chain()
-            while self._count(opcode) < count:
+        self._chain()
+        while self._count(opcode) < count:
+            before = copy.deepcopy(self.pieces)
+            try:
                 if opcode is Opcode.ATTEND:
                     self._attend()
                 elif opcode is Opcode.FRONT:
                     self._front(int(self.rng.integers(self.config.act_banks)))
                 else:
-                    self._more(opcode)
-        except Full:
-            pass
+                    self._more(opcode, op)
+            except Full:
+                self.pieces = before
+                break
         made = self._ordered(self.pieces.instructions)
         return Wellformed(made, tuple(self.pieces.fills))
 
     def _count(self, opcode: Opcode) -> int:
         return sum(item.opcode is opcode for item in self.pieces.instructions)
 
-    def _more(self, opcode: Opcode) -> None:
+    def _more(self, opcode: Opcode, op: PostOp | None) -> None:
         """POSTs of the same sums, or panels that each have a FETCH."""
         matrix = next(
             item.operands for item in reversed(self.pieces.instructions)
             if item.opcode is Opcode.MATRIX
         )  # fmt: skip
         if opcode is Opcode.POST:
-            self._post(matrix["acc_bank"], matrix["blocks"] // 4, matrix["rows"], None)
+            self._post(matrix["acc_bank"], matrix["blocks"] // 4, matrix["rows"], op)
             return
         self._matrix(
             matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"],

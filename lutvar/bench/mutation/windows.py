@@ -52,8 +52,11 @@ def _used(item: Instruction, name: str) -> bool:
     return True
 
 
-def transfers_outside(step: Step) -> _Run:
-    """Transfers across the edges of windows are told with their start, and do not happen."""
+def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
+    """Transfers across the edges of windows are told with their start, and do not happen.
+
+    elsewhere: each address in each other region, too: nonsense, but inside.
+    """
 
     def run(bench: Bench, oracle: Oracle) -> str:
         words, bases = words_of(step.program), bench.bases
@@ -63,15 +66,20 @@ def transfers_outside(step: Step) -> _Run:
                 if field.kind != "address" or not _used(item, field.name):
                     continue
                 region, _ = split_address(get(word, field))
-                for offset in _edges(region, bases):
+                places = [(region, offset) for offset in _edges(region, bases)]
+                if elsewhere:
+                    places += [(other, ALIGN) for other in Region if other != region]
+                for place, offset in places:
                     new = list(words)
-                    new[at] = put(word, field, address(region, offset))
-                    if stray(new) is None:
-                        continue
+                    new[at] = put(word, field, address(place, offset))
                     other = replace(step, program=bytes_of(new), right=False)
+                    if place == region and stray(new) is None:
+                        continue
                     outcome = bench.run(other)
                     if (deviation := oracle.judge(other, outcome, at)) is not None:
                         return f"{deviation.kind}: {deviation.what}"
+                    if place != region:
+                        continue
                     name = DeviceError(outcome.error).name
                     if not name.startswith("OUTSIDE_"):
                         return f"{item.opcode.name}.{field.name} outside ends with {name}"

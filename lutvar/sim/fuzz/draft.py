@@ -115,8 +115,12 @@ class Draft:
         self.pieces.instructions.append(Instruction(opcode, values))
 
     # Memory ----------------------------------------------------------------------------------
-    def space(self, region: Region, size: int) -> int:
-        """Address of fresh bytes, a few lines after those before."""
+    def space(self, region: Region, size: int, *others: Region) -> int:
+        """Address of fresh bytes, a few lines after those before; now and then elsewhere."""
+        if others and self.one_in(6):
+            other = others[int(self.rng.integers(len(others)))]
+            if self.pieces.used[other] + 4 * ALIGN + size <= _ROOM[other]:
+                region = other
         at = self.pieces.used[region] + ALIGN * int(self.rng.integers(4))
         if at + size > _ROOM[region]:
             raise Full
@@ -136,14 +140,15 @@ class Draft:
         """Fresh rows in IO, "half" or "float"."""
         size = columns * (4 if kind == "float" else 2)
         stride = 0 if self.one_in(12) else self.stride(size)
-        where = self.space(Region.IO, stride * (rows - 1) + size)
+        where = self.space(Region.IO, stride * (rows - 1) + size, Region.CACHE)
         count = (stride * (rows - 1) + size) // (4 if kind == "float" else 2)
         self.fill(kind, where, count)
         return Rows(kind, where, stride, rows, columns)
 
     def output(self, kind: str, rows: int, columns: int) -> Rows:
-        """Room for rows in WORK or IO."""
+        """Room for rows, in WORK or IO as a rule."""
         size = columns * (4 if kind == "float" else 2)
         stride = self.stride(size)
         region = Region.IO if self.one_in(3) else Region.WORK
-        return Rows(kind, self.space(region, stride * (rows - 1) + size), stride, rows, columns)
+        where = self.space(region, stride * (rows - 1) + size, Region.CACHE)
+        return Rows(kind, where, stride, rows, columns)

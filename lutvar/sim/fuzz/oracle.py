@@ -26,6 +26,8 @@ from .events import WATCHDOG
 from .malformed import words_of
 from .rules import misfit, refusal, stray
 
+_OUTSIDE = [code for code in DeviceError if code.name.startswith("OUTSIDE_")]
+
 
 @dataclass(frozen=True)
 class Deviation:
@@ -147,8 +149,12 @@ class Oracle:
             if expected is not None:
                 right = f"{expected[0].name} with {expected[1]:#x}"
             return f"{said}; {right} is right"
-        if outcome.done and not outcome.error and (where := stray(words[:length])) is not None:
+        where = stray(words[:length]) if expected is None else None
+        if outcome.done and not outcome.error and where is not None:
             return f"no error; a transfer touches {where:#x}, which is in no region"
+        outside = outcome.error in _OUTSIDE and outcome.error != DeviceError.OUTSIDE_PROG
+        if outside and expected is None and where is None:
+            return f"{_error_name(outcome)}; all transfers lie in regions"
         return ""
 
     def _provoked(self, step: Step, outcome: Outcome) -> bool:

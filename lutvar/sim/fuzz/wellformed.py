@@ -189,7 +189,8 @@ class Generator(Draft):
         first = int(self.rng.integers(total - blocks + 1))
         stride = self.stride(heads * RECORD_BYTES)
         head_stride = self.stride(rows * RECORD_BYTES)
-        cache = [self.space(Region.CACHE, heads * head_stride) for _ in range(2)]
+        others = (Region.WORK, Region.IO)
+        cache = [self.space(Region.CACHE, heads * head_stride, *others) for _ in range(2)]
         vectors = self.space(Region.MODEL, 2 * blocks * GROUP)
         self.fill("kappa", vectors, blocks * GROUP)
         kappa = int(np.float16(self.rng.choice([0.05, 0.2, 1.0, 3.0])).view(np.uint16))
