@@ -30,7 +30,7 @@ from lutvar.sim.fuzz.case import Step
 from lutvar.sim.fuzz.events import WATCHDOG, Event, Timing, directions, random_timing
 from lutvar.sim.fuzz.malformed import bytes_of, get, malform, put, words_of
 from lutvar.sim.fuzz.oracle import Oracle
-from lutvar.sim.fuzz.rules import refusal
+from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
@@ -150,20 +150,28 @@ def _some(rng: np.random.Generator, steps: list[Step], count: int) -> list[Step]
 
 
 def _one_beat(config: AcceleratorConfig, make: Callable[[], Step]) -> list[Step]:
-    """Programs whose n-th FETCH brings a panel of one beat, after one that is read twice."""
-    fields = {item.name: item for item in PAYLOAD_FIELDS[Opcode.FETCH]}
+    """Programs with a panel that is read twice and, for the next MATRIX, one of a single beat."""
+    beats, repeat = (
+        next(item for item in PAYLOAD_FIELDS[Opcode.FETCH] if item.name == name)
+        for name in ("beats", "repeat")
+    )
     result: list[Step] = []
-    while config.quant_config.dual_format is not None and len(result) < 4:
+    for _ in range(60 if config.quant_config.dual_format is not None else 0):
         step = make()
         words = words_of(step.program)
-        at = [
-            i for i, word in enumerate(words) if i and get(word, HEADER_FIELDS[0]) == Opcode.FETCH
-        ]
+        at = [i for i, w in enumerate(words) if i and get(w, HEADER_FIELDS[0]) == Opcode.FETCH]
         for first, second in pairwise(at):
-            if get(words[first], fields["repeat"]) == 2:
-                words[second] = put(words[second], fields["beats"], 1)
-                result.append(replace(step, program=bytes_of(words), right=False))
+            culprits = []
+            for place in (first, second):
+                new = list(words)
+                new[place] = put(words[place], beats, 1)
+                culprits.append(misfit(config, new))
+            told_apart = None not in culprits and culprits[0] != culprits[1]
+            if get(words[first], repeat) == 2 and told_apart:
+                result.append(replace(step, program=bytes_of(new), right=False))
                 break
+        if len(result) == 4:
+            break
     return result
 
 
@@ -203,7 +211,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
         Check("counters", counters([make(False, 10), make(True, 10), make(False, 10)])),
-        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 100), probe],
+        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 200), probe],
                     control=True),
     ]  # fmt: skip
     result += [
@@ -276,6 +284,11 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(16)
     ]))  # fmt: skip
     any_time = [int(rng.integers(30, 2500)) for _ in range(24)]
+    crowds = []
+    for i in range(12):
+        event = Event("soft_reset", {"cycle": int(rng.integers(60, 1200))})
+        crowds += [replace(crowd(i), event=event), probe]
+    result.append(steps_check("resets in crowds", crowds, control=True))
     result.append(steps_check("more resets", [
         *resets("soft_reset", any_time[:16], False), *resets("hard_reset", any_time[16:], False),
     ], control=True))  # fmt: skip

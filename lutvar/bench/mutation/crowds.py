@@ -21,7 +21,11 @@ class Crowd(Generator):
         op: what all POSTs of a crowd do; default: anything.
         """
         self.pieces = Pieces()
-        self._chain()
+        while not self._count(Opcode.POST):
+            try:
+                self._chain()
+            except Full:
+                self.pieces = Pieces()
         while self._count(opcode) < count:
             before = copy.deepcopy(self.pieces)
             try:

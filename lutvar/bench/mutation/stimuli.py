@@ -246,7 +246,35 @@ def _near(value: int) -> float:
     return float(kept << extra) * (-1 if value < 0 else 1)
 
 
-#: Unit's module without the configuration's prefix -> its case.
+_BEAT_BITS, _WINDOWS = 58, 4
+
+
+def _window(rng: np.random.Generator) -> UnitCase:
+    """Transfers at the edges of windows anywhere in 64 bits, and far from them."""
+    windows, transfers, inside = [], [], []
+    top = (1 << _BEAT_BITS) - 1
+
+    def any_address() -> int:
+        return int(rng.integers(1 << 62)) >> 62 - _BEAT_BITS + int(rng.integers(0, 40)) & top
+
+    for _ in range(COUNT):
+        beats = int(rng.integers(1 << int(rng.integers(1, 21))))
+        pairs = [sorted((any_address(), any_address())) for _ in range(_WINDOWS)]
+        if not rng.integers(8):
+            pairs = [pair[::-1] for pair in pairs]  # empty
+        edge = pairs[int(rng.integers(_WINDOWS))]
+        near = (edge[0], edge[1] - beats, edge[1], any_address())[int(rng.integers(4))]
+        at = max(0, min(top, near + int(rng.integers(-1, 2))))
+        windows.append(sum((a | b << _BEAT_BITS) << 2 * _BEAT_BITS * i
+                           for i, (a, b) in enumerate(pairs)))  # fmt: skip
+        transfers.append(at << 6 | int(rng.integers(64)) | beats << 64)
+        inside.append(int(any(a <= at and at + beats <= b for a, b in pairs)))
+    inputs = {"windows": np.array(windows, object), "transfer": np.array(transfers, object),
+              "load": np.ones(COUNT, np.int64)}  # fmt: skip
+    return UnitCase(1, inputs, ("inside", np.array(inside)))
+
+
+#: Unit's module without the configuration's prefix, or the end of its name -> its case.
 CASES: Mapping[str, Callable[[np.random.Generator], UnitCase]] = {
     "fp32_multiply_24": _product(24), "fp32_multiply_11": _product(11),
     "unit_post__lanes__records__product": _odd_product, "fp32_add": _sum, "rows_adder": _sum,
@@ -261,5 +289,5 @@ CASES: Mapping[str, Callable[[np.random.Generator], UnitCase]] = {
     "front_lane__divide": _product(19), "front_lane__multiply": _half_product,
     "front_lane__add": _half_sum, "front_lane__z_out": _to_half,
     "post_half_lane__gate": _gate, "post_half_lane__product": _gate_product,
-    "post_half_lane__convert": _to_half,
+    "post_half_lane__convert": _to_half, "split__check": _window,
 }  # fmt: skip

@@ -53,7 +53,7 @@ class UnitBench:
         self._program = folder / f"{short}.vvp"
         rng = np.random.default_rng(zlib.crc32(short.encode()))
         ports = _ports(verilog.read_text(encoding="utf-8"), module)
-        case = CASES[short](rng)
+        case = CASES[_ending(short)](rng)
         self.case = replace(case, inputs={_named(k, ports): v for k, v in case.inputs.items()})
         unknown = {*self.case.inputs, self.case.output[0]} - set(ports)
         if unknown:
@@ -182,8 +182,15 @@ def is_arithmetic(module: str) -> bool:
     return _ARITHMETIC.search(module) is not None
 
 
+def _ending(short: str) -> str:
+    """The case of a module that several units have."""
+    return next((name for name in CASES if short.endswith(f"__{name}")), short)
+
+
 def unit_of(module: str) -> str:
     """The unit with a case that a module is or is part of, "" if there is none."""
     prefix, _, short = module.partition("__")
+    if _ending(short) != short:
+        return module
     found = [name for name in CASES if short == name or short.startswith(f"{name}__")]
     return f"{prefix}__{max(found, key=len)}" if found else ""

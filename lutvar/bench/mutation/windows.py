@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -137,13 +138,22 @@ def program_outside(step: Step) -> _Run:
 
 def high_addresses(steps: Sequence[Step]) -> _Run:
     """Programs, and transfers outside, where all bits of an address are in use."""
+    rng = random.Random(len(steps))
+    others = [
+        {region: rng.getrandbits(62) >> 18 << 18 | int(region) << 62 for region in Region}
+        for _ in range(1)
+    ]
 
     def run(bench: Bench, oracle: Oracle) -> str:
         with Bench(bench.library, bench.config, plusarg=bench.plusarg, bases=HIGH_BASES) as high:
-            return (
+            what = (
                 run_steps(high, oracle, steps)
                 or transfers_outside(steps[0])(high, oracle)
                 or program_outside(steps[0])(high, oracle)
             )
+        for bases in [] if what else others:
+            with Bench(bench.library, bench.config, plusarg=bench.plusarg, bases=bases) as any_high:
+                what = what or transfers_outside(steps[1], elsewhere=True)(any_high, oracle)
+        return what
 
     return run
