@@ -107,7 +107,8 @@ def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
         config.row_groups, config.max_width // 64, config.max_width // 128, 16,
         config.acc_depth // 32, config.acc_depth // 128,
     }  # fmt: skip
-    seen: set[Opcode] = set()
+    seen: set[object] = set()
+    kind = next(item for item in PAYLOAD_FIELDS[Opcode.POST] if item.name == "op")
 
     def changed(at: int, item: OperandField, value: int) -> Step | None:
         new = list(words)
@@ -119,10 +120,10 @@ def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
 
     for at, word in enumerate(words):
         opcode = Opcode(get(word, HEADER_FIELDS[0])) if at else None
-        if opcode is not None and opcode in seen and opcode is not Opcode.END:
+        group = (opcode, get(word, kind) if opcode is Opcode.POST else 0)
+        if opcode is not None and group in seen and opcode is not Opcode.END:
             continue
-        if opcode is not None:
-            seen.add(opcode)
+        seen.add(group)
         fields = (*HEADER_FIELDS, *PAYLOAD_FIELDS[opcode]) if opcode else PROGRAM_HEADER
         for item in fields:
             if item.kind == "address" or item.name.endswith("stride"):
@@ -201,6 +202,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     records = make(True, 10)
     while not _has(records, PostOp.QKV):
         records = make(True, 10)
+    edges = [*_boundaries(config, probe), *_boundaries(config, records)]
     result = [
         Check("identity", _identity),
         steps_check("small program", [probe]),
@@ -211,7 +213,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
         Check("counters", counters([make(False, 10), make(True, 10), make(False, 10)])),
-        steps_check("boundaries", [*_some(rng, list(_boundaries(config, probe)), 200), probe],
+        steps_check("boundaries", [*_some(rng, edges, 250), probe],
                     control=True),
     ]  # fmt: skip
     result += [

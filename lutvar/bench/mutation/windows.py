@@ -139,10 +139,7 @@ def program_outside(step: Step) -> _Run:
 def high_addresses(steps: Sequence[Step]) -> _Run:
     """Programs, and transfers outside, where all bits of an address are in use."""
     rng = random.Random(len(steps))
-    others = [
-        {region: rng.getrandbits(62) >> 18 << 18 | int(region) << 62 for region in Region}
-        for _ in range(1)
-    ]
+    anywhere = {region: rng.getrandbits(62) >> 18 << 18 | int(region) << 62 for region in Region}
 
     def run(bench: Bench, oracle: Oracle) -> str:
         with Bench(bench.library, bench.config, plusarg=bench.plusarg, bases=HIGH_BASES) as high:
@@ -151,9 +148,9 @@ def high_addresses(steps: Sequence[Step]) -> _Run:
                 or transfers_outside(steps[0])(high, oracle)
                 or program_outside(steps[0])(high, oracle)
             )
-        for bases in [] if what else others:
-            with Bench(bench.library, bench.config, plusarg=bench.plusarg, bases=bases) as any_high:
-                what = what or transfers_outside(steps[1], elsewhere=True)(any_high, oracle)
-        return what
+        if what:
+            return what
+        with Bench(bench.library, bench.config, plusarg=bench.plusarg, bases=anywhere) as other:
+            return transfers_outside(steps[1], elsewhere=True)(other, oracle)
 
     return run
