@@ -108,6 +108,7 @@ class Campaign:
         verilog = export(config, out).verilog
         text = verilog.read_text(encoding="utf-8")
         self.mutants = list_mutants(text, count, seed)
+        self._lines = text.splitlines()
         mutated = out / f"{config.name}-mutants.v"
         write_file(mutated, with_mutants(text, self.mutants))
         digest = hashlib.sha256(mutated.read_bytes()).hexdigest()[:16]
@@ -193,11 +194,12 @@ class Campaign:
     def report(self) -> dict[str, Any]:
         """Figures and all mutants, as plain data."""
         verdicts = self.verdicts()
-        rows = [
-            {**m.as_dict(), "check": verdicts[m.number].check, "what": verdicts[m.number].what,
-             "seconds": verdicts[m.number].seconds}
-            for m in self.mutants if m.number in verdicts
-        ]  # fmt: skip
+        rows = []
+        for mutant in self.mutants:
+            if (verdict := verdicts.get(mutant.number)) is not None:
+                source = self._lines[mutant.line - 1].strip()
+                told = {"check": verdict.check, "what": verdict.what, "seconds": verdict.seconds}
+                rows.append({**mutant.as_dict(), "source": source, **told})
         killed = sum(bool(row["check"]) for row in rows)
         return {
             "configuration": self.config.name, "mutants": len(rows), "killed": killed,

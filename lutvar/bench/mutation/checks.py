@@ -213,7 +213,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
         Check("counters", counters([make(False, 10), make(True, 10), make(False, 10)])),
-        steps_check("boundaries", [*_some(rng, edges, 250), probe],
+        steps_check("boundaries", [*_some(rng, edges, 400), probe],
                     control=True),
     ]  # fmt: skip
     result += [

@@ -19,12 +19,13 @@ class Judgement:
 
     Attributes:
         module: its Verilog module, without the configuration's prefix.
-        before, after: the right sides, or parts of them.
+        line: the line of Verilog that is changed.
+        after: what a part of it becomes.
         reason: why it is equivalent.
     """
 
     module: str
-    before: str
+    line: str
     after: str
     reason: str
 
@@ -36,11 +37,11 @@ def load_review(path: Path = REVIEW) -> list[Judgement]:
 
 def reviewed(report: dict[str, Any], judgements: Sequence[Judgement]) -> dict[str, Any]:
     """The report with reasons at equivalent survivors, and the share of the others that died."""
-    known = {(j.module, j.before, j.after): j.reason for j in judgements}
+    known = {(j.module, j.line, j.after): j.reason for j in judgements}
     equivalent = 0
     for row in report["rows"]:
         module = str(row["module"]).split("__", 1)[-1]
-        reason = known.get((module, row["before"].strip(), row["after"].strip()))
+        reason = known.get((module, row["source"], row["after"].strip()))
         row["equivalent"] = "" if row["check"] or reason is None else reason
         equivalent += bool(row["equivalent"])
     others = report["mutants"] - equivalent

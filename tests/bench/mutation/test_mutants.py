@@ -128,9 +128,9 @@ def test_each_mutant_differs_and_none_is_the_original(tmp_path: Path) -> None:
 
 def test_a_review_takes_equivalent_mutants_out_of_the_share() -> None:
     rows = [
-        {"module": "lutvar_t__add", "before": "a", "after": "b ", "check": "bus"},
-        {"module": "lutvar_t__add", "before": "c", "after": "d", "check": ""},
-        {"module": "lutvar_t__add", "before": "e", "after": "f", "check": ""},
+        {"module": "lutvar_t__add", "source": "a", "after": "b ", "check": "bus"},
+        {"module": "lutvar_t__add", "source": "c", "after": "d ", "check": ""},
+        {"module": "lutvar_t__add", "source": "e", "after": "d", "check": ""},
     ]
     report = {"mutants": 3, "killed": 1, "survived": 2, "rows": rows}
     result = reviewed(report, [Judgement("add", "c", "d", "never 1")])
