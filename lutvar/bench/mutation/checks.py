@@ -99,8 +99,11 @@ def _bus(bench: Bench, _oracle: Oracle) -> str:
     return ""
 
 
-def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
-    """The program with each field at values around its limits, where a rule refuses that."""
+def _boundaries(config: AcceleratorConfig, step: Step, ends: bool = False) -> Iterator[Step]:
+    """The program with each field at values around its limits, where a rule refuses that.
+
+    ends: only the largest values of what an instruction asks for.
+    """
     words = words_of(step.program)
     limits = {
         config.rows, config.act_banks, config.acc_banks, config.bank_groups, config.max_keys,
@@ -132,10 +135,13 @@ def _boundaries(config: AcceleratorConfig, step: Step) -> Iterator[Step]:
                 values = {get(word, item) ^ 1 << bit for bit in range(0, item.width, 3)}
             else:
                 values = {0, (1 << item.width) - 1, *(n + 1 for n in limits)}
+            if ends:
+                top = (1 << item.width) - 1
+                values = {top} if opcode and item in PAYLOAD_FIELDS[opcode] else set()
             for value in sorted(values):
                 if (other := changed(at, item, value)) is not None:
                     yield other
-        if opcode is not None:  # bits that no field has
+        if opcode is not None and not ends:  # bits that no field has
             used = sum((1 << f.width) - 1 << f.low for f in fields)
             for bit in range(128, 512, 13):
                 if not used >> bit & 1:
@@ -202,6 +208,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     records = make(True, 10)
     while not _has(records, PostOp.QKV):
         records = make(True, 10)
+    ends = list(_boundaries(config, records, ends=True))
     edges = [*_boundaries(config, probe), *_boundaries(config, records)]
     result = [
         Check("identity", _identity),
@@ -213,7 +220,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
         ]),
         Check("counters", counters([make(False, 10), make(True, 10), make(False, 10)])),
-        steps_check("boundaries", [*_some(rng, edges, 400), probe],
+        steps_check("boundaries", [*ends, *_some(rng, edges, 250), probe],
                     control=True),
     ]  # fmt: skip
     result += [

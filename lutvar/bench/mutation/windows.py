@@ -30,6 +30,10 @@ from lutvar.sim.fuzz.rules import stray
 
 from .common import run_steps
 
+#: Addresses that instructions write to.
+_WRITTEN = {opcode: ("output",) if opcode is Opcode.ATTEND else () for opcode in Opcode} | {
+    Opcode.POST: ("output", "keys", "values")
+}
 _Run = Callable[[Bench, Oracle], str]
 
 
@@ -84,6 +88,9 @@ def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
                     name = DeviceError(outcome.error).name
                     if not name.startswith("OUTSIDE_"):
                         return f"{item.opcode.name}.{field.name} outside ends with {name}"
+                    writes = field.name in _WRITTEN[item.opcode]
+                    if outcome.info != writes:
+                        return f"{name} for {item.opcode.name}.{field.name}: info {outcome.info}"
                     told = outcome.address
                     inside = any(bases[r] <= told < bases[r] + SIZES[r] for r in Region)
                     if inside and told != bases[region] + offset:
