@@ -258,7 +258,8 @@ class Bench:
         return result
 
     def _clean_after_reset(self, outcome: Outcome) -> None:
-        for name in ("ERROR", "ERROR_INFO", "ISR", "PROGRAMS", "INSTRUCTIONS_MATRIX"):
+        addresses = ("ERROR_ADDRESS_LO", "ERROR_ADDRESS_HI")
+        for name in ("ERROR", "ERROR_INFO", *addresses, "ISR", "PROGRAMS", "INSTRUCTIONS_MATRIX"):
             if value := self.read(name):
                 outcome.problems.append(f"{name} is {value:#x} after SOFT_RESET")
         if (ctrl := self.read("CTRL")) & 0xF != 0b1100:

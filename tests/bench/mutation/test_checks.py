@@ -49,7 +49,8 @@ UNITS: dict[str, Callable[[], wiring.Component]] = {
 def test_crowds_are_right_programs_of_one_kind(opcode: Opcode) -> None:
     made = Crowd(CONFIG, np.random.default_rng(4), small=True).crowd(opcode, 24)
     count = Counter(item.opcode for item in made.program.instructions)
-    assert count[opcode] >= 17, "more than a queue and the unit hold"
+    # Panels fill memory before FETCH's queue is full; of all others more than a queue can hold.
+    assert count[opcode] >= (12 if opcode is Opcode.FETCH else CONFIG.queue + 1)
     Oracle(CONFIG).expected(Step(made.program.encode(), True, made.fills))
 
 
