@@ -172,7 +172,7 @@ def _put_cache(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequenc
         if not rng.integers(4):  # no keys of the device's: scores that saturate
             k = k._replace(scales=rng.integers(0, 0x7C00, k.scales.shape, np.uint16))
         if not rng.integers(6):  # as large as can be: results that saturate
-            v = v._replace(scales=np.full(v.scales.shape, 0x7BFF, np.uint16))
+            v = v._replace(scales=np.full(v.scales.shape, 0x7FFF, np.uint16))
         raw = pack_records(k.codes, k.scales, config.kv, v.scales).reshape(-1)
         space[at : at + len(raw)] = raw
         raw = pack_records(v.codes, v.scales, config.kv).reshape(-1)
