@@ -167,8 +167,8 @@ class Oracle:
         if event.kind == "refuse":
             kind, port = event["port"].split("_")
             code = DeviceError[f"{'READ' if kind == 'r' else 'WRITE'}_{port.upper()}"]
-            told = outcome.address == outcome.refused
-            return outcome.error == code and told and (kind == "w" or not outcome.info)
+            there = outcome.address == outcome.refused
+            return outcome.error == code and there and (kind == "w" or not outcome.info)
         if event.kind == "wrong_last":
             port = event["port"].split("_")[1].upper()
             told = outcome.address
