@@ -23,7 +23,7 @@ def small(shape: TransformerShape) -> tuple[Var, Vqvae]:
 
 def test_every_part_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = TransformerShape(256, 2, 4, 1024, 512, (1, 2, 4))
-    monkeypatch.setattr(host.TransformerShape, "official", lambda _name: shape)
+    monkeypatch.setattr(TransformerShape, "official", lambda _name: shape)
     monkeypatch.setattr(host, "_models", small)
     monkeypatch.setattr(host, "RUNS", 1)
     monkeypatch.setattr(host, "TOP_K", 50)
