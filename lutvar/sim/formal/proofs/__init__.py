@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lutvar.sim.formal.property import Property
 
-from . import bursts, control, ports, queues, selects, sequencer
+from . import bursts, control, ports, queues, selects, sequencer, weights
 
 
 def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
@@ -27,5 +27,6 @@ PROPERTIES = _by_name(
     ports.properties(),
     queues.properties(),
     sequencer.properties(),
+    weights.properties(),
     selects.properties(),
 )

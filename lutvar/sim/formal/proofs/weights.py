@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Readings of panels: those that FETCH brings and MATRIX needs add up before anything is sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from amaranth.hdl import Mux, Signal, Value, signed
+
+from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, READINGS_AHEAD, Opcode, OperandField
+from lutvar.hw.sequencer.checks import CHECK_LATENCY
+from lutvar.hw.sequencer.weights import WeightCredit
+from lutvar.sim.formal.harness import Check, implies
+from lutvar.sim.formal.property import Mutant, Property
+
+_WEIGHTS = "lutvar.hw.sequencer.weights"
+_WIDE = READINGS_AHEAD.bit_length() + 4  #: bits for the count in integers
+
+
+def _weight_credit(c: Check[WeightCredit]) -> None:
+    dut, m = c.dut, c.m
+
+    def field(item: OperandField) -> Value:
+        return dut.word[item.low : item.low + item.width]
+
+    op = field(HEADER_FIELDS[0])
+    fetch, matrix = (
+        {item.name: field(item) for item in PAYLOAD_FIELDS[code]}
+        for code in (Opcode.FETCH, Opcode.MATRIX)
+    )
+    is_fetch, is_matrix = op == Opcode.FETCH, op == Opcode.MATRIX
+    # Other values of `repeat` break the rule BEATS (`sequencer.rules`).
+    legal = ~is_fetch | (fetch["repeat"] == 1) | (fetch["repeat"] == 2)
+    count, after = Signal(signed(_WIDE)), Signal(signed(_WIDE))
+    brings, needs = fetch["panels"] * fetch["repeat"], matrix["groups"] * (matrix["dual"] + 1)
+    m.d.comb += after.eq(count + Mux(is_fetch, brings, 0) - Mux(is_matrix, needs, 0))
+
+    # An instruction is judged, and dispatched, when it has been there for long enough.
+    changed = c.previous("changed", dut.push | dut.clear)
+    same = c.wire("same", (dut.word == c.previous("word_before", dut.word)) & ~changed)
+    age, now = Signal(range(CHECK_LATENCY + 1)), Signal(range(CHECK_LATENCY + 1))
+    m.d.comb += now.eq(Mux(same, Mux(age == CHECK_LATENCY, age, age + 1), 0))
+    m.d.sync += age.eq(now)
+    settled = c.wire("settled", now == CHECK_LATENCY)
+    c.assume(~dut.push | (settled & ~dut.broken & legal & (op != Opcode.END)))
+    with m.If(dut.clear):
+        m.d.sync += count.eq(0)
+    with m.Elif(dut.push):
+        m.d.sync += count.eq(after)
+
+    wrong = (after < 0) | (after >= READINGS_AHEAD) | ((op == Opcode.END) & (count != 0))
+    c.require("the rule WEIGHTS", implies(settled & legal, dut.broken == wrong))
+    c.require("the count stays in its range", (count >= 0) & (count < READINGS_AHEAD))
+    credit: Any = c.probe("dut.credit", READINGS_AHEAD.bit_length() - 1)
+    c.lemma("credit", credit == count)
+
+
+def properties() -> Iterator[Property]:
+    """All of this file."""
+    yield Property(
+        "sequencer.weights", "WeightCredit",
+        "an instruction is refused exactly when MATRIX would need readings that no FETCH before "
+        f"it brings, when {READINGS_AHEAD:,} or more were ahead, or when END leaves some over",
+        # A name that is looked up late: mutants replace it.
+        lambda: WeightCredit(), _weight_credit, depth=CHECK_LATENCY + 1,
+        mutants=(
+            Mutant("dual-once", _WEIGHTS, 'Mux(matrix["dual"], matrix["groups"] << 1',
+                   'Mux(matrix["dual"], matrix["groups"]'),
+            Mutant("end-ignored", _WEIGHTS, "following[-1] | (ended & (following != 0))",
+                   "following[-1]"),
+            Mutant("never-cleared", _WEIGHTS, "m.d.sync += credit.eq(0)",
+                   "m.d.sync += credit.eq(credit)"),
+        ),
+    )  # fmt: skip
