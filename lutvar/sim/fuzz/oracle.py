@@ -23,7 +23,7 @@ from .bench import Bench, Bytes, Outcome
 from .case import Case, Step
 from .contents import BASES, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
-from .malformed import words_of
+from .malformed import _LENGTH, get, words_of
 from .rules import misfit, refusal, stray
 
 _OUTSIDE = [code for code in DeviceError if code.name.startswith("OUTSIDE_")]
@@ -138,9 +138,10 @@ class Oracle:
         words = words_of(space.tobytes())
         expected = refusal(self.config, words)
         codes = [DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION]
-        length = len(words_of(step.program))
+        # Nobody looks at words behind END, which is the last one that the header counts.
+        words = words[: 1 + get(words[0], _LENGTH)]
         if expected is None:
-            expected = misfit(self.config, words[:length])
+            expected = misfit(self.config, words)
             codes += [DeviceError.WEIGHTS_SURPLUS, DeviceError.WEIGHTS_MISSING]
         wrong = outcome.error in codes and (outcome.error, outcome.info) != expected
         if wrong or (expected and outcome.done and not outcome.error):
@@ -149,7 +150,7 @@ class Oracle:
             if expected is not None:
                 right = f"{expected[0].name} with {expected[1]:#x}"
             return f"{said}; {right} is right"
-        where = stray(words[:length]) if expected is None else None
+        where = stray(words) if expected is None else None
         if outcome.done and not outcome.error and where is not None:
             return f"no error; a transfer touches {where:#x}, which is in no region"
         outside = outcome.error in _OUTSIDE and outcome.error != DeviceError.OUTSIDE_PROG

@@ -118,8 +118,7 @@ class _BrokenBench:
             words = words_of(memory[Region.IO][PROGRAM_OFFSET:].tobytes())
             refused = refusal(self.config, words)
             if refused is None:
-                words = words[: len(raw) // 64]
-                refused = misfit(self.config, words)
+                refused = misfit(self.config, words[: 1 + get(words[0], PROGRAM_HEADER[2])])
                 self.poisoned |= _surplus(self.config, step)
             code, info = refused or (DeviceError.NONE, 0)
             return Outcome(done=not code, error=int(code), info=info, memory=memory)

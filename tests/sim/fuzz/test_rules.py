@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, Opcode
+from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, Opcode, Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 from lutvar.sim.fuzz.bench import Outcome
 from lutvar.sim.fuzz.case import Case, Step, read_case
+from lutvar.sim.fuzz.contents import PROGRAM_OFFSET, regions
 from lutvar.sim.fuzz.malformed import bytes_of, get, put, renumbered, words_of
 from lutvar.sim.fuzz.oracle import Oracle
 from lutvar.sim.fuzz.renew import renew
@@ -37,6 +38,16 @@ def with_field(words: list[int], opcode: Opcode, name: str, value: int) -> tuple
     new = list(words)
     new[at] = put(new[at], item, value)
     return new, at - 1
+
+
+def test_words_behind_end_do_not_matter() -> None:
+    """The header counts up to END; what lies behind it is no instruction and breaks no rule."""
+    made = program()
+    step = replace(made, program=made.program + bytes(range(256)), right=False)
+    memory = regions(CONFIG, step.fills)
+    raw = np.frombuffer(step.program, np.uint8)
+    memory[Region.IO][PROGRAM_OFFSET : PROGRAM_OFFSET + len(raw)] = raw
+    assert Oracle(CONFIG).judge(step, Outcome(done=True, memory=memory), 0) is None
 
 
 @pytest.mark.parametrize("config", ["small-fp4", "small-fp6"])
