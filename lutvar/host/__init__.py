@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Host side: driver, transport, and the transformer on a device."""
 
-from .device import Device, DeviceBusy, MissedInterrupt, ProgramTimeout
+from .device import Device
+from .device_errors import DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, BusError, HostError, IncompatibleDevice
 from .open import open_transport

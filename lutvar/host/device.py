@@ -23,6 +23,7 @@ from lutvar.contract.isa import ALIGN, INSTRUCTION_BYTES, Region
 from lutvar.contract.quant_preset import preset_names
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 
+from .device_errors import DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, HostError, IncompatibleDevice
 from .kept import MARKER_BYTES, forget, place_kept
@@ -30,45 +31,6 @@ from .load import Progress, chunks_of, load
 from .transport import POLL, SLICE, Bytes, MemoryTransport
 
 PAGE = 4096
-
-
-class ProgramTimeout(HostError):
-    """The device reported no error, and has not finished in time: it says so itself.
-
-    Attributes:
-        what: what was waited for.
-        cycles: the deadline in cycles of the device.
-        snapshot: the registers at the time.
-        seconds: the deadline on a board; None where time is counted in cycles.
-    """
-
-    def __init__(
-        self, what: str, cycles: int, snapshot: DeviceSnapshot, seconds: float | None = None
-    ) -> None:
-        self.what, self.cycles, self.snapshot, self.seconds = what, cycles, snapshot, seconds
-        time = f"{cycles} cycles" if seconds is None else f"{seconds:.3g} s"
-        super().__init__(
-            f"{what} not finished after {time}{_still(snapshot)}. "
-            f"Call soft_reset() before the next program. {snapshot}"
-        )
-
-
-def _still(snapshot: DeviceSnapshot) -> str:
-    """The state of the device when time was up."""
-    if BY_NAME["STATE"].field_value(snapshot.state, "resetting"):
-        return ""
-    if BY_NAME["STATE"].field_value(snapshot.state, "settling"):
-        return "; the memory still answers bursts from before the last reset"
-    idle = BY_NAME["CTRL"].field_value(snapshot.ctrl, "idle")
-    return "; the device is idle, it never started" if idle else "; the device still runs it"
-
-
-class DeviceBusy(HostError):
-    """A program still runs on the device, so another one cannot start."""
-
-
-class MissedInterrupt(RuntimeWarning):
-    """A program had finished, and its interrupt had not come."""
 
 
 @dataclass(frozen=True)

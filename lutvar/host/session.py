@@ -12,7 +12,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 
-from typing_extensions import Self
+from typing_extensions import Self, TypedDict, Unpack
 
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.pass_file import default_folder
@@ -24,6 +24,22 @@ from .load import Progress
 from .open import open_transport
 from .transformer import DeviceTransformer, PassReport
 from .transport import MemoryTransport
+
+
+class Options(TypedDict, total=False):
+    """What may be chosen for a session.
+
+    Attributes:
+        slots: images in progress at once.
+        on_pass: called after each pass.
+        progress: called with the bytes of the model that are in the device's memory.
+        dump: file for everything that the device says, when a session ends with a HostError.
+    """
+
+    slots: int
+    on_pass: Callable[[PassReport], None] | None
+    progress: Progress | None
+    dump: Path | None
 
 
 class Session:
@@ -39,11 +55,8 @@ class Session:
         transport: MemoryTransport,
         packed: PackedTransformer,
         *,
-        slots: int = 1,
-        on_pass: Callable[[PassReport], None] | None = None,
-        progress: Progress | None = None,
-        dump: Path | None = None,
         say: Callable[[str], None] = lambda _line: None,
+        **options: Unpack[Options],
     ) -> None:
         """See `open`; takes over a transport that is open already, and closes it in the end."""
         with ExitStack() as opened:
@@ -51,10 +64,10 @@ class Session:
             self.transport = transport
             self.device = opened.enter_context(Device(transport, packed.layout.config))
             self.transformer = DeviceTransformer(
-                self.device, packed, slots, on_pass=on_pass, keep=True, progress=progress,
-                cache=default_folder(),
+                self.device, packed, options.get("slots", 1), on_pass=options.get("on_pass"),
+                keep=True, progress=options.get("progress"), cache=default_folder(),
             )  # fmt: skip
-            self._opened, self._dump, self._say = opened.pop_all(), dump, say
+            self._opened, self._dump, self._say = opened.pop_all(), options.get("dump"), say
 
     @classmethod
     def open(
@@ -62,22 +75,16 @@ class Session:
         url: str,
         packed: PackedTransformer,
         *,
-        slots: int = 1,
-        on_pass: Callable[[PassReport], None] | None = None,
-        progress: Progress | None = None,
-        dump: Path | None = None,
         say: Callable[[str], None] = lambda _line: None,
+        **options: Unpack[Options],
     ) -> Self:
         """Open a device, check that it is the one the model was packed for, place the model.
 
         Args:
             url: see `lutvar.host.open`.
             packed: the model.
-            slots: images in progress at once.
-            on_pass: called after each pass.
-            progress: called with the bytes of the model that are in the device's memory.
-            dump: file for everything that the device says, when a session ends with a HostError.
             say: takes a line about what takes long.
+            options: see `Options`.
 
         Raises:
             IncompatibleDevice: another bitstream.
@@ -86,9 +93,7 @@ class Session:
             HostError: what the transport raises.
         """
         transport = open_transport(url, packed.layout.config, say)
-        return cls(
-            transport, packed, slots=slots, on_pass=on_pass, progress=progress, dump=dump, say=say
-        )
+        return cls(transport, packed, say=say, **options)
 
     def close(self) -> None:
         """Leave the device idle, then release the transport. Calling it again does nothing."""

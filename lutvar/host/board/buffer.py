@@ -6,6 +6,7 @@ The kinds of buffer differ in how a range is synchronised; which range, and when
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from enum import IntEnum
 
 import numpy as np
@@ -23,7 +24,7 @@ class Direction(IntEnum):
     FROM_DEVICE = 2
 
 
-class SyncedBuffer:
+class SyncedBuffer(ABC):
     """A contiguous buffer that the processor sees through its caches.
 
     Attributes:
@@ -64,9 +65,9 @@ class SyncedBuffer:
             first, last = start // LINE * LINE, min(-(-end // LINE) * LINE, self.size)
             self._sync(name, first, last, direction)
 
+    @abstractmethod
     def _sync(self, name: str, start: int, end: int, direction: Direction) -> None:
         """Synchronise a range of whole lines; `name` says for whom, as u-dma-buf does."""
-        raise NotImplementedError
 
     def _check(self, offset: int, end: int) -> None:
         if offset < 0 or end < offset or end > self.size:
@@ -75,6 +76,6 @@ class SyncedBuffer:
                 f"{self.size} bytes; use fewer slots or a larger buffer"
             )
 
+    @abstractmethod
     def close(self) -> None:
         """Unmap and close. Calling it again does nothing."""
-        raise NotImplementedError

@@ -23,7 +23,8 @@ from lutvar.contract.isa import Region
 from lutvar.contract.passes import ImageStep, guidance_at
 from lutvar.contract.register_map import BY_NAME, MAGIC
 from lutvar.host.compile.packed import PackedTransformer
-from lutvar.host.device import Device, MissedInterrupt
+from lutvar.host.device import Device
+from lutvar.host.device_errors import MissedInterrupt
 from lutvar.host.errors import HostError, IncompatibleDevice
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.host.transport import Bytes, MemoryTransport, as_bytes

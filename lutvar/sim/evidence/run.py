@@ -21,7 +21,7 @@ from lutvar.contract.register_map import BY_NAME
 from lutvar.host.compile.costs import CostModel, unit_times
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer, scratch
-from lutvar.host.device import ProgramTimeout
+from lutvar.host.device_errors import ProgramTimeout
 from lutvar.host.transformer import PassReport
 from lutvar.host.transport import as_bytes
 from lutvar.hw.accelerator.export import Manifest

@@ -12,7 +12,7 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
 from lutvar.host import BusError, Device
-from lutvar.host.device import ProgramTimeout
+from lutvar.host.device_errors import ProgramTimeout
 from lutvar.host.dump import dump, dump_data
 from lutvar.host.errors import BadInput
 from lutvar.host.open import open_transport
