@@ -23,8 +23,8 @@ from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.runnable import quantize
 from lutvar.quant.var.passes import generate_passes
 from lutvar.sim.device import WRAPPER, MemoryTiming, VerilatedDevice
-from lutvar.sim.fuzz.bench import Outcome
 from lutvar.sim.fuzz.case import Step as FuzzStep
+from lutvar.sim.fuzz.outcome import Outcome
 from lutvar.sim.fuzz.run import Fuzzer
 from lutvar.sim.run.comparing import ComparingTransformer, Comparison
 from lutvar.sim.runner import (

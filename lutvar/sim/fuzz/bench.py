@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from typing_extensions import Self
 
 from lutvar.contract.accelerator import AcceleratorConfig
@@ -25,9 +23,9 @@ from lutvar.sim.device import SimulationTimeout, VerilatedDevice
 from .case import Step
 from .contents import BASES, GUARD, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG, Event, Pace, Timing
+from .outcome import Bytes, Outcome
 from .storm import storm
 
-Bytes = NDArray[np.uint8]
 LIMIT = 60_000  #: cycles after which a program is taken for a long one and stopped
 _SOFT_RESET_LIMIT = 20_000
 _READY_LIMIT = 20_000
@@ -37,36 +35,6 @@ _GUARD_VALUE = 0xA5
 #: What the build under test promises: registers that came with it.
 HAS_SETTLING = any(f.name == "settling" for f in BY_NAME["STATE"].fields)
 _ALL_ONES = (1 << 64) - 1
-
-
-@dataclass
-class Outcome:
-    """What a step did.
-
-    Attributes:
-        done, error, info, address: ISR.done and the error registers at the end of the program.
-        stopped: the program was stopped: by an event, or because it took too long.
-        stuck: neither end nor error, and nothing moved any more.
-        memory: contents of the regions afterwards.
-        guard: addresses outside all regions that changed.
-        problems: rules that were broken on the way: registers, AXI, resets.
-        refused: address of the burst that the memory refused.
-        counts: instructions that the units have completed.
-        cycles: of the step.
-    """
-
-    done: bool = False
-    error: int = 0
-    info: int = 0
-    address: int = 0
-    stopped: bool = False
-    stuck: bool = False
-    memory: dict[Region, Bytes] = field(default_factory=dict)
-    guard: list[int] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-    refused: int | None = None
-    counts: tuple[int, ...] = ()
-    cycles: int = 0
 
 
 class Bench:

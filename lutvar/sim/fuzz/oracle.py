@@ -19,11 +19,12 @@ from lutvar.host.compile.program import Program
 from lutvar.sim.device import SimulationTimeout
 from lutvar.sim.interpret import Machine
 
-from .bench import Bench, Bytes, Outcome
+from .bench import Bench
 from .case import Case, Step
 from .contents import BASES, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
 from .malformed import _LENGTH, get, words_of
+from .outcome import Bytes, Outcome
 from .rules import misfit, refusal, stray
 
 _OUTSIDE = [code for code in DeviceError if code.name.startswith("OUTSIDE_")]

@@ -18,11 +18,12 @@ from lutvar.contract.register_map import DeviceError
 from lutvar.contract.seeds import check_seed
 from lutvar.sim.device import SimulationTimeout
 
-from .bench import HAS_SETTLING, Bench, Outcome
+from .bench import HAS_SETTLING, Bench
 from .case import Case, Step
 from .events import Timing, random_event, random_timing
 from .malformed import fields_of, get, malform, words_of
 from .oracle import Deviation, Oracle
+from .outcome import Outcome
 from .shrink import shrink
 from .wellformed import Generator
 

@@ -20,12 +20,12 @@ from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, O
 from lutvar.contract.register_map import DeviceError
 from lutvar.sim.fuzz import oracle as oracle_module
 from lutvar.sim.fuzz import run as run_module
-from lutvar.sim.fuzz.bench import Outcome
 from lutvar.sim.fuzz.case import Case, CaseError, Step, read_case
 from lutvar.sim.fuzz.contents import PROGRAM_OFFSET, regions
 from lutvar.sim.fuzz.events import EVENTS, random_event, random_timing
 from lutvar.sim.fuzz.malformed import fields_of, get, malform, words_of
 from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.fuzz.outcome import Outcome
 from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.fuzz.run import Fuzzer
 from lutvar.sim.fuzz.wellformed import Generator

@@ -13,11 +13,11 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, PROGRAM_HEADER, Opcode, Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
-from lutvar.sim.fuzz.bench import Outcome
 from lutvar.sim.fuzz.case import Case, Step, read_case
 from lutvar.sim.fuzz.contents import PROGRAM_OFFSET, regions
 from lutvar.sim.fuzz.malformed import bytes_of, get, put, renumbered, words_of
 from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.fuzz.outcome import Outcome
 from lutvar.sim.fuzz.renew import renew
 from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.fuzz.wellformed import Generator
