@@ -10,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,45 +18,23 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host import BusError, Device, IncompatibleDevice, MissedInterrupt, ProgramTimeout
 from lutvar.host.board import uio as uio_module
-from lutvar.host.board.buffer import Direction
 from lutvar.host.board.errors import DeviceInUse, NoDevice, UnusableBuffer
-from lutvar.host.board.selftest_memory import host_memory
-from lutvar.host.board.udmabuf import DmaBuffer
 from lutvar.host.board.uio import UioTransport
 from lutvar.host.errors import BadInput, HostError
-from lutvar.host.kept import Marker, forget
-from lutvar.host.load import MemoryMismatch
 from lutvar.host.open import open_transport
 from lutvar.sim.fakeboard.board import FakeBoard
 from lutvar.sim.fakeboard.tree import Names
-from support.sim.double_chip import IO, MODEL, NAMES, PROGRAM, DoubleChip, invert, placed
+from support.sim.double_chip import (
+    MODEL,
+    NAMES,
+    PROGRAM,
+    DoubleChip,
+    connect,
+    invert,
+    placed,
+)
 
 CONFIG = load_accelerator("small-fp4")
-
-
-@pytest.fixture
-def chip() -> DoubleChip:
-    return DoubleChip(CONFIG)
-
-
-@pytest.fixture
-def board(chip: DoubleChip, tmp_path: Path) -> Iterator[FakeBoard]:
-    with FakeBoard(chip, tmp_path) as board:
-        yield board
-    assert chip.closed
-
-
-def connect(board: FakeBoard, more: str = "") -> UioTransport:
-    transport = open_transport(f"uio:lutvar?root={board.root}{more}")
-    assert isinstance(transport, UioTransport)
-    return transport
-
-
-@pytest.fixture
-def transport(board: FakeBoard) -> Iterator[UioTransport]:
-    transport = connect(board)
-    yield transport
-    transport.close()
 
 
 def test_what_was_found(board: FakeBoard, transport: UioTransport) -> None:
@@ -82,67 +59,6 @@ def test_programs(board: FakeBoard, chip: DoubleChip, transport: UioTransport) -
         assert not device.missed_interrupts
         np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
     assert not chip.registers["GIE"]
-
-
-def test_every_byte_that_changes_is_synchronised_and_no_more(
-    board: FakeBoard, transport: UioTransport
-) -> None:
-    board.caches.log.clear()
-    transport.write(640, np.ones(128, np.uint8))
-    transport.read(1000, 100)
-    assert board.caches.log == [
-        ("sync_for_device", 640, 128, Direction.TO_DEVICE),
-        ("sync_for_cpu", 960, 192, Direction.FROM_DEVICE),
-    ]
-    transport.write(0, np.empty(0, np.uint8))
-    assert not len(transport.read(5, 0)) and len(board.caches.log) == 2
-
-
-@pytest.mark.parametrize(("start", "count"), [(10, 5), (10, 100), (64, 10), (50, 14), (0, 64)])
-def test_a_write_within_a_line_keeps_what_the_device_wrote_beside_it(
-    chip: DoubleChip, transport: UioTransport, start: int, count: int
-) -> None:
-    transport.read(0, 256)  # the processor has these lines now
-    chip.memory[:256] = np.arange(256)
-    transport.write(start, np.full(count, 7, np.uint8))
-    expected = np.arange(256, dtype=np.uint8)
-    expected[start : start + count] = 7
-    np.testing.assert_array_equal(chip.memory[:256], expected)
-    np.testing.assert_array_equal(transport.read(0, 256), expected)
-
-
-@pytest.mark.parametrize("attribute", ["sync_for_device", "sync_for_cpu"])
-@pytest.mark.parametrize("fault", ["forgotten", "short", "shifted", "direction"])
-def test_a_wrong_synchronisation_shows(
-    board: FakeBoard, monkeypatch: pytest.MonkeyPatch, attribute: str, fault: str
-) -> None:
-    """The same programs as above, with one fault in what is synchronised: results are wrong."""
-    right = DmaBuffer._sync
-
-    def wrong(self: DmaBuffer, name: str, start: int, end: int, direction: Direction) -> None:
-        if name == attribute and end - start > 64:
-            if fault == "forgotten":
-                return
-            if fault == "short":
-                end -= 64
-            elif fault == "shifted":
-                start += 64
-            else:
-                direction = Direction(3 - direction)
-        right(self, name, start, end, direction)
-
-    transport = connect(board)
-    with Device(transport, CONFIG) as device:
-        placed(device)
-        monkeypatch.setattr(DmaBuffer, "_sync", wrong)
-        assert not invert(device, 1)
-        if attribute == "sync_for_device":
-            with pytest.raises(MemoryMismatch, match=r"memory at 0x500.* holds 0x.. after 0x.."):
-                device.place(~MODEL, 64, IO, 64)
-        monkeypatch.undo()
-        placed(device)
-        assert invert(device, 2)
-    transport.close()
 
 
 def test_one_owner_at_a_time(board: FakeBoard, transport: UioTransport) -> None:
@@ -244,67 +160,6 @@ def test_memory_outside_the_buffer(transport: UioTransport) -> None:
             transport.read(offset, count)
         with pytest.raises(BadInput, match="outside the buffer 'lutvar-buffer' of 65536 bytes"):
             transport.write(offset, np.zeros(count, np.uint8))
-
-
-def test_a_model_is_placed_once(board: FakeBoard, chip: DoubleChip) -> None:
-    """A second process finds it; one that was altered or cut off is not believed."""
-
-    def transferred(digest: str = "ab" * 32) -> int:
-        board.caches.log.clear()
-        seen: list[int] = []
-        transport = connect(board)
-        with Device(transport, CONFIG) as device:
-            device.place(MODEL, 64, IO, 64, digest=digest, progress=seen.append)
-            assert invert(device, 1)
-        transport.close()
-        assert seen == [len(MODEL)]
-        np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
-        return max(size for name, _, size, _ in board.caches.log if name == "sync_for_device")
-
-    assert transferred() >= len(MODEL)
-    assert transferred() < 4096
-    assert transferred() < 4096
-    assert transferred("cd" * 32) >= len(MODEL)  # another model
-    chip.memory[4096 * 3 + 5] ^= 1  # the last page is always compared
-    assert transferred("cd" * 32) >= len(MODEL)
-    chip.memory[-4096 + 9] ^= 1  # the marker itself
-    assert transferred("cd" * 32) >= len(MODEL)
-    assert transferred("cd" * 32) < 4096
-    transport = connect(board)
-    with Device(transport, CONFIG) as device:
-        device.place(MODEL, 64, IO, 64)  # without a digest: whatever lay there is forgotten
-        assert Marker.read(transport) is None
-    transport.close()
-
-
-def test_a_transfer_that_was_cut_off(board: FakeBoard, chip: DoubleChip) -> None:
-    transport = connect(board)
-    device = Device(transport, CONFIG)
-    device.open()
-    device.place(MODEL, 64, IO, 64, digest="ab" * 32)
-
-    def killed(_bytes: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        device.place(~MODEL, 64, IO, 64, digest="cd" * 32, progress=killed)
-    assert Marker.read(transport) is None
-    device.place(MODEL, 64, IO, 64, digest="ab" * 32)
-    np.testing.assert_array_equal(chip.memory[: len(MODEL)], MODEL)
-    forget(transport)
-    transport.close()
-
-
-def test_a_memory_test_forgets_the_model_first(board: FakeBoard, chip: DoubleChip) -> None:
-    """A self-test that is killed half-way leaves patterns that nobody takes for a model."""
-    transport = connect(board)
-    with Device(transport, CONFIG) as device:
-        device.place(MODEL, 64, IO, 64, digest="ab" * 32)
-        board.caches.log.clear()
-        host_memory(transport, 1, full=False)
-        writes = [at for name, at, _, _ in board.caches.log if name == "sync_for_device"]
-        assert writes[0] == transport.size - 4096 and len(writes) > 2
-    transport.close()
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,18 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
+from lutvar.host import Device
 from lutvar.host.transport import Clock
 
 NAMES = {r.offset: r.name for r in REGISTERS}
+
+
+CONFIG = load_accelerator("small-fp4")
+MODEL = (np.arange(5000) % 251).astype(np.uint8)
+PROGRAM = bytes(range(64)) * 3
 
 
 class TransportDouble:
@@ -123,3 +129,11 @@ class TransportDouble:
     def written(self, name: str) -> list[int]:
         """Values that were written to a register."""
         return [value for register, value in self.log if register == name]
+
+
+def placed(double: TransportDouble) -> Device:
+    """The driver with a model and three regions on it."""
+    device = Device(double, CONFIG)
+    device.open()
+    device.place(MODEL, 100, 4096, 8192)
+    return device

@@ -9,7 +9,10 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import BY_NAME, MAGIC, REGISTERS, VERSION
+from lutvar.host.board.uio import UioTransport
 from lutvar.host.device import Device
+from lutvar.host.open import open_transport
+from lutvar.sim.fakeboard.board import FakeBoard
 from lutvar.sim.fakeboard.chip import BASE
 
 NAMES = {r.offset: r.name for r in REGISTERS}
@@ -102,3 +105,9 @@ def invert(device: Device, seed: int, limit: int = 1_000_000) -> bool:
     device.write(Region.IO, 0, data)
     device.run(PROGRAM, limit)
     return np.array_equal(device.read(Region.IO, IO // 2, IO // 2), ~data)
+
+
+def connect(board: FakeBoard, more: str = "") -> UioTransport:
+    transport = open_transport(f"uio:lutvar?root={board.root}{more}")
+    assert isinstance(transport, UioTransport)
+    return transport
