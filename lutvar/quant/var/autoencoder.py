@@ -10,14 +10,13 @@ Source: the autoencoder of latent diffusion (arXiv:2112.10752), appendix, as use
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from .config import VqvaeConfig
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -25,33 +24,56 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(32, channels, eps=1e-6)
 
 
-def conv3(channels_in: int, channels_out: int) -> nn.Conv2d:
+def conv3(channels_in: int, channels_out: int, bias: bool = True) -> nn.Conv2d:
     """3x3 convolution that keeps the size."""
-    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1)
+    return nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=bias)
+
+
+class AutoencoderShape(Protocol):
+    """What `Encoder` and `Decoder` need to know; see `VqvaeConfig`."""
+
+    @property
+    def z_channels(self) -> int: ...
+    @property
+    def ch(self) -> int: ...
+    @property
+    def ch_mult(self) -> tuple[int, ...]: ...
+    @property
+    def num_res_blocks(self) -> int: ...
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
 
 
 class ResBlock(nn.Module):
     """Norm, SiLU, conv, twice, plus the input (through a 1x1 conv when channels change)."""
 
-    def __init__(self, channels_in: int, channels_out: int, dropout: float) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, dropout: float, bias: bool = True
+    ) -> None:
         super().__init__()
         self.norm1, self.conv1 = (
             group_norm(channels_in),
-            conv3(channels_in, channels_out),
+            conv3(channels_in, channels_out, bias),
         )
         self.norm2, self.conv2 = (
             group_norm(channels_out),
-            conv3(channels_out, channels_out),
+            conv3(channels_out, channels_out, bias),
         )
         self.dropout = nn.Dropout(dropout)
         self.nin_shortcut: nn.Module = nn.Identity()
         if channels_in != channels_out:
             self.nin_shortcut = nn.Conv2d(channels_in, channels_out, kernel_size=1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def branch(self, x: Tensor) -> Tensor:
+        """Norm, SiLU, conv, twice."""
         h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
-        return self.nin_shortcut(x) + h
+        y: Tensor = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        return y
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.nin_shortcut(x) + self.branch(x)
 
 
 class SpatialAttention(nn.Module):
@@ -96,10 +118,16 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """The residual blocks of one resolution, with attention after each at the coarsest one."""
 
-    def __init__(self, widths: list[int], attention: bool, dropout: float) -> None:
+    def __init__(
+        self,
+        widths: list[int],
+        attention: bool,
+        dropout: float,
+        kind: Callable[[int, int, float], nn.Module] = ResBlock,
+    ) -> None:
         super().__init__()
         pairs = list(pairwise(widths))
-        self.block = nn.ModuleList(ResBlock(a, b, dropout) for a, b in pairs)
+        self.block = nn.ModuleList(kind(a, b, dropout) for a, b in pairs)
         attentions = [SpatialAttention(b) for _, b in pairs] if attention else []
         self.attn = nn.ModuleList(attentions)
         self.downsample: nn.Module | None = None
@@ -132,7 +160,7 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Image [B, in_channels, H, W] to features [B, z_channels, H/f, W/f]."""
 
-    def __init__(self, config: VqvaeConfig) -> None:
+    def __init__(self, config: AutoencoderShape) -> None:
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         last = len(widths) - 1
@@ -161,7 +189,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latent map [B, z_channels, h, w] to image [B, in_channels, h*f, w*f]."""
 
-    def __init__(self, config: VqvaeConfig) -> None:
+    def __init__(self, config: AutoencoderShape) -> None:
         super().__init__()
         widths = [config.ch * m for m in config.ch_mult]
         last = len(widths) - 1

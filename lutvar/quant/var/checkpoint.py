@@ -20,7 +20,7 @@ from lutvar.files import json_text, write_file
 from .compact import STEPS, pack
 from .config import ConfigError, VarConfig, VqvaeConfig
 from .model import Var, derived_buffers
-from .state_files import COMPACT, LISTED, METADATA, CheckpointError, read_state
+from .state_files import COMPACT, METADATA, CheckpointError, differences, read_state, sentence
 from .tensors import rounded, tensor_bytes
 from .vqvae import Vqvae
 
@@ -156,31 +156,13 @@ def _fill(path: Path, model: _M, state: dict[str, Tensor]) -> _M:
 
 def _differences(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor]) -> list[str]:
     """Sentences on missing, extra and misshapen keys; empty when all match."""
-    missing = [f"{k} {list(v.shape)}" for k, v in expected.items() if k not in actual]
-    extra = [f"{k} {list(v.shape)}" for k, v in actual.items() if k not in expected]
-    shared = [k for k in expected if k in actual]
-    shaped = [
-        f"{k}: found {list(actual[k].shape)}, expected {list(expected[k].shape)}"
-        for k in shared
-        if actual[k].shape != expected[k].shape
-    ]
+    shapes = [{k: list(v.shape) for k, v in state.items()} for state in (expected, actual)]
     typed = [
-        f"{k}: found {actual[k].dtype}, expected {expected[k].dtype}"
-        for k in shared
-        if actual[k].is_floating_point() != expected[k].is_floating_point()
+        f"{k}: found {actual[k].dtype}, expected {v.dtype}"
+        for k, v in expected.items()
+        if k in actual and actual[k].is_floating_point() != v.is_floating_point()
     ]
-    groups = {
-        "missing": missing,
-        "not expected": extra,
-        "wrong shape": shaped,
-        "type": typed,
-    }
-    sentences = []
-    for what, entries in groups.items():
-        if entries:
-            more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
-            sentences.append(f"{len(entries)} {what}: {'; '.join(entries[:LISTED])}{more}.")
-    return sentences
+    return differences(*shapes) + ([sentence("type", typed)] if typed else [])
 
 
 def _infer(path: Path, state: Mapping[str, Tensor]) -> VarConfig:

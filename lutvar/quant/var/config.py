@@ -11,50 +11,22 @@ and the released checkpoints of that work for the named sizes.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from typing_extensions import Self
 
 from lutvar.contract.errors import ConfigError as ConfigError
 from lutvar.contract.shape import PATCH_NUMS_256, TransformerShape, official_size
-from lutvar.files import json_text
+
+from .config_values import DictRoundTrip, need_bool, need_int, need_number, whole_numbers
 
 #: Quantization groups run along the input channels; every block linear's input
 #: is a whole number of groups of this many channels.
 WIDTH_MULTIPLE = 128
 
 
-def _need_int(owner: str, name: str, value: object, low: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise ConfigError(f"{owner}.{name} = {value!r}: must be a whole number of at least {low}")
-
-
-def _need_number(owner: str, name: str, value: object, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise ConfigError(f"{owner}.{name} = {value!r}: must be a number from {low} to {high}")
-
-
-def _need_bool(owner: str, name: str, value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{owner}.{name} = {value!r}: must be true or false")
-
-
-def _whole_numbers(owner: str, name: str, value: object) -> tuple[int, ...]:
-    """A tuple of positive whole numbers (a JSON list is accepted)."""
-    if not isinstance(value, list | tuple) or not value:
-        raise ConfigError(f"{owner}.{name} = {value!r}: must be a list of whole numbers")
-    for item in value:
-        _need_int(owner, f"{name}[...]", item, 1)
-    return tuple(value)
-
-
 def _scales(owner: str, value: object) -> tuple[int, ...]:
     """Side lengths of the token maps, coarse to fine."""
-    patch_nums = _whole_numbers(owner, "patch_nums", value)
+    patch_nums = whole_numbers(owner, "patch_nums", value)
     if len(patch_nums) < 2:
         raise ConfigError(
             f"{owner}.patch_nums = {patch_nums}: next-scale prediction needs at least 2 scales "
@@ -68,46 +40,8 @@ def _scales(owner: str, value: object) -> tuple[int, ...]:
     return patch_nums
 
 
-class _DictRoundTrip:
-    """to_dict/from_dict and JSON for the dataclasses of this file."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary (tuples become lists) that `from_dict` takes back."""
-        values = dataclasses.asdict(self)  # type: ignore[call-overload]
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Rebuild a configuration.
-
-        Raises:
-            ConfigError: unknown or missing keys, or a value that breaks a rule.
-        """
-        if not isinstance(values, Mapping):
-            raise ConfigError(f"{cls.__name__}: expected an object of settings, got {values!r}")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        unknown = sorted(set(values) - set(fields))
-        if unknown:
-            raise ConfigError(
-                f"{cls.__name__}: unknown setting(s) {', '.join(map(repr, unknown))}; "
-                f"valid ones are {', '.join(sorted(fields))}"
-            )
-        missing = sorted(
-            name
-            for name, f in fields.items()
-            if f.default is dataclasses.MISSING and name not in values
-        )
-        if missing:
-            raise ConfigError(f"{cls.__name__}: missing setting(s) {', '.join(missing)}; add them")
-        return cls(**values)
-
-    def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
-        return json_text(self.to_dict(), sort_keys=True)
-
-
 @dataclass(frozen=True)
-class VarConfig(_DictRoundTrip):
+class VarConfig(DictRoundTrip):
     """Shape of the transformer.
 
     Attributes:
@@ -145,15 +79,15 @@ class VarConfig(_DictRoundTrip):
     def __post_init__(self) -> None:
         owner = "VarConfig"
         for name in ("depth", "width", "heads", "num_classes", "z_channels"):
-            _need_int(owner, name, getattr(self, name), 1)
-        _need_int(owner, "vocab", self.vocab, 2)
+            need_int(owner, name, getattr(self, name), 1)
+        need_int(owner, "vocab", self.vocab, 2)
         for name in ("shared_adaln", "attn_l2_norm"):
-            _need_bool(owner, name, getattr(self, name))
+            need_bool(owner, name, getattr(self, name))
         for name in ("drop_rate", "drop_path_rate"):
-            _need_number(owner, name, getattr(self, name), 0.0, 0.99)
-        _need_number(owner, "cond_drop_rate", self.cond_drop_rate, 0.0, 1.0)
-        _need_number(owner, "norm_eps", self.norm_eps, 1e-12, 1.0)
-        _need_number(owner, "mlp_ratio", self.mlp_ratio, 0.0, 1024.0)
+            need_number(owner, name, getattr(self, name), 0.0, 0.99)
+        need_number(owner, "cond_drop_rate", self.cond_drop_rate, 0.0, 1.0)
+        need_number(owner, "norm_eps", self.norm_eps, 1e-12, 1.0)
+        need_number(owner, "mlp_ratio", self.mlp_ratio, 0.0, 1024.0)
         object.__setattr__(self, "patch_nums", _scales(owner, self.patch_nums))
         if self.width % WIDTH_MULTIPLE:
             near = max(WIDTH_MULTIPLE, round(self.width / WIDTH_MULTIPLE) * WIDTH_MULTIPLE)
@@ -227,7 +161,7 @@ class VarConfig(_DictRoundTrip):
 
 
 @dataclass(frozen=True)
-class VqvaeConfig(_DictRoundTrip):
+class VqvaeConfig(DictRoundTrip):
     """Shape of the image tokenizer.
 
     Attributes:
@@ -261,16 +195,16 @@ class VqvaeConfig(_DictRoundTrip):
     def __post_init__(self) -> None:
         owner = "VqvaeConfig"
         for name in ("z_channels", "ch", "num_res_blocks"):
-            _need_int(owner, name, getattr(self, name), 1)
-        _need_int(owner, "vocab", self.vocab, 2)
-        _need_int(owner, "share_quant_resi", self.share_quant_resi, 0)
-        _need_number(owner, "quant_resi", self.quant_resi, 0.0, 1.0)
-        _need_number(owner, "beta", self.beta, 0.0, 1e6)
-        _need_number(owner, "dropout", self.dropout, 0.0, 0.99)
+            need_int(owner, name, getattr(self, name), 1)
+        need_int(owner, "vocab", self.vocab, 2)
+        need_int(owner, "share_quant_resi", self.share_quant_resi, 0)
+        need_number(owner, "quant_resi", self.quant_resi, 0.0, 1.0)
+        need_number(owner, "beta", self.beta, 0.0, 1e6)
+        need_number(owner, "dropout", self.dropout, 0.0, 0.99)
         if self.in_channels not in (1, 3):
             raise ConfigError(f"{owner}.in_channels = {self.in_channels!r}: must be 1 or 3")
         object.__setattr__(self, "patch_nums", _scales(owner, self.patch_nums))
-        object.__setattr__(self, "ch_mult", _whole_numbers(owner, "ch_mult", self.ch_mult))
+        object.__setattr__(self, "ch_mult", whole_numbers(owner, "ch_mult", self.ch_mult))
         for mult in self.ch_mult:
             if self.ch * mult % 32:
                 raise ConfigError(

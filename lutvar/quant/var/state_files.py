@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tensors in a model file, in whichever form people have it.
 
-Three endings: .safetensors and .safetensors.xz of this project, with the configuration inside, and
-.pth as PyTorch writes it. A .pth may be a bare table of tensors, as VAR's releases are, or what a
-training run saved: tables in folders of a dictionary (`trainer.var_wo_ddp`), with the prefixes
-that DataParallel, compilation and FSDP put before names. The one table that fits is taken; where
-none or several do, the error lists them and says how to save one alone.
+Endings: .safetensors and .safetensors.xz of this project, with the configuration inside, and .pth,
+.pt or .bin as PyTorch writes them. Those may be a bare table of tensors, as VAR's releases are, or
+what a training run saved: tables in folders of a dictionary (`trainer.var_wo_ddp`), with the
+prefixes that DataParallel, compilation and FSDP put before names. The one table that fits is taken;
+where none or several do, the error lists them and says how to save one alone.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,15 +30,26 @@ COMPACT = ".safetensors.xz"
 LISTED = 4
 #: Metadata entry with the configurations.
 METADATA = "lutvar"
-Kind = Literal["var", "vqvae"]
+#: Endings of files that PyTorch writes.
+PICKLED = (".pth", ".pt", ".bin")
+Kind = Literal["var", "vqvae", "rar", "par", "maskgit", "vq16"]
 Configurations = dict[str, dict[str, Any]]
+#: Name -> shape.
+Shapes = Mapping[str, list[int]]
 
 #: Entries that every model of a kind has.
 _MARKS: dict[Kind, tuple[str, ...]] = {
     "var": ("pos_1LC", "head.weight"),
     "vqvae": ("quantize.embedding.weight", "post_quant_conv.weight"),
+    "rar": ("timesteps_embeddings", "lm_head.weight"),
+    "par": ("spe_tok_embeddings.special_embeddings.weight", "output.weight"),
+    "maskgit": ("quantize.embedding.weight", "decoder.up.0.block.0.conv1.weight"),
+    "vq16": ("quantize.embedding.weight", "decoder.conv_blocks.0.res.0.conv1.weight"),
 }
-_TITLES: dict[Kind, str] = {"var": "transformer", "vqvae": "tokenizer"}
+_TITLES: dict[Kind, str] = {
+    "var": "transformer", "vqvae": "tokenizer", "rar": "RAR transformer", "par": "PAR transformer",
+    "maskgit": "MaskGIT-VQGAN tokenizer", "vq16": "VQ-16 tokenizer",
+}  # fmt: skip
 #: What wrappers of modules put into names, anywhere and before all of them.
 _INSIDE = re.compile(r"\b_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 _BEFORE = "module."
@@ -65,14 +76,51 @@ def read_state(path: Path, kind: Kind) -> tuple[dict[str, Tensor], Configuration
             state, metadata = unpack(path.read_bytes())
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}; copy or download it again") from error
-    elif path.suffix == ".pth":
+    elif path.suffix in PICKLED:
         return _select(path, _read_pth(path), kind), {}
     else:
         raise CheckpointError(
-            f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT} or .pth"
+            f"{path}: unknown ending {path.suffix!r}; use .safetensors, {COMPACT}, "
+            f"{', '.join(PICKLED)}"
         )
     configurations = _configurations(path, metadata)
     return (state if configurations else unwrapped(path, state)), configurations
+
+
+def kind_of(path: Path, kinds: Sequence[Kind]) -> Kind | None:
+    """The first of the kinds that a file of PyTorch holds a model of, or None.
+
+    Raises:
+        CheckpointError: damaged file, or one with other objects than tensors.
+    """
+    content = _read_pth(path)
+    tables = []
+    if isinstance(content, Mapping):
+        tables = [unwrapped(path, table) for _, table in _tables(content)]
+    for kind in kinds:
+        if any(all(mark in table for mark in _MARKS[kind]) for table in tables):
+            return kind
+    return None
+
+
+def differences(expected: Shapes, actual: Shapes) -> list[str]:
+    """Sentences on missing, extra and misshapen names; empty when all match."""
+    groups = {
+        "missing": [f"{k} {v}" for k, v in expected.items() if k not in actual],
+        "not expected": [f"{k} {v}" for k, v in actual.items() if k not in expected],
+        "wrong shape": [
+            f"{k}: found {actual[k]}, expected {v}"
+            for k, v in expected.items()
+            if k in actual and actual[k] != v
+        ],
+    }
+    return [sentence(what, entries) for what, entries in groups.items() if entries]
+
+
+def sentence(what: str, entries: Sequence[str]) -> str:
+    """A count and the first few entries."""
+    more = f" and {len(entries) - LISTED} more" if len(entries) > LISTED else ""
+    return f"{len(entries)} {what}: {'; '.join(entries[:LISTED])}{more}."
 
 
 def unwrapped(path: Path, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -123,9 +123,9 @@ def test_truncated_file(tmp_path: Path, var: Var, ending: str) -> None:
 def test_wrong_files(tmp_path: Path, var: Var, vqvae: Vqvae) -> None:
     with pytest.raises(CheckpointError, match="no such file"):
         load_var(tmp_path / "none.pth")
-    (tmp_path / "x.bin").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"unknown ending '\.bin'"):
-        load_var(tmp_path / "x.bin")
+    (tmp_path / "x.ckpt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"unknown ending '\.ckpt'"):
+        load_var(tmp_path / "x.ckpt")
     save_model(tmp_path / "vqvae.safetensors", vqvae)
     with pytest.raises(CheckpointError, match="holds a vqvae model"):
         load_var(tmp_path / "vqvae.safetensors")
