@@ -108,8 +108,8 @@ class ParConfig(DictRoundTrip):
     @classmethod
     def official(cls, name: str) -> ParConfig:
         """A released size of `PAR_SIZES`. Raises ConfigError for another name."""
-        *shape, group = _size("PAR", name, PAR_SIZES)
-        return cls(*shape, group=group)
+        width, depth, heads, hidden, group = _size("PAR", name, PAR_SIZES)
+        return cls(width, depth, heads, hidden, group=group)
 
 
 @dataclass(frozen=True)

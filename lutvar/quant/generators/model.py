@@ -33,6 +33,7 @@ class TokenModel(nn.Module, ABC):
         absent: linears of VAR that this family lacks -> why, for recipes that name them.
         lead: positions before the one that predicts token 0.
         config: the shape it was built with.
+        head: the last linear, which gives the logits.
         passes: (first, last + 1) position of each pass.
         regions: for each pass the range of tokens it belongs to where ranges are static: tokens
             that see much the same values share one.
@@ -45,6 +46,7 @@ class TokenModel(nn.Module, ABC):
     absent: ClassVar[Mapping[SiteName, str]]
     lead: ClassVar[int]
     config: RarConfig | ParConfig
+    head: nn.Linear
     passes: tuple[tuple[int, int], ...]
     regions: tuple[int, ...]
     sink_passes: int
