@@ -100,6 +100,7 @@ class Par(TokenModel):
             self.register_buffer("rotary", rotary_table(config), persistent=False)
 
     def inputs(self, labels_B: Tensor, tokens_BT: Tensor, begin: int, end: int) -> TokenInputs:
+        """See `TokenModel.inputs`."""
         n = self.config.group
         ranges = ((0, 1), (1, n + 1), (n + 1, 2 * n), (2 * n, self.positions))
         parts = []
@@ -119,7 +120,9 @@ class Par(TokenModel):
         return TokenInputs(torch.cat(parts, 1), rotary_lc2=rotary)
 
     def classify(self, x_BlC: Tensor, inputs: TokenInputs) -> Tensor:
+        """Norm and head."""
         return self._linears.linear(self.head_site, self.norm(x_BlC), self.head).float()
 
     def outer_linears(self) -> Iterator[LinearEntry]:
+        """The head."""
         yield self.head_site, self.head.weight, self.head.bias

@@ -69,6 +69,7 @@ class Rar(TokenModel):
         self._initialize()
 
     def inputs(self, labels_B: Tensor, tokens_BT: Tensor, begin: int, end: int) -> TokenInputs:
+        """See `TokenModel.inputs`; row by row."""
         return self.ordered_inputs(labels_B, tokens_BT, begin, end, None)
 
     def ordered_inputs(
@@ -103,6 +104,7 @@ class Rar(TokenModel):
         return TokenInputs(x_BlC + target_BlC, cond_BlC)
 
     def classify(self, x_BlC: Tensor, inputs: TokenInputs) -> Tensor:
+        """Norm with AdaLN and head."""
         activation, linear = self.head_ada
         table_BlO = self._linears.linear(self.head_ada_site, activation(inputs.cond_BlC), linear)
         scale_BlC, shift_BlC = table_BlO.chunk(2, -1)
@@ -110,6 +112,7 @@ class Rar(TokenModel):
         return self._linears.linear(self.head_site, h_BlC, self.head).float()
 
     def outer_linears(self) -> Iterator[LinearEntry]:
+        """The head and the AdaLN before it."""
         ada = self.head_ada[1]
         assert isinstance(ada, nn.Linear)
         yield self.head_site, self.head.weight, self.head.bias

@@ -33,17 +33,28 @@ class AutoencoderShape(Protocol):
     """What `Encoder` and `Decoder` need to know; see `VqvaeConfig`."""
 
     @property
-    def z_channels(self) -> int: ...
+    def z_channels(self) -> int:
+        """Channels of the latent map."""
+
     @property
-    def ch(self) -> int: ...
+    def ch(self) -> int:
+        """Base channels."""
+
     @property
-    def ch_mult(self) -> tuple[int, ...]: ...
+    def ch_mult(self) -> tuple[int, ...]:
+        """Channel multiplier per resolution level, fine to coarse."""
+
     @property
-    def num_res_blocks(self) -> int: ...
+    def num_res_blocks(self) -> int:
+        """Residual blocks per encoder level."""
+
     @property
-    def in_channels(self) -> int: ...
+    def in_channels(self) -> int:
+        """Image channels."""
+
     @property
-    def dropout(self) -> float: ...
+    def dropout(self) -> float:
+        """Dropout in the residual blocks."""
 
 
 class ResBlock(nn.Module):
