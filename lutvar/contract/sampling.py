@@ -39,13 +39,16 @@ def argsort(row: Floats) -> NDArray[np.int64]:
 
 
 class Library(NamedTuple):
-    """Whose arithmetic decides; see `softmax` and `argsort`."""
+    """Whose arithmetic decides; see `softmax`, `argsort` and `numpy.log`."""
 
     softmax: Callable[[Floats], Floats] = softmax
     argsort: Callable[[Floats], NDArray[np.int64]] = argsort
+    log: Callable[[Floats], Floats] = np.log
 
 
 NUMPY = Library()
+#: What stands for an exponential variable of 0 where its logarithm is taken.
+LEAST_EXPONENTIAL = np.float32(2.0**-54)
 _PART = 1 << 16  #: logits that are worked on at a time
 
 
@@ -64,16 +67,35 @@ class TokenStream:
         tokens = [self._draw(part, library) for part in _parts(logits)]
         return np.concatenate([np.zeros(0, np.int64), *tokens])
 
+    def gumbel(self, logits: Floats, library: Library = NUMPY) -> Floats:
+        """Gumbel noise for smooth sampling, [n, V]; 0 where a filtered logit may not be drawn.
+
+        As many bits are used up as by a draw, whatever the logits are.
+        """
+        noise = [self._gumbel(part, library) for part in _parts(logits)]
+        return np.concatenate([logits[:0], *noise])
+
     def _draw(self, logits: Floats, library: Library) -> NDArray[np.int64]:
         ratios = library.softmax(logits).reshape(-1)
         likely = np.flatnonzero(ratios)
-        # The first of two words of 32 bits is the upper one.
-        bits = np.frombuffer(self._bits.bytes(8 * ratios.size), "<u8")[likely]
-        mantissa = (bits & np.uint64((1 << 21) - 1)) << np.uint64(32) | bits >> np.uint64(32)
-        variable = np.log1p(mantissa * -(2.0**-53))
         with np.errstate(divide="ignore"):  # a variable of 0 wins, as it should
-            ratios[likely] /= (-variable).astype(np.float32)
+            ratios[likely] /= self._exponential(ratios.size, likely)
         return ratios.reshape(logits.shape).argmax(-1)
+
+    def _gumbel(self, logits: Floats, library: Library) -> Floats:
+        noise = np.zeros(logits.size, np.float32)
+        possible = np.flatnonzero(logits.reshape(-1) > -np.inf)
+        # A variable of 0 would make the noise infinite, and with it the sum of a softmax.
+        variable = np.maximum(self._exponential(logits.size, possible), LEAST_EXPONENTIAL)
+        noise[possible] = -library.log(variable)
+        return noise.reshape(logits.shape)
+
+    def _exponential(self, count: int, wanted: NDArray[np.int64]) -> Floats:
+        """Of the next `count` exponential variables of the stream, those at `wanted`."""
+        # The first of two words of 32 bits is the upper one.
+        bits = np.frombuffer(self._bits.bytes(8 * count), "<u8")[wanted]
+        mantissa = (bits & np.uint64((1 << 21) - 1)) << np.uint64(32) | bits >> np.uint64(32)
+        return (-np.log1p(mantissa * -(2.0**-53))).astype(np.float32)
 
 
 def _parts(logits: Floats) -> Iterator[Floats]:

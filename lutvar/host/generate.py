@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from lutvar.contract.editing import Edit, check_edits
+from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
-from lutvar.contract.sampling import TokenStream, filter_logits
+from lutvar.contract.sampling import TokenStream, filter_logits, softmax
+from lutvar.contract.smoothing import smooth_weights
 from lutvar.files import json_text, write_file
 
 from .errors import BadInput
@@ -101,8 +104,12 @@ class HostModel:
 
     def contribution(self, scale: int, tokens: NDArray[np.int64]) -> Floats:
         """What the tokens of a scale add to the latent map, [Z, p_last, p_last]."""
+        return self.spread(scale, self.codebook[tokens])
+
+    def spread(self, scale: int, cells: Floats) -> Floats:
+        """What the cells of a scale, [p * p, Z], add to the latent map, [Z, p_last, p_last]."""
         side, full = self.patch_nums[scale], self.patch_nums[-1]
-        h = self.codebook[tokens].T.reshape(-1, side, side)
+        h = cells.T.reshape(-1, side, side)
         if scale != len(self.patch_nums) - 1:
             enlarge = _bicubic(side, full)
             h = enlarge @ h @ enlarge.T
@@ -150,34 +157,38 @@ class Generated(NamedTuple):
 def generate(
     model: HostModel,
     transformer: Transformer,
-    labels: Sequence[int],
+    labels: Sequence[Label],
     seeds: Sequence[int],
     cfg: float = 1.5,
     top_k: int = 0,
     top_p: float = 0.0,
+    edits: Sequence[Edit] | None = None,
+    smooth: bool = False,
 ) -> list[Generated]:
     """Generate images together, each in the slot of its index.
 
     Args:
         model: embeddings and codebook.
         transformer: on a device with as many slots as labels.
-        labels: classes; -1 for none.
+        labels: classes; -1 or their number for none, None for a class drawn from the seed.
         seeds: one for each image.
         cfg, top_k, top_p: guidance at the last scale, and what may be drawn, as in
             `lutvar generate`.
+        edits: tokens of given images and what stays of them, one for each image.
+        smooth: put mixtures of codebook entries into the map (`lutvar.contract.smoothing`).
 
     Raises:
-        BadInput: labels and seeds that do not fit the model or each other.
+        BadInput: labels, seeds and edits that do not fit the model or each other.
     """
     null = len(model.classes) - 1
-    if len(labels) != len(seeds):
-        raise BadInput(f"{len(labels)} labels and {len(seeds)} seeds; one seed for each image")
-    for label in labels:
-        if not -1 <= label < null:
-            raise BadInput(f"class {label}; the model has 0 to {null - 1}, and -1 for none")
-    classes = [null if label < 0 else label for label in labels]
-    streams = [TokenStream(seed) for seed in seeds]
     sides = model.patch_nums
+    try:
+        streams = [TokenStream(seed) for seed in seeds]
+        classes = resolve_classes(labels, seeds, null)
+        if edits is not None:
+            check_edits(edits, len(classes), sides, len(model.codebook))
+    except ValueError as error:
+        raise BadInput(str(error)) from error
     latents = [np.zeros((model.codebook.shape[1], sides[-1], sides[-1]), np.float32)] * len(labels)
     tokens: list[list[NDArray[np.int64]]] = [[] for _ in labels]
     x = [(model.first(label), model.first(null)) for label in classes]
@@ -189,9 +200,20 @@ def generate(
             for i, label in enumerate(classes)
         ]
         for i, logits in enumerate(transformer.run(steps)):
-            drawn = streams[i].draw(filter_logits(logits, top_k, top_p))
+            left = filter_logits(logits, top_k, top_p)
+            drawn = streams[i].draw(left)
+            weights = None
+            if smooth:
+                noise = streams[i].gumbel(left)
+                weights = smooth_weights(left, noise, scale, len(sides), softmax)
+            if edits is not None:
+                drawn = edits[i].tokens_after(scale, drawn)
             tokens[i].append(drawn)
-            latents[i] = latents[i] + model.contribution(scale, drawn)
+            cells = model.codebook[drawn]
+            if weights is not None:
+                mixed = weights @ model.codebook
+                cells = mixed if edits is None else edits[i].merged(scale, mixed, cells)
+            latents[i] = latents[i] + model.spread(scale, cells)
             if scale + 1 < len(sides):
                 both = model.next(scale + 1, latents[i])
                 x[i] = both, both

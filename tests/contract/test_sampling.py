@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from lutvar.contract.sampling import Floats, TokenStream, filter_logits, softmax
 from lutvar.contract.seeds import MAX_SEED
+from lutvar.contract.smoothing import smooth_weights
 from lutvar.quant.var import sampling
 
 SETTINGS = [(0, 0.0), (1, 0.0), (5, 0.0), (0, 0.3), (0, 0.95), (7, 0.9), (40, 0.5), (40, 1.0),
@@ -70,3 +73,42 @@ def test_softmax() -> None:
 def test_a_seed_out_of_range() -> None:
     with pytest.raises(ValueError, match="seed"):
         TokenStream(MAX_SEED + 1)
+
+
+@pytest.mark.parametrize("top_k", [0, 20])
+def test_gumbel_noise_is_that_of_pytorch(top_k: int) -> None:
+    """Behind a draw from the same stream, and as many bits of it."""
+    generator, stream = torch.Generator().manual_seed(9), TokenStream(9)
+    for rows in (1, 30, 200):
+        left = filter_logits(logits("different", rows, 500), top_k, 0.0, TORCH)
+        theirs = sampling.draw(torch.from_numpy(left)[None], generator)[0].numpy()
+        np.testing.assert_array_equal(stream.draw(left, TORCH), theirs)
+        wanted = -torch.empty(left.shape).exponential_(generator=generator).log().numpy()
+        noise = stream.gumbel(left, TORCH)
+        np.testing.assert_array_equal(noise, np.where(left > -np.inf, wanted, 0))
+        assert np.isfinite(noise).all()
+
+
+@pytest.mark.parametrize("scale", [0, 1, 4])
+def test_smooth_weights(scale: int) -> None:
+    """The released rule in its own words; one rule for both libraries."""
+    left = filter_logits(logits("different", 40), 9, 0.9)
+    noise = TokenStream(1).gumbel(left)
+    weights = smooth_weights(left, noise, scale, 5, softmax)
+    ratio = scale / 4
+    values = torch.from_numpy(left).double() * (1 + ratio) + torch.from_numpy(noise)
+    wanted = (values / max(0.27 * (1 - ratio * 0.95), 0.005)).softmax(-1)
+    np.testing.assert_allclose(weights, wanted, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert (weights[np.isinf(left)] == 0).all()
+    tensors = torch.from_numpy(left), torch.from_numpy(noise)
+    both = smooth_weights(*tensors, scale, 5, lambda x: x.softmax(-1))
+    np.testing.assert_array_equal(smooth_weights(left, noise, scale, 5, TORCH.softmax), both)
+
+
+def test_noise_is_finite_for_a_variable_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = TokenStream(0)
+    monkeypatch.setattr(stream, "_bits", SimpleNamespace(bytes=bytes))
+    left = np.array([[0, 1, -np.inf]], np.float32)
+    weights = smooth_weights(left, stream.gumbel(left), 0, 2, softmax)
+    assert np.isfinite(weights).all() and weights[0, 2] == 0

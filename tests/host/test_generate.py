@@ -13,10 +13,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from lutvar.contract.editing import Edit
 from lutvar.contract.passes import ImageStep
+from lutvar.contract.regions import box_mask
 from lutvar.host.errors import BadInput
 from lutvar.host.generate import HostModel, generate
 from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.var.editing import encode_edits
 from lutvar.quant.var.passes import generate_passes
 from lutvar.sim.run.host_model import host_model
 
@@ -43,25 +46,43 @@ def loaded() -> LoadedModel:
     return load_model("digits")
 
 
+def edits_of(loaded: LoadedModel) -> list[Edit]:
+    """Half of four images of noise."""
+    size = loaded.vqvae.config.image_size
+    images = torch.rand(4, 1, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    boxes = [(0, 0, 0.5, 1), (0, 0, 1, 0.5), (0.5, 0, 1, 1), (0.25, 0.25, 0.75, 0.75)]
+    return encode_edits(
+        loaded.vqvae, images, [box_mask(box, 4, i > 1) for i, box in enumerate(boxes)]
+    )
+
+
 @pytest.mark.parametrize("cfg", [0.0, 1.5])
-def test_as_with_pytorch(loaded: LoadedModel, cfg: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("edited", [False, True])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_as_with_pytorch(
+    loaded: LoadedModel, cfg: float, edited: bool, smooth: bool, tmp_path: Path
+) -> None:
     """The same tokens; embeddings and latent map but for rounding."""
+    edits = edits_of(loaded) if edited else None
     host_model(loaded.var, loaded.vqvae).save(tmp_path / "m.host")
     model = HostModel.load(tmp_path / "m.host")
     vocab = loaded.var.config.vocab
     here, there = Given(vocab), Given(vocab)
-    made = generate(model, here, [3, -1], [5, 6], cfg, 20, 0.9)
+    labels = [3, -1, 10, None]
+    made = generate(model, here, labels, [5, 6, 6, 7], cfg, 20, 0.9, edits, smooth)
     right = generate_passes(
-        loaded.var, loaded.vqvae, there, [3, -1], [5, 6], cfg, 20, 0.9, keep_logits=True
-    )
+        loaded.var, loaded.vqvae, there, labels, [5, 6, 6, 7], cfg, 20, 0.9, keep_logits=True,
+        edits=edits, smooth=smooth,
+    )  # fmt: skip
     for scale, tokens in enumerate(right.tokens):
         np.testing.assert_array_equal(np.stack([m.tokens[scale] for m in made]), tokens.numpy())
     assert [len(x) for x in here.inputs] == [len(x) for x in there.inputs]
     for mine, theirs in zip(here.inputs, there.inputs, strict=True):
         for a, b in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
-    latent = loaded.vqvae.quantize.decode(right.tokens).detach().numpy()
-    np.testing.assert_allclose(np.stack([m.latent for m in made]), latent, rtol=1e-4, atol=1e-5)
+    if not smooth:
+        latent = loaded.vqvae.quantize.decode(right.tokens).detach().numpy()
+        np.testing.assert_allclose(np.stack([m.latent for m in made]), latent, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         image = loaded.vqvae.to_image(torch.from_numpy(np.stack([m.latent for m in made])))
     np.testing.assert_allclose(image.numpy(), right.images_BCHW.numpy(), atol=1e-4)
@@ -73,6 +94,8 @@ def test_what_is_refused(loaded: LoadedModel, tmp_path: Path) -> None:
         generate(model, Given(1), [1, 2], [0])
     with pytest.raises(BadInput, match="class 99"):
         generate(model, Given(1), [99], [0])
+    with pytest.raises(BadInput, match="4 edits for 1 images"):
+        generate(model, Given(1), [1], [0], edits=edits_of(loaded))
     (tmp_path / "x").write_text("no model")
     for path in (tmp_path / "x", tmp_path / "missing"):
         with pytest.raises(BadInput, match="--host-model"):

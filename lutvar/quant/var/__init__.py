@@ -3,6 +3,7 @@
 
 from .checkpoint import CheckpointError, load_var, load_vqvae, save_model
 from .config import ConfigError, VarConfig, VqvaeConfig
+from .editing import encode_edits
 from .generate import GenerationResult, generate
 from .model import Var
 from .sites import SITE_NAMES, FloatLinear, LinearBackend, LinearSite
@@ -20,6 +21,7 @@ __all__ = [
     "VarConfig",
     "Vqvae",
     "VqvaeConfig",
+    "encode_edits",
     "generate",
     "load_var",
     "load_vqvae",

@@ -16,13 +16,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lutvar.contract.editing import Edit, check_edits
+from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
 from lutvar.contract.sampling import TokenStream, filter_logits
 from lutvar.contract.seeds import check_seed
+from lutvar.contract.smoothing import smooth_weights
 from lutvar.times import Times
 
 from .blocks import KvCache
-from .generate import GenerationResult, check_pair, resolve_labels
+from .editing import edited_tokens, entering
+from .generate import GenerationResult, check_pair
 from .model import Conditioning, Var
 from .sampling import TORCH, check_sampling, guide
 from .vqvae import Vqvae
@@ -35,13 +39,18 @@ class _Sampling(NamedTuple):
     top_p: float
     keep_logits: bool
     positions: Tensor
+    smooth: bool
 
 
 class _Image:
     """One image on its way through the scales."""
 
-    def __init__(self, index: int, slot: int, label: int, seed: int, var: Var, start: Tensor):
+    def __init__(
+        self, index: int, slot: int, label: int, seed: int, var: Var, start: Tensor,
+        edit: Edit | None,
+    ) -> None:  # fmt: skip
         config = var.config
+        self.edits = None if edit is None else [edit]
         self.index, self.slot, self.label, self.scale = index, slot, label, 0
         self.stream = TokenStream(seed)
         side = config.patch_nums[-1]
@@ -66,16 +75,24 @@ class _Image:
         self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], how: _Sampling, times: Times
     ) -> None:
         """Sample a scale and prepare the next one."""
+        scales, weights = len(var.config.patch_nums), None
         with times("sampling"):
             if how.keep_logits:
                 self.logits.append(torch.from_numpy(logits).unsqueeze(0))
             left = filter_logits(logits, how.top_k, how.top_p, TORCH)
             tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
+            if how.smooth:
+                noise = self.stream.gumbel(left, TORCH)
+                mixed = smooth_weights(left, noise, self.scale, scales, TORCH.softmax)
+                weights = torch.from_numpy(mixed).unsqueeze(0)
+            if self.edits is not None:
+                tokens = edited_tokens(self.edits, self.scale, tokens)
             self.tokens.append(tokens)
         with times("feature map"):
-            self.f_hat = self.f_hat + vqvae.quantize.contribution(self.scale, tokens)
+            entry = entering(vqvae.quantize, self.scale, tokens, weights, self.edits)
+            self.f_hat = self.f_hat + vqvae.quantize.spread(self.scale, entry)
         self.scale += 1
-        if self.scale < len(var.config.patch_nums):
+        if self.scale < scales:
             with times("embeddings"):
                 small = vqvae.quantize.shrink(self.f_hat, self.scale)
                 self.x = var.next_input(self.scale, small, how.positions)
@@ -86,7 +103,7 @@ def generate_passes(
     var: Var,
     vqvae: Vqvae,
     transformer: Transformer,
-    labels: Sequence[int],
+    labels: Sequence[Label],
     seeds: Sequence[int],
     cfg: float = 1.5,
     top_k: int = 0,
@@ -97,6 +114,8 @@ def generate_passes(
     keep_logits: bool = False,
     times: Times | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
+    edits: Sequence[Edit] | None = None,
+    smooth: bool = False,
 ) -> GenerationResult:
     """Generate one image for each label and seed. Host arithmetic runs on the CPU in float32.
 
@@ -104,7 +123,8 @@ def generate_passes(
         var: embeddings and sizes; its blocks are not run here.
         vqvae: the tokenizer that belongs to it.
         transformer: computes the logits.
-        labels: class indices, -1 for the null class.
+        labels: class indices, -1 or num_classes for the null class, None for a class drawn from
+            the image's seed (`random_class`).
         seeds: seed of each image.
         cfg: guidance at the last scale, rounded to 1/128 at each scale; 0 runs no second half.
         top_k, top_p: as in `generate`.
@@ -115,19 +135,23 @@ def generate_passes(
         keep_logits: keep the guided logits in the result.
         times: where the time of each part is counted; default: wall time.
         decode: makes an image in [0, 1] of a latent map; default: the tokenizer's decoder.
+        edits, smooth: as in `generate`.
 
     Raises:
-        ValueError: an argument out of range, or model and tokenizer that do not fit each other.
+        ValueError: an argument out of range, model and tokenizer that do not fit each other, or
+            edits that do not fit the model.
     """
     check_pair(var, vqvae)
     config = var.config
     check_sampling(cfg, top_k, top_p, config.vocab)
-    classes = resolve_labels(labels, config.num_classes, torch.device("cpu")).tolist()
-    if len(seeds) != len(classes):
-        raise ValueError(f"{len(classes)} labels and {len(seeds)} seeds; one seed for each image")
     for seed in seeds:
         check_seed(seed)
-    how = _Sampling(top_k, top_p, keep_logits, var.position_table())
+    classes = resolve_classes(labels, seeds, config.num_classes)
+    if not classes:
+        raise ValueError("no labels: expected one for each image")
+    if edits is not None:
+        check_edits(edits, len(classes), config.patch_nums, config.vocab)
+    how = _Sampling(top_k, top_p, keep_logits, var.position_table(), smooth)
     times = times or Times()
     slots = len(classes) if slots is None else slots
     if slots < 1 or stagger < 0:
@@ -142,7 +166,8 @@ def generate_passes(
             label = classes[begun]
             with times("embeddings"):
                 start = _start(var, label)
-            active.append(_Image(begun, free.pop(0), label, seeds[begun], var, start))
+            edit = None if edits is None else edits[begun]
+            active.append(_Image(begun, free.pop(0), label, seeds[begun], var, start, edit))
             begun, last_start = begun + 1, number
         # A long stagger may leave nothing to do for some passes.
         if active:
@@ -166,6 +191,7 @@ def generate_passes(
         if keep_logits
         else None,
         times.seconds,
+        tuple(classes),
     )
 
 

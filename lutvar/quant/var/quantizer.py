@@ -127,10 +127,17 @@ class MultiScaleQuantizer(nn.Module):
 
     def contribution(self, scale_index: int, tokens_Bl: Tensor) -> Tensor:
         """What one scale's tokens add to the latent map, [B, Z, p_last, p_last]."""
-        side, full = self.patch_nums[scale_index], self.patch_nums[-1]
-        # [B, l, Z] -> [B, Z, p, p]
-        h = self.embedding(tokens_Bl).transpose(1, 2)
-        h = h.reshape(tokens_Bl.shape[0], self.z_channels, side, side)
+        return self.spread(scale_index, self.as_map(scale_index, self.embedding(tokens_Bl)))
+
+    def as_map(self, scale_index: int, cells_BlZ: Tensor) -> Tensor:
+        """The cells of a scale as a map, [B, l, Z] to [B, Z, p, p]."""
+        side = self.patch_nums[scale_index]
+        h = cells_BlZ.transpose(1, 2)
+        return h.reshape(cells_BlZ.shape[0], self.z_channels, side, side)
+
+    def spread(self, scale_index: int, h: Tensor) -> Tensor:
+        """What a map of one scale, [B, Z, p, p], adds to the latent map, [B, Z, p_last, p_last]."""
+        full = self.patch_nums[-1]
         if scale_index != len(self.patch_nums) - 1:
             h = F.interpolate(h, size=(full, full), mode="bicubic")
         return self.phi(scale_index)(h)

@@ -7,18 +7,19 @@ Source: VAR (arXiv:2404.02905) and its released sampler; classifier-free guidanc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from lutvar.contract.sampling import Library
+from lutvar.contract.sampling import LEAST_EXPONENTIAL, Library
 from lutvar.contract.seeds import check_seed
 
 #: For `lutvar.contract.sampling`: the decisions of the functions below, to the last bit.
 TORCH = Library(
     lambda logits: torch.from_numpy(logits).softmax(-1).numpy(),
     lambda row: torch.from_numpy(row).sort().indices.numpy(),
+    lambda values: torch.from_numpy(values).log().numpy(),
 )
 
 
@@ -93,24 +94,54 @@ def draw_independent(logits_BlV: Tensor, generators: Sequence[torch.Generator]) 
     return (logits_BlV.softmax(-1) / noise_BlV.to(logits_BlV.device)).argmax(-1)
 
 
-def make_draw(
-    seed: int | Sequence[int], images: int, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """How a batch is drawn: logits [B, l, V] to tokens [B, l], one scale after the other.
+class Streams:
+    """Random numbers of a batch: one stream for all images, or one for each.
 
     Args:
-        seed: of the one stream for all images, or one for each image.
+        seed: of the one stream, or one for each image.
         images: B.
         device: where the logits are.
 
     Raises:
         ValueError: seeds for another number of images, or not from 0 to `MAX_SEED`.
     """
-    if isinstance(seed, int):
-        check_seed(seed)
-        generator = torch.Generator(device=device).manual_seed(seed)
-        return lambda logits_BlV: draw(logits_BlV, generator)
-    if len(seed) != images:
-        raise ValueError(f"{images} labels and {len(seed)} seeds; one seed for each image")
-    generators = [torch.Generator().manual_seed(check_seed(s)) for s in seed]
-    return lambda logits_BlV: draw_independent(logits_BlV, generators)
+
+    def __init__(self, seed: int | Sequence[int], images: int, device: torch.device) -> None:
+        self._shared: torch.Generator | None = None
+        self._own: list[torch.Generator] = []
+        if isinstance(seed, int):
+            self._shared = torch.Generator(device=device).manual_seed(check_seed(seed))
+            return
+        if len(seed) != images:
+            raise ValueError(f"{images} labels and {len(seed)} seeds; one seed for each image")
+        # On the CPU, so that all devices draw the same.
+        self._own = [torch.Generator().manual_seed(check_seed(s)) for s in seed]
+
+    def classes(self, count: int, num_classes: int) -> Tensor | None:
+        """Random classes LongTensor [count] from the one stream; None when each image has its own.
+
+        Before anything else is drawn they are those of the released sampler without labels.
+        """
+        if self._shared is None:
+            return None
+        even = torch.full((1, num_classes), 1 / num_classes, device=self._shared.device)
+        drawn = torch.multinomial(even, count, replacement=True, generator=self._shared)
+        return drawn.reshape(count)
+
+    def draw(self, logits_BlV: Tensor) -> Tensor:
+        """One token for each position, LongTensor [B, l], from filtered logits."""
+        if self._shared is None:
+            return draw_independent(logits_BlV, self._own)
+        return draw(logits_BlV, self._shared)
+
+    def gumbel(self, logits_BlV: Tensor) -> Tensor:
+        """Gumbel noise for smooth sampling, float32 of the logits' shape; follows the draw."""
+        noise = torch.empty_like(logits_BlV, memory_format=torch.contiguous_format)
+        if self._shared is None:
+            own = torch.empty(logits_BlV.shape, dtype=torch.float32)
+            for noise_lV, generator in zip(own, self._own, strict=True):
+                noise_lV.exponential_(1, generator=generator)
+            noise.copy_(own)
+        else:
+            noise.exponential_(1, generator=self._shared)
+        return -noise.clamp_min(float(LEAST_EXPONENTIAL)).log()

@@ -141,10 +141,10 @@ def test_backend_result_is_used(pair: tuple[Var, Vqvae], name: Any) -> None:
 
 def test_generation_arguments(pair: tuple[Var, Vqvae]) -> None:
     var, vqvae = pair
-    for labels in ([5], [-2]):
-        with pytest.raises(ValueError, match=f"label {labels[0]}: .* 0 to 4"):
+    for labels in ([6], [-2]):
+        with pytest.raises(ValueError, match=f"class {labels[0]}: .* 0 to 4, and -1 or 5"):
             generate(var, vqvae, labels, 0)
-    with pytest.raises(ValueError, match="non-empty"):
+    with pytest.raises(ValueError, match="no labels"):
         generate(var, vqvae, [], 0)
     with pytest.raises(ValueError, match="top_k = 97"):
         generate(var, vqvae, [0], 0, top_k=97)
