@@ -13,6 +13,7 @@ import click
 from lutvar.files import prepare_output, rendered, write_file
 from lutvar.text import table
 
+from . import token_images
 from .common import (
     accelerator_option,
     command,
@@ -110,6 +111,9 @@ def generate(
     Image i has seed SEED + i. With --backend sim or --device a table tells what each pass took:
     host, transfer, device. Another one says where the time of an image went, and images a second
     from end to end.
+
+    A RAR or PAR model, as released (rar_b.bin, PAR-XL-4x.pt, with its tokenizer's file beside it),
+    is drawn in float, or with the layers of --quantized.
     """
     if device is not None:
         refuse_with("--device", backend="--backend")
@@ -125,6 +129,9 @@ def generate(
     elif backend == "sim":
         require_simulator()
     prepare_output(out)
+    if token_images.is_token_model(model):
+        token_images.generate(model, recipe, labels, seed, cfg, slots, zoom, out, as_json, backend)
+        return
     from lutvar.quant.var.passes import generate_passes
     from lutvar.sim.run.sheet import class_name
 

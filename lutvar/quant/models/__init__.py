@@ -17,9 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from lutvar.contract.names import check_name
+from lutvar.quant.generators.accelerator import refusal
 from lutvar.quant.var import VarConfig, VqvaeConfig, load_var, load_vqvae
 from lutvar.quant.var.checkpoint import COMPACT
 
+from .generator import is_generator, load_generator
 from .model import LoadedModel, ModelError, ModelInfo, checked_file
 
 if sys.version_info >= (3, 11):
@@ -47,12 +49,15 @@ def load_model(name: str | Path) -> LoadedModel:
             of a released checkpoint, `.../var_d16.pth`.
 
     Raises:
-        ModelError: unknown name, unreadable model.json, missing or changed file.
+        ModelError: unknown name, unreadable model.json, missing or changed file, or a RAR or PAR
+            model (`generator.load_generator`), which cannot take a VAR model's place.
     """
     if str(name).endswith(".pth"):
         from .official import load_official
 
         return load_official(name)
+    if is_generator(name):
+        raise ModelError(refusal(str(name), load_generator(name).model.config))
     folder: Traversable = importlib.resources.files(__name__).joinpath(str(name))
     if str(name) not in known_models():
         folder = Path(name)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import importlib.resources
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,11 +76,18 @@ class LoadedModel:
 
 def checked_file(folder: Traversable, file: str, info: ModelInfo, stack: ExitStack) -> Path:
     """A real path of one file, after its content was compared with model.json."""
+    return checked_content(folder, file, info.files, stack)
+
+
+def checked_content(
+    folder: Traversable, file: str, files: Mapping[str, str], stack: ExitStack
+) -> Path:
+    """`checked_file` for the hashes of model.json, file name -> SHA-256 in hex."""
     source = folder.joinpath(file)
     if not source.is_file():
         raise ModelError(f"{source}: missing; reinstall lutvar or train the model again")
     digest = sha256_of(source)
-    expected = info.files.get(file)
+    expected = files.get(file)
     if digest != expected:
         raise ModelError(
             f"{source}: SHA-256 is {digest}, model.json says {expected}; the file was changed or "

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `lutvar generate` does with RAR and PAR models, which no accelerator runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import emit, given, progress, refuse_with
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lutvar.quant.models.generator import LoadedGenerator
+
+#: Larger images are drawn one screen pixel to a pixel, unless --zoom says otherwise.
+_SMALL = 64
+
+
+def is_token_model(model: str) -> bool:
+    """Whether --model names a RAR or PAR model."""
+    from lutvar.quant.models.generator import is_generator
+
+    return is_generator(model)
+
+
+def generate(
+    model: str,
+    recipe: Path | None,
+    labels: tuple[int, ...],
+    seed: int,
+    cfg: float | None,
+    slots: int | None,
+    zoom: int,
+    out: Path,
+    as_json: bool,
+    backend: str,
+) -> None:
+    """Generate one image for each class; arguments are those of the command.
+
+    Raises:
+        ModelError: a backend was asked for that computes as the accelerator does.
+        UsageError: an option that has no use here.
+    """
+    from lutvar.quant.generators.accelerator import refusal
+    from lutvar.quant.models.generator import load_generator
+    from lutvar.quant.models.model import ModelError
+
+    loaded = load_generator(model)
+    if recipe is not None:
+        raise click.UsageError(f"--quantized {recipe}: not yet")
+    if (given("backend") and backend != "float") or given("device"):
+        raise ModelError(refusal(model, loaded.model.config))
+    refuse_with(
+        f"a {loaded.model.family} model", image="--image", decoder="--decoder",
+        stagger="--stagger", config="--config",
+    )  # fmt: skip
+    classes = labels or tuple(range(min(len(loaded.classes), 10)))
+    pixels, tokens = _draw(loaded, classes, seed, cfg, slots or len(classes))
+    if not given("zoom") and loaded.tokenizer.config.image_size > _SMALL:
+        zoom = 1
+    from lutvar.sim.run.sheet import class_name
+
+    from .generate import _write_row
+
+    _write_row(pixels, zoom, [class_name(loaded.classes, label) for label in classes], out)
+    data = {"file": str(out), "backend": "float" if recipe is None else "quantized", "seed": seed,
+            "classes": classes, "tokens": tokens}  # fmt: skip
+    text = f"{out}: classes {', '.join(map(str, classes))}, {data['backend']}, seed {seed}"
+    emit(as_json, data, text)
+
+
+def _draw(
+    loaded: LoadedGenerator,
+    classes: tuple[int, ...],
+    seed: int,
+    cfg: float | None,
+    slots: int,
+) -> tuple[Tensor, list[list[int]]]:
+    """Images [B, C, H, W] in [0, 1] and the tokens of each row by row; image i has seed + i."""
+    from dataclasses import replace
+
+    import torch
+
+    from lutvar.quant.generators import generate_tokens, rows_of_image
+
+    sampling = loaded.sampling if cfg is None else replace(loaded.sampling, cfg=cfg)
+    parts = []
+    with progress("float: passes") as update:
+        for start in range(0, len(classes), slots):
+            some = classes[start : start + slots]
+            seeds = [seed + start + i for i in range(len(some))]
+            result = generate_tokens(loaded.model, some, seeds, sampling, update)
+            parts.append(rows_of_image(loaded.model, result.tokens_BT))
+    tokens = torch.cat(parts)
+    images = torch.cat([loaded.tokenizer.decode(row) for row in tokens.split(1)])
+    return images, tokens.tolist()
