@@ -3,14 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from lutvar.files import prepare_output, rendered, write_file
+from lutvar.files import prepare_output
 from lutvar.text import table
 
 from . import token_images
@@ -29,6 +29,7 @@ from .common import (
     seed_option,
 )
 from .host_times import breakdown, breakdown_text
+from .image_row import write_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,7 +160,7 @@ def generate(
             decode=decode,
         )
     names = [class_name(loaded.info.classes, label) for label in classes]
-    _write_row(result.images_BCHW, zoom, names, out)
+    write_row(result.images_BCHW, zoom, names, out)
     tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(classes))]
     data = {
         "file": str(out),
@@ -188,9 +189,6 @@ def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
 
     decoder = OnnxDecoder(path)
     return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
-
-
-_STRIP = 22  #: height of the class names above the images, in screen pixels
 
 
 def _titles(backend: str) -> tuple[str, ...]:
@@ -287,24 +285,3 @@ def _packed(runs: Runs) -> PackedTransformer:
     if isinstance(runs, PackedTransformer):
         return runs
     return pack_transformer(runs.transformer, runs.config)
-
-
-def _write_row(images_BCHW: Tensor, zoom: int, names: Sequence[str], path: Path) -> None:
-    """Images in [0, 1] beside each other under their classes, a pixel `zoom` screen pixels wide."""
-    import numpy as np
-    from PIL import Image, ImageDraw, ImageFont
-
-    pixels = (images_BCHW.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
-    count, height, width, channels = pixels.shape
-    font = ImageFont.load_default(14)
-    column = max(width * zoom, *(int(font.getlength(name)) + 8 for name in names))
-    mode = "L" if channels == 1 else "RGB"
-    picture = Image.new(mode, (count * column, _STRIP + height * zoom), "white")
-    draw = ImageDraw.Draw(picture)
-    for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
-        large = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1)
-        tile = Image.fromarray(large[..., 0] if channels == 1 else large)
-        picture.paste(tile, (i * column + (column - width * zoom) // 2, _STRIP))
-        middle = (i * column + column / 2, _STRIP / 2)
-        draw.text(middle, name, fill="black", font=font, anchor="mm")
-    write_file(path, rendered(lambda file: picture.save(file, format="PNG")))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .common import emit, given, progress, refuse_with
+from .image_row import write_row
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,9 +64,7 @@ def generate(
         zoom = 1
     from lutvar.sim.run.sheet import class_name
 
-    from .generate import _write_row
-
-    _write_row(pixels, zoom, [class_name(loaded.classes, label) for label in classes], out)
+    write_row(pixels, zoom, [class_name(loaded.classes, label) for label in classes], out)
     data = {"file": str(out), "backend": "float" if recipe is None else "quantized", "seed": seed,
             "classes": classes, "tokens": tokens}  # fmt: skip
     text = f"{out}: classes {', '.join(map(str, classes))}, {data['backend']}, seed {seed}"

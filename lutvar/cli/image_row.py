@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One row of images as a PNG, each under the name of its class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lutvar.files import rendered, write_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_STRIP = 22  #: height of the class names above the images, in screen pixels
+
+
+def write_row(images_BCHW: Tensor, zoom: int, names: Sequence[str], path: Path) -> None:
+    """Images in [0, 1] beside each other under their classes, a pixel `zoom` screen pixels wide."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    pixels = (images_BCHW.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    count, height, width, channels = pixels.shape
+    font = ImageFont.load_default(14)
+    column = max(width * zoom, *(int(font.getlength(name)) + 8 for name in names))
+    mode = "L" if channels == 1 else "RGB"
+    picture = Image.new(mode, (count * column, _STRIP + height * zoom), "white")
+    draw = ImageDraw.Draw(picture)
+    for i, (image, name) in enumerate(zip(pixels, names, strict=True)):
+        large = np.repeat(np.repeat(image, zoom, axis=0), zoom, axis=1)
+        tile = Image.fromarray(large[..., 0] if channels == 1 else large)
+        picture.paste(tile, (i * column + (column - width * zoom) // 2, _STRIP))
+        middle = (i * column + column / 2, _STRIP / 2)
+        draw.text(middle, name, fill="black", font=font, anchor="mm")
+    write_file(path, rendered(lambda file: picture.save(file, format="PNG")))
