@@ -17,9 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lutvar.contract.seeds import check_seed
-from lutvar.quant.var.generate import resolve_labels
-from lutvar.quant.var.sampling import check_sampling, draw, draw_independent, filter_logits
+from lutvar.contract.labels import class_index
+from lutvar.quant.var.sampling import Streams, check_sampling, filter_logits
 
 from .config import Sampling
 from .model import TokenModel
@@ -53,7 +52,7 @@ def generate_tokens(
 
     Args:
         model: the transformer, in evaluation mode.
-        labels_B: class indices 0 .. num_classes - 1, or -1 for the null class.
+        labels_B: class indices 0 .. num_classes - 1, -1 or num_classes for the null class.
         seed: seed of the one random stream, and the batch is part of what it determines; or one
             seed for each image, whose draws then do not depend on the batch.
         sampling: how tokens are drawn. Without guidance (`guided` says so) the null class does not
@@ -67,8 +66,12 @@ def generate_tokens(
     config = model.config
     check_settings(sampling, config.vocab)
     device = model.head.weight.device
-    labels_B = resolve_labels(labels_B, config.num_classes, device)
-    draw_tokens = _make_draw(model, seed, len(labels_B), device)
+    indices = [class_index(int(label), config.num_classes) for label in labels_B]
+    labels_B = torch.tensor(indices, dtype=torch.long, device=device)
+    streams = Streams(seed, len(indices), device)
+    if isinstance(model, Rar):
+        # RAR's sampler first draws which labels to drop, none of them, from the same stream.
+        streams.discard(len(indices))
     halves = 2 if guided(model, sampling) else 1
     null_B = torch.full_like(labels_B, config.num_classes)
     rows_B = torch.cat((labels_B, null_B)) if halves == 2 else labels_B
@@ -85,7 +88,7 @@ def generate_tokens(
             if keep_logits:
                 kept.append(logits_BlV)
             scaled = logits_BlV / sampling.temperature
-            drawn_Bl = draw_tokens(filter_logits(scaled, sampling.top_k, sampling.top_p))
+            drawn_Bl = streams.draw(filter_logits(scaled, sampling.top_k, sampling.top_p))
             tokens_BT = torch.cat((tokens_BT, drawn_Bl), 1)
         if progress is not None:
             progress(index + 1, len(model.passes))
@@ -119,19 +122,3 @@ def check_settings(sampling: Sampling, vocab: int) -> None:
         raise ValueError(f"temperature = {sampling.temperature!r}: must be above 0")
     if sampling.power is not None and not 0 <= sampling.power < math.inf:
         raise ValueError(f"power = {sampling.power!r}: must be 0 (constant guidance) or more")
-
-
-def _make_draw(
-    model: TokenModel, seed: int | Sequence[int], images: int, device: torch.device
-) -> Callable[[Tensor], Tensor]:
-    """How a batch is drawn: logits [B, l, V] to tokens [B, l], one pass after the other."""
-    if isinstance(seed, int):
-        generator = torch.Generator(device=device).manual_seed(check_seed(seed))
-        if isinstance(model, Rar):
-            # RAR's sampler first draws which labels to drop, none of them, from the same stream.
-            torch.rand(images, generator=generator, device=device)
-        return lambda logits_BlV: draw(logits_BlV, generator)
-    if len(seed) != images:
-        raise ValueError(f"{images} labels and {len(seed)} seeds; one seed for each image")
-    generators = [torch.Generator().manual_seed(check_seed(s)) for s in seed]
-    return lambda logits_BlV: draw_independent(logits_BlV, generators)

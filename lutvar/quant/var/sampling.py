@@ -128,6 +128,11 @@ class Streams:
         drawn = torch.multinomial(even, count, replacement=True, generator=self._shared)
         return drawn.reshape(count)
 
+    def discard(self, count: int) -> None:
+        """Take `count` uniform numbers from the one stream, which other samplers draw first."""
+        if self._shared is not None:
+            torch.rand(count, generator=self._shared, device=self._shared.device)
+
     def draw(self, logits_BlV: Tensor) -> Tensor:
         """One token for each position, LongTensor [B, l], from filtered logits."""
         if self._shared is None:

@@ -71,8 +71,8 @@ def test_null_label_is_accepted_and_others_are_not() -> None:
     model = model_of(RAR_CASE)
     sampling = Sampling(cfg=0.0)
     assert generate_tokens(model, [-1], 0, sampling).tokens_BT.shape == (1, 16)
-    with pytest.raises(ValueError, match="label 5: the model has classes 0 to 4"):
-        generate_tokens(model, [5], 0, sampling)
+    with pytest.raises(ValueError, match="class 6: the model has classes 0 to 4"):
+        generate_tokens(model, [6], 0, sampling)
 
 
 @pytest.mark.parametrize(
