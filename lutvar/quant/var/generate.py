@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,13 +135,21 @@ def _softmax(values: Tensor) -> Tensor:
     return values.softmax(-1)
 
 
-def _listed(labels: Tensor | Sequence[Label]) -> list[Label]:
+def resolve_labels(
+    labels: Tensor | Sequence[int], num_classes: int, device: torch.device
+) -> Tensor:
+    """LongTensor [B] of class indices, num_classes for the null class. Raises ValueError."""
+    indices = [class_index(int(label), num_classes) for label in _listed(labels)]
+    return torch.tensor(indices, device=device)
+
+
+def _listed(labels: Tensor | Sequence[Label]) -> list[Any]:
     """Labels as a list. Raises ValueError when there is none, or a tensor has another shape."""
     if isinstance(labels, Tensor):
         if labels.dim() != 1:
             raise ValueError(f"labels of shape {tuple(labels.shape)}: expected a list [B]")
         labels = labels.tolist()
-    if not labels:
+    if not len(labels):
         raise ValueError("no labels: expected one for each image")
     return list(labels)
 
