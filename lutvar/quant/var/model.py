@@ -146,7 +146,7 @@ class Var(nn.Module):
             x_BlC = block(x_BlC, mod, cache=block_cache)
         return self._classify(x_BlC, cond)
 
-    def forward(self, labels_B: Tensor, x_BLZ: Tensor) -> Tensor:
+    def forward(self, labels_B: Tensor, x_BLZ: Tensor, masked: bool = True) -> Tensor:
         """Logits of all scales under teacher forcing.
 
         In training mode a label becomes the null class with probability
@@ -157,6 +157,7 @@ class Var(nn.Module):
             x_BLZ: latent inputs of scales 1.., [B, L - p0*p0, z_channels], as
                 `MultiScaleQuantizer.teacher_inputs` makes them; those of the finest scales may be
                 left out.
+            masked: False lets every token see every other; what PTQ4ARVG calibrates on.
 
         Returns:
             [B, L, V] in float32; L is shorter when scales were left out.
@@ -171,7 +172,7 @@ class Var(nn.Module):
         x_BLC = torch.cat((start_BlC, words_BlC), dim=1)
         length = x_BLC.shape[1]
         x_BLC = x_BLC + self.position_table()[:, :length]
-        mask_11LL = self.attn_bias_for_masking[..., :length, :length]
+        mask_11LL = self.attn_bias_for_masking[..., :length, :length] if masked else None
         for block, mod in zip(self._blocks(), cond.blocks, strict=True):
             x_BLC = block(x_BLC, mod, mask_11LL=mask_11LL)
         return self._classify(x_BLC, cond)

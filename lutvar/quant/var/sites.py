@@ -11,6 +11,8 @@ their own, because few methods touch them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, Protocol
 
 from torch import Tensor, nn
@@ -117,6 +119,19 @@ class BackendHolder:
     ) -> Tensor:
         backend = self.backend if site.name in SITE_NAMES else self.other
         return backend(site, x_BLC, weight_OI, bias_O)
+
+    @contextmanager
+    def replaced(
+        self, linear: LinearBackend, attention: AttentionBackend | None = None
+    ) -> Iterator[None]:
+        """All linears, and attention where it is given, through others for the `with` block."""
+        before = self.backend, self.other, self.attention
+        self.backend = self.other = linear
+        self.attention = self.attention if attention is None else attention
+        try:
+            yield
+        finally:
+            self.backend, self.other, self.attention = before
 
     def linear(self, site: LinearSite, x: Tensor, module: nn.Module) -> Tensor:
         """Run a torch linear through the backend of its site."""

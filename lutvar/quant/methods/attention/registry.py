@@ -52,12 +52,14 @@ class MeasuredModel:
         shapes: (outputs, inputs) of every linear.
         layers: the quantized linears.
         calibration: the samples.
+        masked: as the recipe's `calibration.mask` says.
     """
 
     var: Var
     shapes: Mapping[LinearSite, tuple[int, int]]
     layers: Mapping[LinearSite, Layer]
     calibration: CalibrationSet
+    masked: bool = True
 
 
 def attention_class(settings: Mapping[str, Any]) -> Any:

@@ -15,8 +15,13 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from lutvar.contract.formats import get_format
+from lutvar.quant.methods.calibration.network import RunningRange, parts_of, run_network
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
-from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.percentiles import (
+    ZeroPoints,
+    average_range,
+    percentile_range,
+)
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec, Sharing
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.var import Var
@@ -35,12 +40,18 @@ class StaticSettings(PlainSettings):
         format: an INT format; the operands are asymmetric integers of it.
         samples: calibration samples (rows, if the set has chosen rows) that are measured; 0 all.
         batch: rows for each range; later batches enter the moving average.
+        order: "replay" measures with quantized linears and float attention, scale step by scale
+            step; "network" finds all static ranges anew in one run of the quantized model, all
+            tokens at once, so that attention is quantized before it too (PTQ4ARVG's released code).
+        zero_points: of several batches, "rounded" or "averaged".
     """
 
     kind: Literal["static"] = "static"
     format: str = "INT8"
     samples: int = Field(default=16, ge=0)
     batch: int = Field(default=32, ge=1)
+    order: Literal["replay", "network"] = "replay"
+    zero_points: ZeroPoints = "rounded"
 
     @field_validator("format")
     @classmethod
@@ -73,7 +84,7 @@ class StaticAttention(PlainAttention):
         super().__init__(settings, var, calibration)
         self.fixed: dict[tuple[int, str], StaticQuantizer] = {}
         self._samples: dict[tuple[int, str], list[Tensor]] | None = None
-        self._block = 0
+        self._running: dict[tuple[int, str], RunningRange] | None = None
 
     @staticmethod
     def needs_data(settings: Mapping[str, Any]) -> bool:
@@ -88,6 +99,9 @@ class StaticAttention(PlainAttention):
             calibration = calibration.first(self.settings.samples)
         elif self.settings.samples:
             calibration = calibration.with_rows(self.settings.samples)
+        if self.settings.order == "network":
+            self._measure_network(model, calibration)
+            return
         rows = len(calibration.row_data(0)[0])
         ranges: dict[tuple[int, str], list[tuple[Tensor, Tensor]]] = {}
         for start in range(0, rows, self.settings.batch):
@@ -100,8 +114,37 @@ class StaticAttention(PlainAttention):
                 ranges.setdefault(key, []).append(pair)
         self._samples = None
         for key, pairs in ranges.items():
-            scale, zero_point = (moving_average([pair[i] for pair in pairs]) for i in range(2))
-            self.fixed[key] = StaticQuantizer.of(spec.format, scale, zero_point, (0,))
+            self.fixed[key] = self._quantizer(*average_range(pairs, self.settings.zero_points))
+
+    def _quantizer(self, scale: Tensor, zero_point: Tensor) -> StaticQuantizer:
+        settings = self.settings
+        return StaticQuantizer.of(settings.format, scale, zero_point, (0,), settings.zero_points)
+
+    def follow(self, follows: bool) -> None:
+        """From now on ranges follow what comes in, or stay as they have become."""
+        self._running = {} if self._running is None else self._running
+        for range_ in self._running.values():
+            range_.follows = follows
+
+    def _measure_network(self, model: MeasuredModel, calibration: CalibrationSet) -> None:
+        scales = model.var.config.scale_ranges
+        running = {
+            site: RunningRange(
+                int(layer.activation.bits),
+                parts_of(layer.activation.pair_of_scale, scales),
+                zero_points=self.settings.zero_points,
+            )
+            for site, layer in model.layers.items()
+            if isinstance(layer.activation, StaticQuantizer)
+        }
+        self.follow(True)
+        run_network(
+            model.var, calibration, model.layers, running, self, self.settings.batch, model.masked
+        )
+        assert self._running is not None
+        for key, range_ in self._running.items():
+            self.fixed[key] = self._quantizer(range_.range.scale, range_.range.zero_point)
+        self._running = None
 
     def state(self) -> dict[str, Tensor]:
         """The ranges, for files: "block.operand" -> (scale, minus zero point)."""
@@ -114,8 +157,7 @@ class StaticAttention(PlainAttention):
         """Take back what `state` gave."""
         for key, pair in state.items():
             block, name = key.split(".")
-            quantizer = StaticQuantizer.of(self.settings.format, pair[:1], -pair[1:], (0,))
-            self.fixed[int(block), name] = quantizer
+            self.fixed[int(block), name] = self._quantizer(pair[:1], -pair[1:])
 
     def _static(self, block: int, name: str, x: Tensor) -> Tensor:
         if self._samples is not None:
@@ -123,6 +165,10 @@ class StaticAttention(PlainAttention):
             stride = -(-flat.numel() // MAX_SAMPLES)
             self._samples.setdefault((block, name), []).append(flat[::stride].clone())
             return x
+        if self._running is not None:
+            bits = get_format(self.settings.format).bits
+            fresh = RunningRange(bits, zero_points=self.settings.zero_points)
+            return self._running.setdefault((block, name), fresh)(x)
         if (block, name) not in self.fixed:
             raise RuntimeError(f"block {block}: attention was not measured; build it with data")
         return self.fixed[block, name](x, 0)

@@ -25,6 +25,8 @@ class CalibrationSpec(BaseModel):
         seed: of their random stream.
         resample: rule by which tokens are moved (`resample`), or None.
         select: which of the rows are used (`select`), None for all.
+        mask: whether tokens see coarser scales and their own alone, as in generation; PTQ4ARVG's
+            released code lets them see all while it calibrates.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -34,6 +36,7 @@ class CalibrationSpec(BaseModel):
     seed: Seed = 0
     resample: ResampleRule | None = None
     select: SelectSpec | None = None
+    mask: bool = True
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

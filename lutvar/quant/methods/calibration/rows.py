@@ -10,13 +10,25 @@ from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, Layer
 
 
+def row_order(rows: int, batch: int) -> list[Tensor]:
+    """Indices of the rows of each batch: conditional and unconditional ones alternate.
+
+    A rest smaller than a batch joins the last one.
+    """
+    half = (rows + 1) // 2
+    order = torch.stack((torch.arange(half), torch.arange(half) + half), 1).flatten()
+    order = order[order < rows]
+    starts = range(0, max(rows - batch + 1, 1), batch)
+    ends = [*starts[1:], rows]
+    return [order[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
 def row_batches(
     block: Block, layer: Layer, batch: int, skip_first: bool = False
 ) -> list[tuple[Tensor, tuple[tuple[int, int], ...]]]:
     """Prepared inputs of a layer in batches of rows, with the token range of each scale step.
 
-    Conditional and unconditional rows alternate, so that each batch holds both. A rest smaller
-    than a batch joins the last one.
+    Each batch holds both halves (`row_order`).
 
     Args:
         block: with data.
@@ -40,9 +52,6 @@ def row_batches(
         )
     if not bool(x_BLI.isfinite().all()):
         raise CalibrationError(f"{layer.site}: input is not finite after the steps before this one")
-    half = (B + 1) // 2
-    order = torch.stack((torch.arange(half), torch.arange(half) + half), 1).flatten()
-    x_BLI = x_BLI[order[order < B]]
     scales = block.data.scales
     tokens = scales[-1][1]
     if tokens != L:
@@ -55,6 +64,4 @@ def row_batches(
         first = scales[0][1]
         x_BLI = x_BLI[:, first:]
         scales = tuple((a - first, b - first) for a, b in scales[1:])
-    starts = range(0, max(B - batch + 1, 1), batch)
-    ends = [*starts[1:], B]
-    return [(x_BLI[a:b], scales) for a, b in zip(starts, ends, strict=True)]
+    return [(x_BLI[rows], scales) for rows in row_order(B, batch)]

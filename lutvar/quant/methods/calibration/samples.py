@@ -142,14 +142,23 @@ class _Recorder:
 
 
 @torch.no_grad()
-def data_by_block(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
+def data_by_block(
+    var: Var, calibration: CalibrationSet, masked: bool = True
+) -> Iterator[BlockData]:
     """Data of every block in order, then of the linears outside the blocks.
+
+    Args:
+        var: the float model.
+        calibration: the samples.
+        masked: False lets every token see every other, as PTQ4ARVG's released code calibrates.
 
     Raises:
         CalibrationError: an activation of the float model is not finite.
     """
     config, holder = var.config, var.backends
     scales = config.scale_ranges
+    mask_11LL = var.attn_bias_for_masking
+    mask_11LL = mask_11LL if masked else torch.zeros_like(mask_11LL)
     labels_B, latent_BLZ = calibration.row_data(config.num_classes)
     before = holder.backend, holder.other
     recorder = _Recorder()
@@ -166,10 +175,10 @@ def data_by_block(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
         for block, modulation in zip(var.blocks, cond.blocks, strict=True):
             assert isinstance(block, VarBlock)
             recorder.inputs = {}
-            y_BLC = block(x_BLC, modulation, mask_11LL=var.attn_bias_for_masking)
+            y_BLC = block(x_BLC, modulation, mask_11LL=mask_11LL)
             inputs: dict[SiteName, Tensor] = {**recorder.inputs, "ada_lin": silu_B1C}
             _need_finite(f"block {block.attn.block}", inputs)
-            yield BlockData(x_BLC, modulation, var.attn_bias_for_masking, inputs, scales, labels_B)
+            yield BlockData(x_BLC, modulation, mask_11LL, inputs, scales, labels_B)
             x_BLC = y_BLC
         recorder.inputs = {}
         h_BLC = var.head_nm(x_BLC, cond.head_scale_B1C, cond.head_shift_B1C)
@@ -178,7 +187,7 @@ def data_by_block(var: Var, calibration: CalibrationSet) -> Iterator[BlockData]:
             "head_ada": silu_B1C, "shared_ada": silu_B1C,
         }  # fmt: skip
         _need_finite("outside the blocks", last)
-        yield BlockData(None, None, var.attn_bias_for_masking, last, scales, labels_B)
+        yield BlockData(None, None, mask_11LL, last, scales, labels_B)
     finally:
         holder.backend, holder.other = before
 

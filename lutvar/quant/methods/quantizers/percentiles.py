@@ -8,6 +8,7 @@ with the least squared error, and later batches enter a moving average with weig
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor
 PERCENTILES = (0.999, 0.9999, 0.99999)
 #: Weight of a later batch in the moving average.
 MOMENTUM = 0.1
+#: What becomes of zero points of several batches: "rounded" to a code, or "averaged" as released,
+#: where 0 need not be a value of the grid.
+ZeroPoints = Literal["rounded", "averaged"]
 
 
 def percentile_range(
@@ -29,8 +33,9 @@ def percentile_range(
     """
     levels = 2**bits - 1
     quantiles = [*percentiles, *(1 - p for p in percentiles)]
-    cuts = np.quantile(x_NM.numpy(), quantiles, axis=-1).astype(np.float32)
-    best_N = torch.full((len(x_NM),), torch.inf, dtype=torch.float32)
+    values = x_NM.numpy()
+    cuts = np.quantile(values, quantiles, axis=-1).astype(values.dtype)
+    best_N = torch.full((len(x_NM),), torch.inf, dtype=x_NM.dtype)
     scale_N, zero_point_N = torch.ones_like(best_N), torch.zeros_like(best_N)
     for high, low in zip(*torch.from_numpy(cuts).chunk(2), strict=True):
         scale = (high - low) / levels
@@ -53,3 +58,11 @@ def moving_average(batches: Sequence[Tensor]) -> Tensor:
     for batch in batches[1:]:
         value = MOMENTUM * batch + (1 - MOMENTUM) * value
     return value
+
+
+def average_range(
+    batches: Sequence[tuple[Tensor, Tensor]], zero_points: ZeroPoints = "rounded"
+) -> tuple[Tensor, Tensor]:
+    """Moving averages of (scale, zero point) over batches."""
+    scale, zero_point = (moving_average(pair) for pair in zip(*batches, strict=True))
+    return scale, torch.round(zero_point) if zero_points == "rounded" else zero_point

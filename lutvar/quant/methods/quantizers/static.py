@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .fake import FakeQuantizer, Scales
+from .percentiles import ZeroPoints
 from .spec import QuantizerSpec, Sharing
 
 
@@ -22,7 +23,7 @@ class StaticQuantizer:
     Attributes:
         format: an INT format.
         scale_S: difference of neighbouring values, one for each pair.
-        zero_point_S: the codes of 0, whole numbers: x = (q - zero_point) * scale.
+        zero_point_S: the codes of 0, x = (q - zero_point) * scale; averaged ones are not whole.
         pair_of_scale: which pair each scale step uses; the last entry serves all later ones.
         bits: of a code.
     """
@@ -49,9 +50,14 @@ class StaticQuantizer:
 
     @classmethod
     def of(
-        cls, bits_format: str, scale_S: Tensor, zero_point_S: Tensor, pair_of_scale: tuple[int, ...]
+        cls,
+        bits_format: str,
+        scale_S: Tensor,
+        zero_point_S: Tensor,
+        pair_of_scale: tuple[int, ...],
+        zero_points: ZeroPoints = "rounded",
     ) -> StaticQuantizer:
-        """With zero points rounded to whole numbers.
+        """With zero points rounded to whole numbers, or as they are (`ZeroPoints`).
 
         Raises:
             ValueError: a scale that is not finite and above 0, or a zero point that is not finite.
@@ -61,4 +67,6 @@ class StaticQuantizer:
                 f"static range with scales {scale_S.tolist()} and zero points "
                 f"{zero_point_S.tolist()}; scales must be finite and above 0"
             )
-        return cls(bits_format, scale_S.float(), torch.round(zero_point_S).float(), pair_of_scale)
+        if zero_points == "rounded":
+            zero_point_S = torch.round(zero_point_S)
+        return cls(bits_format, scale_S.float(), zero_point_S.float(), pair_of_scale)

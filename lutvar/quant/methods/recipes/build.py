@@ -13,11 +13,13 @@ from torch import Tensor
 from lutvar.quant.formats.quantize import check_finite
 from lutvar.quant.methods.attention.registry import AttentionMethod, MeasuredModel, make_attention
 from lutvar.quant.methods.calibration.importance import output_importance
+from lutvar.quant.methods.calibration.network import WholeModel
 from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError, RecipeError
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer, Step
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.steps import make_step
+from lutvar.quant.methods.steps.base import ModelStep
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
@@ -80,14 +82,24 @@ def quantize_blocks(
         def build(
             index: int, block_data: BlockData | None, specs: Mapping[SiteName, LayerSpec]
         ) -> dict[SiteName, Layer]:
-            return _block(var, recipe, specs, index, block_data, steps)
+            return _block(var, recipe, _layers(var, specs, index), index, block_data, steps)
 
         choices = plan_mixed(var, recipe, calibration, build).choices
+    whole: dict[int, dict[SiteName, Layer]] = {}
+    if any(isinstance(step, ModelStep) for step in steps):
+        if recipe.mixed is not None:
+            raise RecipeError("mixed: steps that work on the whole model need `layers` instead")
+        if all(index in skip for index in range(depth + 1)):
+            steps = []
+        else:
+            assert calibration is not None
+            whole, steps = _whole_model(var, recipe, calibration, steps)
     data: Iterator[BlockData | None] = iter([None] * (depth + 1))
     if calibration is not None and any(step.needs_data for step in steps):
         names = {n for step in steps for n in getattr(step, "needs_importance", ())}
         importance = output_importance(var, calibration, names, recipe.seed) if names else {}
-        data = _with_importance(data_by_block(var, calibration), importance)
+        data = data_by_block(var, calibration, recipe.calibration.mask)
+        data = _with_importance(data, importance)
     for index, block_data in enumerate(data):
         if index in skip:
             yield index, None
@@ -97,12 +109,36 @@ def quantize_blocks(
             for site, choice in choices.items()
             if recipe.mixed is not None and site.block == index
         }
-        layers = _block(var, recipe, specs, index, block_data, steps)
+        layers = whole.pop(index) if whole else _layers(var, specs, index)
+        layers = _block(var, recipe, layers, index, block_data, steps)
         for site, choice in choices.items():
             if site.block == index:
                 layers[site.name].notes.append(f"mixed: {choice}")
         yield index, layers
         del layers  # or it would stay until the next block is done
+
+
+def _whole_model(
+    var: Var, recipe: Recipe, calibration: CalibrationSet, steps: list[Step]
+) -> tuple[dict[int, dict[SiteName, Layer]], list[Step]]:
+    """All layers after the last step that works on the whole model, and the steps that are left."""
+    blocks = {i: _layers(var, recipe.layers, i) for i in range(var.config.depth + 1)}
+    model = WholeModel(
+        var, blocks, calibration, recipe.calibration.mask, recipe.attention, recipe.seed
+    )
+    last = max(i for i, step in enumerate(steps) if isinstance(step, ModelStep))
+    waiting: list[Step] = []
+    for number, step in enumerate(steps[: last + 1]):
+        if not isinstance(step, ModelStep):
+            waiting.append(step)
+            continue
+        for block in model.iter_blocks() if waiting else ():
+            for place, one in enumerate(waiting):
+                block.following = (*waiting[place + 1 :], *steps[number:])
+                one.apply(block)
+        waiting = []
+        step.apply_model(model)
+    return blocks, steps[last + 1 :]
 
 
 def _with_importance(
@@ -144,21 +180,13 @@ def measured_attention(
             for site, weight_OI, _ in iter_linears(var, index):
                 shapes[site] = (weight_OI.shape[0], weight_OI.shape[1])
         with QuantizedVar(model.recipe, model.layers, method).installed(var) as installed:
-            measure(MeasuredModel(installed, shapes, model.layers, calibration))
+            masked = model.recipe.calibration.mask
+            measure(MeasuredModel(installed, shapes, model.layers, calibration, masked))
     return method
 
 
-def _block(
-    var: Var,
-    recipe: Recipe,
-    specs: Mapping[SiteName, LayerSpec],
-    index: int,
-    data: BlockData | None,
-    steps: list[Step],
-) -> dict[SiteName, Layer]:
-    depth = var.config.depth
-    module = var.blocks[index] if index < depth else None
-    assert module is None or isinstance(module, VarBlock)
+def _layers(var: Var, specs: Mapping[SiteName, LayerSpec], index: int) -> dict[SiteName, Layer]:
+    """The linears of a block that have quantizers, as the float model has them."""
     layers: dict[SiteName, Layer] = {}
     for site, weight_OI, bias_O in iter_linears(var, index):
         spec = specs.get(site.name)
@@ -175,6 +203,20 @@ def _block(
             activation=None if spec.input is None else FakeQuantizer(spec.input),
             weight=None if spec.weight is None else FakeQuantizer(spec.weight),
         )
+    return layers
+
+
+def _block(
+    var: Var,
+    recipe: Recipe,
+    layers: dict[SiteName, Layer],
+    index: int,
+    data: BlockData | None,
+    steps: list[Step],
+) -> dict[SiteName, Layer]:
+    """The finished layers of a block."""
+    module = var.blocks[index] if index < var.config.depth else None
+    assert module is None or isinstance(module, VarBlock)
     block = Block(index, layers, module, data, recipe.seed)
     for number, step in enumerate(steps):
         block.following = tuple(steps[number + 1 :])

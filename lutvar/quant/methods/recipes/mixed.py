@@ -166,7 +166,7 @@ def _damage(
     if calibration is None:
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
     measure = _Kl(var, calibration.first(mixed.samples)) if mixed.sensitivity == "kl" else None
-    for index, data in enumerate(data_by_block(var, calibration)):
+    for index, data in enumerate(data_by_block(var, calibration, recipe.calibration.mask)):
         if index == var.config.depth:
             break
         module = var.blocks[index]

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lutvar.quant.methods.calibration.network import WholeModel
 from lutvar.quant.methods.layers.layer import Block, Layer, Step
 from lutvar.quant.methods.layers.ranged import leaves
 from lutvar.quant.methods.plugins import Registry
@@ -54,6 +55,27 @@ class StepBase(BaseModel, ABC):
     @abstractmethod
     def apply(self, block: Block) -> None:
         """Change the layers of a block."""
+
+
+class ModelStep(StepBase):
+    """A step that works on all blocks at once, between the steps before and those after it.
+
+    The steps before it have been over the whole model by then, and every layer is in memory.
+    """
+
+    reads_data: ClassVar[bool] = True
+
+    def apply(self, block: Block) -> None:
+        """Refuse.
+
+        Raises:
+            ValueError: always; `apply_model` is what this step has.
+        """
+        raise ValueError(f"step {self.step} works on the whole model, not on block {block.index}")
+
+    @abstractmethod
+    def apply_model(self, model: WholeModel) -> None:
+        """Change the layers of a model, none of which is rounded yet."""
 
 
 #: The steps that are known, by name.

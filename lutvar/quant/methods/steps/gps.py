@@ -7,16 +7,23 @@ the released code from squared norms and the quantized weight; both are here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from lutvar.quant.methods.calibration.fixed_range import FixedRange
 from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import scale_channels
-from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.percentiles import (
+    ZeroPoints,
+    average_range,
+    moving_average,
+    percentile_range,
+)
 from lutvar.quant.var.sites import SiteName
 
 from .base import StepBase, register_step
@@ -74,6 +81,7 @@ class GainProjectedScaling(StepBase):
         formula: "paper" or "code".
         skip_first: linears whose first scale step does not count (the sink token).
         batch: rows for each set of factors; later batches enter the moving average.
+        zero_points: of several batches, "rounded" or "averaged".
     """
 
     reads_data: ClassVar[bool] = True
@@ -82,6 +90,7 @@ class GainProjectedScaling(StepBase):
     formula: Formula = "code"
     skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
     batch: int = Field(default=64, ge=1)
+    zero_points: ZeroPoints = "rounded"
 
     def apply(self, block: Block) -> None:
         for layer in self.layers_in(block):
@@ -93,18 +102,29 @@ class GainProjectedScaling(StepBase):
                 f"{layer.site}: gps weighs the errors of input and weight against each other; "
                 "quantize both in the recipe or remove it from gps.sites"
             )
-        bits, rounded_OI = int(layer.activation.bits), layer.weight(layer.weight_OI)
+        bits = int(layer.activation.bits)
         skip = layer.site.name in self.skip_first
         batches = [x.flatten(0, 1) for x, _ in row_batches(block, layer, self.batch, skip)]
         ranges = [percentile_range(x_TI.T.contiguous(), bits) for x_TI in batches]
-        scale_I = moving_average([scale for scale, _ in ranges])
-        zero_point_I = torch.round(moving_average([zero_point for _, zero_point in ranges]))
-        factors = []
-        for x_TI in batches:
-            k = widest_channel(x_TI)
-            q_TI = torch.round(x_TI / scale_I[k]).add_(zero_point_I[k]).clamp_(0, 2**bits - 1)
-            rounded_TI = (q_TI - zero_point_I[k]) * scale_I[k]
-            factors.append(
-                gain_factors(x_TI, rounded_TI, layer.weight_OI, rounded_OI, self.formula)
-            )
-        return moving_average(factors)
+        scale_I, zero_point_I = average_range(ranges, self.zero_points)
+        range_I = FixedRange(scale_I, zero_point_I, float(bits))
+        return batch_factors(batches, range_I, layer, self.formula)
+
+
+def batch_factors(
+    batches: Sequence[Tensor], range_I: FixedRange, layer: Layer, formula: Formula
+) -> Tensor:
+    """Moving average over batches of `gain_factors`, [I].
+
+    Args:
+        batches: prepared inputs of the layer, [T, I] each.
+        range_I: static range of each channel.
+        layer: its weight is rounded to nearest.
+        formula: "paper" or "code".
+    """
+    rounded_OI, factors = layer.nearest(), []
+    for x_TI in batches:
+        k = widest_channel(x_TI)
+        widest = FixedRange(range_I.scale[k], range_I.zero_point[k], range_I.bits)
+        factors.append(gain_factors(x_TI, widest(x_TI), layer.weight_OI, rounded_OI, formula))
+    return moving_average(factors)

@@ -17,7 +17,11 @@ from torch import Tensor
 from lutvar.quant.methods.calibration.rows import row_batches
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
-from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.percentiles import (
+    ZeroPoints,
+    average_range,
+    percentile_range,
+)
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 
@@ -34,12 +38,14 @@ class StaticTokens(StepBase):
         ranges: "scale" one for each scale step, "sink" one for the first step and one for the
             rest, "tensor" one.
         batch: rows for each range; later batches enter the moving average.
+        zero_points: of several batches, "rounded" or "averaged".
     """
 
     reads_data: ClassVar[bool] = True
 
     ranges: Literal["scale", "sink", "tensor"] = "scale"
     batch: int = Field(default=64, ge=1)
+    zero_points: ZeroPoints = "rounded"
 
     def apply(self, block: Block) -> None:
         for layer in self.layers_in(block):
@@ -54,21 +60,17 @@ class StaticTokens(StepBase):
             layer.activation = self._fixed(block, layer, quantizer.spec)
 
     def _fixed(self, block: Block, layer: Layer, spec: QuantizerSpec) -> StaticQuantizer:
-        scale_batches: list[Tensor] = []
-        zero_point_batches: list[Tensor] = []
+        batches: list[tuple[Tensor, Tensor]] = []
         pairs: tuple[int, ...] = (0,)
         for x_BLI, scales in row_batches(block, layer, self.batch):
             parts = self._parts(scales)
             pairs = tuple(range(len(parts)))
             ranges = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
-            scale_batches.append(torch.cat([scale for scale, _ in ranges]))
-            zero_point_batches.append(torch.cat([zero_point for _, zero_point in ranges]))
+            batches.append((torch.cat([r[0] for r in ranges]), torch.cat([r[1] for r in ranges])))
         if layer.site.name == "word_embed" and len(pairs) > 1:
             pairs = (0, *pairs)  # no tokens of the first scale step
-        scale_S, zero_point_S = (
-            moving_average(batches) for batches in (scale_batches, zero_point_batches)
-        )
-        return StaticQuantizer.of(spec.format, scale_S, zero_point_S, pairs)
+        scale_S, zero_point_S = average_range(batches, self.zero_points)
+        return StaticQuantizer.of(spec.format, scale_S, zero_point_S, pairs, self.zero_points)
 
     def _parts(self, scales: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
         """Token ranges that share a pair."""

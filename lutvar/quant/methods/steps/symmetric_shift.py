@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
+from torch import Tensor
 
 from lutvar.quant.methods.calibration.rows import row_batches
-from lutvar.quant.methods.layers.layer import Block
+from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import shift_channels
-from lutvar.quant.methods.quantizers.percentiles import moving_average, percentile_range
+from lutvar.quant.methods.quantizers.percentiles import (
+    ZeroPoints,
+    average_range,
+    percentile_range,
+)
 from lutvar.quant.var.sites import SiteName
 
 from .base import StepBase, register_step
@@ -30,6 +34,7 @@ class SymmetricShift(StepBase):
         skip_first: linears whose first scale step does not count (the sink token).
         batch: rows for each range; later batches enter the moving average.
         bits: codes of the range; default those of the input's quantizer.
+        zero_points: of several batches, "rounded" or "averaged".
     """
 
     reads_data: ClassVar[bool] = True
@@ -38,6 +43,7 @@ class SymmetricShift(StepBase):
     skip_first: tuple[SiteName, ...] = ("qkv", "fc1")
     batch: int = Field(default=64, ge=1)
     bits: int | None = None
+    zero_points: ZeroPoints = "rounded"
 
     def apply(self, block: Block) -> None:
         for layer in self.layers_in(block):
@@ -51,7 +57,9 @@ class SymmetricShift(StepBase):
                 percentile_range(x.flatten(0, 1).T.contiguous(), bits)
                 for x, _ in row_batches(block, layer, self.batch, skip)
             ]
-            scale_I = moving_average([scale for scale, _ in ranges])
-            zero_point_I = torch.round(moving_average([zero_point for _, zero_point in ranges]))
-            # The zero point of a centred range is the middle of the codes, 2**(b-1) - 1.
-            shift_channels(layer, -(2 ** (bits - 1) - 1 - zero_point_I) * scale_I)
+            centre(layer, *average_range(ranges, self.zero_points), bits)
+
+
+def centre(layer: Layer, scale_I: Tensor, zero_point_I: Tensor, bits: int) -> None:
+    """Shift a layer's input so that each channel's zero point becomes 2**(bits-1) - 1."""
+    shift_channels(layer, -(2 ** (bits - 1) - 1 - zero_point_I) * scale_I)
