@@ -23,6 +23,11 @@ class TextEnum(str, Enum):
         return str.__format__(self, spec)
 
 
+def class_name(classes: Sequence[str], label: int) -> str:
+    """A class for people; -1 and the number of classes are none, as in `lutvar generate --class`."""
+    return "no class" if label in (-1, len(classes)) else classes[label]
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Plain text table with columns as wide as their content.
 

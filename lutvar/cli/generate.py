@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, cast
 import click
 
 from lutvar.files import prepare_output
-from lutvar.text import table
+from lutvar.text import class_name
 
 from . import token_images
 from .common import (
     accelerator_option,
     command,
-    emit,
     json_option,
     model_option,
     note,
@@ -28,8 +27,8 @@ from .common import (
     require_simulator,
     seed_option,
 )
-from .host_times import breakdown, breakdown_text
-from .image_row import write_row
+from .generate_host import generate_host, host_files
+from .row import Row, finish
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +72,13 @@ if TYPE_CHECKING:
     help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`. Default: PyTorch.",
 )
 @click.option(
+    "--host-model",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="With --device, --image and --decoder: embeddings and codebook, from `lutvar pack "
+    "--host-model`. Nothing else of the model is needed, and no PyTorch.",
+)
+@click.option(
     "--class",
     "labels",
     type=int,
@@ -98,6 +104,7 @@ def generate(
     recipe: Path | None,
     image: Path | None,
     decoder: Path | None,
+    host_model: Path | None,
     labels: tuple[int, ...],
     seed: int,
     cfg: float | None,
@@ -123,6 +130,15 @@ def generate(
         backend = device
         if parse(device).scheme == "sim":  # first: mistakes must not wait for torch
             require_simulator()
+    what = "backend" if device is None else "device"
+    if host_model is not None:
+        files = host_files(device, image, host_model, decoder)
+        prepare_output(out)
+        row = generate_host(
+            files, backend, config, labels, seed, cfg, slots, out.parent / "device-dump.json"
+        )
+        finish(row, out, backend=backend, what=what, seed=seed, zoom=zoom, as_json=as_json)
+        return
     if image is not None and ((device is None and backend != "sim") or recipe is not None):
         raise click.UsageError("--image goes with --backend sim or --device, without --quantized")
     if backend == "float":
@@ -134,7 +150,6 @@ def generate(
         token_images.generate(model, recipe, labels, seed, cfg, slots, zoom, out, as_json, backend)
         return
     from lutvar.quant.var.passes import generate_passes
-    from lutvar.sim.run.sheet import class_name
 
     decode = None if decoder is None else _decoder(decoder)
     loaded, runs = _what_runs(model, config, recipe, image)
@@ -159,26 +174,15 @@ def generate(
             progress=update,
             decode=decode,
         )
-    names = [class_name(loaded.info.classes, label) for label in classes]
-    write_row(result.images_BCHW, zoom, names, out)
-    tokens = [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(classes))]
-    data = {
-        "file": str(out),
-        "backend": backend,
-        "seed": seed,
-        "classes": classes,
-        "tokens": tokens,
-    }
-    what = "backend" if device is None else "device"
-    text = f"{out}: classes {', '.join(map(str, classes))}, {what} {backend}, seed {seed}"
-    if reports:
-        rows = [_timing(i, report) for i, report in enumerate(reports)]
-        titles = _titles(backend)
-        data["passes"] = [dict(zip(titles, row, strict=True)) for row in rows]
-        text = f"{table(titles, rows)}\n{text}"
-    data["time"] = spent = breakdown(result.seconds, reports, len(classes), backend)
-    text = f"{text}\n{breakdown_text(spent, backend)}"
-    emit(as_json, data, text)
+    row = Row(
+        result.images_BCHW.numpy(),
+        [[int(t) for scale in result.tokens for t in scale[i]] for i in range(len(classes))],
+        classes,
+        [class_name(loaded.info.classes, label) for label in classes],
+        result.seconds,
+        reports,
+    )
+    finish(row, out, backend=backend, what=what, seed=seed, zoom=zoom, as_json=as_json)
 
 
 def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
@@ -189,24 +193,6 @@ def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
 
     decoder = OnnxDecoder(path)
     return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
-
-
-def _titles(backend: str) -> tuple[str, ...]:
-    """Of the table of passes: cycles of the golden device are modelled, its time is this host's."""
-    scheme = backend.partition(":")[0]
-    last = {"sim": "simulation s", "golden": "golden model s"}.get(scheme, "device s")
-    cycles = "modelled cycles" if scheme == "golden" else "device cycles"
-    return "pass", "images", "token rows", cycles, "array busy", "compile s", "transfer s", last
-
-
-def _timing(index: int, report: PassReport) -> tuple[str, ...]:
-    rows = sum(s.tokens * (2 if s.guided else 1) for s in report.steps)
-    counters = report.counters
-    return (
-        str(index + 1), str(len(report.steps)), str(rows), f"{counters.cycles:,}",
-        f"{100 * counters.utilisation:.1f} %", f"{report.compile_seconds:.3f}",
-        f"{report.transfer_seconds:.3f}", f"{report.device_seconds:.1f}",
-    )  # fmt: skip
 
 
 def _what_runs(

@@ -5,22 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lutvar.files import rendered, write_file
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _STRIP = 22  #: height of the class names above the images, in screen pixels
 
 
-def write_row(images_BCHW: Tensor, zoom: int, names: Sequence[str], path: Path) -> None:
-    """Images in [0, 1] beside each other under their classes, a pixel `zoom` screen pixels wide."""
-    import numpy as np
+def write_row(
+    images_BCHW: NDArray[np.float32], zoom: int, names: Sequence[str], path: Path
+) -> None:
+    """Images in [0, 1] beside each other under their names, a pixel `zoom` screen pixels wide."""
     from PIL import Image, ImageDraw, ImageFont
 
-    pixels = (images_BCHW.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    pixels = np.rint(np.clip(images_BCHW, 0, 1) * np.float32(255)).astype(np.uint8)
+    pixels = pixels.transpose(0, 2, 3, 1)
     count, height, width, channels = pixels.shape
     font = ImageFont.load_default(14)
     column = max(width * zoom, *(int(font.getlength(name)) + 8 for name in names))

@@ -122,3 +122,7 @@ def main() -> None:
     """Console script."""
     raise_on_sigterm()
     sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

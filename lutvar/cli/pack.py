@@ -76,11 +76,11 @@ def pack(
     from lutvar.quant.runnable import quantize
 
     quantized = quantize(model, accelerator, file)
-    quantized.transformer.prepare_classes(labels)
     if host_model is not None:
         from lutvar.sim.run.host_model import host_model as of_model
 
-        of_model(quantized.loaded.var, quantized.loaded.vqvae).save(host_model)
+        loaded = quantized.loaded
+        of_model(loaded.var, loaded.vqvae, loaded.info).save(host_model)
     if decoder is not None:
         from lutvar.sim.run.decoder_file import write_decoder
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.text import class_name
+
 from .common import emit, given, progress, refuse_with
 from .image_row import write_row
 
@@ -62,9 +64,7 @@ def generate(
     pixels, tokens = _draw(loaded, classes, seed, cfg, slots or len(classes))
     if not given("zoom") and loaded.tokenizer.config.image_size > _SMALL:
         zoom = 1
-    from lutvar.sim.run.sheet import class_name
-
-    write_row(pixels, zoom, [class_name(loaded.classes, label) for label in classes], out)
+    write_row(pixels.numpy(), zoom, [class_name(loaded.classes, label) for label in classes], out)
     data = {"file": str(out), "backend": "float" if recipe is None else "quantized", "seed": seed,
             "classes": classes, "tokens": tokens}  # fmt: skip
     text = f"{out}: classes {', '.join(map(str, classes))}, {data['backend']}, seed {seed}"

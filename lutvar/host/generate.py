@@ -29,11 +29,15 @@ from lutvar.contract.passes import ImageStep, Transformer, guidance_at
 from lutvar.contract.sampling import TokenStream, filter_logits, softmax
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.files import json_text, write_file
+from lutvar.times import Times
 
 from .errors import BadInput
 
 FORMAT = "lutvar-host-1"  #: the metadata entry of the file
 Floats = NDArray[np.float32]
+_SETTINGS = (
+    "patch_nums", "phi_of_scale", "ratio", "names", "cfg", "top_k", "top_p", "fingerprint",
+)  # fmt: skip
 _ARRAYS = ("classes", "start", "positions", "words", "words_bias", "codebook", "phi", "phi_bias")
 
 
@@ -51,6 +55,9 @@ class HostModel:
         phi, phi_bias: convolutions, [K, Z, Z, 3, 3] and [K, Z].
         phi_of_scale: which one each scale uses.
         ratio: share of the convolution in phi.
+        names: of the classes, without the null class.
+        cfg, top_k, top_p: the model's own settings of the sampler.
+        fingerprint: of the model, as packed images have it.
     """
 
     patch_nums: tuple[int, ...]
@@ -64,12 +71,15 @@ class HostModel:
     phi_bias: Floats
     phi_of_scale: tuple[int, ...]
     ratio: float
+    names: tuple[str, ...] = ()
+    cfg: float = 1.5
+    top_k: int = 0
+    top_p: float = 0.0
+    fingerprint: str = ""
 
     def save(self, path: str | Path) -> None:
         """Write the file, whole or not at all. Raises OutputError."""
-        meta = {
-            "patch_nums": self.patch_nums, "phi_of_scale": self.phi_of_scale, "ratio": self.ratio,
-        }  # fmt: skip
+        meta = {name: getattr(self, name) for name in _SETTINGS}
         arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         write_file(path, save(arrays, {FORMAT: json_text(meta)}))
 
@@ -79,15 +89,15 @@ class HostModel:
         try:
             with safe_open(path, framework="numpy") as file:
                 meta = json.loads((file.metadata() or {})[FORMAT])
+                settings = {name: meta[name] for name in _SETTINGS}
                 arrays = {name: file.get_tensor(name) for name in _ARRAYS}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise BadInput(
                 f"{path}: no model for a host ({error}); write it with lutvar pack --host-model"
             ) from error
-        return cls(
-            patch_nums=tuple(meta["patch_nums"]), phi_of_scale=tuple(meta["phi_of_scale"]),
-            ratio=float(meta["ratio"]), **arrays,
-        )  # fmt: skip
+        for name in ("patch_nums", "phi_of_scale", "names"):
+            settings[name] = tuple(settings[name])
+        return cls(**settings, **arrays)
 
     def first(self, label: int) -> Floats:
         """Embeddings of scale 0, [p0 * p0, C]."""
@@ -164,6 +174,7 @@ def generate(
     top_p: float = 0.0,
     edits: Sequence[Edit] | None = None,
     smooth: bool = False,
+    times: Times | None = None,
 ) -> list[Generated]:
     """Generate images together, each in the slot of its index.
 
@@ -176,6 +187,7 @@ def generate(
             `lutvar generate`.
         edits: tokens of given images and what stays of them, one for each image.
         smooth: put mixtures of codebook entries into the map (`lutvar.contract.smoothing`).
+        times: where the time of each part is counted; default: nowhere.
 
     Raises:
         BadInput: labels, seeds and edits that do not fit the model or each other.
@@ -191,7 +203,9 @@ def generate(
         raise BadInput(str(error)) from error
     latents = [np.zeros((model.codebook.shape[1], sides[-1], sides[-1]), np.float32)] * len(labels)
     tokens: list[list[NDArray[np.int64]]] = [[] for _ in labels]
-    x = [(model.first(label), model.first(null)) for label in classes]
+    times = times or Times()
+    with times("embeddings"):
+        x = [(model.first(label), model.first(null)) for label in classes]
     position = 0
     for scale, side in enumerate(sides):
         guidance = guidance_at(cfg, scale, len(sides))
@@ -199,23 +213,28 @@ def generate(
             ImageStep(i, label, position, x[i][0], x[i][1] if cfg else None, guidance)
             for i, label in enumerate(classes)
         ]
-        for i, logits in enumerate(transformer.run(steps)):
-            left = filter_logits(logits, top_k, top_p)
-            drawn = streams[i].draw(left)
+        with times("transformer"):
+            results = transformer.run(steps)
+        for i, logits in enumerate(results):
             weights = None
-            if smooth:
-                noise = streams[i].gumbel(left)
-                weights = smooth_weights(left, noise, scale, len(sides), softmax)
+            with times("sampling"):
+                left = filter_logits(logits, top_k, top_p)
+                drawn = streams[i].draw(left)
+                if smooth:
+                    noise = streams[i].gumbel(left)
+                    weights = smooth_weights(left, noise, scale, len(sides), softmax)
             if edits is not None:
                 drawn = edits[i].tokens_after(scale, drawn)
             tokens[i].append(drawn)
-            cells = model.codebook[drawn]
-            if weights is not None:
-                mixed = weights @ model.codebook
-                cells = mixed if edits is None else edits[i].merged(scale, mixed, cells)
-            latents[i] = latents[i] + model.spread(scale, cells)
+            with times("feature map"):
+                cells = model.codebook[drawn]
+                if weights is not None:
+                    mixed = weights @ model.codebook
+                    cells = mixed if edits is None else edits[i].merged(scale, mixed, cells)
+                latents[i] = latents[i] + model.spread(scale, cells)
             if scale + 1 < len(sides):
-                both = model.next(scale + 1, latents[i])
+                with times("embeddings"):
+                    both = model.next(scale + 1, latents[i])
                 x[i] = both, both
         position += side * side
     return [Generated(t, latent) for t, latent in zip(tokens, latents, strict=True)]

@@ -26,6 +26,7 @@ from lutvar.quant.var import GenerationResult
 from lutvar.quant.var.passes import FloatTransformer, generate_passes
 from lutvar.sim.device import MemoryTiming
 from lutvar.sim.tools import versions
+from lutvar.text import class_name
 
 from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
@@ -34,7 +35,7 @@ from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
 from .session import Quantized, Session, Stages, quantize
-from .sheet import SheetRow, class_name, write_sheet
+from .sheet import SheetRow, write_sheet
 
 #: File in the output folder that says which instruction differed first; only if one did.
 DIVERGENCE = "divergence.txt"

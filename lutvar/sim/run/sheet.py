@@ -19,11 +19,6 @@ _GAP, _MARGIN, _LABELS = 10, 24, 200
 _INK, _FAINT, _PAPER, _FRAME = (20, 24, 28), (95, 102, 110), (255, 255, 255), (205, 210, 215)
 
 
-def class_name(classes: Sequence[str], label: int) -> str:
-    """A class for people; -1 is none of them, as in `lutvar generate --class -1`."""
-    return "no class" if label == -1 else classes[label]
-
-
 @dataclass(frozen=True)
 class SheetRow:
     """One row: what made the images, in a few words, and the images [B, C, H, W] in [0, 1]."""

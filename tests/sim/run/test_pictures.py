@@ -22,7 +22,7 @@ from lutvar.sim.run.pictures import (
     draw_timeline,
     spread,
 )
-from lutvar.sim.run.sheet import class_name
+from lutvar.text import class_name
 
 
 @pytest.fixture
@@ -73,4 +73,4 @@ def test_memory_ports_of_a_build() -> None:
 
 def test_the_unconditional_class_has_its_own_name() -> None:
     assert class_name(["zero", "one"], 1) == "one"
-    assert class_name(["zero", "one"], -1) == "no class"
+    assert class_name(["zero", "one"], -1) == class_name(["zero", "one"], 2) == "no class"

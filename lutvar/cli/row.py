@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `lutvar generate` writes and says of the images that a run made. Needs no PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lutvar.text import table
+
+from .common import emit
+from .host_times import breakdown, breakdown_text
+from .image_row import write_row
+
+if TYPE_CHECKING:
+    from lutvar.host.transformer import PassReport
+
+
+class Row(NamedTuple):
+    """What a run made.
+
+    Attributes:
+        images_BCHW: float32 in [0, 1].
+        tokens: of each image, all scales after each other.
+        labels: class of each image; -1 for none.
+        names: what stands above each image.
+        seconds: of all images by part, as `GenerationResult.seconds`.
+        reports: of the passes on a device.
+    """
+
+    images_BCHW: NDArray[np.float32]
+    tokens: Sequence[Sequence[int]]
+    labels: Sequence[int]
+    names: Sequence[str]
+    seconds: Mapping[str, float]
+    reports: Sequence[PassReport]
+
+
+def finish(
+    row: Row, out: Path, *, backend: str, what: str, seed: int, zoom: int, as_json: bool
+) -> None:
+    """Write the picture, then print passes, times and where the picture is.
+
+    Args:
+        row: what was made.
+        out: PNG file.
+        backend: "float", "golden", "sim" or a device's URL.
+        what: what that is, "backend" or "device".
+        seed: of the first image.
+        zoom: screen pixels per pixel.
+        as_json: print data.
+    """
+    write_row(row.images_BCHW, zoom, row.names, out)
+    data: dict[str, Any] = {
+        "file": str(out),
+        "backend": backend,
+        "seed": seed,
+        "classes": list(row.labels),
+        "tokens": [list(tokens) for tokens in row.tokens],
+    }
+    text = f"{out}: classes {', '.join(map(str, row.labels))}, {what} {backend}, seed {seed}"
+    if row.reports:
+        rows = [_timing(i, report) for i, report in enumerate(row.reports)]
+        titles = _titles(backend)
+        data["passes"] = [dict(zip(titles, cells, strict=True)) for cells in rows]
+        text = f"{table(titles, rows)}\n{text}"
+    data["time"] = spent = breakdown(row.seconds, row.reports, len(row.labels), backend)
+    emit(as_json, data, f"{text}\n{breakdown_text(spent, backend)}")
+
+
+def _titles(backend: str) -> tuple[str, ...]:
+    """Of the table of passes: cycles of the golden device are modelled, its time is this host's."""
+    scheme = backend.partition(":")[0]
+    last = {"sim": "simulation s", "golden": "golden model s"}.get(scheme, "device s")
+    cycles = "modelled cycles" if scheme == "golden" else "device cycles"
+    return "pass", "images", "token rows", cycles, "array busy", "compile s", "transfer s", last
+
+
+def _timing(index: int, report: PassReport) -> tuple[str, ...]:
+    rows = sum(s.tokens * (2 if s.guided else 1) for s in report.steps)
+    counters = report.counters
+    return (
+        str(index + 1), str(len(report.steps)), str(rows), f"{counters.cycles:,}",
+        f"{100 * counters.utilisation:.1f} %", f"{report.compile_seconds:.3f}",
+        f"{report.transfer_seconds:.3f}", f"{report.device_seconds:.1f}",
+    )  # fmt: skip

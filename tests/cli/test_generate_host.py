@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lutvar generate --host-model`: on a device from files alone, where PyTorch does not exist."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lutvar.cli.errors import BAD_INPUT, EXTRAS, OK
+from lutvar.cli.main import run
+from lutvar.quant.models import load_model
+from lutvar.sim.run.host_model import host_model
+
+DRAW = ["--class", "3", "--class", "7", "--seed", "1", "--zoom", "2"]
+#: Modules that a board's host may have: the extra `board`.
+BOARD = {"onnxruntime", "PIL"}
+WITHOUT = (
+    "import sys\n"
+    "for name in {names!r}: sys.modules[name] = None\n"
+    "from lutvar.cli.main import main\n"
+    "main()"
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what `lutvar pack` writes for a host: m.img, m.host, m.onnx."""
+    folder = tmp_path_factory.mktemp("host")
+    quantized = str(folder / "q.safetensors")
+    assert run(["quantize", "--preset", "fp4", "-o", quantized]) == OK
+    more = ["--host-model", str(folder / "m.host"), "--decoder", str(folder / "m.onnx")]
+    pack = ["pack", quantized, "--classes", "3,7", "--config", "small-fp4", *more]
+    assert run([*pack, "-o", str(folder / "m.img")]) == OK
+    return folder
+
+
+def on_host(folder: Path) -> list[str]:
+    return [
+        "generate", "--image", str(folder / "m.img"), "--host-model", str(folder / "m.host"),
+        "--decoder", str(folder / "m.onnx"),
+    ]  # fmt: skip
+
+
+def without(missing: set[str], arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """The command in a process where some modules cannot be imported."""
+    code = WITHOUT.format(names=sorted(missing))
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_same_images_without_pytorch(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run on the golden device, recorded, is played back where only the extra `board` is there.
+
+    A replay compares every register and buffer that the host writes, embeddings to the last bit.
+    PyTorch's embeddings differ from them in last bits, but for those of the first scale.
+    """
+    record = str(tmp_path / "run.rec")
+    capsys.readouterr()
+    made = tmp_path / "made.png", tmp_path / "played.png", tmp_path / "pytorch.png"
+    golden = ["--device", f"golden:small-fp4?record={record}", "--json", "-o", str(made[0])]
+    assert run([*on_host(files), *DRAW, *golden]) == OK
+    first = json.loads(capsys.readouterr().out)
+    assert run(["generate", "--backend", "golden", *DRAW, "--json", "-o", str(made[2])]) == OK
+    pytorch = json.loads(capsys.readouterr().out)
+    assert [one[0] for one in first["tokens"]] == [one[0] for one in pytorch["tokens"]]
+    assert [len(one) for one in first["tokens"]] == [len(one) for one in pytorch["tokens"]]
+    assert first["classes"] == [3, 7]
+    assert list(first["time"]["seconds_per_image"])[-4:] == [
+        "embeddings", "sampling", "feature map", "decoder",
+    ]  # fmt: skip
+
+    replay = ["--device", f"replay:{record}", "--json", "-o", str(made[1])]
+    done = without(EXTRAS.keys() - BOARD, [*on_host(files), *DRAW, *replay])
+    assert done.returncode == 0, done.stderr
+    played = json.loads(done.stdout)
+    assert played["tokens"] == first["tokens"] and len(played["passes"]) == 4
+    assert made[1].read_bytes() == made[0].read_bytes()
+
+
+@pytest.mark.parametrize("package", sorted(BOARD))
+def test_what_is_missing_is_said_before_the_device_is_opened(
+    files: Path, tmp_path: Path, package: str
+) -> None:
+    out = tmp_path / "x.png"
+    arguments = [*on_host(files), *DRAW, "--device", "uio:nothing-there", "-o", str(out)]
+    done = without({*EXTRAS} - BOARD | {package}, arguments)
+    assert done.returncode == BAD_INPUT and not out.exists()
+    assert f"{package} is not installed; run: pip install 'lutvar[board]'" in done.stderr
+
+
+def test_what_does_not_go_together(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def error(*arguments: str) -> str:
+        capsys.readouterr()
+        assert run([*arguments, "-o", str(tmp_path / "x.png")]) == BAD_INPUT
+        assert not (tmp_path / "x.png").exists()
+        return capsys.readouterr().err
+
+    device, whole = ["--device", "golden:small-fp4"], on_host(files)
+    assert "goes with --device, --image and --decoder" in error(*whole)
+    assert "goes with --device, --image and --decoder" in error(*whole[:-2], *device)
+    assert "makes no use of --model" in error(*whole, *device, "--model", "digits")
+    assert "makes no use of --stagger" in error(*whole, *device, "--stagger", "1")
+    assert "class" in error(*whole, *device, "--class", "11")
+    loaded = load_model("cifar10")
+    other = tmp_path / "other.host"
+    host_model(loaded.var, loaded.vqvae, loaded.info).save(other)
+    whole[whole.index("--host-model") + 1] = str(other)
+    assert "take both from one run of lutvar pack" in error(*whole, *device)
