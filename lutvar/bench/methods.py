@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lutvar.files import json_text
+from lutvar.files import json_text, write_file
 
 from .report import Measurement
 
@@ -56,23 +56,29 @@ def quantize_speed() -> list[Measurement]:
 
 
 def make(path: Path, size: str) -> None:
-    """Write a transformer of an official size with random weights in float32."""
+    """Write a transformer of an official size with random weights in float32, one at a time."""
     import torch
 
     from lutvar.quant.var import Var, VarConfig
-    from lutvar.quant.var.checkpoint import save_model
     from lutvar.quant.var.model import derived_buffers
+    from lutvar.quant.var.state_files import METADATA
+    from lutvar.quant.var.tensors import float_pieces
 
     config = VarConfig.official(size)
     with torch.device("meta"):
         model = Var(config)
-    buffers, draw = derived_buffers(config), torch.Generator().manual_seed(0)
-    state = {
-        key: buffers[key] if key in buffers else torch.randn(value.shape, generator=draw).mul_(0.02)
-        for key, value in model.state_dict().items()
+    skip, draw = derived_buffers(config), torch.Generator().manual_seed(0)
+    shapes = {
+        key: tuple(value.shape) for key, value in model.state_dict().items() if key not in skip
     }
-    model.load_state_dict(state, strict=True, assign=True)
-    save_model(path, model)
+    write_file(
+        path,
+        float_pieces(
+            shapes,
+            lambda key: torch.randn(shapes[key], generator=draw).mul_(0.02),
+            {METADATA: json_text({"var": config.to_dict()}, sort_keys=True)},
+        ),
+    )
 
 
 def quantize(path: Path, recipe: str, out: Path) -> dict[str, float]:

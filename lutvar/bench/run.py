@@ -52,6 +52,7 @@ def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
     from .forward import forward_speed
     from .host import host_speed
     from .methods import quantize_speed
+    from .packing import packing_speed
     from .speed import golden_speed, simulation_speed
 
     # The golden model comes first: the peak of its memory is not hidden under that of a build.
@@ -60,6 +61,7 @@ def _speed(quick: bool, verilator: bool, yosys: bool) -> list[Step]:
         steps.append(("host of a large model", host_speed))
         steps.append(("quantized against float32", forward_speed))
         steps.append(("quantization of a large model", quantize_speed))
+        steps.append(("packing of a large model", packing_speed))
     if verilator and yosys and not quick:
         steps.append(("elaboration", partial(elaboration, WHOLE)))
     if not verilator:

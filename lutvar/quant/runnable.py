@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.export import export_file
 from lutvar.quant.methods.recipes.files import fingerprint
-from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 
@@ -54,12 +53,11 @@ def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = 
             loaded.var, config.quant_config, config.kv_format, progress=False
         )
         return Quantized(loaded, transformer, config, origin | {"preset": transformer.config.name})
-    quantized = QuantizedVar.load(recipe, loaded.var)
-    transformer = export(quantized, loaded.var, config.kv_format)
+    made, transformer = export_file(recipe, loaded.var, config.kv_format)
     preset, formats = transformer.config, config.quant_config
     if preset.model_dump(exclude={"name"}) != formats.model_dump(exclude={"name"}):
         raise ValueError(
             f"{recipe}: the recipe needs the formats of preset {preset.name}, {config.name} "
             f"has those of {config.quant}; choose an accelerator with that preset"
         )
-    return Quantized(loaded, transformer, config, origin | {"recipe": quantized.recipe.name})
+    return Quantized(loaded, transformer, config, origin | {"recipe": made.name})

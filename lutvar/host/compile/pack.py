@@ -6,7 +6,7 @@ Its input is a protocol, so the host need not know how the model was quantized.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -113,8 +113,8 @@ class CodedTransformer(Protocol):
         """A layer of a block."""
         ...
 
-    def class_vectors(self, label: int, /) -> CodedVectors:
-        """AdaLN vectors of a class."""
+    def each_class(self, labels: Sequence[int], /) -> Iterator[CodedVectors]:
+        """AdaLN vectors of classes, one after the other."""
         ...
 
 
@@ -167,16 +167,16 @@ def pack_transformer(
         _put(image, layout.kappa(block), kappa)
     _pack_layer(image, layout.layer(0, HEAD), transformer.head, config, None)
     exponents.append(int(transformer.head.exponent))
-    for label in layout.labels:
-        _put(image, layout.class_offset(label), class_image(transformer, label))
+    each = transformer.each_class(layout.labels)
+    for label, vectors in zip(layout.labels, each, strict=True):
+        _put(image, layout.class_offset(label), class_image(vectors))
     return PackedTransformer(
         layout, image, tuple(exponents), float(np.float32(transformer.eps)), null, model or {}
     )
 
 
-def class_image(transformer: CodedTransformer, label: int) -> NDArray[np.float16]:
+def class_image(vectors: CodedVectors) -> NDArray[np.float16]:
     """The vectors of a class as they lie in MODEL: blocks [depth, 6, C], then head [2, C]."""
-    vectors = transformer.class_vectors(label)
     return np.concatenate([vectors.blocks.reshape(-1), vectors.head.reshape(-1)])
 
 

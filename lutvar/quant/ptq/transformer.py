@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -110,18 +110,31 @@ class QuantizedTransformer:
         Raises:
             ValueError: no such class.
         """
-        if not 0 <= label <= self.classes:
-            raise ValueError(f"class {label}: the model has 0 to {self.classes} (the null class)")
+        self._need_class(label)
         if label not in self.vectors:
             self.vectors[label] = self.source(label)
         return self.vectors[label]
 
-    def prepare_classes(self, labels: Sequence[int] | None = None) -> None:
-        """Compute the vectors of many classes together (default: all), for `class_vectors`."""
-        wanted = range(self.classes + 1) if labels is None else [*labels, self.classes]
-        left = [n for n in wanted if n not in self.vectors and 0 <= n <= self.classes]
-        if isinstance(self.source, VectorSource):
-            self.vectors.update(zip(left, self.source.many(left), strict=True))
+    def each_class(self, labels: Sequence[int]) -> Iterator[ClassVectors]:
+        """AdaLN vectors of classes, one after the other.
+
+        Some are computed together and none is kept: those of a thousand classes of a large model
+        are most of a gigabyte.
+
+        Raises:
+            ValueError: no such class.
+        """
+        for label in labels:
+            self._need_class(label)
+        left = [label for label in labels if label not in self.vectors]
+        source = self.source
+        made = source.many(left) if isinstance(source, VectorSource) else map(source, left)
+        for label in labels:
+            yield self.vectors[label] if label in self.vectors else next(made)
+
+    def _need_class(self, label: int) -> None:
+        if not 0 <= label <= self.classes:
+            raise ValueError(f"class {label}: the model has 0 to {self.classes} (the null class)")
 
 
 def check_transformer(config: VarConfig) -> None:

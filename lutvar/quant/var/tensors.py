@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import save as _save
 from torch import Tensor
 
-from lutvar.files import rendered, write_file
+from lutvar.files import json_text, rendered, write_file
 
 
 def tensor_bytes(
@@ -39,6 +40,31 @@ def tensor_bytes(
         storages.add(value.untyped_storage().data_ptr())
         plain[name] = value
     return _save(plain, None if metadata is None else dict(metadata))
+
+
+def float_pieces(
+    shapes: Mapping[str, Sequence[int]],
+    value: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+) -> Iterator[bytes]:
+    """A safetensors file of float32 tensors piece by piece, for models that memory does not hold.
+
+    Args:
+        shapes: of each tensor, in the file's order.
+        value: makes a tensor; each is asked for once, in that order.
+        metadata: text beside them.
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    at = 0
+    for name, shape in shapes.items():
+        end = at + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [at, end]}
+        at = end
+    text = json_text(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in shapes:
+        yield value(name).detach().cpu().float().contiguous().numpy().tobytes()
 
 
 def rounded(value: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -72,7 +72,7 @@ def test_vectors(packed: PackedTransformer) -> None:
     np.testing.assert_array_equal(at(layout.block_vector(2, 1, "gate2")), vectors.blocks[1, 5])
     np.testing.assert_array_equal(at(layout.head_vector(2, "shift")), vectors.head[1])
     np.testing.assert_array_equal(at(layout.kappa(1)), np.repeat(model.kappa[1], 64))
-    raw = class_image(model, 2).view(np.uint8)
+    raw = class_image(vectors).view(np.uint8)
     start = layout.class_offset(2)
     np.testing.assert_array_equal(packed.image[start : start + raw.size], raw)
 

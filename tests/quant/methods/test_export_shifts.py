@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from lutvar.contract.quant_preset import load_quant
 from lutvar.quant.methods import load_recipe, quantize_var
-from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.export import export, export_file
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
 from lutvar.quant.models import LoadedModel, load_model
@@ -24,7 +25,7 @@ def digits() -> LoadedModel:
     return load_model("digits")
 
 
-def test_export_folds_shifts_in_order() -> None:
+def test_export_folds_shifts_in_order(tmp_path: Path) -> None:
     """b of the norm becomes ((b + t1) s + t2), whatever class."""
     quantized = quantize_var(digits().var, load_recipe("fpqvar-fp4-no-galt"))
     site = LinearSite(1, "fc1")
@@ -38,6 +39,16 @@ def test_export_folds_shifts_in_order() -> None:
     report = hardware(quantized, digits().var)
     assert report.runs
     exported = export(quantized, digits().var)
+    path = tmp_path / "shifts.safetensors"
+    quantized.save(path, digits().var)
+    of_file = export_file(path, digits().var)[1]
+    for key, one in exported.layers.items():
+        assert np.array_equal(of_file.layers[key].codes, one.codes), key
+        assert np.array_equal(of_file.layers[key].scales, one.scales), key
+        assert np.array_equal(of_file.layers[key].bias, one.bias), key
+    for label in (2, 5):
+        pairs = zip(of_file.class_vectors(label), exported.class_vectors(label), strict=True)
+        assert all(np.array_equal(a, b) for a, b in pairs)
     plain = quantize_transformer(digits().var, load_quant("fp4"), progress=False)
     for label in (2, 5):
         b = torch.from_numpy(plain.class_vectors(label).block(1, "shift2")).float()

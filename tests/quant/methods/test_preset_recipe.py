@@ -15,8 +15,9 @@ from lutvar.cli.main import run
 from lutvar.contract.quant_preset import QuantConfig, load_quant
 from lutvar.quant.eval.subject import SubjectName, load_subject
 from lutvar.quant.methods import QuantizedVar, RecipeError, preset_recipe, quantize_var
-from lutvar.quant.methods.hardware.export import export
+from lutvar.quant.methods.hardware.export import export, export_file
 from lutvar.quant.methods.hardware.report import hardware
+from lutvar.quant.methods.layers import state
 from lutvar.quant.methods.recipes.recipe import Recipe
 from lutvar.quant.ptq import QuantizationError, QuantizedTransformer, quantize_transformer
 from lutvar.quant.ptq.linear import fold_scales, folded_constant
@@ -66,7 +67,9 @@ def assert_equal(found: QuantizedTransformer, expected: QuantizedTransformer) ->
 @pytest.mark.parametrize(
     "config", [load_quant("fp4"), load_quant("fp6"), OTHER], ids=lambda c: c.name
 )
-def test_export_is_that_of_the_preset(config: QuantConfig, tmp_path: Path) -> None:
+def test_export_is_that_of_the_preset(
+    config: QuantConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     var, path = small(), tmp_path / "q.safetensors"
     made = quantize_var(var, preset_recipe(config))
     report = hardware(made, var)
@@ -74,6 +77,14 @@ def test_export_is_that_of_the_preset(config: QuantConfig, tmp_path: Path) -> No
     made.save(path, var)
     expected = quantize_transformer(var, config, progress=False)
     assert_equal(export(QuantizedVar.load(path, var), var), expected)
+
+    def no_floats(*_arguments: object) -> torch.Tensor:
+        raise AssertionError("a layer's weight is made in float")
+
+    monkeypatch.setattr(state, "values", no_floats)
+    recipe, found = export_file(path, var)
+    assert_equal(found, expected)
+    assert recipe.name == config.name
 
 
 def test_scales_are_rounded_from_absolute_maxima() -> None:

@@ -127,14 +127,16 @@ def test_vectors_computed_together_are_those_of_one_by_one(
     monkeypatch.setattr(module, "MAX_TABLE_CLASSES", 0)
     monkeypatch.setattr(class_vectors, "_TOGETHER", 4)
     made = quantize_transformer(load_model(model).var, load_quant("fp4"), progress=False)
-    made.prepare_classes([7, 2])
-    assert sorted(made.vectors) == [2, 7, made.null_label]
-    made.prepare_classes()
-    assert sorted(made.vectors) == list(range(made.null_label + 1))
-    for label, vectors in made.vectors.items():
+    known = made.class_vectors(7)
+    labels = [*range(made.null_label, -1, -1), 3]
+    assert next(made.each_class([7])) is known
+    for label, vectors in zip(labels, made.each_class(labels), strict=True):
         alone = made.source(label)
         np.testing.assert_array_equal(vectors.blocks, alone.blocks)
         np.testing.assert_array_equal(vectors.head, alone.head)
+    assert list(made.vectors) == [7], "none of the others is kept"
+    with pytest.raises(ValueError, match=rf"class {made.null_label + 1}: the model has 0 to"):
+        next(made.each_class([0, made.null_label + 1]))
 
 
 def test_models_that_the_attention_cannot_run() -> None:

@@ -7,6 +7,9 @@ AdaLN vectors. What `hardware.HardwareReport.added` lists is quantized here besi
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +20,9 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
+from lutvar.quant.methods.recipes import files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
+from lutvar.quant.methods.recipes.recipe import Recipe
 from lutvar.quant.ptq.linear import PrequantizedWeight, QuantizationError
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import Var
@@ -41,7 +46,39 @@ def export(
         QuantizationError: a part of the recipe that needs other hardware; the text names it. A
             recipe that only lacks a shipped configuration is exported, with its own preset.
     """
-    report = hardware(quantized, var)
+    return _export(quantized, var, kv_format, None, prequantized_weight)
+
+
+def export_file(
+    path: str | Path, var: Var, kv_format: KvFormat | None = None
+) -> tuple[Recipe, QuantizedTransformer]:
+    """The recipe of a file, and its transformer at code level.
+
+    The same as `export` of the loaded file. Codes come from the integers in the file, so that no
+    layer's weight exists in float: a large model takes a quarter of the memory.
+
+    Raises:
+        QuantizedFileError: the file is not one of this model's.
+        QuantizationError: as `export`.
+    """
+    content = files.read(path, files.fingerprint(var))
+    attention = files.restored_attention(content, var)
+    described = QuantizedVar(content.recipe, content.unpacked(weights=False), attention)
+    transformer = _export(
+        described, var, kv_format, content.on_grid(),
+        lambda layer: _prequantized(layer, content.grid(layer.site)),
+    )  # fmt: skip
+    return content.recipe, transformer
+
+
+def _export(
+    quantized: QuantizedVar,
+    var: Var,
+    kv_format: KvFormat | None,
+    on_grid: Mapping[LinearSite, bool] | None,
+    weight_of: Callable[[Layer], PrequantizedWeight],
+) -> QuantizedTransformer:
+    report = hardware(quantized, var, on_grid)
     if report.config is None or report.missing:
         raise QuantizationError(
             f"recipe {report.recipe} does not run on the accelerator: " + "; ".join(report.missing)
@@ -51,7 +88,7 @@ def export(
     factors: dict[LinearSite, NDArray[np.float32]] = {}
     shifts: dict[LinearSite, NDArray[np.float32]] = {}
     for site, layer in layers.items():
-        prequantized[site] = prequantized_weight(layer)
+        prequantized[site] = weight_of(layer)
         scale_I, shift_I = channel_affine(layer)
         if scale_I is not None:
             factors[site] = scale_I.numpy()
@@ -83,7 +120,11 @@ def prequantized_weight(layer: Layer) -> PrequantizedWeight:
     Raises:
         QuantizationError: the weight is not on the grid of its scales.
     """
-    grid, quantizer = grid_weight(layer), layer.weight
+    return _prequantized(layer, grid_weight(layer))
+
+
+def _prequantized(layer: Layer, grid: GridWeight | None) -> PrequantizedWeight:
+    quantizer = layer.weight
     if grid is None or quantizer is None:
         raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
     codes_OI = codes_of(grid, quantizer.format)

@@ -197,6 +197,12 @@ def _scales(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return fields
 
 
+def unpack_grid(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GridWeight:
+    """Integers and scales of a layer whose entry says `grid`, as `pack_layer` put them down."""
+    name = data["prefix"]
+    return GridWeight(tensors[f"{name}.integers"], Scales(**_scales(name, tensors)))
+
+
 def unpack_layer(
     data: Mapping[str, Any], tensors: Mapping[str, Tensor], weights: bool = True
 ) -> Layer:
@@ -221,8 +227,8 @@ def unpack_layer(
         weight_OI = torch.empty(data["shape"], device="meta", dtype=torch.float32)
     elif data["grid"]:
         assert quantizer is not None
-        scales = Scales(**_scales(name, tensors))
-        weight_OI = values(quantizer, GridWeight(tensors[f"{name}.integers"], scales))
+        grid = unpack_grid(data, tensors)
+        scales, weight_OI = grid.scales, values(quantizer, grid)
     else:
         weight_OI = tensors[f"{name}.weight"]
     return Layer(

@@ -28,8 +28,9 @@ from torch import Tensor
 from lutvar.files import json_text, not_a_file, write_file
 from lutvar.quant.methods.attention.registry import AttentionMethod, attention_class, make_attention
 from lutvar.quant.methods.errors import QuantizedFileError
+from lutvar.quant.methods.layers.grid import GridWeight
 from lutvar.quant.methods.layers.layer import Layer
-from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_layer
+from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_grid, unpack_layer
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
@@ -54,6 +55,13 @@ class RecipeFile(NamedTuple):
         """Site -> layer."""
         layers = [unpack_layer(item, self.tensors, weights) for item in self.layers]
         return {layer.site: layer for layer in layers}
+
+    def grid(self, site: LinearSite) -> GridWeight | None:
+        """Integers and scales of a layer, mapped from the file; None: its weight is no grid."""
+        for item in self.layers:
+            if (item["block"], item["name"]) == site and item["grid"] and "parts" not in item:
+                return unpack_grid(item, self.tensors)
+        return None
 
     def on_grid(self) -> dict[LinearSite, bool]:
         """Site -> whether the weight is kept as integers and scales."""
@@ -241,9 +249,9 @@ def _read_tensors(path: Path) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
     if problem := not_a_file(path):
         raise QuantizedFileError(f"{path}: {problem}")
     try:
-        with safe_open(path, framework="np") as file:
+        with safe_open(path, framework="pt") as file:  # maps, where "np" copies gigabytes
             metadata = dict(file.metadata() or {})
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return metadata, {key: file.get_tensor(key).numpy() for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise QuantizedFileError(
             f"{path}: not a complete safetensors file ({error}); write or copy it again"
