@@ -7,15 +7,12 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     UNITS,
     Instruction,
     Opcode,
     Region,
-    encode,
-    encode_header,
 )
 from lutvar.contract.register_map import (
     BY_NAME,
@@ -25,6 +22,7 @@ from lutvar.contract.register_map import (
 )
 from lutvar.contract.register_types import Access
 from lutvar.host import AcceleratorError, BadInput, BusError, Device, ProgramTimeout
+from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.hw.accelerator.control import constants as built_constants
 from lutvar.hw.axi.register_file import writable_bits
 from lutvar.quant.golden.transformer import GoldenTransformer
@@ -34,7 +32,7 @@ from lutvar.yaml_files import shipped
 from support.sim.device_rig import image_step, packed, random_transformer, same
 
 CONFIG = load_accelerator("small-fp4")
-END = encode_header(accelerator_hash(CONFIG), 1) + encode(Instruction(Opcode.END), 0)
+END = Program((Instruction(Opcode.END),), accelerator_hash(CONFIG)).encode()
 
 
 def ready() -> GoldenDevice:
@@ -193,9 +191,7 @@ def test_a_program_that_waits_for_ever() -> None:
     front = dict.fromkeys((f.name for f in PAYLOAD_FIELDS[Opcode.FRONT]), 0)
     front |= {"rows": 1, "groups": 1, "stride": 256}
     items = (Instruction(Opcode.FRONT, front, (0, 0, 0, 1, 0)), Instruction(Opcode.END))
-    program = encode_header(accelerator_hash(CONFIG), 2) + b"".join(
-        encode(item, i) for i, item in enumerate(items)
-    )
+    program = Program(items, accelerator_hash(CONFIG)).encode()
     for watchdog in (5000, 0):
         with Device(GoldenDevice(CONFIG, size=1 << 20), CONFIG, watchdog=watchdog) as device:
             device.place(np.zeros(4096, np.uint8), 4096, 4096, 4096)

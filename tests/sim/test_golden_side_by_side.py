@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     HEADER_FIELDS,
     INSTRUCTION_BYTES,
@@ -18,14 +17,13 @@ from lutvar.contract.isa import (
     Region,
     address,
     decode,
-    encode,
-    encode_header,
 )
 from lutvar.contract.register_map import (
     DeviceError,
     HeaderRule,
     InstructionRule,
 )
+from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.sim.device import MemoryTiming, VerilatedDevice
 from lutvar.sim.fuzz.contents import SIZES, Fill
 from lutvar.sim.fuzz.malformed import bytes_of, malform, put, words_of
@@ -117,8 +115,7 @@ def _chain() -> list[Instruction]:
 
 
 def _encoded(items: list[Instruction]) -> bytes:
-    head = encode_header(accelerator_hash(CONFIG), len(items))
-    return head + b"".join(encode(item, i) for i, item in enumerate(items))
+    return Program(tuple(items), accelerator_hash(CONFIG)).encode()
 
 
 #: What its program needs in memory: no number that is none.

@@ -8,6 +8,14 @@ from pathlib import Path
 import lutvar.vivado
 
 SCRIPTS = Path(lutvar.vivado.__file__).with_name("tcl")
+#: What both channels of both LPDDR4 controllers need to share a range.
+INTERLEAVED = {
+    "MC_CHANNEL_INTERLEAVING": "true",
+    "MC_CH_INTERLEAVING_SIZE": "256_Bytes",
+    "MC_INTERLEAVE_SIZE": "4096",
+    "MC_LPDDR4_REFRESH_TYPE": "PER_BANK",
+    "MC_TRC": "60000",
+}
 
 
 def words(text: str) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from lutvar.contract.identity import accelerator_hash
-from lutvar.contract.isa import Instruction, Opcode, encode, encode_header
+from lutvar.contract.isa import Instruction, Opcode
 from lutvar.contract.register_map import BY_NAME, REGISTERS
 from lutvar.contract.register_types import Access
+from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.host.device import PAGE, Device
 from lutvar.host.transport import Bytes, as_bytes
 
@@ -57,9 +57,8 @@ def interrupt(device: Device) -> dict[str, Any]:
     empty: Bytes = as_bytes(bytes(PAGE))
     device.place(empty, PAGE, PAGE, PAGE)
     finished, missed = device.register("PROGRAMS"), device.missed_interrupts
-    program = encode_header(accelerator_hash(device.config), 1)
-    program += encode(Instruction(Opcode.END), 0)
-    counters = device.run(program, 100_000, "program of END alone")
+    program = Program((Instruction(Opcode.END),), accelerator_hash(device.config))
+    counters = device.run(program.encode(), 100_000, "program of END alone")
     _expect(device, "PROGRAMS", finished + 1)
     if device.missed_interrupts != missed:
         raise Difference("the program ended and no interrupt came; check the line and its driver")

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     UNITS,
@@ -23,11 +22,10 @@ from lutvar.contract.isa import (
     Region,
     Unit,
     address,
-    encode,
-    encode_header,
 )
 from lutvar.contract.memory import RECORD_BYTES, pack_panel
 from lutvar.contract.quant_preset import GROUP
+from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.host.transport import Bytes, as_bytes
 
 HEADS = GROUP // HEAD_DIM
@@ -70,9 +68,8 @@ class _Builder:
 
     def encode(self, config: AcceleratorConfig) -> bytes:
         """The program with END."""
-        items = [*self.items, Instruction(Opcode.END, {}, tuple(self._counts))]
-        head = encode_header(accelerator_hash(config), len(items))
-        return head + b"".join(encode(item, i) for i, item in enumerate(items))
+        end = Instruction(Opcode.END, {}, tuple(self._counts))
+        return Program((*self.items, end), accelerator_hash(config)).encode()
 
 
 def tile_program(config: AcceleratorConfig, seed: int) -> UnitProgram:

@@ -7,10 +7,10 @@ from typing import Any
 import cocotb
 from cocotb.triggers import RisingEdge
 
-from lutvar.contract.identity import accelerator_hash
-from lutvar.contract.isa import UNITS, Instruction, Opcode, encode, encode_header
+from lutvar.contract.isa import UNITS, Instruction, Opcode
 from lutvar.contract.register_map import BY_NAME, REGISTERS
 from lutvar.contract.register_types import Access
+from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.hw.accelerator.control import SETTLE_CYCLES, constants
 from lutvar.hw.axi.register_file import writable_bits
 
@@ -193,7 +193,7 @@ async def random_pauses_on_all_channels(dut: Any) -> None:
 async def control_and_interrupt(dut: Any) -> None:
     """CTRL as XRT expects it, ISR, GIE, IER and the interrupt line over programs of END alone."""
     tb = await Testbench.start(dut)
-    raw = encode_header(accelerator_hash(tb.config), 1) + encode(Instruction(Opcode.END), 0)
+    raw = Program((Instruction(Opcode.END),), accelerator_hash(tb.config)).encode()
     ctrl = {f.name: 1 << f.low for f in BY_NAME["CTRL"].fields}
     rest = ctrl["idle"] | ctrl["ready"]
     isr = {f.name: 1 << f.low for f in BY_NAME["ISR"].fields}
