@@ -108,7 +108,7 @@ class DeviceTransformer:
         return MemoryPlan(shape, rows)
 
     def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
-        """The program of a pass; passes that differ in classes and slots are compiled once."""
+        """The program of a pass; what differs in classes, slots and guidance is compiled once."""
         return self.passes.get([StepShape.of(step) for step in steps])
 
     def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:

@@ -42,6 +42,12 @@ class StepShape:
             step.guidance,
         )  # fmt: skip
 
+    def scalar(self, conditional: bool) -> int:
+        """FP16 pattern that the logits of a half are multiplied with."""
+        if not self.guided:
+            return fp16_pattern(1.0)
+        return fp16_pattern(1 + self.guidance if conditional else -self.guidance)
+
 
 @dataclass(frozen=True)
 class TokenRows:
@@ -171,9 +177,6 @@ def place_rows(
     halves += [(i, s, True) for i, s in enumerate(steps)]
     sequences = []
     for at, (index, step, conditional) in _place(halves, config.rows):
-        scalar = 1.0
-        if step.guided:
-            scalar = 1 + step.guidance if conditional else -step.guidance
         sequences.append(
             TokenRows(
                 step=index,
@@ -183,7 +186,7 @@ def place_rows(
                 tokens=step.tokens,
                 slot=step.slot,
                 position=step.position,
-                scalar=fp16_pattern(scalar),
+                scalar=step.scalar(conditional),
                 accumulate=conditional and step.guided,
             )
         )
@@ -249,9 +252,14 @@ def _check_step(
             f"{where}: {step.tokens} tokens at position {step.position}; an image has "
             f"{shape.tokens} tokens and {config.name} has max_keys {config.max_keys}"
         )
+    check_guidance(index, step)
+
+
+def check_guidance(index: int, step: StepShape) -> None:
+    """Raise CompileError for a strength that the device cannot represent."""
     t = step.guidance * GUIDANCE_STEPS
     if step.guided and not (0 <= step.guidance < GUIDANCE_LIMIT and t == int(t)):
         raise CompileError(
-            f"{where}: guidance {step.guidance}; it must be a multiple of 1/{GUIDANCE_STEPS} "
-            f"from 0 to below {GUIDANCE_LIMIT:g}"
+            f"image step {index}: guidance {step.guidance}; it must be a multiple of "
+            f"1/{GUIDANCE_STEPS} from 0 to below {GUIDANCE_LIMIT:g}"
         )

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiled passes of one model: each is compiled once for all classes and cache slots, and kept.
+"""Compiled passes of one model: each is compiled once for all classes, slots and strengths of
+guidance, and kept.
 
 store = PassStore(compiler, default_folder())
 compiled = store.get([StepShape.of(step) for step in steps])
@@ -22,13 +23,13 @@ from .program import Program
 from .steps import PassRows, StepShape, place_rows
 from .template import PassTemplate, Pattern
 
-#: Passes with classes and slots that are remembered; one is a few small objects.
+#: Passes with classes, slots and guidance that are remembered; one is a few small objects.
 _REMEMBERED = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A pass without classes and slots."""
+    """A pass without classes, slots and guidance."""
 
     template: PassTemplate
     code: PassCode
@@ -36,7 +37,7 @@ class _Kept:
 
 
 class StoredPass(CompiledPass):
-    """A pass of a store with its classes and slots; its program is made when it is asked for."""
+    """A pass of a store with its classes, slots and guidance; makes its program when asked."""
 
     def __init__(self, kept: _Kept, pattern: Pattern, steps: Sequence[StepShape]) -> None:
         rows = _named(kept.rows, pattern, steps)
@@ -115,17 +116,20 @@ class PassStore:
             self.compiled += 1
             if self.folder is not None:
                 save_pass(self.folder, key, code)
-        template = PassTemplate(
-            code.words, layout, tuple(pattern.labels), MemoryPlan(layout.shape, rows).slot_bytes,
-            len(rows.steps),
-        )  # fmt: skip
+        plan = MemoryPlan(layout.shape, rows)
+        template = PassTemplate(code.words, layout, tuple(pattern.labels), plan)
         return _Kept(template, code, rows)
 
 
 def _named(rows: PassRows, pattern: Pattern, steps: Sequence[StepShape]) -> PassRows:
-    """Rows with classes and slots instead of stand-ins."""
+    """Rows with classes, slots and guidance instead of stand-ins."""
     sequences = tuple(
-        replace(seq, label=pattern.labels[seq.label], slot=pattern.slots[seq.step])
+        replace(
+            seq,
+            label=pattern.labels[seq.label],
+            slot=steps[seq.step].slot,
+            scalar=steps[seq.step].scalar(seq.conditional),
+        )
         for seq in rows.sequences
     )
     return PassRows(tuple(steps), sequences, rows.tile_rows)

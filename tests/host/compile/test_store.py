@@ -64,6 +64,32 @@ def test_a_program_with_classes_put_in_is_the_one_compiled_for_them(
     assert store.compiled <= len(distinct)
 
 
+@pytest.mark.parametrize("shape", [DIGITS, ODD], ids=["digits", "odd"])
+def test_a_program_with_guidance_put_in_is_the_one_compiled_for_it(
+    shape: object, tmp_path: Path
+) -> None:
+    """Byte by byte, with steps of other strengths and without guidance beside each other."""
+    direct = made(shape)
+    stores = PassStore(made(shape), tmp_path), PassStore(made(shape), tmp_path)
+    steps = staggered(shape)  # type: ignore[arg-type]
+    unguided = [True, False, True, True][: len(steps)]
+    strengths = ([0.0] * 4, [0.5, 7.0, 1 / 128, 14.9921875], [3.0, 0.0, 0.0, 1.0])
+    codes = set()
+    for strength in (*strengths, strengths[1]):
+        wanted = [
+            replace(s, guidance=t, guided=g)
+            for s, t, g in zip(steps, strength, unguided, strict=True)
+        ]
+        right = direct.compile(wanted)
+        for store in stores:
+            mine = store.get(wanted)
+            assert mine.encode() == right.program.encode()
+            assert mine.program == right.program and mine.rows == right.rows
+        codes.add(right.program.encode())
+    assert len(codes) == 3, "guidance is in the program"
+    assert [(s.compiled, s.loaded) for s in stores] == [(1, 0), (0, 1)], "one file for all"
+
+
 def test_one_program_for_all_classes() -> None:
     store = PassStore(made())
     steps = staggered(ODD)[:2]
@@ -96,6 +122,9 @@ def test_what_cannot_be_compiled() -> None:
         store.get([replace(one, slot=1 << 16)])
     with pytest.raises(CompileError, match="at least one"):
         store.get([])
+    for strength in (15.0, -0.5, 1 / 256):
+        with pytest.raises(CompileError, match=f"image step 0: guidance {strength}; it must be"):
+            store.get([replace(one, guidance=strength)])
 
 
 def test_a_second_process_maps_the_file(tmp_path: Path) -> None:
