@@ -24,7 +24,7 @@ class TextEnum(str, Enum):
 
 
 def class_name(classes: Sequence[str], label: int) -> str:
-    """A class for people; -1 and the number of classes are none, as in `lutvar generate --class`."""
+    """A class for people; -1 and the number of classes are none, as in `generate --class`."""
     return "no class" if label in (-1, len(classes)) else classes[label]
 
 

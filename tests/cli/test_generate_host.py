@@ -109,7 +109,7 @@ def test_what_does_not_go_together(
     assert "goes with --device, --image and --decoder" in error(*whole[:-2], *device)
     assert "makes no use of --model" in error(*whole, *device, "--model", "digits")
     assert "makes no use of --stagger" in error(*whole, *device, "--stagger", "1")
-    assert "class" in error(*whole, *device, "--class", "11")
+    assert "class 11: the model has classes 0 to 9" in error(*whole, *device, "--class", "11")
     loaded = load_model("cifar10")
     other = tmp_path / "other.host"
     host_model(loaded.var, loaded.vqvae, loaded.info).save(other)
