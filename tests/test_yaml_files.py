@@ -13,7 +13,7 @@ import pytest
 import lutvar.yaml_files
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.quant_preset import ConfigError, load_quant
-from lutvar.quant.eval.results import load_plan
+from lutvar.quant.eval.results_plan import load_plan
 from lutvar.quant.methods import RecipeError, load_recipe
 from lutvar.yaml_files import YamlError, parse_yaml, read_yaml
 

@@ -26,6 +26,7 @@ from .common import (
 
 if TYPE_CHECKING:
     from lutvar.quant.eval.evaluate import Plan
+    from lutvar.quant.eval.subject import On
     from lutvar.quant.models import LoadedModel
 
 
@@ -53,6 +54,13 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
     help="Method to evaluate, or a file of `lutvar quantize`; repeat for several. "
     "preset:NAME is the block linears of a quantization preset. The unquantized model always "
     "comes first.",
+)
+@click.option(
+    "--on",
+    type=click.Choice(["golden", "fake"]),
+    help="Only the golden model, which computes what the accelerator does, or only fake "
+    "quantization in the float model. Default: both where the accelerator runs the method and "
+    "models run on the CPU.",
 )
 @click.option(
     "--protocol",
@@ -126,6 +134,7 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
 def evaluate(
     model: str,
     recipes: tuple[str, ...],
+    on: On | None,
     protocol: str,
     samples: int | None,
     seeds: tuple[int, ...],
@@ -143,7 +152,7 @@ def evaluate(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure a model and what methods do to it.
+    """Measure a model and what methods do to it, on the accelerator's arithmetic and without it.
 
     Fréchet distance, class score, precision and recall of samples on the features of the model's
     own small classifier (no ImageNet Inception figures); distance to the unquantized model's
@@ -177,6 +186,7 @@ def evaluate(
         wait=wait,
         device=device,
         share=Share.of_torchrun(),
+        on=on,
     )
     result = _imagenet(plan, reference, weights) if inception else _own(plan, loaded)
     if result is None:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lutvar results`: every recipe on one model, as a document and a picture."""
+"""`lutvar results`: every recipe on one model, as a record, a page and a picture."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from lutvar.files import json_text, prepare_output, write_file
+from lutvar.files import json_text, make_folder, prepare_output, write_file
+from lutvar.text import table
 
 from .common import (
     MARKDOWN,
@@ -21,6 +22,12 @@ from .common import (
     out_option,
     progress,
 )
+from .errors import FAILED, OK
+
+if TYPE_CHECKING:
+    from lutvar.quant.eval.record import State
+    from lutvar.quant.eval.reference import Reference
+    from lutvar.quant.eval.results import Comparison
 
 
 @command("results")
@@ -34,52 +41,119 @@ from .common import (
     "--markdown",
     type=OutputFile(*MARKDOWN),
     metavar="FILE",
-    help="Write the document to FILE, and the picture beside it.",
+    help="Write the page to FILE, the picture and the record (.jsonl) beside it. Default: "
+    "results.md in the working folder.",
 )
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="RECIPE",
+    help="Measure this recipe only, or float; repeat for several. The page has all rows of the "
+    "record.",
+)
+@click.option("--again", is_flag=True, help="Measure rows that are in the record, too.")
+@click.option("--page", is_flag=True, help="Measure nothing; write the page from the record.")
+@click.option(
+    "--list", "listing", is_flag=True, help="Only say where each row stands; exit code 1 if one "
+    "is stale or missing.",
+)  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per processor.")
 @json_option
 def results(
-    plan: Path | None, out: Path, markdown: Path | None, jobs: int | None, as_json: bool
-) -> None:
+    plan: Path | None,
+    out: Path,
+    markdown: Path | None,
+    only: tuple[str, ...],
+    again: bool,
+    page: bool,
+    listing: bool,
+    jobs: int | None,
+    as_json: bool,
+) -> int:
     """Quantize and evaluate every recipe; tables with intervals over seeds.
 
-    Interrupt it at any time; the same command continues where it stopped.
+    Each row of the tables is a line of the record beside the page. Only rows that are missing, or
+    whose recipe, model, arithmetic or settings have changed, are measured. Interrupt it at any
+    time; the same command continues where it stopped.
     """
+    from lutvar.quant.eval.record import Record
     from lutvar.quant.eval.reference import load_reference
-    from lutvar.quant.eval.report import document
-    from lutvar.quant.eval.results import compare, load_plan, sheet_rows
-    from lutvar.quant.eval.results_text import best_lines, document_text, order_lines
-    from lutvar.quant.eval.subject import model_fingerprint
-    from lutvar.quant.models import load_model
+    from lutvar.quant.eval.results import Comparison
+    from lutvar.quant.eval.results_plan import load_plan
+    from lutvar.quant.eval.subject import FLOAT
+
+    if page + listing > 1 or ((again or only) and (page or listing)):
+        raise click.UsageError("--page and --list measure nothing; leave the other options out")
+    settings = load_plan(plan)
+    unknown = [name for name in only if name not in (FLOAT, *settings.recipes())]
+    if unknown:
+        raise click.BadParameter(f"{unknown[0]!r} is no recipe of the plan", param_hint="--only")
+    target = out / "results.md" if markdown is None else markdown
+    if not listing:
+        prepare_output(target)
+    record = Record(beside(target, ".jsonl") or out / "results.jsonl")
+    comparison = Comparison(settings, record, out)
+    reference = load_reference(comparison.model)
+    if not page and not listing:
+        comparison.measure(progress, note, jobs, only, again)
+    states = [state for _, state in comparison.all_states()]
+    if listing:
+        emit(as_json, [_described(state) for state in states], _table(states))
+        return OK if all(s.state in ("done", "printed") for s in states) else FAILED
+    data = _write(comparison, reference, target)
+    text = "\n".join([f"written to {target}", *_lines(comparison)])
+    emit(as_json, data, text)
+    return OK
+
+
+def _write(comparison: Comparison, reference: Reference, target: Path) -> dict[str, Any]:
+    """Page, picture and results.json; the JSON values."""
+    from lutvar.quant.eval.results import sheet_rows
+    from lutvar.quant.eval.results_text import document_text
     from lutvar.sim.run.sheet import SheetRow, write_sheet
 
-    settings = load_plan(plan)
-    target = out / "results.md" if markdown is None else markdown
-    prepare_output(target)
+    words = {"golden": "golden model", "fake": "fake-quantized", "float": "unquantized"}
+    rows = [SheetRow(name, words[on], images) for name, on, images in sheet_rows(comparison)]
     picture = beside(target, ".png")
-    results = compare(settings, out, progress, note, jobs)
-    model = load_model(settings.model)
-    reference = load_reference(model)
-    data = document(results.evaluation, reference, model_fingerprint(model), results.runs)
-    data["hardware"] = {name: entry.hardware.as_dict() for name, entry in results.entries.items()}
-    if settings.focus is not None:
-        larger = replace(
-            results.evaluation, samples=settings.focus.samples, seeds=settings.focus.seeds
-        )
-        focus = document(larger, reference, model_fingerprint(model), results.focus_runs)
-        data["focus"] = {key: focus[key] for key in ("settings", "runs", "summary")}
-    write_file(out / "results.json", json_text(data, indent=1) + "\n")
-    text = document_text(results, reference)
-    write_file(target, text)
-    names = model.info.classes
-    rows = [
-        SheetRow(name, "same classes and seeds", images)
-        for name, images in sheet_rows(settings, out, model, len(names))
-    ]
-    if picture is not None:
+    shown = [row.label for row in rows] if picture is not None else []
+    write_file(target, document_text(comparison, reference, shown))
+    if picture is not None and rows:
+        names = comparison.model.info.classes[: len(rows[0].images_BCHW)]
         write_sheet(
-            picture, rows, names, f"{settings.model}: one seed, several recipes",
-            "Generated by the float model and by the fake-quantized ones.",
+            picture, rows, names, f"{comparison.plan.model}: one seed, several recipes",
+            "Generated by the float model, by golden models, which compute what the accelerator "
+            "does, and by fake-quantized ones.",
         )  # fmt: skip
-    lines = [f"written to {target}", *order_lines(results), *best_lines(results)]
-    emit(as_json, data, "\n".join(lines))
+    data = {
+        "rows": [
+            {**_described(state), "row": state.row.model_dump(mode="json") if state.row else None}
+            for _, state in comparison.all_states()
+        ],
+        "measured_now": [{"task": task, **run.as_dict()} for task, run in comparison.runs],
+    }
+    make_folder(comparison.folder)
+    write_file(comparison.folder / "results.json", json_text(data, indent=1) + "\n")
+    return data
+
+
+def _lines(comparison: Comparison) -> list[str]:
+    from lutvar.quant.eval.results_text import best_lines, order_lines, state_lines
+
+    return [*state_lines(comparison), *order_lines(comparison), *best_lines(comparison)]
+
+
+def _described(state: State) -> dict[str, Any]:
+    key = state.key
+    return {
+        "recipe": key.recipe, "on": key.on, "task": key.task, "samples": key.samples,
+        "seeds": list(key.seeds), "state": state.state, "why": state.why,
+    }  # fmt: skip
+
+
+def _table(states: list[State]) -> str:
+    rows = [
+        (s.key.recipe, s.key.on, s.key.task, f"{s.key.samples} x {len(s.key.seeds)}", s.state,
+         s.row.date if s.row else "", s.why)
+        for s in states
+    ]  # fmt: skip
+    return table(("recipe", "computed", "task", "images", "state", "measured", "why"), rows)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lutvar.quant.models.judge import Judge
-from lutvar.quant.var import Var, Vqvae, generate
 
 from .settings import SampleSettings, image_labels, image_seed
+from .subject import Subject
 
 
 def chunks_of(samples: int, settings: SampleSettings) -> range:
@@ -24,12 +24,7 @@ def chunks_of(samples: int, settings: SampleSettings) -> range:
 
 @torch.no_grad()
 def make_chunk(
-    var: Var,
-    vqvae: Vqvae,
-    judge: Judge | None,
-    settings: SampleSettings,
-    seed: int,
-    chunk: int,
+    subject: Subject, judge: Judge | None, settings: SampleSettings, seed: int, chunk: int
 ) -> dict[str, Tensor]:
     """Make the images of one chunk.
 
@@ -38,9 +33,9 @@ def make_chunk(
         [n, C, H, W] uint8, rounded towards zero as the published evaluation does.
     """
     first = chunk * settings.chunk
-    labels = image_labels(first, settings.chunk, var.config.num_classes)
+    labels = image_labels(first, settings.chunk, subject.model.var.config.num_classes)
     seeds = [image_seed(seed, first + i) for i in range(settings.chunk)]
-    generation = generate(var, vqvae, labels, seeds, settings.cfg, settings.top_k, settings.top_p)
+    generation = subject.draw(labels, seeds, settings)
     result = {"tokens": torch.cat(generation.tokens, 1).int()}
     if judge is not None:
         result["features"] = judge.features(generation.images_BCHW)

@@ -23,7 +23,7 @@ from .frechet import need_samples
 from .reference import Reference, load_reference
 from .settings import SampleSettings, image_labels, image_seed
 from .store import ChunkStore
-from .subject import FLOAT, Subject, SubjectName, load_subject
+from .subject import FLOAT, On, Subject, SubjectName, load_subjects
 from .threads import single_thread
 from .work import Share, Task, sample
 
@@ -51,6 +51,8 @@ class Plan:
         folder: where samples are kept.
         jobs, wait, device: see `work.sample`.
         share: part of this process among those of torchrun.
+        on: how methods are computed; None is the golden model where the accelerator runs a method,
+            and every method fake-quantized.
     """
 
     model: str
@@ -64,6 +66,7 @@ class Plan:
     wait: float = 3600.0
     device: str = "cpu"
     share: Share = field(default_factory=Share)
+    on: On | None = None
 
     def __post_init__(self) -> None:
         for seed in self.seeds:  # ValueError now, and not in a process that samples
@@ -72,9 +75,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """Figures of one method and seed; `paired` and `forced` are None for the unquantized model."""
+    """Figures of one method and seed; `paired` and `forced` are None for the unquantized model.
+
+    Attributes:
+        on: how the method was computed: "golden", "fake", or "float" for the unquantized model.
+    """
 
     method: str
+    on: str
     seed: int
     samples: SampleFigures
     paired: PairedFigures | None
@@ -106,12 +114,15 @@ def check(plan: Plan, model: LoadedModel, judge: Judge) -> None:
         )
 
 
-def evaluate(plan: Plan, bars: Bars) -> list[Run] | None:
+def evaluate(
+    plan: Plan, bars: Bars, keep: Callable[[Run, Samples], None] | None = None
+) -> list[Run] | None:
     """Evaluate the unquantized model and each method, for each seed.
 
     Args:
         plan: what.
         bars: opens a progress bar.
+        keep: called with each run and its samples.
 
     Returns:
         The runs, methods in order, each with all seeds; None in a process of torchrun that is not
@@ -125,14 +136,11 @@ def evaluate(plan: Plan, bars: Bars) -> list[Run] | None:
     model = load_model(plan.model)
     judge, reference = model.classifier(), load_reference(model)
     check(plan, model, judge)
-    names = [SubjectName(plan.model, method) for method in (FLOAT, *plan.methods)]
-    # All of them first: a wrong name must not wait for samples of the others.
-    subjects = [load_subject(name, plan.device, model) for name in names]
     runs: list[Run] = []
-    exact: dict[int, _Samples] = {}
-    for name, subject in zip(names, subjects, strict=True):
+    exact: dict[int, Samples] = {}
+    for subject in subjects_of(plan, model):
         for seed in plan.seeds:
-            store = sample_seed(plan, name, subject, seed, bars)
+            store = sample_seed(plan, subject, seed, bars)
             if plan.share.index == 0:
                 samples = _read(plan, store)
                 exact.setdefault(seed, samples)
@@ -140,28 +148,42 @@ def evaluate(plan: Plan, bars: Bars) -> list[Run] | None:
                     plan, subject, judge, reference, exact[seed], samples, seed, bars
                 )
                 runs.append(figures)
+                if keep is not None:
+                    keep(figures, samples)
     return runs if plan.share.index == 0 else None
 
 
-class _Samples(NamedTuple):
+def subjects_of(plan: Plan, model: LoadedModel) -> list[Subject]:
+    """The unquantized model and each method of a plan in each way; all of them at once, so that a
+    wrong name does not wait for samples of the others."""
+    subjects = load_subjects(plan.model, FLOAT, "fake", plan.device, model)
+    for method in plan.methods:
+        subjects += load_subjects(plan.model, method, plan.on, plan.device, model)
+    return subjects
+
+
+class Samples(NamedTuple):
+    """Features [N, D] and tokens [N, L] of the images of one run."""
+
     features_ND: Tensor
     tokens_NL: Tensor
 
 
 def sample_seed(
-    plan: Plan, name: SubjectName, subject: Subject, seed: int, bars: Bars, judged: bool = True
+    plan: Plan, subject: Subject, seed: int, bars: Bars, judged: bool = True
 ) -> ChunkStore:
     """Samples of one method and seed, in the plan's folder; see `work.sample`."""
-    plain = re.sub(r"[^\w.-]+", "-", name.method)
-    folder = plan.folder / plain / f"seed{seed}"
+    plain = re.sub(r"[^\w.-]+", "-", subject.name)
+    folder = plan.folder / (f"{plain}@golden" if subject.golden else plain) / f"seed{seed}"
+    name = SubjectName(plan.model, subject.name, subject.on)
     task = Task(name, plan.settings, seed, plan.samples, folder, plan.device, judged)
-    with bars(f"{name.method}, seed {seed}: images") as update:
+    with bars(f"{subject.title}, seed {seed}: images") as update:
         return sample(task, subject, plan.jobs, plan.share, plan.wait, update)
 
 
-def _read(plan: Plan, store: ChunkStore) -> _Samples:
+def _read(plan: Plan, store: ChunkStore) -> Samples:
     arrays = store.read(chunks_of(plan.samples, plan.settings), ("features", "tokens"))
-    return _Samples(arrays["features"][: plan.samples], arrays["tokens"][: plan.samples])
+    return Samples(arrays["features"][: plan.samples], arrays["tokens"][: plan.samples])
 
 
 def _measure(
@@ -169,8 +191,8 @@ def _measure(
     subject: Subject,
     judge: Judge,
     reference: Reference,
-    exact: _Samples,
-    samples: _Samples,
+    exact: Samples,
+    samples: Samples,
     seed: int,
     bars: Bars,
 ) -> Run:
@@ -178,10 +200,10 @@ def _measure(
     labels_N = torch.tensor(image_labels(0, plan.samples, config.num_classes))
     alone = sample_figures(samples.features_ND, labels_N, judge, reference)
     if subject.name == FLOAT:
-        return Run(subject.name, seed, alone, None, None)
+        return Run(subject.name, FLOAT, seed, alone, None, None)
     paired = paired_figures(subject.model.vqvae, exact, samples)
     tokens_NL = exact.tokens_NL[: plan.teacher].to(plan.device)
     # As samples are made: one thread, so that rounding is the same on every machine.
-    with bars(f"{subject.name}, seed {seed}: given tokens") as update, single_thread():
+    with bars(f"{subject.title}, seed {seed}: given tokens") as update, single_thread():
         forced = force(subject, labels_N[: plan.teacher].to(plan.device), tokens_NL, update)
-    return Run(subject.name, seed, alone, paired, forced)
+    return Run(subject.name, subject.on, seed, alone, paired, forced)

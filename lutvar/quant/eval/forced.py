@@ -13,15 +13,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from lutvar.quant.golden.backend import GoldenBackend
 from lutvar.quant.golden.distance import EnergySums, SiteProbe, kl_divergence, token_agreement
+from lutvar.quant.golden.transformer import GoldenTransformer
+from lutvar.quant.ptq.model import QuantizedModel
+from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.var import Var
 from lutvar.quant.var.forcing import forced_logits
-from lutvar.quant.var.sites import LinearBackend, LinearSite
+from lutvar.quant.var.sites import FloatLinear, LinearBackend, LinearSite
 
-from .subject import Subject
+from .subject import Subject, golden_logits
 
 #: Images at a time: outputs of all linears of the unquantized model are kept for them.
 _BATCH = 20
@@ -87,6 +94,39 @@ class _Outputs:
 
         return call
 
+    def trace(self, name: str, value: NDArray[Any]) -> None:
+        """The trace of a golden model, its outputs compared; AdaLN it has from tables."""
+        site = name.removesuffix(".y")
+        if site == name:
+            return
+        while str(self._outputs[self._compared][0]) != site:
+            self._compared += 1
+        exact = self._outputs[self._compared][1]
+        self._compared += 1
+        self._sums.add(site, exact, torch.from_numpy(value).view_as(exact))
+
+
+class _Codes:
+    """The linears of a golden model as a backend of the float model.
+
+    Factors and shifts, which are part of its AdaLN vectors, are applied here.
+    """
+
+    def __init__(self, model: QuantizedTransformer) -> None:
+        self._model = model
+        self._backend = GoldenBackend(QuantizedModel(model.config, model.layers))
+
+    def __call__(
+        self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
+    ) -> Tensor:
+        if site not in self._model.layers:
+            return FloatLinear()(site, x_BLC, weight_OI, bias_O)
+        if site in self._model.factors:
+            x_BLC = x_BLC * torch.from_numpy(self._model.factors[site])
+        if site in self._model.shifts:
+            x_BLC = x_BLC + torch.from_numpy(self._model.shifts[site])
+        return self._backend(site, x_BLC, weight_OI, bias_O)
+
 
 @contextmanager
 def _wrapped(var: Var, wrap: Callable[[LinearBackend], LinearBackend]) -> Iterator[None]:
@@ -121,15 +161,23 @@ def force(
     kl, top1 = [0.0] * len(sides), [0.0] * len(sides)
     through, local, whole = EnergySums(), EnergySums(), EnergySums()
     images, done = len(tokens_NL), 0
+    codes = None if subject.golden is None else _Codes(subject.golden)
+
+    def alone(backend: LinearBackend) -> LinearBackend:
+        return SiteProbe({_NAME: codes or backend}, {_NAME: local})
+
     for labels, tokens in zip(labels_N.split(_BATCH), tokens_NL.split(_BATCH), strict=True):
         outputs = _Outputs(through)
         with subject.model_in_use() as var, _wrapped(var, outputs.keep):
             exact = forced_logits(var, vqvae, labels, tokens)
-        with subject.installed() as var:
-            with _wrapped(var, outputs.compare):
+        if subject.golden is None:
+            with subject.installed() as var, _wrapped(var, outputs.compare):
                 value = forced_logits(var, vqvae, labels, tokens)
-            with _wrapped(var, lambda b: SiteProbe({_NAME: b}, {_NAME: local})):
-                forced_logits(var, vqvae, labels, tokens)
+        else:
+            golden = GoldenTransformer(subject.golden, outputs.trace)
+            value = golden_logits(subject, golden, labels, tokens)
+        with subject.installed() as var, _wrapped(var, alone):
+            forced_logits(var, vqvae, labels, tokens)
         share = len(tokens) / images
         for i, (a, b) in enumerate(zip(exact, value, strict=True)):
             kl[i] += share * kl_divergence(a, b)

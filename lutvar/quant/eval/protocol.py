@@ -13,7 +13,7 @@ import lutvar
 from lutvar.quant.models import load_model
 
 from .chunk import chunks_of
-from .evaluate import Bars, Plan, sample_seed
+from .evaluate import Bars, Plan, sample_seed, subjects_of
 from .frechet import need_samples
 from .imagenet import (
     FEATURES,
@@ -26,13 +26,14 @@ from .imagenet import (
     stored_images,
 )
 from .intervals import interval
-from .subject import FLOAT, SubjectName, load_subject
+from .subject import FLOAT
 
 
 class ImagenetRun(NamedTuple):
-    """Figures of one method and seed."""
+    """Figures of one method and seed; `on` as in `evaluate.Run`."""
 
     method: str
+    on: str
     seed: int
     figures: ImagenetFigures
 
@@ -59,16 +60,17 @@ def evaluate_imagenet(
     weights_file, batch = find_weights(weights), load_adm(reference)
     need_samples(plan.samples, FEATURES)
     model = load_model(plan.model)
-    names = [SubjectName(plan.model, method) for method in (FLOAT, *plan.methods)]
-    subjects = [load_subject(name, plan.device, model) for name in names]
+    subjects = subjects_of(plan, model)
     inception = Inception(weights_file, plan.device) if plan.share.index == 0 else None
     runs: list[ImagenetRun] = []
-    for name, subject in zip(names, subjects, strict=True):
+    for subject in subjects:
+        on = FLOAT if subject.name == FLOAT else subject.on
         for seed in plan.seeds:
-            store = sample_seed(plan, name, subject, seed, bars, judged=False)
+            store = sample_seed(plan, subject, seed, bars, judged=False)
             if inception is not None:
                 images = stored_images(store, chunks_of(plan.samples, plan.settings), plan.samples)
-                runs.append(ImagenetRun(name.method, seed, measure(inception, images, batch)))
+                figures = measure(inception, images, batch)
+                runs.append(ImagenetRun(subject.name, on, seed, figures))
     return runs if inception is not None else None
 
 
@@ -84,19 +86,21 @@ def imagenet_document(plan: Plan, runs: list[ImagenetRun]) -> dict[str, Any]:
         "settings": {
             **plan.settings.as_dict(), "samples": plan.samples, "seeds": list(plan.seeds),
         },
-        "runs": [{"method": r.method, "seed": r.seed, **r.figures.as_dict()} for r in runs],
+        "runs": [
+            {"method": r.method, "on": r.on, "seed": r.seed, **r.figures.as_dict()} for r in runs
+        ],
     }  # fmt: skip
 
 
 def imagenet_rows(runs: list[ImagenetRun]) -> tuple[list[str], list[list[str]]]:
     """Heading and rows of a table, mean and interval over seeds."""
     rows = []
-    for method in dict.fromkeys(run.method for run in runs):
-        figures_of_runs = [run.figures.as_dict() for run in runs if run.method == method]
+    for method, on in dict.fromkeys((run.method, run.on) for run in runs):
+        figures_of_runs = [r.figures.as_dict() for r in runs if (r.method, r.on) == (method, on)]
         intervals = [interval([figures[c] for figures in figures_of_runs]) for c in _COLUMNS]
         cells = [
             f"{i.mean:.3f}" if i.half_width is None else f"{i.mean:.3f} ±{i.half_width:.3f}"
             for i in intervals
         ]
-        rows.append([method, *cells])
-    return ["method", "FID", "Inception score", "precision", "recall"], rows
+        rows.append([method, on, *cells])
+    return ["method", "computed", "FID", "Inception score", "precision", "recall"], rows

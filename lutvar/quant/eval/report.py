@@ -70,22 +70,31 @@ def document(plan: Plan, reference: Reference, model: str, runs: Sequence[Run]) 
             },
             "runs": [run.as_dict() for run in runs],
             "confidence": CONFIDENCE,
-            "summary": {
-                method: {
-                    f"{c.part}.{c.key}": asdict(interval)
-                    for c, interval in zip(COLUMNS, intervals, strict=True)
-                    if interval is not None
-                }
-                for method, intervals in summary(runs).items()
-            },
+            "summary": _summary_values(runs),
         }
     )
 
 
-def summary(runs: Sequence[Run]) -> dict[str, list[Interval | None]]:
-    """Method -> an interval for each column; None where the method has no such figure."""
-    methods = list(dict.fromkeys(run.method for run in runs))
-    return {m: [_interval(c, [r for r in runs if r.method == m]) for c in COLUMNS] for m in methods}
+def _summary_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+    """Method -> how it was computed -> figure -> interval, as JSON values."""
+    values: dict[str, dict[str, Any]] = {}
+    for (method, on), intervals in summary(runs).items():
+        values.setdefault(method, {})[on] = {
+            f"{c.part}.{c.key}": asdict(interval)
+            for c, interval in zip(COLUMNS, intervals, strict=True)
+            if interval is not None
+        }
+    return values
+
+
+def summary(runs: Sequence[Run]) -> dict[tuple[str, str], list[Interval | None]]:
+    """Method and how it was computed -> an interval for each column; None where there is no such
+    figure."""
+    result = {}
+    for method, on in dict.fromkeys((run.method, run.on) for run in runs):
+        same = [r for r in runs if (r.method, r.on) == (method, on)]
+        result[method, on] = [_interval(c, same) for c in COLUMNS]
+    return result
 
 
 def _interval(column: Column, runs: Sequence[Run]) -> Interval | None:
@@ -99,14 +108,14 @@ def table_rows(reference: Reference, runs: Sequence[Run]) -> tuple[list[str], li
     """Heading and rows: what real images reach, then every method."""
     real = reference.real
     values = [real.train_to_test, None, real.score, real.precision, real.recall, real.agreement]
-    first = ["real images"]
+    first = ["real images", ""]
     first += ["" if v is None else format(v, c.form) for v, c in zip(values, COLUMNS, strict=False)]
     first += [""] * (len(COLUMNS) - len(values))
     rows = [
-        [method, *(_cell(c, interval) for c, interval in zip(COLUMNS, intervals, strict=True))]
-        for method, intervals in summary(runs).items()
+        [method, on, *(_cell(c, interval) for c, interval in zip(COLUMNS, intervals, strict=True))]
+        for (method, on), intervals in summary(runs).items()
     ]
-    return ["method", *(c.heading for c in COLUMNS)], [first, *rows]
+    return ["method", "computed", *(c.heading for c in COLUMNS)], [first, *rows]
 
 
 def _cell(column: Column, interval: Interval | None) -> str:

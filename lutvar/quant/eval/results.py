@@ -1,293 +1,296 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of all recipes on one model: quantize each once, evaluate it, resumable."""
+"""The comparison of all recipes on one model: measures what the record lacks, row by row.
+
+Recipes that the accelerator runs have two rows: the golden model, which computes what the device
+does, and fake quantization. A finished row goes into the record at once, and quantized models and
+samples stay in the working folder, so that an interrupted comparison goes on where it stopped. A
+record without its folder is enough to write the page.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
-from lutvar.files import make_folder
-from lutvar.quant.methods import QuantizedFileError, Recipe, RecipeError, load_recipe
+import lutvar
+from lutvar.files import finite, json_text, make_folder
+from lutvar.quant.methods import QuantizedFileError, Recipe, load_recipe
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.recipes import files as recipe_files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
-from lutvar.quant.var import generate
-from lutvar.yaml_files import YamlError, read_model
 
-from .evaluate import Bars, Plan, Run, evaluate
-from .settings import SampleSettings, image_seed
-from .subject import FLOAT, SubjectName, load_subject
-from .threads import single_thread
+from .evaluate import Bars, Plan, Run, Samples, evaluate
+from .record import Hardware, Key, Record, Row, State, arithmetic_hash
+from .results_plan import Part, ResultsPlan
+from .settings import SampleSettings
+from .subject import FLOAT, On, model_fingerprint
 
-
-class Group(BaseModel):
-    """Recipes of one table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    title: str
-    recipes: tuple[str, ...]
+#: Figures of single linears stay in the working folder's JSON; a record would be mostly they.
+_LEFT_OUT = ("through_snr_db", "own_snr_db")
 
 
-class Focus(BaseModel):
-    """More samples and seeds for a few recipes, so that small differences show.
+@dataclass
+class Comparison:
+    """A plan, the record, and the working folder.
 
     Attributes:
-        recipes: of the plan's; "float" may be named and takes part in any case.
-        samples, seeds: as for the plan. What the plan samples with the same seeds is not made
-            again.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    recipes: tuple[str, ...] = Field(min_length=1)
-    samples: int = Field(ge=1)
-    seeds: tuple[int, ...] = Field(min_length=3)
-
-    def methods(self) -> list[str]:
-        """The recipes without the float model."""
-        return [name for name in self.recipes if name != FLOAT]
-
-
-class ResultsPlan(BaseModel):
-    """What is compared; see lutvar/configs/results.yaml.
-
-    Attributes:
-        model: name or folder.
-        samples, seeds, teacher: as for `lutvar eval`.
-        groups: tables.
-        plain, best: two recipes that are compared seed by seed, in `focus` if both are there.
-        worst, six: recipes of the statements on the paper's order.
-        sheet: rows of the picture.
-        focus: some of the recipes with more samples, or None.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    model: str
-    samples: int = Field(ge=1)
-    seeds: tuple[int, ...] = Field(min_length=3)
-    teacher: int = Field(ge=1)
-    plain: str
-    best: str
-    worst: str
-    six: str
-    sheet: tuple[str, ...]
-    groups: tuple[Group, ...]
-    focus: Focus | None = None
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        names = self.recipes()
-        if len(set(names)) != len(names):
-            raise ValueError("a recipe is named in two groups; name it once")
-        if len({Path(name).stem for name in names}) != len(names):
-            raise ValueError("two recipes have the same name; rename one, and its file")
-        methods = {FLOAT, *names}
-        focused = () if self.focus is None else self.focus.recipes
-        if len(set(focused)) != len(focused):
-            raise ValueError("focus.recipes: a recipe is named twice; name it once")
-        for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *focused):
-            if name not in methods:
-                raise ValueError(f"{name!r} is in no group; add it to one")
-        return self
-
-    def recipes(self) -> list[str]:
-        """All recipes, in order."""
-        return [name for group in self.groups for name in group.recipes]
-
-
-def load_plan(path: Path | None = None) -> ResultsPlan:
-    """Read a plan; the shipped one by default. Raises RecipeError."""
-    source = resources.files("lutvar") / "configs" / "results.yaml" if path is None else path
-    where = "the shipped plan" if path is None else f"plan {path}"
-    try:
-        return read_model(ResultsPlan, source, where)
-    except YamlError as error:
-        raise RecipeError(str(error)) from error
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One recipe of the comparison and what it asks of hardware."""
-
-    recipe: Recipe
-    hardware: HardwareReport
-
-
-@dataclass(frozen=True)
-class Results:
-    """Everything that the document is made of.
-
-    Attributes:
-        plan: what was compared.
-        evaluation: settings of the sampling.
-        entries: recipe -> itself and what it asks of hardware.
-        runs: one for each recipe and seed.
-        focus_runs: the same for the plan's `focus`; empty without.
+        plan: what is compared.
+        record: rows so far.
+        folder: quantized models and samples.
+        model: the plan's.
+        recipes: of the plan, by name.
+        runs: those measured by this object, with all their figures.
     """
 
     plan: ResultsPlan
-    evaluation: Plan
-    entries: dict[str, Entry]
-    runs: list[Run]
-    focus_runs: list[Run] = field(default_factory=list)
+    record: Record
+    folder: Path
+    model: LoadedModel = field(init=False)
+    recipes: dict[str, Recipe] = field(init=False)
+    runs: list[tuple[str, Run]] = field(default_factory=list)
 
-    def of(self, method: str) -> list[Run]:
-        """Runs of a recipe, one for each seed."""
-        return [run for run in self.runs if run.method == method]
+    def __post_init__(self) -> None:
+        self.model = load_model(self.plan.model)
+        self.recipes = {name: load_recipe(name) for name in self.plan.recipes()}
+        self._fingerprint = model_fingerprint(self.model)
 
-    def focused(self, method: str) -> list[Run]:
-        """Runs of a recipe in the plan's `focus`, one for each seed."""
-        return [run for run in self.focus_runs if run.method == method]
+    def hardware(self, name: str) -> Hardware | None:
+        """What a recipe asks of hardware, if a row of it as it is now says so."""
+        if name == FLOAT:
+            return None
+        recipe = self.recipes[name]
+        return self.record.hardware(recipe.name, recipe_hash(recipe), self._fingerprint)
 
-    def pair(self) -> tuple[list[Run], list[Run]]:
-        """Runs of the best recipe and of the plain one: of `focus` if it has both."""
-        best, plain = self.plan.best, self.plan.plain
-        if self.focused(best) and self.focused(plain):
-            return self.focused(best), self.focused(plain)
-        return self.of(best), self.of(plain)
-
-
-def compare(
-    plan: ResultsPlan,
-    folder: Path,
-    bars: Bars,
-    say: Callable[[str], None],
-    jobs: int | None = None,
-) -> Results:
-    """Quantize and evaluate every recipe of a plan.
-
-    Quantized models and samples stay in the folder; what is there is not made again.
-
-    Args:
-        plan: what.
-        folder: working folder.
-        bars: opens a progress bar.
-        say: called with a line about the progress.
-        jobs: sampling processes.
-
-    Raises:
-        RecipeError: a recipe that does not exist or does not fit the model.
-        StoreError: the folder holds results of another model or recipe.
-    """
-    model = load_model(plan.model)
-    recipes = {name: load_recipe(name) for name in plan.recipes()}
-    entries: dict[str, Entry] = {}
-    files: dict[str, str] = {}
-    # Recipes that differ in the cache alone share their layers.
-    files_by_layers: dict[str, Path] = {}
-    for number, (name, recipe) in enumerate(recipes.items(), 1):
-        say(f"recipe {number} of {len(recipes)}: {name}")
-        path = _file(folder, name)
-        make_folder(path.parent)
-        layers = recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
-        with bars(f"{name}: quantize") as update:
-            report = _quantized(model, recipe, path, files_by_layers.get(layers), update)
-        entries[name] = Entry(recipe, report)
-        files_by_layers.setdefault(layers, path)
-        files[str(path)] = name
-    evaluation = Plan(
-        model=plan.model,
-        methods=tuple(files),
-        settings=SampleSettings.of(model.info),
-        samples=plan.samples,
-        seeds=plan.seeds,
-        teacher=plan.teacher,
-        folder=folder / "samples",
-        jobs=jobs,
-    )
-    runs = _named(evaluate(evaluation, bars), files)
-    more: list[Run] = []
-    if plan.focus is not None:
-        say(f"more samples for {', '.join(plan.focus.methods())}")
-        methods = set(plan.focus.methods())
-        # The same folder: samples of the same seeds are there already, and are the first ones.
-        larger = replace(
-            evaluation,
-            methods=tuple(path for path, name in files.items() if name in methods),
-            samples=plan.focus.samples,
-            seeds=plan.focus.seeds,
+    def key(self, part: Part, name: str, on: str, known: Hardware | None = None) -> Key:
+        """The key that a row has today; `known` where it is a golden one."""
+        arithmetic = ""
+        if on == "golden":
+            assert known is not None and known.preset is not None
+            arithmetic = arithmetic_hash(known.preset, known.kv_format)
+        return Key(
+            model=self.model.info.name,
+            fingerprint=self._fingerprint,
+            recipe=name if name == FLOAT else self.recipes[name].name,
+            recipe_sha256="" if name == FLOAT else recipe_hash(self.recipes[name]),
+            on=on,
+            arithmetic=arithmetic,
+            task=part.task,
+            samples=part.samples,
+            seeds=part.seeds,
+            teacher=self.plan.teacher,
+            settings={
+                name: getattr(self._settings(part), name)
+                for name in ("cfg", "top_k", "top_p", "chunk")
+            },
         )
-        more = _named(evaluate(larger, bars), files)
-    return Results(plan, evaluation, entries, runs, more)
 
+    def states(self, part: Part, name: str) -> list[State]:
+        """Where the rows of a recipe stand: the golden one first, if the accelerator runs it."""
+        if name == FLOAT:
+            return [self.record.state(self.key(part, name, FLOAT))]
+        known = self.hardware(name)
+        ways = ["golden", "fake"] if known is not None and known.runs else ["fake"]
+        return [self.record.state(self.key(part, name, on, known)) for on in ways]
 
-def _file(folder: Path, name: str) -> Path:
-    """Where a recipe's quantized model is kept; a recipe given by its path has its stem's name."""
-    return folder / "quantized" / f"{Path(name).stem}.safetensors"
+    def all_states(self) -> Iterator[tuple[Part, State]]:
+        """All rows that are known of, in the order of the plan."""
+        for part in self.plan.parts():
+            for name in (FLOAT, *part.recipes):
+                for state in self.states(part, name):
+                    yield part, state
 
+    def measure(
+        self,
+        bars: Bars,
+        say: Callable[[str], None],
+        jobs: int | None = None,
+        only: Collection[str] = (),
+        again: bool = False,
+    ) -> None:
+        """Measure what is missing or stale; printed rows stay.
 
-def _named(runs: list[Run] | None, files: dict[str, str]) -> list[Run]:
-    """Runs under the names of their recipes instead of files."""
-    assert runs is not None
-    return [replace(run, method=files.get(run.method, run.method)) for run in runs]
+        Args:
+            bars: opens a progress bar.
+            say: called with a line about the progress.
+            jobs: sampling processes.
+            only: names of recipes to measure; none: all.
+            again: measure what is done or printed, too.
 
+        Raises:
+            RecipeError: a recipe that does not exist or does not fit the model.
+            StoreError: the folder holds results of another model or recipe.
+        """
+        for part in self.plan.parts():
+            for name in (FLOAT, *part.recipes):
+                if only and name not in only:
+                    continue
+                wanted = self._wanted(part, name, again, bars, say)
+                if wanted:
+                    say(f"{part.task}, {part.samples} x {len(part.seeds)}: {name}")
+                    self.record.put(self._rows(part, name, wanted, bars, jobs))
 
-def _quantized(
-    model: LoadedModel,
-    recipe: Recipe,
-    path: Path,
-    same: Path | None,
-    update: Callable[[int, int], None],
-) -> HardwareReport:
-    """Write the file of a recipe unless there is one of the same recipe and model.
+    def _wanted(
+        self, part: Part, name: str, again: bool, bars: Bars, say: Callable[[str], None]
+    ) -> list[On]:
+        """How a recipe is to be measured; [] for nothing to do."""
+        if name != FLOAT and self.hardware(name) is None:
+            say(f"quantize {name}")
+            report = self._quantized(name, bars)
+            return ["golden", "fake"] if report.runs else ["fake"]
+        missing = [s for s in self.states(part, name) if again or s.state in ("to do", "stale")]
+        return ["golden" if s.key.on == "golden" else "fake" for s in missing]
 
-    `same` is the file of a recipe with the same layers and attention.
-    """
-    model_hash = recipe_files.fingerprint(model.var)
-    if path.exists():
+    def _rows(
+        self, part: Part, name: str, ways: Sequence[On], bars: Bars, jobs: int | None
+    ) -> list[Row]:
+        """Measure a recipe in some ways."""
+        known: Hardware | None = None
+        methods: tuple[str, ...] = ()
+        if name != FLOAT:
+            known = hardware_row(self._quantized(name, bars))
+            methods = (str(self.file(name)),)
+        plan = Plan(
+            model=self.plan.model,
+            methods=methods,
+            settings=self._settings(part),
+            samples=part.samples,
+            seeds=part.seeds,
+            teacher=self.plan.teacher,
+            folder=self.folder / "samples" / part.task,
+            jobs=jobs,
+            on=ways[0] if len(ways) == 1 else None,
+        )
+        tokens: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+        def keep(run: Run, samples: Samples) -> None:
+            if run.seed == part.seeds[0] and part == self.plan.main and name in self.plan.sheet:
+                first = samples.tokens_NL[: len(self.model.info.classes)]
+                tokens[run.on] = tuple(tuple(row) for row in first.tolist())
+
+        runs = evaluate(plan, bars, keep)
+        assert runs is not None
+        rows = []
+        for on in [FLOAT] if name == FLOAT else ways:
+            of_row = [run for run in runs if run.on == on]
+            self.runs += [(part.task, replace(run, method=name)) for run in of_row]
+            rows.append(
+                Row(
+                    key=self.key(part, name, on, known),
+                    lutvar=lutvar.__version__,
+                    date=date.today().isoformat(),
+                    hardware=known,
+                    runs=tuple(_run_values(run) for run in of_row),
+                    tokens=tokens.get(on),
+                )
+            )
+        return rows
+
+    def file(self, name: str) -> Path:
+        """Where a recipe's quantized model is kept; a recipe given by path has its stem's name."""
+        return self.folder / "quantized" / f"{Path(name).stem}.safetensors"
+
+    def _settings(self, part: Part) -> SampleSettings:
+        return SampleSettings.of(self.model.info)
+
+    def _quantized(self, name: str, bars: Bars) -> HardwareReport:
+        """Write the file of a recipe unless there is one of the same recipe and model.
+
+        Recipes that differ in the cache alone share their layers.
+        """
+        recipe, path = self.recipes[name], self.file(name)
+        model_hash = recipe_files.fingerprint(self.model.var)
+        make_folder(path.parent)
+        if path.exists():
+            try:
+                content = recipe_files.read(path, model_hash)
+            except QuantizedFileError:
+                content = None
+            if content is not None and content.recipe == recipe:
+                quantized = QuantizedVar.load(path, self.model.var)
+                return hardware(quantized, self.model.var, content.on_grid())
+        for other, its_recipe in self.recipes.items():
+            if _layers(its_recipe) == _layers(recipe) and self._is_of(self.file(other), its_recipe):
+                same = QuantizedVar.load(self.file(other), self.model.var)
+                replace(same, recipe=recipe).save(path, self.model.var)
+                return self._quantized(name, bars)
+        info = self.model.info
+        with bars(f"{name}: quantize") as update:
+            return quantize_to_file(
+                self.model.var,
+                self.model.vqvae,
+                recipe,
+                path,
+                sampling=(info.cfg, info.top_k, info.top_p),
+                progress=update,
+            )
+
+    def _is_of(self, path: Path, recipe: Recipe) -> bool:
+        """Whether a file holds the layers that a recipe makes of this model."""
         try:
-            content = recipe_files.read(path, model_hash)
+            return (
+                recipe_files.read(path, recipe_files.fingerprint(self.model.var)).recipe == recipe
+            )
         except QuantizedFileError:
-            content = None
-        if content is not None and content.recipe == recipe:
-            quantized = QuantizedVar.load(path, model.var)
-            return hardware(quantized, model.var, content.on_grid())
-    if same is not None:
-        replace(QuantizedVar.load(same, model.var), recipe=recipe).save(path, model.var)
-        content = recipe_files.read(path, model_hash)
-        return hardware(QuantizedVar.load(path, model.var), model.var, content.on_grid())
-    info = model.info
-    return quantize_to_file(
-        model.var,
-        model.vqvae,
-        recipe,
-        path,
-        sampling=(info.cfg, info.top_k, info.top_p),
-        progress=update,
+            return False
+
+
+def recipe_hash(recipe: Recipe) -> str:
+    """SHA-256 of what a recipe does; its title and source may change."""
+    settings = recipe.model_dump(mode="json", exclude={"title", "source"})
+    return hashlib.sha256(json_text(settings, sort_keys=True).encode()).hexdigest()
+
+
+def hardware_row(report: HardwareReport) -> Hardware:
+    """A report as it goes into a row."""
+    missing = [*report.missing]
+    if report.unshipped is not None:
+        missing.append(f"no shipped configuration: {report.unshipped}")
+    return Hardware(
+        bits_per_weight=round(report.bits_per_weight, 4),
+        runs=report.runs,
+        preset=report.preset,
+        kv_format=report.kv_format,
+        missing=tuple(missing),
     )
 
 
-def sheet_rows(
-    plan: ResultsPlan, folder: Path, model: LoadedModel, count: int
-) -> list[tuple[str, Tensor]]:
-    """Images [count, C, H, W] of each row of the sheet, equal classes and seeds in all rows."""
-    labels = torch.arange(count) % model.info.var.num_classes
-    seeds = [image_seed(plan.seeds[0], i) for i in range(count)]
-    rows: list[tuple[str, Tensor]] = []
-    info = model.info
-    for name in plan.sheet:
-        method = name if name == FLOAT else str(_file(folder, name))
-        subject = load_subject(SubjectName(plan.model, method), model=model)
-        with single_thread(), subject.installed() as var:
-            result = generate(var, model.vqvae, labels, seeds, info.cfg, info.top_k, info.top_p)
-        rows.append((name, result.images_BCHW))
+def sheet_rows(comparison: Comparison) -> list[tuple[str, str, Tensor]]:
+    """Recipe, how it was computed, and images [count, C, H, W] of each row of the sheet.
+
+    The images are those that were measured: the first of each class, at the first seed. Rows
+    without tokens are left out.
+    """
+    rows: list[tuple[str, str, Tensor]] = []
+    vqvae = comparison.model.vqvae
+    counts = [p * p for p in vqvae.config.patch_nums]
+    for name in comparison.plan.sheet:
+        state = comparison.states(comparison.plan.main, name)[0]
+        if state.row is not None and state.row.tokens is not None:
+            tokens = torch.tensor(state.row.tokens).split(counts, 1)
+            with torch.no_grad():
+                rows.append((name, state.key.on, vqvae.decode(list(tokens))))
     return rows
 
 
-def difference(
-    runs: Sequence[Run], base: Sequence[Run], value: Callable[[Run], float]
-) -> list[float]:
-    """Difference of a figure, seed by seed, in the order of seeds."""
-    of_seed = {run.seed: value(run) for run in base}
-    return [value(run) - of_seed[run.seed] for run in sorted(runs, key=lambda r: r.seed)]
+def _layers(recipe: Recipe) -> str:
+    """What a recipe's layers and attention come from."""
+    return recipe.model_dump_json(exclude={"name", "title", "source", "cache"})
+
+
+def _run_values(run: Run) -> dict[str, Any]:
+    """A run as JSON values, without the figures of single linears."""
+    values: dict[str, Any] = finite(run.as_dict())
+    for name in ("method", "on"):
+        del values[name]
+    if values["forced"] is not None:
+        values["forced"] = {k: v for k, v in values["forced"].items() if k not in _LEFT_OUT}
+    return values

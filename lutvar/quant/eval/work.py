@@ -146,10 +146,9 @@ def _make(
     tick: Callable[[], None],
 ) -> None:
     judge = subject.model.classifier().to(task.device) if task.judged else None
-    with single_thread(), subject.installed() as var:
+    with single_thread():
         for chunk in chunks:
-            vqvae, settings = subject.model.vqvae, task.settings
-            store.write(chunk, make_chunk(var, vqvae, judge, settings, task.seed, chunk))
+            store.write(chunk, make_chunk(subject, judge, task.settings, task.seed, chunk))
             tick()
 
 

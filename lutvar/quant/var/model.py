@@ -178,9 +178,8 @@ class Var(nn.Module):
         return self._classify(x_BLC, cond)
 
     def _classify(self, x_BLC: Tensor, cond: Conditioning) -> Tensor:
-        wide = torch.promote_types(x_BLC.dtype, torch.float32)
-        h = self.head_nm(x_BLC.to(wide), cond.head_scale_B1C, cond.head_shift_B1C)
-        return self._linear("head", h.to(wide), self.head).to(wide)
+        h = self.head_nm(x_BLC.float(), cond.head_scale_B1C, cond.head_shift_B1C)
+        return self._linear("head", h.float(), self.head).float()
 
     @torch.no_grad()
     def _initialize(self) -> None:

@@ -35,8 +35,9 @@ def test_document(evaluated: tuple[Path, dict[str, Any]]) -> None:
         "cfg": 1.5, "top_k": 0, "top_p": 0.0, "chunk": 40, "keep_images": False, "samples": 80,
         "seeds": [0, 1], "teacher": 10, "device": "cpu",
     }  # fmt: skip
-    kinds = [(r["method"], r["seed"]) for r in data["runs"]]
-    assert kinds == [("float", 0), ("float", 1), ("preset:fp4", 0), ("preset:fp4", 1)]
+    kinds = [(r["method"], r["on"], r["seed"]) for r in data["runs"]]
+    rows = [("float", "float"), ("preset:fp4", "golden"), ("preset:fp4", "fake")]
+    assert kinds == [(*row, seed) for row in rows for seed in (0, 1)]
     assert data["runs"][0]["paired"] is None and data["runs"][0]["forced"] is None
 
 
@@ -56,9 +57,14 @@ def test_figures(evaluated: tuple[Path, dict[str, Any]]) -> None:
         assert 10 < paired["psnr_db"] < 60
         assert 15 < forced["own_snr_db"]["block1.fc1"] < 35
         # What the method leaves alone has no noise of its own: infinite, which JSON has not.
-        assert forced["own_snr_db"]["head"] is None
-    kl = data["summary"]["preset:fp4"]["forced.kl_nats"]
-    values = [r["forced"]["kl_nats"] for r in data["runs"][2:]]
+        assert forced["own_snr_db"]["block1.ada_lin"] is None
+        # The block linears are the same; on the golden model the head is quantized as well.
+        assert (forced["own_snr_db"]["head"] is None) == (made["on"] == "fake")
+    golden, fake = data["runs"][2]["forced"], data["runs"][4]["forced"]
+    assert golden["own_snr_db"]["block0.fc2"] == pytest.approx(fake["own_snr_db"]["block0.fc2"])
+    assert golden["kl_nats"] > 1.2 * fake["kl_nats"], "docs/quality.md: the head adds 60 to 70 %"
+    kl = data["summary"]["preset:fp4"]["golden"]["forced.kl_nats"]
+    values = [r["forced"]["kl_nats"] for r in data["runs"][2:4]]
     assert kl["mean"] == pytest.approx(sum(values) / 2)
     assert kl["half_width"] == pytest.approx(12.7062 * abs(values[0] - values[1]) / 2, rel=1e-4)
 
@@ -69,11 +75,11 @@ def test_table_and_resume(
     """The second run finds all samples and says the same."""
     folder, data = evaluated
     times = {p: p.stat().st_mtime_ns for p in folder.glob("*/seed0/*.safetensors")}
-    assert len(times) == 4
+    assert len(times) == 6
     assert run([*FEW, "--work", str(folder)]) == 0
     text = capsys.readouterr().out
     lines = text.splitlines()
-    assert lines[0].split()[:2] == ["method", "Fréchet"] and lines[-1] == NOTE
+    assert lines[0].split()[:3] == ["method", "computed", "Fréchet"] and lines[-1] == NOTE
     assert lines[2].startswith("real images") and lines[3].startswith("float")
     assert f"{data['runs'][0]['samples']['frechet']:.4f}" in lines[3] and "±" not in text
     assert {p: p.stat().st_mtime_ns for p in times} == times
@@ -89,6 +95,7 @@ def test_table_and_resume(
         (["--recipe", "no-such-recipe"], "unknown recipe 'no-such-recipe'"),
         (["--recipe", "preset:fp5"], "unknown quant preset 'fp5'"),
         (["--model", "no-such-model"], "unknown model 'no-such-model'"),
+        (["--recipe", "int4-rtn", "--on", "golden"], "the golden model does not run it: qkv, proj"),
         (["--seed", "1", "--seed", "1"], "seeds [1, 1]: at least one, each once"),
         (["--seed", "5000"], "seed = 5000: from 0 to 4293"),
         (["--cfg", "-1"], "cfg = -1.0"),

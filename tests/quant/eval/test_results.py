@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`lutvar results`: plan, sharing of layers, document, and what is not made twice."""
+"""`lutvar results`: plan, page, picture, and what is not measured twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from lutvar.cli.main import run
-from lutvar.quant.eval.results import difference, load_plan
+from lutvar.quant.eval.record import Record, Row
+from lutvar.quant.eval.results_plan import load_plan
+from lutvar.quant.eval.results_text import difference
 from lutvar.quant.methods import RecipeError, load_recipe, recipe_names
 
 PLAN: dict[str, Any] = {
@@ -72,78 +74,138 @@ def test_bad_plans(tmp_path: Path, changes: dict[str, object], message: str) -> 
         load_plan(tmp_path / "nothing.yaml")
 
 
-@pytest.mark.slow
-def test_document_of_a_small_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def results(tmp_path: Path, *arguments: str, **changes: object) -> int:
+    """`lutvar results` on a small plan of one group."""
     groups = [{"title": "some", "recipes": ["int4-rtn", "fp4-baseline", "fpqvar-fp4-no-galt"]}]
-    plan = write_plan(tmp_path, six="fp4-baseline", groups=groups)
-    arguments = [
-        "results", "--plan", str(plan), "-o", str(tmp_path / "work"),
-        "--markdown", str(tmp_path / "results.md"), "--jobs", "1",
-    ]  # fmt: skip
-    assert run(arguments) == 0
+    plan = write_plan(tmp_path, **{"six": "fp4-baseline", "groups": groups, **changes})
+    jobs = () if {"--page", "--list"} & {*arguments} else ("--jobs", "1")
+    return run(
+        [
+            "results", "--plan", str(plan), "-o", str(tmp_path / "work"),
+            "--markdown", str(tmp_path / "results.md"), *jobs, *arguments,
+        ]
+    )  # fmt: skip
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Cells of the tables' rows."""
+    lines = [line for line in text.splitlines() if line.startswith(("| `", "| float32"))]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+@pytest.mark.slow
+def test_page_of_a_small_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results(tmp_path) == 0
     text = (tmp_path / "results.md").read_text()
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| `")]
-    assert [row[0].strip("| `") for row in rows] == groups[0]["recipes"]
-    assert [row[3] for row in rows] == ["no", "no", "yes"]
-    kl = [float(row[6].split(" ± ")[0]) for row in rows]
-    assert kl[0] > kl[1] > 0 and kl[0] > kl[2] > 0, "INT4 is the worst"
+    rows = rows_of(text)
+    assert [(row[0].strip("`"), row[3]) for row in rows] == [
+        ("float32", "float32"),
+        ("int4-rtn", "fake-quantized"),
+        ("fp4-baseline", "fake-quantized"),
+        ("fpqvar-fp4-no-galt", "golden model"),
+        ("fpqvar-fp4-no-galt", "fake-quantized"),
+    ]
+    assert rows[3][1] == "W4A4: qkv, proj, fc1, fc2, head; q, k, v E2M3"
+    kl = [float(row[6].split(" ± ")[0]) for row in rows[1:]]
+    assert kl[0] > kl[1] > kl[3] > 0, "INT4 is the worst of the fake-quantized ones"
+    assert kl[2] > 1.2 * kl[3], "the golden model quantizes the head as well"
     assert "no shipped configuration" in text and "](results.png)" in text
     assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
-    data = json.loads((tmp_path / "work" / "results.json").read_text())
-    assert len(data["runs"]) == 4 * 3 and data["hardware"]["fpqvar-fp4-no-galt"]["runs"]
-    made = {p: p.stat().st_mtime_ns for p in (tmp_path / "work").rglob("*.safetensors")}
-    assert made
+    record = Record(tmp_path / "results.jsonl")
+    assert len(record.rows) == 5
+    golden = next(r for r in record.rows.values() if r.key.on == "golden")
+    assert golden.hardware is not None and golden.hardware.preset == "fp4"
+    assert len(golden.runs) == 3 and golden.figure("forced.kl_nats") is not None
+    assert len(record.rows) == len(json.loads((tmp_path / "work/results.json").read_text())["rows"])
+
+    # The record alone makes the page again, without models or samples.
+    (tmp_path / "work").rename(tmp_path / "away")
+    (tmp_path / "results.md").unlink()
     capsys.readouterr()
-    assert run(arguments) == 0
-    assert {p: p.stat().st_mtime_ns for p in made} == made, "nothing is made twice"
+    assert results(tmp_path, "--page") == 0
     assert (tmp_path / "results.md").read_text() == text
+    assert not list((tmp_path / "work").rglob("*.safetensors"))
+    # Nothing is measured twice, and a row that is not there is.
+    before = (tmp_path / "results.jsonl").read_text()
+    assert results(tmp_path) == 0
+    assert (tmp_path / "results.jsonl").read_text() == before
+    lines = before.splitlines()
+    kept = [line for line in lines if json.loads(line)["key"]["recipe"] != "int4-rtn"]
+    (tmp_path / "results.jsonl").write_text("\n".join(kept) + "\n")
+    assert results(tmp_path, "--list") == 1
+    assert "to do" in capsys.readouterr().out
+    assert results(tmp_path) == 0
+    assert (tmp_path / "results.jsonl").read_text() == before, "the same figures, again"
+    assert results(tmp_path, "--list") == 0
 
 
 @pytest.mark.slow
 def test_focus_reuses_samples_and_decides(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    groups = [{"title": "some", "recipes": ["int4-rtn", "fp4-baseline", "fpqvar-fp4-no-galt"]}]
     work = tmp_path / "work"
-
-    def made(**changes: object) -> tuple[str, dict[str, Any]]:
-        plan = write_plan(tmp_path, six="fp4-baseline", groups=groups, **changes)
-        arguments = ["results", "--plan", str(plan), "-o", str(work), "--jobs", "1"]
-        assert run(arguments) == 0
-        return (work / "results.md").read_text(), json.loads((work / "results.json").read_text())
-
-    text, first = made()
-    assert "More samples" not in text and "focus" not in first and ", 3 seeds:" in text
-    before = {p: p.stat().st_mtime_ns for p in work.rglob("*.safetensors") if p.is_file()}
-    text, data = made(focus=FOCUS)
+    assert results(tmp_path) == 0
+    text = (tmp_path / "results.md").read_text()
+    assert "More samples" not in text and "fake-quantized, 70 images, 3 seeds: KL" in text
+    before = {p: p.stat().st_mtime_ns for p in work.rglob("*.safetensors")}
+    first = set((tmp_path / "results.jsonl").read_text().splitlines())
+    assert results(tmp_path, focus=FOCUS) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before, "nothing is made twice"
-    # float and two recipes; 40 more images at seeds 0 to 2, and all at seed 5.
+    # float, two recipes fake and one golden; 40 more images at seeds 0 to 2, and all at seed 5.
     added = {p.parent for p in work.rglob("chunk-*.safetensors")} - {p.parent for p in before}
-    assert {p.name for p in added} == {"seed5"} and len(added) == 3
-    assert data["runs"] == first["runs"], "the first tables stay what they were"
-    assert data["focus"]["settings"]["samples"] == 110 and len(data["focus"]["runs"]) == 3 * 4
+    assert {p.name for p in added} == {"seed5"} and len(added) == 4
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert first < set(lines), "the first tables stay what they were"
+    rows = [Row.model_validate_json(line) for line in set(lines) - first]
+    assert {r.key.samples for r in rows} == {110} and {len(r.runs) for r in rows} == {4}
+    text = (tmp_path / "results.md").read_text()
     section = text.split("## More samples for the main recipes")[1].split("## The paper")[0]
     assert "110 images for each of 4 seeds" in section
-    rows = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| ")]
-    assert rows == ["| recipe", "| float32", "| `fp4-baseline`", "| `fpqvar-fp4-no-galt`"]
+    assert [row[0].strip("`") for row in rows_of(section)] == [
+        "float32", "fp4-baseline", "fpqvar-fp4-no-galt", "fpqvar-fp4-no-galt",
+    ]  # fmt: skip
     # The statement is made of the larger runs, seed by seed.
-    value = {(r["method"], r["seed"]): r["forced"]["kl_nats"]
-             for r in data["focus"]["runs"] if r["forced"]}  # fmt: skip
-    apart = [value["fpqvar-fp4-no-galt", s] - value["fp4-baseline", s] for s in FOCUS["seeds"]]
+    kl = {r.key.recipe: r.values("forced.kl_nats") for r in rows if r.key.on == "fake"}
+    apart = [a - b for a, b in zip(kl["fpqvar-fp4-no-galt"], kl["fp4-baseline"], strict=True)]
     mean = sum(apart) / 4
     half = 3.182 * (sum((x - mean) ** 2 for x in apart) / 3 / 4) ** 0.5  # Student t, 3 degrees
-    found = re.search(r"\* KL: ([+-][\d.]+) ± ([\d.]+)", text)
-    assert found is not None and ", 4 seeds:" in text
+    found = re.search(r"fake-quantized, 110 images, 4 seeds: KL ([+-][\d.]+) ± ([\d.]+)", text)
+    assert found is not None
     assert float(found[1]) == pytest.approx(mean, abs=1e-5)
     assert float(found[2]) == pytest.approx(half, abs=2e-5)
     capsys.readouterr()
 
 
-def test_difference_is_taken_seed_by_seed() -> None:
-    class Run:
-        def __init__(self, seed: int, value: float) -> None:
-            self.seed, self.value = seed, value
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--only", "gptq-fp4"], "'gptq-fp4' is no recipe of the plan"),
+        (["--page", "--list"], "measure nothing"),
+        (["--page", "--again"], "measure nothing"),
+    ],
+)
+def test_bad_options(
+    tmp_path: Path, arguments: list[str], part: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert results(tmp_path, *arguments) == 2
+    assert part in capsys.readouterr().err
+    assert not (tmp_path / "results.md").exists()
 
-    ours = [Run(1, 5.0), Run(0, 2.0)]
-    base = [Run(0, 1.5), Run(1, 3.0)]
-    assert difference(ours, base, lambda r: r.value) == [0.5, 2.0]  # type: ignore[arg-type,attr-defined]
+
+def test_a_page_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert results(tmp_path, "--page") == 0
+    text = (tmp_path / "results.md").read_text()
+    assert text.count("not measured") == 4 and "Not measured yet: float, float" in text
+    assert "results.png" not in text and not (tmp_path / "results.png").exists()
+    assert results(tmp_path, "--list") == 1
+
+
+def test_difference_is_taken_seed_by_seed() -> None:
+    def row(values: dict[int, float]) -> Row:
+        runs = [{"seed": s, "forced": {"kl_nats": v}} for s, v in values.items()]
+        return Row.model_construct(runs=tuple(runs), source="measured")  # type: ignore[call-arg]
+
+    ours, base = row({1: 5.0, 0: 2.0}), row({0: 1.5, 1: 3.0})
+    assert difference(ours, base, "forced.kl_nats") == [0.5, 2.0]

@@ -74,7 +74,7 @@ def test_other_batches_give_the_same_tokens(
     """
     large = replace(SETTINGS, chunk=20)
     judge = subject.model.classifier()
-    made = make_chunk(subject.model.var, subject.model.vqvae, judge, large, 3, 0)
+    made = make_chunk(subject, judge, large, 3, 0)
     same = (made["tokens"] == whole["tokens"]).all(1)
     assert same.sum() >= 19
     features = made["features"][same], whole["features"][same]

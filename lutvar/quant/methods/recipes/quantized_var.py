@@ -14,6 +14,7 @@ from torch import Tensor
 from lutvar.quant.methods.attention.cache import QuantizedCache
 from lutvar.quant.methods.attention.registry import AttentionMethod
 from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
@@ -68,8 +69,9 @@ class QuantizedVar:
         if self.attention is not None:
             holder.attention = self.attention
         if self.recipe.cache is not None:
-            spec, values = self.recipe.cache, not getattr(self.attention, "keeps_values", False)
-            var.cache_factory = lambda block: QuantizedCache(spec, values)
+            quantizer = FakeQuantizer(self.recipe.cache)
+            values = not getattr(self.attention, "keeps_values", False)
+            var.cache_factory = lambda block: QuantizedCache(quantizer, values)
         var.step_hook = backend.begin_scale
         try:
             with torch.no_grad():

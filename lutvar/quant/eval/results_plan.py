@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `lutvar results` compares: recipes in groups, samples and seeds, the larger runs of a few.
+
+The shipped plan is lutvar/configs/results.yaml.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from lutvar.quant.methods import RecipeError
+from lutvar.yaml_files import YamlError, read_model
+
+from .subject import FLOAT
+
+#: The task of the groups and of `focus`: class-conditional generation.
+GENERATE = "generate"
+
+
+class Part(NamedTuple):
+    """Rows that are measured alike.
+
+    Attributes:
+        task: what is drawn, "generate" or one of `tasks.TASKS`.
+        recipes: without the unquantized model, which takes part in any case.
+        samples, seeds: images for each seed.
+    """
+
+    task: str
+    recipes: tuple[str, ...]
+    samples: int
+    seeds: tuple[int, ...]
+
+
+class Group(BaseModel):
+    """Recipes of one table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    title: str
+    recipes: tuple[str, ...]
+
+
+class Focus(BaseModel):
+    """More samples and seeds for a few recipes, so that small differences show.
+
+    Attributes:
+        recipes: of the plan's; "float" may be named and takes part in any case.
+        samples, seeds: as for the plan. What the plan samples with the same seeds is not made
+            again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    recipes: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=3)
+
+    def methods(self) -> list[str]:
+        """The recipes without the float model."""
+        return [name for name in self.recipes if name != FLOAT]
+
+
+class ResultsPlan(BaseModel):
+    """What is compared; see lutvar/configs/results.yaml.
+
+    Attributes:
+        model: name or folder.
+        samples, seeds, teacher: as for `lutvar eval`.
+        groups: tables.
+        plain, best: two recipes that are compared seed by seed, in `focus` if both are there.
+        worst, six: recipes of the statements on the paper's order.
+        sheet: rows of the picture.
+        focus: some of the recipes with more samples, or None.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    model: str
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=3)
+    teacher: int = Field(ge=1)
+    plain: str
+    best: str
+    worst: str
+    six: str
+    sheet: tuple[str, ...]
+    groups: tuple[Group, ...]
+    focus: Focus | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.recipes()
+        if len(set(names)) != len(names):
+            raise ValueError("a recipe is named in two groups; name it once")
+        if len({Path(name).stem for name in names}) != len(names):
+            raise ValueError("two recipes have the same name; rename one, and its file")
+        methods = {FLOAT, *names}
+        focused = () if self.focus is None else self.focus.recipes
+        if len(set(focused)) != len(focused):
+            raise ValueError("focus.recipes: a recipe is named twice; name it once")
+        for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *focused):
+            if name not in methods:
+                raise ValueError(f"{name!r} is in no group; add it to one")
+        return self
+
+    def recipes(self) -> list[str]:
+        """All recipes, in order."""
+        return [name for group in self.groups for name in group.recipes]
+
+    @property
+    def main(self) -> Part:
+        """The rows of the groups."""
+        return Part(GENERATE, tuple(self.recipes()), self.samples, self.seeds)
+
+    @property
+    def larger(self) -> Part | None:
+        """The rows of `focus`."""
+        if self.focus is None:
+            return None
+        focus = self.focus
+        return Part(GENERATE, tuple(focus.methods()), focus.samples, focus.seeds)
+
+    def parts(self) -> list[Part]:
+        """Everything to measure, cheapest first."""
+        return [self.main, *([self.larger] if self.larger else [])]
+
+
+def load_plan(path: Path | None = None) -> ResultsPlan:
+    """Read a plan; the shipped one by default. Raises RecipeError."""
+    source = resources.files("lutvar") / "configs" / "results.yaml" if path is None else path
+    where = "the shipped plan" if path is None else f"plan {path}"
+    try:
+        return read_model(ResultsPlan, source, where)
+    except YamlError as error:
+        raise RecipeError(str(error)) from error
