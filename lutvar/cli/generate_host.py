@@ -7,16 +7,20 @@ Runtime. Nothing here may import PyTorch, which a board's host does not have.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import click
 
+from lutvar.contract.labels import Label, resolve_classes
 from lutvar.text import class_name
 
+from .backends import Backend
 from .common import note, progress, refuse_with
 from .row import Row
+from .sampling import Sampling
 
 
 class HostFiles(NamedTuple):
@@ -53,24 +57,20 @@ def host_files(
 
 def generate_host(
     files: HostFiles,
-    device: str,
-    config: str,
-    labels: tuple[int, ...],
+    how: Backend,
+    labels: Sequence[Label],
     seed: int,
-    cfg: float | None,
-    slots: int | None,
+    sampling: Sampling,
     dump: Path,
 ) -> Row:
     """Generate one image for each class.
 
     Args:
         files: what `host_files` returned.
-        device: URL.
-        config: the accelerator.
-        labels: classes; none: every class once.
+        how: device, accelerator and images at a time.
+        labels: classes, None for a random one; no label: every class once.
         seed: of the first image; the next one has the next.
-        cfg: guidance; None: the model's.
-        slots: images at a time; None: all.
+        sampling: guidance and the rest.
         dump: file for what the device says when it fails.
 
     Raises:
@@ -87,32 +87,33 @@ def generate_host(
     from lutvar.times import Times
 
     model = HostModel.load(files.model)
-    packed = PackedTransformer.load(files.image, load_accelerator(config))
+    packed = PackedTransformer.load(files.image, load_accelerator(how.config))
     if (here := packed.model.get("fingerprint")) != model.fingerprint:
         raise BadInput(
             f"{files.model}: of a model with fingerprint {model.fingerprint[:16] or 'none'}, "
             f"{files.image} of one with {str(here)[:16]}; take both from one run of lutvar pack"
         )
     decode = OnnxDecoder(files.decoder)
-    every = range(len(model.classes) - 1)
-    names = model.names or tuple(map(str, every))
-    classes = labels or tuple(every)
-    count = min(slots or len(classes), len(classes))
+    null = len(model.classes) - 1
+    names = model.names or tuple(map(str, range(null)))
+    wanted = labels or range(null)
+    seeds = [seed + i for i in range(len(wanted))]
+    classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
+    count = min(how.slots or len(classes), len(classes))
     reports: list[PassReport] = []
     times = Times()
     made: list[Generated] = []
     with progress("model to the device: MiB") as update:
         session = Session.open(
-            device, packed, slots=count, on_pass=reports.append, say=note,
+            str(how.device), packed, slots=count, on_pass=reports.append, say=note,
             progress=lambda done: update(done >> 20, len(packed.image) >> 20), dump=dump,
         )  # fmt: skip
-    with session, progress(f"{device}: images") as update:
+    with session, progress(f"{how.device}: images") as update:
         for first in range(0, len(classes), count):
             part = classes[first : first + count]
             made += generate(
-                model, session.transformer, part,
-                [seed + first + i for i in range(len(part))],
-                model.cfg if cfg is None else cfg, model.top_k, model.top_p, times=times,
+                model, session.transformer, part, seeds[first : first + count],
+                **sampling.settings(model), times=times,
             )  # fmt: skip
             update(min(first + count, len(classes)), len(classes))
     with times("decoder"):

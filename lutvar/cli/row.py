@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lutvar.text import table
 
 from .common import emit
@@ -17,6 +14,9 @@ from .host_times import breakdown, breakdown_text
 from .image_row import write_row
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from lutvar.host.transformer import PassReport
 
 
@@ -63,13 +63,19 @@ def finish(
         "tokens": [list(tokens) for tokens in row.tokens],
     }
     text = f"{out}: classes {', '.join(map(str, row.labels))}, {what} {backend}, seed {seed}"
+    text = describe(row, data, text, backend)
+    emit(as_json, data, text)
+
+
+def describe(row: Row, data: dict[str, Any], text: str, backend: str) -> str:
+    """Add passes and times to the data; returns the text for people with both tables."""
     if row.reports:
         rows = [_timing(i, report) for i, report in enumerate(row.reports)]
         titles = _titles(backend)
         data["passes"] = [dict(zip(titles, cells, strict=True)) for cells in rows]
         text = f"{table(titles, rows)}\n{text}"
     data["time"] = spent = breakdown(row.seconds, row.reports, len(row.labels), backend)
-    emit(as_json, data, f"{text}\n{breakdown_text(spent, backend)}")
+    return f"{text}\n{breakdown_text(spent, backend)}"
 
 
 def _titles(backend: str) -> tuple[str, ...]:

@@ -3,15 +3,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.contract.labels import Label, resolve_classes
 from lutvar.text import class_name
 
+from .backends import Backend
 from .common import emit, given, progress, refuse_with
 from .image_row import write_row
+from .sampling import Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,16 +34,13 @@ def is_token_model(model: str) -> bool:
 
 
 def generate(
-    model: str,
-    recipe: Path | None,
-    labels: tuple[int, ...],
+    how: Backend,
+    sampling: Sampling,
+    labels: Sequence[Label],
     seed: int,
-    cfg: float | None,
-    slots: int | None,
     zoom: int,
     out: Path,
     as_json: bool,
-    backend: str,
 ) -> None:
     """Generate one image for each class; arguments are those of the command.
 
@@ -51,17 +52,21 @@ def generate(
     from lutvar.quant.models.generator import load_generator
     from lutvar.quant.models.model import ModelError
 
+    model, recipe = how.model, how.recipe
     loaded = load_generator(model)
     if recipe is not None:
         raise click.UsageError(f"--quantized {recipe}: not yet")
-    if (given("backend") and backend != "float") or given("device"):
+    if (given("backend") and how.backend != "float") or given("device"):
         raise ModelError(refusal(model, loaded.model.config))
     refuse_with(
-        f"a {loaded.model.family} model", image="--image", decoder="--decoder",
-        stagger="--stagger", config="--config",
+        f"a {loaded.model.family} model", packed="--image", decoder="--decoder",
+        stagger="--stagger", config="--config", smooth="--smooth",
     )  # fmt: skip
-    classes = labels or tuple(range(min(len(loaded.classes), 10)))
-    pixels, tokens = _draw(loaded, classes, seed, cfg, slots or len(classes))
+    wanted = labels or range(min(len(loaded.classes), 10))
+    null = len(loaded.classes)
+    seeds = [seed + i for i in range(len(wanted))]
+    classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
+    pixels, tokens = _draw(loaded, classes, seed, sampling, how.slots or len(classes))
     if not given("zoom") and loaded.tokenizer.config.image_size > _SMALL:
         zoom = 1
     write_row(pixels.numpy(), zoom, [class_name(loaded.classes, label) for label in classes], out)
@@ -73,9 +78,9 @@ def generate(
 
 def _draw(
     loaded: LoadedGenerator,
-    classes: tuple[int, ...],
+    classes: Sequence[int],
     seed: int,
-    cfg: float | None,
+    given_sampling: Sampling,
     slots: int,
 ) -> tuple[Tensor, list[list[int]]]:
     """Images [B, C, H, W] in [0, 1] and the tokens of each row by row; image i has seed + i."""
@@ -85,7 +90,9 @@ def _draw(
 
     from lutvar.quant.generators import generate_tokens, rows_of_image
 
-    sampling = loaded.sampling if cfg is None else replace(loaded.sampling, cfg=cfg)
+    asked = {name: getattr(given_sampling, name) for name in ("cfg", "top_k", "top_p")}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    sampling = replace(loaded.sampling, **changes)
     parts = []
     with progress("float: passes") as update:
         for start in range(0, len(classes), slots):

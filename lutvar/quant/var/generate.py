@@ -135,14 +135,6 @@ def _softmax(values: Tensor) -> Tensor:
     return values.softmax(-1)
 
 
-def resolve_labels(
-    labels: Tensor | Sequence[int], num_classes: int, device: torch.device
-) -> Tensor:
-    """LongTensor [B] of class indices, num_classes for the null class. Raises ValueError."""
-    indices = [class_index(int(label), num_classes) for label in _listed(labels)]
-    return torch.tensor(indices, device=device)
-
-
 def _listed(labels: Tensor | Sequence[Label]) -> list[Any]:
     """Labels as a list. Raises ValueError when there is none, or a tensor has another shape."""
     if isinstance(labels, Tensor):

@@ -1,0 +1,326 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What computes the logits of a command that draws: its options, its session, its report.
+
+`lutvar generate` and `lutvar edit` share all of it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from lutvar.text import class_name
+
+from .common import (
+    accelerator_option,
+    model_option,
+    note,
+    progress,
+    recipe_option,
+    refuse_with,
+    require_simulator,
+)
+from .row import Row
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from lutvar.contract.editing import Edit
+    from lutvar.contract.labels import Label
+    from lutvar.contract.passes import Transformer
+    from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.host.transformer import PassReport
+    from lutvar.quant.models import LoadedModel, ModelInfo
+    from lutvar.quant.runnable import Quantized
+    from lutvar.quant.var import GenerationResult
+
+    from .sampling import Sampling
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_OPTIONS = (
+    model_option,
+    click.option(
+        "--backend",
+        type=click.Choice(["float", "golden", "sim"]),
+        default="golden",
+        help="float: unquantized; golden: quantized, code level; sim: the Verilog, simulated.",
+    ),
+    click.option(
+        "--device",
+        metavar="URL",
+        help="Instead of --backend: an accelerator behind the driver, such as uio:lutvar on a "
+        "board, sim:small-fp4 (the Verilog, simulated) or golden:small-fp4 (without gateware).",
+    ),
+    accelerator_option,
+    recipe_option,
+    click.option(
+        "--decoder",
+        type=_FILE,
+        metavar="FILE",
+        help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`. Default: PyTorch.",
+    ),
+    click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all."),
+    click.option(
+        "--stagger",
+        type=click.IntRange(0),
+        default=0,
+        help="Passes between the starts of two images.",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What the options chose. Attributes are the options of `backend_options`.
+
+    Attributes:
+        packed: the device's memory as a file of `lutvar pack`.
+    """
+
+    model: str
+    backend: str
+    device: str | None
+    config: str
+    recipe: Path | None
+    packed: Path | None
+    decoder: Path | None
+    slots: int | None
+    stagger: int
+
+    @property
+    def name(self) -> str:
+        """For people: "float", "golden", "sim", or the device's URL."""
+        return self.backend if self.device is None else self.device
+
+    @property
+    def what(self) -> str:
+        """Which of the two options chose it."""
+        return "backend" if self.device is None else "device"
+
+    def check(self, packed_option: str, backend_chosen: bool = True) -> None:
+        """Refuse what does not go together, before anything is loaded.
+
+        Args:
+            packed_option: the command's name for `packed`.
+            backend_chosen: `packed` needs a backend that runs it; else the caller looks.
+
+        Raises:
+            UsageError: options that exclude each other.
+            ToolError: a simulator is needed and missing.
+        """
+        if self.device is not None:
+            refuse_with("--device", backend="--backend")
+            from lutvar.host.open import parse
+
+            if parse(self.device).scheme == "sim":  # first: mistakes must not wait for torch
+                require_simulator()
+        on_device = self.device is not None or self.backend == "sim"
+        wrong = backend_chosen and self.packed is not None
+        if wrong and (not on_device or self.recipe is not None):
+            raise click.UsageError(
+                f"{packed_option} goes with --backend sim or --device, without --quantized"
+            )
+        if self.device is None and self.backend == "float":
+            refuse_with("--backend float (unquantized)", recipe="--quantized", config="--config")
+        elif self.device is None and self.backend == "sim":
+            require_simulator()
+
+    def load(self) -> Loaded:
+        """The float model, which embeds and decodes, and what the backend computes with."""
+        decode = None if self.decoder is None else _decoder(self.decoder)
+        if self.packed is not None:
+            return Loaded(*_packed_file(self.packed, self.model, self.config), decode)
+        if self.device is None and self.backend == "float":
+            from lutvar.quant.models import load_model
+
+            return Loaded(load_model(self.model), None, decode)
+        from lutvar.quant.runnable import quantize
+
+        quantized = quantize(self.model, self.config, self.recipe)
+        return Loaded(quantized.loaded, quantized, decode)
+
+    def draw(
+        self,
+        loaded: Loaded,
+        sampling: Sampling,
+        labels: Sequence[Label],
+        seeds: Sequence[int],
+        folder: Path,
+        edits: Sequence[Edit] | None = None,
+    ) -> Drawn:
+        """Draw one image for each label and seed, with a bar on standard error.
+
+        Args:
+            loaded: from `load`.
+            sampling: guidance and the rest.
+            labels, seeds, edits: as for `generate_passes`.
+            folder: where a simulation is built, and a failed device's state written.
+        """
+        from lutvar.quant.var.passes import generate_passes
+
+        count, info = self.slots or len(labels), loaded.model.info
+        reports: list[PassReport] = []
+        with (
+            self._transformer(loaded, count, folder, reports) as transformer,
+            progress(f"{self.name}: scales") as update,
+        ):
+            result = generate_passes(
+                loaded.model.var, loaded.model.vqvae, transformer, labels, seeds,
+                **sampling.settings(info), slots=count, stagger=self.stagger, progress=update,
+                decode=loaded.decode, edits=edits,
+            )  # fmt: skip
+        return Drawn(result, reports)
+
+    @contextmanager
+    def _transformer(
+        self, loaded: Loaded, slots: int, folder: Path, reports: list[PassReport]
+    ) -> Iterator[Transformer]:
+        """What computes the logits."""
+        if self.device is not None:
+            from lutvar.host.session import Session as DeviceSession
+
+            packed = loaded.packed()
+            with progress("model to the device: MiB") as update:
+                opened = DeviceSession.open(
+                    self.device, packed, slots=slots, on_pass=reports.append, say=note,
+                    progress=lambda done: update(done >> 20, len(packed.image) >> 20),
+                    dump=folder / "device-dump.json",
+                )  # fmt: skip
+            with opened:
+                yield opened.transformer
+        elif loaded.runs is None:
+            from lutvar.quant.var.passes import FloatTransformer
+
+            yield FloatTransformer(loaded.model.var)
+        elif self.backend == "golden":
+            from lutvar.quant.golden.transformer import GoldenTransformer
+
+            yield GoldenTransformer(cast("Quantized", loaded.runs).transformer)
+        else:
+            from lutvar.sim.run.session import Session, Stages
+
+            note(f"building the simulation of {loaded.accelerator} (kept for the next time)")
+            with Session(
+                loaded.runs, folder / "verilog", slots=slots, on_pass=reports.append,
+                stages=Stages(note),
+            ) as session:  # fmt: skip
+                yield session.transformer
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to draw with.
+
+    Attributes:
+        model: float; embeds and decodes.
+        runs: what computes the logits; None: the float model itself.
+        decode: instead of the tokenizer's decoder.
+    """
+
+    model: LoadedModel
+    runs: Quantized | PackedTransformer | None
+    decode: Callable[[Tensor], Tensor] | None
+
+    def packed(self) -> PackedTransformer:
+        """What lies in the device's memory."""
+        from lutvar.host.compile.pack import pack_transformer
+        from lutvar.host.compile.packed import PackedTransformer
+
+        if isinstance(self.runs, PackedTransformer):
+            return self.runs
+        runs = cast("Quantized", self.runs)
+        return pack_transformer(runs.transformer, runs.config)
+
+    @property
+    def accelerator(self) -> str:
+        """Name of the configuration."""
+        from lutvar.host.compile.packed import PackedTransformer
+
+        if isinstance(self.runs, PackedTransformer):
+            return self.runs.layout.config.name
+        return cast("Quantized", self.runs).config.name
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images and what the passes on a device took (nothing for a model on this host)."""
+
+    result: GenerationResult
+    reports: list[PassReport] = field(default_factory=list)
+
+    def row(self, info: ModelInfo) -> Row:
+        """For the report of a command."""
+        maps, null = self.result.tokens, info.var.num_classes
+        labels = [-1 if label == null else label for label in self.result.labels]
+        return Row(
+            self.result.images_BCHW.numpy(),
+            [[int(t) for scale in maps for t in scale[i]] for i in range(len(labels))],
+            labels,
+            [class_name(info.classes, label) for label in labels],
+            self.result.seconds,
+            self.reports,
+        )
+
+
+def backend_options(*packed_names: str) -> Callable[[_F], _F]:
+    """The options of `Backend`, which the command gets as `how`.
+
+    Args:
+        packed_names: the option for a packed file, with its other names.
+    """
+
+    def wrap(function: _F) -> _F:
+        @functools.wraps(function)
+        def call(**values: Any) -> Any:
+            chosen = {f.name: values.pop(f.name) for f in fields(Backend)}
+            return function(how=Backend(**chosen), **values)
+
+        packed = click.option(
+            *packed_names,
+            "packed",
+            type=_FILE,
+            metavar="FILE",
+            help="With --backend sim or --device: the device's memory as `lutvar pack` wrote it "
+            "for this model.",
+        )
+        result = cast(_F, call)
+        for option in reversed((*_OPTIONS[:5], packed, *_OPTIONS[5:])):
+            result = option(result)
+        return result
+
+    return wrap
+
+
+def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
+    """ONNX Runtime's decoder."""
+    import torch
+
+    from lutvar.host.decoder import OnnxDecoder
+
+    decoder = OnnxDecoder(path)
+    return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
+
+
+def _packed_file(path: Path, model: str, config: str) -> tuple[LoadedModel, PackedTransformer]:
+    """The float model and its packed image; ValueError when they do not belong together."""
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.quant.methods.recipes.files import fingerprint
+    from lutvar.quant.models import load_model
+
+    packed = PackedTransformer.load(path, load_accelerator(config))
+    loaded = load_model(model)
+    if packed.model.get("fingerprint") != fingerprint(loaded.var):
+        raise ValueError(
+            f"{path}: packed of model {packed.model.get('model', 'without a name')!r}, not of "
+            f"{model}; give that one with --model"
+        )
+    return loaded, packed
