@@ -17,7 +17,7 @@ from .common import Number
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-class ClassLabel(click.ParamType):
+class ClassLabel(click.ParamType):  # type: ignore[type-arg]  # not generic in every click
     """A class by its number, "none" for the null class, "random" for one drawn from the seed.
 
     To click None means that nothing was given: "random" stays a word until `labels_of`.
