@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from lutvar.files import rendered, write_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _STRIP = 22  #: height of the class names above the images, in screen pixels
 
@@ -18,6 +20,7 @@ def write_row(
     images_BCHW: NDArray[np.float32], zoom: int, names: Sequence[str], path: Path
 ) -> None:
     """Images in [0, 1] beside each other under their names, a pixel `zoom` screen pixels wide."""
+    import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 
     pixels = np.rint(np.clip(images_BCHW, 0, 1) * np.float32(255)).astype(np.uint8)
