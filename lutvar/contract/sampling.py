@@ -14,7 +14,7 @@ a token once in millions. `Library` is whose arithmetic decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -77,7 +77,7 @@ class TokenStream:
 
     def _draw(self, logits: Floats, library: Library) -> NDArray[np.int64]:
         ratios = library.softmax(logits).reshape(-1)
-        likely = np.flatnonzero(ratios)
+        likely = np.flatnonzero(ratios != 0)  # of flags: ten times faster than of floats
         with np.errstate(divide="ignore"):  # a variable of 0 wins, as it should
             ratios[likely] /= self._exponential(ratios.size, likely)
         return ratios.reshape(logits.shape).argmax(-1)
@@ -93,8 +93,8 @@ class TokenStream:
     def _exponential(self, count: int, wanted: NDArray[np.int64]) -> Floats:
         """Of the next `count` exponential variables of the stream, those at `wanted`."""
         # The first of two words of 32 bits is the upper one.
-        bits = np.frombuffer(self._bits.bytes(8 * count), "<u8")[wanted]
-        mantissa = (bits & np.uint64((1 << 21) - 1)) << np.uint64(32) | bits >> np.uint64(32)
+        bits = self._bits.randint(0, 1 << 64, count, np.uint64)[wanted]
+        mantissa = bits & np.uint64((1 << 53) - 1)
         return (-np.log1p(mantissa * -(2.0**-53))).astype(np.float32)
 
 
@@ -115,41 +115,66 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, library: Library = N
             never the most likely one. 0: none.
         library: whose arithmetic decides.
     """
-    parts = [_filter(part, top_k, top_p, library) for part in _parts(logits)]
-    return np.concatenate([logits[:0], *parts])
+    logits = np.ascontiguousarray(logits, np.float32)
+    left = np.empty_like(logits)
+    for part, out in zip(_parts(logits), _parts(left), strict=True):
+        _filter(part, top_k, top_p, library, out)
+    return left
 
 
-def _filter(logits: Floats, top_k: int, top_p: float, library: Library) -> Floats:
+def filter_images(
+    logits: Sequence[Floats], top_k: int, top_p: float, library: Library = NUMPY
+) -> list[Floats]:
+    """`filter_logits` of the rows of several images at once: rows do not depend on each other."""
+    rows = logits[0] if len(logits) == 1 else np.concatenate(logits)
+    left = filter_logits(rows, top_k, top_p, library)
+    return np.split(left, np.cumsum([len(one) for one in logits])[:-1])
+
+
+def _filter(logits: Floats, top_k: int, top_p: float, library: Library, out: Floats) -> None:
     count, vocab = logits.shape
     keep = top_k or vocab
     above = vocab - keep
     if above:
-        upper = np.partition(logits, above, axis=-1)[:, above:]
-        least = upper.min(-1, keepdims=True)
-        kept = logits >= least
-        # Of rows where more tie with the k-th, `upper` has not all.
-        more = np.flatnonzero(kept.sum(-1) != keep)
+        ascending = np.partition(logits, above, axis=-1)
+        least = ascending[:, above].copy()
+        # Of rows where more tie with the k-th, the upper part has not all.
+        more = np.flatnonzero(ascending[:, :above].max(-1) == least)
     else:
-        upper, more = logits, np.arange(0)
-        least, kept = np.full((count, 1), -np.inf), np.ones(logits.shape, bool)
-    if top_p > 0:
-        limit = np.float32(1 - top_p)
-        ascending = np.full(logits.shape, -np.inf, np.float32)
-        ascending[:, above:] = np.sort(upper, axis=-1)
-        for row in more:
-            ascending[row] = np.sort(np.where(kept[row], logits[row], -np.inf))
-        # Zeros in front add nothing: only rows with more than k values need all columns.
-        first = 0 if len(more) else above
-        shares = library.softmax(ascending)[:, first:]
-        drop = np.cumsum(shares, axis=-1, dtype=np.float64).astype(np.float32) <= limit
-        dropped = np.minimum(drop.sum(-1), vocab - first - 1) + first
-        index = np.arange(count)
-        cut = ascending[index, dropped]
-        kept &= logits >= cut[:, None]
-        # Values equal to the first one kept that are dropped themselves: the sort decides which.
-        split = (dropped > 0) & (ascending[index, dropped - 1] == cut) & np.isfinite(cut)
-        for i in np.flatnonzero(split):
-            largest = logits[i] >= least[i]
-            order = library.argsort(np.where(largest, logits[i], np.float32(-np.inf)))
-            kept[i, order[: dropped[i]]] = False
-    return np.where(kept, logits, np.float32(-np.inf))
+        ascending, more = logits.copy(), np.arange(0)
+        least = np.full(count, -np.inf, np.float32)
+    if not top_p > 0:
+        _keep(logits, logits >= least[:, None], out)
+        return
+    ascending[:, above:].sort(axis=-1)
+    ascending[:, :above] = -np.inf
+    for row in more:
+        ascending[row] = np.sort(np.where(logits[row] >= least[row], logits[row], -np.inf))
+    # Zeros in front add nothing: only rows with more than k values need all columns.
+    first = 0 if len(more) else above
+    shares = library.softmax(ascending)[:, first:]
+    limit = np.float32(1 - top_p)
+    drop = np.cumsum(shares, axis=-1, dtype=np.float64).astype(np.float32) <= limit
+    dropped = np.minimum(drop.sum(-1), vocab - first - 1) + first
+    index = np.arange(count)
+    cut = ascending[index, dropped]
+    kept = logits >= np.maximum(least, cut)[:, None]
+    # Values equal to the first one kept that are dropped themselves: the sort decides which.
+    split = (dropped > 0) & (ascending[index, dropped - 1] == cut) & np.isfinite(cut)
+    for i in np.flatnonzero(split):
+        largest = logits[i] >= least[i]
+        order = library.argsort(np.where(largest, logits[i], np.float32(-np.inf)))
+        kept[i, order[: dropped[i]]] = False
+    _keep(logits, kept, out)
+
+
+#: The bits of -inf.
+_INFINITE = np.float32(-np.inf).view(np.int32)
+
+
+def _keep(logits: Floats, kept: NDArray[np.bool_], out: Floats) -> None:
+    """-inf where `kept` is False: `np.where` with a number takes twice the time of masks."""
+    mask = np.negative(kept.view(np.int8)).astype(np.int32)
+    bits = out.view(np.int32)
+    np.bitwise_and(logits.view(np.int32), mask, out=bits)
+    bits |= ~mask & _INFINITE

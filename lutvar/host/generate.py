@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,7 +27,7 @@ from safetensors.numpy import save
 from lutvar.contract.editing import Edit, check_edits
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
-from lutvar.contract.sampling import TokenStream, filter_logits, softmax
+from lutvar.contract.sampling import TokenStream, filter_images, softmax
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.files import json_text, write_file
 from lutvar.times import Times
@@ -133,6 +134,7 @@ class HostModel:
         return h * np.float32(1 - self.ratio) + moved.T.reshape(h.shape) * np.float32(self.ratio)
 
 
+@cache
 def _average(size: int, side: int) -> Floats:
     """Means over areas, [side, size]."""
     matrix = np.zeros((side, size), np.float32)
@@ -142,6 +144,7 @@ def _average(size: int, side: int) -> Floats:
     return matrix
 
 
+@cache
 def _bicubic(side: int, size: int) -> Floats:
     """Cubic convolution (a = -0.75) between cell centres, borders repeated, [size, side]."""
     matrix = np.zeros((size, side))
@@ -215,10 +218,11 @@ def generate(
         ]
         with times("transformer"):
             results = transformer.run(steps)
-        for i, logits in enumerate(results):
+        with times("sampling"):
+            filtered = filter_images(results, top_k, top_p)
+        for i, left in enumerate(filtered):
             weights = None
             with times("sampling"):
-                left = filter_logits(logits, top_k, top_p)
                 drawn = streams[i].draw(left)
                 if smooth:
                     noise = streams[i].gumbel(left)

@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from lutvar.contract.sampling import Floats, TokenStream, filter_logits, softmax
+from lutvar.contract.sampling import (
+    NUMPY,
+    Floats,
+    TokenStream,
+    filter_images,
+    filter_logits,
+    softmax,
+)
 from lutvar.contract.seeds import MAX_SEED
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.quant.var import sampling
@@ -44,6 +51,21 @@ def test_the_same_logits_are_left(kind: str, top_k: int, top_p: float) -> None:
     # Its own softmax decides the same unless a sum is within rounding of the limit.
     alone = filter_logits(values, top_k, top_p)
     assert (np.isfinite(alone).sum(-1) == np.isfinite(mine).sum(-1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("kind", ["different", "ties", "equal"])
+@pytest.mark.parametrize(("top_k", "top_p"), SETTINGS)
+def test_images_together_are_filtered_as_alone(kind: str, top_k: int, top_p: float) -> None:
+    """To the last bit, whichever rows share a part."""
+    rng = np.random.default_rng(3)
+    images = [
+        rng.permutation(logits(kind, rows, 4096))[:, : 4096 if top_k > 40 else 64]
+        for rows in (1, 16, 9, 25)
+    ]
+    for library in (NUMPY, TORCH):
+        together = filter_images(images, top_k, top_p, library)
+        for one, left in zip(images, together, strict=True):
+            np.testing.assert_array_equal(left, filter_logits(one, top_k, top_p, library))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 77, MAX_SEED])
@@ -107,8 +129,11 @@ def test_smooth_weights(scale: int) -> None:
 
 
 def test_noise_is_finite_for_a_variable_of_zero(monkeypatch: pytest.MonkeyPatch) -> None:
+    def zeros(_low: int, _high: int, count: int, kind: type) -> np.ndarray:
+        return np.zeros(count, kind)
+
     stream = TokenStream(0)
-    monkeypatch.setattr(stream, "_bits", SimpleNamespace(bytes=bytes))
+    monkeypatch.setattr(stream, "_bits", SimpleNamespace(randint=zeros))
     left = np.array([[0, 1, -np.inf]], np.float32)
     weights = smooth_weights(left, stream.gumbel(left), 0, 2, softmax)
     assert np.isfinite(weights).all() and weights[0, 2] == 0

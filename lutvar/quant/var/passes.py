@@ -19,7 +19,7 @@ from torch import Tensor
 from lutvar.contract.editing import Edit, check_edits
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
-from lutvar.contract.sampling import TokenStream, filter_logits
+from lutvar.contract.sampling import TokenStream, filter_images
 from lutvar.contract.seeds import check_seed
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.times import Times
@@ -35,9 +35,6 @@ from .vqvae import Vqvae
 class _Sampling(NamedTuple):
     """What all images of a run share."""
 
-    top_k: int
-    top_p: float
-    keep_logits: bool
     positions: Tensor
     smooth: bool
 
@@ -72,14 +69,11 @@ class _Image:
         )
 
     def take(
-        self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], how: _Sampling, times: Times
+        self, var: Var, vqvae: Vqvae, left: NDArray[np.float32], how: _Sampling, times: Times
     ) -> None:
-        """Sample a scale and prepare the next one."""
+        """Draw a scale from filtered logits and prepare the next one."""
         scales, weights = len(var.config.patch_nums), None
         with times("sampling"):
-            if how.keep_logits:
-                self.logits.append(torch.from_numpy(logits).unsqueeze(0))
-            left = filter_logits(logits, how.top_k, how.top_p, TORCH)
             tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
             if how.smooth:
                 noise = self.stream.gumbel(left, TORCH)
@@ -151,7 +145,7 @@ def generate_passes(
         raise ValueError("no labels: expected one for each image")
     if edits is not None:
         check_edits(edits, len(classes), config.patch_nums, config.vocab)
-    how = _Sampling(top_k, top_p, keep_logits, var.position_table(), smooth)
+    how = _Sampling(var.position_table(), smooth)
     times = times or Times()
     slots = len(classes) if slots is None else slots
     if slots < 1 or stagger < 0:
@@ -173,8 +167,13 @@ def generate_passes(
         if active:
             with times("transformer"):
                 results = transformer.run([image.step(var, cfg) for image in active])
-            for image, logits in zip(active, results, strict=True):
-                image.take(var, vqvae, logits, how, times)
+            if keep_logits:
+                for image, logits in zip(active, results, strict=True):
+                    image.logits.append(torch.from_numpy(logits).unsqueeze(0))
+            with times("sampling"):
+                filtered = filter_images(results, top_k, top_p, TORCH)
+            for image, left in zip(active, filtered, strict=True):
+                image.take(var, vqvae, left, how, times)
             done += len(active)
             finished |= {image.index: image for image in active if image.scale == scales}
             active = [image for image in active if image.scale < scales]
