@@ -19,14 +19,11 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
-from lutvar.quant.methods.calibration.samples import data_by_block
-from lutvar.quant.methods.recipes.mixed import (
-    insertion_distance,
-    multiplier_luts,
-    plan_mixed,
-    solve,
-    z_fraction,
-)
+from lutvar.quant.methods.calibration.samples import data_by_block, replay
+from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.recipes.mixed import choose, greedy, multiplier_luts, plan_mixed, solve
+from lutvar.quant.methods.recipes.sensitivity import OutputKl, insertion_distance, z_fraction
+from lutvar.quant.methods.recipes.specs import MixedSpec
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
 from support.quant.method_models import generated
@@ -153,3 +150,103 @@ def test_recipe_generates(digits: LoadedModel) -> None:
     quantized, errors = generated(digits, "mixed-fp4-fp6")
     assert 0.001 < errors[0] < 0.06
     assert len(quantized.layers) == 4 * digits.var.config.depth
+
+
+def _random_case(groups: int) -> tuple[dict[Any, float], dict[Any, float], dict[Any, float]]:
+    draw = torch.Generator().manual_seed(groups)
+    damage, costs, sizes = {}, {}, {}
+    for block in range(2):
+        for name in ("qkv", "proj", "fc1", "fc2"):
+            site = LinearSite(block, name)  # type: ignore[arg-type]
+            sizes[site] = 4.0 if name.startswith("fc") else 2.0
+            for i, choice in enumerate(("w4", "w6", "w8")):
+                damage[site, choice] = float(torch.rand(1, generator=draw)) / (i + 1)
+                costs[site, choice] = (4 + 2 * i) * sizes[site] / 24
+    return damage, costs, sizes
+
+
+def _mixed(**changes: Any) -> MixedSpec:
+    mixed = load_recipe("vidit-mixed-w6a6").mixed
+    assert mixed is not None
+    return MixedSpec.model_validate(mixed.model_dump() | changes)
+
+
+def test_groups_spend_their_own_budget() -> None:
+    """Each group's choice is the best of all within its share, by brute force."""
+    damage, costs, sizes = _random_case(1)
+    (plan,) = choose(damage, costs, sizes, _mixed())
+    for names in (("qkv", "proj"), ("fc1", "fc2")):
+        sites = [site for site in sizes if site.name in names]
+        limit = 6.0 * sum(sizes[s] for s in sites) / sum(sizes.values())
+        best = min(
+            sum(damage[s, n] for s, n in zip(sites, pick, strict=True))
+            for pick in itertools.product(("w4", "w6", "w8"), repeat=len(sites))
+            if sum(costs[s, n] for s, n in zip(sites, pick, strict=True)) <= limit * (1 + 1e-9)
+        )
+        assert sum(damage[s, plan[s]] for s in sites) == pytest.approx(best)
+    candidates = choose(damage, costs, sizes, _mixed(split="search"))
+    assert len(candidates) > 1 and plan in candidates
+    for one in candidates:
+        assert sum(costs[key] for key in one.items()) <= 6.0 * (1 + 1e-6)
+
+
+def test_greedy_takes_the_cheapest_damage_first() -> None:
+    a, b = LinearSite(0, "qkv"), LinearSite(0, "fc1")
+    damage = {(a, "w4"): 5.0, (a, "w8"): 1.0, (b, "w4"): 2.0, (b, "w8"): 1.0}
+    costs = {(a, "w4"): 4.0, (a, "w8"): 8.0, (b, "w4"): 4.0, (b, "w8"): 8.0}
+    assert greedy(damage, costs, 16.0) == {a: "w8", b: "w8"}
+    assert greedy(damage, costs, 12.0) == {a: "w8", b: "w4"}  # 1 for 4 saved, not 4 for 4
+    assert greedy(damage, costs, 8.0) == {a: "w4", b: "w4"}
+    with pytest.raises(
+        RecipeError, match="7 cannot be met; the cheapest choice of formats costs 8"
+    ):
+        greedy(damage, costs, 7.0)
+    # Never better than the programme.
+    damage, costs, _ = _random_case(3)
+    found, best = greedy(damage, costs, 6.0), solve(damage, costs, 6.0)
+    assert sum(damage[k] for k in found.items()) >= sum(damage[k] for k in best.items()) - 1e-9
+    assert sum(costs[k] for k in found.items()) <= 6.0 * (1 + 1e-9)
+
+
+def test_content_and_quality_are_kl_of_coarse_and_fine_scales(digits: LoadedModel) -> None:
+    var = digits.var
+    calibration = calibration_set(var, digits.vqvae, 2, seed=0)
+    measure = OutputKl(var, calibration)
+    site, weight_OI, bias_O = next(iter(var.iter_sites()))
+    layer = Layer(site, weight_OI.detach() * 0.7, bias_O)
+    layer.finish()
+    found = {kind: measure({site: layer}, kind) for kind in ("kl", "content", "quality")}
+    plain = replay(var, calibration)
+    before = weight_OI.detach().clone()
+    try:
+        weight_OI.data.mul_(0.7)
+        changed = replay(var, calibration)
+    finally:
+        weight_OI.data.copy_(before)
+    kl = [
+        (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
+        for p, q in zip(plain, changed, strict=True)
+    ]
+    half = (len(kl) + 1) // 2
+    assert found["content"] == pytest.approx(float(torch.cat(kl[:half], 1).mean()), rel=1e-3)
+    assert found["quality"] == pytest.approx(float(torch.cat(kl[half:], 1).mean()), rel=1e-3)
+    assert found["kl"] == pytest.approx(float(torch.cat(kl, 1).mean()), rel=1e-3)
+
+
+def test_group_errors() -> None:
+    one = {"sites": ["qkv", "proj"], "sensitivity": "content"}
+    for change, pattern in (
+        ({"groups": [one]}, "groups name qkv, proj; each of qkv, proj, fc1, fc2 must be in one"),
+        ({"groups": [], "split": "search"}, "search needs two groups, not 0"),
+    ):
+        with pytest.raises(ValueError, match=pattern):
+            _mixed(**change)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vidit-mixed-w6a6", "mixdq-w5a8"])
+def test_decoupled_recipes_generate(digits: LoadedModel, name: str) -> None:
+    quantized, errors = generated(digits, name)
+    assert 0.001 < errors[0] < 0.06
+    notes = {layer.notes[-1] for layer in quantized.layers.values()}
+    assert len(notes) > 1 and all(note.startswith("mixed: w") for note in notes)

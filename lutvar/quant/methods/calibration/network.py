@@ -161,16 +161,17 @@ def run_network(
     """
     weights = {site: layer.current() for site, layer in layers.items()} if quantized else {}
 
-    def linear(site: LinearSite, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
+    def linear(site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
         layer = layers.get(site)
         if layer is None:
-            return F.linear(x, weight_OI, bias_O)
-        x_BLI = layer.prepared(x.unsqueeze(1) if x.dim() == 2 else x)
+            return F.linear(x_BLC, weight_OI, bias_O)
+        flat = x_BLC.dim() == 2  # AdaLN projections see one vector for each row
+        x_BLI = layer.prepared(x_BLC.unsqueeze(1) if flat else x_BLC)
         seen_BLI = running[site](x_BLI) if site in running else x_BLI
         if quantized:
             x_BLI = seen_BLI
         y_BLO = F.linear(x_BLI, weights.get(site, layer.weight_OI), layer.bias_O)
-        return y_BLO.squeeze(1) if x.dim() == 2 else y_BLO
+        return y_BLO.squeeze(1) if flat else y_BLO
 
     labels_B, latent_BLZ = calibration.row_data(var.config.num_classes)
     with var.backends.replaced(linear, attention):

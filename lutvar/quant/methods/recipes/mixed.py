@@ -2,38 +2,33 @@
 """Formats chosen for each linear of each block under a budget, by an integer programme.
 
 Sources: the programme (one choice for each linear, smallest total damage within a budget) as in
-Hubara et al. (arXiv:2006.10518), section 3.4; damage measured one linear at a time as in ZeroQ
-(arXiv:2001.00281), by KL of the model's output, or by the error of the linear's own output;
-rankings without any quantized run: LIM and ZD (arXiv:2406.17415). Solver: HiGHS through SciPy.
+Hubara et al. (arXiv:2006.10518), section 3.4; solver: HiGHS through SciPy. Groups of linears with
+a measure and a share of the budget of their own: the metric-decoupled analysis of ViDiT-Q
+(arXiv:2406.02540v1) and MixDQ (arXiv:2405.17873). Greedy choice: MPTQ-ViT (arXiv:2401.14895).
+How damage is measured is in `sensitivity`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import torch
 from scipy.optimize import Bounds, LinearConstraint, milp
-from torch import Tensor
-from torch.nn import functional as F
 
 from lutvar.contract.costs import load_array_costs
-from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
-from lutvar.quant.methods.errors import CalibrationError, RecipeError
-from lutvar.quant.methods.layers.layer import BlockData, Layer
+from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.errors import RecipeError
 from lutvar.quant.var import Var
-from lutvar.quant.var.blocks import VarBlock
-from lutvar.quant.var.sites import LinearSite, SiteName
+from lutvar.quant.var.sites import LinearSite
 
 from .recipe import Recipe
+from .sensitivity import BuildBlock, Damage, Sensitivity
 from .specs import LayerSpec, MixedSpec
 
-#: (block, its data, formats of its linears) -> finished layers: what the recipe's steps make.
-BuildBlock = Callable[[int, BlockData | None, Mapping[SiteName, LayerSpec]], dict[SiteName, Layer]]
-Damage = dict[tuple[LinearSite, str], float]
+#: Shares of its even budget that the first of two groups is tried with (`MixedSpec.split`).
+SPLITS = (0.8, 0.9, 1.0, 1.1, 1.2)
 
 
 @dataclass(frozen=True)
@@ -62,14 +57,91 @@ def plan_mixed(
     """
     mixed = recipe.mixed
     assert mixed is not None
-    damage = _damage(var, recipe, mixed, calibration, build)
+    sensitivity = Sensitivity(var, recipe, mixed, calibration, build)
+    damage = sensitivity.damage()
     costs = {
         (site, name): _cost(mixed, var, site, mixed.choices[name][site.name])
         for site, name in damage
     }
-    choices = solve(damage, costs, mixed.limit)
+    sizes = {site: float(weight_OI.numel()) for site, weight_OI, _ in var.iter_sites()}
+    plans = choose(damage, costs, sizes, mixed)
+    choices = plans[0]
+    if len(plans) > 1:
+        choices = min(plans, key=sensitivity.together)
     total = sum(costs[site, name] for site, name in choices.items())
     return Plan(choices, damage, total)
+
+
+def choose(
+    damage: Damage,
+    costs: Mapping[tuple[LinearSite, str], float],
+    sizes: Mapping[LinearSite, float],
+    mixed: MixedSpec,
+) -> list[dict[LinearSite, str]]:
+    """One choice for each site; several candidates where the split of the budget is searched.
+
+    Every group gets its share of the budget in proportion to its weights (`sizes`). With `split:
+    search` the first group gets a multiple of that and the second what is left.
+
+    Raises:
+        RecipeError: no choice of formats meets the budget.
+    """
+    solver = greedy if mixed.solver == "greedy" else solve
+    if not mixed.groups:
+        return [solver(damage, costs, mixed.limit)]
+    parts = [[key for key in damage if key[0].name in group.sites] for group in mixed.groups]
+    weights = [sum(sizes[site] for site in {k[0] for k in keys}) for keys in parts]
+    even = [mixed.limit * weight / sum(weights) for weight in weights]
+    budgets = [even]
+    if mixed.split == "search":
+        budgets = [[even[0] * share, mixed.limit - even[0] * share] for share in SPLITS]
+    plans: list[dict[LinearSite, str]] = []
+    for limits in budgets:
+        plan: dict[LinearSite, str] = {}
+        try:
+            for keys, limit in zip(parts, limits, strict=True):
+                own = {key: damage[key] for key in keys}
+                plan |= solver(own, {key: costs[key] for key in keys}, limit)
+        except RecipeError:
+            if limits is even:
+                raise
+            continue
+        if plan not in plans:
+            plans.append(plan)
+    return plans
+
+
+def greedy(
+    damage: Mapping[tuple[LinearSite, str], float],
+    costs: Mapping[tuple[LinearSite, str], float],
+    budget: float,
+) -> dict[LinearSite, str]:
+    """From the dearest choices, one change after the other with the least damage for its saving.
+
+    Raises:
+        RecipeError: even the cheapest choices cost more.
+    """
+    names: dict[LinearSite, list[str]] = {}
+    for site, name in damage:
+        names.setdefault(site, []).append(name)
+    plan = {site: max(own, key=lambda n: costs[site, n]) for site, own in names.items()}
+    total = sum(costs[key] for key in plan.items())
+    while total > budget * (1 + 1e-9):
+        changes = [
+            ((damage[site, name] - damage[site, plan[site]]) / saved, site, name)
+            for site, own in names.items()
+            for name in own
+            if (saved := costs[site, plan[site]] - costs[site, name]) > 0
+        ]
+        if not changes:
+            raise RecipeError(
+                f"mixed.budget: {budget:g} cannot be met; the cheapest choice of formats costs "
+                f"{total:.6g}"
+            )
+        _, site, name = min(changes)
+        total -= costs[site, plan[site]] - costs[site, name]
+        plan[site] = name
+    return plan
 
 
 def solve(
@@ -147,116 +219,3 @@ def multiplier_luts(weight: str, activation: str) -> float:
             f"{names}"
         )
     return pairs[weight, activation]
-
-
-def _damage(
-    var: Var,
-    recipe: Recipe,
-    mixed: MixedSpec,
-    calibration: CalibrationSet | None,
-    build: BuildBlock,
-) -> Damage:
-    damage: Damage = {}
-    if mixed.sensitivity == "zd":
-        for block in var.blocks:
-            assert isinstance(block, VarBlock)
-            for site, weight_OI, _ in block.iter_linears():
-                _ranked(damage, mixed, site, z_fraction(weight_OI), weight_OI.numel())
-        return damage
-    if calibration is None:
-        raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
-    measure = _Kl(var, calibration.first(mixed.samples)) if mixed.sensitivity == "kl" else None
-    for index, data in enumerate(data_by_block(var, calibration, recipe.calibration.mask)):
-        if index == var.config.depth:
-            break
-        module = var.blocks[index]
-        assert isinstance(module, VarBlock)
-        if mixed.sensitivity == "lim":
-            score = insertion_distance(module, data)
-            for site, weight_OI, _ in module.iter_linears():
-                _ranked(damage, mixed, site, score, weight_OI.numel())
-            continue
-        floats = {site.name: (weight, bias) for site, weight, bias in module.iter_linears()}
-        for choice, specs in mixed.choices.items():
-            for name, layer in build(index, data, specs).items():
-                if measure is not None:
-                    damage[layer.site, choice] = measure(layer)
-                else:
-                    damage[layer.site, choice] = relative_error(layer, data, *floats[name])
-    return damage
-
-
-def _ranked(damage: Damage, mixed: MixedSpec, site: LinearSite, score: float, count: int) -> None:
-    """Damage from a ranking: the score times the noise power of the weight's bits."""
-    for choice, specs in mixed.choices.items():
-        if site.name in specs:
-            weight = specs[site.name].weight
-            assert weight is not None
-            damage[site, choice] = score * count * 4.0**-weight.bits
-
-
-def z_fraction(weight_OI: Tensor) -> float:
-    """ZD: share of weights more than one standard deviation above the mean."""
-    centred = weight_OI.detach() - weight_OI.detach().mean()
-    return float((centred > centred.std()).float().mean())
-
-
-@torch.no_grad()
-def insertion_distance(module: VarBlock, data: BlockData) -> float:
-    """LIM: one minus the cosine between what enters and leaves a block, mean over tokens."""
-    assert data.x_BLC is not None and data.modulation is not None
-    y_BLC = module(data.x_BLC, data.modulation, mask_11LL=data.mask_11LL)
-    return float(1 - F.cosine_similarity(data.x_BLC, y_BLC, dim=-1).mean())
-
-
-@torch.no_grad()
-def relative_error(
-    layer: Layer, data: BlockData, weight_OI: Tensor, bias_O: Tensor | None
-) -> float:
-    """Squared error of a layer's output over its energy, on the calibration data."""
-    error = energy = 0.0
-    for scale_index, x_BlI in enumerate(data.by_scale(layer.site.name)):
-        exact = F.linear(x_BlI, weight_OI, bias_O)
-        error += float((layer(x_BlI, scale_index) - exact).square().sum())
-        energy += float(exact.square().sum())
-    return error / max(energy, 1e-30)
-
-
-class _Kl:
-    """Mean KL of the model's tokens when one linear is quantized, under teacher forcing."""
-
-    def __init__(self, var: Var, calibration: CalibrationSet) -> None:
-        self.var = var
-        labels_N = calibration.labels_N
-        self.labels_B = torch.cat((labels_N, torch.full_like(labels_N, var.config.num_classes)))
-        self.latent_BLZ = calibration.inputs_NLZ.repeat(2, 1, 1)
-        self.log_p = self._log_probabilities(None)
-
-    def _log_probabilities(self, layer: Layer | None) -> Tensor:
-        with _one_layer(self.var, layer), torch.no_grad():
-            return torch.log_softmax(self.var(self.labels_B, self.latent_BLZ), -1)
-
-    def __call__(self, layer: Layer) -> float:
-        log_q = self._log_probabilities(layer)
-        kl = F.kl_div(log_q, self.log_p, reduction="none", log_target=True).sum(-1).mean()
-        return float(kl.clamp_min(0))
-
-
-@contextmanager
-def _one_layer(var: Var, layer: Layer | None) -> Iterator[None]:
-    """The float model with one linear replaced; its tokens run scale by scale."""
-    bounds = np.cumsum([p * p for p in var.config.patch_nums]).tolist()
-
-    def run(site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None) -> Tensor:
-        if layer is None or site != layer.site:
-            return F.linear(x_BLC, weight_OI, bias_O)
-        parts = x_BLC.tensor_split(bounds[:-1], 1)
-        return torch.cat([layer(part, k) for k, part in enumerate(parts)], 1)
-
-    holder = var.backends
-    before = holder.backend, holder.other
-    holder.backend = holder.other = run
-    try:
-        yield
-    finally:
-        holder.backend, holder.other = before

@@ -84,7 +84,7 @@ class Recipe(BaseModel):
     @property
     def needs_data(self) -> bool:
         """Whether a step, tuning, attention or the choice of formats needs calibration samples."""
-        if self.tune is not None or (self.mixed is not None and self.mixed.sensitivity != "zd"):
+        if self.tune is not None or (self.mixed is not None and set(self.mixed.kinds) != {"zd"}):
             return True
         steps = any(make_step(s).needs_data for s in self.steps)
         return steps or attention_needs_data(self.attention)

@@ -24,6 +24,24 @@ class LayerSpec(BaseModel):
     input: QuantizerSpec | None = None
 
 
+#: Measures of the damage that a linear's quantization does (`sensitivity`).
+SensitivityKind = Literal["kl", "content", "quality", "output", "lim", "zd"]
+
+
+class MixedGroup(BaseModel):
+    """Linears whose damage is measured alike and compared with each other only.
+
+    Attributes:
+        sites: the linears.
+        sensitivity: as `MixedSpec.sensitivity`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    sites: tuple[SiteName, ...]
+    sensitivity: SensitivityKind
+
+
 class MixedSpec(BaseModel):
     """Formats to choose from for each linear of each block, and what limits the choice.
 
@@ -31,16 +49,23 @@ class MixedSpec(BaseModel):
         choices: name -> linear -> quantizers. All name the same block linears.
         budget: one of "bits" (mean bits of a weight's code), "bytes" (weights with their scales,
             read once), "luts" (mean LUTs of the multiplier that a product needs).
-        sensitivity: "kl" of the model's output, "output" error of the linear, or the rankings
-            "lim" and "zd".
-        samples: calibration samples for "kl".
+        sensitivity: "kl" of the model's output, over the tokens of coarse scales ("content") or
+            fine ones ("quality"); "output" error of the linear; or the rankings "lim" and "zd".
+        groups: linears with a measure and a share of the budget of their own; default one group.
+        split: "even", each group's share is that of its weights; "search", of two groups several
+            shares are tried and the one with the smallest KL of the whole model is taken.
+        solver: "programme" finds the smallest damage, "greedy" one change after the other.
+        samples: calibration samples for KL.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     choices: dict[str, dict[SiteName, LayerSpec]]
     budget: dict[Literal["bits", "bytes", "luts"], float]
-    sensitivity: Literal["kl", "output", "lim", "zd"] = "output"
+    sensitivity: SensitivityKind = "output"
+    groups: tuple[MixedGroup, ...] = ()
+    split: Literal["even", "search"] = "even"
+    solver: Literal["programme", "greedy"] = "programme"
     samples: int = Field(default=4, ge=1)
 
     @model_validator(mode="after")
@@ -52,11 +77,28 @@ class MixedSpec(BaseModel):
             raise ValueError(
                 "choices: give at least two, each naming the linears " + ", ".join(SITE_NAMES)
             )
+        named = [site for group in self.groups for site in group.sites]
+        if self.groups and (set(named) != set(SITE_NAMES) or len(named) != len(SITE_NAMES)):
+            raise ValueError(
+                f"groups name {', '.join(named)}; each of {', '.join(SITE_NAMES)} must be in one"
+            )
+        if self.split == "search" and len(self.groups) != 2:
+            raise ValueError(f"split: search needs two groups, not {len(self.groups)}")
         for name, specs in self.choices.items():
             for site, spec in specs.items():
                 if spec.weight is None or ("luts" in self.budget and spec.input is None):
                     raise ValueError(f"choices.{name}.{site}: weight (and input) need a quantizer")
         return self
+
+    def kind_of(self, name: SiteName) -> SensitivityKind:
+        """How the damage of a linear is measured."""
+        own = [group.sensitivity for group in self.groups if name in group.sites]
+        return own[0] if own else self.sensitivity
+
+    @property
+    def kinds(self) -> tuple[SensitivityKind, ...]:
+        """The measures that are used."""
+        return tuple(dict.fromkeys(self.kind_of(name) for name in SITE_NAMES))
 
     @property
     def budget_item(self) -> tuple[str, float]:
