@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,6 +12,12 @@ from lutvar.files import prepare_output
 from lutvar.text import table
 
 from .common import command, emit, json_option, model_option, note, out_option, progress
+
+if TYPE_CHECKING:
+    from lutvar.quant.generators import Sampling
+    from lutvar.quant.methods.generator import Model
+    from lutvar.quant.models import ModelInfo
+    from lutvar.quant.var import Vqvae
 
 
 @command("quantize")
@@ -28,8 +35,8 @@ def quantize(
     """Quantize a model and write the result to FILE.
 
     --preset rounds to nearest in the formats of an accelerator, --recipe runs a quantization
-    method. `demo`, `generate`, `eval` and `pack` read either file. Interrupt it at any time; the
-    same command continues where it stopped.
+    method, also on a RAR or PAR model. `demo`, `generate`, `eval` and `pack` read either file.
+    Interrupt it at any time; the same command continues where it stopped.
     """
     if recipe is not None and preset is not None:
         raise click.UsageError("--preset and --recipe exclude each other; give one")
@@ -39,16 +46,25 @@ def quantize(
     from lutvar.quant.methods import load_recipe, preset_recipe
     from lutvar.quant.methods.resumable import quantize_to_file
     from lutvar.quant.models import load_model
+    from lutvar.quant.models.generator import is_generator, load_generator
 
     plan = load_recipe(recipe) if recipe is not None else preset_recipe(config)
     prepare_output(out)
-    loaded = load_model(model)
-    info = loaded.info
+    net: Model
+    vqvae: Vqvae | None
+    sampling: Sampling | ModelInfo
+    if recipe is not None and is_generator(model):
+        generator = load_generator(model)
+        net, vqvae, sampling = generator.model, None, generator.sampling
+    else:
+        loaded = load_model(model)
+        net, vqvae, sampling = loaded.var, loaded.vqvae, loaded.info
     try:
         with progress(f"{plan.name}: blocks") as update:
             report = quantize_to_file(
-                loaded.var, loaded.vqvae, plan, out,
-                sampling=(info.cfg, info.top_k, info.top_p), progress=update, model=model,
+                net, vqvae, plan, out,
+                sampling=(sampling.cfg, sampling.top_k, sampling.top_p), progress=update,
+                model=model,
                 jobs=jobs,
             )  # fmt: skip
     except KeyboardInterrupt:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.text import class_name
 
@@ -54,8 +52,6 @@ def generate(
 
     model, recipe = how.model, how.recipe
     loaded = load_generator(model)
-    if recipe is not None:
-        raise click.UsageError(f"--quantized {recipe}: not yet")
     if (given("backend") and how.backend != "float") or given("device"):
         raise ModelError(refusal(model, loaded.model.config))
     refuse_with(
@@ -66,7 +62,8 @@ def generate(
     null = len(loaded.classes)
     seeds = [seed + i for i in range(len(wanted))]
     classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
-    pixels, tokens = _draw(loaded, classes, seed, sampling, how.slots or len(classes))
+    slots = how.slots or len(classes)
+    pixels, tokens = _draw(loaded, recipe, classes, seed, sampling, slots)
     if not given("zoom") and loaded.tokenizer.config.image_size > _SMALL:
         zoom = 1
     write_row(pixels.numpy(), zoom, [class_name(loaded.classes, label) for label in classes], out)
@@ -78,28 +75,32 @@ def generate(
 
 def _draw(
     loaded: LoadedGenerator,
+    recipe: Path | None,
     classes: Sequence[int],
     seed: int,
     given_sampling: Sampling,
     slots: int,
 ) -> tuple[Tensor, list[list[int]]]:
     """Images [B, C, H, W] in [0, 1] and the tokens of each row by row; image i has seed + i."""
+    from contextlib import nullcontext
     from dataclasses import replace
 
     import torch
 
     from lutvar.quant.generators import generate_tokens, rows_of_image
+    from lutvar.quant.methods import QuantizedVar
 
     asked = {name: getattr(given_sampling, name) for name in ("cfg", "top_k", "top_p")}
     changes = {name: value for name, value in asked.items() if value is not None}
     sampling = replace(loaded.sampling, **changes)
-    parts = []
-    with progress("float: passes") as update:
+    parts, net = [], loaded.model
+    lent = nullcontext(net) if recipe is None else QuantizedVar.load(recipe, net).installed(net)
+    with lent, progress("float: passes" if recipe is None else "quantized: passes") as update:
         for start in range(0, len(classes), slots):
             some = classes[start : start + slots]
             seeds = [seed + start + i for i in range(len(some))]
-            result = generate_tokens(loaded.model, some, seeds, sampling, update)
-            parts.append(rows_of_image(loaded.model, result.tokens_BT))
+            result = generate_tokens(net, some, seeds, sampling, update)
+            parts.append(rows_of_image(net, result.tokens_BT))
     tokens = torch.cat(parts)
     images = torch.cat([loaded.tokenizer.decode(row) for row in tokens.split(1)])
     return images, tokens.tolist()

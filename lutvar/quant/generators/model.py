@@ -22,7 +22,7 @@ from lutvar.quant.var.model import plain_cache
 from lutvar.quant.var.sites import BackendHolder, LinearSite, SiteName
 
 from .blocks import Block, BlockShape, LinearEntry, TokenInputs
-from .config import ParConfig, RarConfig
+from .config import ParConfig, RarConfig, Sampling
 
 
 class TokenModel(nn.Module, ABC):
@@ -40,6 +40,7 @@ class TokenModel(nn.Module, ABC):
         sink_passes: the first passes, whose tokens have ranges of their own.
         cache_factory: makes the empty cache of a block, by index.
         step_hook: called with the pass's index at the start of every pass, or None.
+        sampling: settings of the samples that calibration draws.
     """
 
     family: ClassVar[str]
@@ -54,6 +55,7 @@ class TokenModel(nn.Module, ABC):
     def __init__(self, config: RarConfig | ParConfig, shape: BlockShape) -> None:
         super().__init__()
         self.step_hook: Callable[[int], None] | None = None
+        self.sampling = Sampling()
         self.cache_factory: Callable[[int], KvCache] = plain_cache
         self._linears = BackendHolder()
         self.head_site = LinearSite(config.depth, "head")
@@ -124,14 +126,18 @@ class TokenModel(nn.Module, ABC):
         visible_LL = torch.arange(self.positions) < torch.tensor(ends).unsqueeze(1)
         return torch.where(visible_LL, 0.0, -torch.inf)[None, None]
 
-    def forward(self, labels_B: Tensor, tokens_BT: Tensor) -> Tensor:
-        """Logits [B, T, V] in float32 of all tokens when those before each are given."""
-        inputs = self.inputs(labels_B, tokens_BT, 0, self.positions)
-        return self.run(inputs)[:, self.lead :]
+    def forward(self, labels_B: Tensor, tokens_BT: Tensor, masked: bool = True) -> Tensor:
+        """Logits [B, T, V] in float32 of all tokens when those before each are given.
 
-    def run(self, inputs: TokenInputs) -> Tensor:
+        `masked`: False lets every position see every other, as PTQ4ARVG calibrates VAR.
+        """
+        inputs = self.inputs(labels_B, tokens_BT, 0, self.positions)
+        return self.run(inputs, masked)[:, self.lead :]
+
+    def run(self, inputs: TokenInputs, masked: bool = True) -> Tensor:
         """Logits [B, L, V] of all positions."""
-        x_BLC, mask_11LL = inputs.x_BlC, self.mask().to(inputs.x_BlC.device)
+        x_BLC = inputs.x_BlC
+        mask_11LL = self.mask().to(x_BLC.device) if masked else None
         for block in self.iter_blocks():
             x_BLC = block(x_BLC, inputs, mask_11LL)
         return self.classify(x_BLC, inputs)

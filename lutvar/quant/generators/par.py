@@ -68,10 +68,10 @@ class Par(TokenModel):
     family = "PAR"
     lead = 0
     absent: ClassVar[Mapping[SiteName, str]] = {
-        "word_embed": "PAR looks its tokens up in a table",
-        "ada_lin": "PAR has no AdaLN",
-        "head_ada": "PAR has no AdaLN",
-        "shared_ada": "PAR has no AdaLN",
+        "word_embed": "PAR looks its tokens up in a table; leave it out",
+        "ada_lin": "PAR has no AdaLN; leave it out",
+        "head_ada": "PAR has no AdaLN; leave it out",
+        "shared_ada": "PAR has no AdaLN; leave it out",
     }
     config: ParConfig
     rotary: Tensor

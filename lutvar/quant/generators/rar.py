@@ -38,7 +38,7 @@ class Rar(TokenModel):
     family = "RAR"
     lead = 1
     absent: ClassVar[Mapping[SiteName, str]] = {
-        "word_embed": "RAR looks its tokens up in a table",
+        "word_embed": "RAR looks its tokens up in a table; leave it out",
         "shared_ada": "RAR has an AdaLN of its own in each block; name ada_lin",
     }
     config: RarConfig

@@ -39,10 +39,11 @@ from .attention.registry import attention_needs_data
 from .calibration.prepare import prepare_calibration
 from .calibration.samples import CalibrationSet
 from .errors import QuantizedFileError
+from .generator import Model
 from .hardware.report import HardwareReport, hardware
 from .layers.layer import Layer
 from .recipes import files
-from .recipes.build import measured_attention, quantize_blocks, tuned_model
+from .recipes.build import check_model, measured_attention, quantize_blocks, tuned_model
 from .recipes.quantized_var import QuantizedVar
 from .recipes.recipe import Recipe
 
@@ -141,7 +142,7 @@ class Parts:
 
 
 def quantize_to_file(
-    var: Var,
+    var: Model,
     vqvae: Vqvae | None,
     recipe: Recipe,
     path: Path,
@@ -155,7 +156,7 @@ def quantize_to_file(
 
     Args:
         var: the float model.
-        vqvae: its tokenizer; only for recipes that need calibration samples.
+        vqvae: VAR's tokenizer; only for recipes that need calibration samples.
         recipe: the recipe.
         path: file to write; its folder must exist.
         sampling: cfg, top_k, top_p of the calibration samples.
@@ -175,7 +176,7 @@ def quantize_to_file(
 
 def _run(
     parts: Parts,
-    var: Var,
+    var: Model,
     vqvae: Vqvae | None,
     sampling: tuple[float, int, float],
     progress: Progress | None,
@@ -183,9 +184,10 @@ def _run(
     jobs: int,
 ) -> HardwareReport:
     recipe, count = parts.recipe, var.config.depth + 1
+    check_model(var, recipe)  # before minutes of calibration
     done = {index for index in range(count) if parts.finished(index)}
     samples = parts.samples if recipe.needs_data else None
-    if recipe.needs_data and samples is None and vqvae is not None:
+    if recipe.needs_data and samples is None and (vqvae is not None or not isinstance(var, Var)):
         samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
         parts.keep_samples(samples)
     total = count + (recipe.tune.steps if recipe.tune is not None else 0)
@@ -206,7 +208,7 @@ def _run(
 
 def _tuned(
     parts: Parts,
-    var: Var,
+    var: Model,
     samples: CalibrationSet | None,
     count: int,
     progress: Progress | None,
@@ -223,7 +225,9 @@ def _tuned(
     return hardware(model, var)
 
 
-def _assemble(parts: Parts, var: Var, samples: CalibrationSet | None, count: int) -> HardwareReport:
+def _assemble(
+    parts: Parts, var: Model, samples: CalibrationSet | None, count: int
+) -> HardwareReport:
     """Join the blocks; codes stay codes and are copied one tensor at a time."""
     packed: list[dict[str, Any]] = []
     paths: dict[str, Path] = {}
@@ -290,9 +294,10 @@ def _leave_signals() -> None:
 def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:
     """One process: its blocks, with as many threads as its part of the cores."""
     from lutvar.quant.models import load_model
+    from lutvar.quant.models.generator import is_generator, load_generator
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    var = load_model(model).var
+    var: Model = load_generator(model).model if is_generator(model) else load_model(model).var
     parts = Parts(path, recipe, files.fingerprint(var))
     others = set(range(var.config.depth + 1)) - set(share)
     for index, layers in quantize_blocks(var, recipe, parts.samples, skip=others):

@@ -96,6 +96,7 @@ def load_generator(name: str | Path) -> LoadedGenerator:
     with ExitStack() as stack:
         file = checked_content(folder, weights, files, stack)
         transformer = load_transformer(file, config)
+    transformer.sampling = sampling
     return LoadedGenerator(str(raw["name"]), transformer, tokenizer.eval(), sampling, classes)
 
 
@@ -132,5 +133,6 @@ def _released(path: Path) -> LoadedGenerator:
     released = released_name(config)
     default = Sampling(4.0, 0.0) if family == "rar" else Sampling(1.5)
     sampling = SAMPLING[released] if released is not None else default
+    model.sampling = sampling
     classes = tuple(str(i) for i in range(config.num_classes))
     return LoadedGenerator(path.stem, model, tokenizer, sampling, classes)

@@ -22,8 +22,8 @@ from lutvar.quant.methods.calibration.fixed_range import (
 )
 from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.quantizers.logarithmic import BASE, LogTable, ShiftUniformLog2, safe_log2
-from lutvar.quant.var import Var
 from lutvar.quant.var.sites import AttentionOperands, FloatAttention
 
 from .plain import masked_softmax
@@ -64,7 +64,7 @@ class _Recorder(FloatAttention):
 
 
 def attention_operands(
-    var: Var, calibration: CalibrationSet
+    var: Model, calibration: CalibrationSet
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """q, k, v [B, H, L, c] and probabilities [B, H, L, L] of the float model, block by block."""
     recorder, before = _Recorder(), var.backends.attention
@@ -88,7 +88,7 @@ class LogAttention:
         return True
 
     def __init__(
-        self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+        self, settings: Mapping[str, Any], var: Model, calibration: CalibrationSet | None
     ) -> None:
         self.settings = LogSettings(**settings)
         if calibration is None:
@@ -106,7 +106,7 @@ class LogAttention:
 
     @classmethod
     def restored(
-        cls, settings: Mapping[str, Any], var: Var, state: Mapping[str, Any]
+        cls, settings: Mapping[str, Any], var: Model, state: Mapping[str, Any]
     ) -> LogAttention:
         """From what `state` gave, without samples."""
         attention = cls.__new__(cls)

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec
-from lutvar.quant.var import Var
 from lutvar.quant.var.sites import AttentionOperands
 
 from .registry import register_attention
@@ -55,7 +55,7 @@ class PlainAttention:
     keeps_values = False
 
     def __init__(
-        self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+        self, settings: Mapping[str, Any], var: Model, calibration: CalibrationSet | None
     ) -> None:
         self.settings = self.settings_type(**settings)
         specs = {n: getattr(self.settings, n) for n in ("q", "k", "v", "probabilities")}

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 from pydantic import ValidationError
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.plugins import Registry
-from lutvar.quant.var import Var
 from lutvar.quant.var.sites import AttentionBackend, LinearSite
 from lutvar.yaml_files import explain
 
@@ -55,7 +55,7 @@ class MeasuredModel:
         masked: as the recipe's `calibration.mask` says.
     """
 
-    var: Var
+    var: Model
     shapes: Mapping[LinearSite, tuple[int, int]]
     layers: Mapping[LinearSite, Layer]
     calibration: CalibrationSet
@@ -68,7 +68,7 @@ def attention_class(settings: Mapping[str, Any]) -> Any:
 
 
 def make_attention(
-    settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+    settings: Mapping[str, Any], var: Model, calibration: CalibrationSet | None
 ) -> AttentionMethod:
     """The method that a recipe's `attention` describes.
 

@@ -143,6 +143,7 @@ class ShiftAndSumAttention(PlainAttention):
         """Find the threshold on the quantized model, without copies so far."""
         if self.settings.theta is not None:
             return
+        assert isinstance(model.var, Var)  # `check_model` refuses others
         config = model.var.config
         self._scores = []
         replay(model.var, model.calibration.first(self.settings.samples))

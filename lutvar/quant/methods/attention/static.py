@@ -17,6 +17,7 @@ from torch import Tensor
 from lutvar.contract.formats import get_format
 from lutvar.quant.methods.calibration.network import RunningRange, parts_of, run_network
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
+from lutvar.quant.methods.generator import Model, generator_of
 from lutvar.quant.methods.quantizers.percentiles import (
     ZeroPoints,
     average_range,
@@ -24,7 +25,6 @@ from lutvar.quant.methods.quantizers.percentiles import (
 )
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec, Sharing
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
-from lutvar.quant.var import Var
 
 from .plain import PlainAttention, PlainSettings
 from .registry import MeasuredModel, register_attention
@@ -79,7 +79,7 @@ class StaticAttention(PlainAttention):
     settings_type = StaticSettings
 
     def __init__(
-        self, settings: Mapping[str, Any], var: Var, calibration: CalibrationSet | None
+        self, settings: Mapping[str, Any], var: Model, calibration: CalibrationSet | None
     ) -> None:
         super().__init__(settings, var, calibration)
         self.fixed: dict[tuple[int, str], StaticQuantizer] = {}
@@ -127,7 +127,7 @@ class StaticAttention(PlainAttention):
             range_.follows = follows
 
     def _measure_network(self, model: MeasuredModel, calibration: CalibrationSet) -> None:
-        scales = model.var.config.scale_ranges
+        scales = generator_of(model.var).scales
         running = {
             site: RunningRange(
                 int(layer.activation.bits),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from lutvar.quant.var import Var
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.var.sites import LinearSite, SiteName
 
 from .samples import CalibrationSet
@@ -45,7 +45,7 @@ class _Outputs:
 
 
 def output_importance(
-    var: Var, calibration: CalibrationSet, names: Collection[SiteName], seed: int = 0
+    var: Model, calibration: CalibrationSet, names: Collection[SiteName], seed: int = 0
 ) -> dict[LinearSite, Tensor]:
     """Site -> mean of g^T g over tokens, float32 [O, O], for the linears of the given names.
 

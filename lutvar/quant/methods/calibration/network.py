@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lutvar.quant.methods.generator import Model, generator_of
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.percentiles import (
     ZeroPoints,
@@ -47,7 +48,7 @@ class WholeModel:
         seed: for random choices.
     """
 
-    var: Var
+    var: Model
     blocks: Mapping[int, dict[SiteName, Layer]]
     calibration: CalibrationSet
     masked: bool
@@ -63,9 +64,11 @@ class WholeModel:
         """Every block with what the float model computes in it; only one is held at a time."""
         depth = self.var.config.depth
         for index, data in enumerate(data_by_block(self.var, self.calibration, self.masked)):
-            module = self.var.blocks[index] if index < depth else None
+            vars_own = isinstance(self.var, Var) and index < depth
+            module = self.var.blocks[index] if vars_own else None
             assert module is None or isinstance(module, VarBlock)
-            yield Block(index, self.blocks[index], module, data, self.seed)
+            heads = generator_of(self.var).heads(index)
+            yield Block(index, self.blocks[index], module, data, self.seed, heads=heads)
 
 
 @dataclass
@@ -138,7 +141,7 @@ def parts_of(pair_of_scale: tuple[int, ...], scales: Parts) -> Parts | None:
 
 @torch.no_grad()
 def run_network(
-    var: Var,
+    var: Model,
     calibration: CalibrationSet,
     layers: Mapping[LinearSite, Layer],
     running: Mapping[LinearSite, RunningRange],

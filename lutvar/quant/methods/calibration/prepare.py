@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from lutvar.contract.names import Seed
-from lutvar.quant.var import Var, Vqvae
+from lutvar.quant.methods.generator import Model
+from lutvar.quant.var import Vqvae
 
 from .resample import ResampleRule
 from .samples import CalibrationSet, calibration_set
@@ -48,8 +49,8 @@ class CalibrationSpec(BaseModel):
 
 
 def prepare_calibration(
-    var: Var,
-    vqvae: Vqvae,
+    var: Model,
+    vqvae: Vqvae | None,
     spec: CalibrationSpec,
     cfg: float = 1.5,
     top_k: int = 0,

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,29 @@ def row_order(rows: int, batch: int) -> list[Tensor]:
     return [order[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
+def shared_ranges(
+    kind: Literal["scale", "sink", "pass", "tensor"], regions: Sequence[int], sink: int
+) -> tuple[int, ...]:
+    """Which static range each step uses; the last entry serves all later ones.
+
+    Args:
+        kind: "scale" as `regions` say, "sink" the same for the sink tokens and one range for the
+            rest, "pass" one for each step, "tensor" one.
+        regions: of each step, see `BlockData`.
+        sink: steps of the sink tokens.
+    """
+    count = len(regions)
+    if kind == "tensor":
+        pairs = (0,) * count
+    elif kind == "pass":
+        pairs = tuple(range(count))
+    else:
+        after = regions[min(sink, count - 1)] if kind == "sink" else regions[-1]
+        pairs = tuple(min(region, after) for region in regions)
+    last = max((i for i in range(count) if pairs[i] != pairs[-1]), default=-1)
+    return pairs[: last + 2]
+
+
 def row_batches(
     block: Block, layer: Layer, batch: int, skip_first: bool = False
 ) -> list[tuple[Tensor, tuple[tuple[int, int], ...]]]:
@@ -34,7 +60,7 @@ def row_batches(
         block: with data.
         layer: one of its layers.
         batch: rows.
-        skip_first: leave out the first scale step (the sink token) where there are further ones.
+        skip_first: leave out the sink tokens (of VAR the first scale step) where others follow.
 
     Returns:
         (x [B, L, I], scales); a layer that sees one vector for each row has one range.
@@ -60,8 +86,7 @@ def row_batches(
         scales = tuple((a - first, b - first) for a, b in scales[1:])
         if scales[-1][1] != L:
             scales = ((0, L),)
-    elif skip_first and len(scales) > 1:
-        first = scales[0][1]
+    elif skip_first and (first := block.data.sink_tokens):
         x_BLI = x_BLI[:, first:]
-        scales = tuple((a - first, b - first) for a, b in scales[1:])
+        scales = tuple((a - first, b - first) for a, b in scales[block.data.sink :])
     return [(x_BLI[rows], scales) for rows in row_order(B, batch)]

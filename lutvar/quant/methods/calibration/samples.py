@@ -13,12 +13,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lutvar.quant.generators import TokenModel, generate_tokens
 from lutvar.quant.methods.errors import (
     CalibrationError as CalibrationError,  # users of this module need it
 )
+from lutvar.quant.methods.generator import Model, generator_of, var_only
 from lutvar.quant.methods.layers.layer import BlockData
 from lutvar.quant.var import Var, Vqvae, generate
-from lutvar.quant.var.blocks import VarBlock
 from lutvar.quant.var.sampling import filter_logits
 from lutvar.quant.var.sites import LinearSite, SiteName
 
@@ -32,7 +33,8 @@ class CalibrationSet:
     Attributes:
         labels_N: classes.
         tokens_NL: tokens of all scales.
-        inputs_NLZ: latent inputs of scales 1.., [N, L - first, Z].
+        inputs_NLZ: latent inputs of scales 1.., [N, L - first, Z]; RAR and PAR read the tokens
+            [N, L] themselves.
         rows: which of the 2 N rows (conditional ones first) are used; None for all.
         notes: remarks of what chose or changed the samples.
         cfg: guidance that the samples were drawn with.
@@ -68,7 +70,7 @@ class CalibrationSet:
     def row_data(self, null_label: int) -> tuple[Tensor, Tensor]:
         """Labels and latent inputs of the rows in use, [B] and [B, L - first, Z]."""
         labels_B = torch.cat((self.labels_N, torch.full_like(self.labels_N, null_label)))
-        latent_BLZ = self.inputs_NLZ.repeat(2, 1, 1)
+        latent_BLZ = torch.cat((self.inputs_NLZ, self.inputs_NLZ))
         if self.rows is not None:
             labels_B, latent_BLZ = labels_B[self.rows], latent_BLZ[self.rows]
         return labels_B, latent_BLZ
@@ -79,8 +81,8 @@ _BATCH = 50
 
 
 def calibration_set(
-    var: Var,
-    vqvae: Vqvae,
+    var: Model,
+    vqvae: Vqvae | None,
     samples: int,
     seed: int,
     cfg: float = 1.5,
@@ -91,7 +93,7 @@ def calibration_set(
     """Generate calibration samples, classes 0, 1, ... in turn.
 
     Args:
-        var, vqvae: the float model.
+        var, vqvae: the float model; RAR and PAR draw tokens without their tokenizer.
         samples: how many.
         seed, cfg, top_k, top_p: as for `generate`.
         resample: move tokens by this rule (`resample`); it keeps the probabilities of all tokens,
@@ -103,6 +105,11 @@ def calibration_set(
     if samples < 1:
         raise CalibrationError(f"{samples} calibration samples; at least 1 is needed")
     labels = torch.arange(samples) % var.config.num_classes
+    if not isinstance(var, Var):
+        if resample is not None:
+            var_only(var, "calibration.resample")
+        return _token_set(var, labels, seed, cfg, top_k, top_p)
+    assert vqvae is not None
     tokens: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     probabilities: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     for i, part in enumerate(labels.split(_BATCH)):
@@ -120,6 +127,19 @@ def calibration_set(
     calibration = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
     notes = (f"resampled {changed} of {calibration.tokens_NL.numel()} tokens",)
     return replace(calibration, notes=notes, cfg=cfg)
+
+
+def _token_set(
+    model: TokenModel, labels_N: Tensor, seed: int, cfg: float, top_k: int, top_p: float
+) -> CalibrationSet:
+    """Samples of a RAR or PAR model, whose inputs are its tokens."""
+    sampling = replace(model.sampling, cfg=cfg, top_k=top_k, top_p=top_p)
+    tokens = [
+        generate_tokens(model, part, seed * 100003 + i, sampling).tokens_BT
+        for i, part in enumerate(labels_N.split(_BATCH))
+    ]
+    tokens_NL = torch.cat(tokens)
+    return CalibrationSet(labels_N, tokens_NL, tokens_NL, cfg=cfg)
 
 
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:
@@ -143,81 +163,51 @@ class _Recorder:
 
 @torch.no_grad()
 def data_by_block(
-    var: Var, calibration: CalibrationSet, masked: bool = True
+    model: Model, calibration: CalibrationSet, masked: bool = True
 ) -> Iterator[BlockData]:
     """Data of every block in order, then of the linears outside the blocks.
 
     Args:
-        var: the float model.
+        model: the float model.
         calibration: the samples.
         masked: False lets every token see every other, as PTQ4ARVG's released code calibrates.
 
     Raises:
         CalibrationError: an activation of the float model is not finite.
     """
-    config, holder = var.config, var.backends
-    scales = config.scale_ranges
-    mask_11LL = var.attn_bias_for_masking
-    mask_11LL = mask_11LL if masked else torch.zeros_like(mask_11LL)
-    labels_B, latent_BLZ = calibration.row_data(config.num_classes)
+    generator, holder = generator_of(model), model.backends
+    labels_B, rows = calibration.row_data(model.config.num_classes)
     before = holder.backend, holder.other
     recorder = _Recorder()
     holder.backend = holder.other = recorder
     try:
-        cond = var.condition(labels_B)
-        start_BlC = cond.cond_BD.unsqueeze(1) + var.pos_start
-        words_BLC = holder.linear(
-            LinearSite(config.depth, "word_embed"), latent_BLZ, var.word_embed
-        )
-        outside = {"word_embed": recorder.inputs["word_embed"]}
-        silu_B1C = torch.nn.functional.silu(cond.cond_BD).unsqueeze(1)
-        x_BLC = torch.cat((start_BlC, words_BLC), 1) + var.position_table()
-        for block, modulation in zip(var.blocks, cond.blocks, strict=True):
-            assert isinstance(block, VarBlock)
+        for index, stage in enumerate(generator.walk(labels_B, rows, masked)):
+            inputs = {**recorder.inputs, **stage.inputs}
             recorder.inputs = {}
-            y_BLC = block(x_BLC, modulation, mask_11LL=mask_11LL)
-            inputs: dict[SiteName, Tensor] = {**recorder.inputs, "ada_lin": silu_B1C}
-            _need_finite(f"block {block.attn.block}", inputs)
-            yield BlockData(x_BLC, modulation, mask_11LL, inputs, scales, labels_B)
-            x_BLC = y_BLC
-        recorder.inputs = {}
-        h_BLC = var.head_nm(x_BLC, cond.head_scale_B1C, cond.head_shift_B1C)
-        last: dict[SiteName, Tensor] = {
-            "word_embed": outside["word_embed"], "head": h_BLC,
-            "head_ada": silu_B1C, "shared_ada": silu_B1C,
-        }  # fmt: skip
-        _need_finite("outside the blocks", last)
-        yield BlockData(None, None, mask_11LL, last, scales, labels_B)
+            outside = index == model.config.depth
+            _need_finite("outside the blocks" if outside else f"block {index}", inputs)
+            yield BlockData(
+                stage.x_BLC, stage.modulation, stage.mask_11LL, inputs, generator.scales, labels_B,
+                regions=generator.regions, sink=generator.sink,
+            )  # fmt: skip
     finally:
         holder.backend, holder.other = before
 
 
 @torch.no_grad()
-def replay(var: Var, calibration: CalibrationSet, take: slice = slice(None)) -> list[Tensor]:
-    """Run rows of a calibration set scale by scale with a cache, as generation does.
+def replay(model: Model, calibration: CalibrationSet, take: slice = slice(None)) -> list[Tensor]:
+    """Run rows of a calibration set step by step with a cache, as generation does.
 
     Args:
-        var: the model, with whatever backends are in place.
+        model: the model, with whatever backends are in place.
         calibration: the samples.
         take: which of its rows.
 
     Returns:
-        For each scale logits [B, l, V] of the rows, without guidance.
+        For each step logits [B, l, V] of the rows, without guidance.
     """
-    sides = var.config.patch_nums
-    labels_B, latent_BLZ = (x[take] for x in calibration.row_data(var.config.num_classes))
-    maps_BlZ = latent_BLZ.split([p * p for p in sides[1:]], 1)
-    cond, cache, logits = var.condition(labels_B), var.new_cache(), []
-    for index, side in enumerate(sides):
-        if var.step_hook is not None:
-            var.step_hook(index)
-        if index == 0:
-            x_BlC = var.first_input(cond)
-        else:
-            map_BZpp = maps_BlZ[index - 1].transpose(1, 2).unflatten(2, (side, side))
-            x_BlC = var.next_input(index, map_BZpp)
-        logits.append(var.scale_logits(x_BlC, cond, cache))
-    return logits
+    labels_B, rows = (x[take] for x in calibration.row_data(model.config.num_classes))
+    return generator_of(model).replay(labels_B, rows)
 
 
 def _need_finite(where: str, inputs: dict[SiteName, Tensor]) -> None:

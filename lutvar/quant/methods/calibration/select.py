@@ -22,8 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from lutvar.quant.methods.errors import CalibrationError
-from lutvar.quant.var import Var
-from lutvar.quant.var.blocks import VarBlock
+from lutvar.quant.methods.generator import Model, generator_of
 
 from .samples import CalibrationSet
 
@@ -76,18 +75,12 @@ def is_degenerate(rows: int, dimensions: int) -> bool:
 
 
 @torch.no_grad()
-def features(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> Tensor:
+def features(var: Model, calibration: CalibrationSet, spec: SelectSpec) -> Tensor:
     """Features of all 2 N rows, [2 N, C]."""
     labels_B, latent_BLZ = replace(calibration, rows=None).row_data(var.config.num_classes)
-    mask = var.attn_bias_for_masking if spec.feature == "mean" else None
-    parts = []
+    generator, parts = generator_of(var), []
     for labels_b, latent_bLZ in zip(labels_B.split(64), latent_BLZ.split(64), strict=True):
-        cond = var.condition(labels_b)
-        start_BlC = cond.cond_BD.unsqueeze(1) + var.pos_start
-        x_BLC = torch.cat((start_BlC, var.word_embed(latent_bLZ)), 1) + var.position_table()
-        for block, modulation in zip(var.blocks, cond.blocks, strict=True):
-            assert isinstance(block, VarBlock)
-            x_BLC = block(x_BLC, modulation, mask_11LL=mask)
+        x_BLC = generator.last_output(labels_b, latent_bLZ, masked=spec.feature == "mean")
         parts.append(x_BLC[:, 0] if spec.feature == "first" else x_BLC.mean(1))
     features_BC = torch.cat(parts)
     if not bool(features_BC.isfinite().all()):
@@ -95,7 +88,7 @@ def features(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> Tensor:
     return features_BC
 
 
-def select(var: Var, calibration: CalibrationSet, spec: SelectSpec) -> CalibrationSet:
+def select(var: Model, calibration: CalibrationSet, spec: SelectSpec) -> CalibrationSet:
     """The calibration set with `rows` chosen and a note that says how.
 
     Raises:

@@ -18,6 +18,8 @@ from pydantic import ValidationError
 from lutvar.contract.costs import load_array_costs
 from lutvar.contract.formats import get_format
 from lutvar.contract.quant_preset import QuantConfig, SiteConfig, load_quant, preset_names
+from lutvar.quant.generators.accelerator import lacks
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import Rotation
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
@@ -123,7 +125,7 @@ class HardwareReport:
 
 
 def hardware(
-    quantized: QuantizedVar, var: Var, on_grid: Mapping[LinearSite, bool] | None = None
+    quantized: QuantizedVar, var: Model, on_grid: Mapping[LinearSite, bool] | None = None
 ) -> HardwareReport:
     """Judge the layers that a recipe made for a model.
 
@@ -152,10 +154,13 @@ def hardware(
     kv_format, more, remarks = attention_problems(quantized)
     missing += more
     added += remarks
-    try:
-        check_transformer(var.config)
-    except QuantizationError as error:
-        missing.append(f"attention: {error}")
+    if isinstance(var, Var):
+        try:
+            check_transformer(var.config)
+        except QuantizationError as error:
+            missing.append(f"attention: {error}")
+    else:
+        missing += lacks(var.config)
     preset = None if config is None else shipped(config)
     unshipped = None
     if config is not None and preset is None:
@@ -227,7 +232,7 @@ def _formats(config: QuantConfig) -> str:
     return f"weights {config.weight}, inputs {', '.join(sites)}"
 
 
-def _sizes(quantized: QuantizedVar, var: Var) -> tuple[float, float]:
+def _sizes(quantized: QuantizedVar, var: Model) -> tuple[float, float]:
     """Bits of a quantized weight, bytes of a weight of blocks and head."""
     quantized_bits = quantized_weights = read_bits = read_weights = 0.0
     for index in range(var.config.depth + 1):

@@ -137,6 +137,8 @@ class BlockData:
         inputs: name of a linear -> its input [B, L, I] (AdaLN linears: [B, 1, I]).
         scales: (first, last + 1) token of each scale.
         labels_B: class of each row, the null class for unconditional ones.
+        regions: for each scale which static range its tokens share; empty: one for each scale.
+        sink: the first scales, whose tokens have ranges of their own (the sink tokens).
         importance: name of a linear -> Fisher matrix [O, O] of its output (`importance`), for
             those that steps ask for.
     """
@@ -148,6 +150,13 @@ class BlockData:
     scales: tuple[tuple[int, int], ...]
     labels_B: Tensor
     importance: Mapping[SiteName, Tensor] = field(default_factory=dict)
+    regions: tuple[int, ...] = ()
+    sink: int = 1
+
+    @property
+    def sink_tokens(self) -> int:
+        """Tokens of the first `sink` scales; 0 where nothing follows them."""
+        return self.scales[self.sink - 1][1] if len(self.scales) > self.sink else 0
 
     def by_scale(self, name: SiteName) -> list[Tensor]:
         """Inputs of a linear for each scale step, [B, l, I]."""
@@ -161,9 +170,10 @@ class Block:
     Attributes:
         index: block, or the number of blocks for the linears outside.
         layers: name -> layer; only the linears that the recipe covers.
-        module: the float block, None outside; steps must not change it.
+        module: the float block of a VAR model, else None; steps must not change it.
         data: calibration data, None when the recipe needs none.
         seed: for random choices of steps.
+        heads: attention heads, None outside the blocks.
         following: steps of the recipe that come after the one at work.
     """
 
@@ -173,6 +183,7 @@ class Block:
     data: BlockData | None
     seed: int = 0
     following: tuple[Step, ...] = ()
+    heads: int | None = None
 
     def generator(self, salt: int = 0) -> torch.Generator:
         """A random stream that depends on seed, block and salt alone."""

@@ -16,13 +16,14 @@ from lutvar.quant.methods.calibration.importance import output_importance
 from lutvar.quant.methods.calibration.network import WholeModel
 from lutvar.quant.methods.calibration.samples import CalibrationSet, data_by_block
 from lutvar.quant.methods.errors import CalibrationError, RecipeError
+from lutvar.quant.methods.generator import Model, generator_of, var_only
 from lutvar.quant.methods.layers.layer import Block, BlockData, Layer, Step
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.methods.steps.base import ModelStep
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
-from lutvar.quant.var.sites import SINGLE_SITES, LinearSite, SiteName
+from lutvar.quant.var.sites import LinearSite, SiteName
 
 from .quantized_var import QuantizedVar
 from .recipe import Recipe
@@ -31,7 +32,7 @@ from .tune import tune
 
 
 def quantize_var(
-    var: Var,
+    var: Model,
     recipe: Recipe,
     calibration: CalibrationSet | None = None,
 ) -> QuantizedVar:
@@ -55,7 +56,7 @@ def quantize_var(
 
 
 def quantize_blocks(
-    var: Var,
+    var: Model,
     recipe: Recipe,
     calibration: CalibrationSet | None = None,
     skip: Container[int] = (),
@@ -66,10 +67,7 @@ def quantize_blocks(
     memory-mapped needs little more memory than one block.
     """
     depth = var.config.depth
-    if ("shared_ada" in recipe.layers) and not var.config.shared_adaln:
-        raise RecipeError("layers.shared_ada: this model has AdaLN of each block; name ada_lin")
-    if ("ada_lin" in recipe.layers) and var.config.shared_adaln:
-        raise RecipeError("layers.ada_lin: this model has a shared AdaLN; name shared_ada")
+    check_model(var, recipe)
     steps = [make_step(settings) for settings in recipe.steps]
     if recipe.needs_data and calibration is None:
         raise CalibrationError(f"recipe {recipe.name} needs calibration samples; give some")
@@ -84,6 +82,7 @@ def quantize_blocks(
         ) -> dict[SiteName, Layer]:
             return _block(var, recipe, _layers(var, specs, index), index, block_data, steps)
 
+        assert isinstance(var, Var)
         choices = plan_mixed(var, recipe, calibration, build).choices
     whole: dict[int, dict[SiteName, Layer]] = {}
     if any(isinstance(step, ModelStep) for step in steps):
@@ -119,7 +118,7 @@ def quantize_blocks(
 
 
 def _whole_model(
-    var: Var, recipe: Recipe, calibration: CalibrationSet, steps: list[Step]
+    var: Model, recipe: Recipe, calibration: CalibrationSet, steps: list[Step]
 ) -> tuple[dict[int, dict[SiteName, Layer]], list[Step]]:
     """All layers after the last step that works on the whole model, and the steps that are left."""
     blocks = {i: _layers(var, recipe.layers, i) for i in range(var.config.depth + 1)}
@@ -151,7 +150,7 @@ def _with_importance(
 
 def tuned_model(
     model: QuantizedVar,
-    var: Var,
+    var: Model,
     calibration: CalibrationSet | None,
     progress: Callable[[int, int], None] | None = None,
     state: Path | None = None,
@@ -162,12 +161,13 @@ def tuned_model(
         return model
     if calibration is None:
         raise CalibrationError(f"recipe {model.recipe.name} needs calibration samples; give some")
+    assert isinstance(var, Var)
     report = None if progress is None else lambda d, of: progress(count + d, count + of)
     return tune(model, var, calibration, spec, report, state)
 
 
 def measured_attention(
-    model: QuantizedVar, var: Var, calibration: CalibrationSet | None
+    model: QuantizedVar, var: Model, calibration: CalibrationSet | None
 ) -> AttentionMethod | None:
     """The recipe's attention method, once it has looked at the model with its quantized linears."""
     if model.recipe.attention is None:
@@ -185,7 +185,7 @@ def measured_attention(
     return method
 
 
-def _layers(var: Var, specs: Mapping[SiteName, LayerSpec], index: int) -> dict[SiteName, Layer]:
+def _layers(var: Model, specs: Mapping[SiteName, LayerSpec], index: int) -> dict[SiteName, Layer]:
     """The linears of a block that have quantizers, as the float model has them."""
     layers: dict[SiteName, Layer] = {}
     for site, weight_OI, bias_O in iter_linears(var, index):
@@ -207,7 +207,7 @@ def _layers(var: Var, specs: Mapping[SiteName, LayerSpec], index: int) -> dict[S
 
 
 def _block(
-    var: Var,
+    var: Model,
     recipe: Recipe,
     layers: dict[SiteName, Layer],
     index: int,
@@ -215,9 +215,9 @@ def _block(
     steps: list[Step],
 ) -> dict[SiteName, Layer]:
     """The finished layers of a block."""
-    module = var.blocks[index] if index < var.config.depth else None
+    module = var.blocks[index] if isinstance(var, Var) and index < var.config.depth else None
     assert module is None or isinstance(module, VarBlock)
-    block = Block(index, layers, module, data, recipe.seed)
+    block = Block(index, layers, module, data, recipe.seed, heads=generator_of(var).heads(index))
     for number, step in enumerate(steps):
         block.following = tuple(steps[number + 1 :])
         step.apply(block)
@@ -228,23 +228,27 @@ def _block(
     return layers
 
 
-def iter_linears(var: Var, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
+def iter_linears(model: Model, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
     """All linears of a block, AdaLN first, or those outside the blocks."""
-    depth = var.config.depth
-    if index < depth:
-        block = var.blocks[index]
-        assert isinstance(block, VarBlock)
-        if not block.shared:
-            linear = block.ada_lin[1]
-            assert isinstance(linear, torch.nn.Linear)
-            yield block.site_ada, linear.weight, linear.bias
-        yield from block.iter_linears()
-        return
-    modules = {"head": var.head, "head_ada": var.head_nm.ada_lin[1], "word_embed": var.word_embed}
-    if var.config.shared_adaln:
-        modules["shared_ada"] = var.shared_ada_lin[1]  # type: ignore[index]
-    for name in SINGLE_SITES:
-        if name in modules:
-            module = modules[name]
-            assert isinstance(module, torch.nn.Linear)
-            yield LinearSite(depth, name), module.weight, module.bias
+    yield from generator_of(model).linears(index)
+
+
+def check_model(model: Model, recipe: Recipe) -> None:
+    """Refuse a recipe that a model cannot take.
+
+    Raises:
+        RecipeError: a linear that the model does not have, or a part that works on VAR alone.
+    """
+    for name, reason in generator_of(model).absent.items():
+        if name in recipe.layers:
+            raise RecipeError(f"layers.{name}: {reason}")
+    parts = [f"step {settings['step']}" for settings in recipe.steps]
+    parts += ["mixed"] if recipe.mixed is not None else []
+    parts += ["tune"] if recipe.tune is not None else []
+    if recipe.attention is not None:
+        parts.append(f"attention.kind {recipe.attention.get('kind', 'plain')}")
+        parts += ["attention.share_halves"] if recipe.attention.get("share_halves") else []
+    if recipe.calibration.resample is not None:
+        parts.append("calibration.resample")
+    for part in parts:
+        var_only(model, part)

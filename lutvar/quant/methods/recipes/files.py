@@ -28,10 +28,10 @@ from torch import Tensor
 from lutvar.files import json_text, not_a_file, write_file
 from lutvar.quant.methods.attention.registry import AttentionMethod, attention_class, make_attention
 from lutvar.quant.methods.errors import QuantizedFileError
+from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.layers.grid import GridWeight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.state import pack, pack_layer, unpack, unpack_grid, unpack_layer
-from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
 from .recipe import Recipe
@@ -68,7 +68,7 @@ class RecipeFile(NamedTuple):
         return {LinearSite(item["block"], item["name"]): item["grid"] for item in self.layers}
 
 
-def fingerprint(var: Var) -> str:
+def fingerprint(var: Model) -> str:
     """Names a model: its shape and a sample of each weight.
 
     Large tensors are not read whole, so that a memory-mapped model stays on disk; two trainings
@@ -91,7 +91,7 @@ def attention_state(method: AttentionMethod | None, tensors: dict[str, Tensor]) 
     return None if state is None else pack(state(), "attention", tensors)
 
 
-def restored_attention(content: RecipeFile, var: Var) -> AttentionMethod | None:
+def restored_attention(content: RecipeFile, var: Model) -> AttentionMethod | None:
     """The attention method of a file."""
     if content.recipe.attention is None:
         return None

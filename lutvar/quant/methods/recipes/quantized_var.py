@@ -7,19 +7,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from lutvar.quant.methods.attention.cache import QuantizedCache
 from lutvar.quant.methods.attention.registry import AttentionMethod
+from lutvar.quant.methods.generator import Model, generator_of
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
-from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
 from . import files
 from .recipe import Recipe
+
+#: The model that is lent keeps its type.
+M = TypeVar("M", bound=Model)
 
 
 @dataclass
@@ -36,7 +40,7 @@ class QuantizedVar:
     layers: dict[LinearSite, Layer] = field(default_factory=dict)
     attention: AttentionMethod | None = None
 
-    def save(self, path: str | Path, var: Var) -> None:
+    def save(self, path: str | Path, var: Model) -> None:
         """Write to a file, atomically; `var` is the model that it was made of. See `files`."""
         packed, tensors = files.pack_layers(self.layers.values())
         state = files.attention_state(self.attention, tensors)
@@ -44,7 +48,7 @@ class QuantizedVar:
         files.write(Path(path), self.recipe, model, packed, state, tensors)
 
     @classmethod
-    def load(cls, path: str | Path, var: Var) -> QuantizedVar:
+    def load(cls, path: str | Path, var: Model) -> QuantizedVar:
         """Read what `save` or `lutvar quantize` wrote for this model.
 
         Raises:
@@ -55,7 +59,7 @@ class QuantizedVar:
         return cls(content.recipe, content.unpacked(), attention)
 
     @contextmanager
-    def installed(self, var: Var) -> Iterator[Var]:
+    def installed(self, var: M) -> Iterator[M]:
         """The model with these layers in place, for the duration of the `with` block.
 
         Generation and teacher forcing must go scale by scale and call `var.step_hook`, as
@@ -63,8 +67,7 @@ class QuantizedVar:
         """
         holder = var.backends
         before = holder.backend, holder.other, holder.attention, var.cache_factory, var.step_hook
-        null_D = torch.nn.functional.silu(var.class_emb.weight[var.config.num_classes].detach())
-        backend = _Backend(self, before[4], null_D)
+        backend = _Backend(self, before[4], generator_of(var).null_input)
         holder.backend = holder.other = backend
         if self.attention is not None:
             holder.attention = self.attention
@@ -86,7 +89,7 @@ class _Backend:
     """The linear backend while a `QuantizedVar` is installed."""
 
     def __init__(
-        self, model: QuantizedVar, hook: Callable[[int], None] | None, null_D: Tensor
+        self, model: QuantizedVar, hook: Callable[[int], None] | None, null_D: Tensor | None
     ) -> None:
         self.model, self.hook, self.null_D, self.scale_index = model, hook, null_D, 0
         self.begin_rows = getattr(model.attention, "begin_rows", None)
@@ -101,11 +104,12 @@ class _Backend:
     def __call__(
         self, site: LinearSite, x_BLC: Tensor, weight_OI: Tensor, bias_O: Tensor | None
     ) -> Tensor:
-        if site.name == "head_ada" and self.begin_rows is not None:
+        null_D, begin_rows = self.null_D, self.begin_rows
+        if site.name == "head_ada" and begin_rows is not None and null_D is not None:
             # AdaLN vectors are computed once for new rows, from their class embedding.
-            null_B = (x_BLC == self.null_D).all(-1).flatten()
+            null_B = (x_BLC == null_D).all(-1).flatten()
             half = len(null_B) // 2
-            self.begin_rows(
+            begin_rows(
                 2 * half == len(null_B) and bool(null_B[half:].all() and not null_B[:half].any())
             )
         layer = self.model.layers.get(site)

@@ -54,12 +54,12 @@ class HeadBalance(StepBase):
 
     @torch.no_grad()
     def apply(self, block: Block) -> None:
-        if block.module is None:
+        if block.heads is None:
             return
         _, proj = value_layers(block, self.step)
         require_data(block, proj, self.step)
         assert block.data is not None
-        width, heads = proj.weight_OI.shape[1], block.module.attn.heads
+        width, heads = proj.weight_OI.shape[1], block.heads
         head = width // heads
         x_BLHc = block.data.inputs["proj"].unflatten(-1, (heads, head)).double()
         columns_OHc = proj.weight_OI.double().unflatten(1, (heads, head))

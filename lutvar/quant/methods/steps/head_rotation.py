@@ -27,10 +27,10 @@ class HeadRotation(StepBase):
     seed: Seed | None = 42
 
     def apply(self, block: Block) -> None:
-        if block.module is None:
+        if block.heads is None:
             return
         _, proj = value_layers(block, self.step)
-        heads = block.module.attn.heads
+        heads = block.heads
         head = proj.weight_OI.shape[1] // heads
         matrices_Hcc = hadamard_matrix(head, self.seed).expand(heads, -1, -1)
         fold_values(block, matrices_Hcc.mT, matrices_Hcc)

@@ -45,7 +45,7 @@ class SmoothQuant(StepBase):
                 batches = [x for x, _ in row_batches(block, layer, self.batch, skip)]
             else:
                 x = layer.prepared(block.data.inputs[layer.site.name])
-                first = block.data.scales[0][1] if skip and len(block.data.scales) > 1 else 0
+                first = block.data.sink_tokens if skip else 0
                 batches = [x[:, first:]]
             factor = moving_average([self._factor(x, layer.weight_OI) for x in batches])
             scale_channels(layer, 1 / factor)

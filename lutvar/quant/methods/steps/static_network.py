@@ -23,7 +23,8 @@ from lutvar.quant.methods.calibration.network import (
     parts_of,
     run_network,
 )
-from lutvar.quant.methods.calibration.rows import row_batches
+from lutvar.quant.methods.calibration.rows import row_batches, shared_ranges
+from lutvar.quant.methods.generator import generator_of
 from lutvar.quant.methods.layers.operations import scale_channels
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.percentiles import ZeroPoints
@@ -39,8 +40,8 @@ class StaticNetwork(ModelStep):
     """Static ranges of all inputs, found while the quantized model runs on the calibration rows.
 
     Attributes:
-        ranges: linear -> "scale" one range for each scale step, "sink" one for the first step and
-            one for the rest, "tensor" one. Linears that are not named keep their quantizer.
+        ranges: linear -> "scale", "sink", "pass" or "tensor", as of `static-tokens`. Linears that
+            are not named keep their quantizer.
         centre: linears whose channels are centred first (`symmetric-shift`).
         gps: linears that get gain-projected factors after that.
         formula: of the factors, "paper" or "code".
@@ -51,7 +52,7 @@ class StaticNetwork(ModelStep):
         batch: rows that run together; later batches enter the moving average.
     """
 
-    ranges: dict[SiteName, Literal["scale", "sink", "tensor"]]
+    ranges: dict[SiteName, Literal["scale", "sink", "pass", "tensor"]]
     centre: tuple[SiteName, ...] = ("qkv", "fc1", "head")
     gps: tuple[SiteName, ...] = ("qkv", "fc1", "head")
     formula: Formula = "code"
@@ -63,7 +64,7 @@ class StaticNetwork(ModelStep):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         for name, kind in self.ranges.items():
-            if kind != "tensor" and name not in (*SITE_NAMES, "head"):
+            if kind not in ("pass", "tensor") and name not in (*SITE_NAMES, "head"):
                 raise ValueError(f"ranges.{name}: {kind}; its input has no scale steps: tensor")
         lacking = {*self.centre, *self.gps} - {*self.ranges}
         if lacking:
@@ -126,16 +127,19 @@ class StaticNetwork(ModelStep):
         )  # fmt: skip
 
     def _pairs(self, model: WholeModel, site: LinearSite) -> tuple[int, ...]:
-        count = len(model.var.config.patch_nums)
-        pairs = {"scale": tuple(range(count)), "sink": (0, min(1, count - 1)), "tensor": (0,)}
-        return pairs[self.ranges[site.name]]
+        generator, kind = generator_of(model.var), self.ranges[site.name]
+        if kind == "pass" and generator.null_input is not None and site.name not in SITE_NAMES:
+            kind = "tensor"  # VAR's AdaLN sees one vector for all scales
+        return shared_ranges(kind, generator.regions, generator.sink)
 
     def _running(self, model: WholeModel, site: LinearSite, by_channel: bool) -> RunningRange:
-        quantizer, scales = model.layers[site].activation, model.var.config.scale_ranges
+        generator, quantizer = generator_of(model.var), model.layers[site].activation
+        scales, sink = generator.scales, generator.sink
         assert isinstance(quantizer, FakeQuantizer)
         parts = parts_of(self._pairs(model, site), scales)
         if by_channel:
-            first = scales[0][1] if site.name in self.skip_first and len(scales) > 1 else 0
+            skip = site.name in self.skip_first and len(scales) > sink
+            first = scales[sink - 1][1] if skip else 0
             parts = ((first, scales[-1][1]),)
         return RunningRange(quantizer.spec.bits, parts, by_channel, self.zero_points)
 

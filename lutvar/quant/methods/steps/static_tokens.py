@@ -8,13 +8,15 @@ head and AdaLN one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from lutvar.quant.methods.calibration.rows import row_batches
+from lutvar.quant.methods.calibration.network import parts_of
+from lutvar.quant.methods.calibration.rows import row_batches, shared_ranges
 from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.percentiles import (
@@ -36,14 +38,16 @@ class StaticTokens(StepBase):
 
     Attributes:
         ranges: "scale" one for each scale step, "sink" one for the first step and one for the
-            rest, "tensor" one.
+            rest, "tensor" one. RAR and PAR have one range for each of their sink tokens and one for
+            the rest (`BlockData.regions`) under either of the first two, as released; "pass" is one
+            for each of their passes.
         batch: rows for each range; later batches enter the moving average.
         zero_points: of several batches, "rounded" or "averaged".
     """
 
     reads_data: ClassVar[bool] = True
 
-    ranges: Literal["scale", "sink", "tensor"] = "scale"
+    ranges: Literal["scale", "sink", "pass", "tensor"] = "scale"
     batch: int = Field(default=64, ge=1)
     zero_points: ZeroPoints = "rounded"
 
@@ -60,22 +64,18 @@ class StaticTokens(StepBase):
             layer.activation = self._fixed(block, layer, quantizer.spec)
 
     def _fixed(self, block: Block, layer: Layer, spec: QuantizerSpec) -> StaticQuantizer:
+        assert block.data is not None
         batches: list[tuple[Tensor, Tensor]] = []
         pairs: tuple[int, ...] = (0,)
         for x_BLI, scales in row_batches(block, layer, self.batch):
-            parts = self._parts(scales)
-            pairs = tuple(range(len(parts)))
+            regions: Sequence[int] = block.data.regions
+            if len(regions) != len(scales):  # no tokens of the first step, or one vector for all
+                regions = range(len(scales))
+            pairs = shared_ranges(self.ranges, regions, block.data.sink)
+            parts = parts_of(pairs, scales) or ((scales[0][0], scales[-1][1]),)
             ranges = [percentile_range(x_BLI[:, a:b].reshape(1, -1), spec.bits) for a, b in parts]
             batches.append((torch.cat([r[0] for r in ranges]), torch.cat([r[1] for r in ranges])))
         if layer.site.name == "word_embed" and len(pairs) > 1:
             pairs = (0, *pairs)  # no tokens of the first scale step
         scale_S, zero_point_S = average_range(batches, self.zero_points)
         return StaticQuantizer.of(spec.format, scale_S, zero_point_S, pairs, self.zero_points)
-
-    def _parts(self, scales: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]:
-        """Token ranges that share a pair."""
-        if self.ranges == "scale":
-            return list(scales)
-        if self.ranges == "sink" and len(scales) > 1:
-            return [scales[0], (scales[1][0], scales[-1][1])]
-        return [(scales[0][0], scales[-1][1])]
