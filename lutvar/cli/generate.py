@@ -30,6 +30,12 @@ from .sampling import Sampling, class_option, labels_of, sampling_options
 @seed_option
 @sampling_options(smooth=False)
 @click.option("--zoom", type=click.IntRange(1, 64), default=12, help="Screen pixels per pixel.")
+@click.option(
+    "--names/--no-names",
+    default=True,
+    help="Write the class above each image; without, and with --zoom 1, one image is one that "
+    "`lutvar edit` takes.",
+)
 @out_option("PNG file.", "build/generate.png", endings=(".png",))
 @json_option
 def generate(
@@ -39,6 +45,7 @@ def generate(
     seed: int,
     sampling: Sampling,
     zoom: int,
+    names: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -60,10 +67,13 @@ def generate(
     else:
         prepare_output(out)
         if token_images.is_token_model(how.model):
-            token_images.generate(how, sampling, wanted, seed, zoom, out, as_json)
+            token_images.generate(how, sampling, wanted, seed, zoom, names, out, as_json)
             return
         loaded = how.load()
         wanted = wanted or list(range(len(loaded.model.info.classes)))
         seeds = [seed + i for i in range(len(wanted))]
         row = how.draw(loaded, sampling, wanted, seeds, out.parent).row(loaded.model.info)
-    finish(row, out, backend=how.name, what=how.what, seed=seed, zoom=zoom, as_json=as_json)
+    finish(
+        row, out, backend=how.name, what=how.what, seed=seed, zoom=zoom, names=names,
+        as_json=as_json,
+    )  # fmt: skip

@@ -25,6 +25,7 @@ from .coverage import coverage
 from .demo import demo
 from .disassemble import disassemble
 from .doctor import doctor
+from .edit import edit
 from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
@@ -48,9 +49,9 @@ from .verilog import verilog
 from .vivado import vivado
 
 COMMANDS = (
-    demo, generate, quantize, pack, quality, evaluate, results, verilog, vivado, board, estimate,
-    disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors, coverage, train,
-    bench, list_names, inspect, doctor, selftest,
+    demo, generate, edit, quantize, pack, quality, evaluate, results, verilog, vivado, board,
+    estimate, disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors, coverage,
+    train, bench, list_names, inspect, doctor, selftest,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

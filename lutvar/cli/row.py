@@ -41,7 +41,15 @@ class Row(NamedTuple):
 
 
 def finish(
-    row: Row, out: Path, *, backend: str, what: str, seed: int, zoom: int, as_json: bool
+    row: Row,
+    out: Path,
+    *,
+    backend: str,
+    what: str,
+    seed: int,
+    zoom: int,
+    names: bool,
+    as_json: bool,
 ) -> None:
     """Write the picture, then print passes, times and where the picture is.
 
@@ -52,9 +60,10 @@ def finish(
         what: what that is, "backend" or "device".
         seed: of the first image.
         zoom: screen pixels per pixel.
+        names: write the classes above the images.
         as_json: print data.
     """
-    write_row(row.images_BCHW, zoom, row.names, out)
+    write_row(row.images_BCHW, zoom, row.names if names else None, out)
     data: dict[str, Any] = {
         "file": str(out),
         "backend": backend,

@@ -37,6 +37,7 @@ def generate(
     labels: Sequence[Label],
     seed: int,
     zoom: int,
+    names: bool,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -66,7 +67,8 @@ def generate(
     pixels, tokens = _draw(loaded, recipe, classes, seed, sampling, slots)
     if not given("zoom") and loaded.tokenizer.config.image_size > _SMALL:
         zoom = 1
-    write_row(pixels.numpy(), zoom, [class_name(loaded.classes, label) for label in classes], out)
+    above = [class_name(loaded.classes, label) for label in classes]
+    write_row(pixels.numpy(), zoom, above if names else None, out)
     data = {"file": str(out), "backend": "float" if recipe is None else "quantized", "seed": seed,
             "classes": classes, "tokens": tokens}  # fmt: skip
     text = f"{out}: classes {', '.join(map(str, classes))}, {data['backend']}, seed {seed}"
