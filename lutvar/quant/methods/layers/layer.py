@@ -173,7 +173,7 @@ class Block:
         module: the float block of a VAR model, else None; steps must not change it.
         data: calibration data, None when the recipe needs none.
         seed: for random choices of steps.
-        heads: attention heads, None outside the blocks.
+        heads: attention heads, None outside the blocks; by default those of `module`.
         following: steps of the recipe that come after the one at work.
     """
 
@@ -184,6 +184,10 @@ class Block:
     seed: int = 0
     following: tuple[Step, ...] = ()
     heads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.heads is None and self.module is not None:
+            self.heads = self.module.attn.heads
 
     def generator(self, salt: int = 0) -> torch.Generator:
         """A random stream that depends on seed, block and salt alone."""
