@@ -121,6 +121,10 @@ class TuneSpec(BaseModel):
         biases: rate of biases, relative to the mean size of the layer's; 0 leaves biases alone.
         weights: rate of what is rounded to the weights' integers, relative to the mean size of the
             layer's weights; 0 leaves the integers as they are.
+        sites: linears that are tuned, default all; QuEST (arXiv:2402.03666) tunes AdaLN, where the
+            time steps of its models enter, and attention.
+        rank: 0 trains what is rounded to the integers itself, more a change of it that is a product
+            of two matrices of this rank (EfficientDM, arXiv:2310.03270), merged before rounding.
         guidance: how much the divergence of the guided logits counts, beside that of both halves.
         direction: of the guided divergence. "forward" asks the quantized model for all that the
             float model draws; "reverse" for nothing that the float model would not draw (MiniLLM,
@@ -134,5 +138,17 @@ class TuneSpec(BaseModel):
     scales: float = Field(default=0.003, ge=0)
     biases: float = Field(default=0.01, ge=0)
     weights: float = Field(default=0.0, ge=0)
+    sites: tuple[SiteName, ...] | None = None
+    rank: int = Field(default=0, ge=0)
     guidance: float = Field(default=0.0, ge=0)
     direction: Literal["forward", "reverse"] = "forward"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.rank and not self.weights:
+            raise ValueError(f"rank = {self.rank}: it changes weights; give their rate, `weights`")
+        return self
+
+    def tunes(self, name: SiteName) -> bool:
+        """Whether a linear is tuned."""
+        return self.sites is None or name in self.sites

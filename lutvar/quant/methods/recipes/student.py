@@ -31,10 +31,11 @@ class TunedLayer:
         log_scale: logarithm of what its scales are multiplied by, as `Scales.positive`; None where
             the scales cannot move: float weights, and scale rules with few values (pow2, e4m3).
         latent_OI: what is rounded to the grid; None where the integers stay as they are.
+        change: (up_OR, down_RI) whose product is added to the latent, instead of training that.
         bias_O: its bias; zeros for a layer without.
     """
 
-    def __init__(self, layer: Layer, free_integers: bool = False) -> None:
+    def __init__(self, layer: Layer, free_integers: bool = False, rank: int = 0) -> None:
         if isinstance(layer, RangedLayer):
             raise ValueError(
                 f"{layer.site}: tune works on layers with one weight; this one has one for each "
@@ -52,6 +53,12 @@ class TunedLayer:
             self.log_scale = torch.zeros_like(self.grid.scales.positive)
             if free_integers:
                 self.latent_OI = self.start_OI.clone()
+        self.change: tuple[Tensor, Tensor] | None = None
+        if rank and self.latent_OI is not None:
+            O, I = self.latent_OI.shape  # noqa: E741
+            draw = torch.Generator().manual_seed(layer.site.block)
+            down_RI = torch.randn(rank, I, generator=draw, dtype=torch.float32) / rank**0.5
+            self.change = torch.zeros(O, rank, dtype=torch.float32), down_RI
         outputs = len(self.start_OI)
         self.bias_O = (
             torch.zeros(outputs, dtype=torch.float32)
@@ -64,12 +71,20 @@ class TunedLayer:
         if self.grid is None or self.log_scale is None:
             return self.start_OI
         quantizer = self._quantizer
-        if self.latent_OI is not None:
-            return straight_apply(quantizer, self.latent_OI, self._scales(self.log_scale))
+        latent_OI = self.latent()
+        if latent_OI is not None:
+            return straight_apply(quantizer, latent_OI, self._scales(self.log_scale))
         if not self.log_scale.requires_grad:
             return self.start_OI
         blocks = quantizer.blocks(self.start_OI)
         return (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
+
+    def latent(self) -> Tensor | None:
+        """What is rounded to the grid now, [O, I]; None where the integers stay as they are."""
+        if self.latent_OI is None or self.change is None:
+            return self.latent_OI
+        up_OR, down_RI = self.change
+        return self.latent_OI + up_OR @ down_RI
 
     def finished(self) -> Layer:
         """The layer with what was learned."""
@@ -85,10 +100,11 @@ class TunedLayer:
             )
         layer.weight_scales = scales
         moved = ""
-        if self.latent_OI is None:
+        latent_OI = self.latent()
+        if latent_OI is None:
             layer.rounded_OI = values(quantizer, GridWeight(self.grid.integers_OI, scales))
         else:
-            layer.rounded_OI = quantizer.apply(self.latent_OI.detach(), scales)
+            layer.rounded_OI = quantizer.apply(latent_OI.detach(), scales)
             grid = grid_weight(layer)
             assert grid is not None, f"{layer.site}: weights that are not on their grid"
             share = float((grid.integers_OI != self.grid.integers_OI).float().mean())

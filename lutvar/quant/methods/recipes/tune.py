@@ -83,7 +83,10 @@ def tune(
         raise CalibrationError(
             "tune needs both guidance halves of each sample; leave calibration.select out"
         )
-    tuned = {site: TunedLayer(layer, spec.weights > 0) for site, layer in model.layers.items()}
+    tuned = {
+        site: TunedLayer(layer, spec.weights > 0 and spec.tunes(site.name), spec.rank)
+        for site, layer in model.layers.items()
+    }
     student = Student(var, tuned, model.recipe.attention)
     count = len(calibration)
     checked = torch.arange(0, count, max(count // _CHECKED, 1))[:_CHECKED]
@@ -142,7 +145,9 @@ def tune(
         site = next(iter(model.layers))
         noted = replace(model.layers[site], notes=[*model.layers[site].notes, f"{note}; not kept"])
         return replace(model, layers={**model.layers, site: noted})
-    layers = {site: one.finished() for site, one in tuned.items()}
+    layers = {
+        site: one.finished() if spec.tunes(site.name) else one.layer for site, one in tuned.items()
+    }
     next(iter(layers.values())).notes.append(note)
     return replace(model, layers=layers)
 
@@ -173,9 +178,17 @@ def _samples_of_step(step: int, size: int, count: int, seed: int) -> Tensor:
 def _groups(tuned: dict[LinearSite, TunedLayer], spec: TuneSpec) -> list[dict[str, Any]]:
     """Adam's parameter groups."""
     groups: list[dict[str, Any]] = []
-    for one in tuned.values():
-        if one.latent_OI is not None:
-            lr = spec.weights * float(one.start_OI.abs().mean())
+    for site, one in tuned.items():
+        if not spec.tunes(site.name):
+            continue
+        lr = spec.weights * float(one.start_OI.abs().mean())
+        if one.change is not None:
+            # The product of both moves by about the same share of a weight as that itself would.
+            up_OR, down_RI = one.change
+            groups.append({"params": [up_OR.requires_grad_()], "lr": lr})
+            share = spec.weights / len(down_RI) ** 0.5
+            groups.append({"params": [down_RI.requires_grad_()], "lr": share})
+        elif one.latent_OI is not None:
             groups.append({"params": [one.latent_OI.requires_grad_()], "lr": lr})
         if spec.scales and one.log_scale is not None:
             groups.append({"params": [one.log_scale.requires_grad_()], "lr": spec.scales})
