@@ -112,3 +112,27 @@ def test_a_tokenizer_of_other_tokens(rar: Path) -> None:
     torch.save(to_released(Rar(config).state_dict(), RAR), rar)
     with pytest.raises(ModelError, match="draws 9 tokens of 32, the tokenizer beside it has 16"):
         load_generator(rar)
+
+
+def test_a_recipe_and_what_it_draws(rar: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`quantize --recipe`, then `generate --quantized`; the file is of this model alone."""
+    quantized, out = rar.with_name("q.safetensors"), rar.with_name("x.png")
+    recipe = ["--recipe", "int4-rtn", "--json"]
+    assert run(["quantize", "--model", str(rar), *recipe, "-o", str(quantized)]) == OK
+    hardware = json.loads(capsys.readouterr().out)["hardware"]
+    assert any("exact form" in item for item in hardware["missing"]) and not hardware["runs"]
+    arguments = ["generate", "--model", str(rar), "--class", "1", "--json", "-o", str(out)]
+    assert run(arguments) == OK
+    plain = json.loads(capsys.readouterr().out)
+    assert run([*arguments, "--quantized", str(quantized)]) == OK
+    coarse = json.loads(capsys.readouterr().out)
+    assert coarse["backend"] == "quantized" and coarse["tokens"] != plain["tokens"]
+    wrong = ["quantize", "--model", str(rar), "--recipe", "best-fp4", "-o", str(out)]
+    assert run([*wrong[:-1], str(rar.with_name("w.safetensors"))]) == BAD_INPUT
+    said = capsys.readouterr().err
+    assert "tune: not for a RAR model" in said and not rar.with_name("w.safetensors").exists()
+    state = torch.load(rar, weights_only=True)
+    state["lm_head.bias"] += 1
+    torch.save(state, rar)
+    assert run([*arguments, "--quantized", str(quantized)]) == BAD_INPUT
+    assert "load the model that was quantized" in capsys.readouterr().err

@@ -169,6 +169,7 @@ def quantize_to_file(
             process works on the same file.
         CalibrationError, RecipeError: as `quantize_var`.
     """
+    check_model(var, recipe)  # before minutes of calibration
     parts = Parts(path, recipe, files.fingerprint(var))
     with parts.opened():
         return _run(parts, var, vqvae, sampling, progress, model, jobs)
@@ -184,7 +185,6 @@ def _run(
     jobs: int,
 ) -> HardwareReport:
     recipe, count = parts.recipe, var.config.depth + 1
-    check_model(var, recipe)  # before minutes of calibration
     done = {index for index in range(count) if parts.finished(index)}
     samples = parts.samples if recipe.needs_data else None
     if recipe.needs_data and samples is None and (vqvae is not None or not isinstance(var, Var)):
