@@ -178,8 +178,9 @@ class Var(nn.Module):
         return self._classify(x_BLC, cond)
 
     def _classify(self, x_BLC: Tensor, cond: Conditioning) -> Tensor:
-        h = self.head_nm(x_BLC.float(), cond.head_scale_B1C, cond.head_shift_B1C)
-        return self._linear("head", h.float(), self.head).float()
+        wide = torch.promote_types(x_BLC.dtype, torch.float32)
+        h = self.head_nm(x_BLC.to(wide), cond.head_scale_B1C, cond.head_shift_B1C)
+        return self._linear("head", h.to(wide), self.head).to(wide)
 
     @torch.no_grad()
     def _initialize(self) -> None:

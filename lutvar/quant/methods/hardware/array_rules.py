@@ -13,6 +13,7 @@ import torch
 
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.quant_preset import GROUP
+from lutvar.quant.formats.scales import ScaleRule
 from lutvar.quant.methods.attention.plain import PlainAttention
 from lutvar.quant.methods.layers.grid import grid_weight
 from lutvar.quant.methods.layers.layer import Layer
@@ -63,6 +64,8 @@ def _spec_problems(what: str, spec: QuantizerSpec, dynamic: bool) -> Iterator[st
     if spec.group != GROUP:
         size = f"groups of {spec.group}" if isinstance(spec.group, int) else f"a {spec.group}"
         yield f"{what}: one scale for {size}; the accelerator has groups of {GROUP}"
+    if dynamic and (spec.half or spec.exact_rule not in (None, ScaleRule.EXACT)):
+        yield f"{what}: rounded by {_rounding(spec)}; the quantizer's ties go to the even multiple"
     if spec.asymmetric:
         yield f"{what}: zero points; sums of the array have none"
     if spec.by_sign:
@@ -73,6 +76,12 @@ def _spec_problems(what: str, spec: QuantizerSpec, dynamic: bool) -> Iterator[st
         yield f"{what}: scales of at least {spec.floor:g}; the quantizer has no such floor"
     if dynamic and spec.clip != 1:
         yield f"{what}: clipped at {spec.clip:g}; the quantizer takes the absolute maximum"
+
+
+def _rounding(spec: QuantizerSpec) -> str:
+    """The rule of a quantizer that is not the accelerator's."""
+    rule = "" if spec.exact_rule is None else f"rule {spec.exact_rule}"
+    return " and ".join(filter(None, (rule, "to FP16" if spec.half else "")))
 
 
 def _operation_problems(layer: Layer) -> Iterator[str]:
@@ -113,6 +122,8 @@ def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], li
             missing.append("attention: quantized probabilities; the unit keeps 15 bits of each")
         specs = {n: getattr(method.settings, n) for n in ("q", "k", "v")}
         missing += _record_problems("attention", specs, records)
+    if cache is not None and (cache.again or cache.memory is not None):
+        missing.append("cache: quantized again or across records; each record is written once")
     if cache is not None:
         missing += _record_problems("cache", {"keys and values": cache}, records)
     formats = sorted(set(records.values()))
@@ -137,7 +148,8 @@ def _record_problems(
     for name, spec in specs.items():
         if spec is None:
             continue
-        plain = not (spec.asymmetric or spec.by_sign) and spec.clip == 1
+        plain = not (spec.asymmetric or spec.by_sign or spec.half) and spec.clip == 1
+        plain = plain and spec.exact_rule in (None, ScaleRule.EXACT)
         if spec.format in ("E2M3", "E2M1") and spec.group in (Sharing.ROW, HEAD_DIM) and plain:
             records[name] = spec.format
         else:

@@ -67,23 +67,26 @@ class Rotation:
 
     def __call__(self, x: Tensor) -> Tensor:
         size = self.matrix_DD.shape[0]
-        return (x.unflatten(-1, (-1, size)) @ self.matrix_DD).flatten(-2)
+        return (x.unflatten(-1, (-1, size)) @ self.matrix_DD.to(x.dtype)).flatten(-2)
 
     def describe(self) -> str:
         """The operation in a few words, for reports."""
         return f"rotation of {self.matrix_DD.shape[0]} channels"
 
 
-def scale_channels(layer: Layer, s_I: Tensor) -> None:
-    """Multiply the input by s [I] > 0 and divide the weight by it.
+def scale_channels(layer: Layer, s_I: Tensor, signed: bool = False) -> None:
+    """Multiply the input by s [I] > 0 (with `signed` also below 0) and divide the weight by it.
 
     Raises:
-        ValueError: factors that are not finite and positive.
+        ValueError: factors that are not finite and positive, or, signed, that are 0.
     """
-    if s_I.shape != (layer.weight_OI.shape[1],) or not bool((s_I.isfinite() & (s_I > 0)).all()):
+    sizes_I = s_I.abs() if signed else s_I
+    fine = bool((sizes_I.isfinite() & (sizes_I > 0)).all())
+    if s_I.shape != (layer.weight_OI.shape[1],) or not fine:
         raise ValueError(
             f"{layer.site}: channel factors of shape {tuple(s_I.shape)}, {float(s_I.min()):g} to "
-            f"{float(s_I.max()):g}; they must be {layer.weight_OI.shape[1]} finite numbers above 0"
+            f"{float(s_I.max()):g}; they must be {layer.weight_OI.shape[1]} finite numbers "
+            + ("other than 0" if signed else "above 0")
         )
     layer.need_unrounded("channel factors")
     free = layer.site.name in NORM_SITES and all(

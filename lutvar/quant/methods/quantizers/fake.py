@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fake quantizers in float32: every format, group size and scale rule, fast enough for a forward.
 
-The grid comes from the number format of the catalogue; the arithmetic is float32, so a value
-within rounding error of a tie may fall on the other side than in `formats.quantize`, which decides
-exactly and is what codes are made with. `exact_rule` uses that one instead.
+The grid comes from the number format of the catalogue; the arithmetic is float32 (float64 for
+float64 values, which comparisons with other implementations use), so a value within rounding error
+of a tie may fall on the other side than in `formats.quantize`, which decides exactly and is what
+codes are made with. `exact_rule` uses that one instead. Rule `fpqvar` is float32 arithmetic itself
+and needs no other: only its ties, towards plus infinity, differ from the others'.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from lutvar.quant.formats.quantize import quantize
 from lutvar.quant.formats.scales import SCALE_RULES, ScaleRule
 
 from .percentiles import percentile_range
-from .spec import QuantizerSpec, ScaleType, Sharing
+from .spec import QuantizerSpec, ScaleType, Sharing, ZeroRule
 
 _FP16_MAX = float(torch.finfo(torch.float16).max)
 
@@ -78,15 +80,27 @@ class _Half:
         return grid
 
     def _step(self, n: Tensor) -> Tensor:
+        if n.dtype == torch.float64:
+            exponent = (n.view(torch.int64) >> 52) - (1023 + self.mantissa)
+            return ((exponent.clamp_min(0) + 1023) << 52).view(torch.float64)
         exponent = (n.view(torch.int32) >> 23) - (127 + self.mantissa)
         return ((exponent.clamp_min(0) + 127) << 23).view(torch.float32)
 
-    def round(self, n: Tensor) -> Tensor:
-        """Nearest level of magnitudes n >= 0; ties to the even multiple of the local step."""
-        if self.mantissa >= 24:
-            return torch.round(n).clamp_max(self.top)
-        step = self._step(n)
-        return (torch.round(n / step) * step).clamp_max(self.top)
+    def round(self, n: Tensor, ties_out: Tensor | bool | None = None) -> Tensor:
+        """Nearest level of magnitudes n >= 0.
+
+        Ties go to the even multiple of the local step, or, where `ties_out` is given, to the larger
+        magnitude where it is true and to the smaller one elsewhere.
+        """
+        step = self._step(n) if self.mantissa < 24 else torch.ones_like(n)
+        place = n / step  # exact: steps are powers of two
+        if ties_out is None:
+            whole = torch.round(place)
+        else:
+            whole = torch.floor(place)
+            rest = place - whole
+            whole = whole + ((rest > 0.5) | ((rest == 0.5) & ties_out))
+        return (whole * step).clamp_max(self.top)
 
     def below(self, n: Tensor) -> Tensor:
         """Largest level not above n >= 0."""
@@ -106,7 +120,7 @@ class FakeQuantizer:
     def __init__(self, spec: QuantizerSpec) -> None:
         self.spec, self.format = spec, get_format(spec.format)
         self.bits = float(spec.bits)
-        fmt = self.format
+        fmt, self._ties_up = self.format, spec.exact_rule == ScaleRule.FPQVAR
         self._positive = _Half.of(fmt.positive, fmt.scale_top())
         self._negative = _Half.of(fmt.negative, fmt.scale_top(True)) if fmt.dual else self._positive
 
@@ -156,12 +170,17 @@ class FakeQuantizer:
             return Scales(scale.view(shape), None, zero_point.view(shape))
         if self.spec.asymmetric:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
-            low, high = low.clamp_max(0) * below, high.clamp_min(0) * above
+            if self.spec.zero == ZeroRule.WIDEN:
+                low, high = low.clamp_max(0), high.clamp_min(0)
+            low, high = low * below, high * above
             scale = ((high - low) / (2**self.spec.bits - 1)).clamp_min(self.spec.floor)
             scale = scale.clamp_max(_largest_scale(2 ** (self.spec.bits - 1)))
             scale = torch.where(scale == 0, 1.0, scale)
             lowest = low / scale  # code 0 stands for this multiple of the scale, rounded
-            return Scales(scale, None, -(lowest + (torch.round(lowest) - lowest).detach()))
+            zero_point = -(lowest + (torch.round(lowest) - lowest).detach())
+            if self.spec.zero == ZeroRule.CLAMP:
+                zero_point = zero_point.clamp(0, 2**self.spec.bits - 1)
+            return Scales(scale, None, zero_point)
         if self.two_sided:
             low, high = torch.aminmax(blocks, dim=-1, keepdim=True)
             return Scales(
@@ -195,19 +214,26 @@ class FakeQuantizer:
 
     def apply(self, x: Tensor, scales: Scales) -> Tensor:
         """Fake-quantize [..., I] with given scales (of the same shape as `scales` would give)."""
-        blocks = self.blocks(x)
+        y = self._apply(self.blocks(x), scales).reshape(x.shape)
+        return y.half().to(x.dtype) if self.spec.half else y
+
+    def _apply(self, blocks: Tensor, scales: Scales) -> Tensor:
         if scales.zero_point is not None:
             levels = 2**self.spec.bits - 1
             q = torch.round(blocks / scales.positive).add_(scales.zero_point).clamp_(0, levels)
-            return ((q - scales.zero_point) * scales.positive).reshape(x.shape)
+            return (q - scales.zero_point) * scales.positive
         if scales.negative is None:
             n = blocks / scales.positive
-            q = torch.copysign(self._positive.round(n.abs()), n)
-            return (q * scales.positive).reshape(x.shape)
-        positive = self._positive.round(blocks.clamp_min(0) / scales.positive) * scales.positive
+            q = torch.copysign(self._nearest(self._positive, n.abs(), blocks > 0), n)
+            return q * scales.positive
+        n = blocks.clamp_min(0) / scales.positive
+        positive = self._nearest(self._positive, n, True) * scales.positive
         n = blocks.clamp_max(0).neg_() / scales.negative
-        negative = self._negative.round(n) * scales.negative
-        return (positive - negative).reshape(x.shape)
+        return positive - self._nearest(self._negative, n, False) * scales.negative
+
+    def _nearest(self, half: _Half, n: Tensor, positive: Tensor | bool) -> Tensor:
+        """Levels of magnitudes n; under rule fpqvar n counts as float32 and ties go upward."""
+        return half.round(n.float(), positive) if self._ties_up else half.round(n)
 
     def neighbours(self, x: Tensor, scales: Scales) -> tuple[Tensor, Tensor]:
         """The grid points just below (or at) and above each value, towards minus and plus infinity.
@@ -239,10 +265,10 @@ class FakeQuantizer:
 
     def __call__(self, x: Tensor, scale_index: int = 0) -> Tensor:
         """Fake-quantize [..., I] with its own scales; the scale step does not matter here."""
-        if self.spec.exact_rule is not None:
-            grain = _granularity(self.spec)
-            return quantize(x, self.format, grain, self.spec.exact_rule).dequantize()
-        return self.apply(x, self.scales(x))
+        if self.spec.exact_rule is None or self._ties_up:
+            return self.apply(x, self.scales(x))
+        y = quantize(x, self.format, _granularity(self.spec), self.spec.exact_rule).dequantize()
+        return y.half().to(x.dtype) if self.spec.half else y
 
 
 def _granularity(spec: QuantizerSpec) -> Granularity:

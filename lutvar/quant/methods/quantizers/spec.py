@@ -27,6 +27,14 @@ class ScaleType(TextEnum):
     E4M3 = "e4m3"  #: to E4M3 with one float32 for the tensor, as NVFP4 does
 
 
+class ZeroRule(TextEnum):
+    """What an asymmetric range does when all values have one sign."""
+
+    WIDEN = "widen"  #: it is widened until it contains 0
+    FREE = "free"  #: it stays; the code of 0 may lie outside of the codes
+    CLAMP = "clamp"  #: its width stays, the code of 0 is clamped to the codes; values then saturate
+
+
 class QuantizerSpec(BaseModel):
     """How a tensor is quantized, as recipes write it.
 
@@ -36,11 +44,14 @@ class QuantizerSpec(BaseModel):
             input) or per output channel (of a weight), "tensor" for one scale in all.
         asymmetric: integers with a zero point between minimum and maximum.
         percentile: the asymmetric range is the best of three percentile pairs (`percentiles`).
+        zero: whether the asymmetric range must contain 0.
         by_sign: integers with a scale for each sign, 2**(bits-1) - 1 levels each.
         scale: rule of the scale: absmax in float32 or FP16, power of two (MX), E4M3 (NVFP4).
         clip: factor of the absolute maximum that maps to the end of the grid.
         floor: smallest scale; 0 for none.
-        exact_rule: compute with this rule of `formats.scales` exactly instead (slow).
+        exact_rule: compute with this rule of `formats.scales` exactly instead (slow, except for
+            `fpqvar`: its scales are `scale: fp32`, its ties go towards plus infinity).
+        half: results are rounded to FP16, as FPQVAR's 6-bit kernels return them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,11 +60,13 @@ class QuantizerSpec(BaseModel):
     group: int | Sharing = 128
     asymmetric: bool = False
     percentile: bool = False
+    zero: ZeroRule = ZeroRule.WIDEN
     by_sign: bool = False
     scale: ScaleType = ScaleType.FP32
     clip: float = Field(default=1.0, gt=0, le=1)
     floor: float = Field(default=0.0, ge=0)
     exact_rule: ScaleRule | None = None
+    half: bool = False
 
     @field_validator("format")
     @classmethod
@@ -68,6 +81,15 @@ class QuantizerSpec(BaseModel):
             raise ValueError("asymmetric goes with neither by_sign nor another scale than fp32")
         if self.percentile and not self.asymmetric:
             raise ValueError("percentile needs asymmetric: true")
+        if self.zero != ZeroRule.WIDEN and (self.percentile or not self.asymmetric):
+            raise ValueError(f"zero: {self.zero} needs asymmetric: true, without percentile")
+        if self.exact_rule == ScaleRule.FPQVAR and (
+            self.asymmetric or self.by_sign or self.scale != ScaleType.FP32 or self.clip != 1
+        ):
+            raise ValueError(
+                "exact_rule: fpqvar goes with absolute maxima alone; leave out asymmetric, "
+                "by_sign, scale and clip"
+            )
         return self
 
     @property

@@ -16,7 +16,6 @@ from lutvar.quant.methods.attention.cache import QuantizedCache
 from lutvar.quant.methods.attention.registry import AttentionMethod
 from lutvar.quant.methods.generator import Model, generator_of
 from lutvar.quant.methods.layers.layer import Layer
-from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.var.sites import LinearSite
 
 from . import files
@@ -72,9 +71,8 @@ class QuantizedVar:
         if self.attention is not None:
             holder.attention = self.attention
         if self.recipe.cache is not None:
-            quantizer = FakeQuantizer(self.recipe.cache)
-            values = not getattr(self.attention, "keeps_values", False)
-            var.cache_factory = lambda block: QuantizedCache(quantizer, values)
+            spec, values = self.recipe.cache, not getattr(self.attention, "keeps_values", False)
+            var.cache_factory = lambda block: QuantizedCache(spec, values)
         var.step_hook = backend.begin_scale
         try:
             with torch.no_grad():

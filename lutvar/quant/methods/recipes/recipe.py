@@ -25,10 +25,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from lutvar.contract.names import Name, Seed
+from lutvar.quant.methods.attention.cache import CacheSpec
 from lutvar.quant.methods.attention.registry import attention_needs_data, check_attention
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.errors import RecipeError
-from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.methods.steps import make_step
 from lutvar.quant.var.sites import SiteName
 from lutvar.yaml_files import YamlError, load_named, shipped
@@ -47,7 +47,7 @@ class Recipe(BaseModel):
         steps: settings of each step; the key `step` names it.
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
-            token and head.
+            token and head; see `attention.cache.CacheSpec` for the rest.
         tune: end-to-end tuning of what is stored, after the steps (`tune`), or None.
         mixed: formats chosen for each linear of each block under a budget, or None.
         calibration: samples for steps that need data.
@@ -62,7 +62,7 @@ class Recipe(BaseModel):
     layers: dict[SiteName, LayerSpec] = {}
     steps: tuple[dict[str, Any], ...] = ()
     attention: dict[str, Any] | None = None
-    cache: QuantizerSpec | None = None
+    cache: CacheSpec | None = None
     tune: TuneSpec | None = None
     mixed: MixedSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()

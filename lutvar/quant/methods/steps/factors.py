@@ -44,13 +44,17 @@ class Factors(StepBase):
         invert: use 1 / s (files that divide the input, as SmoothQuant does).
         replace: what happens to factors that are not positive. "one" puts 1, so that the channel is
             left alone; "magnitude" takes the absolute value, which is what a product of the sign in
-            input and weight comes to (a factor of 0 still becomes 1).
+            input and weight comes to without a rotation (a factor of 0 still becomes 1); "keep"
+            keeps the sign, as the authors do: under a rotation that is another operand.
+
+    Raises:
+        FactorsError: `keep`, and a factor that is 0 or not finite.
     """
 
     path: Path
     site: Literal["qkv", "fc1"] | None = None
     invert: bool = False
-    replace: Literal["one", "magnitude"] = "magnitude"
+    replace: Literal["one", "magnitude", "keep"] = "magnitude"
 
     def apply(self, block: Block) -> None:
         factors = read_factors(self.path, self.site)
@@ -73,12 +77,22 @@ class Factors(StepBase):
                     f"{self.path}: {layer.site} has factors of shape {tuple(s_I.shape)}, the "
                     f"layer needs {inputs}. Take the file of this model"
                 )
-            s_I, changed = positive(s_I, self.replace)
-            if changed:
-                layer.notes.append(
-                    f"factors: {changed} of {inputs} were not positive, replaced ({self.replace})"
-                )
-            scale_channels(layer, 1 / s_I if self.invert else s_I)
+            if self.replace == "keep":
+                if bool((~s_I.isfinite() | (s_I == 0)).any()):
+                    raise FactorsError(
+                        f"{self.path}: {layer.site} has factors that are 0 or not finite, which "
+                        "replace: keep cannot keep; use one or magnitude"
+                    )
+                layer.notes.append(f"factors: {int((s_I < 0).sum())} of {inputs} negative, kept")
+            else:
+                s_I, changed = positive(s_I, self.replace)
+                if changed:
+                    layer.notes.append(
+                        f"factors: {changed} of {inputs} were not positive, replaced "
+                        f"({self.replace})"
+                    )
+            signed = self.replace == "keep"
+            scale_channels(layer, 1 / s_I if self.invert else s_I, signed)
 
 
 def positive(s_I: Tensor, rule: Literal["one", "magnitude"]) -> tuple[Tensor, int]:

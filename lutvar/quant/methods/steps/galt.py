@@ -38,14 +38,15 @@ class Galt(StepBase):
     """Learns s with AdamW, one optimiser step for each scale step and epoch.
 
     The defaults take a few seconds for a block of width 256. The authors' settings are
-    `epochs: 50, rate: 0.01, schedule: constant, parameter: linear, start: one, last: true,
-    tokens: null` with 100 calibration samples (`rate: 0.002` for the 512 x 512 model).
+    `epochs: 50, rate: 0.01, schedule: constant, parameter: linear, signed: true, start: one,
+    last: true, tokens: null` with 100 calibration samples (`rate: 0.002` for the 512 x 512 model).
 
     Attributes:
         epochs: passes over the scale steps.
         rate: of AdamW. schedule: "cosine" lets it fall to 0, "constant" does not.
         weight_decay: of AdamW. It pulls a logarithm to a factor of 1, a linear parameter to 0.
         parameter: what is learned: log s, or s itself as the authors do.
+        signed: a linear parameter may pass through 0, as the authors' does.
         start: "one", or "balance": the best of 1 and two powers of the ratio of the channel's sizes
             in weight and input, see `balanced`.
         last: keep the last iterate, whatever its error. Otherwise the best of those looked at.
@@ -62,6 +63,7 @@ class Galt(StepBase):
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = Field(default=0.01, ge=0)
     parameter: Literal["log", "linear"] = "log"
+    signed: bool = False
     start: Literal["one", "balance"] = "balance"
     last: bool = False
     check: int = Field(default=3, ge=1)
@@ -90,7 +92,7 @@ class Galt(StepBase):
                 f"galt: objective {learned.before:.4g} -> {learned.after:.4g}, factors "
                 f"{float(learned.s_I.min()):.3g} to {float(learned.s_I.max()):.3g}"
             )
-            scale_channels(layer, learned.s_I)
+            scale_channels(layer, learned.s_I, self.signed)
 
 
 class Learned(NamedTuple):
@@ -233,10 +235,11 @@ def balanced(weight_OI: Tensor, parts: list[ScaleData], power: float) -> Tensor:
 def _checked(layer: Layer, parameter_I: Tensor, settings: Galt) -> Tensor:
     linear = settings.parameter == "linear"
     s_I = parameter_I.detach().clone() if linear else parameter_I.detach().exp()
-    if not bool((s_I.isfinite() & (s_I > 0)).all()):
+    sizes_I = s_I.abs() if settings.signed else s_I
+    if not bool((sizes_I.isfinite() & (sizes_I > 0)).all()):
         raise CalibrationError(
             f"{layer.site}: learned factors reach {float(s_I.min()):g} and {float(s_I.max()):g}; "
-            "they must stay finite and above 0, use a smaller rate"
-            + (" or parameter: log" if linear else "")
+            f"they must stay finite and {'other than' if settings.signed else 'above'} 0, use a "
+            "smaller rate" + (" or parameter: log" if linear else "")
         )
     return s_I
