@@ -34,8 +34,8 @@ from support.quant.official_cases import (
     compact,
     factors,
     given_tokens,
+    soft_weights,
 )
-from support.quant.var_weights import fill
 
 PACKAGE = "models_fp_quant_transform_rotate"
 
@@ -95,8 +95,8 @@ def build(models: Any) -> Any:
         vae_local=vae, num_classes=VAR.num_classes, depth=VAR.depth, embed_dim=VAR.width,
         num_heads=VAR.heads, attn_l2_norm=True, patch_nums=PATCH_NUMS, cond_drop_rate=0.0,
     )  # fmt: skip
-    fill(vae)
-    fill(var)
+    soft_weights(vae)
+    soft_weights(var)
     return var.eval()
 
 
@@ -125,7 +125,7 @@ def logits(parts: tuple[Any, Any, Any, Any], case: FpqvarCase) -> Tensor:
     blocks.memory_efficient_attention = attention_BLHc
     for block in var.blocks:
         block.attn.using_xform = case.heads
-    var.double()
+        var.double()
     var.vae_proxy[0].double()
     matrix = rotation.block_random_hadamard_matrix(VAR.width, 128, "cpu", seed=42).float().double()
     kept: list[Tensor] = []

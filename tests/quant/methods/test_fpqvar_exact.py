@@ -45,8 +45,8 @@ from support.quant.official_cases import (
     factors,
     given_tokens,
     in_float64,
+    soft_weights,
 )
-from support.quant.var_weights import fill
 
 DATA = Path(__file__).parent / "data" / "fpqvar.npz"
 
@@ -54,8 +54,8 @@ DATA = Path(__file__).parent / "data" / "fpqvar.npz"
 @pytest.fixture(scope="module")
 def models() -> tuple[Var, Vqvae]:
     var, vqvae = Var(VAR).eval(), Vqvae(VQVAE).eval()
-    fill(var)
-    fill(vqvae)
+    soft_weights(var)
+    soft_weights(vqvae)
     return var, vqvae
 
 
@@ -163,9 +163,9 @@ def test_factors_keep_their_sign(tmp_path: Path) -> None:
     s_I[5] = 0
     torch.save({"qkv.0": s_I}, tmp_path / "s.pt")
     layer = Layer(LinearSite(0, "qkv"), weight_OI, None)
-    step = make_step({"step": "factors", "path": tmp_path / "s.pt", "replace": "keep"})
+    factors_step = make_step({"step": "factors", "path": tmp_path / "s.pt", "replace": "keep"})
     with pytest.raises(FactorsError, match="factors that are 0 or not finite"):
-        step.apply(Block(0, {"qkv": layer}, None, None))
+        factors_step.apply(Block(0, {"qkv": layer}, None, None))
 
 
 def test_learned_factors_may_change_sign() -> None:

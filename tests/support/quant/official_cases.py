@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lutvar.quant.methods import QuantizedVar
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.config import VarConfig, VqvaeConfig
+
+from .var_weights import fill
 
 PATCH_NUMS = (1, 2, 3, 4)
 LABELS = (3, 0)
@@ -64,6 +66,23 @@ FPQVAR = (
     FpqvarCase("fpqvar-fp6-exact", 6),
     FpqvarCase("fpqvar-fp6-kv6-exact", 6, 6),
 )
+
+
+#: Extra bit operations that are allowed, as in the paper.
+SHIFT_AND_SUM_ALPHA = 0.01
+
+
+def soft_weights(model: nn.Module) -> None:
+    """Weights by formula, with heads whose attention is spread.
+
+    A head that looks at one token gives values that are on a grid already, and whatever quantizes
+    them next meets exact ties.
+    """
+    fill(model)
+    for name, value in model.named_parameters():
+        if name.endswith("scale_mul_1H11"):
+            with torch.no_grad():
+                value.copy_(torch.linspace(1.0, 2.0, value.numel()).view_as(value))
 
 
 def given_tokens() -> Tensor:

@@ -42,6 +42,7 @@ def linear_operations(
     config: VarConfig,
     shapes: Mapping[LinearSite, tuple[int, int]],
     layers: Mapping[LinearSite, Layer],
+    vectors: int = 1,
 ) -> float:
     """Bit operations of all linears.
 
@@ -49,12 +50,13 @@ def linear_operations(
         config: scales of the model.
         shapes: (outputs, inputs) of every linear.
         layers: the quantized ones; the others count with `FLOAT_BITS`.
+        vectors: how often AdaLN vectors are computed for an image.
     """
     tokens = config.tokens
     total = 0.0
     for site, (outputs, inputs) in shapes.items():
-        # AdaLN vectors are computed once for an image; word embeddings not for the first scale.
-        often = {"ada_lin": 1, "head_ada": 1, "shared_ada": 1}.get(site.name, tokens)
+        # AdaLN vectors are no tokens; word embeddings are not computed for the first scale.
+        often = vectors if site.name in ("ada_lin", "head_ada", "shared_ada") else tokens
         if site.name == "word_embed":
             often = tokens - config.patch_nums[0] ** 2
         layer = layers.get(site)

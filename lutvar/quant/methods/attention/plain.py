@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -30,6 +30,8 @@ class PlainSettings(BaseModel):
     """Quantizers of the four operands; None is float. Rows are the 64 channels of a head.
 
     Attributes:
+        k_scale: "token": a key is a row; "channel": a channel of all cached keys of a head is a row
+            of k's quantizer, so that scales change as tokens come in.
         share_halves: the unconditional half takes the output of the conditional half of the same
             image (LiteVAR, arXiv:2411.17178), when both are there.
         keep_length: quantized q and k get back the length that they had, as on the accelerator
@@ -45,6 +47,7 @@ class PlainSettings(BaseModel):
     probabilities: QuantizerSpec | None = None
     share_halves: bool = False
     keep_length: bool = False
+    k_scale: Literal["token", "channel"] = "token"
 
 
 @register_attention("plain")
@@ -73,7 +76,10 @@ class PlainAttention:
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         if name not in self.quantizers:
             return x
-        quantized = self.quantizers[name](x)
+        if name == "k" and self.settings.k_scale == "channel":
+            quantized = self.quantizers[name](x.mT).mT
+        else:
+            quantized = self.quantizers[name](x)
         if self.settings.keep_length and name in ("q", "k"):
             length = quantized.norm(dim=-1, keepdim=True).clamp_min(1e-12)
             quantized = quantized * (x.norm(dim=-1, keepdim=True) / length)

@@ -24,9 +24,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from lutvar.contract.names import Seed
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
+from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
-from lutvar.quant.var import Var
+from lutvar.quant.var import Var, generate
 
 from .bit_operations import (
     FLOAT_BITS,
@@ -89,6 +91,11 @@ class ShiftAndSumSettings(PlainSettings):
         theta: threshold; None to find it from the budget.
         alpha: extra bit operations that are allowed, as a share of all of the image.
         samples: calibration samples whose scores are measured.
+        search: tokens of these samples: "given", or "generated": the quantized model draws its own,
+            one image after another with the seed `generation_seed`, as released.
+        generation_seed: see `search`.
+        adaln: how often AdaLN vectors count in all bit operations of an image: "image" once, as
+            they can be computed; "scale" once at every scale step, as the released code does.
     """
 
     kind: Literal["shift-and-sum"] = "shift-and-sum"
@@ -97,6 +104,9 @@ class ShiftAndSumSettings(PlainSettings):
     theta: float | None = Field(default=None, gt=0, le=1)
     alpha: float = Field(default=0.01, gt=0)
     samples: int = Field(default=1, ge=1)
+    search: Literal["given", "generated"] = "given"
+    generation_seed: Seed = 2025
+    adaln: Literal["image", "scale"] = "image"
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -140,16 +150,17 @@ class ShiftAndSumAttention(PlainAttention):
         return bits.get(a, FLOAT_BITS) * bits.get(b, FLOAT_BITS)
 
     def measure(self, model: MeasuredModel) -> None:
-        """Find the threshold on the quantized model, without copies so far."""
+        """Find the threshold on the quantized model, with the copies so far."""
         if self.settings.theta is not None:
             return
         assert isinstance(model.var, Var)  # `check_model` refuses others
         config = model.var.config
         self._scores = []
-        replay(model.var, model.calibration.first(self.settings.samples))
+        self._run(model.var, model.calibration.first(self.settings.samples))
         scores, self._scores = self._scores, None
         pv_bits = self._product_bits("probabilities", "v")
-        total = linear_operations(config, model.shapes, model.layers)
+        vectors = len(config.patch_nums) if self.settings.adaln == "scale" else 1
+        total = linear_operations(config, model.shapes, model.layers, vectors)
         total += attention_operations(config, self._product_bits("q", "k"), pv_bits)
         budget = self.settings.alpha * total
         theta = find_threshold(scores, budget, config.head_dim, pv_bits)
@@ -159,6 +170,20 @@ class ShiftAndSumAttention(PlainAttention):
             f"({self.settings.alpha:.2%}) are extra"
             + ("; not even scoring is within it, no copies are made" if theta is None else "")
         ]
+
+    def _run(self, var: Var, samples: CalibrationSet) -> None:
+        """Run the samples, on their own tokens or on those that the model draws."""
+        if self.settings.search == "given":
+            replay(var, samples)
+            return
+        if samples.vqvae is None:
+            raise CalibrationError(
+                "attention.search: generated needs samples that know their tokenizer; make them "
+                "with calibration_set, or use search: given"
+            )
+        for label in samples.labels_N.tolist():
+            seed, how = self.settings.generation_seed, (samples.cfg, samples.top_k, samples.top_p)
+            generate(var, samples.vqvae, [label], seed, *how)
 
     def state(self) -> dict[str, Any]:
         """Threshold and notes, for files; no threshold where no copies are made."""

@@ -37,7 +37,9 @@ class CalibrationSet:
             [N, L] themselves.
         rows: which of the 2 N rows (conditional ones first) are used; None for all.
         notes: remarks of what chose or changed the samples.
-        cfg: guidance that the samples were drawn with.
+        cfg, top_k, top_p: what the samples were drawn with.
+        vqvae: the model's tokenizer, for methods that draw tokens themselves; None where samples
+            were read from a file.
     """
 
     labels_N: Tensor
@@ -46,6 +48,9 @@ class CalibrationSet:
     rows: Tensor | None = None
     notes: tuple[str, ...] = ()
     cfg: float = 0.0
+    top_k: int = 0
+    top_p: float = 0.0
+    vqvae: Vqvae | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)
@@ -121,12 +126,13 @@ def calibration_set(
             probabilities[index].append(filter_logits(logits, top_k, top_p).softmax(-1))
     maps = [torch.cat(part) for part in tokens]
     if resample is None:
-        return replace(from_tokens(var, vqvae, labels, torch.cat(maps, 1)), cfg=cfg)
+        drawn = from_tokens(var, vqvae, labels, torch.cat(maps, 1))
+        return replace(drawn, cfg=cfg, top_k=top_k, top_p=top_p)
     moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
     changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
     calibration = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
     notes = (f"resampled {changed} of {calibration.tokens_NL.numel()} tokens",)
-    return replace(calibration, notes=notes, cfg=cfg)
+    return replace(calibration, notes=notes, cfg=cfg, top_k=top_k, top_p=top_p)
 
 
 def _token_set(
@@ -145,7 +151,8 @@ def _token_set(
 def from_tokens(var: Var, vqvae: Vqvae, labels_N: Tensor, tokens_NL: Tensor) -> CalibrationSet:
     """A calibration set of given tokens."""
     parts = tokens_NL.split([p * p for p in var.config.patch_nums], 1)
-    return CalibrationSet(labels_N, tokens_NL, vqvae.quantize.teacher_inputs(list(parts)))
+    inputs_NLZ = vqvae.quantize.teacher_inputs(list(parts))
+    return CalibrationSet(labels_N, tokens_NL, inputs_NLZ, vqvae=vqvae)
 
 
 class _Recorder:
