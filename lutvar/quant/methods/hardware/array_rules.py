@@ -126,6 +126,8 @@ def attention_problems(quantized: QuantizedVar) -> tuple[KvFormat, list[str], li
         missing.append("cache: quantized again or across records; each record is written once")
     if cache is not None:
         missing += _record_problems("cache", {"keys and values": cache}, records)
+    if quantized.recipe.channel_cache is not None:
+        missing.append("channel_cache: bits by channel; records have one scale for each token")
     formats = sorted(set(records.values()))
     if len(formats) > 1:
         missing.append(f"attention and cache in {', '.join(formats)}; records have one format")

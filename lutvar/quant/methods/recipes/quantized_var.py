@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lutvar.quant.methods.attention.cache import QuantizedCache
+from lutvar.quant.methods.attention.channel_cache import ChannelCache
 from lutvar.quant.methods.attention.registry import AttentionMethod
 from lutvar.quant.methods.generator import Model, generator_of
 from lutvar.quant.methods.layers.layer import Layer
@@ -70,9 +71,12 @@ class QuantizedVar:
         holder.backend = holder.other = backend
         if self.attention is not None:
             holder.attention = self.attention
-        if self.recipe.cache is not None:
-            spec, values = self.recipe.cache, not getattr(self.attention, "keeps_values", False)
+        spec, by_channel = self.recipe.cache, self.recipe.channel_cache
+        values = not getattr(self.attention, "keeps_values", False)
+        if spec is not None:
             var.cache_factory = lambda block: QuantizedCache(spec, values)
+        if by_channel is not None:
+            var.cache_factory = lambda block: ChannelCache(by_channel, values)
         var.step_hook = backend.begin_scale
         try:
             with torch.no_grad():

@@ -22,10 +22,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from typing_extensions import Self
 
 from lutvar.contract.names import Name, Seed
 from lutvar.quant.methods.attention.cache import CacheSpec
+from lutvar.quant.methods.attention.channel_cache import ChannelCacheSpec
 from lutvar.quant.methods.attention.registry import attention_needs_data, check_attention
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.errors import RecipeError
@@ -48,6 +50,7 @@ class Recipe(BaseModel):
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
             token and head; see `attention.cache.CacheSpec` for the rest.
+        channel_cache: instead of `cache`, bits and scales by channel (`channel_cache`), or None.
         tune: end-to-end tuning of what is stored, after the steps (`tune`), or None.
         mixed: formats chosen for each linear of each block under a budget, or None.
         calibration: samples for steps that need data.
@@ -63,6 +66,7 @@ class Recipe(BaseModel):
     steps: tuple[dict[str, Any], ...] = ()
     attention: dict[str, Any] | None = None
     cache: CacheSpec | None = None
+    channel_cache: ChannelCacheSpec | None = None
     tune: TuneSpec | None = None
     mixed: MixedSpec | None = None
     calibration: CalibrationSpec = CalibrationSpec()
@@ -80,6 +84,12 @@ class Recipe(BaseModel):
     def _check_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         check_attention(value)
         return value
+
+    @model_validator(mode="after")
+    def _one_cache(self) -> Self:
+        if self.cache is not None and self.channel_cache is not None:
+            raise ValueError("cache and channel_cache both say how keys are kept; leave one out")
+        return self
 
     @property
     def needs_data(self) -> bool:
