@@ -6,8 +6,8 @@
         made = generate(model, session.transformer, labels=[3], seeds=[0], cfg=1.5)
 
 `lutvar pack --host-model` writes the file. What is left to do is the decoder: `made[i].latent` is
-its input. Sums are taken in another order than PyTorch takes them, so embeddings may differ in the
-last bits; the sampler is the same.
+its input. Sums are taken in float64 and rounded once, so that all processors make the same
+embeddings; PyTorch's may differ in the last bits. The sampler is the same.
 """
 
 from __future__ import annotations
@@ -109,9 +109,9 @@ class HostModel:
         side = self.patch_nums[scale]
         at = sum(p * p for p in self.patch_nums[:scale])
         average = _average(latent.shape[-1], side)
-        small = average @ latent @ average.T
-        words = small.reshape(len(small), -1).T @ self.words.T + self.words_bias
-        return words + self.positions[at : at + side * side]
+        small = average @ latent.astype(np.float64) @ average.T
+        words = small.reshape(len(small), -1).T @ self.words.T.astype(np.float64) + self.words_bias
+        return (words + self.positions[at : at + side * side]).astype(np.float32)
 
     def contribution(self, scale: int, tokens: NDArray[np.int64]) -> Floats:
         """What the tokens of a scale add to the latent map, [Z, p_last, p_last]."""
@@ -120,24 +120,25 @@ class HostModel:
     def spread(self, scale: int, cells: Floats) -> Floats:
         """What the cells of a scale, [p * p, Z], add to the latent map, [Z, p_last, p_last]."""
         side, full = self.patch_nums[scale], self.patch_nums[-1]
-        h = cells.T.reshape(-1, side, side)
+        h = cells.T.astype(np.float64).reshape(-1, side, side)
         if scale != len(self.patch_nums) - 1:
             enlarge = _bicubic(side, full)
             h = enlarge @ h @ enlarge.T
         if not self.ratio:
-            return h
+            return h.astype(np.float32)
         index = self.phi_of_scale[scale]
         framed = np.pad(h, ((0, 0), (1, 1), (1, 1)))
         windows = np.lib.stride_tricks.sliding_window_view(framed, (3, 3), axis=(1, 2))
         around = windows.transpose(1, 2, 0, 3, 4).reshape(full * full, -1)
         moved = around @ self.phi[index].reshape(len(h), -1).T + self.phi_bias[index]
-        return h * np.float32(1 - self.ratio) + moved.T.reshape(h.shape) * np.float32(self.ratio)
+        mixed = h * (1 - self.ratio) + moved.T.reshape(h.shape) * self.ratio
+        return mixed.astype(np.float32)
 
 
 @cache
-def _average(size: int, side: int) -> Floats:
+def _average(size: int, side: int) -> NDArray[np.float64]:
     """Means over areas, [side, size]."""
-    matrix = np.zeros((side, size), np.float32)
+    matrix = np.zeros((side, size))
     for i in range(side):
         first, end = i * size // side, -(-(i + 1) * size // side)
         matrix[i, first:end] = 1 / (end - first)
@@ -145,7 +146,7 @@ def _average(size: int, side: int) -> Floats:
 
 
 @cache
-def _bicubic(side: int, size: int) -> Floats:
+def _bicubic(side: int, size: int) -> NDArray[np.float64]:
     """Cubic convolution (a = -0.75) between cell centres, borders repeated, [size, side]."""
     matrix = np.zeros((size, side))
     a = -0.75
@@ -157,7 +158,7 @@ def _bicubic(side: int, size: int) -> Floats:
             near = ((a + 2) * d - (a + 3)) * d * d + 1
             far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
             matrix[i, min(max(j, 0), side - 1)] += near if d <= 1 else far
-    return matrix.astype(np.float32)
+    return matrix
 
 
 class Generated(NamedTuple):

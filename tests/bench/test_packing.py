@@ -60,7 +60,7 @@ def test_a_command_that_fails_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.value is None and "no-such-recipe" in line.detail["error"]
 
 
-def test_memory_of_a_process_is_its_own() -> None:
+def test_memory_of_a_process_is_its_own(tmp_path: Path) -> None:
     """What it fills counts, what it maps from a file does not."""
     fill = "import time; kept = b'x' * (96 << 20); time.sleep(0.3)"
     mapped = (
@@ -73,8 +73,7 @@ def test_memory_of_a_process_is_its_own() -> None:
     )
     found = packing.watched([sys.executable, "-c", fill])
     assert found.seconds > 0.3 and found.peak > 0.1 and 0 < found.processor < 10
-    with packing.tempfile.TemporaryDirectory() as folder:
-        other = packing.watched([sys.executable, "-c", mapped, f"{folder}/file"])
+    other = packing.watched([sys.executable, "-c", mapped, str(tmp_path / "file")])
     assert 0 < other.peak < 0.06
     with pytest.raises(RuntimeError, match="ValueError: no"):
         packing.watched([sys.executable, "-c", "raise ValueError('no')"])

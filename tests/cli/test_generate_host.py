@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import lutvar
 from lutvar.cli.errors import BAD_INPUT, EXTRAS, OK
 from lutvar.cli.main import run
 from lutvar.quant.models import load_model
@@ -18,6 +22,8 @@ from lutvar.sim.run.host_model import host_model
 DRAW = ["--class", "3", "--class", "7", "--seed", "1", "--zoom", "2"]
 #: Modules that a board's host may have: the extra `board`.
 BOARD = {"onnxruntime", "PIL"}
+#: A Python that an emulator runs, see `requirements/aarch64.sh`.
+AARCH64 = os.environ.get("LUTVAR_AARCH64", "")
 WITHOUT = (
     "import sys\n"
     "for name in {names!r}: sys.modules[name] = None\n"
@@ -82,6 +88,27 @@ def test_the_same_images_without_pytorch(
     played = json.loads(done.stdout)
     assert played["tokens"] == first["tokens"] and len(played["passes"]) == 4
     assert made[1].read_bytes() == made[0].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not AARCH64, reason="LUTVAR_AARCH64 names no Python of aarch64")
+def test_on_an_emulated_a72(files: Path, tmp_path: Path) -> None:
+    """What this processor recorded is played back by an emulated one: every bit that it writes.
+
+    `requirements/aarch64.sh` makes the Python. Pixels may differ by one: the decoder computes in
+    float32 on each processor in its own order.
+    """
+    record, made, played = (str(tmp_path / name) for name in ("run.rec", "a.png", "b.png"))
+    common = [*on_host(files), *DRAW]
+    assert run([*common, "--device", f"golden:small-fp4?record={record}", "-o", made]) == OK
+    done = subprocess.run(
+        [AARCH64, "-m", "lutvar.cli.main", *common, "--device", f"replay:{record}", "-o", played],
+        capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(lutvar.__file__).parents[1])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pictures = [np.asarray(Image.open(path), np.int16) for path in (made, played)]
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 @pytest.mark.parametrize("package", sorted(BOARD))
