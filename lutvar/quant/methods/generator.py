@@ -39,6 +39,7 @@ VAR_ONLY: dict[str, str] = {
     "step brecq": _BLOCKS,
     "step omniquant": _BLOCKS,
     "step ias": _BLOCKS,
+    "step reconstruct": _BLOCKS,
 }
 
 

@@ -21,6 +21,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,14 +131,15 @@ class Parts:
             return None
         with safe_open(path, framework="pt") as file:
             notes = tuple(json.loads(file.metadata()["notes"]))
-            cfg = float(file.metadata()["cfg"])
+            cfg, top_k, top_p = json.loads(file.metadata()["sampling"])
             content = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        return CalibrationSet(**content, notes=notes, cfg=cfg)
+        return CalibrationSet(**content, notes=notes, cfg=cfg, top_k=top_k, top_p=top_p)
 
     def keep_samples(self, samples: CalibrationSet) -> None:
         """Write the calibration samples, so that a later run has the same ones."""
         tensors = {k: v for k, v in vars(samples).items() if isinstance(v, Tensor)}
-        metadata = {"notes": json_text(samples.notes), "cfg": repr(samples.cfg)}
+        sampling = samples.cfg, samples.top_k, samples.top_p
+        metadata = {"notes": json_text(samples.notes), "sampling": json_text(sampling)}
         write_file(self.folder / "calibration.safetensors", tensor_bytes(tensors, metadata))
 
 
@@ -190,6 +192,7 @@ def _run(
     if recipe.needs_data and samples is None and (vqvae is not None or not isinstance(var, Var)):
         samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
         parts.keep_samples(samples)
+    samples = samples if samples is None else replace(samples, vqvae=vqvae)
     total = count + (recipe.tune.steps if recipe.tune is not None else 0)
     if jobs > 1 and model is not None:
         blocks = None if progress is None else lambda done, of: progress(done, total)
@@ -297,9 +300,16 @@ def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:
     from lutvar.quant.models.generator import is_generator, load_generator
 
     torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    var: Model = load_generator(model).model if is_generator(model) else load_model(model).var
+    vqvae: Vqvae | None = None
+    if is_generator(model):
+        var: Model = load_generator(model).model
+    else:
+        loaded = load_model(model)
+        var, vqvae = loaded.var, loaded.vqvae
     parts = Parts(path, recipe, files.fingerprint(var))
+    samples = parts.samples
+    samples = samples if samples is None else replace(samples, vqvae=vqvae)
     others = set(range(var.config.depth + 1)) - set(share)
-    for index, layers in quantize_blocks(var, recipe, parts.samples, skip=others):
+    for index, layers in quantize_blocks(var, recipe, samples, skip=others):
         if layers is not None:
             parts.keep(index, list(layers.values()))

@@ -7,8 +7,8 @@ Weights are quantized in float32 as released; then everything runs in float64, s
 depends on the order of a sum. The released code asks for a GPU by name in a few places, which get
 the CPU here, and for the 900 most likely tokens, of which these small models have fewer.
 
-With 4 bits the input of proj stays float: attention's result is a sum of few values on a grid with
-weights that are powers of two, so that it lies exactly between two codes now and then.
+The input of proj stays float in all but the last logits: attention's result is a sum of values on a
+grid with weights that are powers of two, so that it lies exactly between two codes now and then.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 from support.quant.official_cases import (
     LABELS,
     PATCH_NUMS,
+    RECONSTRUCT,
+    RECONSTRUCT_SEED,
     SHIFT_AND_SUM_ALPHA,
     VAR,
     VQVAE,
@@ -99,8 +101,11 @@ def build(code: types.SimpleNamespace) -> Any:
     return var.eval()
 
 
-def to_float64(code: types.SimpleNamespace, q_var: Any) -> None:
-    """Everything in float64; weights that were quantized in float32 stay what they are."""
+def to_float64(code: types.SimpleNamespace, q_var: Any, rounded: bool = True) -> None:
+    """Everything in float64; weights that were quantized in float32 stay what they are.
+
+    With `rounded` false, weights are not quantized yet; their scales stay what they are.
+    """
     q_var.model.vae_proxy[0].double()
     for module in q_var.modules():
         if isinstance(module, code.quant_quant_layer.QuantModule):
@@ -108,8 +113,13 @@ def to_float64(code: types.SimpleNamespace, q_var: Any) -> None:
                 value = getattr(module, name)
                 if value is not None and not isinstance(value, nn.Parameter):
                     setattr(module, name, value.double())
-            rounded = module.weight_quantizer(module.weight.data).detach()
-            module.weight = nn.Parameter(rounded, requires_grad=False)
+            quantizer = module.weight_quantizer
+            if not rounded:
+                quantizer.delta = quantizer.delta.double()
+                quantizer.zero_point = quantizer.zero_point.double()
+                continue
+            weight = quantizer(module.weight.data).detach()
+            module.weight = nn.Parameter(weight, requires_grad=False)
             module.weight_quantizer = nn.Identity()
     q_var.double()
     q_var.model.get_logits = lambda h, cond: q_var.model.head(q_var.model.head_nm(h, cond))
@@ -146,10 +156,46 @@ def expected(code: types.SimpleNamespace, bits: int) -> dict[str, Any]:
     total = code.quant_compute_bitop.compute_total_bitop(q_var, args)
     to_float64(code, q_var)
     for block in q_var.model.blocks:
-        block.attn.proj.disable_act_quant = bits == 4
+        block.attn.proj.disable_act_quant = True
     theta = code.quant_compute_bitop.get_thres_with_bitop(q_var, labels, total, args)
     thresholds(code, q_var, theta)
-    return {"total": float(total), "theta": float(theta), "logits": compact(forced(q_var))}
+    found = {"total": float(total), "theta": float(theta), "logits": compact(forced(q_var))}
+    for block in q_var.model.blocks:
+        block.attn.proj.disable_act_quant = False
+    return {**found, "whole": compact(forced(q_var))}
+
+
+def reconstructed(code: types.SimpleNamespace, theta: float) -> dict[str, np.ndarray]:
+    """Rounding of 6-bit weights after a few steps: which of them went up, every 8th output."""
+    q_var = code.optim.init_quant_model(build(code), torch.tensor(LABELS).split(1), settings(6))
+    to_float64(code, q_var, rounded=False)
+    thresholds(code, q_var, theta)
+    how = {
+        "labels": torch.tensor(LABELS).split(1), "idx_Bls": given_tokens().split(1), "p": 2,
+        "opt_mode": "mse", "wwq": False, "waq": False, "cfg": 1.5, "seed": 2025,
+        "batch_size": RECONSTRUCT["batch"], "iters": RECONSTRUCT["steps"],
+        "weight": RECONSTRUCT["penalty"], "lr": RECONSTRUCT["rate"],
+    }  # fmt: skip
+    model = q_var.model
+    block = model.blocks[0]
+    parts = {
+        "ada_lin": block.ada_lin[1], "attn": block.attn, "ffn": block.ffn, "head": model.head,
+        "word_embed": model.word_embed,
+    }  # fmt: skip
+    found = {}
+    for name, part in parts.items():
+        torch.manual_seed(RECONSTRUCT_SEED)
+        single = isinstance(part, code.quant_quant_layer.QuantModule)
+        learn = code.optim.layer_reconstruction if single else code.optim.block_reconstruction
+        learn(q_var, part, **how)
+        layers = {name: part} if single else {
+            n: m for n, m in part.named_modules()
+            if isinstance(m, code.quant_quant_layer.QuantModule)
+        }  # fmt: skip
+        for site, layer in layers.items():
+            up = layer.weight_quantizer.alpha.detach() >= 0
+            found[f"up.{site.replace('mat_', '')}"] = np.packbits(up[::8].numpy())
+    return found
 
 
 def main(checkout: Path) -> None:
@@ -159,6 +205,8 @@ def main(checkout: Path) -> None:
     for bits in (4, 6):
         with contextlib.redirect_stdout(io.StringIO()):
             found |= {f"w{bits}a{bits}.{k}": v for k, v in expected(code, bits).items()}
+    with contextlib.redirect_stdout(io.StringIO()):
+        found |= reconstructed(code, found["w6a6.theta"])
     np.savez_compressed(Path(__file__).parent / "data" / "shift_and_sum.npz", **found)
 
 

@@ -39,13 +39,12 @@ from support.quant.official_cases import (
     FPQVAR,
     LABELS,
     VAR,
-    VQVAE,
     FpqvarCase,
+    case_models,
     compact,
     factors,
     given_tokens,
     in_float64,
-    soft_weights,
 )
 
 DATA = Path(__file__).parent / "data" / "fpqvar.npz"
@@ -53,10 +52,7 @@ DATA = Path(__file__).parent / "data" / "fpqvar.npz"
 
 @pytest.fixture(scope="module")
 def models() -> tuple[Var, Vqvae]:
-    var, vqvae = Var(VAR).eval(), Vqvae(VQVAE).eval()
-    soft_weights(var)
-    soft_weights(vqvae)
-    return var, vqvae
+    return case_models()
 
 
 def given_factors(recipe: Recipe, case: FpqvarCase, folder: Path) -> Recipe:

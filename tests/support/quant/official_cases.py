@@ -6,13 +6,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lutvar.quant.methods import QuantizedVar
+from lutvar.quant.methods import CalibrationSet, QuantizedVar, Recipe, load_recipe
+from lutvar.quant.methods.calibration.samples import from_tokens
 from lutvar.quant.var import Var, Vqvae
 from lutvar.quant.var.config import VarConfig, VqvaeConfig
 
@@ -72,6 +74,11 @@ FPQVAR = (
 SHIFT_AND_SUM_ALPHA = 0.01
 
 
+#: A short reconstruction with a rate at which a few steps change decisions, and its random seed.
+RECONSTRUCT: dict[str, Any] = {"steps": 12, "batch": 3, "rate": 0.05, "penalty": 1e-3}
+RECONSTRUCT_SEED = 7
+
+
 def soft_weights(model: nn.Module) -> None:
     """Weights by formula, with heads whose attention is spread.
 
@@ -125,3 +132,24 @@ def in_float64(quantized: QuantizedVar, var: Var, vqvae: Vqvae) -> Iterator[None
     finally:
         var.float()
         vqvae.float()
+
+
+def case_models() -> tuple[Var, Vqvae]:
+    """The transformer and its tokenizer with `soft_weights`."""
+    var, vqvae = Var(VAR).eval(), Vqvae(VQVAE).eval()
+    soft_weights(var)
+    soft_weights(vqvae)
+    return var, vqvae
+
+
+def exact_recipe(bits: int) -> Recipe:
+    """The shipped Shift-and-Sum recipe, rounded to nearest."""
+    recipe = load_recipe(f"shift-and-sum-w{bits}a{bits}-exact")
+    assert recipe.attention is not None and recipe.attention["alpha"] == SHIFT_AND_SUM_ALPHA
+    return recipe.model_copy(update={"steps": ()})
+
+
+def samples(var: Var, vqvae: Vqvae) -> CalibrationSet:
+    """Both images with the given tokens, and the released sampling for what is drawn."""
+    drawn = from_tokens(var, vqvae, torch.tensor(LABELS), given_tokens())
+    return replace(drawn, cfg=1.5, top_p=0.96)

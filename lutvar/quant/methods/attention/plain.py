@@ -14,6 +14,7 @@ from lutvar.quant.methods.calibration.samples import CalibrationSet
 from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec
+from lutvar.quant.methods.quantizers.straight import straight
 from lutvar.quant.var.sites import AttentionOperands
 
 from .registry import register_attention
@@ -52,7 +53,11 @@ class PlainSettings(BaseModel):
 
 @register_attention("plain")
 class PlainAttention:
-    """Operands quantized as they come, softmax in float. Other kinds override parts of it."""
+    """Operands quantized as they come, softmax in float. Other kinds override parts of it.
+
+    Attributes:
+        learning: while it is true, quantizers pass gradients on (`quantizers.straight`).
+    """
 
     settings_type: type[PlainSettings] = PlainSettings
     keeps_values = False
@@ -63,7 +68,7 @@ class PlainAttention:
         self.settings = self.settings_type(**settings)
         specs = {n: getattr(self.settings, n) for n in ("q", "k", "v", "probabilities")}
         self.quantizers = {n: FakeQuantizer(s) for n, s in specs.items() if s is not None}
-        self.scale_index, self.paired = 0, False
+        self.scale_index, self.paired, self.learning = 0, False, False
 
     def begin_scale(self, scale_index: int) -> None:
         """Remember the scale step."""
@@ -76,10 +81,11 @@ class PlainAttention:
     def _quantized(self, name: str, x: Tensor) -> Tensor:
         if name not in self.quantizers:
             return x
-        if name == "k" and self.settings.k_scale == "channel":
-            quantized = self.quantizers[name](x.mT).mT
-        else:
-            quantized = self.quantizers[name](x)
+        quantizer = self.quantizers[name]
+        by_channel = name == "k" and self.settings.k_scale == "channel"
+        rows = x.mT if by_channel else x
+        quantized = straight(quantizer, rows) if self.learning else quantizer(rows)
+        quantized = quantized.mT if by_channel else quantized
         if self.settings.keep_length and name in ("q", "k"):
             length = quantized.norm(dim=-1, keepdim=True).clamp_min(1e-12)
             quantized = quantized * (x.norm(dim=-1, keepdim=True) / length)

@@ -28,6 +28,7 @@ from lutvar.contract.names import Seed
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
 from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
+from lutvar.quant.methods.quantizers.straight import asymmetric_values, straight_round
 from lutvar.quant.var import Var, generate
 
 from .bit_operations import (
@@ -45,10 +46,11 @@ from .registry import MeasuredModel, register_attention
 def log2_rows(p: Tensor, bits: int) -> Tensor:
     """Logarithmic quantization of [..., L] >= 0 with the row maximum as the scale.
 
-    Codes 0..2**bits - 1 stand for max * 2**-code; what is smaller becomes 0.
+    Codes 0..2**bits - 1 stand for max * 2**-code; what is smaller becomes 0. Gradients pass
+    straight through the rounding.
     """
     amax = p.amax(-1, keepdim=True).clamp_min(1e-6)
-    code = torch.round(-torch.log2(p / amax + 1e-20))
+    code = straight_round(-torch.log2(p / amax + 1e-20))
     return torch.where(code < 2**bits, amax * torch.exp2(-code), 0.0)
 
 
@@ -60,6 +62,8 @@ def copies(score: Tensor, theta: float) -> Tensor:
 def averaged(quantizer: FakeQuantizer, v: Tensor, m: Tensor) -> Tensor:
     """Average of m shifted, quantized copies of v (see the module), m = 1 plain rounding.
 
+    With a zero point, gradients pass straight through the rounding.
+
     Args:
         quantizer: its scales are those of v itself.
         v: [..., I].
@@ -70,9 +74,9 @@ def averaged(quantizer: FakeQuantizer, v: Tensor, m: Tensor) -> Tensor:
         # As released: the average of the rounded copies is clamped, not each copy.
         n = quantizer.blocks(v) / scales.positive
         m = quantizer.blocks(m.expand_as(v).contiguous())
-        code = torch.round(n * m).div_(m).add_(scales.zero_point)
-        code = code.clamp_(0, 2**quantizer.spec.bits - 1).sub_(scales.zero_point)
-        return (code * scales.positive).reshape(v.shape)
+        zero_point, bits = scales.zero_point.detach(), quantizer.spec.bits
+        mean = n + (torch.round(n * m) / m - n).detach()
+        return asymmetric_values(mean, zero_point, scales.positive, bits, v)
     down, up = quantizer.neighbours(v, scales)
     width = up - down
     share = torch.where(width > 0, (v - down) / width, 0.0).clamp(0, 1)
