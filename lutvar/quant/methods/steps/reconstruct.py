@@ -52,6 +52,7 @@ class Reconstruct(ModelStep):
     penalty: float = Field(default=1e-5, ge=0)
 
     def apply_model(self, model: WholeModel) -> None:
+        """Round the weights of all sub-blocks, each by itself."""
         attention = provisional_attention(model)
         for block in model.iter_blocks():
             names = {layer.site.name for layer in self.layers_in(block) if layer.weight is not None}
