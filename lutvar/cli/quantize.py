@@ -54,11 +54,12 @@ def quantize(
     vqvae: Vqvae | None
     sampling: Sampling | ModelInfo
     if recipe is not None and is_generator(model):
-        generator = load_generator(model)
+        generator, classifier = load_generator(model), None
         net, vqvae, sampling = generator.model, None, generator.sampling
     else:
         loaded = load_model(model)
         net, vqvae, sampling = loaded.var, loaded.vqvae, loaded.info
+        classifier = loaded.classifier
     try:
         with progress(f"{plan.name}: blocks") as update:
             report = quantize_to_file(
@@ -66,6 +67,7 @@ def quantize(
                 sampling=(sampling.cfg, sampling.top_k, sampling.top_p), progress=update,
                 model=model,
                 jobs=jobs,
+                classifier=classifier,
             )  # fmt: skip
     except KeyboardInterrupt:
         note(f"finished blocks are kept in {out}.parts; the same command continues from there")

@@ -231,6 +231,7 @@ class Comparison:
                 path,
                 sampling=(info.cfg, info.top_k, info.top_p),
                 progress=update,
+                classifier=self.model.classifier,
             )
 
     def _is_of(self, path: Path, recipe: Recipe) -> bool:

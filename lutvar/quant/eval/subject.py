@@ -260,8 +260,9 @@ def recipe_method(name: str, model: LoadedModel) -> Method:
         calibration = None
         if recipe.needs_data:
             calibration = prepare_calibration(
-                model.var, model.vqvae, recipe.calibration, info.cfg, info.top_k, info.top_p
-            )
+                model.var, model.vqvae, recipe.calibration,
+                info.cfg, info.top_k, info.top_p, model.classifier,
+            )  # fmt: skip
         quantized = quantize_var(model.var, recipe, calibration)
     fingerprint = hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
     return _quantized_method(f"recipe {fingerprint}", quantized, model)

@@ -38,6 +38,7 @@ from lutvar.quant.var.tensors import tensor_bytes
 
 from .attention.registry import attention_needs_data
 from .calibration.prepare import prepare_calibration
+from .calibration.relevance import Classify
 from .calibration.samples import CalibrationSet
 from .errors import QuantizedFileError
 from .generator import Model
@@ -153,6 +154,7 @@ def quantize_to_file(
     progress: Progress | None = None,
     model: str | Path | None = None,
     jobs: int = 1,
+    classifier: Callable[[], Classify] | None = None,
 ) -> HardwareReport:
     """Run a recipe and write the result.
 
@@ -165,6 +167,7 @@ def quantize_to_file(
         progress: called as progress(done, of), in blocks and then steps of tuning.
         model: name or folder of the model, which further processes load.
         jobs: processes.
+        classifier: gives the model's classifier, for recipes with `calibration.relevance`.
 
     Raises:
         QuantizedFileError: an unfinished run of another recipe or model is in the way, or another
@@ -174,7 +177,7 @@ def quantize_to_file(
     check_model(var, recipe)  # before minutes of calibration
     parts = Parts(path, recipe, files.fingerprint(var))
     with parts.opened():
-        return _run(parts, var, vqvae, sampling, progress, model, jobs)
+        return _run(parts, var, vqvae, sampling, progress, model, jobs, classifier)
 
 
 def _run(
@@ -185,12 +188,13 @@ def _run(
     progress: Progress | None,
     model: str | Path | None,
     jobs: int,
+    classifier: Callable[[], Classify] | None,
 ) -> HardwareReport:
     recipe, count = parts.recipe, var.config.depth + 1
     done = {index for index in range(count) if parts.finished(index)}
     samples = parts.samples if recipe.needs_data else None
     if recipe.needs_data and samples is None and (vqvae is not None or not isinstance(var, Var)):
-        samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling)
+        samples = prepare_calibration(var, vqvae, recipe.calibration, *sampling, classifier)
         parts.keep_samples(samples)
     samples = samples if samples is None else replace(samples, vqvae=vqvae)
     total = count + (recipe.tune.steps if recipe.tune is not None else 0)

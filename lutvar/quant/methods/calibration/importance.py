@@ -25,7 +25,7 @@ ROWS = 64
 _BATCH = 8
 
 
-class _Outputs:
+class RecordedOutputs:
     """A linear backend that remembers outputs, so that gradients for them can be asked."""
 
     def __init__(self, names: Collection[SiteName]) -> None:
@@ -61,7 +61,7 @@ def output_importance(
     tokens = 0
     holder = var.backends
     before = holder.backend, holder.other
-    outputs = _Outputs(names)
+    outputs = RecordedOutputs(names)
     holder.backend = holder.other = outputs
     try:
         with torch.enable_grad():

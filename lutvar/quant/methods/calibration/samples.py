@@ -38,6 +38,7 @@ class CalibrationSet:
         rows: which of the 2 N rows (conditional ones first) are used; None for all.
         notes: remarks of what chose or changed the samples.
         cfg, top_k, top_p: what the samples were drawn with.
+        relevance: of the block linears for the class (`relevance`), or None.
         vqvae: the model's tokenizer, for methods that draw tokens themselves; None where samples
             were read from a file.
     """
@@ -51,6 +52,7 @@ class CalibrationSet:
     top_k: int = 0
     top_p: float = 0.0
     vqvae: Vqvae | None = None
+    relevance: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels_N)

@@ -2,7 +2,8 @@
 """How much it damages the model to quantize one of its linears.
 
 Sources: one linear at a time as in ZeroQ (arXiv:2001.00281), by KL of the model's output, or by the
-error of the linear's own output; rankings without any quantized run: LIM and ZD (arXiv:2406.17415).
+error of the linear's own output; rankings without any quantized run: LIM and ZD
+(arXiv:2406.17415), relevance (LRP-QViT, arXiv:2401.11243).
 ViDiT-Q and MixDQ measure content and quality apart. In VAR coarse scales decide what an image
 shows and fine ones how well it is drawn, so these two are KL over the tokens of either.
 """
@@ -22,7 +23,7 @@ from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import BlockData, Layer
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import VarBlock
-from lutvar.quant.var.sites import LinearSite, SiteName
+from lutvar.quant.var.sites import SITE_NAMES, LinearSite, SiteName
 
 from .recipe import Recipe
 from .specs import LayerSpec, MixedSpec
@@ -80,7 +81,7 @@ class Sensitivity:
             module = self.var.blocks[index]
             assert isinstance(module, VarBlock)
             self._rank(damage, module, data)
-            if self.kinds <= {"lim", "zd"} and self.mixed.split == "even":
+            if self.kinds <= {"relevance", "lim", "zd"} and self.mixed.split == "even":
                 continue
             floats = {site.name: (weight, bias) for site, weight, bias in module.iter_linears()}
             for choice, specs in self.mixed.choices.items():
@@ -100,12 +101,23 @@ class Sensitivity:
         assert self._kl is not None
         return self._kl({site: self._layers[site, name] for site, name in choices.items()}, "kl")
 
+    def _relevance(self) -> Tensor:
+        if self.calibration is None or self.calibration.relevance is None:
+            raise CalibrationError(
+                "sensitivity: relevance needs samples with it; set calibration.relevance"
+            )
+        return self.calibration.relevance
+
     def _rank(self, damage: Damage, module: VarBlock, data: BlockData | None) -> None:
         """Damage by the rankings."""
         for site, weight_OI, _ in module.iter_linears():
             kind = self.mixed.kind_of(site.name)
             if kind == "zd":
                 _ranked(damage, self.mixed, site, z_fraction(weight_OI), weight_OI.numel())
+            elif kind == "relevance":
+                score = float(self._relevance()[site.block, SITE_NAMES.index(site.name)])
+                # Of a linear as a whole, whatever its size.
+                _ranked(damage, self.mixed, site, score, 1)
             elif kind == "lim" and data is not None:
                 score = insertion_distance(module, data)
                 _ranked(damage, self.mixed, site, score, weight_OI.numel())

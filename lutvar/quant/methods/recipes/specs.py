@@ -25,7 +25,7 @@ class LayerSpec(BaseModel):
 
 
 #: Measures of the damage that a linear's quantization does (`sensitivity`).
-SensitivityKind = Literal["kl", "content", "quality", "output", "lim", "zd"]
+SensitivityKind = Literal["kl", "content", "quality", "output", "relevance", "lim", "zd"]
 
 
 class MixedGroup(BaseModel):
@@ -50,7 +50,8 @@ class MixedSpec(BaseModel):
         budget: one of "bits" (mean bits of a weight's code), "bytes" (weights with their scales,
             read once), "luts" (mean LUTs of the multiplier that a product needs).
         sensitivity: "kl" of the model's output, over the tokens of coarse scales ("content") or
-            fine ones ("quality"); "output" error of the linear; or the rankings "lim" and "zd".
+            fine ones ("quality"); "output" error of the linear; or the rankings "relevance" for the
+            class (`calibration.relevance`), "lim" and "zd".
         groups: linears with a measure and a share of the budget of their own; default one group.
         split: "even", each group's share is that of its weights; "search", of two groups several
             shares are tried and the one with the smallest KL of the whole model is taken.
