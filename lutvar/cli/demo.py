@@ -20,6 +20,7 @@ from .common import (
     require_simulator,
 )
 from .errors import FAILED, OK
+from .sampling import class_option, labels_of
 
 DEFAULT_SEED = 1  #: of the sheet in the README
 
@@ -29,15 +30,7 @@ DEFAULT_SEED = 1  #: of the sheet in the README
 @model_option
 @accelerator_option
 @recipe_option
-@click.option(
-    "--class",
-    "labels",
-    type=int,
-    multiple=True,
-    metavar="N",
-    help="Class to draw, or -1 for the unconditional one; repeat for several. Default: the "
-    "first ten classes.",
-)
+@class_option("the first ten classes")
 @click.option(
     "--seed", type=SEED, default=DEFAULT_SEED, help="Seed of the first image; the others follow."
 )
@@ -45,16 +38,29 @@ DEFAULT_SEED = 1  #: of the sheet in the README
 @click.option(
     "--stagger", type=click.IntRange(0), default=0, help="Passes between the starts of two images."
 )
+@click.option(
+    "--edit",
+    is_flag=True,
+    help="Edit images of these classes, which the unquantized model draws first: in-painting, "
+    "out-painting and editing towards another class in turn.",
+)
+@click.option(
+    "--smooth/--no-smooth",
+    default=None,
+    help="Smooth sampling. Default: with --edit only.",
+)
 @json_option
 def demo(
     out: Path,
     model: str,
     config: str,
     recipe: Path | None,
-    labels: tuple[int, ...],
+    labels: tuple[int | str, ...],
     seed: int,
     slots: int | None,
     stagger: int,
+    edit: bool,
+    smooth: bool | None,
     as_json: bool,
 ) -> int:
     """Generate images with the whole transformer in simulated Verilog, and compare all of it.
@@ -72,11 +78,13 @@ def demo(
         out,
         config=config,
         model=model,
-        labels=labels or None,
+        labels=labels_of(labels) or None,
         seed=seed,
         slots=slots,
         stagger=stagger,
         recipe=recipe,
+        edit=edit,
+        smooth=edit if smooth is None else smooth,
     )
     if as_json:
         click.echo(json_text(report.as_dict(), indent=2, default=str))

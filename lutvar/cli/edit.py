@@ -134,7 +134,7 @@ def edit(
     seeds = [seed + i for i in range(len(wanted))]
     drawn = how.draw(loaded, sampling, wanted, seeds, out.parent, one * len(wanted))
     row = drawn.row(info)
-    original = as_bytes((given.image_CHW.numpy() + 1) / 2)
+    original = as_bytes(((given.image_CHW + 1) / 2).numpy())
     keep = np.kron(mask, np.ones([len(original) // len(mask)] * 2, bool))
     images = [as_bytes(result) for result in row.images_BCHW]
     noise = np.array([(r[keep].astype(float) - original[keep]) ** 2 for r in images]).mean()
@@ -168,7 +168,9 @@ def edit(
         ]
         title = f"lutvar edit: {_task(row, outside)} on model {info.name}"
         under = f"orange: drawn anew; {how.what} {how.name}, {all_kept} of {cells} tokens kept"
-        write_edit_sheet(sheet, original, as_bytes(decoded), masks, images, names, title, under)
+        write_edit_sheet(
+            sheet, original, as_bytes(decoded), masks, images, names, count, title, under
+        )
         data["sheet"] = str(sheet)
         text = f"{sheet}: given image, masks, results\n{text}"
     emit(as_json, data, describe(row, data, text, how.name))
@@ -196,9 +198,12 @@ def _mask(
 
 def _task(row: Row, outside: bool) -> str:
     """For people."""
+    kinds = []
+    if any(label < 0 for label in row.labels):
+        kinds.append("out-painting" if outside else "in-painting")
     if any(label >= 0 for label in row.labels):
-        return f"editing {'around' if outside else 'inside'} the region"
-    return "out-painting" if outside else "in-painting"
+        kinds.append("editing towards a class")
+    return " and ".join(kinds)
 
 
 def _files(out: Path, count: int) -> list[Path]:

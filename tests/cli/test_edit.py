@@ -9,10 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lutvar.cli.errors import BAD_INPUT, OK
 from lutvar.cli.main import run
+from lutvar.quant.var import Var, Vqvae, VqvaeConfig
+from support.quant.var_cases import CASES
+from support.quant.var_weights import fill
 
 BOX = ["--box", "0.25,0.25,0.75,0.75"]
 
@@ -146,3 +150,26 @@ def test_a_damaged_image(image: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert run(["edit", "--image", str(tmp_path / "x.png"), *BOX, "-o", str(out)]) == BAD_INPUT
     assert "is a damaged image" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_released_file_without_unit_length_queries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It draws and edits in float; the accelerator's arithmetic is refused with the reason."""
+    case = next(case for case in CASES if not case.var.attn_l2_norm)
+    for name, model in ("var_d2.pth", Var(case.var)), ("vae_ch160v4096z32.pth", Vqvae(case.vqvae)):
+        fill(model)
+        torch.save(model.state_dict(), tmp_path / name)
+    monkeypatch.setattr(VqvaeConfig, "official", lambda patch_nums: case.vqvae)
+    model_of = ["--model", str(tmp_path / "var_d2.pth"), "--class", "1"]
+    out, given = str(tmp_path / "e.png"), str(tmp_path / "g.png")
+    sampling = ["--top-k", "60"]  # the released default is above this vocabulary
+    draw = ["generate", *model_of, *sampling, "--zoom", "1", "--no-names", "-o", given]
+    assert run([*draw, "--backend", "float"]) == OK
+    change = ["edit", *model_of, *sampling, "--image", given, *BOX, "-o", out]
+    assert run([*change, "--backend", "float"]) == OK
+    assert pixels(out).shape == (64, 64, 3)
+    for arguments in (draw, change, [*change, "--device", "golden:small-fp4"]):
+        capsys.readouterr()
+        assert run(arguments) == BAD_INPUT
+        assert "attn_l2_norm is off; attention of the accelerator" in capsys.readouterr().err

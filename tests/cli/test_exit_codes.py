@@ -57,8 +57,9 @@ def test_demo_exit_code_is_the_comparison(
     arguments = ["demo", "--class", "3", "--config", "small-fp6", "--slots", "2", "--stagger", "1"]
     assert run([*arguments, "--json", "-o", str(tmp_path)]) == code
     assert json.loads(capsys.readouterr().out) == {"ok": equal}
-    assert (asked["labels"], asked["config"], asked["out"]) == ((3,), "small-fp6", tmp_path)
+    assert (asked["labels"], asked["config"], asked["out"]) == ([3], "small-fp6", tmp_path)
     assert (asked["slots"], asked["stagger"]) == (2, 1)
+    assert (asked["edit"], asked["smooth"]) == (False, False)
 
 
 def _fake_benches(monkeypatch: pytest.MonkeyPatch, passed: bool) -> list[str]:

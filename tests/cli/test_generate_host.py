@@ -142,3 +142,19 @@ def test_what_does_not_go_together(
     host_model(loaded.var, loaded.vqvae, loaded.info).save(other)
     whole[whole.index("--host-model") + 1] = str(other)
     assert "take both from one run of lutvar pack" in error(*whole, *device)
+
+
+def test_labels_and_smooth_sampling(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The classes of `generate` with PyTorch, and its tokens at the first scale."""
+    draw = ["--class", "random", "--class", "none", "--class", "10", "--smooth", "--json"]
+    results = []
+    for how in ([*on_host(files), "--device", "golden:small-fp4"], ["generate"]):
+        capsys.readouterr()
+        assert run([*how, *draw, "-o", str(tmp_path / "x.png")]) == OK
+        results.append(json.loads(capsys.readouterr().out))
+    here, there = results
+    assert here["classes"] == there["classes"] and here["classes"][1:] == [-1, -1]
+    assert 0 <= here["classes"][0] < 10
+    assert [one[0] for one in here["tokens"]] == [one[0] for one in there["tokens"]]

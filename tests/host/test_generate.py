@@ -133,6 +133,16 @@ class Memory:
 
 images = generate(model, DeviceTransformer(Memory(), packed, 2), [0, 1], [5, 6], 1.5, 20, 0.9)
 assert all(np.isfinite(i.latent).all() for i in images)
+
+from lutvar.contract.editing import Edit
+from lutvar.contract.regions import box_mask, grown
+
+mask = grown(box_mask((0, 0, 0.5, 0.5), model.patch_nums[-1]), 1)
+edit = Edit.of([np.full(p * p, 7) for p in model.patch_nums], mask, model.patch_nums)
+edited = generate(model, DeviceTransformer(Memory(), packed, 2), [0, None], [5, 6], 1.5, 20, 0.9,
+                  [edit, edit], smooth=True)
+assert all((i.tokens[-1][mask.reshape(-1)] == 7).all() for i in edited)
+assert all(np.isfinite(i.latent).all() for i in edited)
 print([len(t) for t in images[0].tokens])
 """
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.files import json_text, write_file
 
 from .compact import STEPS, pack
@@ -170,16 +171,20 @@ def _infer(path: Path, state: Mapping[str, Tensor]) -> VarConfig:
     try:
         counts = state["lvl_1L"].flatten().long().bincount().tolist()
         depth = 1 + max(int(k.split(".")[1]) for k in state if k.startswith("blocks."))
+        width = state["pos_1LC"].shape[2]
+        # Without unit-length q and k no tensor tells the heads; released models have 64 columns.
+        scales = state.get("blocks.0.attn.scale_mul_1H11")
         return VarConfig(
             depth=depth,
-            width=state["pos_1LC"].shape[2],
-            heads=state["blocks.0.attn.scale_mul_1H11"].shape[1],
+            width=width,
+            heads=width // HEAD_DIM if scales is None else scales.shape[1],
             patch_nums=tuple(round(n**0.5) for n in counts),
             num_classes=state["class_emb.weight"].shape[0] - 1,
             vocab=state["head.weight"].shape[0],
             z_channels=state["word_embed.weight"].shape[1],
-            mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / state["pos_1LC"].shape[2],
+            mlp_ratio=state["blocks.0.ffn.fc1.weight"].shape[0] / width,
             shared_adaln="shared_ada_lin.1.weight" in state,
+            attn_l2_norm=scales is not None,
         )
     except (LookupError, RuntimeError, ValueError) as error:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 import lutvar
+from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer
 from lutvar.files import prepare_output, write_file
 from lutvar.host.errors import HostError
@@ -30,6 +31,7 @@ from lutvar.text import class_name
 
 from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
+from .demo_edits import DemoEdits, demo_edits
 from .locate import locate
 from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
@@ -46,11 +48,13 @@ def run_demo(
     *,
     config: str = "small-fp4",
     model: str = "digits",
-    labels: Sequence[int] | None = None,
+    labels: Sequence[Label] | None = None,
     seed: int = 1,
     slots: int | None = None,
     stagger: int = 0,
     recipe: Path | None = None,
+    edit: bool = False,
+    smooth: bool = False,
 ) -> RunReport:
     """Generate one image for each label on the simulated device, and compare all of it.
 
@@ -60,10 +64,12 @@ def run_demo(
     Args:
         out: folder for pictures, reports, Verilog.
         config: accelerator preset or file. model: shipped model or model folder.
-        labels: classes, -1 for the unconditional one; default: the first ten.
+        labels: classes, -1 for the null class, None for a random one; default: the first ten.
         seed: of the first image; the others follow.
         slots, stagger: images at a time, and passes between their starts (`generate_passes`).
         recipe: file of a quantized model (`session.quantize`).
+        edit: edit the unquantized model's images of these classes (`demo_edits`).
+        smooth: smooth sampling.
     """
 
     def say(line: str) -> None:
@@ -73,19 +79,27 @@ def run_demo(
     with stages("load and quantize the model"):
         quantized = quantize(model, config, recipe)
     prepare_output(out / "report.json")  # not for a wrong name
-    labels = range(min(10, len(quantized.loaded.info.classes))) if labels is None else labels
-    seeds = [seed + i for i in range(len(labels))]
-    slots = slots or len(labels)
+    info, null = quantized.loaded.info, len(quantized.loaded.info.classes)
+    wanted = list(range(min(10, null))) if labels is None else labels
+    seeds = [seed + i for i in range(len(wanted))]
+    classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
+    slots = slots or len(classes)
+    edited, drawn_as = None, classes
+    if edit:
+        with stages("draw and encode the images to edit"):
+            edited = demo_edits(quantized.loaded, classes, seeds)
+        drawn_as = list(edited.labels)
 
     def generate(transformer: Transformer, name: str) -> GenerationResult:
-        info, loaded = quantized.loaded.info, quantized.loaded
+        loaded = quantized.loaded
         with (
             stages(f"generate: {name}"),
             progress_bar(name, unit="scale") as bar,
         ):
             return generate_passes(
-                loaded.var, loaded.vqvae, transformer, labels, seeds, info.cfg, info.top_k,
+                loaded.var, loaded.vqvae, transformer, drawn_as, seeds, info.cfg, info.top_k,
                 info.top_p, slots=slots, stagger=stagger, progress=as_callback(bar),
+                edits=None if edited is None else edited.edits, smooth=smooth,
             )  # fmt: skip
 
     unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
@@ -140,9 +154,9 @@ def run_demo(
     report = RunReport(
         config=quantized.config,
         model={"name": quantized.loaded.info.name, "files": quantized.loaded.info.files},
-        labels=list(labels),
+        labels=drawn_as,
         seed=seed,
-        sampling=_sampling(quantized),
+        sampling={"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p, "smooth": smooth},
         schedule=f"{slots} images at a time"
         + (f", started {stagger} passes apart" if stagger else ""),
         comparison=comparison,
@@ -158,9 +172,10 @@ def run_demo(
         pictures=pictures,
         violations=violations,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=_command(model, config, recipe, labels, seed, slots, stagger, out),
+        command=_command(model, config, recipe, classes, seed, slots, stagger, edit, smooth, out),
+        tasks=[] if edited is None else list(edited.tasks),
     )
-    _draw(report, quantized, [unquantized, golden, simulated], traces)
+    _draw(report, quantized, [unquantized, golden, simulated], traces, edited)
     report.write(out)
     say(report.summary())
     return report
@@ -168,13 +183,14 @@ def run_demo(
 
 def _command(
     model: str, config: str, recipe: Path | None, labels: Sequence[int], seed: int, slots: int,
-    stagger: int, out: Path,
+    stagger: int, edit: bool, smooth: bool, out: Path,
 ) -> str:  # fmt: skip
     """The command line that repeats the run."""
     words = ["lutvar", "demo", "--model", model, "--config", config]
     words += [] if recipe is None else ["--recipe", str(recipe)]
     words += [f"--class={label}" for label in labels]
     words += ["--seed", str(seed), "--slots", str(slots), "--stagger", str(stagger)]
+    words += (["--edit"] if edit else []) + ["--smooth" if smooth else "--no-smooth"]
     return shlex.join([*words, "-o", str(out)])
 
 
@@ -214,6 +230,7 @@ def _draw(
     quantized: Quantized,
     results: Sequence[GenerationResult],
     traces: Sequence[StepTrace],
+    edited: DemoEdits | None,
 ) -> None:
     config, info = quantized.config, quantized.loaded.info
     sheet, timeline, roofline = report.pictures.values()
@@ -231,6 +248,9 @@ def _draw(
     ]
     title = f"lutvar: model {info.name}, whole transformer on {config.name}, seed {report.seed}"
     columns = [class_name(info.classes, label) for label in report.labels]
+    if edited is not None:
+        columns = list(edited.tasks)
+        rows.insert(0, SheetRow("given", "by the unquantized model", edited.given_BCHW))
     write_sheet(sheet, rows, columns, title, report.verdict)
     draw_timeline(timeline, list(traces)[-4:], f"{config.name}, model {info.name}, simulated")
     points = [RooflinePoint(p.name, p.macs, p.traffic, p.cycles) for p in report.passes][-10:]
@@ -248,11 +268,6 @@ def _name(quantized: Quantized, report: PassReport) -> str:
     images = len(report.steps)
     which = f"scale {scales[0]}" if len(scales) == 1 else f"scales {scales[0]} to {scales[-1]}"
     return f"{which}, {images} image{'s' if images > 1 else ''}"
-
-
-def _sampling(quantized: Quantized) -> dict[str, float]:
-    info = quantized.loaded.info
-    return {"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p}
 
 
 def _versions() -> dict[str, str]:

@@ -36,6 +36,7 @@ def write_edit_sheet(
     masks: Sequence[Mask],
     results: Sequence[Bytes],
     names: Sequence[str],
+    together: int,
     title: str,
     note: str,
 ) -> None:
@@ -46,15 +47,15 @@ def write_edit_sheet(
         given, decoded: images, [H, W, C].
         masks: of each scale, [p, p], True where the given token stays.
         results, names: edited images and what stands under each.
+        together: results of one class, which begin a row.
         title, note: lines above and below.
     """
     zoom = max(1, -(-_TILE // len(given)))
     tiles = [(_large(given, zoom), "given"), (_large(decoded, zoom), "its tokens")]
     tiles += [(_covered(given, mask, zoom), f"{len(mask)}x{len(mask)}") for mask in masks]
     drawn = [(_large(r, zoom), name) for r, name in zip(results, names, strict=True)]
-    rows = [
-        part[i : i + _COLUMNS] for part in (tiles, drawn) for i in range(0, len(part), _COLUMNS)
-    ]
+    parts = [tiles, *(drawn[i : i + together] for i in range(0, len(drawn), together))]
+    rows = [part[i : i + _COLUMNS] for part in parts for i in range(0, len(part), _COLUMNS)]
     side, (large, small) = len(given) * zoom, (ImageFont.load_default(s) for s in (20, 14))
     columns = max(len(row) for row in rows)
     text = int(max(large.getlength(title), small.getlength(note)))

@@ -49,6 +49,7 @@ class RunReport:
         pictures: name -> file.
         violations: AXI rules broken on the memory ports.
         date: when it ended, ISO 8601. command: the command line that repeats the run.
+        tasks: what was done to each given image; none: images were generated.
     """
 
     config: AcceleratorConfig
@@ -71,6 +72,7 @@ class RunReport:
     violations: int
     date: str
     command: str
+    tasks: Sequence[str] = ()
 
     @property
     def ok(self) -> bool:
@@ -96,6 +98,7 @@ class RunReport:
             "accelerator": self.config.model_dump(),
             "model": dict(self.model),
             "labels": list(self.labels),
+            "tasks": list(self.tasks),
             "seed": self.seed,
             "sampling": dict(self.sampling),
             "schedule": self.schedule,

@@ -18,6 +18,7 @@ from lutvar.quant.var.passes import generate_passes
 from lutvar.sim.device import MemoryTiming
 from lutvar.sim.run.compare import compare_generations
 from lutvar.sim.run.comparing import ComparingTransformer, Comparison
+from lutvar.sim.run.demo_edits import demo_edits
 from lutvar.sim.run.session import Quantized, Session, quantize
 from support.sim.device_rig import Rig, digits, image_step, open_rig, random_transformer
 
@@ -70,6 +71,21 @@ def test_an_image(rig: Rig) -> None:
 def test_images_that_share_passes(rig: Rig) -> None:
     """Three images in two slots: scales mix in a pass, slots are used again."""
     both(rig, [0, 4, 9], slots=2, stagger=1)
+
+
+def test_edited_images(rig: Rig) -> None:
+    """In-painting, out-painting and editing with smooth sampling; the given tokens stay."""
+    edited = demo_edits(digits().loaded, [3, 8, 0], [0, 1, 2])
+    golden = GoldenTransformer(digits().transformer)
+    how: dict[str, Any] = {"edits": edited.edits, "smooth": True, "slots": 2}
+    expected = generate(digits(), golden, list(edited.labels), **how)
+    found = generate(digits(), rig.comparing, list(edited.labels), **how)
+    assert compare_generations(expected, found).equal
+    rig.check()
+    for i, edit in enumerate(edited.edits):
+        for scale, tokens in enumerate(found.tokens):
+            keep = edit.keep[scale]
+            np.testing.assert_array_equal(tokens[i].numpy()[keep], edit.tokens[scale][keep])
 
 
 def test_an_image_without_guidance(rig: Rig) -> None:
