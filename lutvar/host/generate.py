@@ -234,7 +234,7 @@ def generate(
             with times("feature map"):
                 cells = model.codebook[drawn]
                 if weights is not None:
-                    mixed = weights @ model.codebook
+                    mixed = (weights.astype(np.float64) @ model.codebook).astype(np.float32)
                     cells = mixed if edits is None else edits[i].merged(scale, mixed, cells)
                 latents[i] = latents[i] + model.spread(scale, cells)
             if scale + 1 < len(sides):
