@@ -30,7 +30,10 @@ def _models() -> Names:
         described = item / "model.json"
         if described.is_file():
             data = json.loads(described.read_text(encoding="utf-8"))
-            names[data["name"]] = f"{len(data['classes'])} classes, {shape_text(data['var'])}"
+            other = data.get("generator")  # RAR or PAR, which the accelerator does not run
+            text = shape_text(data["var"] if other is None else other["shape"])
+            family = "" if other is None else f"{other['family'].upper()}, "
+            names[data["name"]] = f"{family}{len(data['classes'])} classes, {text}"
     return names
 
 

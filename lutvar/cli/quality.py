@@ -9,7 +9,16 @@ import click
 
 from lutvar.text import table
 
-from .common import command, emit, json_option, model_option, progress, seed_option
+from .common import (
+    command,
+    emit,
+    given,
+    json_option,
+    model_option,
+    progress,
+    refuse_with,
+    seed_option,
+)
 
 
 @command("quality")
@@ -22,6 +31,14 @@ from .common import command, emit, json_option, model_option, progress, seed_opt
     metavar="NAME|FILE",
     help="Quantization preset; repeat for several.",
 )
+@click.option(
+    "--recipe",
+    "recipes",
+    multiple=True,
+    metavar="NAME|FILE",
+    help="With a RAR or PAR model, which has no presets: recipe; repeat for several. "
+    "(`lutvar eval` measures recipes on VAR models.)",
+)
 @click.option("--images", default=500, type=click.IntRange(1), help="Images to judge.")
 @click.option(
     "--teacher", default=100, type=click.IntRange(1), help="Images whose logits are compared."
@@ -29,7 +46,13 @@ from .common import command, emit, json_option, model_option, progress, seed_opt
 @seed_option
 @json_option
 def quality(
-    model: str, presets: tuple[str, ...], images: int, teacher: int, seed: int, as_json: bool
+    model: str,
+    presets: tuple[str, ...],
+    recipes: tuple[str, ...],
+    images: int,
+    teacher: int,
+    seed: int,
+    as_json: bool,
 ) -> None:
     """Compare the device's arithmetic, part by part, with the unquantized model.
 
@@ -37,11 +60,18 @@ def quality(
     classes and seeds are judged by the model's classifier.
     """
     from lutvar.contract.quant_preset import load_quant
+    from lutvar.quant.models import load_model
+    from lutvar.quant.models.generator import is_generator
 
+    if is_generator(model):
+        if given("presets"):
+            load_model(model)  # says what the accelerator lacks
+        _recipes(model, recipes, images, teacher, seed, as_json)
+        return
+    refuse_with("a VAR model", recipes="--recipe")
     for preset in presets:
         load_quant(preset)  # first: a wrong name must not wait for torch
     from lutvar.quant.eval.quality import measure
-    from lutvar.quant.models import load_model
 
     loaded = load_model(model)
     with progress("variants") as update:
@@ -58,3 +88,28 @@ def quality(
         ],
     )  # fmt: skip
     emit(as_json, [asdict(r) for r in rows], text)
+
+
+def _recipes(
+    model: str, recipes: tuple[str, ...], images: int, teacher: int, seed: int, as_json: bool
+) -> None:
+    """Rows of a RAR or PAR model; digits are judged by the classifier of model `digits`."""
+    from lutvar.quant.eval.tokens import measure_recipes
+    from lutvar.quant.models import load_model
+    from lutvar.quant.models.generator import load_generator
+
+    loaded = load_generator(model)
+    size = loaded.tokenizer.config
+    digits = (size.in_channels, size.image_size, len(loaded.classes)) == (1, 8, 10)
+    judge = load_model("digits").classifier() if digits else None
+    with progress("recipes") as update:
+        rows = measure_recipes(loaded, recipes, images, teacher, seed, judge, update)
+    head = ("recipe", "KL, nat", "top-1", "tokens", "judged")
+    lines = [
+        (
+            r.recipe, f"{r.kl_nats:.4f}", f"{r.top1:.1%}", f"{r.same_tokens:.1%}",
+            "" if r.judged is None else f"{r.judged:.1%}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    emit(as_json, [asdict(r) for r in rows], table(head, lines))

@@ -50,7 +50,7 @@ def model_json(_path: Path, data: Data) -> FileReport:
         facts={
             "name": data["name"],
             "seed": data["seed"],
-            "shape": shape_text(data["var"]),
+            "shape": shape_text(data["var"] if "var" in data else data["generator"]["shape"]),
             "classes": len(data["classes"]),
             "parameters": data["parameters"],
             "sampling": data["sampling"],
@@ -178,6 +178,7 @@ def _history(path: Path, lines: list[bytes]) -> FileReport:
 _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"verilog", "ports", "registers", "tools"}, manifest),
     ({"format", "var", "vqvae", "files"}, model_json),
+    ({"format", "generator", "tokenizer", "files"}, model_json),
     ({"registers", "transport", "units"}, devices.dump),
     ({"outcomes", "not_checked", "rounds"}, devices.verdict),
     ({"cycles_per_image", "noc", "device"}, devices.measured),

@@ -98,7 +98,12 @@ def read_json(path: Path) -> Any:
 
 
 def shape_text(shape: Mapping[str, Any]) -> str:
-    """A transformer's sizes in a line."""
+    """A transformer's sizes in a line; those of RAR and PAR have tokens in place of scales."""
+    if "patch_nums" not in shape:
+        return (
+            f"width {shape['width']}, depth {shape['depth']}, {shape['heads']} heads, "
+            f"vocabulary {shape['vocab']}, {shape['tokens']} tokens"
+        )
     scales = ", ".join(f"{n}x{n}" for n in shape["patch_nums"])
     return (
         f"width {shape['width']}, depth {shape['depth']}, {shape['heads']} heads, "

@@ -46,6 +46,9 @@ def _of(path: Path, metadata: Mapping[str, str], shapes: Shapes) -> FileReport:
         "format": lambda: _quantized(path),
         "var": lambda: _weights(path, "transformer", header["var"], shapes),
         "vqvae": lambda: _weights(path, "tokenizer", header["vqvae"], shapes),
+        "rar": lambda: _weights(path, "RAR transformer", header["rar"], shapes),
+        "par": lambda: _weights(path, "PAR transformer", header["par"], shapes),
+        "tokenizer": lambda: _weights(path, "tokenizer", header["tokenizer"], shapes),
         "classifier_sha256": lambda: _reference(path, header, shapes),
         "classifier": lambda: _classifier(path, header["classifier"], shapes),
     }
@@ -123,18 +126,20 @@ def _image(path: Path) -> FileReport:
 
 def _weights(path: Path, what: str, config: Mapping[str, Any], shapes: Shapes) -> FileReport:
     facts: dict[str, Any] = {}
-    if what == "transformer":
+    if what.endswith("transformer"):
         facts["shape"] = shape_text(config)
         facts["classes"] = config["num_classes"]
     else:
         facts["vocabulary"] = config["vocab"]
-        facts["scales"] = list(config["patch_nums"])
+        if "patch_nums" in config:
+            facts["scales"] = list(config["patch_nums"])
+        else:
+            facts["tokens"] = config["side"] ** 2
     facts["tensors"] = len(shapes)
     facts["numbers"] = sum(math.prod(shape) for shape in shapes.values())
     facts["sha256"] = sha256_of(path)
-    return FileReport(
-        f"weights of a VAR {what}", read_by="--model, as part of its folder", facts=facts
-    )
+    what = f"VAR {what}" if "patch_nums" in config else what
+    return FileReport(f"weights of a {what}", read_by="--model, as part of its folder", facts=facts)
 
 
 def _reference(path: Path, header: Mapping[str, Any], shapes: Shapes) -> FileReport:

@@ -102,7 +102,7 @@ def load_tokenizer(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     return _fill(path, model, state, renames)
 
 
-def save_transformer(path: str | Path, model: TokenModel, steps: int | None = None) -> None:
+def save_transformer(path: str | Path, model: TokenModel, steps: float | None = None) -> None:
     """Write weights and configuration to a .safetensors or .safetensors.xz file, atomically.
 
     Args:

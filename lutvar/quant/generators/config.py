@@ -117,8 +117,8 @@ class TokenizerConfig(DictRoundTrip):
     """Shape of an image tokenizer with one token map.
 
     Attributes:
-        kind: "maskgit" (MaskGIT-VQGAN, RAR's), "vq16" (LlamaGen's VQ-16, PAR's) or "levels" (grey
-            levels are the tokens; nothing is learned).
+        kind: "maskgit" (MaskGIT-VQGAN, RAR's), "vq16" (LlamaGen's VQ-16, PAR's) or "patches" (a
+            codebook of square patches of pixels, no network).
         side: side of the token map.
         vocab: codebook entries V.
         z_channels: channels of the latent map.
@@ -128,9 +128,10 @@ class TokenizerConfig(DictRoundTrip):
         num_res_blocks: residual blocks per encoder level.
         in_channels: image channels.
         dropout: in the residual blocks (training only).
+        patch: side of a patch in pixels, of "patches".
     """
 
-    kind: Literal["maskgit", "vq16", "levels"]
+    kind: Literal["maskgit", "vq16", "patches"]
     side: int
     vocab: int
     z_channels: int = 256
@@ -140,12 +141,13 @@ class TokenizerConfig(DictRoundTrip):
     num_res_blocks: int = 2
     in_channels: int = 3
     dropout: float = 0.0
+    patch: int = 1
 
     def __post_init__(self) -> None:
         owner = "TokenizerConfig"
-        if self.kind not in ("maskgit", "vq16", "levels"):
-            raise ConfigError(f"{owner}.kind = {self.kind!r}: must be maskgit, vq16 or levels")
-        for name in ("side", "z_channels", "code_channels", "ch", "num_res_blocks"):
+        if self.kind not in ("maskgit", "vq16", "patches"):
+            raise ConfigError(f"{owner}.kind = {self.kind!r}: must be maskgit, vq16 or patches")
+        for name in ("side", "z_channels", "code_channels", "ch", "num_res_blocks", "patch"):
             need_int(owner, name, getattr(self, name), 1)
         need_int(owner, "vocab", self.vocab, 2)
         if self.in_channels not in (1, 3):
@@ -167,7 +169,9 @@ class TokenizerConfig(DictRoundTrip):
     @property
     def image_size(self) -> int:
         """Side of the image in pixels."""
-        return self.side if self.kind == "levels" else self.side << (len(self.ch_mult) - 1)
+        if self.kind == "patches":
+            return self.side * self.patch
+        return self.side << (len(self.ch_mult) - 1)
 
 
 #: Released RAR sizes: width, blocks, heads, hidden.

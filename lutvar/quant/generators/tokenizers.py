@@ -113,7 +113,8 @@ class Tokenizer(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         self.config = config
-        if config.kind == "levels":
+        if config.kind == "patches":
+            self.codebook = nn.Embedding(config.vocab, config.in_channels * config.patch**2)
             return
         z, code = config.z_channels, config.code_channels
         if config.kind == "maskgit":
@@ -144,10 +145,9 @@ class Tokenizer(nn.Module):
                 f"images of shape {tuple(image_BCHW.shape)}: expected "
                 f"[B, {self.config.in_channels}, {size}, {size}]"
             )
-        if kind == "levels":
-            levels = (image_BCHW * (self.config.vocab - 1)).round()
-            return levels.clamp(0, self.config.vocab - 1).flatten(1).long()
-        if kind == "maskgit":
+        if kind == "patches":
+            z_BZhw = F.pixel_unshuffle(image_BCHW, self.config.patch)
+        elif kind == "maskgit":
             z_BZhw = self.encoder(image_BCHW)
         else:
             z_BZhw = F.normalize(self.quant_conv(self.encoder(image_BCHW * 2 - 1)), dim=1)
@@ -160,9 +160,9 @@ class Tokenizer(nn.Module):
         """Images [B, in_channels, size, size] in [0, 1] of tokens row by row [B, side * side]."""
         config = self.config
         side = (config.side, config.side)
-        if config.kind == "levels":
-            return tokens_BT.unflatten(1, (1, *side)).float() / (config.vocab - 1)
         z_BZhw = self._entries()[tokens_BT].transpose(1, 2).unflatten(2, side)
+        if config.kind == "patches":
+            return F.pixel_shuffle(z_BZhw, config.patch).clamp(0, 1)
         if config.kind == "maskgit":
             image: Tensor = self.decoder(z_BZhw)
             return image.clamp(0, 1)

@@ -13,6 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors.torch import load_file
+
 from lutvar.quant.generators import (
     ParConfig,
     RarConfig,
@@ -34,6 +36,8 @@ if sys.version_info >= (3, 11):
 else:
     from importlib.abc import Traversable
 
+#: Files of a folder: transformer, tokenizer.
+WEIGHTS, TOKENIZER_FILE = f"generator{COMPACT}", "tokenizer.safetensors"
 #: Endings of released files; VAR's are .pth.
 ENDINGS = (".bin", ".pt")
 #: The released tokenizers, and where they are.
@@ -92,10 +96,10 @@ def load_generator(name: str | Path) -> LoadedGenerator:
         files, classes = dict(raw["files"]), tuple(raw["classes"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: not a usable model description ({error!r})") from error
-    weights = f"generator{COMPACT}"
     with ExitStack() as stack:
-        file = checked_content(folder, weights, files, stack)
-        transformer = load_transformer(file, config)
+        transformer = load_transformer(checked_content(folder, WEIGHTS, files, stack), config)
+        tokenizer.load_state_dict(load_file(checked_content(folder, TOKENIZER_FILE, files, stack)))
+    tokenizer.requires_grad_(False)
     transformer.sampling = sampling
     return LoadedGenerator(str(raw["name"]), transformer, tokenizer.eval(), sampling, classes)
 

@@ -106,11 +106,15 @@ def test_bad_configurations(make: object, text: str) -> None:
         make()  # type: ignore[operator]
 
 
-def test_levels_are_their_own_tokens() -> None:
+def test_patches_are_coded_by_the_nearest() -> None:
     from lutvar.quant.generators import Tokenizer
 
-    tokenizer = Tokenizer(TokenizerConfig("levels", side=8, vocab=17, in_channels=1))
-    image = torch.arange(64).remainder(17).view(1, 1, 8, 8) / 16
+    tokenizer = Tokenizer(TokenizerConfig("patches", side=4, vocab=16, in_channels=1, patch=2))
+    image = torch.arange(64).view(1, 1, 8, 8) / 64
+    with torch.no_grad():
+        entries = torch.nn.functional.pixel_unshuffle(image, 2).flatten(2)[0].T
+        tokenizer.codebook.weight.copy_(entries.flip(0))
+    assert tokenizer.encode(image).tolist() == [list(range(15, -1, -1))]
     assert torch.equal(tokenizer.decode(tokenizer.encode(image)), image)
     with pytest.raises(ValueError, match=r"expected \[B, 1, 8, 8\]"):
         tokenizer.encode(image[..., :4])
