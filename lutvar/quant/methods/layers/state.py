@@ -37,7 +37,9 @@ CLASSES: dict[str, str | type] = {
     "Rotation": "layers.operations:Rotation",
     "ShiftUniformLog2": "quantizers.logarithmic:ShiftUniformLog2",
     "ShiftedLog": "steps.adalog:ShiftedLog",
+    "SignRegions": "steps.gelu_regions:SignRegions",
     "StaticQuantizer": "quantizers.static:StaticQuantizer",
+    "TokenRanges": "steps.distribution_groups:TokenRanges",
 }
 #: Files of format 1 call the scale `step` and keep minus the zero point as `zero`:
 #: class -> field -> (name in files, sign).
