@@ -103,10 +103,10 @@ def edit(
     """Draw a part of an image anew: in-painting, out-painting, class-conditional editing.
 
     The image's middle square is cut out and scaled to the model's size. Tokens of the kept cells
-    are the given image's at every scale; their pixels are what the tokenizer makes of them. Result
-    i has seed SEED + i. FILE is the edited image in the model's size, with several results FILE-1,
-    FILE-2 and so on; beside it FILE.sheet.png shows the given image, the mask at every scale and
-    all results. docs/editing.md says more.
+    are the given image's at every scale; their pixels are what the decoder makes of them and of the
+    coarser cells around. Result i has seed SEED + i. FILE is the edited image in the model's size,
+    with several results FILE-1, FILE-2 and so on; beside it FILE.sheet.png shows the given image,
+    the mask at every scale and all results. docs/editing.md says more.
     """
     how.check("--packed")
     if (box is None) == (mask_file is None):
@@ -158,7 +158,7 @@ def edit(
     all_kept, cells = sum(kept), sum(m.size for m in masks)
     text += f"\n{all_kept} of {cells} tokens are the given image's"
     if psnr is not None:
-        text += f"; kept pixels, as the tokenizer decodes them: {psnr:.1f} dB PSNR"
+        text += f"; PSNR of their pixels in the result to the given ones: {psnr:.1f} dB"
     sheet = beside(out, _SHEET)
     if sheet is not None:
         decoded = vqvae.decode(vqvae.encode(pixels_BCHW))[0].numpy()
