@@ -36,12 +36,13 @@ class BurstReader(wiring.Component):
 
     Invariants: `free` + beats of bursts under way + words in the queue's RAM = `depth` (one more
     cycle for a word that left), so the queue never overflows; `bursts` counts AR handshakes plus a
-    waiting `arvalid` minus last beats, and never falls below 0 or rises above OUTSTANDING.
+    waiting `arvalid` minus last beats, and never falls below 0 or rises above `outstanding`.
 
     Args:
         depth: beats under way and waiting, a power of two from 32. Full rate needs a depth of the
             memory's latency plus about 24 cycles.
         serial: one burst at a time, the next when the last one was taken (for comparisons).
+        outstanding: bursts under way at most, a power of two (proofs take fewer).
 
     Latency: 3 cycles from `request` to `arvalid`, 4 from `rvalid` to `data.valid`.
     Throughput: one beat in each cycle; a burst in each cycle while 32 beats are free, else in every
@@ -61,10 +62,10 @@ class BurstReader(wiring.Component):
     #: first error; the data of a beat with a bad response is delivered all the same
     report: Out(report_layout())
 
-    def __init__(self, depth: int, *, serial: bool = False) -> None:
+    def __init__(self, depth: int, *, serial: bool = False, outstanding: int = OUTSTANDING) -> None:
         if depth < 32 or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
-        self.depth, self.serial = depth, serial
+        self.depth, self.serial, self.outstanding = depth, serial, outstanding
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -76,7 +77,7 @@ class BurstReader(wiring.Component):
         wiring.connect(m, queue.o, wiring.flipped(self.data))
 
         free = Signal(range(self.depth + 1), init=self.depth)  # places not promised to a burst
-        bursts = Signal(range(OUTSTANDING + 1))
+        bursts = Signal(range(self.outstanding + 1))
         several = Signal()  # more than one of them
         burst, issue, granted = split.o.payload, Signal(), Signal()
         refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
@@ -134,7 +135,10 @@ class BurstReader(wiring.Component):
         # Where each burst starts, for the error's sake, and how long it is.
         entry = data.StructLayout({"address": BEAT_ADDRESS, "length": 4})
         m.submodules.started = started = memory.Memory(
-            shape=entry, depth=OUTSTANDING, init=[], attrs=ram_attributes(OUTSTANDING)
+            shape=entry,
+            depth=self.outstanding,
+            init=[],
+            attrs=ram_attributes(self.outstanding),
         )
         write, read = started.write_port(), started.read_port(domain="comb")
         owned, wrong, lost = Signal(), Signal(), Signal()

@@ -41,6 +41,7 @@ class BurstWriter(wiring.Component):
 
     Args:
         depth: beats waiting, a power of two from 32.
+        outstanding: bursts without response at most, a power of two (proofs take fewer).
 
     Latency: 4 cycles from a burst's last beat to `awvalid`, 3 to `wvalid` of its first beat
     after that; 1 from `bvalid` to `responses`. Throughput: one beat in each cycle; a burst in
@@ -62,10 +63,10 @@ class BurstWriter(wiring.Component):
     idle: Out(1)  #: no burst is without response
     report: Out(report_layout())  #: first error; a response that is not OKAY counts all the same
 
-    def __init__(self, depth: int) -> None:
+    def __init__(self, depth: int, *, outstanding: int = OUTSTANDING) -> None:
         if depth < 2 * MAX_BURST or depth & (depth - 1):
             raise ValueError(f"depth is {depth}; it must be a power of two, 32 or more")
-        self.depth = depth
+        self.depth, self.outstanding = depth, outstanding
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -95,7 +96,7 @@ class BurstWriter(wiring.Component):
             here.eq(here + take - Mux(granted, burst.beats, 0)),
         ]
 
-        bursts = Signal(range(OUTSTANDING + 1))
+        bursts = Signal(range(self.outstanding + 1))
         m.d.comb += [
             split.windows.eq(self.windows),
             issue.eq(
@@ -125,12 +126,12 @@ class BurstWriter(wiring.Component):
         axi = self.memory
         m.submodules.lengths = lengths = memory.Memory(
             shape=unsigned(len(beats)),
-            depth=OUTSTANDING,
+            depth=self.outstanding,
             init=[],
-            attrs=ram_attributes(OUTSTANDING),
+            attrs=ram_attributes(self.outstanding),
         )
         write, read = lengths.write_port(), lengths.read_port(domain="comb")
-        waiting = Signal(range(OUTSTANDING + 1))
+        waiting = Signal(range(self.outstanding + 1))
         left = Signal(len(beats))  # of the current burst
         active, sent, load = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -159,11 +160,14 @@ class BurstWriter(wiring.Component):
     ) -> None:
         """B channel: which burst a response belongs to, and when a request is complete."""
         axi, burst = self.memory, offered.payload
-        sent = Signal(range(OUTSTANDING + 1))  # bursts with all beats taken, without response
+        sent = Signal(range(self.outstanding + 1))  # bursts with all beats taken, without response
         owned = Signal()
         entry = data.StructLayout({"address": BEAT_ADDRESS, "last": 1})
         m.submodules.started = started = memory.Memory(
-            shape=entry, depth=OUTSTANDING, init=[], attrs=ram_attributes(OUTSTANDING)
+            shape=entry,
+            depth=self.outstanding,
+            init=[],
+            attrs=ram_attributes(self.outstanding),
         )
         write, read = started.write_port(), started.read_port(domain="comb")
         m.d.comb += [

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from lutvar.sim.formal.property import Property
 
-from . import bursts, control, ports, queues, selects, sequencer, weights
+from . import bursts, control, credit, dispatch, ports, queues, selects, sequencer, unpack, weights
 
 
 def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
@@ -25,8 +25,11 @@ PROPERTIES = _by_name(
     control.properties(),
     bursts.properties(),
     ports.properties(),
+    credit.properties(),
     queues.properties(),
     sequencer.properties(),
     weights.properties(),
+    dispatch.properties(),
+    unpack.properties(),
     selects.properties(),
 )

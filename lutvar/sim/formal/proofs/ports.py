@@ -30,7 +30,7 @@ def _channel(c: Check[Any], name: str, address: Any, length: Any, valid: Any, re
     return c.wire(f"{name}_taken", valid & ready)
 
 
-def _splitter_lemmas(c: Check[Any]) -> None:
+def splitter_lemmas(c: Check[Any]) -> None:
     """What `bursts.split` proves of the bursts that are offered."""
     offered = c.probe("dut.split.o__valid")
     burst = c.probe("dut.split.o__payload", 65)
@@ -80,7 +80,7 @@ def _reader(c: Check[BurstReader]) -> None:
     c.lemma("bursts", bursts == open_bursts + axi.arvalid)
     c.lemma("several", c.probe("dut.several", 1) == (bursts > 1))
     c.lemma("idle follows", implies(dut.idle, bursts == 0))
-    _splitter_lemmas(c)
+    splitter_lemmas(c)
     refused = c.probe("dut.refused")
     c.lemma("refused is told", implies(dut.report.outside, refused))
 
@@ -157,7 +157,7 @@ def _writer(c: Check[BurstWriter]) -> None:
     for number in range(OUTSTANDING):
         cell = c.probe(f"dut.lengths[{number}]", 5)
         c.lemma(f"newest {number}", implies(fresh & (newest == number), cell == length))
-    _splitter_lemmas(c)
+    splitter_lemmas(c)
 
 
 def properties() -> Iterator[Property]:

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from lutvar.sim.formal.property import Property
 
-#: The others are made of the same modules; exporting them takes longer than the proof.
-CONFIGS = ("small-fp4",)
+#: Each form of product and both widths of code. The large ones are made of the same modules;
+#: exporting them takes longer than the proof.
+CONFIGS = ("small-fp4", "small-da-fp4", "small-dsp-fp4", "small-fp6")
 
 
 def properties() -> Iterator[Property]:

@@ -90,7 +90,9 @@ def _unit_queue(c: Check[UnitQueue]) -> None:
     )  # fmt: skip
 
 
-def _rules(word: Value, index: Value, last: Value, config: AcceleratorConfig) -> dict[Rule, Any]:
+def broken_rules(
+    word: Value, index: Value, last: Value, config: AcceleratorConfig
+) -> dict[Rule, Any]:
     """Which rules a word breaks, said once more: from the tables of docs/isa.md, in integers."""
 
     def field(item: OperandField) -> Value:
@@ -159,7 +161,7 @@ def _instruction_check(c: Check[InstructionCheck]) -> None:
     c.m.d.comb += now.eq(Mux(same, Mux(age == CHECK_LATENCY, age, age + 1), 0))
     c.m.d.sync += age.eq(now)
     # In the cycle of a reset the inputs before it are forgotten.
-    for rule, condition in _rules(dut.word, dut.index, dut.last, _CONFIG).items():
+    for rule, condition in broken_rules(dut.word, dut.index, dut.last, _CONFIG).items():
         settled = now == CHECK_LATENCY
         right = dut.broken[int(rule) - 1] == Value.cast(condition).any()
         c.require(rule.name, implies(settled, right))
