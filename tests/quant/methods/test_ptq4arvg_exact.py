@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from lutvar.quant.methods import CalibrationSet, load_recipe, quantize_var
+from lutvar.quant.methods import CalibrationSet, calibration_set, load_recipe, quantize_var
 from lutvar.quant.methods.calibration.network import RunningRange, parts_of
+from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.calibration.samples import data_by_block, replay
 from lutvar.quant.methods.quantizers.percentiles import average_range, percentile_range
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.methods.steps import make_step
+from lutvar.quant.models import load_model
 from lutvar.quant.var import Var
 from lutvar.quant.var.blocks import SelfAttention
 from support.quant.method_cases import make_block, outlier_inputs
@@ -134,3 +136,27 @@ def test_what_cannot_be_is_refused() -> None:
     step = make_step({"step": "static-network", "ranges": {}, "centre": [], "gps": []})
     with pytest.raises(ValueError, match="works on the whole model, not on block 0"):
         step.apply(make_block("qkv", torch.ones(2, 14, 64), torch.randn(8, 64))[0])
+
+
+def test_on_float_inputs_it_is_the_steps_one_after_the_other() -> None:
+    """`inputs: float` finds what the steps find that work block by block."""
+    digits = load_model("digits")
+    given = calibration_set(digits.var, digits.vqvae, 6, seed=0)
+    old, new = load_recipe("ptq4arvg-w6a6"), load_recipe("ptq4arvg-w6a6-exact")
+    averaged = {"batch": 4, "zero_points": "averaged"}
+    steps = [old.steps[0], *({**step, **averaged} for step in old.steps[1:])]
+    smooth, network = new.steps
+    one = {**network, "inputs": "float", "batch": 4}
+    made = [
+        quantize_var(digits.var, recipe.model_copy(update={
+            "steps": tuple(chosen), "attention": None, "calibration": CalibrationSpec(),
+        }), given)
+        for recipe, chosen in ((old, steps), (new, [{**smooth, "batch": None}, one]))
+    ]  # fmt: skip
+    for site, layer in made[0].layers.items():
+        other = made[1].layers[site]
+        assert isinstance(layer.activation, StaticQuantizer)
+        assert isinstance(other.activation, StaticQuantizer)
+        assert torch.allclose(layer.activation.scale_S, other.activation.scale_S, rtol=1e-3)
+        assert torch.allclose(layer.weight_OI, other.weight_OI, rtol=1e-2, atol=1e-4)
+        assert layer.activation.pair_of_scale == other.activation.pair_of_scale

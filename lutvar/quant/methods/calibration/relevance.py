@@ -66,7 +66,7 @@ def class_relevance(
                 outputs.results, torch.autograd.grad(score, results), strict=True
             ):
                 explained_BO = (y_BLO.detach() * g_BLO).sum(1)
-                place = SITE_NAMES.index(site.name)  # type: ignore[arg-type]
+                place = SITE_NAMES.index(site.name)
                 total[site.block, place] += float(explained_BO.abs().sum())
     if not bool(total.isfinite().all()) or not bool((total > 0).any()):
         raise CalibrationError(
