@@ -56,6 +56,12 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
     "comes first.",
 )
 @click.option(
+    "--task",
+    type=click.Choice(["generate", "inpaint", "outpaint", "edit"]),
+    default="generate",
+    help="Draw images of a class, or edit images that the unquantized model has drawn.",
+)
+@click.option(
     "--on",
     type=click.Choice(["golden", "fake"]),
     help="Only the golden model, which computes what the accelerator does, or only fake "
@@ -121,7 +127,8 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
     "--work",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Folder of the samples; an interrupted run goes on there. Default: build/eval/MODEL.",
+    help="Folder of the samples; an interrupted run goes on there. Default: build/eval/MODEL, "
+    "of an editing task build/eval/MODEL-TASK.",
 )
 @click.option(
     "-o",
@@ -134,6 +141,7 @@ def _usable_device(_ctx: click.Context, _parameter: click.Parameter, value: str)
 def evaluate(
     model: str,
     recipes: tuple[str, ...],
+    task: str,
     on: On | None,
     protocol: str,
     samples: int | None,
@@ -156,7 +164,8 @@ def evaluate(
 
     Fréchet distance, class score, precision and recall of samples on the features of the model's
     own small classifier (no ImageNet Inception figures); distance to the unquantized model's
-    samples with the same seeds; logits and layers under given tokens.
+    samples with the same seeds; logits and layers under given tokens. Of edited images the
+    regenerated region is measured.
 
     Interrupt it at any time; the same command continues where it stopped. Under torchrun each
     process makes its part of the samples, with the same results.
@@ -172,16 +181,20 @@ def evaluate(
 
     loaded = load_model(model)
     inception = protocol == "imagenet"
+    if inception and task != "generate":
+        raise click.UsageError(
+            "--protocol imagenet measures --task generate; editing has --protocol own"
+        )
     if samples is None:
         samples = 50 * len(loaded.info.classes) if inception else 10_000
     plan = Plan(
         model=model,
         methods=tuple(dict.fromkeys(recipes)),
-        settings=SampleSettings.of(loaded.info, cfg, top_k, top_p, chunk, inception),
+        settings=SampleSettings.of(loaded.info, cfg, top_k, top_p, chunk, inception, task),
         samples=samples,
         seeds=seeds,
         teacher=min(teacher, samples),
-        folder=Path("build/eval") / loaded.info.name if work is None else work,
+        folder=_folder(loaded.info.name, task) if work is None else work,
         jobs=jobs,
         wait=wait,
         device=device,
@@ -198,6 +211,11 @@ def evaluate(
     emit(as_json, data, text)
 
 
+def _folder(model: str, task: str) -> Path:
+    """Where samples are by default."""
+    return Path("build/eval") / (model if task == "generate" else f"{model}-{task}")
+
+
 def _own(plan: Plan, loaded: LoadedModel) -> tuple[dict[str, Any], str] | None:
     """JSON values and text; None when another process has them."""
     from lutvar.quant.eval.evaluate import NOTE
@@ -210,7 +228,7 @@ def _own(plan: Plan, loaded: LoadedModel) -> tuple[dict[str, Any], str] | None:
     if runs is None:
         return None
     real = load_reference(loaded)
-    text = f"{table(*table_rows(real, runs))}\n{NOTE}"
+    text = f"{table(*table_rows(real, runs, plan.settings.task))}\n{NOTE}"
     return document(plan, real, model_fingerprint(loaded), runs), text
 
 

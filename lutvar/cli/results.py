@@ -76,11 +76,11 @@ def results(
     whose recipe, model, arithmetic or settings have changed, are measured. Interrupt it at any
     time; the same command continues where it stopped.
     """
+    from lutvar.quant.eval.methods import FLOAT
     from lutvar.quant.eval.record import Record
     from lutvar.quant.eval.reference import load_reference
     from lutvar.quant.eval.results import Comparison
     from lutvar.quant.eval.results_plan import load_plan
-    from lutvar.quant.eval.subject import FLOAT
 
     if page + listing > 1 or ((again or only) and (page or listing)):
         raise click.UsageError("--page and --list measure nothing; leave the other options out")
@@ -137,7 +137,8 @@ def _write(comparison: Comparison, reference: Reference, target: Path) -> dict[s
 
 
 def _lines(comparison: Comparison) -> list[str]:
-    from lutvar.quant.eval.results_text import best_lines, order_lines, state_lines
+    from lutvar.quant.eval.results_order import best_lines, order_lines
+    from lutvar.quant.eval.results_text import state_lines
 
     return [*state_lines(comparison), *order_lines(comparison), *best_lines(comparison)]
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lutvar.quant.models.judge import Judge
 
-from .settings import SampleSettings, image_labels, image_seed
+from .settings import GENERATE, SampleSettings, image_labels, image_seed
 from .subject import Subject
+from .tasks import EditTask
 
 
 def chunks_of(samples: int, settings: SampleSettings) -> range:
@@ -24,21 +25,47 @@ def chunks_of(samples: int, settings: SampleSettings) -> range:
 
 @torch.no_grad()
 def make_chunk(
-    subject: Subject, judge: Judge | None, settings: SampleSettings, seed: int, chunk: int
+    subject: Subject,
+    judge: Judge | None,
+    settings: SampleSettings,
+    seed: int,
+    chunk: int,
+    given_NL: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Make the images of one chunk.
 
+    Args:
+        subject, judge, settings, seed, chunk: what.
+        given_NL: tokens that make the given images of an editing task.
+
     Returns:
-        `tokens` [n, L] int32; with a judge `features` [n, D] float32; if kept `images`
-        [n, C, H, W] uint8, rounded towards zero as the published evaluation does.
+        `tokens` [n, L] int32; with a judge `features` [n, D] float32, and of edited images
+        `region` [n, D]; if kept `images` [n, C, H, W] uint8, rounded towards zero as the published
+        evaluation does.
     """
-    first = chunk * settings.chunk
-    labels = image_labels(first, settings.chunk, subject.model.var.config.num_classes)
-    seeds = [image_seed(seed, first + i) for i in range(settings.chunk)]
-    generation = subject.draw(labels, seeds, settings)
-    result = {"tokens": torch.cat(generation.tokens, 1).int()}
+    model, first = subject.model, chunk * settings.chunk
+    numbers = range(first, first + settings.chunk)
+    labels = image_labels(first, settings.chunk, model.var.config.num_classes)
+    task = edit_task(subject, settings)
+    edits = None
+    if task is not None:
+        assert given_NL is not None, "an editing task needs given images"
+        labels, edits = task.labels(numbers), task.edits(model.vqvae, given_NL)
+    seeds = [image_seed(seed, i) for i in numbers]
+    images = subject.draw(labels, seeds, settings, edits)
+    result = {"tokens": torch.cat(images.tokens, 1).int()}
     if judge is not None:
-        result["features"] = judge.features(generation.images_BCHW)
+        result["features"] = judge.features(images.images_BCHW)
+        if task is not None:
+            result["region"] = task.region_features(judge, images.images_BCHW)
     if settings.keep_images:
-        result["images"] = generation.images_BCHW.mul(255).byte()
+        result["images"] = images.images_BCHW.mul(255).byte()
     return result
+
+
+def edit_task(subject: Subject, settings: SampleSettings) -> EditTask | None:
+    """The editing task of some settings, or None for generation."""
+    if settings.task == GENERATE:
+        return None
+    config = subject.model.var.config
+    return EditTask(settings.task, config.patch_nums, config.num_classes)  # type: ignore[arg-type]

@@ -6,24 +6,27 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.models.judge import Judge
 
-from .chunk import chunks_of
+from .chunk import chunks_of, edit_task
 from .figures import PairedFigures, SampleFigures, paired_figures, sample_figures
 from .forced import ForcedFigures, force
 from .frechet import need_samples
+from .methods import FLOAT
 from .reference import Reference, load_reference
-from .settings import SampleSettings, image_labels, image_seed
+from .settings import GENERATE, SampleSettings, image_seed
 from .store import ChunkStore
-from .subject import FLOAT, On, Subject, SubjectName, load_subjects
+from .subject import On, Subject, SubjectName, load_subjects
+from .tasks import Edited, RegionFigures, decoded, given_seed, region_figures
 from .threads import single_thread
 from .work import Share, Task, sample
 
@@ -79,6 +82,7 @@ class Run:
 
     Attributes:
         on: how the method was computed: "golden", "fake", or "float" for the unquantized model.
+        region: of an editing task.
     """
 
     method: str
@@ -87,6 +91,7 @@ class Run:
     samples: SampleFigures
     paired: PairedFigures | None
     forced: ForcedFigures | None
+    region: RegionFigures | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -138,15 +143,19 @@ def evaluate(
     check(plan, model, judge)
     runs: list[Run] = []
     exact: dict[int, Samples] = {}
-    for subject in subjects_of(plan, model):
+    given: dict[int, Edited] = {}
+    for number, subject in enumerate(subjects_of(plan, model)):
         for seed in plan.seeds:
+            if number == 0 and plan.settings.task != GENERATE:
+                given_store = _given(plan, subject, seed, bars)
+                if plan.share.index == 0:
+                    given[seed] = _given_images(plan, subject, judge, given_store)
             store = sample_seed(plan, subject, seed, bars)
             if plan.share.index == 0:
                 samples = _read(plan, store)
                 exact.setdefault(seed, samples)
-                figures = _measure(
-                    plan, subject, judge, reference, exact[seed], samples, seed, bars
-                )
+                measured = _Measured(exact[seed], samples, given.get(seed))
+                figures = _measure(plan, subject, judge, reference, measured, seed, bars)
                 runs.append(figures)
                 if keep is not None:
                     keep(figures, samples)
@@ -163,10 +172,55 @@ def subjects_of(plan: Plan, model: LoadedModel) -> list[Subject]:
 
 
 class Samples(NamedTuple):
-    """Features [N, D] and tokens [N, L] of the images of one run."""
+    """Features [N, D] and tokens [N, L] of the images of one run; of an editing task the features
+    of the region as well."""
 
     features_ND: Tensor
     tokens_NL: Tensor
+    region_ND: Tensor | None = None
+
+    @property
+    def edited(self) -> Edited:
+        """What an editing task measures."""
+        assert self.region_ND is not None
+        return Edited(self.region_ND, self.tokens_NL)
+
+
+class _Measured(NamedTuple):
+    """The unquantized model's samples, those that are measured, and given images."""
+
+    exact: Samples
+    samples: Samples
+    given: Edited | None
+
+
+def _given(plan: Plan, subject: Subject, seed: int, bars: Bars) -> ChunkStore:
+    """The given images of a run of an editing task, drawn by the unquantized model."""
+    settings = replace(plan.settings, task=GENERATE)
+    task = Task(
+        SubjectName(plan.model), settings, given_seed(seed), plan.samples,
+        _given_folder(plan, seed), plan.device, judged=False,
+    )  # fmt: skip
+    with bars(f"seed {seed}: given images") as update:
+        return sample(task, subject, plan.jobs, plan.share, plan.wait, update)
+
+
+def _given_folder(plan: Plan, seed: int) -> Path:
+    return plan.folder / "given" / f"seed{seed}"
+
+
+def _given_images(plan: Plan, subject: Subject, judge: Judge, store: ChunkStore) -> Edited:
+    """Region of the given images, and their tokens once they are encoded."""
+    task, vqvae = edit_task(subject, plan.settings), subject.model.vqvae
+    assert task is not None
+    made_NL = store.read(chunks_of(plan.samples, plan.settings), ("tokens",))["tokens"]
+    regions, tokens = [], []
+    with torch.no_grad(), single_thread():
+        for part_NL in made_NL.split(plan.settings.chunk):  # as they are encoded for editing
+            regions.append(task.region_features(judge, decoded(vqvae, part_NL)))
+            edits = task.edits(vqvae, part_NL)
+            tokens.append(torch.stack([torch.from_numpy(np.concatenate(e.tokens)) for e in edits]))
+    return Edited(torch.cat(regions)[: plan.samples], torch.cat(tokens)[: plan.samples].int())
 
 
 def sample_seed(
@@ -176,14 +230,16 @@ def sample_seed(
     plain = re.sub(r"[^\w.-]+", "-", subject.name)
     folder = plan.folder / (f"{plain}@golden" if subject.golden else plain) / f"seed{seed}"
     name = SubjectName(plan.model, subject.name, subject.on)
-    task = Task(name, plan.settings, seed, plan.samples, folder, plan.device, judged)
+    given = None if plan.settings.task == GENERATE else _given_folder(plan, seed)
+    task = Task(name, plan.settings, seed, plan.samples, folder, plan.device, judged, given)
     with bars(f"{subject.title}, seed {seed}: images") as update:
         return sample(task, subject, plan.jobs, plan.share, plan.wait, update)
 
 
 def _read(plan: Plan, store: ChunkStore) -> Samples:
-    arrays = store.read(chunks_of(plan.samples, plan.settings), ("features", "tokens"))
-    return Samples(arrays["features"][: plan.samples], arrays["tokens"][: plan.samples])
+    names = ["features", "tokens", *(["region"] if plan.settings.task != GENERATE else [])]
+    arrays = store.read(chunks_of(plan.samples, plan.settings), names)
+    return Samples(*(arrays[name][: plan.samples] for name in names))
 
 
 def _measure(
@@ -191,19 +247,30 @@ def _measure(
     subject: Subject,
     judge: Judge,
     reference: Reference,
-    exact: Samples,
-    samples: Samples,
+    measured: _Measured,
     seed: int,
     bars: Bars,
 ) -> Run:
-    config = subject.model.var.config
-    labels_N = torch.tensor(image_labels(0, plan.samples, config.num_classes))
-    alone = sample_figures(samples.features_ND, labels_N, judge, reference)
-    if subject.name == FLOAT:
-        return Run(subject.name, FLOAT, seed, alone, None, None)
-    paired = paired_figures(subject.model.vqvae, exact, samples)
+    exact, samples, given = measured
+    classes, task = subject.model.var.config.num_classes, edit_task(subject, plan.settings)
+    numbers = range(plan.samples)
+    shown = [i % classes if task is None else task.target(i) for i in numbers]
+    alone = sample_figures(samples.features_ND, torch.tensor(shown), judge, reference)
+    region, unquantized = None, subject.name == FLOAT
+    if task is not None:
+        assert given is not None
+        region = region_figures(
+            task, subject.model.vqvae, given, exact.edited, samples.edited, unquantized
+        )
+    if unquantized:
+        return Run(subject.name, FLOAT, seed, alone, None, None, region)
+    paired = paired_figures(subject.model.vqvae, exact[:2], samples[:2])
+    labels_N, counted_L = torch.tensor(shown), None
+    if task is not None:
+        labels_N, counted_L = torch.tensor(task.labels(numbers)) % (classes + 1), task.regenerated_L
+    labels_N = labels_N[: plan.teacher].to(plan.device)
     tokens_NL = exact.tokens_NL[: plan.teacher].to(plan.device)
     # As samples are made: one thread, so that rounding is the same on every machine.
     with bars(f"{subject.title}, seed {seed}: given tokens") as update, single_thread():
-        forced = force(subject, labels_N[: plan.teacher].to(plan.device), tokens_NL, update)
-    return Run(subject.name, subject.on, seed, alone, paired, forced)
+        forced = force(subject, labels_N, tokens_NL, update, counted_L)
+    return Run(subject.name, subject.on, seed, alone, paired, forced, region)

@@ -145,6 +145,7 @@ def force(
     labels_N: Tensor,
     tokens_NL: Tensor,
     progress: Callable[[int, int], None] | None = None,
+    counted_L: Tensor | None = None,
 ) -> ForcedFigures:
     """Compare a subject with the unquantized model on given tokens.
 
@@ -155,9 +156,15 @@ def force(
         subject: what to compare.
         labels_N, tokens_NL: classes and tokens of images.
         progress: called as progress(images done, images).
+        counted_L: True for each token whose logits count; default: all. A scale without any has
+            figures of 0.
     """
     vqvae, sides = subject.model.vqvae, subject.model.var.config.patch_nums
     counts = [p * p for p in sides]
+    if counted_L is None:
+        counted_L = torch.ones(sum(counts), dtype=torch.bool)
+    counted = counted_L.to(tokens_NL.device).split(counts)
+    counts = [int(part.sum()) for part in counted]
     kl, top1 = [0.0] * len(sides), [0.0] * len(sides)
     through, local, whole = EnergySums(), EnergySums(), EnergySums()
     images, done = len(tokens_NL), 0
@@ -179,7 +186,10 @@ def force(
         with subject.installed() as var, _wrapped(var, alone):
             forced_logits(var, vqvae, labels, tokens)
         share = len(tokens) / images
-        for i, (a, b) in enumerate(zip(exact, value, strict=True)):
+        for i, pair in enumerate(zip(exact, value, strict=True)):
+            a, b = (x[:, counted[i]] for x in pair)
+            if not counts[i]:
+                continue
             kl[i] += share * kl_divergence(a, b)
             top1[i] += share * token_agreement(a, b)
             whole.add("logits", a, b)

@@ -26,7 +26,7 @@ from .imagenet import (
     stored_images,
 )
 from .intervals import interval
-from .subject import FLOAT
+from .methods import FLOAT
 
 
 class ImagenetRun(NamedTuple):

@@ -13,6 +13,7 @@ import lutvar
 from .evaluate import NOTE, Plan, Run
 from .intervals import CONFIDENCE, Interval, interval
 from .reference import Reference
+from .settings import GENERATE
 
 
 class Column(NamedTuple):
@@ -38,6 +39,25 @@ COLUMNS = (
     Column("top-1", "forced", "top1", ".3f"),
     Column("logits, dB", "forced", "logits_snr_db", ".2f"),
 )
+
+#: Figures of an editing task.
+EDIT_COLUMNS = (
+    Column("Fréchet", "region", "frechet", ".4f"),
+    Column("Fréchet to float", "region", "frechet_float", ".4f"),
+    Column("PSNR, dB", "region", "psnr_db", ".2f"),
+    Column("tokens", "region", "tokens", ".3f"),
+    Column("kept", "region", "kept", ".3f"),
+    Column("whole: Fréchet", "samples", "frechet", ".4f"),
+    Column("judged", "samples", "agreement", ".3f"),
+    Column("KL, nat", "forced", "kl_nats", ".4f"),
+    Column("top-1", "forced", "top1", ".3f"),
+    Column("logits, dB", "forced", "logits_snr_db", ".2f"),
+)
+
+
+def columns_of(task: str) -> tuple[Column, ...]:
+    """The figures that a task's table shows."""
+    return COLUMNS if task == GENERATE else EDIT_COLUMNS
 
 
 def document(plan: Plan, reference: Reference, model: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -70,52 +90,58 @@ def document(plan: Plan, reference: Reference, model: str, runs: Sequence[Run]) 
             },
             "runs": [run.as_dict() for run in runs],
             "confidence": CONFIDENCE,
-            "summary": _summary_values(runs),
+            "summary": _summary_values(runs, columns_of(plan.settings.task)),
         }
     )
 
 
-def _summary_values(runs: Sequence[Run]) -> dict[str, dict[str, Any]]:
+def _summary_values(runs: Sequence[Run], columns: Sequence[Column]) -> dict[str, dict[str, Any]]:
     """Method -> how it was computed -> figure -> interval, as JSON values."""
     values: dict[str, dict[str, Any]] = {}
-    for (method, on), intervals in summary(runs).items():
+    for (method, on), intervals in summary(runs, columns).items():
         values.setdefault(method, {})[on] = {
             f"{c.part}.{c.key}": asdict(interval)
-            for c, interval in zip(COLUMNS, intervals, strict=True)
+            for c, interval in zip(columns, intervals, strict=True)
             if interval is not None
         }
     return values
 
 
-def summary(runs: Sequence[Run]) -> dict[tuple[str, str], list[Interval | None]]:
+def summary(
+    runs: Sequence[Run], columns: Sequence[Column] = COLUMNS
+) -> dict[tuple[str, str], list[Interval | None]]:
     """Method and how it was computed -> an interval for each column; None where there is no such
     figure."""
     result = {}
     for method, on in dict.fromkeys((run.method, run.on) for run in runs):
         same = [r for r in runs if (r.method, r.on) == (method, on)]
-        result[method, on] = [_interval(c, same) for c in COLUMNS]
+        result[method, on] = [_interval(c, same) for c in columns]
     return result
 
 
 def _interval(column: Column, runs: Sequence[Run]) -> Interval | None:
     parts = [getattr(run, column.part) for run in runs]
-    if any(part is None for part in parts):
+    values = [getattr(part, column.key) for part in parts if part is not None]
+    if len(values) < len(parts) or None in values:
         return None
-    return interval([float(getattr(part, column.key)) for part in parts])
+    return interval([float(value) for value in values])
 
 
-def table_rows(reference: Reference, runs: Sequence[Run]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows: what real images reach, then every method."""
-    real = reference.real
+def table_rows(
+    reference: Reference, runs: Sequence[Run], task: str = GENERATE
+) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows: of generation what real images reach, then every method."""
+    real, columns = reference.real, columns_of(task)
     values = [real.train_to_test, None, real.score, real.precision, real.recall, real.agreement]
     first = ["real images", ""]
-    first += ["" if v is None else format(v, c.form) for v, c in zip(values, COLUMNS, strict=False)]
-    first += [""] * (len(COLUMNS) - len(values))
+    first += ["" if v is None else format(v, c.form) for v, c in zip(values, columns, strict=False)]
+    first += [""] * (len(columns) - len(values))
     rows = [
-        [method, on, *(_cell(c, interval) for c, interval in zip(COLUMNS, intervals, strict=True))]
-        for (method, on), intervals in summary(runs).items()
+        [method, on, *(_cell(c, interval) for c, interval in zip(columns, intervals, strict=True))]
+        for (method, on), intervals in summary(runs, columns).items()
     ]
-    return ["method", "computed", *(c.heading for c in COLUMNS)], [first, *rows]
+    heading = ["method", "computed", *(c.heading for c in columns)]
+    return heading, [first, *rows] if task == GENERATE else rows
 
 
 def _cell(column: Column, interval: Interval | None) -> str:

@@ -29,10 +29,12 @@ from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel, load_model
 
 from .evaluate import Bars, Plan, Run, Samples, evaluate
+from .methods import FLOAT
 from .record import Hardware, Key, Record, Row, State, arithmetic_hash
 from .results_plan import Part, ResultsPlan
-from .settings import SampleSettings
-from .subject import FLOAT, On, model_fingerprint
+from .settings import GENERATE, SampleSettings
+from .subject import On, model_fingerprint
+from .tasks import BOX
 
 #: Figures of single linears stay in the working folder's JSON; a record would be mostly they.
 _LEFT_OUT = ("through_snr_db", "own_snr_db")
@@ -87,10 +89,7 @@ class Comparison:
             samples=part.samples,
             seeds=part.seeds,
             teacher=self.plan.teacher,
-            settings={
-                name: getattr(self._settings(part), name)
-                for name in ("cfg", "top_k", "top_p", "chunk")
-            },
+            settings=self._key_settings(part),
         )
 
     def states(self, part: Part, name: str) -> list[State]:
@@ -199,7 +198,12 @@ class Comparison:
         return self.folder / "quantized" / f"{Path(name).stem}.safetensors"
 
     def _settings(self, part: Part) -> SampleSettings:
-        return SampleSettings.of(self.model.info)
+        return SampleSettings.of(self.model.info, task=part.task)
+
+    def _key_settings(self, part: Part) -> dict[str, Any]:
+        settings = self._settings(part)
+        values = {name: getattr(settings, name) for name in ("cfg", "top_k", "top_p", "chunk")}
+        return values if part.task == GENERATE else {**values, "box": list(BOX)}
 
     def _quantized(self, name: str, bars: Bars) -> HardwareReport:
         """Write the file of a recipe unless there is one of the same recipe and model.

@@ -16,10 +16,9 @@ from typing_extensions import Self
 from lutvar.quant.methods import RecipeError
 from lutvar.yaml_files import YamlError, read_model
 
-from .subject import FLOAT
-
-#: The task of the groups and of `focus`: class-conditional generation.
-GENERATE = "generate"
+from .methods import FLOAT
+from .settings import GENERATE
+from .tasks import TASKS, TaskName
 
 
 class Part(NamedTuple):
@@ -66,6 +65,23 @@ class Focus(BaseModel):
         return [name for name in self.recipes if name != FLOAT]
 
 
+class Tasks(BaseModel):
+    """Editing tasks for a few recipes.
+
+    Attributes:
+        names: of the tasks, each with a table.
+        recipes: of the plan's.
+        samples, seeds: as for the plan.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    names: tuple[TaskName, ...] = TASKS
+    recipes: tuple[str, ...] = Field(min_length=1)
+    samples: int = Field(ge=1)
+    seeds: tuple[int, ...] = Field(min_length=3)
+
+
 class ResultsPlan(BaseModel):
     """What is compared; see lutvar/configs/results.yaml.
 
@@ -77,6 +93,7 @@ class ResultsPlan(BaseModel):
         worst, six: recipes of the statements on the paper's order.
         sheet: rows of the picture.
         focus: some of the recipes with more samples, or None.
+        tasks: editing with some of the recipes, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -92,6 +109,7 @@ class ResultsPlan(BaseModel):
     sheet: tuple[str, ...]
     groups: tuple[Group, ...]
     focus: Focus | None = None
+    tasks: Tasks | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -101,10 +119,14 @@ class ResultsPlan(BaseModel):
         if len({Path(name).stem for name in names}) != len(names):
             raise ValueError("two recipes have the same name; rename one, and its file")
         methods = {FLOAT, *names}
-        focused = () if self.focus is None else self.focus.recipes
-        if len(set(focused)) != len(focused):
-            raise ValueError("focus.recipes: a recipe is named twice; name it once")
-        for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *focused):
+        some: list[str] = []
+        for part in ("focus", "tasks"):
+            value = getattr(self, part)
+            named = () if value is None else value.recipes
+            if len(set(named)) != len(named):
+                raise ValueError(f"{part}.recipes: a recipe is named twice; name it once")
+            some += named
+        for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *some):
             if name not in methods:
                 raise ValueError(f"{name!r} is in no group; add it to one")
         return self
@@ -126,9 +148,17 @@ class ResultsPlan(BaseModel):
         focus = self.focus
         return Part(GENERATE, tuple(focus.methods()), focus.samples, focus.seeds)
 
+    @property
+    def edits(self) -> list[Part]:
+        """The rows of `tasks`, task by task."""
+        tasks = self.tasks
+        if tasks is None:
+            return []
+        return [Part(name, tasks.recipes, tasks.samples, tasks.seeds) for name in tasks.names]
+
     def parts(self) -> list[Part]:
-        """Everything to measure, cheapest first."""
-        return [self.main, *([self.larger] if self.larger else [])]
+        """Everything to measure, in order: the larger samples come last."""
+        return [self.main, *self.edits, *([self.larger] if self.larger else [])]
 
 
 def load_plan(path: Path | None = None) -> ResultsPlan:

@@ -1,177 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/results.md: tables, the paper's order, and the comparison of two recipes seed by seed."""
+"""docs/results.md: the whole page, from a plan and a record."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from lutvar.text import wrap_page
 
 from .evaluate import NOTE
-from .intervals import Interval, interval
-from .record import Row, State
 from .reference import Reference
 from .results import Comparison
-from .results_plan import Part
-from .subject import FLOAT
+from .results_order import best_lines, order_lines
+from .results_tables import COLUMNS, EDIT_COLUMNS, table_lines
 
-
-class Column(NamedTuple):
-    """A figure of a table: heading, name in a row, how a value is written."""
-
-    heading: str
-    figure: str
-    form: str
-
-
-#: Figures of the tables of generated images.
-COLUMNS = (
-    Column("Fréchet", "samples.frechet", ".2f"),
-    Column("Fréchet to float", "paired.frechet", ".3f"),
-    Column("KL, nat", "forced.kl_nats", ".4f"),
-    Column("same tokens", "paired.tokens", ".3f"),
-    Column("judged", "samples.agreement", ".3f"),
-)
-_FIRST = ("recipe", "weights and inputs", "bits a weight", "computed")
-_WAYS = {"golden": "golden model", "fake": "fake-quantized", FLOAT: "float32"}
-_LAST_DIGITS = (("KL", COLUMNS[2]), ("Fréchet", COLUMNS[0]))
-
-
-def table_lines(comparison: Comparison, part: Part, names: Sequence[str],
-                columns: Sequence[Column]) -> list[str]:  # fmt: skip
-    """A table: the unquantized model, then the rows of each recipe."""
-    lines = [
-        f"| {' | '.join((*_FIRST, *(c.heading for c in columns)))} |",
-        "|" + "---|" * (len(_FIRST) + len(columns)),
-    ]
-    for name in (FLOAT, *names):
-        for number, state in enumerate(comparison.states(part, name)):
-            first = _described(comparison, name, state, number == 0)
-            cells = [cell(state.row, c) for c in columns]
-            if state.row is None:
-                cells[0] = "not measured"
-            lines.append(f"| {' | '.join([*first, *cells])} |")
-    return lines
-
-
-def _described(comparison: Comparison, name: str, state: State, first: bool) -> list[str]:
-    way = _WAYS[state.key.on] + {"stale": ", old", "printed": ", printed"}.get(state.state, "")
-    if name == FLOAT:
-        return ["float32", "W32A32 everywhere", "", way]
-    recipe, known = comparison.recipes[name], comparison.hardware(name)
-    kinds: dict[str, list[str]] = {}
-    for site, kind in recipe.coverage().items():
-        if kind != "float":
-            kinds.setdefault(kind, []).append(site)
-    if state.key.on == "golden" and known is not None and len(kinds) == 1:
-        (sites,) = kinds.values()
-        sites += [] if "head" in sites else ["head"]
-        kinds[f"q, k, v {known.kv_format}"] = []
-    coverage = "; ".join(f"{k}: {', '.join(s)}" if s else k for k, s in kinds.items())
-    bits = "" if known is None else f"{known.bits_per_weight:.2f}"
-    return [f"`{recipe.name}`", coverage, bits, way]
-
-
-def cell(row: Row | None, column: Column) -> str:
-    """A figure with its interval; nothing where a row has none."""
-    value = None if row is None else row.figure(column.figure)
-    if value is None:
-        return ""
-    text = format(value.mean, column.form)
-    return text if value.half_width is None else f"{text} ± {format(value.half_width, column.form)}"
-
-
-def _mean(comparison: Comparison, name: str, column: Column) -> float:
-    """Mean of a recipe in the main tables, fake-quantized; NaN where it is not known."""
-    row = comparison.states(comparison.plan.main, name)[-1].row
-    value = None if row is None else row.figure(column.figure)
-    return math.nan if value is None else value.mean
-
-
-def order_lines(comparison: Comparison) -> list[str]:
-    """The order that the FPQVAR paper reports, each statement with the figures of this run."""
-    plan = comparison.plan
-    four = [
-        name for name, recipe in comparison.recipes.items()
-        if {spec.weight.bits for spec in recipe.layers.values() if spec.weight} == {4}
-    ]  # fmt: skip
-    paper = [n for n in plan.groups[0].recipes if n in four]
-    lines = []
-    for heading, column in _LAST_DIGITS:
-        values = {n: _mean(comparison, n, column) for n in {*paper, plan.plain, plan.worst}}
-        ranked = sorted((n for n in paper if not math.isnan(values[n])), key=values.__getitem__)
-        if not ranked:
-            continue
-        worst, best = ranked[-1], ranked[0]
-        lines.append(
-            f"* {heading}: worst of the paper's 4-bit rows is `{worst}` "
-            f"({values[worst]:{column.form}}); `{plan.worst}` has "
-            f"{values[plan.worst]:{column.form}}. Best is `{best}` "
-            f"({values[best]:{column.form}}); `{plan.plain}` has "
-            f"{values[plan.plain]:{column.form}}."
-        )
-    kl, frechet = (column for _, column in _LAST_DIGITS)
-    lines.append(
-        f"* `{plan.six}` is near the float model: Fréchet "
-        f"{_mean(comparison, plan.six, frechet):.2f} against "
-        f"{_mean(comparison, FLOAT, frechet):.2f}, KL {_mean(comparison, plan.six, kl):.4f}."
-    )
-    return lines
-
-
-def pair(comparison: Comparison, on: str) -> tuple[Row, Row] | None:
-    """Rows of the best recipe and of the plain one, of the larger part if both are there."""
-    plan = comparison.plan
-    for part in (plan.larger, plan.main):
-        rows = (
-            [] if part is None else [_of(comparison, part, n, on) for n in (plan.best, plan.plain)]
-        )
-        if len(rows) == 2 and all(row is not None and row.runs for row in rows):
-            assert rows[0] is not None and rows[1] is not None
-            return rows[0], rows[1]
-    return None
-
-
-def _of(comparison: Comparison, part: Part, name: str, on: str) -> Row | None:
-    return next((s.row for s in comparison.states(part, name) if s.key.on == on), None)
-
-
-def best_lines(comparison: Comparison) -> list[str]:
-    """The best recipe against plain FPQVAR: differences seed by seed, with their interval."""
-    lines = []
-    for on in ("golden", "fake"):
-        rows = pair(comparison, on)
-        if rows is None:
-            continue
-        for heading, figure, form in (
-            ("Fréchet", "samples.frechet", ".3f"),
-            ("Fréchet to float", "paired.frechet", ".4f"),
-            ("KL", "forced.kl_nats", ".5f"),
-        ):
-            ci = interval(difference(*rows, figure))
-            key = rows[0].key
-            lines.append(
-                f"* {_WAYS[on]}, {key.samples} images, {len(key.seeds)} seeds: {heading} "
-                f"{_difference(ci, form)}."
-            )
-    return lines or ["Neither has been measured seed by seed yet."]
-
-
-def difference(row: Row, base: Row, figure: str) -> list[float]:
-    """Difference of a figure, seed by seed, in the order of seeds."""
-    return [a - b for a, b in zip(row.values(figure), base.values(figure), strict=True)]
-
-
-def _difference(ci: Interval, form: str) -> str:
-    assert ci.half_width is not None
-    text = f"{ci.mean:+{form}} ± {ci.half_width:{form}}"
-    if not math.isfinite(ci.mean):
-        return text
-    if abs(ci.mean) <= ci.half_width:
-        return f"{text}: within the interval of the seeds, no difference shown"
-    return f"{text}: {'better' if ci.mean < 0 else 'worse'}, beyond the interval of the seeds"
+_TASKS = {
+    "inpaint": "In-painting: the box is drawn again, no class is asked for",
+    "outpaint": "Out-painting: what is around the box is drawn again, no class is asked for",
+    "edit": "Editing: the box is drawn again, the next class is asked for",
+}
 
 
 def larger_lines(comparison: Comparison) -> list[str]:
@@ -188,6 +34,27 @@ def larger_lines(comparison: Comparison) -> list[str]:
         "",
         *table_lines(comparison, part, part.recipes, COLUMNS),
     ]
+
+
+def edit_lines(comparison: Comparison) -> list[str]:
+    """The section of the editing tasks; nothing without."""
+    parts = comparison.plan.edits
+    if not parts:
+        return []
+    lines = [
+        "",
+        "## Editing tasks",
+        "",
+        f"{parts[0].samples} images for each of {len(parts[0].seeds)} seeds, all figures on the "
+        "regenerated region: Fréchet against the given images, which the unquantized model drew; "
+        "Fréchet, PSNR and tokens against the unquantized model's edit of the same image with the "
+        "same seed; KL of the regenerated tokens. Kept tokens were the given ones in every image "
+        "([evaluation.md](evaluation.md#editing-tasks)).",
+    ]
+    for part in parts:
+        lines += ["", f"### {_TASKS[part.task]}", ""]
+        lines += table_lines(comparison, part, part.recipes, EDIT_COLUMNS)
+    return lines
 
 
 def state_lines(comparison: Comparison) -> list[str]:
@@ -248,6 +115,7 @@ def document_text(comparison: Comparison, reference: Reference, picture: Sequenc
     for group in plan.groups:
         lines += ["", f"## {group.title}", ""]
         lines += table_lines(comparison, plan.main, group.recipes, COLUMNS)
+    lines += edit_lines(comparison)
     lines += larger_lines(comparison)
     lines += [
         "",

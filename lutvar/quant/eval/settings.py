@@ -13,6 +13,8 @@ from lutvar.quant.var.sampling import check_sampling
 IMAGES_PER_SEED = 1_000_000
 #: torch's generator on the CPU takes 32 bits of a seed.
 _SEEDS = (1 << 32) // IMAGES_PER_SEED
+#: The task of drawing images of a class.
+GENERATE = "generate"
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class SampleSettings:
         chunk: images made in one batch, saved together. Rounding may depend on the batch, so
             chunks have the same bounds whatever does the work.
         keep_images: keep the images as 8 bit values, not only tokens and features.
+        task: "generate", or one of `tasks.TASKS`.
     """
 
     cfg: float
@@ -31,6 +34,7 @@ class SampleSettings:
     top_p: float
     chunk: int = 50
     keep_images: bool = False
+    task: str = GENERATE
 
     @classmethod
     def of(
@@ -41,6 +45,7 @@ class SampleSettings:
         top_p: float | None = None,
         chunk: int = 50,
         keep_images: bool = False,
+        task: str = GENERATE,
     ) -> SampleSettings:
         """The model's own settings where none are given. Raises ValueError for bad ones."""
         settings = cls(
@@ -49,6 +54,7 @@ class SampleSettings:
             info.top_p if top_p is None else top_p,
             chunk,
             keep_images,
+            task,
         )
         check_sampling(settings.cfg, settings.top_k, settings.top_p, info.var.vocab)
         if chunk < 1:
@@ -56,8 +62,11 @@ class SampleSettings:
         return settings
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON; the task where it is none of generation."""
+        values = asdict(self)
+        if self.task == GENERATE:
+            del values["task"]
+        return values
 
 
 def image_seed(seed: int, image: int) -> int:
@@ -71,6 +80,11 @@ def image_seed(seed: int, image: int) -> int:
     if not 0 <= image < IMAGES_PER_SEED:
         raise ValueError(f"image {image}: a run has at most {IMAGES_PER_SEED:,} images")
     return seed * IMAGES_PER_SEED + image
+
+
+def last_seed() -> int:
+    """The largest seed of a run."""
+    return _SEEDS - 1
 
 
 def image_labels(first: int, count: int, classes: int) -> list[int]:

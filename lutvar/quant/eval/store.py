@@ -78,7 +78,7 @@ class ChunkStore:
 
     def path(self, chunk: int) -> Path:
         """File of one chunk."""
-        return self.folder / f"chunk-{chunk:06d}.safetensors"
+        return chunk_path(self.folder, chunk)
 
     def missing(self, chunks: Iterable[int]) -> list[int]:
         """Those of the chunks that are not there."""
@@ -96,13 +96,27 @@ class ChunkStore:
         """
         parts: dict[str, list[Tensor]] = {name: [] for name in names}
         for chunk in chunks:
-            path = self.path(chunk)
-            try:
-                content = load_file(path)
-                for name, values in parts.items():
-                    values.append(content[name])
-            except (OSError, SafetensorError, KeyError) as error:
-                raise StoreError(
-                    f"{path}: missing or damaged ({error}); delete it and run again"
-                ) from error
+            content = read_chunk(self.folder, chunk)
+            for name, values in parts.items():
+                if name not in content:
+                    raise _damaged(self.path(chunk), f"no {name}")
+                values.append(content[name])
         return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def chunk_path(folder: Path, chunk: int) -> Path:
+    """File of one chunk."""
+    return folder / f"chunk-{chunk:06d}.safetensors"
+
+
+def read_chunk(folder: Path, chunk: int) -> dict[str, Tensor]:
+    """Everything of one chunk. Raises StoreError when it is missing or damaged."""
+    path = chunk_path(folder, chunk)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, str(error)) from error
+
+
+def _damaged(path: Path, what: str) -> StoreError:
+    return StoreError(f"{path}: missing or damaged ({what}); delete it and run again")

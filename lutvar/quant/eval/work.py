@@ -23,7 +23,7 @@ import torch
 
 from .chunk import chunks_of, make_chunk
 from .settings import SampleSettings
-from .store import ChunkStore
+from .store import ChunkStore, read_chunk
 from .subject import Subject, SubjectName, load_subject, model_fingerprint
 from .threads import single_thread
 
@@ -64,7 +64,12 @@ class Share:
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be sampled: with features, if `judged`, or tokens and images only."""
+    """What is to be sampled.
+
+    Attributes:
+        judged: with features, or tokens and images only.
+        given: folder of the given images of an editing task, which must be complete.
+    """
 
     name: SubjectName
     settings: SampleSettings
@@ -73,6 +78,7 @@ class Task:
     folder: Path
     device: str = "cpu"
     judged: bool = True
+    given: Path | None = None
 
     def store(self, subject: Subject) -> ChunkStore:
         """The task's folder. Raises StoreError when it holds something else."""
@@ -148,7 +154,11 @@ def _make(
     judge = subject.model.classifier().to(task.device) if task.judged else None
     with single_thread():
         for chunk in chunks:
-            store.write(chunk, make_chunk(subject, judge, task.settings, task.seed, chunk))
+            given_NL = None
+            if task.given is not None:
+                given_NL = read_chunk(task.given, chunk)["tokens"]
+            made = make_chunk(subject, judge, task.settings, task.seed, chunk, given_NL)
+            store.write(chunk, made)
             tick()
 
 

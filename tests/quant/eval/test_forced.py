@@ -14,7 +14,8 @@ from torch import Tensor
 
 from lutvar.quant.eval.figures import paired_figures
 from lutvar.quant.eval.forced import force
-from lutvar.quant.eval.subject import Subject, SubjectName, load_subject, unchanged, with_backend
+from lutvar.quant.eval.methods import unchanged, with_backend
+from lutvar.quant.eval.subject import Subject, SubjectName, load_subject
 from lutvar.quant.golden.distance import kl_divergence, snr_db
 from lutvar.quant.var import FloatLinear, LinearSite, Var, generate
 from lutvar.quant.var.forcing import forced_logits

@@ -13,8 +13,8 @@ import yaml
 
 from lutvar.cli.main import run
 from lutvar.quant.eval.record import Record, Row
+from lutvar.quant.eval.results_order import difference
 from lutvar.quant.eval.results_plan import load_plan
-from lutvar.quant.eval.results_text import difference
 from lutvar.quant.methods import RecipeError, load_recipe, recipe_names
 
 PLAN: dict[str, Any] = {
@@ -39,6 +39,14 @@ FOCUS: dict[str, Any] = {
 }
 
 
+TASKS: dict[str, Any] = {
+    "names": ["outpaint", "edit"],
+    "recipes": ["fpqvar-fp4-no-galt"],
+    "samples": 70,
+    "seeds": [0, 1, 2],
+}
+
+
 def write_plan(folder: Path, **changes: object) -> Path:
     path = folder / "plan.yaml"
     path.write_text(yaml.safe_dump(PLAN | changes))
@@ -52,6 +60,7 @@ def test_the_shipped_plan_names_recipes_that_exist() -> None:
     for name in (plan.plain, plan.best):
         assert load_recipe(name).layers["fc2"].weight is not None
     assert plan.focus is not None and {plan.plain, plan.best} <= set(plan.focus.recipes)
+    assert plan.tasks is not None and len(plan.edits) == 3
     assert plan.focus.samples > plan.samples and set(plan.seeds) < set(plan.focus.seeds)
 
 
@@ -65,6 +74,8 @@ def test_the_shipped_plan_names_recipes_that_exist() -> None:
         ({"focus": FOCUS | {"recipes": ["gptq-fp4"]}}, "'gptq-fp4' is in no group"),
         ({"focus": FOCUS | {"recipes": ["int4-rtn", "int4-rtn"]}}, "focus.recipes: .* twice"),
         ({"focus": FOCUS | {"seeds": [0, 1]}}, "seeds"),
+        ({"tasks": TASKS | {"recipes": ["gptq-fp4"]}}, "'gptq-fp4' is in no group"),
+        ({"tasks": TASKS | {"names": ["colour"]}}, "tasks.names"),
     ],
 )
 def test_bad_plans(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -174,6 +185,25 @@ def test_focus_reuses_samples_and_decides(
     assert float(found[1]) == pytest.approx(mean, abs=1e-5)
     assert float(found[2]) == pytest.approx(half, abs=2e-5)
     capsys.readouterr()
+
+
+@pytest.mark.slow
+def test_tables_of_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert results(tmp_path, "--only", "fpqvar-fp4-no-galt", "--only", "float", tasks=TASKS) == 0
+    text = (tmp_path / "results.md").read_text()
+    section = text.split("## Editing tasks")[1].split("## The paper")[0]
+    assert re.findall("### ([A-Z][a-z-]+)", section) == ["Out-painting", "Editing"]
+    rows = rows_of(section)
+    assert [row[3] for row in rows] == ["float32", "golden model", "fake-quantized"] * 2
+    assert all(row[4] and row[9] for row in rows) and not rows[0][5] and rows[1][5]
+    record = Record(tmp_path / "results.jsonl")
+    edited = [row for row in record.rows.values() if row.key.task != "generate"]
+    assert len(edited) == 6 and all(row.key.settings["box"] for row in edited)
+    assert all(value == 1 for row in edited for value in row.values("region.kept"))
+    capsys.readouterr()
+    assert results(tmp_path, "--list", tasks=TASKS) == 1
+    states = capsys.readouterr().out.splitlines()
+    assert all("done" in line for line in states if "outpaint" in line or " edit " in line)
 
 
 @pytest.mark.parametrize(
