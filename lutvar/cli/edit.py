@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lutvar.files import prepare_output, rendered, write_file
+from lutvar.files import not_a_file, prepare_output, rendered, write_file
 from lutvar.text import class_name
 
 from .backends import Backend, backend_options
@@ -111,6 +111,9 @@ def edit(
     how.check("--packed")
     if (box is None) == (mask_file is None):
         raise click.UsageError("give either --box or --mask")
+    for given_file in (image, mask_file):  # first: a wrong name must not wait for torch
+        if given_file is not None and (reason := not_a_file(given_file)):
+            raise click.UsageError(f"{given_file}: {reason}")
     wanted = [label for label in labels_of(labels) or [-1] for _ in range(count)]
     files = _files(out, len(wanted))
     for file in files:
@@ -142,9 +145,8 @@ def edit(
         images = [np.where(keep[..., None], original, result) for result in images]
     for file, result in zip(files, images, strict=True):
         _write(file, result)
-    text = (
-        f"{', '.join(map(str, files))}: {_task(row, outside)}, {how.what} {how.name}, seed {seed}"
-    )
+    written = str(out) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
+    text = f"{written}: {_task(row, outside)}, {how.what} {how.name}, seed {seed}"
     masks = masks_of(mask, info.var.patch_nums)
     kept = [int(m.sum()) for m in masks]
     # PSNR of bytes; the exact image has none.
@@ -157,7 +159,7 @@ def edit(
     }  # fmt: skip
     all_kept, cells = sum(kept), sum(m.size for m in masks)
     text += f"\n{all_kept} of {cells} tokens are the given image's"
-    if psnr is not None:
+    if psnr is not None and not paste:
         text += f"; PSNR of their pixels in the result to the given ones: {psnr:.1f} dB"
     sheet = beside(out, _SHEET)
     if sheet is not None:

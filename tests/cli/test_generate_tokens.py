@@ -62,7 +62,7 @@ def test_a_released_file_is_drawn(rar: Path, capsys: pytest.CaptureFixture[str])
         ["generate", "--device", "golden:small-fp4"],
         ["quantize", "--preset", "fp4"],
         ["demo"],
-        ["edit", "--image", "x.png", "--box", "0,0,0.5,1"],
+        ["edit", "--image", __file__, "--box", "0,0,0.5,1"],
     ],
 )
 def test_what_the_accelerator_lacks_is_listed(
