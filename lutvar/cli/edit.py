@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lutvar.files import not_a_file, prepare_output, rendered, write_file
-from lutvar.text import class_name
 
 from .backends import Backend, backend_options
 from .common import beside, command, emit, json_option, note, out_option, seed_option
-from .row import Row, describe
+from .row import describe
 from .sampling import Sampling, class_option, labels_of, sampling_options
 
 if TYPE_CHECKING:
@@ -119,13 +118,11 @@ def edit(
     for file in files:
         prepare_output(file)
     loaded = how.load()
-    import numpy as np
-
-    from lutvar.contract.editing import masks_of
     from lutvar.contract.regions import grown
     from lutvar.quant.var.editing import encode_edits
     from lutvar.quant.var.image_files import read_image
-    from lutvar.sim.run.edit_sheet import as_bytes, write_edit_sheet
+
+    from .edit_result import EditResult
 
     vqvae, info = loaded.model.vqvae, loaded.model.info
     given = read_image(image, vqvae.config)
@@ -136,46 +133,26 @@ def edit(
     one = encode_edits(vqvae, pixels_BCHW, mask)
     seeds = [seed + i for i in range(len(wanted))]
     drawn = how.draw(loaded, sampling, wanted, seeds, out.parent, one * len(wanted))
-    row = drawn.row(info)
-    original = as_bytes(((given.image_CHW + 1) / 2).numpy())
-    keep = np.kron(mask, np.ones([len(original) // len(mask)] * 2, bool))
-    images = [as_bytes(result) for result in row.images_BCHW]
-    noise = np.array([(r[keep].astype(float) - original[keep]) ** 2 for r in images]).mean()
-    if paste:
-        images = [np.where(keep[..., None], original, result) for result in images]
-    for file, result in zip(files, images, strict=True):
-        _write(file, result)
-    written = str(out) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
-    text = f"{written}: {_task(row, outside)}, {how.what} {how.name}, seed {seed}"
-    masks = masks_of(mask, info.var.patch_nums)
-    kept = [int(m.sum()) for m in masks]
-    # PSNR of bytes; the exact image has none.
-    psnr = 10 * np.log10(255**2 / noise) if noise else None
-    data: dict[str, Any] = {
-        "files": [str(file) for file in files], "sheet": None, "backend": how.name, "seed": seed,
-        "classes": list(row.labels), "tokens": row.tokens, "kept": kept,
-        "mask": mask.astype(int).tolist(), "kept_psnr": psnr, "pasted": paste,
-        "sampling": sampling.settings(info),
-    }  # fmt: skip
-    all_kept, cells = sum(kept), sum(m.size for m in masks)
-    text += f"\n{all_kept} of {cells} tokens are the given image's"
-    if psnr is not None and not paste:
-        text += f"; PSNR of their pixels in the result to the given ones: {psnr:.1f} dB"
+    result = EditResult(loaded.model, pixels_BCHW, mask, drawn.row(info), outside, paste)
+    images = result.images()
+    for file, edited in zip(files, images, strict=True):
+        _write(file, edited)
     sheet = beside(out, _SHEET)
     if sheet is not None:
-        decoded = vqvae.decode(vqvae.encode(pixels_BCHW))[0].numpy()
-        names = [
-            f"{class_name(info.classes, c)}, seed {s}"
-            for c, s in zip(row.labels, seeds, strict=True)
-        ]
-        title = f"lutvar edit: {_task(row, outside)} on model {info.name}"
-        under = f"orange: drawn anew; {how.what} {how.name}, {all_kept} of {cells} tokens kept"
-        write_edit_sheet(
-            sheet, original, as_bytes(decoded), masks, images, names, count, title, under
-        )
-        data["sheet"] = str(sheet)
+        result.sheet(sheet, images, seeds, count, f"{how.what} {how.name}")
+    data: dict[str, Any] = {
+        "files": [str(file) for file in files],
+        "sheet": None if sheet is None else str(sheet),
+        "backend": how.name,
+        "seed": seed,
+        "sampling": sampling.settings(info),
+        **result.data(),
+    }
+    written = str(out) if len(files) == 1 else f"{files[0]} to {files[-1].name}"
+    text = f"{written}: {result.task}, {how.what} {how.name}, seed {seed}\n{result.kept_text()}"
+    if sheet is not None:
         text = f"{sheet}: given image, masks, results\n{text}"
-    emit(as_json, data, describe(row, data, text, how.name))
+    emit(as_json, data, describe(result.row, data, text, how.name))
 
 
 def _mask(
@@ -196,16 +173,6 @@ def _mask(
     if max(box) <= 1:
         return box_mask(box, side, outside)
     return pixel_mask(box_pixels(box, config.image_size, outside), side)
-
-
-def _task(row: Row, outside: bool) -> str:
-    """For people."""
-    kinds = []
-    if any(label < 0 for label in row.labels):
-        kinds.append("out-painting" if outside else "in-painting")
-    if any(label >= 0 for label in row.labels):
-        kinds.append("editing towards a class")
-    return " and ".join(kinds)
 
 
 def _files(out: Path, count: int) -> list[Path]:
