@@ -44,8 +44,10 @@ class TokenRanges:
         """Fake-quantize the tokens [..., l, I] of one scale step."""
         first = self.starts[scale_index]
         own = slice(first, first + x.shape[-2])
-        pair = (part[own].unsqueeze(-1) for part in (self.scale_L, self.zero_point_L))
-        return FixedRange(*pair, self.bits)(x)
+        scale_l1, zero_point_l1 = (
+            part[own].unsqueeze(-1) for part in (self.scale_L, self.zero_point_L)
+        )
+        return FixedRange(scale_l1, zero_point_l1, self.bits)(x)
 
 
 def cut(ranges_N: Tensor, groups: int) -> tuple[Tensor, float]:
@@ -66,8 +68,8 @@ def cut(ranges_N: Tensor, groups: int) -> tuple[Tensor, float]:
         whole = cost + sizes * torch.cat((square_N.new_zeros(1), square_N)).unsqueeze(1)
         whole = torch.where(sizes > 0, whole, torch.inf)
         whole[0, 0] = 0.0
-        cost, start = whole.min(1)
-        ends.append(start)
+        cost, starts = whole.min(1)
+        ends.append(starts)
     group_N = torch.empty(count, dtype=torch.long)
     end = count
     for number in range(len(ends) - 1, -1, -1):
