@@ -32,10 +32,10 @@ def lacks(config: RarConfig | ParConfig) -> list[str]:
 
 
 def refusal(name: str, config: RarConfig | ParConfig) -> str:
-    """The line with which commands that need the accelerator's arithmetic refuse a model."""
+    """The line with which commands refuse a model that are made for VAR and the accelerator."""
     family = "RAR" if isinstance(config, RarConfig) else "PAR"
     return (
-        f"{name}: is a {family} model, which the accelerator does not run; it lacks "
-        f"{'; '.join(lacks(config))}. `lutvar generate` draws from it, and "
-        "`lutvar quantize --recipe` quantizes it (docs/methods.md)"
+        f"{name}: is a {family} model, and what was asked for is made for VAR models; the "
+        f"accelerator does not run it, since it lacks {'; '.join(lacks(config))}. `generate` "
+        "draws from it, `quantize --recipe` and `quality --recipe` take it (docs/methods.md)"
     )

@@ -36,7 +36,7 @@ from support.quant.generator_cases import (
 DATA = Path(__file__).parent / "data"
 STRIDE = 7
 #: float32 noise: our products run over other shapes than the released code's.
-NEAR = {"rtol": 1e-4, "atol": 2e-5}
+NEAR = {"rtol": 1e-5, "atol": 1e-5}
 by_name = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
 

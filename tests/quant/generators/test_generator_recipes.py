@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from lutvar.quant.methods import (
     prepare_calibration,
     quantize_var,
 )
+from lutvar.quant.methods.attention.static import StaticAttention
 from lutvar.quant.methods.calibration.rows import shared_ranges
 from lutvar.quant.methods.calibration.samples import data_by_block, replay
 from lutvar.quant.methods.generator import VAR_ONLY, generator_of
@@ -152,6 +154,28 @@ def test_ptq4arvg(case: GeneratorCase, name: str, pairs: dict[str, int]) -> None
     with quantized.installed(model) as lent:
         error = float((drawn(case, lent) - right).norm() / right.norm())
     assert 0 < error < 0.3, error
+
+
+def test_probabilities_of_par_are_powers_of_the_root_of_two(tmp_path: Path) -> None:
+    case = CASES[1]
+    model, recipe = prepared(case), small("ptq4arvg-par-w6a6")
+    quantized = quantize_var(model, recipe, calibration(model, recipe))
+    method = quantized.attention
+    assert isinstance(method, StaticAttention) and set(method.tables) == {0, 1}
+    table = method.tables[0]
+    assert 0.3 < table.scale <= 1.0
+    p = torch.linspace(0.05, 1, 50)
+    steps = 2 * torch.log2(table(p) / table.scale)
+    torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
+    assert float((table(p) / p).log2().abs().max()) < 0.25 + 2 * abs(math.log2(table.scale))
+    quantized.save(tmp_path / "q.safetensors", model)
+    again = QuantizedVar.load(tmp_path / "q.safetensors", model).attention
+    assert isinstance(again, StaticAttention) and again.tables == method.tables
+    with pytest.raises(ValueError, match="order network finds uniform ranges"):
+        Recipe(
+            name="x",
+            attention={"kind": "static", "order": "network", "probability_codes": "log-sqrt2"},
+        )
 
 
 def test_a_sink_tokens_range_is_its_own() -> None:

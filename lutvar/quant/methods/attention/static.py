@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from lutvar.contract.formats import get_format
 from lutvar.quant.methods.calibration.network import RunningRange, parts_of, run_network
 from lutvar.quant.methods.calibration.samples import CalibrationSet, replay
 from lutvar.quant.methods.generator import Model, generator_of
+from lutvar.quant.methods.quantizers.logarithmic import LogTable
 from lutvar.quant.methods.quantizers.percentiles import (
+    PERCENTILES,
     ZeroPoints,
     average_range,
     percentile_range,
@@ -44,6 +48,8 @@ class StaticSettings(PlainSettings):
             step; "network" finds all static ranges anew in one run of the quantized model, all
             tokens at once, so that attention is quantized before it too (PTQ4ARVG's released code).
         zero_points: of several batches, "rounded" or "averaged".
+        probability_codes: "uniform", or "log-sqrt2", powers of the square root of two below a
+            percentile of the probabilities (PTQ4ARVG's released code for PAR).
     """
 
     kind: Literal["static"] = "static"
@@ -52,6 +58,13 @@ class StaticSettings(PlainSettings):
     batch: int = Field(default=32, ge=1)
     order: Literal["replay", "network"] = "replay"
     zero_points: ZeroPoints = "rounded"
+    probability_codes: Literal["uniform", "log-sqrt2"] = "uniform"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.order == "network" and self.probability_codes != "uniform":
+            raise ValueError("order network finds uniform ranges; use replay with log-sqrt2")
+        return self
 
     @field_validator("format")
     @classmethod
@@ -73,6 +86,7 @@ class StaticAttention(PlainAttention):
 
     Attributes:
         fixed: (block, operand) -> quantizer; empty until it was measured.
+        tables: block -> quantizer of its probabilities, where those are logarithmic.
     """
 
     settings: StaticSettings
@@ -83,6 +97,7 @@ class StaticAttention(PlainAttention):
     ) -> None:
         super().__init__(settings, var, calibration)
         self.fixed: dict[tuple[int, str], StaticQuantizer] = {}
+        self.tables: dict[int, LogTable] = {}
         self._samples: dict[tuple[int, str], list[Tensor]] | None = None
         self._running: dict[tuple[int, str], RunningRange] | None = None
 
@@ -110,11 +125,27 @@ class StaticAttention(PlainAttention):
             count = -(-rows // self.settings.batch)
             replay(model.var, calibration, slice(start // self.settings.batch, None, count))
             for key, parts in self._samples.items():
-                pair = percentile_range(torch.cat(parts).unsqueeze(0), spec.bits)
+                x_M = torch.cat(parts)
+                logarithmic = self._logarithmic(key[1])
+                pair = (
+                    log_range(x_M, spec.bits)
+                    if logarithmic
+                    else (percentile_range(x_M.unsqueeze(0), spec.bits))
+                )
                 ranges.setdefault(key, []).append(pair)
         self._samples = None
         for key, pairs in ranges.items():
-            self.fixed[key] = self._quantizer(*average_range(pairs, self.settings.zero_points))
+            self._fix(key, *average_range(pairs, self.settings.zero_points))
+
+    def _logarithmic(self, name: str) -> bool:
+        return name == "probabilities" and self.settings.probability_codes == "log-sqrt2"
+
+    def _fix(self, key: tuple[int, str], scale: Tensor, zero_point: Tensor) -> None:
+        if self._logarithmic(key[1]):
+            bits = get_format(self.settings.format).bits
+            self.tables[key[0]] = LogTable("log-sqrt2", bits, scale=float(scale))
+        else:
+            self.fixed[key] = self._quantizer(scale, zero_point)
 
     def _quantizer(self, scale: Tensor, zero_point: Tensor) -> StaticQuantizer:
         settings = self.settings
@@ -151,13 +182,16 @@ class StaticAttention(PlainAttention):
         return {
             f"{block}.{name}": torch.cat((fixed.scale_S, -fixed.zero_point_S))
             for (block, name), fixed in self.fixed.items()
+        } | {
+            f"{block}.probabilities": torch.tensor((table.scale, 0.0), dtype=torch.float32)
+            for block, table in self.tables.items()
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Take back what `state` gave."""
         for key, pair in state.items():
             block, name = key.split(".")
-            self.fixed[int(block), name] = self._quantizer(pair[:1], -pair[1:])
+            self._fix((int(block), name), pair[:1], -pair[1:])
 
     def _static(self, block: int, name: str, x: Tensor) -> Tensor:
         if self._samples is not None:
@@ -169,6 +203,8 @@ class StaticAttention(PlainAttention):
             bits = get_format(self.settings.format).bits
             fresh = RunningRange(bits, zero_points=self.settings.zero_points)
             return self._running.setdefault((block, name), fresh)(x)
+        if name == "probabilities" and block in self.tables:
+            return self.tables[block](x)
         if (block, name) not in self.fixed:
             raise RuntimeError(f"block {block}: attention was not measured; build it with data")
         return self.fixed[block, name](x, 0)
@@ -182,3 +218,11 @@ class StaticAttention(PlainAttention):
         """Quantized probabilities times quantized values."""
         p_BHlL = self._static(block, "probabilities", p_BHlL)
         return p_BHlL @ self._static(block, "v", v_BHLc)
+
+
+def log_range(p_M: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Scale, and 0 in place of a zero point, [1] each: the percentile with the least error."""
+    scales = np.quantile(p_M.numpy(), PERCENTILES).clip(min=2.0**-24).tolist()
+    tables = [LogTable("log-sqrt2", bits, scale=scale) for scale in scales]
+    best = min(tables, key=lambda table: float((table(p_M) - p_M).square().mean()))
+    return torch.tensor([best.scale], dtype=torch.float32), torch.zeros(1, dtype=torch.float32)
