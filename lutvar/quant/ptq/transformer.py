@@ -15,6 +15,8 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import NumberFormat, get_format
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.quant.generators import ParConfig, RarConfig
+from lutvar.quant.generators.accelerator import refusal
 from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.blocks import LOG_SCALE_MAX, VarBlock
 from lutvar.quant.var.sites import LinearSite, SiteName
@@ -137,8 +139,10 @@ class QuantizedTransformer:
             raise ValueError(f"class {label}: the model has 0 to {self.classes} (the null class)")
 
 
-def check_transformer(config: VarConfig) -> None:
-    """Raise QuantizationError for a model that the accelerator's attention cannot run."""
+def check_transformer(config: VarConfig | RarConfig | ParConfig) -> None:
+    """Raise QuantizationError for a model that the accelerator cannot run."""
+    if not isinstance(config, VarConfig):
+        raise QuantizationError(refusal("the model", config))
     if not config.attn_l2_norm:
         raise QuantizationError(
             "attn_l2_norm is off; attention of the accelerator works on unit-length q and k only"

@@ -119,8 +119,8 @@ def card(description: dict[str, Any], run: StageRun, plan: TokenPlan) -> str:
 
 A RAR model of handwritten digits: 8x8 pixels, grey, one of 10 digits per image, drawn as
 {config.tokens} patches of {plan.tokenizer.patch}x{plan.tokenizer.patch} pixels one after the other.
-It shows what recipes do to this kind of generator. It is as small as its place among the
-shipped weights demands, one block, and its digits are accordingly rough.
+It shows what recipes do to this kind of generator, and it is as small as its place among the
+shipped weights demands: one block.
 
 ## How it was made
 

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from lutvar.contract.quant_preset import load_quant
 from lutvar.quant.generators import TokenModel, generate_tokens
 from lutvar.quant.generators.accelerator import lacks
 from lutvar.quant.methods import (
@@ -26,11 +29,14 @@ from lutvar.quant.methods.attention.static import StaticAttention
 from lutvar.quant.methods.calibration.rows import shared_ranges
 from lutvar.quant.methods.calibration.samples import data_by_block, replay
 from lutvar.quant.methods.generator import VAR_ONLY, generator_of
+from lutvar.quant.methods.hardware.export import export
 from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.methods.recipes.build import check_model
 from lutvar.quant.methods.recipes.recipe import Recipe
 from lutvar.quant.methods.resumable import quantize_to_file
+from lutvar.quant.ptq.linear import QuantizationError
+from lutvar.quant.ptq.transformer import quantize_transformer
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 from support.quant.generator_cases import CASES, GeneratorCase, model_of
@@ -239,3 +245,15 @@ def test_nothing_is_written_when_a_recipe_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="PAR has no AdaLN"):
         quantize_to_file(model, None, small("ptq4arvg-w6a6"), path)
     assert list(tmp_path.iterdir()) == []
+
+
+@by_name
+def test_code_level_refuses_the_model(case: GeneratorCase) -> None:
+    """What `pack` and the compiler stand on: the list of what the accelerator lacks."""
+    model = prepared(case)
+    missing = lacks(case.config)[0]
+    with pytest.raises(QuantizationError, match=re.escape(missing)):
+        quantize_transformer(cast(Var, model), load_quant("fp4"), progress=False)
+    quantized = quantize_var(model, small("fp6-baseline"))
+    with pytest.raises(QuantizationError, match=re.escape(missing)):
+        export(quantized, cast(Var, model))
