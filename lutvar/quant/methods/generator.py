@@ -40,6 +40,7 @@ VAR_ONLY: dict[str, str] = {
     "step omniquant": _BLOCKS,
     "step ias": _BLOCKS,
     "step reconstruct": _BLOCKS,
+    "step key-rotation": "queries and keys of RAR and PAR meet more than their lengths",
 }
 
 
