@@ -249,8 +249,11 @@ class Comparison:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """SHA-256 of what a recipe does; its title and source may change."""
-    settings = recipe.model_dump(mode="json", exclude={"title", "source"})
+    """SHA-256 of what a recipe says; its title and source may change.
+
+    Settings that a later version adds do not count while they are left at their default.
+    """
+    settings = recipe.model_dump(mode="json", exclude={"title", "source"}, exclude_defaults=True)
     return hashlib.sha256(json_text(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -10,7 +10,7 @@ from .methods import FLOAT
 from .record import Row
 from .results import Comparison
 from .results_plan import Part
-from .results_tables import COLUMNS, WAYS, Column
+from .results_tables import COLUMNS, WAYS, Column, cell
 
 _LAST_DIGITS = (("KL", COLUMNS[2]), ("Fréchet", COLUMNS[0]))
 
@@ -76,6 +76,7 @@ def best_lines(comparison: Comparison) -> list[str]:
     for on in ("golden", "fake"):
         rows = pair(comparison, on)
         if rows is None:
+            lines += _printed_lines(comparison, on)
             continue
         for heading, figure, form in (
             ("Fréchet", "samples.frechet", ".3f"),
@@ -89,6 +90,22 @@ def best_lines(comparison: Comparison) -> list[str]:
                 f"{_difference(ci, form)}."
             )
     return lines or ["Neither has been measured seed by seed yet."]
+
+
+def _printed_lines(comparison: Comparison, on: str) -> list[str]:
+    """The two side by side, where the figures of single seeds are lost."""
+    plan = comparison.plan
+    for part in (plan.larger, plan.main):
+        names = () if part is None else (plan.best, plan.plain)
+        rows = [_of(comparison, part, name, on) for name in names if part is not None]
+        best, plain = rows if len(rows) == 2 else (None, None)
+        if best is not None and plain is not None:
+            figures = (f"{c.heading} {cell(best, c)} against {cell(plain, c)}" for c in COLUMNS[:3])
+            return [
+                f"* {WAYS[on]}, {best.key.samples} images, {len(best.key.seeds)} seeds, not seed "
+                f"by seed: {'; '.join(figures)}."
+            ]
+    return []
 
 
 def difference(row: Row, base: Row, figure: str) -> list[float]:
