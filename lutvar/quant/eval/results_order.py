@@ -45,6 +45,8 @@ def order_lines(comparison: Comparison) -> list[str]:
             f"{values[plan.plain]:{column.form}}."
         )
     kl, frechet = (column for _, column in _LAST_DIGITS)
+    if math.isnan(_mean(comparison, plan.six, kl) + _mean(comparison, FLOAT, frechet)):
+        return lines
     lines.append(
         f"* `{plan.six}` is near the float model: Fréchet "
         f"{_mean(comparison, plan.six, frechet):.2f} against "

@@ -72,11 +72,15 @@ def state_lines(comparison: Comparison) -> list[str]:
             "the same model: their means and intervals are those of the page of that time, and "
             "the figures of single seeds are lost."
         )
-    for state, text in (("stale", "Old rows"), ("to do", "Not measured yet")):
-        named = [f"{s.key.id}" + (f" ({s.why})" if s.why else "") for s in states
-                 if s.state == state]  # fmt: skip
-        if named:
-            lines.append(f"{text}: {'; '.join(named)}.")
+    old = [f"{s.key.id} ({s.why})" for s in states if s.state == "stale"]
+    if old:
+        lines.append(f"Old rows: {'; '.join(old)}.")
+    missing = sum(s.state == "to do" for s in states)
+    if missing:
+        lines.append(
+            f"{missing} rows are not measured yet; `lutvar results --markdown docs/results.md "
+            "--list` names them."
+        )
     return lines
 
 

@@ -13,8 +13,11 @@ import yaml
 
 from lutvar.cli.main import run
 from lutvar.quant.eval.record import Record, Row
+from lutvar.quant.eval.reference import load_reference
+from lutvar.quant.eval.results import Comparison, sheet_rows
 from lutvar.quant.eval.results_order import difference
 from lutvar.quant.eval.results_plan import load_plan
+from lutvar.quant.eval.results_text import document_text
 from lutvar.quant.methods import RecipeError, load_recipe, recipe_names
 
 PLAN: dict[str, Any] = {
@@ -227,9 +230,21 @@ def test_a_page_before_anything_is_measured(
 ) -> None:
     assert results(tmp_path, "--page") == 0
     text = (tmp_path / "results.md").read_text()
-    assert text.count("not measured") == 4 and "Not measured yet: float, float" in text
-    assert "results.png" not in text and not (tmp_path / "results.png").exists()
+    assert text.count("| not measured |") == 4 and "4 rows are not measured yet" in text
+    assert (
+        "results.png" not in text and "nan" not in text and not (tmp_path / "results.png").exists()
+    )
     assert results(tmp_path, "--list") == 1
+
+
+def test_the_page_in_the_docs_is_that_of_the_record_beside_it() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    comparison = Comparison(load_plan(), Record(docs / "results.jsonl"), Path("build/results"))
+    shown = [name for name, _, _ in sheet_rows(comparison)]
+    assert document_text(comparison, load_reference(comparison.model), shown) == (
+        docs / "results.md"
+    ).read_text(encoding="utf-8"), "write it with: lutvar results --markdown docs/results.md --page"
+    assert (docs / "results.png").exists() == bool(shown)
 
 
 def test_difference_is_taken_seed_by_seed() -> None:
