@@ -157,4 +157,5 @@ def _eight_bits(path: Path, picture: Image.Image) -> Image.Image:
         raise ImageError(
             f"{path}: has pixels of 32 bits, whose white is unknown; save it with 8 or 16 bits"
         )
-    return Image.fromarray((values.astype(np.uint32) * 255 + 32767) // 65535 * 1.0).convert("L")
+    scaled = (values.astype(np.uint32) * 255 + 32767) // 65535
+    return Image.fromarray(scaled.astype(np.uint8))
