@@ -137,8 +137,8 @@ def masks_of(mask: Mask, patch_nums: Sequence[int]) -> list[Mask]:
     """The mask at every scale, [p, p] each.
 
     Bilinear between cell centres in float32, no antialiasing, kept above one half; maps of at most
-    3 cells keep everything. So no coarse map is drawn anew for a small region, and a region that
-    touches all cells of a map leaves that map's edges alone only where at least half is kept.
+    3 cells keep everything. Only the two nearest cells along each axis count, so a coarse cell
+    follows the mask around its centre, however much of its area is to be drawn.
     """
     return [
         _resized(mask, p) if p * p > _ALWAYS_KEPT else np.ones((p, p), bool) for p in patch_nums
