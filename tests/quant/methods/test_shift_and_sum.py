@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from lutvar.quant.methods.attention.shift_and_sum import (
 from lutvar.quant.methods.calibration.resample import difference, resample
 from lutvar.quant.methods.calibration.samples import calibration_set, replay
 from lutvar.quant.models import LoadedModel, load_model
+from lutvar.quant.var import generate
 from lutvar.quant.var.sites import LinearSite
 from support.quant.method_cases import generates
 
@@ -214,6 +216,20 @@ def test_resampled_calibration(digits: LoadedModel) -> None:
         assert 0 < changed < plain.tokens_NL.numel() // 4
         assert moved.notes == (f"resampled {changed} of 240 tokens",)
         assert not torch.equal(moved.inputs_NLZ, plain.inputs_NLZ)
+
+
+def test_classes_drawn_at_random(digits: LoadedModel) -> None:
+    """As the released code draws them, each image from a stream of its own."""
+    np.random.seed(2025)
+    first = np.random.choice(10, 10, replace=False).tolist()
+    drawn = calibration_set(digits.var, digits.vqvae, 12, seed=2025, draw="random", resample="code")
+    assert drawn.labels_N.tolist() == [*first, *first[:2]]
+    plain = calibration_set(digits.var, digits.vqvae, 12, seed=2025, draw="random")
+    for n, seed in ((3, 2025 + first[3]), (11, 2025 + first[1] + 10)):
+        alone = generate(digits.var, digits.vqvae, [first[n % 10]], seed)
+        assert torch.equal(torch.cat(alone.tokens, 1)[0], plain.tokens_NL[n])
+    changed = int((drawn.tokens_NL != plain.tokens_NL).sum())
+    assert drawn.notes == (f"resampled {changed} of 360 tokens",) and 0 < changed < 90
 
 
 def test_values_stay_float_in_the_cache(digits: LoadedModel) -> None:

@@ -184,3 +184,10 @@ def test_free_running_search_needs_the_tokenizer(models: tuple[Var, Vqvae]) -> N
     without = replace(samples(var, vqvae), vqvae=None)
     with pytest.raises(CalibrationError, match="samples that know their tokenizer"):
         quantize_var(var, exact_recipe(4), without)
+
+
+def test_keys_by_channel_need_rows() -> None:
+    for k in (None, {"format": "INT4", "group": 64}):
+        attention = {"kind": "plain", "k_scale": "channel", "k": k}
+        with pytest.raises(ValueError, match="channel needs a quantizer k with group: row"):
+            Recipe.model_validate({"name": "k", "attention": attention})

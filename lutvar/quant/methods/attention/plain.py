@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from lutvar.quant.methods.calibration.samples import CalibrationSet
 from lutvar.quant.methods.generator import Model
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
-from lutvar.quant.methods.quantizers.spec import QuantizerSpec
+from lutvar.quant.methods.quantizers.spec import QuantizerSpec, Sharing
 from lutvar.quant.methods.quantizers.straight import straight
 from lutvar.quant.var.sites import AttentionOperands
 
@@ -49,6 +50,15 @@ class PlainSettings(BaseModel):
     share_halves: bool = False
     keep_length: bool = False
     k_scale: Literal["token", "channel"] = "token"
+
+    @model_validator(mode="after")
+    def _rows(self) -> Self:
+        if self.k_scale == "channel" and (self.k is None or self.k.group != Sharing.ROW):
+            raise ValueError(
+                "attention.k_scale: channel needs a quantizer k with group: row, a row being a "
+                "channel over all cached tokens"
+            )
+        return self
 
 
 @register_attention("plain")

@@ -16,7 +16,7 @@ from lutvar.quant.var import Var, Vqvae
 
 from .relevance import Classify, class_relevance
 from .resample import ResampleRule
-from .samples import CalibrationSet, calibration_set
+from .samples import CalibrationSet, ClassDraw, calibration_set
 from .select import SelectSpec, select
 
 
@@ -24,7 +24,8 @@ class CalibrationSpec(BaseModel):
     """Samples that the float model generates for steps that need data (`prepare_calibration`).
 
     Attributes:
-        samples: how many images; classes in turn.
+        samples: how many images.
+        draw: their classes: in turn, or drawn at random (`samples.calibration_set`).
         steps: how many of them steps see (all where None); `tune` sees all.
         seed: of their random stream.
         resample: rule by which tokens are moved (`resample`), or None.
@@ -37,6 +38,7 @@ class CalibrationSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     samples: int = Field(default=64, ge=1)
+    draw: ClassDraw = "turn"
     steps: int | None = Field(default=None, ge=1)
     seed: Seed = 0
     resample: ResampleRule | None = None
@@ -70,7 +72,7 @@ def prepare_calibration(
         CalibrationError: samples that the settings cannot use.
     """
     calibration = calibration_set(
-        var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, resample=spec.resample
+        var, vqvae, spec.samples, spec.seed, cfg, top_k, top_p, spec.resample, spec.draw
     )
     classes = var.config.num_classes
     if spec.samples < classes:

@@ -87,11 +87,15 @@ def resample(
 
 
 def resample_scales(
-    tokens: Sequence[Tensor], probabilities: Sequence[Tensor], seed: int, rule: ResampleRule
+    tokens: Sequence[Tensor],
+    probabilities: Sequence[Tensor],
+    seed: int,
+    rule: ResampleRule,
+    seeds: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """Resample the token maps [N, p*p] of all scales."""
-    count = len(tokens[0])
-    generators = [torch.Generator().manual_seed(seed * 100003 + 10_000 + n) for n in range(count)]
+    """Resample the token maps [N, p*p] of all scales; `seeds` are the images' own, if they have."""
+    each = [seed * 100003 + n for n in range(len(tokens[0]))] if seeds is None else seeds
+    generators = [torch.Generator().manual_seed(10_000 + own) for own in each]
     if rule == "paper":
         sizes = [t.shape[1] for t in tokens]
         every = resample(torch.cat(list(tokens), 1), torch.cat(list(probabilities), 1), generators,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,6 +85,8 @@ class CalibrationSet:
         return labels_B, latent_BLZ
 
 
+#: How classes of the samples are drawn, see `calibration_set`.
+ClassDraw = Literal["turn", "random"]
 #: Samples generated at once; part of what a seed determines.
 _BATCH = 50
 
@@ -96,8 +100,9 @@ def calibration_set(
     top_k: int = 0,
     top_p: float = 0.0,
     resample: ResampleRule | None = None,
+    draw: ClassDraw = "turn",
 ) -> CalibrationSet:
-    """Generate calibration samples, classes 0, 1, ... in turn.
+    """Generate calibration samples.
 
     Args:
         var, vqvae: the float model; RAR and PAR draw tokens without their tokenizer.
@@ -105,13 +110,16 @@ def calibration_set(
         seed, cfg, top_k, top_p: as for `generate`.
         resample: move tokens by this rule (`resample`); it keeps the probabilities of all tokens,
             4 bytes times samples, tokens and vocabulary.
+        draw: "turn": classes 0, 1, ... in turn, a random stream for 50 images; "random": classes
+            without replacement, each image with the seed plus its class, as the released code of
+            Shift-and-Sum has them (all classes again where there are fewer than samples).
 
     Raises:
         CalibrationError: fewer than one sample.
     """
     if samples < 1:
         raise CalibrationError(f"{samples} calibration samples; at least 1 is needed")
-    labels = torch.arange(samples) % var.config.num_classes
+    labels, seeds = _drawn_classes(samples, var.config.num_classes, seed, draw)
     if not isinstance(var, Var):
         if resample is not None:
             var_only(var, "calibration.resample")
@@ -120,7 +128,9 @@ def calibration_set(
     tokens: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     probabilities: list[list[Tensor]] = [[] for _ in var.config.patch_nums]
     for i, part in enumerate(labels.split(_BATCH)):
-        seeded, keep = seed * 100003 + i, resample is not None
+        keep = resample is not None
+        own = None if seeds is None else seeds[i * _BATCH : i * _BATCH + len(part)]
+        seeded = seed * 100003 + i if own is None else own
         result = generate(var, vqvae, part, seeded, cfg, top_k, top_p, keep_logits=keep)
         for index, tokens_Bl in enumerate(result.tokens):
             tokens[index].append(tokens_Bl)
@@ -130,11 +140,24 @@ def calibration_set(
     if resample is None:
         drawn = from_tokens(var, vqvae, labels, torch.cat(maps, 1))
         return replace(drawn, cfg=cfg, top_k=top_k, top_p=top_p)
-    moved = resample_scales(maps, [torch.cat(part) for part in probabilities], seed, resample)
+    shares = [torch.cat(part) for part in probabilities]
+    moved = resample_scales(maps, shares, seed, resample, seeds)
     changed = sum(int((a != b).sum()) for a, b in zip(maps, moved, strict=True))
     calibration = from_tokens(var, vqvae, labels, torch.cat(moved, 1))
     notes = (f"resampled {changed} of {calibration.tokens_NL.numel()} tokens",)
     return replace(calibration, notes=notes, cfg=cfg, top_k=top_k, top_p=top_p)
+
+
+def _drawn_classes(
+    samples: int, classes: int, seed: int, draw: ClassDraw
+) -> tuple[Tensor, list[int] | None]:
+    """Classes of the samples, and the seed of each image where it has its own."""
+    turns = torch.arange(samples)
+    if draw == "turn":
+        return turns % classes, None
+    order = np.random.RandomState(seed).choice(classes, min(samples, classes), replace=False)
+    labels = torch.from_numpy(order)[turns % classes]
+    return labels, (seed + labels + turns // classes * classes).tolist()
 
 
 def _token_set(
