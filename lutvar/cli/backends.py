@@ -26,17 +26,15 @@ from .common import (
     refuse_with,
     require_simulator,
 )
+from .loaded import Loaded, onnx_decoder, packed_file
 from .row import Row
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from lutvar.contract.editing import Edit
     from lutvar.contract.labels import Label
     from lutvar.contract.passes import Transformer
-    from lutvar.host.compile.packed import PackedTransformer
     from lutvar.host.transformer import PassReport
-    from lutvar.quant.models import LoadedModel, ModelInfo
+    from lutvar.quant.models import ModelInfo
     from lutvar.quant.runnable import Quantized
     from lutvar.quant.var import GenerationResult
 
@@ -135,9 +133,9 @@ class Backend:
 
     def load(self) -> Loaded:
         """The float model, which embeds and decodes, and what the backend computes with."""
-        decode = None if self.decoder is None else _decoder(self.decoder)
+        decode = None if self.decoder is None else onnx_decoder(self.decoder)
         if self.packed is not None:
-            return Loaded(*_packed_file(self.packed, self.model, self.config), decode)
+            return Loaded(*packed_file(self.packed, self.model, self.config), decode)
         if self.device is None and self.backend == "float":
             from lutvar.quant.models import load_model
 
@@ -216,40 +214,6 @@ class Backend:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A model ready to draw with.
-
-    Attributes:
-        model: float; embeds and decodes.
-        runs: what computes the logits; None: the float model itself.
-        decode: instead of the tokenizer's decoder.
-    """
-
-    model: LoadedModel
-    runs: Quantized | PackedTransformer | None
-    decode: Callable[[Tensor], Tensor] | None
-
-    def packed(self) -> PackedTransformer:
-        """What lies in the device's memory."""
-        from lutvar.host.compile.pack import pack_transformer
-        from lutvar.host.compile.packed import PackedTransformer
-
-        if isinstance(self.runs, PackedTransformer):
-            return self.runs
-        runs = cast("Quantized", self.runs)
-        return pack_transformer(runs.transformer, runs.config)
-
-    @property
-    def accelerator(self) -> str:
-        """Name of the configuration."""
-        from lutvar.host.compile.packed import PackedTransformer
-
-        if isinstance(self.runs, PackedTransformer):
-            return self.runs.layout.config.name
-        return cast("Quantized", self.runs).config.name
-
-
-@dataclass(frozen=True)
 class Drawn:
     """Images and what the passes on a device took (nothing for a model on this host)."""
 
@@ -297,30 +261,3 @@ def backend_options(*packed_names: str) -> Callable[[_F], _F]:
         return result
 
     return wrap
-
-
-def _decoder(path: Path) -> Callable[[Tensor], Tensor]:
-    """ONNX Runtime's decoder."""
-    import torch
-
-    from lutvar.host.decoder import OnnxDecoder
-
-    decoder = OnnxDecoder(path)
-    return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
-
-
-def _packed_file(path: Path, model: str, config: str) -> tuple[LoadedModel, PackedTransformer]:
-    """The float model and its packed image; ValueError when they do not belong together."""
-    from lutvar.contract.accelerator import load_accelerator
-    from lutvar.host.compile.packed import PackedTransformer
-    from lutvar.quant.methods.recipes.files import fingerprint
-    from lutvar.quant.models import load_model
-
-    packed = PackedTransformer.load(path, load_accelerator(config))
-    loaded = load_model(model)
-    if packed.model.get("fingerprint") != fingerprint(loaded.var):
-        raise ValueError(
-            f"{path}: packed of model {packed.model.get('model', 'without a name')!r}, not of "
-            f"{model}; give that one with --model"
-        )
-    return loaded, packed
