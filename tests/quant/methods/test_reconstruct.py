@@ -24,7 +24,7 @@ from lutvar.quant.methods.attention.registry import make_attention
 from lutvar.quant.methods.attention.shift_and_sum import ShiftAndSumAttention
 from lutvar.quant.methods.calibration.samples import data_by_block
 from lutvar.quant.methods.layers.sub_block import sub_blocks
-from lutvar.quant.methods.recipes.build import iter_linears
+from lutvar.quant.methods.recipes.build import iter_linears, quantize_blocks
 from lutvar.quant.methods.resumable import Parts, quantize_to_file
 from lutvar.quant.methods.steps.reconstruct import Reconstruct
 from lutvar.quant.var import Var, Vqvae
@@ -196,3 +196,15 @@ def test_file_of_a_recipe_that_draws_tokens(models: tuple[Var, Vqvae], tmp_path:
         kept = parts.samples
     assert kept is not None
     assert (kept.cfg, kept.top_k, kept.top_p, kept.vqvae) == (1.5, 0, 0.96, None)
+
+
+def test_blocks_that_are_done_are_not_learned_again(models: tuple[Var, Vqvae]) -> None:
+    """A block alone gets the rounding that it gets among all."""
+    var, vqvae = models
+    recipe, calibration = short(4, 2), samples(var, vqvae)
+    whole = {i: layers for i, layers in quantize_blocks(var, recipe, calibration) if layers}
+    alone = dict(quantize_blocks(var, recipe, calibration, skip={0, 2}))
+    assert alone[0] is None and alone[2] is None and alone[1] is not None
+    for name, layer in alone[1].items():
+        assert layer.rounded_OI is not None
+        assert torch.equal(layer.rounded_OI, whole[1][name].rounded_OI)  # type: ignore[arg-type]

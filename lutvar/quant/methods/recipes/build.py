@@ -135,9 +135,9 @@ def _whole_model(
             for place, one in enumerate(waiting):
                 block.following = (*waiting[place + 1 :], *steps[number:])
                 one.apply(block)
-        waiting = []
         step.apply_model(model)
-    return blocks, steps[last + 1 :]
+        waiting = [step] if step.then_blocks else []
+    return blocks, [*waiting, *steps[last + 1 :]]
 
 
 def _with_importance(

@@ -64,6 +64,9 @@ class ModelStep(StepBase):
     """
 
     reads_data: ClassVar[bool] = True
+    #: Whether `apply` goes over the blocks when `apply_model` has looked at the model; blocks that
+    #: an interrupted run has finished are left out then.
+    then_blocks: ClassVar[bool] = False
 
     def apply(self, block: Block) -> None:
         """Refuse.

@@ -14,16 +14,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 from torch.nn import functional as F
 
 from lutvar.quant.methods.attention.plain import PlainAttention
 from lutvar.quant.methods.attention.registry import MeasuredModel, make_attention
 from lutvar.quant.methods.calibration.network import WholeModel
-from lutvar.quant.methods.layers.layer import Layer
+from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.rounding import SoftRounding, power_at
 from lutvar.quant.methods.layers.sub_block import SubBlock, sub_blocks
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
@@ -51,14 +52,19 @@ class Reconstruct(ModelStep):
     rate: float = Field(default=1e-4, gt=0)
     penalty: float = Field(default=1e-5, ge=0)
 
+    then_blocks: ClassVar[bool] = True
+    _attention: PlainAttention | None = PrivateAttr(None)
+
     def apply_model(self, model: WholeModel) -> None:
+        """Measure the attention with which sub-blocks run."""
+        self._attention = provisional_attention(model)
+
+    def apply(self, block: Block) -> None:
         """Round the weights of all sub-blocks, each by itself."""
-        attention = provisional_attention(model)
-        for block in model.iter_blocks():
-            names = {layer.site.name for layer in self.layers_in(block) if layer.weight is not None}
-            draw = block.generator(300)
-            for part in sub_blocks(block, names):
-                self.learn(part, attention, draw)
+        names = {layer.site.name for layer in self.layers_in(block) if layer.weight is not None}
+        draw = block.generator(300)
+        for part in sub_blocks(block, names):
+            self.learn(part, self._attention, draw)
 
     def learn(
         self, part: SubBlock, attention: PlainAttention | None, draw: torch.Generator | None
