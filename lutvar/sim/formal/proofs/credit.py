@@ -9,7 +9,7 @@ accelerators' 64: its size enters as a number only, and the solver's work grows 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from amaranth.hdl import Mux, Signal, Value
@@ -167,6 +167,14 @@ def _writer(c: Check[BurstWriter]) -> None:
     splitter_lemmas(c)
 
 
+def _reader_of(depth: int) -> Callable[[], BurstReader]:
+    return lambda: BurstReader(depth, outstanding=_BURSTS)  # looked up late: mutants replace it
+
+
+def _writer_of(depth: int) -> Callable[[], BurstWriter]:
+    return lambda: BurstWriter(depth, outstanding=_BURSTS)
+
+
 def properties() -> Iterator[Property]:
     """All of this file."""
     for depth in DEPTHS:
@@ -175,7 +183,7 @@ def properties() -> Iterator[Property]:
             f"credit.reader-{depth}", f"BurstReader, depth {depth}, {_BURSTS} bursts",
             "a beat that was requested has a place in the queue when it comes; free places, beats "
             "under way and words in the queue make the depth; after a wrong RLAST too",
-            lambda depth=depth: BurstReader(depth, outstanding=_BURSTS), _reader,
+            _reader_of(depth), _reader,
             mutants=(
                 Mutant("one-short", _READER, "free + freed - Mux(granted, burst.beats, 0)",
                        "free + freed - Mux(granted, burst.beats - 1, 0)"),
@@ -195,7 +203,7 @@ def properties() -> Iterator[Property]:
             f"credit.writer-{depth}", f"BurstWriter, depth {depth}, {_BURSTS} bursts",
             "data are taken only into free places; a burst is offered only when all its beats are "
             "in the queue and no other burst's, so that it can end whatever the unit does",
-            lambda depth=depth: BurstWriter(depth, outstanding=_BURSTS), _writer,
+            _writer_of(depth), _writer,
             mutants=(
                 Mutant("one-short", _WRITER, "here + take - Mux(granted, burst.beats, 0)",
                        "here + take - Mux(granted, burst.beats - 1, 0)"),
