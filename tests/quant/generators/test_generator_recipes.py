@@ -98,6 +98,29 @@ def test_linears_have_their_roles(case: GeneratorCase) -> None:
     assert shapes["fc2"] == (config.width, config.hidden)
 
 
+@by_name
+def test_steps_that_move_values_keep_the_function(case: GeneratorCase) -> None:
+    """Without quantizers what factors, shifts and rotations leave is the float model."""
+    model = prepared(case)
+    recipe = Recipe.model_validate(
+        {
+            "name": "moves",
+            "layers": {name: {} for name in ("qkv", "proj", "fc1", "fc2", "head")},
+            "steps": [
+                {"step": "head-rotation"},
+                {"step": "mean-shift", "sites": ["qkv", "proj", "fc1"]},
+                {"step": "smoothquant", "sites": ["qkv", "fc1", "head"]},
+                {"step": "symmetric-shift", "sites": ["qkv", "fc1"], "bits": 6},
+                {"step": "hadamard"},
+            ],
+            "calibration": {"samples": 20},
+        }
+    )
+    right = drawn(case, model)
+    with quantize_var(model, recipe, calibration(model, recipe)).installed(model) as lent:
+        torch.testing.assert_close(drawn(case, lent), right, rtol=1e-3, atol=1e-3)
+
+
 def test_ranges_follow_regions_and_sink_tokens() -> None:
     rar, par = generator_of(prepared(CASES[0])), generator_of(prepared(CASES[1]))
     assert shared_ranges("scale", rar.regions, rar.sink) == (0, 1, 2)
@@ -219,6 +242,10 @@ def test_what_a_model_lacks_is_one_line(case: GeneratorCase) -> None:
     moved = Recipe(name="x", attention={"kind": "shift-and-sum", "v": {"format": "INT4"}})
     with pytest.raises(RecipeError, match=r"attention\.kind shift-and-sum: not for a"):
         quantize_var(model, moved)
+    for step in ("key-rotation", "reconstruct"):
+        other = Recipe(name="x", layers={"qkv": {}}, steps=({"step": step},))
+        with pytest.raises(RecipeError, match=f"step {step}: not for a"):
+            quantize_var(model, other)
     assert all(reason and not reason.endswith(".") for reason in VAR_ONLY.values())
 
 
