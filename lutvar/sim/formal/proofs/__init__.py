@@ -7,7 +7,19 @@ from collections.abc import Iterable
 
 from lutvar.sim.formal.property import Property
 
-from . import bursts, control, credit, dispatch, ports, queues, selects, sequencer, unpack, weights
+from . import (
+    bursts,
+    control,
+    credit,
+    dispatch,
+    places,
+    ports,
+    queues,
+    selects,
+    sequencer,
+    unpack,
+    weights,
+)
 
 
 def _by_name(*groups: Iterable[Property]) -> dict[str, Property]:
@@ -26,6 +38,7 @@ PROPERTIES = _by_name(
     bursts.properties(),
     ports.properties(),
     credit.properties(),
+    places.properties(),
     queues.properties(),
     sequencer.properties(),
     weights.properties(),
