@@ -40,8 +40,6 @@ VAR_ONLY: dict[str, str] = {
     "step omniquant": _BLOCKS,
     "step ias": _BLOCKS,
     "step reconstruct": _BLOCKS,
-    "step key-rotation": "norms or rotary positions stand between its weight and the product",
-    "step reconstruct": _BLOCKS,
     "step key-rotation": "queries and keys of RAR and PAR meet more than their lengths",
 }
 
