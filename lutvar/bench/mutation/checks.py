@@ -65,6 +65,15 @@ def _identity(bench: Bench, _oracle: Oracle) -> str:
     return ""
 
 
+def _reset_values(bench: Bench, _oracle: Oracle) -> str:
+    """What a driver may rely on before it writes anything."""
+    bench.device.reset()
+    words = {r.name: (bench.read(r.name), r.reset) for r in REGISTERS if r.access is Access.RW}
+    bench.open()
+    wrong = [f"{n} is {v:#x} after a reset" for n, (v, reset) in words.items() if v != reset]
+    return wrong[0] if wrong else ""
+
+
 def _bus(bench: Bench, _oracle: Oracle) -> str:
     """Each address: what can be written and read back, with which strobe, what is refused."""
     device = bench.device
@@ -84,10 +93,11 @@ def _bus(bench: Bench, _oracle: Oracle) -> str:
     for name, pattern in patterns.items():
         bench.write(name, pattern)
     values = {name: bench.read(name) for name in patterns}
-    for strobe in range(16):
-        device.reg_write(BY_NAME["SCRATCH"].offset, 0xA5C3_0F96 ^ strobe, strobe, (0, 3, 0))
+    for number in range(32):  # the data behind their address, and before it
+        strobe, late = number % 16, (0, 3, 0) if number < 16 else (3, 0, 0)
+        device.reg_write(BY_NAME["SCRATCH"].offset, 0xA5C3_0F96 ^ number, strobe, late)
         mask = sum(0xFF << 8 * i for i in range(4) if strobe >> i & 1)
-        patterns["SCRATCH"] = patterns["SCRATCH"] & ~mask | (0xA5C3_0F96 ^ strobe) & mask
+        patterns["SCRATCH"] = patterns["SCRATCH"] & ~mask | (0xA5C3_0F96 ^ number) & mask
         if bench.read("SCRATCH") != patterns["SCRATCH"]:
             return f"SCRATCH is {bench.read('SCRATCH'):#x} after a write with strobe {strobe:#x}"
     for name, value in kept.items():
@@ -215,6 +225,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         steps_check("small program", [probe]),
         steps_check("small programs", [make(True, 10) for _ in range(3)]),
         Check("bus", _bus),
+        Check("registers after a reset", _reset_values),
         steps_check("programs", [make(False, 12) for _ in range(6)]),
         steps_check("programs, slow memory", [
             make(bool(i % 2), 14, random_timing(rng, config)) for i in range(10)
