@@ -161,7 +161,7 @@ def test_focus_reuses_samples_and_decides(
     assert results(tmp_path) == 0
     text = (tmp_path / "results.md").read_text()
     assert "More samples" not in text and "fake-quantized, 70 images, 3 seeds: KL" in text
-    before = {p: p.stat().st_mtime_ns for p in work.rglob("*.safetensors")}
+    before = {p: p.stat().st_mtime_ns for p in work.rglob("*.safetensors") if p.is_file()}
     first = set((tmp_path / "results.jsonl").read_text().splitlines())
     assert results(tmp_path, focus=FOCUS) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before, "nothing is made twice"
