@@ -88,7 +88,7 @@ def _dispatch(c: Check[Sequencer]) -> None:
     c.require("a wrong header", implies(judged & ~was_right, dut.bad_header))
 
     # Instructions that a unit owes: dispatched, and not told as done.
-    debts, rooms = [], []
+    debts = []
     for unit in UNITS:
         name = unit.name.lower()
         own = c.probe(f"dut.queue_{name}.queue.push")
@@ -106,7 +106,6 @@ def _dispatch(c: Check[Sequencer]) -> None:
         c.lemma(f"most of {unit.name}", level <= _CONFIG.queue)
         c.lemma(f"in flight {unit.name}", c.probe(f"dut.flight_{name}", IN_FLIGHT) == debt)
         debts.append(debt)
-        rooms.append(level)
     others = [debt for unit, debt in zip(UNITS, debts, strict=True) if unit != Unit.FETCH]
     c.require("serial", implies(push & dut.serial, ~Cat(others).any()))
     c.require("not while halted", implies(c.previous("was_halted", dut.halt), ~push))
