@@ -8,11 +8,13 @@ ordinary submodule everywhere else, for example in Amaranth's own simulator. Its
 also be given as Verilog text.
 """
 
+import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
-from amaranth._toolchain.yosys import find_yosys
 from amaranth.back import rtlil  # type: ignore[attr-defined]  # its stubs leave this one out
 from amaranth.hdl import (
     ClockDomain,
@@ -27,8 +29,9 @@ from amaranth.hdl import (
 from amaranth.hdl._ir import PortDirection
 from amaranth.lib import wiring
 
-from lutvar.environment import writable_cache
 from lutvar.hw.inspection import for_inspection
+
+from .netlist import Batch
 
 PREFIX = "lutvar_"  #: of every module in an exported text
 _DOMAIN = "sync"
@@ -45,32 +48,6 @@ module {_STAGE} (input clk, input d, output q);
   assign q = stage;
 endmodule
 """
-_YOSYS = (0, 40)  #: oldest Yosys that Amaranth's own export accepts
-_ATTRIBUTES = " ".join(
-    f"-remove {name}"
-    for name in (
-        "generator", "top", "src", "unused_bits", "full_case",
-        "amaranth.hierarchy", "amaranth.decoding",
-    )
-)  # fmt: skip
-#: Yosys passes between Amaranth's netlist and Verilog. `proc` turns processes into multiplexers,
-#: which become continuous assignments: unlike `always @*` blocks they are evaluated at time
-#: zero, so no simulator starts with X in logic that depends on constants or initial values only.
-_PASSES = (
-    # Without optimisation: it would take masked words apart into bits, which simulate ten times
-    # slower.
-    "proc -noopt",
-    "memory_collect",
-    "opt_merge",
-    "opt_clean -purge",
-    # Resets and enables leave the multiplexers: `if (rst) ... else if (en)`, which every synthesis
-    # takes for the control set of a register. Only plain ones, which split no word.
-    "opt_dff -simple-dffe",
-    "opt_clean -purge",
-    f"attrmap {_ATTRIBUTES}",
-    f"attrmap -modattr {_ATTRIBUTES}",
-    "write_verilog",
-)
 
 
 class ExportPlatform:
@@ -249,26 +226,17 @@ def _rtlil(
     )
 
 
-def yosys() -> Any:
-    """The Yosys that writes Verilog: the system's when it is new enough, else Amaranth's own."""
-    return find_yosys(lambda version: version >= _YOSYS)
-
-
-def _verilog(text: str) -> str:
-    script = [f"read_rtlil <<rtlil\n{text}\nrtlil", *_PASSES]
-    with writable_cache():
-        # Yosys warns of processes that it cannot translate in general; after `proc` none is left.
-        written = yosys().run(["-q", "-"], "\n".join(script), ignore_warnings=True)
-    # Initial values are in declarations of registers; on a wire, part of which is a register, the
-    # attribute says no more, and readers may object to its undefined bits.
-    written = re.sub(r"^ *\(\* init = [^*]*\*\)\n", "", written, flags=re.MULTILINE)
-    # Tables that Yosys makes of switches, a few address bits wide.
-    return re.sub(
-        r"^  reg (\[\d+:0\] _\d+_ \[\d+:0\];)$",
-        r'  (* rom_style = "distributed" *) reg \1',
-        written,
-        flags=re.MULTILINE,
-    )
+@contextmanager
+def _without_sweeps() -> Iterator[None]:
+    """Elaboration makes millions of objects that live until its end: looking for garbage among
+    them again and again takes 40 % of the time and finds little."""
+    swept = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if swept:
+            gc.enable()
 
 
 def with_prefix(verilog: str, prefix: str) -> str:
@@ -304,14 +272,21 @@ def export_verilog(top: Any, name: str, ports: Mapping[str, Any] | None = None) 
     if not name.startswith(PREFIX):
         raise ValueError(f"the top is named {name!r}; every module name starts with {PREFIX!r}")
     platform = ExportPlatform()
-    texts = [_rtlil(top, name, platform, ports)]
-    written: list[str] = []
-    while pending := [module for module in platform.registry if module not in written]:
-        for module in pending:  # elaborating one may register more
-            texts.append(_rtlil(platform.registry[module], module, platform, None))
-            written.append(module)
-    netlist = "\n".join(texts)
-    modules = [*re.findall(r"^module \\(\S+)", netlist, flags=re.MULTILINE), *platform.texts]
-    if repeated := sorted({module for module in modules if modules.count(module) > 1}):
-        raise ValueError(f"modules {repeated} are defined twice; rename the units that make them")
-    return "\n".join([_verilog(netlist), *platform.texts.values()])
+    with _without_sweeps(), ThreadPoolExecutor(1) as writer:
+        batches = [Batch(_rtlil(top, name, platform, ports))]
+        written: list[str] = []
+        while pending := [module for module in platform.registry if module not in written]:
+            for module in pending:  # elaborating one may register more
+                if batches[-1].full:  # Yosys works on it while the next ones are elaborated
+                    batches[-1].start(writer)
+                    batches.append(Batch())
+                batches[-1].texts.append(_rtlil(platform.registry[module], module, platform, None))
+                written.append(module)
+        modules = [module for batch in batches for module in batch.modules()]
+        modules += platform.texts
+        if repeated := sorted({module for module in modules if modules.count(module) > 1}):
+            raise ValueError(
+                f"modules {repeated} are defined twice; rename the units that make them"
+            )
+        batches[-1].start(writer)
+        return "\n".join([*(batch.verilog() for batch in batches), *platform.texts.values()])

@@ -14,7 +14,8 @@ from lutvar.contract.identity import accelerator_hash, accelerator_identity
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 from lutvar.files import json_text, prepare_output, write_file
-from lutvar.hw.verilog import export_verilog, with_prefix, yosys
+from lutvar.hw.netlist import yosys
+from lutvar.hw.verilog import export_verilog, with_prefix
 
 from .top import TOP_NAME, Accelerator
 

@@ -53,6 +53,10 @@ Progress = Callable[[int, int], None]
 _POLL_SECONDS = 1.0
 
 
+#: Changes with what the files of an unfinished run hold.
+PARTS_FORMAT = "lutvar-parts-2"
+
+
 class Parts:
     """The folder of a run.
 
@@ -92,11 +96,18 @@ class Parts:
 
     def _claim(self) -> None:
         marker = self.folder / "run.json"
-        mine = {"recipe": self.recipe.model_dump(mode="json"), "model": self.model}
+        mine = {
+            "format": PARTS_FORMAT,
+            "recipe": self.recipe.model_dump(mode="json"),
+            "model": self.model,
+        }
         if marker.exists():
             theirs = json.loads(marker.read_text(encoding="utf-8"))
             if theirs != mine:
-                what = "model" if theirs.get("recipe") == mine["recipe"] else "recipe"
+                # Of several differences the recipe is what a user knows.
+                what = next(
+                    (key for key in ("recipe", "model") if theirs.get(key) != mine[key]), "version"
+                )
                 raise QuantizedFileError(
                     f"{self.folder}: an unfinished run of another {what} "
                     f"({theirs.get('recipe', {}).get('name')}); remove the folder, or write to "
