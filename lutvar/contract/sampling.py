@@ -14,12 +14,13 @@ a token once in millions. `Library` is whose arithmetic decides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .race import UNDECIDED, Filter, exponential, race
 from .seeds import check_seed
 
 Floats = NDArray[np.float32]
@@ -50,6 +51,7 @@ NUMPY = Library()
 #: What stands for an exponential variable of 0 where its logarithm is taken.
 LEAST_EXPONENTIAL = np.float32(2.0**-54)
 _PART = 1 << 16  #: logits that are worked on at a time
+_RACE_PART = 1 << 19  #: the same where numpy's calls, not its passes, take the time
 
 
 class TokenStream:
@@ -67,6 +69,14 @@ class TokenStream:
         tokens = [self._draw(part, library) for part in _parts(logits)]
         return np.concatenate([np.zeros(0, np.int64), *tokens])
 
+    def draw_filtered(
+        self, logits: Floats, top_k: int, top_p: float, library: Library = NUMPY
+    ) -> NDArray[np.int64]:
+        """`draw` from `filter_logits` of logits [n, V] without NaN, in half the time: [n]."""
+        parts, rule = _parts(logits, _RACE_PART), Filter(top_k, top_p)
+        tokens = [self._race(part, rule, library) for part in parts]
+        return np.concatenate([np.zeros(0, np.int64), *tokens])
+
     def gumbel(self, logits: Floats, library: Library = NUMPY) -> Floats:
         """Gumbel noise for smooth sampling, [n, V]; 0 where a filtered logit may not be drawn.
 
@@ -76,31 +86,45 @@ class TokenStream:
         return np.concatenate([logits[:0], *noise])
 
     def _draw(self, logits: Floats, library: Library) -> NDArray[np.int64]:
-        ratios = library.softmax(logits).reshape(-1)
-        likely = np.flatnonzero(ratios != 0)  # of flags: ten times faster than of floats
-        with np.errstate(divide="ignore"):  # a variable of 0 wins, as it should
-            ratios[likely] /= self._exponential(ratios.size, likely)
-        return ratios.reshape(logits.shape).argmax(-1)
+        return _winners(logits, self._words(logits.size), library)
+
+    def _race(self, logits: Floats, rule: Filter, library: Library) -> NDArray[np.int64]:
+        logits = np.ascontiguousarray(logits, np.float32)
+        bits = self._words(logits.size)
+        tokens = race(logits, bits, rule)
+        rows = np.flatnonzero(tokens == UNDECIDED)
+        if len(rows):
+            left = filter_logits(logits[rows], *rule, library)
+            own = bits.reshape(logits.shape)[rows].reshape(-1)
+            tokens[rows] = _winners(left, own, library)
+        return tokens
+
+    def _words(self, count: int) -> NDArray[np.uint64]:
+        """The next random bits, 64 for each value: of two words the first is the upper one."""
+        return self._bits.randint(0, 1 << 64, count, np.uint64)
 
     def _gumbel(self, logits: Floats, library: Library) -> Floats:
         noise = np.zeros(logits.size, np.float32)
         possible = np.flatnonzero(logits.reshape(-1) > -np.inf)
         # A variable of 0 would make the noise infinite, and with it the sum of a softmax.
-        variable = np.maximum(self._exponential(logits.size, possible), LEAST_EXPONENTIAL)
+        variable = exponential(self._words(logits.size)[possible])
+        variable = np.maximum(variable, LEAST_EXPONENTIAL)
         noise[possible] = -library.log(variable)
         return noise.reshape(logits.shape)
 
-    def _exponential(self, count: int, wanted: NDArray[np.int64]) -> Floats:
-        """Of the next `count` exponential variables of the stream, those at `wanted`."""
-        # The first of two words of 32 bits is the upper one.
-        bits = self._bits.randint(0, 1 << 64, count, np.uint64)[wanted]
-        mantissa = bits & np.uint64((1 << 53) - 1)
-        return (-np.log1p(mantissa * -(2.0**-53))).astype(np.float32)
+
+def _winners(logits: Floats, bits: NDArray[np.uint64], library: Library) -> NDArray[np.int64]:
+    """The tokens of rows of filtered logits [n, V] with random bits [n * V]."""
+    ratios = library.softmax(logits).reshape(-1)
+    likely = np.flatnonzero(ratios != 0)  # of flags: ten times faster than of floats
+    with np.errstate(divide="ignore"):  # a variable of 0 wins, as it should
+        ratios[likely] /= exponential(bits[likely])
+    return ratios.reshape(logits.shape).argmax(-1)
 
 
-def _parts(logits: Floats) -> Iterator[Floats]:
+def _parts(logits: Floats, size: int = _PART) -> Iterator[Floats]:
     """Rows that the processor's cache holds at a time."""
-    rows = max(1, _PART // logits.shape[-1])
+    rows = max(1, size // logits.shape[-1])
     for first in range(0, len(logits), rows):
         yield logits[first : first + rows]
 
@@ -120,15 +144,6 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, library: Library = N
     for part, out in zip(_parts(logits), _parts(left), strict=True):
         _filter(part, top_k, top_p, library, out)
     return left
-
-
-def filter_images(
-    logits: Sequence[Floats], top_k: int, top_p: float, library: Library = NUMPY
-) -> list[Floats]:
-    """`filter_logits` of the rows of several images at once: rows do not depend on each other."""
-    rows = logits[0] if len(logits) == 1 else np.concatenate(logits)
-    left = filter_logits(rows, top_k, top_p, library)
-    return np.split(left, np.cumsum([len(one) for one in logits])[:-1])
 
 
 def _filter(logits: Floats, top_k: int, top_p: float, library: Library, out: Floats) -> None:

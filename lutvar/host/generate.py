@@ -27,7 +27,7 @@ from safetensors.numpy import save
 from lutvar.contract.editing import Edit, check_edits
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
-from lutvar.contract.sampling import TokenStream, filter_images, softmax
+from lutvar.contract.sampling import TokenStream, filter_logits, softmax
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.files import json_text, write_file
 from lutvar.times import Times
@@ -219,15 +219,16 @@ def generate(
         ]
         with times("transformer"):
             results = transformer.run(steps)
-        with times("sampling"):
-            filtered = filter_images(results, top_k, top_p)
-        for i, left in enumerate(filtered):
+        for i, logits in enumerate(results):
             weights = None
             with times("sampling"):
-                drawn = streams[i].draw(left)
                 if smooth:
+                    left = filter_logits(logits, top_k, top_p)
+                    drawn = streams[i].draw(left)
                     noise = streams[i].gumbel(left)
                     weights = smooth_weights(left, noise, scale, len(sides), softmax)
+                else:
+                    drawn = streams[i].draw_filtered(logits, top_k, top_p)
             if edits is not None:
                 drawn = edits[i].tokens_after(scale, drawn)
             tokens[i].append(drawn)

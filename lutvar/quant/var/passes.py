@@ -19,7 +19,7 @@ from torch import Tensor
 from lutvar.contract.editing import Edit, check_edits
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer, guidance_at
-from lutvar.contract.sampling import TokenStream, filter_images
+from lutvar.contract.sampling import TokenStream, filter_logits
 from lutvar.contract.seeds import check_seed
 from lutvar.contract.smoothing import smooth_weights
 from lutvar.times import Times
@@ -37,6 +37,8 @@ class _Sampling(NamedTuple):
 
     positions: Tensor
     smooth: bool
+    top_k: int
+    top_p: float
 
 
 class _Image:
@@ -69,16 +71,20 @@ class _Image:
         )
 
     def take(
-        self, var: Var, vqvae: Vqvae, left: NDArray[np.float32], how: _Sampling, times: Times
+        self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], how: _Sampling, times: Times
     ) -> None:
-        """Draw a scale from filtered logits and prepare the next one."""
+        """Draw a scale from logits and prepare the next one."""
         scales, weights = len(var.config.patch_nums), None
         with times("sampling"):
-            tokens = torch.from_numpy(self.stream.draw(left, TORCH)).unsqueeze(0)
             if how.smooth:
+                left = filter_logits(logits, how.top_k, how.top_p, TORCH)
+                drawn = self.stream.draw(left, TORCH)
                 noise = self.stream.gumbel(left, TORCH)
                 mixed = smooth_weights(left, noise, self.scale, scales, TORCH.softmax)
                 weights = torch.from_numpy(mixed).unsqueeze(0)
+            else:
+                drawn = self.stream.draw_filtered(logits, how.top_k, how.top_p, TORCH)
+            tokens = torch.from_numpy(drawn).unsqueeze(0)
             if self.edits is not None:
                 tokens = edited_tokens(self.edits, self.scale, tokens)
             self.tokens.append(tokens)
@@ -145,7 +151,7 @@ def generate_passes(
         raise ValueError("no labels: expected one for each image")
     if edits is not None:
         check_edits(edits, len(classes), config.patch_nums, config.vocab)
-    how = _Sampling(var.position_table(), smooth)
+    how = _Sampling(var.position_table(), smooth, top_k, top_p)
     times = times or Times()
     slots = len(classes) if slots is None else slots
     if slots < 1 or stagger < 0:
@@ -170,10 +176,8 @@ def generate_passes(
             if keep_logits:
                 for image, logits in zip(active, results, strict=True):
                     image.logits.append(torch.from_numpy(logits).unsqueeze(0))
-            with times("sampling"):
-                filtered = filter_images(results, top_k, top_p, TORCH)
-            for image, left in zip(active, filtered, strict=True):
-                image.take(var, vqvae, left, how, times)
+            for image, logits in zip(active, results, strict=True):
+                image.take(var, vqvae, logits, how, times)
             done += len(active)
             finished |= {image.index: image for image in active if image.scale == scales}
             active = [image for image in active if image.scale < scales]
