@@ -2,6 +2,7 @@
 """Tokens drawn without a sort are those drawn with one."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ SETTINGS = [
     (0, 1.0), (40, 1e-6), (0, 0.05), (VOCAB - 1, 0.999),
 ]  # fmt: skip
 Rng = np.random.Generator
-KINDS: dict[str, Callable[[Rng, tuple[int, int]], Floats]] = {
+KINDS: dict[str, Callable[[Rng, tuple[int, int]], Any]] = {
     "gaussian": lambda rng, shape: rng.standard_normal(shape) * rng.uniform(0.1, 6, (shape[0], 1)),
     # Many equal values, at the k-th place too.
     "steps": lambda rng, shape: np.round(rng.standard_normal(shape) * 4) / 2,
@@ -33,7 +34,7 @@ KINDS: dict[str, Callable[[Rng, tuple[int, int]], Floats]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_race_draws_what_the_filter_and_a_draw_give(kind: str) -> None:
     rng = np.random.default_rng(len(kind))
-    logits = KINDS[kind](rng, (40, VOCAB)).astype(np.float32)
+    logits: Floats = KINDS[kind](rng, (40, VOCAB)).astype(np.float32)
     logits[:, 0] = np.maximum(logits[:, 0], 0)  # a finite largest one
     for number, (top_k, top_p) in enumerate(SETTINGS):
         streams = [TokenStream(number) for _ in range(2)]
@@ -45,7 +46,7 @@ def test_race_draws_what_the_filter_and_a_draw_give(kind: str) -> None:
 def test_another_library_decides_what_the_race_leaves() -> None:
     """With PyTorch's arithmetic the tokens are those that PyTorch's filter and draw give."""
     rng = np.random.default_rng(11)
-    logits = np.round(rng.standard_normal((200, VOCAB)) * 8).astype(np.float32) / 4
+    logits = np.round(rng.standard_normal((200, VOCAB), np.float32) * 8) / np.float32(4)
     for top_k, top_p in SETTINGS:
         one, other = TokenStream(4), TokenStream(4)
         expected = one.draw(filter_logits(logits, top_k, top_p, TORCH), TORCH)
