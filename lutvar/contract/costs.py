@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Synthesised area that comes with the package: units of whole configurations, lanes of the array.
+"""Synthesised area that comes with the package: a unit's figures, lanes of the array.
 
 The files in `data` are written by `python -m lutvar.bench.measure` and
 `python -m lutvar.bench.array`; estimates and recipes read them. Nothing here synthesises.
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-from lutvar.files import json_text, write_file
 
 DATA = Path(__file__).with_name("data")
 ARRAY_COSTS = DATA / "array_costs.json"
@@ -53,21 +51,6 @@ class UnitCost:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
-
-
-def load_units(name: str, folder: Path = DATA) -> dict[str, UnitCost]:
-    """The measured units of a configuration; none when there is no file."""
-    path = folder / f"{name}.json"
-    raw = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {unit: UnitCost.of(item) for unit, item in raw.items()}
-
-
-def save_units(name: str, costs: dict[str, UnitCost], folder: Path = DATA) -> None:
-    """Write the file of a configuration."""
-    folder.mkdir(exist_ok=True)
-    raw = {unit: cost.as_dict() for unit, cost in costs.items()}
-    path = folder / f"{name}.json"
-    write_file(path, json_text(raw, indent=1, sort_keys=True) + "\n")
 
 
 @dataclass(frozen=True)

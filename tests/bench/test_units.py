@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lutvar.bench.area import MAX_LEVELS
 from lutvar.bench.synth import SynthesisError, SynthReport
 from lutvar.contract import costs
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.unit_costs import load_points, save_point
 from lutvar.hw.verilog import export_verilog
 from lutvar.sim import tools
 
@@ -87,24 +89,44 @@ def test_lines_of_the_bench(
     assert line.value is None and line.detail["error"] == "no"
 
 
-def test_the_file_of_a_configuration(
-    runs: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_points_of_a_configuration(
+    runs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cost = units.synthesise_unit("fetch", CONFIG, tmp_path / "cache")
-    costs.save_units("x", {"fetch": cost}, tmp_path)
-    assert costs.load_units("x", tmp_path) == {"fetch": cost}
-    assert costs.load_units("y", tmp_path) == {}
-    with pytest.raises(SystemExit, match="known are"):
-        measure.main(["small-fp4", "nothing"])
+    """`measure` adds a point with its fields, its command and the hash of its Verilog."""
+    file, cache = tmp_path / "units.json", str(tmp_path / "cache")
+    options = ["--file", str(file), "--cache", cache]
+    measure.main(["small-fp4", "fetch", *options])
+    measure.main(["small-fp4", "fetch", "--set", "weight_fifo=512", *options])
+    first, second = load_points(file)
+    assert [dict(p.fields)["weight_fifo"] for p in (first, second)] == [256, 512]
+    assert second.command == "python -m lutvar.bench.measure small-fp4 fetch --set weight_fifo=512"
+    assert len(runs) == 2 and first.cost.lut == 672
+    assert first.verilog == units.verilog_hash("fetch", CONFIG) != second.verilog
+    capsys.readouterr()
+    measure.main(["small-fp4", "fetch", "front", "--list", *options])
+    assert capsys.readouterr().out == (
+        f"fetch: {first.cost.lut} LUT, synthesised\nfront: no figures\n"
+    )
+    save_point(replace(first, verilog="0"), file)
+    measure.main(["small-fp4", "fetch", "--list", *options])
+    assert "its Verilog has changed since" in capsys.readouterr().out
 
 
-def test_what_comes_with_the_package() -> None:
-    names = {path.stem for path in costs.DATA.glob("*.json")} - {costs.ARRAY_COSTS.stem}
-    assert names
-    for config in names:
-        for name, cost in costs.load_units(config).items():
-            assert name in units.UNITS and cost.levels and cost.lut > 0
-            assert "Yosys" in cost.source
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["small-fp4", "nothing"], "unknown units nothing; known are sequencer"),
+        (["nothing"], "unknown accelerator"),
+        (["small-fp4", "--set", "row=16"], "must be KEY=VALUE with a key of"),
+        (["small-fp4", "--set", "rows=5"], "rows"),
+    ],
+)
+def test_wrong_measurements(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        measure.main(arguments)
+    assert caught.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["control", "fetch"])

@@ -55,6 +55,7 @@ def test_works_without_any_extra(arguments: list[str], tmp_path: Path) -> None:
         (["eval", "-o", "x.json"], "torch", "model"),
         (["train", "-o", "x"], "torch", "model"),
         (["verilog", "small-fp4", "-o", "x"], "amaranth", "hw"),
+        (["explore", "-o", "x"], "optuna", "explore"),
         (["sim", "--sim", "verilator", "-o", "x"], "cocotb", "sim"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,

@@ -1,34 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resources of a configuration, added up from synthesised units, against the device's limits.
 
-LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`), for the largest
-configuration; the array grows with its row groups, ATTEND with its query rows. Banks are counted
-from their sizes: activation words in block RAM, accumulators in UltraRAM. Nothing of this has been
-placed on a Versal device.
+LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`): of its size, or
+a mean of those of other sizes, and each line says which. The array is one unit for its first row
+groups and one for each further group. Banks are counted from their sizes: activation words in block
+RAM, accumulators in UltraRAM. Nothing of this has been placed on a Versal device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig, load_accelerator
-from lutvar.contract.costs import UnitCost, load_units
+from lutvar.contract.accelerator import LANES, ROW_GROUP, AcceleratorConfig
+from lutvar.contract.unit_costs import UnitEstimate, UnitPoint, estimate_unit, load_points
 
 #: What XCVC1902 has, and the share of it that may be used.
 DEVICE = {"lut": (899_840, 0.70), "dsp": (1968, 0.75), "bram36": (967, 0.80), "uram": (463, 0.80)}
-REFERENCE = {"fp4": "vck190-fp4", "fp6": "vck190-fp6"}
 KINDS = tuple(DEVICE)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One unit's share: amounts by kind; `None` where there is no figure."""
+    """One unit's share.
+
+    Attributes:
+        amounts: by kind; `None` where there is no figure.
+        source: where they come from.
+        how: as in `UnitEstimate`; "counted" from sizes; "missing".
+        levels: LUT levels of its longest path; None where there is no figure.
+    """
 
     unit: str
     amounts: dict[str, int | None]
     source: str
+    how: str
+    levels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,6 +49,11 @@ class Resources:
     def total(self, kind: str) -> int:
         """Amount of all units with a figure of this kind."""
         return sum(line.amounts.get(kind) or 0 for line in self.lines)
+
+    @property
+    def synthesised(self) -> bool:
+        """Every unit was synthesised at this very size."""
+        return all(line.how in ("synthesised", "counted") for line in self.lines)
 
     def missing(self, kind: str) -> list[str]:
         """Units without a figure of this kind."""
@@ -59,7 +73,12 @@ class Resources:
         """Plain data for JSON."""
         return {
             "modelled": True,
-            "units": {line.unit: {**line.amounts, "source": line.source} for line in self.lines},
+            "synthesised": self.synthesised,
+            "units": {
+                line.unit: {**line.amounts, "source": line.source, "how": line.how,
+                            "levels": line.levels}
+                for line in self.lines
+            },
             "total": {
                 kind: {"used": self.total(kind), "limit": self.limit(kind),
                        "missing": self.missing(kind)}
@@ -70,47 +89,69 @@ class Resources:
 
 #: Units that every build has once.
 _SINGLE = {"sequencer": "sequencer", "control": "control", "fetch": "FETCH", "front": "FRONT",
-           "post": "POST"}  # fmt: skip
+           "post": "POST", "attend": "ATTEND"}  # fmt: skip
+#: From the worst to the best; a sum is as good as its worst part.
+_HOW = ("extrapolated", "interpolated", "near", "synthesised")
 
 
-def resources(
-    config: AcceleratorConfig, measured: Mapping[str, UnitCost] | None = None
-) -> Resources:
+@cache
+def _shipped_points() -> tuple[UnitPoint, ...]:
+    """The points that come with the package, read once: searches ask very often."""
+    return tuple(load_points())
+
+
+def resources(config: AcceleratorConfig, points: Sequence[UnitPoint] | None = None) -> Resources:
     """Add up the resources of a configuration.
 
     Args:
-        measured: costs of its units; default: those that come with the package, of the largest
-            configuration in its formats.
+        points: synthesised units; default: those that come with the package.
     """
-    reference = REFERENCE.get(config.quant, "")
-    data = load_units(reference) if measured is None else measured
-    lines = [_line(label, data, {name: 1.0}) for name, label in _SINGLE.items()]
-    share = 1.0
-    if "attend" in data:
-        share = config.attention_rows / load_accelerator(reference).attention_rows
-    lines.append(_line(f"ATTEND, {config.attention_rows} query rows", data, {"attend": share}))
-    groups = {"matrix": 1.0, "row_group": config.row_groups - 1.0}
-    # The array's own memories are its banks, counted from their sizes.
-    array = _line(f"MATRIX, {config.row_groups} row groups", data, groups, ("lut", "dsp"))
-    if all(name in data for name in groups):
-        # The queues of the weights, which are there once.
-        array.amounts["bram36"] = data["matrix"].bram36 - data["row_group"].bram36
+    known = _shipped_points() if points is None else points
+
+    def unit(name: str) -> UnitEstimate | None:
+        return estimate_unit(name, config, known)
+
+    lines = [_line(_label(name, config), {name: unit(name)}) for name in _SINGLE]
+    first = min(config.row_groups, first_groups(config))
+    parts = {"matrix": unit("matrix"), "row_group": unit("row_group")}
+    title = f"MATRIX, {config.row_groups} row groups"
+    more = {"matrix": 1, "row_group": config.row_groups - first}
+    array = _line(title, parts, more, ("lut", "dsp"))
+    matrix, group = parts["matrix"], parts["row_group"]
+    if matrix is not None and group is not None:
+        # The array's own memories are its banks, counted from their sizes. What is left are the
+        # queues of the weights, which are there once.
+        queues = matrix.amounts["bram36"] - first * group.amounts["bram36"]
+        array.amounts["bram36"] = max(0, round(queues))
     lines.append(array)
     return Resources((*lines, _banks(config)))
 
 
+def first_groups(config: AcceleratorConfig) -> int:
+    """Row groups in the synthesised unit `matrix`: one for each section."""
+    return int(getattr(config, "max_sections", 1))
+
+
+def _label(name: str, config: AcceleratorConfig) -> str:
+    rows = f", {config.attention_rows} query rows" if name == "attend" else ""
+    return _SINGLE[name] + rows
+
+
 def _line(
-    label: str, data: Mapping[str, UnitCost], times: Mapping[str, float],
+    label: str, parts: Mapping[str, UnitEstimate | None], times: Mapping[str, int] | None = None,
     kinds: tuple[str, ...] = KINDS,
 ) -> Line:  # fmt: skip
-    """The sum of some measured units, each so many times."""
-    if any(name not in data for name in times):
-        return Line(label, dict.fromkeys(("lut", "dsp"), None), "not synthesised yet")
+    """The sum of some units, each so many times (once)."""
+    every = [(part, 1 if times is None else times[name]) for name, part in parts.items()]
+    found = [(part, n) for part, n in every if part is not None]
+    if len(found) < len(every):
+        return Line(label, dict.fromkeys(("lut", "dsp"), None), "not synthesised", "missing")
     amounts: dict[str, int | None] = {
-        kind: round(sum(getattr(data[name], kind) * n for name, n in times.items()))
-        for kind in kinds
+        kind: round(sum(part.amounts[kind] * n for part, n in found)) for kind in kinds
     }
-    return Line(label, amounts, data[next(iter(times))].source)
+    worst, _ = min(found, key=lambda item: _HOW.index(item[0].how))
+    levels = max(part.levels for part, _ in found)
+    return Line(label, amounts, worst.source, worst.how, levels)
 
 
 def _banks(config: AcceleratorConfig) -> Line:
@@ -125,4 +166,4 @@ def _banks(config: AcceleratorConfig) -> Line:
     uram = -(-config.acc_words // 4096) * -(-2 * 32 * ROW_GROUP // 72)
     groups = config.row_groups
     amounts: dict[str, int | None] = {"bram36": groups * bram, "uram": groups * uram}
-    return Line("banks", amounts, "from sizes")
+    return Line("banks", amounts, "from sizes", "counted")
