@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Union
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from typing_extensions import Self
@@ -20,7 +20,7 @@ from lutvar.yaml_files import load_named
 
 from .quality import Quality
 
-Value = Union[bool, int, float, str]
+Value: TypeAlias = bool | int | float | str
 #: A candidate: a value for each dimension.
 Values = Mapping[str, Value]
 #: Dimensions beside the accelerator's fields.
@@ -129,7 +129,7 @@ class Space(_Strict):
             raise ExploreError(f"space {self.name}: {text}") from None
 
     def contains(self, config: AcceleratorConfig) -> bool:
-        """Whether an accelerator differs from the base in the space's fields alone, and is in it."""
+        """Whether an accelerator is a candidate: other fields are the base's."""
         base = load_accelerator(self.base)
         for key in AcceleratorConfig.model_fields:
             if key == "name" or (self.recipes and key in ("quant", "kv_format")):

@@ -87,10 +87,8 @@ def test_quality_of_recipes() -> None:
 def test_recipes_not_measured_in_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     rows = [json.loads(line) for line in RECORD.read_text().splitlines()]
-    kept = [
-        row for row in rows
-        if (row["key"]["recipe"], row["key"]["on"]) in (("fpqvar-fp4", "golden"), ("gptq-fp4", "fake"))
-    ]  # fmt: skip
+    wanted = (("fpqvar-fp4", "golden"), ("gptq-fp4", "fake"))
+    kept = [row for row in rows if (row["key"]["recipe"], row["key"]["on"]) in wanted]
     path.write_text("".join(json.dumps(row) + "\n" for row in kept))
     with pytest.raises(QualityError, match="computed in the same way"):
         load_quality(path, ["fpqvar-fp4", "gptq-fp4"])
