@@ -83,9 +83,8 @@ class Exploration:
         logging.getLogger("alembic").setLevel(logging.ERROR)
         self.task, self.storage, self.seed = task, storage, seed
         self._optuna = optuna
-        directions = [
-            "maximize" if OBJECTIVES[name] else "minimize" for name in task.objectives
-        ]  # fmt: skip
+        kinds = optuna.study.StudyDirection
+        directions = [kinds.MAXIMIZE if OBJECTIVES[n] else kinds.MINIMIZE for n in task.objectives]
         for patience in reversed(range(_PATIENCE)):
             try:
                 backend = _backend(storage)
@@ -230,7 +229,9 @@ class Exploration:
             if isinstance(kind, self._optuna.distributions.IntDistribution):
                 found[key] = trial.suggest_int(key, kind.low, kind.high, step=kind.step)
             else:
-                found[key] = trial.suggest_categorical(key, self.task.space.dimensions[key])
+                value = trial.suggest_categorical(key, self.task.space.dimensions[key])
+                assert value is not None  # no dimension has it as a value
+                found[key] = value
         return found
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -124,22 +124,22 @@ def evaluate(task: Task, values: Values) -> Worth:
     if limits.max_kl is not None:
         excess["kl"] = kl / limits.max_kl - 1
     used = {kind: found.total(kind) for kind in KINDS}
+    worth = Worth(dict(values), excess, used=used, synthesised=found.synthesised, kl=kl)
     missing = [line.unit for line in found.lines if line.how == "missing"]
     if missing:
         excess["synthesis"] = _IMPOSSIBLE
-        return Worth(dict(values), excess, f"not synthesised: {', '.join(missing)}", used, kl=kl)
-    known = {"used": used, "synthesised": found.synthesised, "kl": kl}
-    if any(value > 0 for value in excess.values()):
-        return Worth(dict(values), excess, **known)
+        return replace(worth, reason=f"not synthesised: {', '.join(missing)}")
+    if not worth.feasible:
+        return worth
     try:
         alone, staggered = _estimates(task, config, float(values[CLOCK]))
     except CompileError as error:
-        return Worth(dict(values), excess | {"model": _IMPOSSIBLE}, str(error), **known)
+        return replace(worth, excess=excess | {"model": _IMPOSSIBLE}, reason=str(error))
     gbs = max(alone.gigabytes_per_second, staggered.gigabytes_per_second)
     link = max(_busiest(alone), _busiest(staggered))
-    return Worth(
-        dict(values),
-        excess | {"memory": gbs / limits.memory_gbs - 1, "link": link / limits.link_gbs - 1},
+    return replace(
+        worth,
+        excess=excess | {"memory": gbs / limits.memory_gbs - 1, "link": link / limits.link_gbs - 1},
         latency=alone.latency,
         single=alone.images_per_second,
         throughput=staggered.images_per_second,
@@ -147,7 +147,6 @@ def evaluate(task: Task, values: Values) -> Worth:
         gbs=gbs,
         link_gbs=link,
         bound=(alone.bound, staggered.bound),
-        **known,
     )
 
 

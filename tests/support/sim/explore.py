@@ -53,7 +53,7 @@ def space(**changes: object) -> Space:
             },
             **changes,
         }
-    )  # type: ignore[arg-type] # fmt: skip
+    )  # fmt: skip
 
 
 def task(**changes: object) -> Task:
