@@ -16,8 +16,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.unit_costs import (
     UNIT_COSTS,
@@ -27,7 +25,7 @@ from lutvar.contract.unit_costs import (
     save_point,
     unit_fields,
 )
-from lutvar.yaml_files import validate
+from lutvar.yaml_files import parse_yaml, validate
 
 from .units import CACHE, UNITS, synthesise_unit, verilog_hash
 
@@ -71,7 +69,7 @@ def _changed(config: AcceleratorConfig, changes: Sequence[str]) -> AcceleratorCo
         key, equals, value = change.partition("=")
         if not equals or key not in values:
             raise ValueError(f"--set {change}: must be KEY=VALUE with a key of {', '.join(values)}")
-        values[key] = yaml.safe_load(value)
+        values |= parse_yaml(f"{key}: {value}", "--set")
     return validate(type(config), values, "--set")
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import yaml
 
 from .common import Number, command, emit, given, json_option, progress, refuse_with
 
@@ -104,7 +103,7 @@ def estimate(
     if as_table or config in BOARDS:
         names = BOARDS["vck190"] if as_table and not given("config") else BOARDS.get(config)
         requests = [
-            Request(hardware, model_shape(size), size, s, n, guided, clock, full)
+            Request(hardware, _shape(size), size, s, n, guided, clock, full)
             for hardware in map(load, names or (config,))
             for size in (MODELS if as_table else (model,))
             for s, n in PLANS
@@ -122,7 +121,7 @@ def estimate(
     if as_comparison:
         with progress("modelling formats") as update:
             lines = compare(
-                hardware, model_shape(model), model, schedule=schedule, batch=batch,
+                hardware, _shape(model), model, schedule=schedule, batch=batch,
                 guided=guided, clock=clock, full=full, on_done=update,
             )  # fmt: skip
         emit(
@@ -131,7 +130,7 @@ def estimate(
             compare_text(lines, hardware.name, model) + _changes_note(changes),
         )
         return
-    shape = model_shape(model)
+    shape = _shape(model)
     result = estimate_one(Request(hardware, shape, model, schedule, batch, guided, clock, full))
     used, times = resources(hardware), HostTimes.of(host, shape)
     emit(
@@ -165,8 +164,7 @@ def _changes_note(changes: Sequence[str]) -> str:
     return f"\n-changed: with {', '.join(changes)}" if changes else ""
 
 
-def model_shape(model: str) -> Any:
-    """Sizes of a released size, a shipped model or a model folder. Raises BadParameter."""
+def _shape(model: str) -> Any:
     if model in MODELS:
         from lutvar.contract.shape import TransformerShape
 
@@ -193,7 +191,7 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
                 f"{change!r}; it must be KEY=VALUE with a key of {', '.join(values)}",
                 param_hint="--set",
             )
-        values[key] = yaml.safe_load(value)  # numbers as numbers, as in a file
+        values[key] = value
     try:
         return type(config)(**{**values, "name": f"{config.name}-changed"})
     except ValidationError as error:

@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from lutvar.files import json_text, make_folder, write_file
 
 from .common import Number, command, emit, json_option, out_option, progress, seed_option
-from .estimate import MAX_CLOCK, model_shape
+from .estimate import MAX_CLOCK, _shape
 
 if TYPE_CHECKING:
     from lutvar.contract.unit_costs import UnitPoint
@@ -140,7 +139,7 @@ def explore(
         raise click.UsageError("--name names one accelerator: give one --pick with it")
     space = _space(space_name, changes, clocks, recipes, max_kl)
     points = None if costs is None else tuple(_points(costs))
-    shape, quality = model_shape(model), _quality(space, results)
+    shape, quality = _shape(model), _quality(space, results)
     task = Task(space, model, shape, quality, not no_guidance, points)
     exploration = Exploration(task, storage or str(out / "trials.log"), seed)
     with progress(f"trying {space.name}") as update:
@@ -169,6 +168,7 @@ def _space(
 ) -> Space:  # fmt: skip
     """The space with what the options change."""
     from lutvar.sim.explore.space import load_space
+    from lutvar.yaml_files import parse_yaml
 
     values: dict[str, list[Value]] = {}
     for change in changes:
@@ -178,7 +178,7 @@ def _space(
                 f"{change!r}; it must be KEY=VALUE, or several values with commas",
                 param_hint="--set",
             )
-        values[key] = [yaml.safe_load(part) for part in text.split(",")]
+        values |= parse_yaml(f"{key}: [{text}]", "--set")
     space = load_space(name).with_values(values)
     update: dict[str, object] = {}
     if clocks:
