@@ -131,7 +131,7 @@ def save_point(point: UnitPoint, path: Path = UNIT_COSTS) -> None:
     others = [p for p in load_points(path) if (p.unit, p.fields) != (point.unit, point.fields)]
     order = list(UNIT_FIELDS)
     points = sorted(
-        [*others, point], key=lambda p: (order.index(p.unit), json.dumps(dict(p.fields)))
+        [*others, point], key=lambda p: (order.index(p.unit), json_text(dict(p.fields)))
     )
     path.parent.mkdir(exist_ok=True)
     write_file(path, json_text({"points": [p.as_dict() for p in points]}, indent=1) + "\n")
