@@ -45,7 +45,7 @@ PARTS: dict[str, tuple[str, str]] = {
     "row group: dot product of a row": ("row_group", "rows_dot"),
     "row group: scaling and accumulation": ("row_group", "rows_scale_add"),
     "FRONT: lane of LayerNorm": ("front", "front_lane"),
-    "POST: lane with residual": ("post", "post_sum_lane"),
+    "POST: lane with residual": ("post", "post_multiply_add"),
     "ATTEND: scores of a row": ("attend", "attend_score_row"),
 }
 

@@ -58,7 +58,7 @@ class PostOp(IntEnum):
 
     STORE = 0  #: out = y * g, float32
     ADD = 1  #: out = in + y * g, float32: residual, guidance
-    GELU = 2  #: out = gelu(y), FP16
+    GELU = 2  #: out = gelu(y) * g + shift, FP16
     QKV = 3  #: records of q, k and v
 
 
@@ -155,7 +155,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("scalar", 16, "g as an FP16 pattern", kind="float16"),
         _address("output", "results of the first row used (QKV: its q records)"),
         _F("output_stride", 24, "bytes from row to row"),
-        _address("input", "rows to add, float32 (ADD only)"),
+        _address("input", "rows to add, float32 (ADD); shift of these columns, FP16 (GELU)"),
         _F("input_stride", 24, "bytes from row to row"),
         _address("vector_address", "g of these columns, FP16 (QKV: kappa of each q column's head)"),
         _F("heads", 6, "attention heads (QKV only)"),
@@ -163,6 +163,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _address("keys", "K record of head 0 and the first row used (QKV only)"),
         _address("values", "V record of head 0 and the first row used (QKV only)"),
         _F("head_stride", 24, "bytes from one head's records to the next's (QKV only)"),
+        _F("shift", 1, "GELU adds the vector at `input`; else nothing"),
     ]),
     Opcode.ATTEND: _place(PAYLOAD_LOW, [
         _F("rows", 10, "query rows, all of one sequence"),

@@ -113,6 +113,19 @@ class QuantConfig(_Strict):
         """Formats of the sites with a scale for each sign."""
         return tuple(s.format for s in self.sites.values() if s.format.dual)
 
+    def runs_in(self, build: QuantConfig) -> bool:
+        """Whether an accelerator built for a preset runs models of this one.
+
+        Rotation and the choice between the single and the dual format are fields of instructions,
+        so only what is wired in counts: code width, formats, ties and the sign vector.
+        """
+        fixed = ("weight", "ties", "hadamard_seed")
+        return (
+            all(getattr(self, name) == getattr(build, name) for name in fixed)
+            and {f.name for f in self.plain_formats} <= {build.plain_format.name}
+            and {f.name for f in self.dual_formats} <= {f.name for f in build.dual_formats}
+        )
+
     @property
     def plain_format(self) -> NumberFormat:
         """The single-scale activation format (that of qkv unless every site is dual)."""

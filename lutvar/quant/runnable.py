@@ -55,7 +55,7 @@ def quantize(model: str, config: AcceleratorConfig | str, recipe: Path | None = 
         return Quantized(loaded, transformer, config, origin | {"preset": transformer.config.name})
     made, transformer = export_file(recipe, loaded.var, config.kv_format)
     preset, formats = transformer.config, config.quant_config
-    if preset.model_dump(exclude={"name"}) != formats.model_dump(exclude={"name"}):
+    if not preset.runs_in(formats):
         raise ValueError(
             f"{recipe}: the recipe needs the formats of preset {preset.name}, {config.name} "
             f"has those of {config.quant}; choose an accelerator with that preset"

@@ -91,6 +91,8 @@ def _post(o: Mapping[str, int]) -> list[Piece]:
     rows, blocks, result = o["rows"], o["blocks"], []
     if o["vector"]:
         result.append(Piece("post", False, o["vector_address"], 2 * GROUP, ((blocks, 2 * GROUP),)))
+    if o["op"] == PostOp.GELU and o["shift"]:
+        result.append(Piece("post", False, o["input"], 2 * GROUP, ((blocks, 2 * GROUP),)))
     size = GROUP * (2 if o["op"] == PostOp.GELU else 4)
     if o["op"] == PostOp.ADD:
         repeats = ((blocks, size), (rows, o["input_stride"]))

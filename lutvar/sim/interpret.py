@@ -196,7 +196,8 @@ class Machine:
             g = self._half(o["vector_address"], columns)
         result: NDArray[Any]
         if o["op"] == PostOp.GELU:
-            result = pointwise.gelu(y)
+            shift = self._half(o["input"], columns) if o["shift"] else None
+            result = pointwise.gelu(y, g, shift)
         elif o["op"] == PostOp.ADD:
             x = np.ascontiguousarray(self._view(o["input"], o["input_stride"], rows, columns * 4))
             result = pointwise.add(x.view(np.float32), y, g)

@@ -98,12 +98,16 @@ def _gate_product(rng: np.random.Generator) -> UnitCase:
 
 
 def _odd(x: Floats, y: Floats) -> UnitCase:
-    exact = x.astype(np.float64) * y.astype(np.float64)
+    result = _to_odd(x.astype(np.float64) * y.astype(np.float64))
+    return UnitCase(5, {"x": pattern(x), "y": pattern(y)}, ("s", result))
+
+
+def _to_odd(exact: NDArray[np.float64]) -> Ints:
+    """float32 patterns: cut off, the last bit set if anything was lost."""
     near = pattern(exact.astype(np.float32))
     back = near.astype(np.uint32).view(np.float32).astype(np.float64)
     result = np.where(np.abs(back) > np.abs(exact), near - 1, near)
-    result |= (back != exact).astype(np.int64)
-    return UnitCase(5, {"x": pattern(x), "y": pattern(y)}, ("s", result))
+    return result | (back != exact).astype(np.int64)
 
 
 def _sum(rng: np.random.Generator) -> UnitCase:
@@ -188,18 +192,25 @@ def _normalise(rng: np.random.Generator) -> UnitCase:
 
 
 def _store_or_add(rng: np.random.Generator) -> UnitCase:
-    x, y, g = floats(rng, -12, 12), floats(rng, -12, 12), halves(rng) & 0xFBFF
-    product = y * half_values(g)
+    x, y, g = floats(rng, -12, 12), floats(rng, -12, 12), half_values(halves(rng) & 0xFBFF)
+    product = y * g
     total = x + np.where(product == 0, np.float32(0), product)
-    lag = {"y": 2, "x": 7}
-    return UnitCase(16, {"x": pattern(x), "y": pattern(y), "g": g}, ("sum", pattern(total)), lag)
+    inputs = {"x": pattern(x), "y": pattern(y), "g": pattern(g) >> 13}
+    return UnitCase(14, inputs, ("s", pattern(total)), {"x": 5})
 
 
 def _gelu(rng: np.random.Generator) -> UnitCase:
     y = floats(rng, -14, 5)
-    exact = y.astype(np.float64) * gelu_factor(y) * 2.0**-GELU_ONE + 0.0
-    inputs = {"y": pattern(y), "direct": np.zeros(COUNT, np.int64)}
-    return UnitCase(20, inputs, ("half", half_pattern(exact)))
+    exact = y.astype(np.float64) * gelu_factor(y) * 2.0**-GELU_ONE
+    return UnitCase(16, {"y": pattern(y)}, ("t", _to_odd(exact)))
+
+
+def _half(rng: np.random.Generator) -> UnitCase:
+    y, scaled = floats(rng, -28, 20), floats(rng, -28, 20)
+    direct = rng.integers(0, 2, COUNT)
+    found = half_pattern(np.where(direct, y, scaled).astype(np.float64) + 0.0)
+    inputs = {"y": pattern(y), "scaled": pattern(scaled), "direct": direct}
+    return UnitCase(4, inputs, ("half", found))
 
 
 def _gate(rng: np.random.Generator) -> UnitCase:
@@ -279,15 +290,16 @@ CASES: Mapping[str, Callable[[np.random.Generator], UnitCase]] = {
     "fp32_multiply_24": _product(24), "fp32_multiply_11": _product(11),
     "unit_post__lanes__records__product": _odd_product, "fp32_add": _sum, "rows_adder": _sum,
     "fp32_to_fp16": _to_half, "unit_post__lanes__records__convert": _to_half,
-    "fp16_to_fp32": _from_half, "unit_post__lanes__records__kappa": _high_from_half,
+    "fp16_to_fp32": _from_half, "post_from_half": _high_from_half,
     "fp16_to_fixed": _to_fixed, "fp16_from_sum": _from_sum, "front_lane": _normalise,
-    "post_sum_lane": _store_or_add, "post_half_lane": _gelu, "rows_scale": _scale,
+    "post_multiply_add": _store_or_add, "post_gelu_lane": _gelu, "post_half_lane": _half,
+    "rows_scale": _scale,
     "unit_front__statistics__rsqrt": _root("x"),
     "unit_post__lanes__records__root": _root("31 bits"),
     "front_lane__x_in": _high_from_half, "front_lane__scale_in": _high_from_half,
     "front_lane__shift_in": _high_from_half, "front_lane__centre": _difference,
     "front_lane__divide": _product(19), "front_lane__multiply": _half_product,
     "front_lane__add": _half_sum, "front_lane__z_out": _to_half,
-    "post_half_lane__gate": _gate, "post_half_lane__product": _gate_product,
+    "post_gelu_lane__gate": _gate, "post_gelu_lane__product": _gate_product,
     "post_half_lane__convert": _to_half, "split__check": _window,
 }  # fmt: skip

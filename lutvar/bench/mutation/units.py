@@ -172,7 +172,7 @@ class Units:
 
 #: Modules without state but pipelines: what they do wrong, programs see or their unit alone.
 _ARITHMETIC = re.compile(
-    r"fp(16|32)|_lane(?!s)|rows_|_dot|(score|value|weight)_row|partial_sums|reciprocal|rsqrt"
+    r"fp(16|32)|_lane(?!s)|multiply_add|from_half|rows_|_dot|(score|value|weight)_row|partial_sums|reciprocal|rsqrt"
     r"|__(maxima|scales|product|root|kappa|convert|squares|recoder|recode_\w+|hadamard)$"
 )
 

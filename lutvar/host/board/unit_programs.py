@@ -107,7 +107,9 @@ class _Tile:
         self._multiply(address(Region.IO, 0), ROW, norm)
         self._post(PostOp.ADD, address(Region.IO, at["sums"]), ROW, gate, at["residual"])
         self._multiply(address(Region.IO, at["sums"]), ROW, norm)
-        self._post(PostOp.GELU, address(Region.IO, at["gelu"]), ROW // 2, None, 0)
+        factor = self._vector(1 + 0.5 * rng.standard_normal(GROUP))
+        offset = self._vector(0.2 * rng.standard_normal(GROUP))
+        self._post(PostOp.GELU, address(Region.IO, at["gelu"]), ROW // 2, factor, 0, offset)
         half = address(Region.IO, at["gelu"])
         for block in range(1 + HEADS):
             self._multiply(half, ROW // 2, {})
@@ -169,16 +171,18 @@ class _Tile:
             rows=self.rows,
         )  # fmt: skip
 
-    def _post(self, op: PostOp, output: int, stride: int, gate: int | None, rows_at: int) -> None:
+    def _post(
+        self, op: PostOp, output: int, stride: int, gate: int, rows_at: int, shift: int = 0
+    ) -> None:
         for group in range(self.config.row_groups):
             first = group * ROW_GROUP
-            more = {}
+            more = {"input": shift, "shift": 1} if op == PostOp.GELU else {}
             if op == PostOp.ADD:
                 more = {"input": address(Region.IO, rows_at + first * ROW), "input_stride": ROW}
-            factors = {"scalar": _ONE} if gate is None else {"vector": 1, "vector_address": gate}
             self.build.add(
                 Opcode.POST, row_group=group, rows=ROW_GROUP, blocks=1, op=int(op),
-                output=output + first * stride, output_stride=stride, **factors, **more,
+                output=output + first * stride, output_stride=stride, vector=1,
+                vector_address=gate, **more,
             )  # fmt: skip
 
     def _records(self, block: int, kappa: int) -> None:

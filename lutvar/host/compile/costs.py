@@ -8,7 +8,7 @@ one may follow; its results are there `tail` cycles later.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lutvar.contract.accelerator import (
@@ -29,7 +29,7 @@ PORTS = (
 )  # fmt: skip
 
 
-_QKV = int(PostOp.QKV)
+_GELU, _QKV = int(PostOp.GELU), int(PostOp.QKV)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class UnitTimes:
         front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
         post_issue: POST, between instructions: pauses where the path changes, on average.
         post_tail: from the last block's first value to the last write, without its rows.
-        post_records: more of it when records are made.
+        post_gelu, post_records: more of it for GELU, and when records are made.
         post_drain: from the start to a block's first value in the lanes, beyond what its fetch
             takes without the memory.
         attend_min: ATTEND, fewest cycles of a block of n query rows beyond `4 n`.
@@ -60,22 +60,29 @@ class UnitTimes:
     front_statistics: int = 136
     post_issue: int = 2
     post_tail: int = 107
+    post_gelu: int = 16
     post_records: int = 27
     post_drain: int = 59
     attend_min: int = 12
     attend_tail: int = 120
 
 
-#: Cycles that scaling and accumulation in DSP58 are shorter than in LUTs.
-_DSP58_SAVES = 13
+#: Cycles that scaling and accumulation, and POST's sums, are shorter in DSP58 than in LUTs.
+_DSP58_SAVES, _DSP58_SAVES_POST = 13, 10
 
 
 def unit_times(config: AcceleratorConfig) -> UnitTimes:
     """The constants of a configuration."""
-    chain = config.row_groups - (_DSP58_SAVES if config.float32 == "dsp58" else 0)
+    chain, post = config.row_groups, UnitTimes()
+    if config.float32 == "dsp58":
+        chain -= _DSP58_SAVES
+        post = replace(
+            post, post_tail=post.post_tail - _DSP58_SAVES_POST,
+            post_records=post.post_records + _DSP58_SAVES_POST,
+        )  # fmt: skip
     if config.dot == "da":
-        return UnitTimes(fill=78, operand=191, matrix_start=215, matrix_tail=35 + chain)
-    return UnitTimes(matrix_tail=33 + chain)
+        return replace(post, fill=78, operand=191, matrix_start=215, matrix_tail=35 + chain)
+    return replace(post, matrix_tail=33 + chain)
 
 
 @dataclass(frozen=True)
@@ -125,10 +132,12 @@ class CostModel:
         return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
 
     def _of_post(self, o: Mapping[str, int]) -> Cost:
-        vector, op = o["vector"], o["op"]
+        vectors, op = o["vector"], o["op"]
         if op == _QKV:  # k and v have no factors
-            vector &= o["block_first"] < o["heads"] // 2
-        return self._post_cost(o["rows"], o["blocks"], op, vector)
+            vectors &= o["block_first"] < o["heads"] // 2
+        elif op == _GELU:
+            vectors += o["shift"]
+        return self._post_cost(o["rows"], o["blocks"], op, vectors)
 
     def _of_attend(self, o: Mapping[str, int]) -> Cost:
         return self._attend_cost(o["rows"], o["heads"], o["keys"])
@@ -166,26 +175,27 @@ class CostModel:
             return Cost(rows * (words + 1) + 2 * words, tail, (("front", moved),))
         return Cost(rows * words, tail, (("front", rows * width * 2),))
 
-    def _post(self, rows: int, blocks: int, op: int, vector: int) -> Cost:
+    def _post(self, rows: int, blocks: int, op: int, vectors: int) -> Cost:
         t, columns = self.times, blocks * GROUP
-        read = columns * 2 if vector else 0
+        read = columns * 2 * vectors
         written = rows * columns * 4
         # 16 rows are drained, whatever part of them is used.
         drain = GROUP * ROW_GROUP // DRAIN_VALUES
-        compute, records = 8 * rows, 0
+        compute, more = 8 * rows, 0
         if op == PostOp.ADD:
-            compute += 4 if vector else 0
+            compute += 4 * vectors
             read += written
         elif op == PostOp.GELU:
-            compute, written = 4 * rows, written // 2
+            compute, written, more = 4 * rows, written // 2, t.post_gelu
         elif op == PostOp.QKV:
             # A record of 64 bytes for 64 columns; those of k of all rows are one write.
-            compute, written, records = 4 * rows, rows * columns, t.post_records + rows
+            compute, written, more = 4 * rows, rows * columns, t.post_records + rows
         block, latency = max(drain, compute), drain_latency(self.config)
         # The last block counts whole in what is occupied; few rows leave it sooner.
-        tail = t.post_tail + latency + compute + records - block + t.memory
+        tail = t.post_tail + latency + compute + more - block + t.memory
         if read:
-            tail += max(0, t.memory - t.post_drain - latency)
+            # A second vector comes four beats later.
+            tail += max(0, t.memory + 4 * max(0, vectors - 1) - t.post_drain - latency)
         traffic = (("post_read", read), ("post_write", written))
         return Cost(t.post_issue + blocks * block, tail, traffic)
 

@@ -68,7 +68,7 @@ class PostEmitter:
         fixed = {
             "acc_bank": accumulator, "blocks": tile.outputs // GROUP, "scalar": ONE,
             "vector": 0, "input": 0, "input_stride": 0, "vector_address": 0,
-            "heads": 0, "block_first": 0, "keys": 0, "values": 0, "head_stride": 0,
+            "heads": 0, "block_first": 0, "keys": 0, "values": 0, "head_stride": 0, "shift": 0,
         }  # fmt: skip
         sums = Access(self._tensors.accumulators, 0, 1, accumulator, accumulator + 1)
         make = {"qkv": self._records, "fc1": self._gelu, HEAD: self._logits}
@@ -83,10 +83,16 @@ class PostEmitter:
                 )  # fmt: skip
 
     def _gelu(
-        self, _op: Operation, tile: WeightTile, number: int, _part: _Part, fixed: Operands
+        self, op: Operation, tile: WeightTile, number: int, _part: _Part, fixed: Operands
     ) -> _Send:
-        plan = self._plan
+        plan, layout = self._plan, self._layout
         fixed = {**fixed, "op": int(PostOp.GELU), "output_stride": plan.h_stride}
+        for name, flag, field in (
+            ("factor", "vector", "vector_address"), ("shift", "shift", "input"),
+        ):  # fmt: skip
+            if name in layout.hidden:
+                at = layout.hidden_vector(op.block, name) + tile.first * 2
+                fixed |= {flag: 1, field: address(Region.MODEL, at)}
 
         def send(rows: Rows) -> _Sent:
             more = {**fixed, "output": plan.h(rows.first) + tile.first * 2}

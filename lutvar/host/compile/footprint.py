@@ -76,6 +76,8 @@ def _post(o: Operands) -> Footprint:
     rows, columns = o["rows"], o["blocks"] * GROUP
     if o["vector"] and o["op"] != PostOp.QKV:
         result.model = [(o["vector_address"], columns * 2)]
+    if o["op"] == PostOp.GELU and o["shift"]:
+        result.model.append((o["input"], columns * 2))
     if o["op"] == PostOp.QKV:
         _records(o, result)
         return result

@@ -2,8 +2,9 @@
 """Where the parts of a packed transformer lie in region MODEL, from sizes alone.
 
 Order: the layers (block by block: qkv, proj, fc1, fc2; then the head), each as its tiles of
-outputs, each tile as its weight panels in order of groups; then kappa of each block; then the
-class vectors, label by label. Tiles start at multiples of 4 KiB, vectors at multiples of 64 bytes.
+outputs, each tile as its weight panels in order of groups; then kappa of each block; then, block by
+block, what GELU's results are multiplied with and get added; then the class vectors, label by
+label. Tiles start at multiples of 4 KiB, vectors at multiples of 64 bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.memory import panel_beats
-from lutvar.contract.quant_preset import GROUP, SITE_NAMES
+from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
@@ -26,6 +27,8 @@ HEAD = "head"
 #: Vectors of a block for a class, in memory order, each C values of FP16.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
 HEAD_VECTORS = ("scale", "shift")
+#: Vectors of a block behind GELU, in memory order, each [hidden] of FP16; a model may lack either.
+HIDDEN_VECTORS = ("factor", "shift")
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,8 @@ class ModelLayout:
         labels: classes whose vectors are in the image, in order; the null class included.
         layers: block by block, then the head.
         kappa_base, class_base, size: byte offsets.
+        quant: how the model's linears are treated; a preset that the accelerator runs.
+        hidden: which of `HIDDEN_VECTORS` the model has.
     """
 
     shape: TransformerShape
@@ -150,14 +155,29 @@ class ModelLayout:
     kappa_base: int
     class_base: int
     size: int
+    quant: QuantConfig
+    hidden: tuple[str, ...]
 
     @classmethod
     def of(
-        cls, shape: TransformerShape, config: AcceleratorConfig, labels: Sequence[int] = ()
+        cls,
+        shape: TransformerShape,
+        config: AcceleratorConfig,
+        labels: Sequence[int] = (),
+        quant: QuantConfig | None = None,
+        hidden: Sequence[str] = (),
     ) -> ModelLayout:
-        """Lay out a transformer. Raises CompileError for sizes that the accelerator cannot run."""
+        """Lay out a transformer; `quant` None is the accelerator's own preset.
+
+        Raises CompileError for sizes or formats that the accelerator cannot run.
+        """
         check_limits(shape, config)
-        quant, bits = config.quant_config, config.quant_config.code_bits
+        quant, bits = quant or config.quant_config, config.quant_config.code_bits
+        if not quant.runs_in(config.quant_config):
+            raise CompileError(
+                f"the model is quantized with preset {quant.name}, {config.name} runs "
+                f"{config.quant}; quantize with {config.quant}"
+            )
         sizes = {
             "qkv": (shape.width, 3 * shape.width),
             "proj": (shape.width, shape.width),
@@ -192,8 +212,9 @@ class ModelLayout:
                     slices,
                 )
             )
-        class_base = at + shape.depth * shape.width * 2
-        layout = cls(shape, config, tuple(labels), tuple(layers), at, class_base, 0)
+        hidden = tuple(name for name in HIDDEN_VECTORS if name in hidden)
+        class_base = at + shape.depth * (shape.width + len(hidden) * shape.hidden) * 2
+        layout = cls(shape, config, tuple(labels), tuple(layers), at, class_base, 0, quant, hidden)
         size = class_base + len(layout.labels) * layout.class_stride
         object.__setattr__(layout, "size", -(-size // PAGE) * PAGE)
         return layout
@@ -220,6 +241,11 @@ class ModelLayout:
     def kappa(self, block: int) -> int:
         """Offset of a block's kappa vector: [C], each head's value 64 times."""
         return self.kappa_base + block * self.vector_bytes
+
+    def hidden_vector(self, block: int, name: str) -> int:
+        """Offset of a vector behind a block's GELU (a name in `hidden`), [hidden]."""
+        index = block * len(self.hidden) + self.hidden.index(name)
+        return self.kappa(self.shape.depth) + index * self.shape.hidden * 2
 
     def class_offset(self, label: int) -> int:
         """Offset of the vectors of a class. Raises CompileError if it was not packed."""

@@ -19,7 +19,7 @@ from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
-from .model_layout import HEAD, LayerPlan, ModelLayout
+from .model_layout import HEAD, HIDDEN_VECTORS, LayerPlan, ModelLayout
 from .packed import Allocate, Bytes, PackedTransformer
 
 
@@ -109,6 +109,10 @@ class CodedTransformer(Protocol):
         """The layer behind the last norm."""
         ...
 
+    def hidden_vector(self, block: int, name: Any, /) -> NDArray[np.float16] | None:
+        """What GELU's results of a block are multiplied with ("factor"), or get added ("shift")."""
+        ...
+
     def layer(self, block: int, name: Any, /) -> CodedLinear:
         """A layer of a block."""
         ...
@@ -128,7 +132,7 @@ def pack_transformer(
     """Pack a quantized transformer for an accelerator.
 
     Args:
-        transformer: its preset and cache format must be those of the accelerator.
+        transformer: its preset must be one that the accelerator runs, its cache format the same.
         config: the accelerator.
         labels: classes to hold vectors of; the null class comes along. Default: all of them.
         model: free description for the file.
@@ -137,12 +141,6 @@ def pack_transformer(
     Raises:
         CompileError: a model that the accelerator cannot run.
     """
-    formats = config.quant_config.model_dump(exclude={"name"})
-    if transformer.config.model_dump(exclude={"name"}) != formats:
-        raise CompileError(
-            f"the model is quantized with preset {transformer.config.name}, {config.name} runs "
-            f"{config.quant}; quantize with {config.quant}"
-        )
     if transformer.kv_format.name != config.kv_format:
         raise CompileError(
             f"the model's cache format is {transformer.kv_format.name}, {config.name} has "
@@ -154,7 +152,14 @@ def pack_transformer(
         wrong = labels[0] if labels[0] < 0 else labels[-1]
         raise CompileError(f"class {wrong}: the model has 0 to {null - 1}")
     classes = range(null) if labels is None else [label for label in labels if label != null]
-    layout = ModelLayout.of(transformer.shape, config, (*classes, null))
+    hidden = {
+        name: [transformer.hidden_vector(i, name) for i in range(transformer.shape.depth)]
+        for name in HIDDEN_VECTORS
+    }
+    present = [name for name, rows in hidden.items() if any(row is not None for row in rows)]
+    layout = ModelLayout.of(
+        transformer.shape, config, (*classes, null), transformer.config, present
+    )
     image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
     exponents = []
     for block in range(layout.shape.depth):
@@ -165,6 +170,11 @@ def pack_transformer(
             exponents.append(int(layer.exponent))
         kappa = np.repeat(transformer.kappa[block].astype(np.float16), HEAD_DIM)
         _put(image, layout.kappa(block), kappa)
+        for name in layout.hidden:
+            vector = hidden[name][block]
+            if vector is None:
+                vector = np.full(layout.shape.hidden, name == "factor", np.float16)
+            _put(image, layout.hidden_vector(block, name), vector)
     _pack_layer(image, layout.layer(0, HEAD), transformer.head, config, None)
     exponents.append(int(transformer.head.exponent))
     each = transformer.each_class(layout.labels)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
 from lutvar.files import OutputError, json_text, write_file
 
@@ -34,7 +35,10 @@ from .model_layout import PAGE, ModelLayout
 from .program import accelerator_hash
 
 FORMAT = "lutvar-image-1"  #: the metadata entry of image files
-_KEYS = ("shape", "accelerator", "labels", "exponents", "epsilon", "null_label", "model", "sha256")
+_KEYS = (
+    "shape", "accelerator", "labels", "quant", "hidden", "exponents", "epsilon", "null_label",
+    "model", "sha256",
+)  # fmt: skip
 #: Bytes that are hashed or written at a time.
 _PIECE = 1 << 24
 Bytes = NDArray[np.uint8]
@@ -78,6 +82,8 @@ class PackedTransformer:
             "shape": asdict(self.layout.shape),
             "accelerator": f"{accelerator_hash(self.layout.config):016x}",
             "labels": list(self.layout.labels),
+            "quant": self.layout.quant.model_dump(mode="json"),
+            "hidden": list(self.layout.hidden),
             "exponents": list(self.exponents),
             "epsilon": self.epsilon,
             "null_label": self.null_label,
@@ -122,7 +128,8 @@ class PackedTransformer:
         shape = TransformerShape(
             **{**meta["shape"], "patch_nums": tuple(meta["shape"]["patch_nums"])}
         )
-        layout = ModelLayout.of(shape, config, meta["labels"])
+        quant = QuantConfig(**meta["quant"])
+        layout = ModelLayout.of(shape, config, meta["labels"], quant, meta["hidden"])
         if layout.size != image.nbytes:
             raise ImageError(
                 f"{path} holds {image.nbytes} bytes, its sizes need {layout.size}; pack again"

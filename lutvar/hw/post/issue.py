@@ -12,8 +12,7 @@ from lutvar.hw.units.count import Level
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.units.pipeline import valid_line
 
-from .lane import HalfLane
-from .lanes import GELU_CYCLES, SUM_CYCLES
+from .lanes import LaneTimes
 from .orders import PARTS, Path, job_layout
 from .records import RecordMaker
 from .transpose import SLOTS
@@ -22,23 +21,17 @@ from .transpose import SLOTS
 #: cycles until they can be written.
 _REQUESTS = 32
 
-#: Cycles between a value for GELU and one of another path, both excluded: sums would overtake it,
-#: values for records meet its products in the conversion.
-GELU_TO_SUM = GELU_CYCLES - SUM_CYCLES
-GELU_TO_RECORD = HalfLane.GELU_LEAD
-# Sums and GELU results leave after the records that were near when their path began.
-assert 1 < GELU_TO_SUM <= GELU_TO_RECORD and RecordMaker.NEAR <= SUM_CYCLES < GELU_CYCLES
-
 
 class Issue(wiring.Component):
     """Parts of jobs in order, one or two in each cycle when all that they need is there.
 
     Behind it nothing waits: places for results are taken in advance (`sent` returns them).
     Results leave the lanes in the order in which their values enter: GELU takes longer than sums,
-    records longer than GELU, so only a change to a shorter path waits, and one from GELU to records
-    (`HalfLane`).
+    records longer than GELU, so only a change to a shorter path waits, and one from GELU to
+    records, whose values would meet its results in the conversion (`HalfLane`).
 
     Args:
+        times: of the lanes.
         places: beats that the burst writer takes without pause.
         pipelined: False: a beat of results enters only when the last one has left the lanes.
     """
@@ -47,8 +40,10 @@ class Issue(wiring.Component):
     request: Out(stream.Signature(transfer_layout()))  #: to the burst writer
     written: In(1)  #: a block was stored
     release: Out(1)  #: the oldest block was read
-    factors_valid: In(1)  #: see `OperandReader`
-    factors_release: Out(1)  #: see `OperandReader`
+    factors_valid: In(1)  #: see `VectorReader`
+    factors_release: Out(1)  #: see `VectorReader`
+    shifts_valid: In(1)  #: see `VectorReader`
+    shifts_release: Out(1)  #: see `VectorReader`
     row_valid: In(1)  #: see `OperandReader`
     row_take: Out(1)  #: see `OperandReader`
     #: a part of 16 values enters, or two of them (paths other than SUM): of `job.payload`, `part`
@@ -62,8 +57,8 @@ class Issue(wiring.Component):
     requests: Out(10)  #: writes so far, modulo 2**10
     last: Out(1)  #: one cycle: an instruction's last part
 
-    def __init__(self, places: int, pipelined: bool) -> None:
-        self.places, self.pipelined = places, pipelined
+    def __init__(self, times: LaneTimes, places: int, pipelined: bool) -> None:
+        self.times, self.places, self.pipelined = times, places, pipelined
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -86,6 +81,7 @@ class Issue(wiring.Component):
             self.fire.eq(
                 self.job.valid & blocks.some & (path == job.path)
                 & (~job.vector | self.factors_valid)
+                & (~job.shift | self.shifts_valid)
                 & (~job.add | self.row_valid)
                 & (~begin | (places.some & ((inside == 0) | self.pipelined)))
                 & ((step != 0) | queue.i.ready)
@@ -96,6 +92,7 @@ class Issue(wiring.Component):
             self.row_take.eq(self.fire & job.add),
             self.release.eq(self.fire & end & job.release),
             self.factors_release.eq(self.release & job.vector),
+            self.shifts_release.eq(self.release & job.shift),
             self.last.eq(self.fire & end & job.last),
             queue.i.valid.eq(self.fire & (step == 0) & job.request),
             queue.i.payload.address.eq(Cat(Const(0, 6), job.address)),
@@ -114,13 +111,14 @@ class Issue(wiring.Component):
     def _clear(self, m: Module, path: Value, enter: Value) -> Value:
         """Values of the job's path may enter from the next cycle on, whatever is in the lanes."""
         # Cycles in which values for GELU entered.
-        gelu = valid_line(m, self.fire & (path == Path.GELU), GELU_TO_RECORD - 1, "gelu")
+        times = self.times
+        gelu = valid_line(m, self.fire & (path == Path.GELU), times.gelu_to_record - 1, "gelu")
         far = Signal(range(RecordMaker.UNDER_WAY + 1))  # records begun and not near yet
         clear = Signal()
         m.d.sync += far.eq(far + (enter & (path == Path.RECORD)) - self.near)
         with m.Switch(self.job.payload.path):
             with m.Case(Path.SUM):
-                m.d.comb += clear.eq((far == 0) & ~gelu[: GELU_TO_SUM - 1].any())
+                m.d.comb += clear.eq((far == 0) & ~gelu[: times.gelu_to_sum - 1].any())
             with m.Case(Path.GELU):
                 m.d.comb += clear.eq(far == 0)
             with m.Default():

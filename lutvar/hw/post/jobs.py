@@ -57,6 +57,7 @@ class JobGenerator(wiring.Component):
             job.kind.eq(Mux(heads, Mux(upper, Kind.K, Kind.V), Kind.Q)),
             job.add.eq(order.add),
             job.vector.eq(order.vector & ~heads),
+            job.shift.eq(order.shift),
             job.scalar.eq(Mux(records & heads, ONE, order.scalar)),
             job.row.eq(order.row_first + row),
             job.upper.eq(upper),

@@ -38,11 +38,12 @@ def drain_order(config: AcceleratorConfig) -> data.StructLayout:
 
 def operand_order() -> data.StructLayout:
     """What to read: for each of the first `vector_blocks` blocks the factors; when `add`, for
-    each block all rows. Addresses and strides in beats."""
+    each block all rows at `input`, or with `shift` its shifts there, `rows` being 1.
+    Addresses and strides in beats."""
     return data.StructLayout(
         {
-            "add": 1, "rows": 5, "blocks": 8, "vector_blocks": 8, "vector": BEAT_ADDRESS,
-            "input": BEAT_ADDRESS, "input_stride": STRIDE,
+            "add": 1, "shift": 1, "rows": 5, "blocks": 8, "vector_blocks": 8,
+            "vector": BEAT_ADDRESS, "input": BEAT_ADDRESS, "input_stride": STRIDE,
         }
     )  # fmt: skip
 
@@ -55,8 +56,8 @@ def job_order() -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "path": 2, "add": 1, "vector": 1, "scalar": 16, "row_first": 4, "rows": 5, "blocks": 8,
-            "row_blocks": 8, "output": BEAT_ADDRESS, "output_stride": STRIDE,
+            "path": 2, "add": 1, "vector": 1, "shift": 1, "scalar": 16, "row_first": 4, "rows": 5,
+            "blocks": 8, "row_blocks": 8, "output": BEAT_ADDRESS, "output_stride": STRIDE,
             "keys": BEAT_ADDRESS, "values": BEAT_ADDRESS, "head_stride": STRIDE,
         }
     )  # fmt: skip
@@ -72,7 +73,8 @@ def job_layout() -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "path": 2, "kind": 2, "add": 1, "vector": 1, "scalar": 16, "row": 4, "upper": 1,
-            "whole": 1, "release": 1, "last": 1, "request": 1, "address": BEAT_ADDRESS, "beats": 5,
+            "path": 2, "kind": 2, "add": 1, "vector": 1, "shift": 1, "scalar": 16, "row": 4,
+            "upper": 1, "whole": 1, "release": 1, "last": 1, "request": 1,
+            "address": BEAT_ADDRESS, "beats": 5,
         }
     )  # fmt: skip

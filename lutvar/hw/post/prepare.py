@@ -156,12 +156,14 @@ class Prepare(wiring.Component):
         path: Value = Const(Path.SUM, 2)
         for op, other in ((PostOp.GELU, Path.GELU), (PostOp.QKV, Path.RECORD)):
             path = Mux(p.op == op, other, path)
+        shift = p.shift & (p.op == PostOp.GELU)
         m.d.comb += [
             drain.bank.eq(p.acc_bank),
             drain.row_group.eq(p.row_group),
             drain.blocks.eq(p.blocks),
-            operands.add.eq(p.op == PostOp.ADD),
-            operands["rows"].eq(p.rows),
+            operands.add.eq((p.op == PostOp.ADD) | shift),
+            operands.shift.eq(shift),
+            operands["rows"].eq(Mux(shift, 1, p.rows)),
             operands.blocks.eq(p.blocks),
             operands.vector_blocks.eq(
                 Mux(p.vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)
@@ -172,6 +174,7 @@ class Prepare(wiring.Component):
             jobs.path.eq(path),
             jobs.add.eq(p.op == PostOp.ADD),
             jobs.vector.eq(p.vector),
+            jobs.shift.eq(shift),
             jobs.scalar.eq(p.scalar),
             jobs.row_first.eq(p.row_first),
             jobs["rows"].eq(p.rows),

@@ -13,7 +13,6 @@ from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.memory import RECORD_BYTES, SCALE_BYTE
 from lutvar.hw.units.float_steps import BIAS, FRACTION, normalise_step
-from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
 from lutvar.hw.units.fp32_to_fp16 import Fp32ToFp16
 from lutvar.hw.units.pipeline import delay, valid_line
@@ -21,7 +20,7 @@ from lutvar.hw.units.quantizer import Quantizer
 from lutvar.hw.units.rsqrt import Rsqrt
 from lutvar.hw.units.tables import lookup
 
-from .lane import HALF_BITS
+from .multiply_add import HALF_AS_FLOAT, HALF_BITS
 from .transpose import PART
 
 BEATS = HEAD_DIM // PART  #: beats of a head
@@ -36,8 +35,9 @@ class Kind(IntEnum):
 
 
 def tag_layout() -> data.StructLayout:
-    """Which record comes: its kind and the factor of its scale (1 for K), an FP16 pattern."""
-    return data.StructLayout({"kind": 2, "kappa": 16})
+    """Which record comes: its kind and the factor of its scale (1 for K), which was FP16: the
+    upper bits of its float32."""
+    return data.StructLayout({"kind": 2, "kappa": HALF_AS_FLOAT})
 
 
 class SquareSum(wiring.Component):
@@ -112,6 +112,9 @@ class RecordMaker(wiring.Component):
     Latency: `LATENCY` cycles from a head's first beat, when its second follows at once.
     Throughput: one beat in each cycle. Nothing is ever refused. Cost: 32 lanes of the quantizer, 4
     DSPs and 1 BRAM36 besides.
+
+    Args:
+        near: cycles from `near` to `done`.
     """
 
     #: From squares.done to the record's scale.
@@ -120,7 +123,6 @@ class RecordMaker(wiring.Component):
         2 * BEATS - 1 + Quantizer.LATENCY + (PART - 1).bit_length()
         + SquareSum.LATENCY + _SCALE_LATENCY + 1
     )  # fmt: skip
-    NEAR = 21
     #: Heads between `tag` and `record` at most, with a tag up to 16 cycles early.
     UNDER_WAY = 32
     assert BEATS * UNDER_WAY > LATENCY + 16
@@ -131,10 +133,10 @@ class RecordMaker(wiring.Component):
     valid: In(1)  #: a beat is here
     record: Out(RECORD_BYTES * 8)  #: 512 bits as they lie in memory
     done: Out(1)  #: one cycle for each record
-    near: Out(1)  #: one cycle, `NEAR` cycles before a record's `done`
+    near: Out(1)  #: one cycle, this many cycles before a record's `done`
 
-    def __init__(self, fmt: NumberFormat) -> None:
-        self.fmt = fmt
+    def __init__(self, fmt: NumberFormat, near: int) -> None:
+        self.fmt, self.near_cycles = fmt, near
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -158,7 +160,9 @@ class RecordMaker(wiring.Component):
         amax = Signal(16, name="peak", reset_less=True)
         latency = self._SCALE_LATENCY
         second_beat = quantizer.o.valid & (position == BEATS - 1)
-        wait = valid_line(m, second_beat, SquareSum.LATENCY + latency + 1 - self.NEAR, "wait")
+        wait = valid_line(
+            m, second_beat, SquareSum.LATENCY + latency + 1 - self.near_cycles, "wait"
+        )
         complete = wait[0]
         m.d.comb += self.near.eq(wait[-1])
         with m.If(quantizer.o.valid):
@@ -174,14 +178,14 @@ class RecordMaker(wiring.Component):
         # Reciprocal root of N, times kappa, rounded once.
         tag = data.View(tag_layout(), self._line(m, "tags", self.tag, self.tag_valid, squares.done))
         m.submodules.root = root = Rsqrt()
-        m.submodules.kappa = kappa = Fp16ToFp32()
         m.submodules.product = product = Fp32Multiply(HALF_BITS, odd=True)
         m.submodules.convert = convert = Fp32ToFp16()
         m.d.comb += [
             root.x.eq(squares.total),
-            kappa.x.eq(tag.kappa),
             product.x.eq(root.y),
-            product.y.eq(delay(m, kappa.y, Rsqrt.LATENCY - Fp16ToFp32.LATENCY, "kappa_line")),
+            product.y.eq(
+                Cat(Const(0, 32 - HALF_AS_FLOAT), delay(m, tag.kappa, Rsqrt.LATENCY, "kappa_line"))
+            ),
             convert.x.eq(product.s),
         ]
         history = valid_line(m, squares.done, latency, "history")

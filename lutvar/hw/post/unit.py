@@ -27,10 +27,12 @@ from lutvar.hw.units.memory import Fifo
 from .drain import Drain
 from .issue import Issue
 from .jobs import JobGenerator
-from .lanes import Lanes
+from .lanes import AT_SCALED, AT_SUM, Lanes
 from .operands import OperandReader
+from .orders import Path
 from .prepare import MAX_STARTED, Prepare
 from .transpose import BlockBuffer
+from .vectors import VectorReader
 
 ORDERS = 4  #: instructions that wait at each part
 JOBS = 16  #: rows that wait
@@ -45,12 +47,14 @@ class PostUnit(UnitComponent):
 
     Cycles of an instruction, from `done` of the one before: `blocks * max(64, r)` while memory
     keeps up; r is `8 * rows` for STORE and ADD, `4 * rows` for GELU and QKV, for an ADD with
-    vector `8 * rows + 4` (beats read). Where the path changes and rows wait, there is a pause: 5
-    cycles from GELU to STORE and ADD, 16 from GELU to QKV, 33 from QKV to others, else 1. Alone,
+    vector `8 * rows + 4` (beats read). Where the path changes and rows wait, there is a pause: 20
+    cycles from GELU to STORE and ADD, 31 from GELU to QKV, 33 from QKV to others, else 1. Alone,
     from its start: `(blocks - 1) * max(64, r) + drain_latency + 107 + r + p` and the latency of a
-    write response; p is 0 for STORE and ADD, 1 for GELU, 27 for q and `26 + rows` for k and v;
-    more by what memory's latency for reading exceeds `drain_latency + 59`. An ADD of rows that
-    instructions under way store begins when they are complete (`Prepare`).
+    write response; p is 0 for STORE and ADD, 16 for GELU, 27 for q and `26 + rows` for k and v;
+    more by what memory's latency for reading exceeds `drain_latency + 59`, with factors and shifts
+    4 cycles sooner. With `float32: dsp58` results other than records are 10 cycles earlier, the
+    pause from GELU to QKV is 21 cycles and that from QKV 43. An ADD of rows that instructions
+    under way store begins when they are complete (`Prepare`).
     """
 
     drain: View  #: out: requests to the matrix unit
@@ -80,9 +84,11 @@ class PostUnit(UnitComponent):
         m.submodules.drainer = drainer = Drain(config)
         m.submodules.operands = operands = OperandReader()
         m.submodules.generator = generator = JobGenerator()
-        m.submodules.issue = issue = Issue(WRITE_PLACES, config.pipelined)
         m.submodules.buffer = buffer = BlockBuffer()
-        m.submodules.lanes = lanes = Lanes(config.kv)
+        m.submodules.lanes = lanes = Lanes(config)
+        times = lanes.times
+        m.submodules.vectors = vectors = VectorReader(AT_SUM, AT_SCALED, times.shifts)
+        m.submodules.issue = issue = Issue(times, WRITE_PLACES, config.pipelined)
         m.submodules.jobs = jobs = Fifo(generator.job.payload.shape(), JOBS)
         wiring.connect(m, wiring.flipped(self.command), prepare.command)
         for name, port in (("drain", drainer), ("operands", operands), ("jobs", generator)):
@@ -109,21 +115,34 @@ class PostUnit(UnitComponent):
             buffer.read_part.eq(issue.part[1:]),
             issue.written.eq(buffer.written),
             issue.row_valid.eq(operands.row_valid),
-            issue.factors_valid.eq(operands.factors_valid),
             operands.row_take.eq(issue.row_take),
-            operands.factors_part.eq(issue.part),
-            operands.factors_release.eq(issue.factors_release),
+            vectors.beat.eq(operands.row),
+            vectors.fire.eq(issue.fire),
+            vectors.gelu.eq(issue.job.payload.path == Path.GELU),
+            vectors.part.eq(issue.part),
+            vectors.vector.eq(issue.job.payload.vector),
+            vectors.scalar.eq(issue.job.payload.scalar),
+            vectors.shift.eq(issue.job.payload.shift),
             lanes.fire.eq(issue.fire),
             lanes.job.eq(issue.job.payload),
             lanes.part.eq(issue.part),
             lanes.row.eq(operands.row),
-            lanes.factors.eq(operands.factors),
+            lanes.factors.eq(vectors.factors),
+            lanes.shifts.eq(vectors.shifts),
+            lanes.late.eq(vectors.late),
             lanes.values.eq(buffer.part),
             writer.data.valid.eq(lanes.push),  # there is a place: `issue` has counted
             writer.data.payload.eq(lanes.beat),
             issue.left.eq(lanes.push),
             issue.near.eq(lanes.near),
         ]
+        for name in ("factors", "shifts"):
+            m.d.comb += [
+                getattr(operands, f"{name}_room").eq(getattr(vectors, f"{name}_room")),
+                getattr(vectors, f"place_{name}").eq(getattr(operands, f"place_{name}")),
+                getattr(issue, f"{name}_valid").eq(getattr(vectors, f"{name}_valid")),
+                getattr(vectors, f"{name}_release").eq(getattr(issue, f"{name}_release")),
+            ]
         m.d.sync += issue.sent.eq(writer.memory.wvalid & writer.memory.wready)
         self._complete(m, issue, writer, prepare)
         connect_masters(m, self, (reader, writer))

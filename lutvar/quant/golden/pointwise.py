@@ -78,12 +78,34 @@ def add(x: Float32, y: Float32, g: NDArray[np.float16] | float) -> Float32:
     return np.asarray(x, np.float32) + store(y, g)
 
 
-def gelu(y: Float32) -> Half:
-    """GELU: `fp16(y * gate(y))`, one rounding of the exact product."""
+def gelu(
+    y: Float32, g: NDArray[np.float16] | float = 1.0, shift: NDArray[np.float16] | None = None
+) -> Half:
+    """GELU: `fp16(RNE(RNE(t * g) + shift))`, t = `y * gate(y)` in 24 bits, rounded to odd.
+
+    With g 1 and without shift one rounding of the exact product.
+
+    Args:
+        y: float32 [..., N].
+        g: FP16 factors [N], or a scalar that is an FP16 number.
+        shift: FP16 [N].
+    """
     y = np.asarray(y, np.float32)
     gate = functions.gelu_factor(y).astype(np.float64)
     # 24 significant bits times 17: exact in float64.
-    return fp16(y.astype(np.float64) * gate * 2.0**-functions.GELU_ONE)
+    exact = y.astype(np.float64) * gate * 2.0**-functions.GELU_ONE
+    scaled = multiply(_odd(exact), _gate(g))
+    if shift is not None:
+        scaled = scaled + float32(np.asarray(shift, np.float16))
+    return fp16(scaled)
+
+
+def _odd(x: NDArray[np.float64]) -> Float32:
+    """float64 in 24 significant bits, rounded to odd: cut off, the last bit set if inexact."""
+    patterns = np.ascontiguousarray(x).view(np.uint64)
+    cut = patterns & np.uint64((1 << 29) - 1)
+    odd = patterns - cut | (cut != 0).astype(np.uint64) << np.uint64(29)
+    return odd.view(np.float64).astype(np.float32)
 
 
 def rsqrt(v: NDArray[Any]) -> NDArray[np.float64]:

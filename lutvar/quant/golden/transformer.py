@@ -163,7 +163,8 @@ class GoldenTransformer:
         self._note(f"block{i}.x1", x)
         z = self._norm(x, rows_of("scale2"), rows_of("shift2"), spans)
         self._note(f"block{i}.norm2", z)
-        h = gelu(linear("fc1", z))
+        factor, shift = (self.model.hidden_vector(i, name) for name in ("factor", "shift"))
+        h = gelu(linear("fc1", z), 1.0 if factor is None else factor, shift)
         self._note(f"block{i}.gelu", h)
         return add(x, linear("fc2", h), _spread(rows_of("gate2"), spans))
 

@@ -21,8 +21,9 @@ from .linear import PrequantizedWeight, QuantizationError
 #: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
 HEAD_VECTORS = ("scale", "shift")
-#: Sites whose input comes from a norm: channel factors can be folded there.
-FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
+#: Sites whose input comes from a norm, whose vectors take channel factors in, or from GELU, whose
+#: results meet vectors of their own (contract, section 10).
+FACTOR_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "fc2", "head")
 
 Half = NDArray[np.float16]
 #: Site -> s [I] float32, positive: the layer's input is multiplied by s, its weights divided by s.
@@ -134,24 +135,35 @@ class VectorSource:
         return a, b
 
 
-def _half(v: Tensor) -> Half:
+def _half(v: Tensor, what: str = "an AdaLN vector") -> Half:
     """FP16 [C], rounded once; refuses what FP16 cannot hold."""
     values = v.detach().cpu().double().numpy().reshape(-1)
     if not (np.abs(values) <= 65504).all():
         raise QuantizationError(
-            f"an AdaLN vector reaches {np.abs(values).max():g}; FP16 ends at 65504 "
+            f"{what} reaches {np.abs(values).max():g}; FP16 ends at 65504 "
             "(smaller channel factors help)"
         )
     return values.astype(np.float16)
 
 
+def hidden_vectors(vectors: Mapping[LinearSite, NDArray[np.float32]], what: str) -> None:
+    """Round the vectors of fc2, factors or shifts, to FP16 in place: GELU's results meet these.
+
+    Raises QuantizationError for what FP16 cannot hold.
+    """
+    assert isinstance(vectors, dict)
+    for site in [site for site in vectors if site.name == "fc2"]:
+        half = _half(torch.from_numpy(vectors[site]), f"{site}: a channel {what}")
+        vectors[site] = half.astype(np.float32)
+
+
 def check_factors(factors: Factors, inputs: Mapping[LinearSite, int]) -> None:
-    """Raise QuantizationError for factors that no norm takes in; `inputs`: site -> I."""
+    """Raise QuantizationError for factors that nothing takes in; `inputs`: site -> I."""
     for site, s in factors.items():
         if site not in inputs or site.name not in FACTOR_SITES:
             raise QuantizationError(
                 f"{site}: channel factors can be folded at {', '.join(FACTOR_SITES)} only, "
-                "whose inputs come from a norm"
+                "whose inputs come from a norm or from GELU"
             )
         if s.shape != (inputs[site],) or not (np.isfinite(s) & (s > 0)).all():
             raise QuantizationError(
@@ -165,7 +177,7 @@ def check_shifts(
     inputs: Mapping[LinearSite, int],
     prequantized: Mapping[LinearSite, PrequantizedWeight],
 ) -> None:
-    """Raise QuantizationError for shifts that no norm or no bias takes in; `inputs`: site -> I."""
+    """Raise QuantizationError for shifts that nothing or no bias takes in; `inputs`: site -> I."""
     for site, t in shifts.items():
         if site not in inputs or site.name not in FACTOR_SITES or site not in prequantized:
             raise QuantizationError(

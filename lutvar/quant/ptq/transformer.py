@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from .class_vectors import (
     VectorSource,
     check_factors,
     check_shifts,
+    hidden_vectors,
 )
 from .linear import (
     PrequantizedWeight,
@@ -106,6 +108,11 @@ class QuantizedTransformer:
         """The linear that makes logits."""
         return self.layer(0, "head")
 
+    def hidden_vector(self, block: int, name: Literal["factor", "shift"]) -> Half | None:
+        """What GELU's results of a block are multiplied with, or get added: FP16 [hidden]."""
+        values = (self.factors if name == "factor" else self.shifts).get(LinearSite(block, "fc2"))
+        return None if values is None else values.astype(np.float16)
+
     def class_vectors(self, label: int) -> ClassVectors:
         """AdaLN vectors of a class; computed once.
 
@@ -169,12 +176,13 @@ def quantize_transformer(
         var: the float model.
         config: preset.
         kv_format: format of q, k and v, E2M3 or E2M1.
-        factors: positive vectors s of sites qkv, fc1 or head: s goes into the norm's vectors,
-            1 / s into the weights.
+        factors: positive vectors s of sites qkv, fc1, fc2 or head: s goes into the norm's vectors
+            or, rounded to FP16, behind GELU; 1 / s into the weights.
         progress: show a bar on a terminal.
         prequantized: codes and scales of weights that were rounded elsewhere, `factors` taken off.
-        shifts: vectors t of sites qkv, fc1 or head, added to the norm's output after the factors;
-            the site must be in `prequantized`, whose bias takes them back.
+        shifts: vectors t of sites qkv, fc1, fc2 or head, added to the norm's or, in FP16, to
+            GELU's output after the factors; the site must be in `prequantized`, whose bias takes
+            them back.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -190,6 +198,8 @@ def quantize_transformer(
     inputs = {site: weight.shape[1] for site, weight, _ in sites}
     check_factors(factors, inputs)
     check_shifts(shifts, inputs, prequantized)
+    hidden_vectors(factors, "factor")
+    hidden_vectors(shifts, "shift")
     for site, weight, bias in tqdm(
         sites, desc=f"quantize ({config.name})", unit="layer", disable=None if progress else True
     ):

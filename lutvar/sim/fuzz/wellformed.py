@@ -159,7 +159,7 @@ class Generator(Draft):
             return
         columns = blocks * GROUP
         kind = "half" if op == PostOp.GELU else "float"
-        vector = int(op != PostOp.GELU and self.rng.integers(2))
+        vector = int(self.rng.integers(2))
         operands["vector"] = vector
         if vector:
             operands["vector_address"] = self.space(Region.MODEL, 2 * columns)
@@ -171,6 +171,9 @@ class Generator(Draft):
             if old and self.one_in(2):
                 rows_in = old[int(self.rng.integers(len(old)))]
             operands |= {"input": rows_in.at, "input_stride": rows_in.stride}
+        if op == PostOp.GELU and self.one_in(2):
+            operands |= {"shift": 1, "input": self.space(Region.MODEL, 2 * columns)}
+            self.fill("half", operands["input"], columns)
         result = self.output(kind, count, columns)
         operands |= {"output": result.at, "output_stride": result.stride}
         self.emit(Opcode.POST, **operands)

@@ -18,6 +18,8 @@ from lutvar.bench.mutation.units import UnitBench, Units, is_arithmetic, unit_of
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Opcode
 from lutvar.hw.accelerator.export import export
+from lutvar.hw.post.lane import GeluLane, HalfLane
+from lutvar.hw.post.multiply_add import PortableMultiplyAdd
 from lutvar.hw.units.fp16_to_fp32 import Fp16ToFp32
 from lutvar.hw.units.fp32_add import Fp32Add
 from lutvar.hw.units.fp32_multiply import Fp32Multiply
@@ -42,6 +44,9 @@ UNITS: dict[str, Callable[[], wiring.Component]] = {
     "fp16_to_fp32": Fp16ToFp32,
     "unit_front__statistics__rsqrt": Rsqrt,
     "rows_scale": lambda: ScaleMultiply(16),
+    "post_multiply_add": PortableMultiplyAdd,
+    "post_gelu_lane": GeluLane,
+    "post_half_lane": HalfLane,
 }
 
 
@@ -76,7 +81,7 @@ def test_arithmetic_is_told_from_control() -> None:
     ):
         assert not is_arithmetic(module)  # fmt: skip
     assert unit_of("lutvar_a__front_lane__add") == "lutvar_a__front_lane__add"
-    assert unit_of("lutvar_a__post_sum_lane__scale") == "lutvar_a__post_sum_lane"
+    assert unit_of("lutvar_a__post_multiply_add__scale") == "lutvar_a__post_multiply_add"
     assert unit_of("lutvar_a__sequencer") == ""
 
 

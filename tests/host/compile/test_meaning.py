@@ -98,6 +98,23 @@ def test_fp6_and_unguided_steps() -> None:
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("hidden", [(), ("shift",), ("factor", "shift"), ("factor",)])
+@pytest.mark.parametrize("build", ["small-fp4", "small-fp6"])
+def test_one_pass_through_fc2(build: str, hidden: tuple[str, ...]) -> None:
+    """A model with one scale everywhere runs on the build that also has the dual format."""
+    rng, config = np.random.default_rng(6), load_accelerator(build)
+    quantized = transformer(f"{config.quant}-single", hidden=hidden)
+    device = Device(pack_transformer(quantized, config), np.random.default_rng(1))
+    golden = GoldenTransformer(quantized)
+    for shapes in PASSES[:2]:
+        steps = [step(rng, *s) for s in shapes]
+        for a, b in zip(device.run(steps), golden.run(steps), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert device.compiled is not None
+    ran = [i for i in device.compiled.program.instructions if i.opcode == Opcode.MATRIX]
+    assert not any(i.operands["dual"] for i in ran)
+
+
 def test_a_lost_wait_changes_the_result() -> None:
     """The comparison above can fail: without waits, some order gives something else."""
     rng = np.random.default_rng(3)

@@ -25,11 +25,12 @@ STORE, ADD, GELU, QKV = PostOp.STORE, PostOp.ADD, PostOp.GELU, PostOp.QKV
 MIXED = [
     Spec(STORE, 2),
     Spec(ADD, 2, row_first=3, rows=13),
-    Spec(GELU, 3, row_first=1, rows=7),
+    Spec(GELU, 3, row_first=1, rows=7, shift=True),
     Spec(QKV, 4, heads=4, rows=16),
     Spec(QKV, 3, heads=4, block_first=1, row_first=5, rows=11, vector=False),
     Spec(ADD, 1, rows=1, row_first=15, vector=False),
     Spec(GELU, 1, rows=16),
+    Spec(GELU, 2, rows=3, vector=False, shift=True),
     Spec(STORE, 1, rows=1, vector=False),
     Spec(QKV, 2, heads=4, block_first=2, row_first=2, rows=3),
     Spec(QKV, 1, heads=6, block_first=5, rows=1),
@@ -62,6 +63,14 @@ def test_all_operations(library, latency, jitter, stall, pause) -> None:
     assert result.taken[3] < result.done[0], "instructions do not overlap"
 
 
+def test_all_operations_in_dsp58() -> None:
+    config = config_of(rows=32, float32="dsp58")
+    memory = AxiMemory(seed=4, latency=20, jitter=30, stall=0.2)
+    program = Program(config, MIXED, 15)
+    result = run_program(build_unit(PostUnit(config)), program, memory=memory, pause=0.2)
+    program.check(result.memory)
+
+
 def test_random_instructions(library) -> None:
     rng = random.Random(4)
     specs = []
@@ -73,6 +82,7 @@ def test_random_instructions(library) -> None:
                 op, blocks, row_first=rng.randint(0, 16 - rows), rows=rows,
                 vector=rng.random() < 0.5, heads=heads, in_place=rng.random() < 0.5,
                 block_first=rng.randint(0, heads // 2 * 3 - blocks), tight=rng.random() < 0.5,
+                shift=op is GELU and rng.random() < 0.5,
             )
         )  # fmt: skip
     run(library, specs, 4, memory=AxiMemory(latency=20, jitter=20, stall=0.1))
@@ -87,7 +97,15 @@ def test_short_instructions_of_all_paths(library) -> None:
         for op in rng.choices([ADD, GELU, QKV], k=6):
             rows = rng.randint(1, 2)
             specs.append(
-                Spec(op, 1, rows=rows, vector=False, heads=4, block_first=rng.randint(0, 5))
+                Spec(
+                    op,
+                    1,
+                    rows=rows,
+                    vector=op is GELU and rng.random() < 0.5,
+                    heads=4,
+                    block_first=rng.randint(0, 5),
+                    shift=op is GELU and rng.random() < 0.5,
+                )
             )
     run(library, specs, 12, memory=AxiMemory(latency=10))
 
@@ -99,8 +117,9 @@ def test_one_at_a_time(library) -> None:
 @pytest.mark.parametrize(
     "spec",
     [Spec(STORE, 4), Spec(STORE, 4, vector=False), Spec(ADD, 4, vector=False), Spec(GELU, 4),
+     Spec(GELU, 4, shift=True), Spec(GELU, 4, rows=2, shift=True),
      Spec(QKV, 4, heads=4), Spec(QKV, 4, heads=4, block_first=2), Spec(ADD, 4, rows=8)],
-    ids=lambda spec: f"{spec.op.name}-{spec.rows}-{spec.block_first}",
+    ids=lambda spec: f"{spec.op.name}-{spec.rows}-{spec.block_first}-{spec.shift}",
 )  # fmt: skip
 def test_rate(library, spec) -> None:
     """Two columns in each cycle across blocks and instructions; two cycles for those of sums."""
@@ -120,8 +139,9 @@ def test_documented_cycles(library, latency) -> None:
     costs = CostModel(CONFIG, replace(unit_times(CONFIG), memory=latency, post_issue=0))
     for spec in (
         Spec(STORE, 2, rows=1, vector=False), Spec(STORE, 1, rows=5, vector=False),
-        Spec(ADD, 1, rows=3, vector=False), Spec(ADD, 1, rows=2), Spec(GELU, 2, rows=16),
-        Spec(GELU, 1, rows=9), Spec(STORE, 2, rows=12, vector=False),
+        Spec(ADD, 1, rows=3, vector=False), Spec(ADD, 1, rows=2),
+        Spec(GELU, 2, rows=16, vector=False), Spec(GELU, 1, rows=9, shift=True),
+        Spec(STORE, 2, rows=12, vector=False),
         Spec(QKV, 2, rows=4, heads=4, vector=False), Spec(QKV, 1, rows=7, heads=2, block_first=1),
     ):  # fmt: skip
         program, result = run(library, [spec], 13, memory=AxiMemory(latency=latency))
@@ -132,7 +152,7 @@ def test_documented_cycles(library, latency) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pair", "pauses"), [((STORE, GELU), 1 + 5), ((GELU, QKV), 16 + 33), ((QKV, ADD), 33 + 1)]
+    ("pair", "pauses"), [((STORE, GELU), 1 + 20), ((GELU, QKV), 31 + 33), ((QKV, ADD), 33 + 1)]
 )
 def test_pauses_where_the_path_changes(library, pair, pauses) -> None:
     specs = [Spec(op, 2, heads=8, vector=False) for op in pair] * 3
@@ -196,6 +216,6 @@ def test_not_pipelined() -> None:
 
 def test_exports() -> None:
     text = export_verilog(PostUnit(config_of("vck190-fp4")), "lutvar_post")
-    assert text.count("module lutvar_post_sum_lane(") == 1
-    assert text.count("module lutvar_post_half_lane(") == 1
+    for lane in ("gelu_lane", "multiply_add", "half_lane"):
+        assert text.count(f"module lutvar_post_{lane}(") == 1
     assert text.count("module lutvar_quantizer_lane_e2m3(") == 1

@@ -2,10 +2,51 @@
 """The lanes of POST against the golden functions."""
 
 import numpy as np
+import pytest
+from amaranth.hdl import Module
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 from amaranth.sim import Simulator
 
-from lutvar.hw.post.lane import HalfLane, SumLane
+from lutvar.contract import functions
+from lutvar.hw.post.lane import GeluLane, HalfLane
+from lutvar.hw.post.multiply_add import (
+    HALF_AS_FLOAT,
+    DspMultiplyAdd,
+    MultiplyAdd,
+    PortableMultiplyAdd,
+)
 from lutvar.quant.golden import pointwise
+
+FORMS = pytest.mark.parametrize(
+    "form", [PortableMultiplyAdd, DspMultiplyAdd], ids=["portable", "dsp58"]
+)
+
+
+class HalfChain(wiring.Component):
+    """The three parts of a lane as `Lanes` joins them, without registers between."""
+
+    y: In(32)
+    g: In(HALF_AS_FLOAT)
+    x: In(32)
+    direct: In(1)
+    half: Out(16)
+
+    def __init__(self, form: type[MultiplyAdd]) -> None:
+        self.form = form
+        self.lead = GeluLane.LATENCY + form.LATENCY  #: how much longer GELU takes
+        super().__init__()
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.gelu, m.submodules.scale = gelu, scale = GeluLane(), self.form()
+        m.submodules.half = half = HalfLane()
+        m.d.comb += [
+            gelu.y.eq(self.y), scale.y.eq(gelu.t), scale.g.eq(self.g), scale.x.eq(self.x),
+            half.y.eq(self.y), half.scaled.eq(scale.s), half.direct.eq(self.direct),
+            self.half.eq(half.half),
+        ]  # fmt: skip
+        return m
 
 
 def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str, latency: int):
@@ -28,18 +69,28 @@ def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str
     return np.array(found)
 
 
-def run_sum(y, g, x) -> np.ndarray:
-    lags = {"y": SumLane.G_LEAD, "g": 0, "x": SumLane.G_LEAD + SumLane.X_LAG}
-    fed = {"y": y.view(np.uint32), "g": g.view(np.uint16), "x": x.view(np.uint32)}
-    latency = SumLane.G_LEAD + SumLane.LATENCY
-    return run_lane(SumLane(), lags, fed, "sum", latency).astype(np.uint32)
+def as_float(g) -> np.ndarray:
+    """What `MultiplyAdd` takes as factor: the upper bits of a float32."""
+    return g.astype(np.float32).view(np.uint32) >> 32 - HALF_AS_FLOAT
 
 
-def run_half(y, direct: int) -> np.ndarray:
-    fed = {"y": y.view(np.uint32), "direct": np.full(len(y), direct)}
-    latency = HalfLane.DIRECT_LATENCY if direct else HalfLane.LATENCY
-    found = run_lane(HalfLane(), {"y": 0, "direct": 0}, fed, "half", latency)
-    return found.astype(np.uint16)
+def run_sum(form, y, g, x) -> np.ndarray:
+    fed = {"y": y.view(np.uint32), "g": as_float(g), "x": x.view(np.uint32)}
+    lags = {"y": 0, "g": 0, "x": form.X_LAG}
+    return run_lane(form(), lags, fed, "s", form.LATENCY).astype(np.uint32)
+
+
+def run_gelu(form, y, g=None, shift=None) -> np.ndarray:
+    """Through the chain; without g and shift as programs say it: factor 1, +0 added."""
+    g = np.ones(len(y), np.float16) if g is None else g
+    shift = np.zeros(len(y), np.float16) if shift is None else shift
+    chain = HalfChain(form)
+    fed = {
+        "y": y.view(np.uint32), "g": as_float(g),
+        "x": shift.astype(np.float32).view(np.uint32),
+    }  # fmt: skip
+    lags = {"y": 0, "g": GeluLane.LATENCY, "x": GeluLane.LATENCY + form.X_LAG}
+    return run_lane(chain, lags, fed, "half", chain.lead + HalfLane.LATENCY).astype(np.uint16)
 
 
 def vectors(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,39 +112,87 @@ def vectors(seed: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return y, g, x
 
 
-def test_sum() -> None:
+@FORMS
+def test_sum(form) -> None:
     y, g, x = vectors(0, 1500)
-    assert np.array_equal(run_sum(y, g, x), pointwise.add(x, y, g).view(np.uint32))
+    assert np.array_equal(run_sum(form, y, g, x), pointwise.add(x, y, g).view(np.uint32))
 
 
-def test_product_alone() -> None:
+@FORMS
+def test_product_alone(form) -> None:
     y, g, _ = vectors(3, 800)
-    assert np.array_equal(run_sum(y, g, np.zeros_like(y)), pointwise.store(y, g).view(np.uint32))
+    found = run_sum(form, y, g, np.zeros_like(y))
+    assert np.array_equal(found, pointwise.store(y, g).view(np.uint32))
 
 
-def test_half() -> None:
+def exact_gelu(y) -> np.ndarray:
+    """What GELU is without factor and shift: one rounding of the exact product."""
+    gate = functions.gelu_factor(y).astype(np.float64) * 2.0**-functions.GELU_ONE
+    return pointwise.fp16(y.astype(np.float64) * gate).view(np.uint16)
+
+
+@FORMS
+def test_gelu_alone(form) -> None:
     y, _, _ = vectors(1, 1500)
-    assert np.array_equal(run_half(y, 0), pointwise.gelu(y).view(np.uint16))
-    assert np.array_equal(run_half(y, 1), pointwise.fp16(y).view(np.uint16))
+    found = run_gelu(form, y)
+    assert np.array_equal(found, exact_gelu(y))
+    assert np.array_equal(found, pointwise.gelu(y).view(np.uint16))
+
+
+@FORMS
+def test_gelu_with_factor_and_shift(form) -> None:
+    y, g, x = vectors(7, 3000)
+    shift = np.clip(x, -65504, 65504).astype(np.float16)
+    shift[::9] = (shift[::9].astype(np.float32) * 2.0**-20).astype(np.float16)  # subnormal
+    # Sums that cancel but for the last bits, and some that cancel altogether.
+    t = pointwise.gelu(y, g)
+    shift[3::13] = -t[3::13]
+    found = run_gelu(form, y, g, shift)
+    assert np.array_equal(found, pointwise.gelu(y, g, shift).view(np.uint16))
+    assert np.array_equal(run_gelu(form, y, g), pointwise.gelu(y, g).view(np.uint16))
+    assert (found[3::13] == 0).any()
+
+
+@FORMS
+def test_two_roundings_of_a_sum(form) -> None:
+    """Float32 first, then FP16: sums beside the middle of two FP16 numbers show both."""
+    y = np.full(400, 32.0, np.float32)  # the gate is 1
+    g = (1 + np.arange(400) % 7 * 2.0**-10).astype(np.float16)
+    shift = ((1 + 2.0**-10 * np.arange(400)) * 2.0 ** -(9 + np.arange(400) % 16)).astype(np.float16)
+    want = pointwise.gelu(y, g, shift)
+    once = (np.float64(y) * g.astype(np.float64) + shift.astype(np.float64)).astype(np.float16)
+    assert np.array_equal(run_gelu(form, y, g, shift), want.view(np.uint16))
+    assert np.allclose(want.astype(np.float32), once.astype(np.float32), rtol=2.0**-10)
+
+
+def test_direct() -> None:
+    y, _, _ = vectors(1, 1500)
+    fed = {"y": y.view(np.uint32), "direct": np.ones(len(y), int)}
+    chain = HalfChain(PortableMultiplyAdd)
+    found = run_lane(chain, {"y": 0, "direct": 0}, fed, "half", HalfLane.LATENCY)
+    assert np.array_equal(found.astype(np.uint16), pointwise.fp16(y).view(np.uint16))
 
 
 def test_direct_and_gelu_share_the_conversion() -> None:
     """A direct value takes the place of the GELU that is ready with it, of no other."""
     y, _, _ = vectors(4, 600)
-    lead = HalfLane.GELU_LEAD
+    chain = HalfChain(PortableMultiplyAdd)
     direct = np.random.default_rng(6).random(len(y)) < 0.5
-    fed = {"y": y.view(np.uint32), "direct": direct}
-    found = run_lane(HalfLane(), {"y": 0, "direct": 0}, fed, "half", HalfLane.DIRECT_LATENCY)
-    gelu = np.roll(pointwise.gelu(y), lead)
+    one = as_float(np.ones(len(y), np.float16))
+    fed = {"y": y.view(np.uint32), "g": one, "direct": direct}
+    lags = {"y": 0, "g": 0, "direct": 0}
+    found = run_lane(chain, lags, fed, "half", HalfLane.LATENCY)
+    gelu = np.roll(pointwise.gelu(y), chain.lead)
     want = np.where(direct, pointwise.fp16(y), gelu).view(np.uint16)
-    assert np.array_equal(found[lead:], want[lead:])
+    assert np.array_equal(found[chain.lead :], want[chain.lead :])
 
 
-def test_gelu_ties() -> None:
+@FORMS
+def test_gelu_ties(form) -> None:
     """Products beside the middle of two FP16 numbers: one rounding only."""
     rng = np.random.default_rng(5)
     large = rng.integers(1 << 10, 1 << 11, 1500) * 2 + 1
     y = np.concatenate([large[:500] * 2.0**-4, large[500:] * 2.0 ** rng.integers(-8, -3, 1000)])
     y = y.astype(np.float32)  # from 8 on the gate is 1: exact ties
     y = np.concatenate([y, np.nextafter(y, np.float32(0)), np.nextafter(y, np.float32(1e9))])
-    assert np.array_equal(run_half(y, 0), pointwise.gelu(y).view(np.uint16))
+    assert np.array_equal(run_gelu(form, y), exact_gelu(y))

@@ -8,6 +8,7 @@ from amaranth.sim import Simulator
 
 from lutvar.contract.formats import get_format
 from lutvar.contract.memory import pack_records
+from lutvar.hw.post.multiply_add import HALF_AS_FLOAT
 from lutvar.hw.post.records import Kind, RecordMaker
 from lutvar.quant.golden import pointwise
 from lutvar.quant.golden.pointwise import RecordKind
@@ -16,14 +17,15 @@ from lutvar.quant.golden.pointwise import RecordKind
 def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) -> list[bytes]:
     """Records of FP16 heads [n, 64], fed back to back or with pauses between heads."""
     rng = np.random.default_rng(7)
-    unit = RecordMaker(fmt)
+    unit = RecordMaker(fmt, near=21)
     found: list[bytes] = []
     begun: list[int] = []
     near: list[int] = []
     patterns = heads.view(np.uint16).reshape(len(heads), 2, 32)
+    floats = kappas.astype(np.float32).view(np.uint32) >> 32 - HALF_AS_FLOAT
 
     async def testbench(ctx) -> None:
-        for head, kind, kappa in zip(patterns, kinds, kappas.view(np.uint16), strict=True):
+        for head, kind, kappa in zip(patterns, kinds, floats, strict=True):
             while rng.random() < idle:
                 ctx.set(unit.values, int(rng.integers(1 << 60)))
                 await ctx.tick()
@@ -48,7 +50,7 @@ def run_records(fmt, heads: np.ndarray, kinds, kappas: np.ndarray, idle: float) 
             if close:
                 near.append(cycle)
             if done:
-                assert cycle == near[len(found)] + unit.NEAR
+                assert cycle == near[len(found)] + unit.near_cycles
                 if not idle:
                     assert cycle == begun[len(found)] + unit.LATENCY
                 found.append(record.to_bytes(64, "little"))

@@ -57,6 +57,7 @@ class Spec:
     block_first: int = 0
     in_place: bool = False
     tight: bool = False  #: rows without a gap between them
+    shift: bool = False
     base: int | None = None
 
 
@@ -99,7 +100,7 @@ class Program:
             "row_first": spec.row_first, "rows": spec.rows, "blocks": blocks, "op": int(spec.op),
             "vector": int(spec.vector), "output": output, "output_stride": stride,
             "scalar": int(np.array(rng.normal(), np.float16).view(np.uint16)),
-            "heads": spec.heads, "block_first": spec.block_first,
+            "heads": spec.heads, "block_first": spec.block_first, "shift": int(spec.shift),
         }  # fmt: skip
         y = _values(rng, (16, columns))
         used = y[spec.row_first : spec.row_first + spec.rows]
@@ -129,7 +130,13 @@ class Program:
         elif spec.op is PostOp.STORE:
             results = pointwise.store(used, factor)
         else:
-            results = pointwise.gelu(used)
+            shift = None
+            if spec.shift:
+                shift = rng.normal(0, 1, columns).astype(np.float16)
+                shift[rng.random(columns) < 0.1] = np.float16(-0.0)
+                o["input"] = self._place(columns * 2)
+                self.before[o["input"]] = shift.tobytes()
+            results = pointwise.gelu(used, factor, shift)
         for i, row in enumerate(results):
             self.after[output + i * stride] = row.tobytes()
         return Case(o, y, g)

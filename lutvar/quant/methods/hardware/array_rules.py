@@ -18,7 +18,7 @@ from lutvar.quant.methods.attention.plain import PlainAttention
 from lutvar.quant.methods.layers.grid import grid_weight
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import (
-    NORM_SITES,
+    VECTOR_SITES,
     ChannelScale,
     ChannelShift,
     Rotation,
@@ -89,8 +89,8 @@ def _operation_problems(layer: Layer) -> Iterator[str]:
     for operation in layer.operations:
         if isinstance(operation, ChannelScale | ChannelShift):
             what = "factors" if isinstance(operation, ChannelScale) else "shifts"
-            if layer.site.name not in NORM_SITES or rotations:
-                yield f"channel {what} that no norm in front takes in"
+            if layer.site.name not in VECTOR_SITES or rotations:
+                yield f"channel {what} that neither a norm nor GELU in front takes in"
         elif isinstance(operation, Rotation):
             rotations += 1
             if rotations > 1 or not is_hadamard(operation):

@@ -2,7 +2,8 @@
 """From the layers of a recipe to the transformer that the accelerator runs.
 
 The codes are those that the recipe rounded to, not new ones; channel factors and shifts go into the
-AdaLN vectors. What `hardware.HardwareReport.added` lists is quantized here besides.
+AdaLN vectors and the vectors behind GELU. What `hardware.HardwareReport.added` lists is quantized
+here besides.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lutvar.contract.formats import NumberFormat
 from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
 from lutvar.quant.methods.layers.layer import Layer
-from lutvar.quant.methods.layers.operations import ChannelScale, ChannelShift
+from lutvar.quant.methods.layers.operations import channel_affine
 from lutvar.quant.methods.recipes import files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.recipes.recipe import Recipe
@@ -97,21 +98,6 @@ def _export(
     return quantize_transformer(
         var, report.config, kv_format or report.kv_format, factors, False, prequantized, shifts
     )
-
-
-def channel_affine(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
-    """(s, t), each [I] or None: a layer's channel factors and shifts together are x s + t."""
-    scale_I: Tensor | None = None
-    shift_I: Tensor | None = None
-    for operation in layer.operations:
-        if isinstance(operation, ChannelScale):
-            s_I = operation.s_I.double()
-            scale_I = s_I if scale_I is None else scale_I * s_I
-            shift_I = None if shift_I is None else shift_I * s_I
-        elif isinstance(operation, ChannelShift):
-            t_I = operation.t_I.double()
-            shift_I = t_I if shift_I is None else shift_I + t_I
-    return tuple(None if v is None else v.float() for v in (scale_I, shift_I))  # type: ignore[return-value]
 
 
 def prequantized_weight(layer: Layer) -> PrequantizedWeight:

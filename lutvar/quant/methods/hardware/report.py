@@ -2,7 +2,7 @@
 """What a recipe asks of hardware: bits, bytes, multipliers, and whether the accelerator runs it.
 
 The rules are those of docs/arithmetic.md: groups of 128 with absolute maxima as scales, one weight
-format, one treatment of each site in all blocks, factors and shifts behind a norm only, one
+format, one treatment of each site in all blocks, factors and shifts behind norms and GELU only, one
 Hadamard transform of 128, attention on E2M3 or E2M1 records. A recipe either passes all of them,
 or the report names each part for which hardware does not exist.
 """

@@ -17,11 +17,13 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.ptq.rotation import sylvester
 from lutvar.quant.var.sites import SiteName
 
-from .layer import Layer
+from .layer import InputOperation, Layer
 
 #: Sites whose input comes straight from an adaptive layer norm: scale and shift fold into its
 #: vectors, so they cost nothing at run time.
 NORM_SITES: tuple[SiteName, ...] = ("qkv", "fc1", "head")
+#: With fc2: the accelerator multiplies GELU's results with a vector and adds one, at no cost.
+VECTOR_SITES: tuple[SiteName, ...] = (*NORM_SITES, "fc2")
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def scale_channels(layer: Layer, s_I: Tensor, signed: bool = False) -> None:
             + ("other than 0" if signed else "above 0")
         )
     layer.need_unrounded("channel factors")
-    free = layer.site.name in NORM_SITES and all(
+    free = layer.site.name in VECTOR_SITES and all(
         isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
     )
     layer.operations.append(ChannelScale(s_I.float(), free))
@@ -98,12 +100,56 @@ def scale_channels(layer: Layer, s_I: Tensor, signed: bool = False) -> None:
 
 def shift_channels(layer: Layer, t_I: Tensor) -> None:
     """Add t [I] to the input and subtract W t from the bias."""
-    free = layer.site.name in NORM_SITES and all(
+    free = layer.site.name in VECTOR_SITES and all(
         isinstance(op, ChannelScale | ChannelShift) for op in layer.operations
     )
     layer.operations.append(ChannelShift(t_I.float(), free))
     offset_O = layer.weight_OI @ t_I
     layer.bias_O = -offset_O if layer.bias_O is None else layer.bias_O - offset_O
+
+
+def channel_affine(layer: Layer) -> tuple[Tensor | None, Tensor | None]:
+    """(s, t), each [I] or None: a layer's channel factors and shifts together are x s + t."""
+    scale_I: Tensor | None = None
+    shift_I: Tensor | None = None
+    for operation in layer.operations:
+        if isinstance(operation, ChannelScale):
+            s_I = operation.s_I.double()
+            scale_I = s_I if scale_I is None else scale_I * s_I
+            shift_I = None if shift_I is None else shift_I * s_I
+        elif isinstance(operation, ChannelShift):
+            t_I = operation.t_I.double()
+            shift_I = t_I if shift_I is None else shift_I + t_I
+    return tuple(None if v is None else v.float() for v in (scale_I, shift_I))  # type: ignore[return-value]
+
+
+def round_vectors(layer: Layer) -> None:
+    """Join the channel factors and shifts of a layer to one of each in FP16, weight and bias too.
+
+    For fc2, whose vectors the accelerator reads as FP16: later steps then see what it computes.
+    Does nothing where other operations are among them.
+    """
+    if not all(isinstance(op, ChannelScale | ChannelShift) for op in layer.operations):
+        return
+    layer.need_unrounded("channel factors and shifts")
+    scale_I, shift_I = channel_affine(layer)
+    weight_OI = layer.weight_OI.double()
+    offset_O = torch.zeros(len(weight_OI), dtype=torch.float64)
+    operations: list[InputOperation] = []
+    if shift_I is not None:
+        offset_O += weight_OI @ shift_I.double()
+    if scale_I is not None:
+        half_I = scale_I.half().float()
+        weight_OI = weight_OI * (scale_I.double() / half_I)
+        operations.append(ChannelScale(half_I, True))
+    if shift_I is not None:
+        half_I = shift_I.half().float()
+        offset_O -= weight_OI @ half_I.double()
+        operations.append(ChannelShift(half_I, True))
+    layer.operations, layer.weight_OI = operations, weight_OI.float()
+    if shift_I is not None:
+        assert layer.bias_O is not None
+        layer.bias_O = (layer.bias_O.double() + offset_O).float()
 
 
 def rotate(layer: Layer, matrix_DD: Tensor, seed: int | None = None) -> None:

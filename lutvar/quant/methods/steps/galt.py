@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lutvar.quant.methods.errors import CalibrationError
 from lutvar.quant.methods.layers.layer import Block, Layer
-from lutvar.quant.methods.layers.operations import scale_channels
+from lutvar.quant.methods.layers.operations import round_vectors, scale_channels
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 
 from .base import StepBase, register_step
@@ -57,7 +57,7 @@ class Galt(StepBase):
 
     reads_data: ClassVar[bool] = True
 
-    sites: tuple[Literal["qkv", "fc1", "head"], ...] | None = ("qkv", "fc1")
+    sites: tuple[Literal["qkv", "fc1", "fc2", "head"], ...] | None = ("qkv", "fc1")
     epochs: int = Field(default=20, ge=1)
     rate: float = Field(default=0.005, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -93,6 +93,8 @@ class Galt(StepBase):
                 f"{float(learned.s_I.min()):.3g} to {float(learned.s_I.max()):.3g}"
             )
             scale_channels(layer, learned.s_I, self.signed)
+            if layer.site.name == "fc2":
+                round_vectors(layer)
 
 
 class Learned(NamedTuple):

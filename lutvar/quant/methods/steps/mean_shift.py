@@ -6,8 +6,9 @@ the middle of the range to zero. Here it is the mean: a symmetric quantizer's er
 energy of a group, and behind a Hadamard transform with nothing else.
 
 Nothing is left to do at run time. In front of qkv, fc1 and head the shift goes into the AdaLN
-vectors. In front of proj it goes into the bias of the values, because the weights of attention sum
-to 1 for each token. Either way the bias of the linear takes it back.
+vectors, in front of fc2 into the vector that GELU's results get added. In front of proj it goes
+into the bias of the values, because the weights of attention sum to 1 for each token. In any case
+the bias of the linear takes it back.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from lutvar.quant.methods.calibration.moments import require_data
 from lutvar.quant.methods.layers.layer import Block, Layer
-from lutvar.quant.methods.layers.operations import shift_channels
+from lutvar.quant.methods.layers.operations import round_vectors, shift_channels
 
 from .base import StepBase, register_step
 
@@ -34,7 +35,7 @@ class MeanShift(StepBase):
 
     reads_data: ClassVar[bool] = True
 
-    sites: tuple[Literal["qkv", "proj", "fc1", "head"], ...] | None = ("qkv", "proj", "fc1")
+    sites: tuple[Literal["qkv", "proj", "fc1", "fc2", "head"], ...] | None = ("qkv", "proj", "fc1")
     share: float = 1.0
 
     @torch.no_grad()
@@ -51,6 +52,8 @@ class MeanShift(StepBase):
                 self._through_values(block, layer, -self.share * mean_I)
             else:
                 shift_channels(layer, -self.share * mean_I)
+                if layer.site.name == "fc2":
+                    round_vectors(layer)
             layer.notes.append(f"{self.step}: the mean is {part:.3f} of the input's energy")
 
     def _through_values(self, block: Block, proj: Layer, shift_I: torch.Tensor) -> None:
