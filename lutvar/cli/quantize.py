@@ -11,7 +11,7 @@ import click
 from lutvar.files import prepare_output
 from lutvar.text import table
 
-from .common import command, emit, json_option, model_option, note, out_option, progress
+from .common import SEED, command, emit, json_option, model_option, note, out_option, progress
 
 if TYPE_CHECKING:
     from lutvar.quant.generators import Sampling
@@ -26,11 +26,24 @@ if TYPE_CHECKING:
     "--preset", metavar="NAME|FILE", help="A shipped preset, or a .yaml file. Default: fp4."
 )
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe, or a .yaml file.")
+@click.option(
+    "--outliers",
+    type=SEED,
+    metavar="SEED",
+    help="Before the recipe, make 1 % of the hidden channels 4 to 64 times as wide and the columns "
+    "of fc2 as much smaller: the same function with outliers like a large model's.",
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, help="Processes of a recipe.")
 @out_option("File to write (safetensors).", endings=(".safetensors",))
 @json_option
 def quantize(
-    model: str, preset: str | None, recipe: str | None, jobs: int, out: Path, as_json: bool
+    model: str,
+    preset: str | None,
+    recipe: str | None,
+    outliers: int | None,
+    jobs: int,
+    out: Path,
+    as_json: bool,
 ) -> None:
     """Quantize a model and write the result to FILE.
 
@@ -40,6 +53,8 @@ def quantize(
     """
     if recipe is not None and preset is not None:
         raise click.UsageError("--preset and --recipe exclude each other; give one")
+    if outliers is not None and recipe is None:
+        raise click.UsageError("--outliers comes before the steps of a recipe; give --recipe")
     from lutvar.contract.quant_preset import load_quant
 
     config = load_quant(preset or "fp4")  # a wrong name fails at once
@@ -49,6 +64,8 @@ def quantize(
     from lutvar.quant.models.generator import is_generator, load_generator
 
     plan = load_recipe(recipe) if recipe is not None else preset_recipe(config)
+    if outliers is not None:
+        plan = plan.with_outliers(outliers)
     prepare_output(out)
     net: Model
     vqvae: Vqvae | None

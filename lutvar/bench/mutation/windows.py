@@ -51,7 +51,7 @@ def _used(item: Instruction, name: str) -> bool:
     if item.opcode is Opcode.POST:
         return {
             "output": True,
-            "input": o["op"] == PostOp.ADD,
+            "input": o["op"] == PostOp.ADD or (o["op"] == PostOp.GELU and bool(o["shift"])),
             "vector_address": bool(o["vector"]),
         }.get(name, o["op"] == PostOp.QKV)
     return True

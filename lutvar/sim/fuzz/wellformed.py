@@ -171,9 +171,11 @@ class Generator(Draft):
             if old and self.one_in(2):
                 rows_in = old[int(self.rng.integers(len(old)))]
             operands |= {"input": rows_in.at, "input_stride": rows_in.stride}
-        if op == PostOp.GELU and self.one_in(2):
-            operands |= {"shift": 1, "input": self.space(Region.MODEL, 2 * columns)}
-            self.fill("half", operands["input"], columns)
+        if op == PostOp.GELU:
+            operands["shift"] = int(self.rng.integers(2))
+            if operands["shift"]:
+                operands["input"] = self.space(Region.MODEL, 2 * columns)
+                self.fill("half", operands["input"], columns)
         result = self.output(kind, count, columns)
         operands |= {"output": result.at, "output_stride": result.stride}
         self.emit(Opcode.POST, **operands)
@@ -184,7 +186,7 @@ class Generator(Draft):
         heads = 2 * self.upto(max(1, -(-blocks // 3)), limit // 2)
         total = heads + heads // 2
         if blocks > total:
-            operands |= {"op": int(PostOp.GELU), "blocks": blocks, "vector": 0}
+            operands |= {"op": int(PostOp.GELU), "blocks": blocks, "vector": 0, "shift": 0}
             result = self.output("half", rows, blocks * GROUP)
             self.emit(Opcode.POST, **operands, output=result.at, output_stride=result.stride)
             self.pieces.rows.append(result)

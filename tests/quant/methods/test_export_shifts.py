@@ -63,7 +63,7 @@ def test_export_folds_shifts_in_order(tmp_path: Path) -> None:
     proj.operations.append(ChannelShift(torch.ones(width), False))
     missing = hardware(quantized, digits().var).missing
     where = "proj of block 0, fc1 of block 1"
-    assert missing == (f"{where}: channel shifts that no norm in front takes in",)
+    assert missing == (f"{where}: channel shifts that neither a norm nor GELU in front takes in",)
 
 
 def test_shifts_need_a_bias_that_takes_them_back() -> None:

@@ -99,6 +99,13 @@ class Recipe(BaseModel):
         steps = any(make_step(s).needs_data for s in self.steps)
         return steps or attention_needs_data(self.attention)
 
+    def with_outliers(self, seed: int) -> Recipe:
+        """The recipe for a model with outliers in front of fc2 (step `outliers`)."""
+        step = {"step": "outliers", "seed": seed}
+        return self.model_copy(
+            update={"name": f"{self.name}-outliers-{seed}", "steps": (step, *self.steps)}
+        )
+
     def coverage(self) -> dict[SiteName, str]:
         """Kind of linear -> "W4A4", "W4A4 or W6A6", "float", for every linear of the model."""
         result: dict[SiteName, str] = {}
