@@ -52,6 +52,12 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     metavar="N",
     help="Images of a batch, or at each scale.",
 )
+@click.option(
+    "--preset",
+    metavar="NAME|FILE",
+    help="Quantization preset of the model, one that the accelerator runs: fp4-single passes over "
+    "fc2 once. Default: the accelerator's.",
+)
 @click.option("--no-guidance", is_flag=True, help="Conditional rows only.")
 @click.option("--full", is_flag=True, help="Compile every block of the model; slower.")
 @click.option(
@@ -77,9 +83,9 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
 )
 @json_option
 def estimate(
-    config: str, model: str, clock: float, schedule: str, batch: int, no_guidance: bool,
-    full: bool, changes: tuple[str, ...], as_table: bool, as_comparison: bool, host: str,
-    as_json: bool,
+    config: str, model: str, clock: float, schedule: str, batch: int, preset: str | None,
+    no_guidance: bool, full: bool, changes: tuple[str, ...], as_table: bool,
+    as_comparison: bool, host: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
@@ -87,6 +93,7 @@ def estimate(
     Beside each rate of the device stands the one with a host that samples and decodes in turn.
     """
     from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+    from lutvar.contract.quant_preset import load_quant
     from lutvar.sim.model.compare import compare, compare_dict, compare_text
     from lutvar.sim.model.hosts import HostTimes
     from lutvar.sim.model.many import Request, estimate_many, estimate_one
@@ -99,11 +106,11 @@ def estimate(
         base = load_accelerator(name)
         return _changed(base, changes) if changes else base
 
-    guided = not no_guidance
+    guided, quant = not no_guidance, None if preset is None else load_quant(preset)
     if as_table or config in BOARDS:
         names = BOARDS["vck190"] if as_table and not given("config") else BOARDS.get(config)
         requests = [
-            Request(hardware, _shape(size), size, s, n, guided, clock, full)
+            Request(hardware, _shape(size), size, s, n, guided, clock, full, quant)
             for hardware in map(load, names or (config,))
             for size in (MODELS if as_table else (model,))
             for s, n in PLANS
@@ -131,7 +138,9 @@ def estimate(
         )
         return
     shape = _shape(model)
-    result = estimate_one(Request(hardware, shape, model, schedule, batch, guided, clock, full))
+    result = estimate_one(
+        Request(hardware, shape, model, schedule, batch, guided, clock, full, quant)
+    )
     used, times = resources(hardware), HostTimes.of(host, shape)
     emit(
         as_json,
@@ -143,7 +152,9 @@ def estimate(
 def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule: str) -> None:
     """Refuse options that would be ignored."""
     if as_comparison:
-        refuse_with("--compare (device alone)", host="--host")
+        refuse_with(
+            "--compare (device alone, formats of its own)", host="--host", preset="--preset"
+        )
     if as_table and as_comparison:
         raise click.UsageError("--table and --compare exclude each other; give one")
     every = "" if as_table else f"--config {config} (all schedules)"

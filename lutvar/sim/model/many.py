@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
 
 from .model import Estimate, Estimator
@@ -28,6 +29,7 @@ class Request:
     guided: bool = True
     clock: float = 250.0
     full: bool = False
+    quant: QuantConfig | None = None
 
 
 def estimate_one(request: Request) -> Estimate:
@@ -37,7 +39,7 @@ def estimate_one(request: Request) -> Estimate:
     threshold = gc.get_threshold()
     gc.set_threshold(500_000, *threshold[1:])
     try:
-        estimator = Estimator(r.config, r.shape, r.model, clock=r.clock, full=r.full)
+        estimator = Estimator(r.config, r.shape, r.model, clock=r.clock, full=r.full, quant=r.quant)
         return estimator.estimate(r.schedule, r.batch, r.guided)
     finally:
         gc.set_threshold(*threshold)

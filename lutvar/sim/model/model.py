@@ -10,10 +10,11 @@ from typing import Any
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS, Unit
+from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.costs import PORTS, UnitTimes
-from lutvar.host.compile.model_layout import ModelLayout
+from lutvar.host.compile.model_layout import HIDDEN_VECTORS, ModelLayout
 
 from .plans import PassPlan, plan
 from .simulate import simulate
@@ -176,26 +177,32 @@ class Estimator:
         clock: MHz.
         full: compile all blocks, instead of extrapolating from `SHORT` blocks.
         times: constants of the cycle model.
+        quant: preset of the model, by default the accelerator's own. Without the dual format in
+            fc2 GELU's results have factors and shifts, which POST reads.
 
     Raises:
         ValueError: a clock that is not finite and above 0.
+        CompileError: a model or a preset that the accelerator cannot run.
     """
 
     def __init__(
         self, config: AcceleratorConfig, shape: TransformerShape, model: str, *,
         clock: float = 250.0, full: bool = False,
-        times: UnitTimes | None = None,
+        times: UnitTimes | None = None, quant: QuantConfig | None = None,
     ) -> None:  # fmt: skip
         if not (math.isfinite(clock) and clock > 0):
             raise ValueError(f"clock = {clock}: must be a finite number above 0")
         self.config, self.shape, self.model = config, shape, model
         self.clock, self.memory = clock, MEMORY_GBS
         self.full = full or shape.depth <= 2 * SHORT[1]
-        ModelLayout.of(shape, config)  # limits of the whole model
+        hidden = () if quant is None or quant.sites["fc2"].format.dual else HIDDEN_VECTORS
+        ModelLayout.of(shape, config, (), quant, hidden)  # limits of the whole model
         depths = (shape.depth,) if self.full else SHORT
         self._compilers = [
             Compiler(
-                ModelLayout.of(dataclasses.replace(shape, depth=d), config, range(1 << 12)),
+                ModelLayout.of(
+                    dataclasses.replace(shape, depth=d), config, range(1 << 12), quant, hidden
+                ),
                 times=times,
             )
             for d in depths

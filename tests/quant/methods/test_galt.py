@@ -189,7 +189,7 @@ def test_few_samples_are_refused() -> None:
     with pytest.raises(CalibrationError, match="galt: 4 calibration samples; at least 8"):
         quantize_var(digits().var, load_recipe("fpqvar-fp4"), calibration(4))
     with pytest.raises(ValueError, match="sites"):
-        Recipe(name="x", steps=({"step": "galt", "sites": ["fc2"]},))
+        Recipe(name="x", steps=({"step": "galt", "sites": ["proj"]},))
 
 
 def test_format_search_takes_the_smallest_error() -> None:

@@ -213,7 +213,11 @@ def test_report_names_what_is_missing() -> None:
         ({"weight": {"format": "INT4"}}, None, "weights in E2M1, INT4; an accelerator has one"),
         ({}, {"step": "hadamard", "size": 64}, "rotation of 64 channels that is not one signed"),
         ({}, {"step": "hadamard", "seed": 7}, "sign vectors of seeds [7, 42]"),
-        ({}, {"step": "smoothquant"}, "channel factors that no norm in front takes in"),
+        (
+            {},
+            {"step": "smoothquant"},
+            "channel factors that neither a norm nor GELU in front takes in",
+        ),
     ],
 )
 def test_missing_hardware(layer: dict[str, Any], step: dict[str, Any] | None, message: str) -> None:
