@@ -108,6 +108,7 @@ def count_luts_verilog(
     options: tuple[str, ...] = LOGIC_ONLY,
     timeout: float = 1800.0,
     flat: bool = True,
+    boxes: tuple[str, ...] = (),
 ) -> SynthReport:
     """Synthesise module `top` of a Verilog text on its own.
 
@@ -117,6 +118,8 @@ def count_luts_verilog(
         flat: join all modules first, so that logic is shared across them. Without, a module that
             is used often (`SHARED`) is mapped once and joined afterwards, which takes a
             fraction of the time for large units. Paths through its ports count whole either way.
+        boxes: modules that are taken as black boxes, and are in no figure; paths end at their
+            ports.
 
     Raises:
         ToolError: no Yosys.
@@ -125,7 +128,7 @@ def count_luts_verilog(
     tool = synthesis_tool()
     assert tool.path is not None
     every = (*_OUT_OF_CONTEXT, *options)
-    netlist = _map(verilog, top, FAMILY, every, tool.path, timeout, flat)
+    netlist = _map(verilog, top, FAMILY, every, tool.path, timeout, flat, boxes)
     cells = read_cells(netlist, top)
     counts = Counter(cell.kind for cell in cells)
     outputs: list[Net] = []
@@ -166,13 +169,14 @@ def shared_modules(verilog: str) -> list[str]:
 
 def _map(
     verilog: str, top: str, family: str, options: tuple[str, ...], yosys: str, timeout: float,
-    flat: bool,
+    flat: bool, boxes: tuple[str, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Run Yosys in a folder of its own (the WebAssembly build sees relative paths only)."""
-    hierarchy = " ".join(f"={module}" for module in ([] if flat else shared_modules(verilog)))
-    early, late = "", ""
+    shared = [] if flat else [name for name in shared_modules(verilog) if name not in boxes]
+    hierarchy = " ".join(f"={module}" for module in shared)
+    early, late = "".join(f"blackbox ={box}; " for box in boxes), ""
     if hierarchy:
-        early = f"setattr -mod -set keep_hierarchy 1 {hierarchy}; "
+        early += f"setattr -mod -set keep_hierarchy 1 {hierarchy}; "
         late = f"setattr -mod -unset keep_hierarchy {hierarchy}; flatten; opt_clean; "
     script = (
         f"read_verilog unit.v; {early}synth_xilinx -family {family} {' '.join(options)} "

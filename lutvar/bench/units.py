@@ -19,13 +19,14 @@ from amaranth.hdl import DomainRenamer, Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In
 
-from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.costs import UnitCost
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import ADDRESS_BITS
 from lutvar.files import json_text, make_folder, write_file
 from lutvar.hw.axi.lite import AxiLite, AxiLiteSignature
 from lutvar.hw.port_types import AxiLitePort
+from lutvar.sim.tools import Tool
 
 from .area import EXPORTING, MAX_LEVELS
 from .report import How, Measurement
@@ -77,11 +78,13 @@ class UnitCase:
         title: for tables.
         make: builds it for a configuration.
         small: seconds to synthesise, not minutes.
+        boxes: units in it that are synthesised on their own, and are not in its figures.
     """
 
     title: str
     make: Callable[[AcceleratorConfig], Any]
     small: bool = False
+    boxes: tuple[str, ...] = ()
 
 
 def _sequencer(config: AcceleratorConfig) -> Any:
@@ -121,8 +124,7 @@ def _attend(config: AcceleratorConfig) -> Any:
 def _matrix(config: AcceleratorConfig) -> Any:
     from lutvar.hw.matrix.unit import MatrixUnit
 
-    groups = int(getattr(config, "max_sections", 1))  # a section has at least one
-    return MatrixUnit(config.model_copy(update={"rows": groups * ROW_GROUP}))
+    return MatrixUnit(config)
 
 
 def _row_group(config: AcceleratorConfig) -> Any:
@@ -131,8 +133,7 @@ def _row_group(config: AcceleratorConfig) -> Any:
     return RowGroup(config)
 
 
-#: All units. `matrix` is built with a row group for each section; `row_group` is what each further
-#: one adds.
+#: All units. `matrix` is what there is once, whatever the number of row groups is.
 UNITS: dict[str, UnitCase] = {
     "sequencer": UnitCase("sequencer", _sequencer, small=True),
     "control": UnitCase("control port, registers, monitor", _control, small=True),
@@ -140,7 +141,7 @@ UNITS: dict[str, UnitCase] = {
     "front": UnitCase("FRONT", _front),
     "post": UnitCase("POST", _post),
     "attend": UnitCase("ATTEND", _attend),
-    "matrix": UnitCase("MATRIX with its first row groups", _matrix),
+    "matrix": UnitCase("MATRIX without its row groups", _matrix, boxes=("row_group",)),
     "row_group": UnitCase("row group", _row_group),
 }
 
@@ -171,12 +172,25 @@ def synthesise_unit(name: str, config: AcceleratorConfig, cache: Path = CACHE) -
 
     tool = synthesis_tool()
     module, verilog = PREFIX + name, unit_verilog(name, config)
-    key = hashlib.sha256("\0".join((_FLOW, tool.found or "", verilog)).encode()).hexdigest()[:24]
+    return synthesise_verilog(name, module, verilog, tool, cache)
+
+
+def synthesise_verilog(
+    name: str, module: str, verilog: str, tool: Tool, cache: Path = CACHE
+) -> UnitCost:
+    """As `synthesise_unit`, for a unit's Verilog."""
+    from lutvar.hw.verilog import PREFIX
+
+    boxes = tuple(PREFIX + box for box in UNITS[name].boxes)
+    text = "\0".join((_FLOW, *boxes, tool.found or "", verilog))
+    key = hashlib.sha256(text.encode()).hexdigest()[:24]
     file = cache / f"{name}-{key}.json"
     if file.exists():
         return UnitCost.of(json.loads(file.read_text(encoding="utf-8")))
     started = time.monotonic()
-    report = count_luts_verilog(verilog, module, options=(), timeout=_PATIENCE, flat=False)
+    report = count_luts_verilog(
+        verilog, module, options=(), timeout=_PATIENCE, flat=False, boxes=boxes
+    )
     cost = _cost(report, time.monotonic() - started)
     make_folder(cache)
     write_file(file, json_text(cost.as_dict()) + "\n")
@@ -226,7 +240,6 @@ def _lane(config: AcceleratorConfig, group: UnitCost, cache: Path) -> Measuremen
     except SynthesisError as error:
         detail = {"error": str(error).partition("\n")[0]}
         return Measurement(title, None, "LUT", _HOW, target, detail=detail)
-    sections = int(getattr(config, "max_sections", 1))
-    total = first.lut + (config.row_groups - sections) * group.lut
+    total = first.lut + config.row_groups * group.lut
     value = round(total / (config.rows * GROUP), 2)
     return Measurement(title, value, "LUT", _HOW, target, detail={"unit": total})

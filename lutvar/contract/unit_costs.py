@@ -53,7 +53,7 @@ _PORTS = ("weight_ports", "max_sections")
 _LIMITS = ("rows", "act_banks", "bank_groups", "acc_banks", "acc_depth", "max_width", "max_keys",
            "queue")  # fmt: skip
 _BANKS = ("act_banks", "bank_groups", "acc_banks", "acc_depth")
-#: `matrix` has as many row groups as sections; `row_group` is what each further one adds.
+#: `matrix` is MATRIX without its row groups, each of which is a `row_group`.
 UNIT_FIELDS: dict[str, UnitFields] = {
     "sequencer": UnitFields(("quant", "pipelined"), _PORTS, _LIMITS),
     "control": UnitFields(("quant", "pipelined"), _PORTS, (*_LIMITS, "attention_rows", "dot")),
@@ -70,7 +70,7 @@ UNIT_FIELDS: dict[str, UnitFields] = {
         ("max_keys", "read_fifo"),
     ),
     "matrix": UnitFields(
-        ("quant", "dot", "float32", "pipelined"), _PORTS, (*_BANKS, "weight_fifo")
+        ("quant", "dot", "float32", "pipelined"), _PORTS, (*_BANKS, "weight_fifo", "rows")
     ),
     "row_group": UnitFields(
         ("quant", "dot", "float32", "pipelined"), ("max_sections",), _BANKS

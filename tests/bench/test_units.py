@@ -39,6 +39,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def count(verilog: str, top: str, **options: Any) -> SynthReport:
         assert options["flat"] is False and options["options"] == ()
+        assert options["boxes"] == (("lutvar_row_group",) if top == "lutvar_matrix" else ())
         seen.append(verilog)
         return report()
 
@@ -79,7 +80,7 @@ def test_lines_of_the_bench(
 
     lane = units.measure("row_group", CONFIG, tmp_path)[-1]
     assert lane.name == "MATRIX lane with everything, small-fp4" and lane.target == 16
-    assert lane.value == round(672 / (16 * 128), 2)  # one row group: the unit itself
+    assert lane.value == round(2 * 672 / (16 * 128), 2)  # what is there once, and one row group
 
     def fails(*_: Any, **__: Any) -> SynthReport:
         raise SynthesisError("no\nlog")
@@ -176,3 +177,14 @@ def test_levels_count_through_the_ports_of_shared_modules() -> None:
     # A gate of eight inputs is two or three LUTs, as the mapper likes.
     assert apart.ffs == 32 and apart.luts in (4 * (8 + 2), 4 * (8 + 3))
     assert apart.max_levels == 2 and apart.levels[2] == 4
+
+
+@pytest.mark.yosys
+def test_black_boxes_are_in_no_figure() -> None:
+    """The registers of the leaves are gone; what is left are parities of eight of their outputs."""
+    whole = synth.count_luts_verilog(_shared(), "lutvar_top", options=(), flat=False)
+    rest = synth.count_luts_verilog(
+        _shared(), "lutvar_top", options=(), flat=False, boxes=("lutvar_leaf",)
+    )
+    assert (whole.ffs, rest.ffs) == (32, 0)
+    assert whole.luts == rest.luts + 32 and rest.luts == 4 * 3 and rest.max_levels == 2

@@ -2,8 +2,8 @@
 """Resources of a configuration, added up from synthesised units, against the device's limits.
 
 LUTs, DSPs and memories of each unit are Yosys figures for UltraScale+ (`measure`): of its size, or
-a mean of those of other sizes, and each line says which. The array is one unit for its first row
-groups and one for each further group. Banks are counted from their sizes: activation words in block
+a mean of those of other sizes, and each line says which. The array is what MATRIX has once, and its
+row groups. Banks are counted from their sizes: activation words in block
 RAM, accumulators in UltraRAM. Nothing of this has been placed on a Versal device.
 """
 
@@ -112,24 +112,15 @@ def resources(config: AcceleratorConfig, points: Sequence[UnitPoint] | None = No
         return estimate_unit(name, config, known)
 
     lines = [_line(_label(name, config), {name: unit(name)}) for name in _SINGLE]
-    first = min(config.row_groups, first_groups(config))
     parts = {"matrix": unit("matrix"), "row_group": unit("row_group")}
     title = f"MATRIX, {config.row_groups} row groups"
-    more = {"matrix": 1, "row_group": config.row_groups - first}
+    more = {"matrix": 1, "row_group": config.row_groups}
     array = _line(title, parts, more, ("lut", "dsp"))
-    matrix, group = parts["matrix"], parts["row_group"]
-    if matrix is not None and group is not None:
-        # The array's own memories are its banks, counted from their sizes. What is left are the
-        # queues of the weights, which are there once.
-        queues = matrix.amounts["bram36"] - first * group.amounts["bram36"]
-        array.amounts["bram36"] = max(0, round(queues))
+    if (matrix := parts["matrix"]) is not None:
+        # Queues of the weights. Those of the row groups are banks, counted from their sizes.
+        array.amounts["bram36"] = round(matrix.amounts["bram36"])
     lines.append(array)
     return Resources((*lines, _banks(config)))
-
-
-def first_groups(config: AcceleratorConfig) -> int:
-    """Row groups in the synthesised unit `matrix`: one for each section."""
-    return int(getattr(config, "max_sections", 1))
 
 
 def _label(name: str, config: AcceleratorConfig) -> str:

@@ -21,7 +21,7 @@ from lutvar.host.compile.costs import CostModel, UnitTimes, unit_times
 from lutvar.hw.inspection import for_inspection
 from lutvar.sim.model.model import Estimator
 from lutvar.sim.model.plans import plan
-from lutvar.sim.model.resources import first_groups, resources
+from lutvar.sim.model.resources import resources
 from lutvar.sim.model.simulate import simulate
 from support.host.compile_cases import DIGITS, accelerator, compiler, staggered
 
@@ -192,7 +192,7 @@ def test_the_large_configuration_fits() -> None:
 
 
 def test_resources_add_up_the_measured_units() -> None:
-    """Every unit once, a further row group for each 16 rows."""
+    """Every unit once, a row group for each 16 rows."""
     config = accelerator("vck190-fp4", rows=64)
     points = [
         UnitPoint(
@@ -205,13 +205,12 @@ def test_resources_add_up_the_measured_units() -> None:
     found = resources(config, points)
     assert list(UNITS)[-2:] == ["matrix", "row_group"]
     first = found.lines[-2]
-    more = 4 - first_groups(config)
-    assert found.total("lut") == 111111 + 10**6 + more * 10**7
-    assert found.total("dsp") == 0 + 1 + 2 + 3 + 4 + 5 + 6 + more * 7
+    assert found.total("lut") == 111111 + 10**6 + 4 * 10**7
+    assert found.total("dsp") == 0 + 1 + 2 + 3 + 4 + 5 + 6 + 4 * 7
     assert first.levels == 7 and found.synthesised and not found.missing("lut")
     # The array's memories are its banks, and what MATRIX has beside those of its row groups.
     banks = found.lines[-1].amounts
-    assert found.total("bram36") == 6 + (9 - first_groups(config)) + (banks["bram36"] or 0)
+    assert found.total("bram36") == 6 + 9 + (banks["bram36"] or 0)
     # A query row more: one size does not say what it costs.
     more_rows = config.model_copy(update={"attention_rows": config.attention_rows + 1})
     assert resources(more_rows, points).missing("lut") == [
