@@ -77,6 +77,12 @@ _RECORD = Path(__file__).parents[2] / "docs" / "results.jsonl"
     help="Recipe instead of the space's; repeat for several.",
 )
 @click.option(
+    "--preset",
+    metavar="NAME",
+    help="Preset of the model instead of the space's, where no recipe says it, for example "
+    "fp4-single.",
+)
+@click.option(
     "--results",
     type=click.Path(dir_okay=False, path_type=Path),
     default=_RECORD,
@@ -108,7 +114,8 @@ _RECORD = Path(__file__).parents[2] / "docs" / "results.jsonl"
 @json_option
 def explore(
     space_name: str, model: str, trials: int, jobs: int | None, storage: str | None,
-    changes: tuple[str, ...], clocks: tuple[float, ...], recipes: tuple[str, ...], results: Path,
+    changes: tuple[str, ...], clocks: tuple[float, ...], recipes: tuple[str, ...],
+    preset: str | None, results: Path,
     costs: Path | None, max_kl: float | None, no_guidance: bool, picks: tuple[str, ...],
     name: str | None, seed: int, out: Path, as_json: bool,
 ) -> None:  # fmt: skip
@@ -137,7 +144,7 @@ def explore(
 
     if name is not None and len(picks) != 1:
         raise click.UsageError("--name names one accelerator: give one --pick with it")
-    space = _space(space_name, changes, clocks, recipes, max_kl)
+    space = _space(space_name, changes, clocks, recipes, preset, max_kl)
     points = None if costs is None else tuple(_points(costs))
     shape, quality = _shape(model), _quality(space, results)
     task = Task(space, model, shape, quality, not no_guidance, points)
@@ -164,9 +171,10 @@ def explore(
 
 def _space(
     name: str, changes: tuple[str, ...], clocks: tuple[float, ...], recipes: tuple[str, ...],
-    max_kl: float | None,
+    preset: str | None, max_kl: float | None,
 ) -> Space:  # fmt: skip
     """The space with what the options change."""
+    from lutvar.contract.quant_preset import load_quant
     from lutvar.sim.explore.space import load_space
     from lutvar.yaml_files import parse_yaml
 
@@ -185,6 +193,10 @@ def _space(
         update["clocks"] = [*dict.fromkeys(clocks)]
     if recipes:
         update["recipes"] = [*dict.fromkeys(recipes)]
+    if preset is not None:
+        if recipes:
+            raise click.UsageError("--preset and --recipe exclude each other; give one")
+        update |= {"preset": load_quant(preset).name, "recipes": []}
     if max_kl is not None:
         update["limits"] = space.limits.model_copy(update={"max_kl": max_kl})
     return space.model_copy(update=update)

@@ -69,6 +69,8 @@ def test_front_picks_and_what_is_there(here: Path) -> None:
         (["--set", "rows"], "must be KEY=VALUE"),
         (["--space", "nothing"], "unknown space 'nothing'"),
         (["--name", "x"], "--name names one accelerator"),
+        (["--preset", "fp4-single", "--recipe", "fpqvar-fp4"], "exclude each other"),
+        (["--preset", "fp6"], "the model is quantized with preset fp6"),
         (["--max-kl", "0.1"], "--max-kl needs recipes"),
         (["--model", "nothing"], "unknown model 'nothing'"),
         (["--costs", "tiny.yaml"], "is no file of synthesised units"),

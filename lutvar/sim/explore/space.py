@@ -15,6 +15,7 @@ from typing_extensions import Self
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.names import Name
+from lutvar.contract.quant_preset import QuantConfig, load_quant
 from lutvar.files import json_text
 from lutvar.yaml_files import load_named
 
@@ -68,12 +69,15 @@ class Space(_Strict):
     Attributes:
         base: the accelerator whose other fields all candidates have.
         fields: the fields that differ, each a list of values or `Steps`.
-        clocks: MHz. recipes: names of rows of the results file; none: the base's formats.
+        preset: how the model is quantized where no recipe says it; None: as the accelerator's own
+            preset says. One that the accelerators run.
+        clocks: MHz. recipes: names of rows of the results file.
     """
 
     name: Name
     base: str
     fields: dict[str, list[Value] | Steps]
+    preset: str | None = None
     clocks: list[float] = Field(default=[250.0], min_length=1)
     recipes: list[str] = []
     limits: Limits = Limits()
@@ -144,15 +148,25 @@ class Space(_Strict):
     ) -> AcceleratorConfig:
         """The accelerator of a candidate.
 
+        A recipe brings the format of the records, and its preset where that of the other fields
+        does not run it.
+
         Raises:
             ValueError: the values exclude each other.
         """
         fields = load_accelerator(self.base).model_dump() | {"name": name}
+        fields |= {key: values[key] for key in self.fields}
         if self.recipes:
             recipe = quality[str(values[RECIPE])]
-            fields |= {"quant": recipe.preset, "kv_format": recipe.kv_format}
-        fields |= {key: values[key] for key in self.fields}
+            fields["kv_format"] = recipe.kv_format
+            if not load_quant(recipe.preset).runs_in(load_quant(fields["quant"])):
+                fields["quant"] = recipe.preset
         return AcceleratorConfig(**fields)
+
+    def model_preset(self, values: Values, quality: Mapping[str, Quality]) -> QuantConfig | None:
+        """How a candidate's model is quantized; None: as the accelerator's preset says."""
+        name = quality[str(values[RECIPE])].preset if self.recipes else self.preset
+        return None if name is None else load_quant(name)
 
     def fingerprint(self) -> str:
         """A hash of everything that the candidates and their limits depend on."""
@@ -171,4 +185,6 @@ def load_space(name_or_path: str | Path) -> Space:
     """A shipped space by name, or one from a YAML file. Raises YamlError."""
     space = load_named(Space, "spaces", name_or_path, "space")
     load_accelerator(space.base)
+    if space.preset is not None:
+        load_quant(space.preset)
     return space

@@ -132,7 +132,7 @@ def evaluate(task: Task, values: Values) -> Worth:
     if not worth.feasible:
         return worth
     try:
-        alone, staggered = _estimates(task, config, float(values[CLOCK]))
+        alone, staggered = _estimates(task, config, values)
     except CompileError as error:
         return replace(worth, excess=excess | {"model": _IMPOSSIBLE}, reason=str(error))
     gbs = max(alone.gigabytes_per_second, staggered.gigabytes_per_second)
@@ -158,15 +158,13 @@ def _excess(config: AcceleratorConfig, found: Resources, limits: Limits) -> dict
     return excess | {"noc_ports": len(read_ports(config.weight_ports)) / limits.noc_ports - 1}
 
 
-def _estimates(task: Task, config: AcceleratorConfig, clock: float) -> tuple[Estimate, Estimate]:
+def _estimates(task: Task, config: AcceleratorConfig, values: Values) -> tuple[Estimate, Estimate]:
     """One image alone, and images staggered over the scales."""
-    alone, staggered = (
-        estimate_one(
-            Request(config, task.shape, task.model, schedule, 1, task.guided, clock)
-        )
-        for schedule in ("single", "stagger")
+    request = Request(
+        config, task.shape, task.model, "single", guided=task.guided, clock=float(values[CLOCK]),
+        quant=task.space.model_preset(values, task.quality),
     )  # fmt: skip
-    return alone, staggered
+    return estimate_one(request), estimate_one(replace(request, schedule="stagger"))
 
 
 def _busiest(estimate: Estimate) -> float:

@@ -67,7 +67,7 @@ def test_nothing_within_the_limits() -> None:
         require_feasible([])
     tight = task(space=space(limits=Limits(lut=0.2)))
     tried = [evaluate(tight, values) for values in tight.space.candidates()]
-    # 16 rows, one query row: 3,000 + 50,000 + 61,000 + 70,000 LUTs of 179,968.
+    # 16 rows, one query row: 4,000 + 50,000 + 60,000 + 70,000 LUTs of 179,968.
     with pytest.raises(ExploreError, match=r"none of 160 .* LUTs by 2\.2 % \(rows 16, att"):
         require_feasible(tried)
     require_feasible([*tried, worth(1, 1.0, 1.0)])

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.quant_preset import load_quant
 from lutvar.sim.explore import study
 from lutvar.sim.explore.quality import Quality, QualityError, load_quality
 from lutvar.sim.explore.space import ExploreError, Limits, load_space
@@ -53,6 +55,7 @@ def test_candidates() -> None:
         ("name: x\nbase: small-fp4\nfields: {rows: {low: 3, high: 1}}", "high 1 is below low 3"),
         ("name: x\nbase: small-fp4\nfields: {}\nclocks: [0]", "must be above 0"),
         ("name: x\nbase: nothing\nfields: {}", "unknown"),
+        ("name: x\nbase: small-fp4\npreset: nothing\nfields: {}", "unknown"),
         ("name: x\nbase: small-fp4\nfields: {}\nlimits: {lut: 1.5}", "limits.lut"),
     ],
 )
@@ -105,6 +108,12 @@ def test_a_recipe_chooses_the_formats() -> None:
     assert one.size == 2
     config = one.config({"rows": 16, "recipe": "b"}, quality, "x")
     assert (config.quant, config.kv_format) == ("fp6", "E2M1")
+    # An accelerator with the dual format runs models without it, and is kept.
+    quality["a"] = replace(quality["a"], preset="fp4-single")
+    assert one.config({"rows": 16, "recipe": "a"}, quality, "x").quant == "fp4"
+    assert one.model_preset({"recipe": "a"}, quality) == load_quant("fp4-single")
+    assert space().model_preset({}, {}) is None
+    assert space(preset="fp4-single").model_preset({}, {}) == load_quant("fp4-single")
     both = task(space=one, quality=quality)
     assert both.objectives == ["latency", "throughput", "per_lut", "kl"]
     assert task().objectives == ["latency", "throughput", "per_lut"]
