@@ -11,6 +11,8 @@
 
 namespace {
 
+const uint32_t kAddresses = 0xFFF, kStrobes = 0xF;  // all bits of the control port
+
 struct Change {
     uint64_t cycle;
     uint32_t busy, active;
@@ -270,9 +272,10 @@ int lutvar_write(void* handle, uint32_t address, uint32_t data, uint32_t strobe,
         t.s_axi_control_awvalid = !aw_done && i >= aw_late;
         t.s_axi_control_wvalid = !w_done && i >= w_late;
         t.s_axi_control_bready = i >= b_late;
-        t.s_axi_control_awaddr = address;
-        t.s_axi_control_wdata = data;
-        t.s_axi_control_wstrb = strobe;
+        // Without VALID the opposite of what was meant: a core that looks late sees it.
+        t.s_axi_control_awaddr = t.s_axi_control_awvalid ? address : address ^ kAddresses;
+        t.s_axi_control_wdata = t.s_axi_control_wvalid ? data : ~data;
+        t.s_axi_control_wstrb = t.s_axi_control_wvalid ? strobe : strobe ^ kStrobes;
         s.settle();
         aw_done |= t.s_axi_control_awvalid && t.s_axi_control_awready;
         w_done |= t.s_axi_control_wvalid && t.s_axi_control_wready;
@@ -292,7 +295,7 @@ int lutvar_read(void* handle, uint32_t address, uint32_t* data, uint64_t max_cyc
     for (uint64_t i = 0; i < max_cycles && response < 0; ++i) {
         t.s_axi_control_arvalid = !ar_done && i >= ar_late;
         t.s_axi_control_rready = i >= r_late;
-        t.s_axi_control_araddr = address;
+        t.s_axi_control_araddr = t.s_axi_control_arvalid ? address : address ^ kAddresses;
         s.settle();
         ar_done |= t.s_axi_control_arvalid && t.s_axi_control_arready;
         if (t.s_axi_control_rvalid && t.s_axi_control_rready) {
