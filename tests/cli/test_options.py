@@ -33,6 +33,9 @@ from lutvar.cli.main import BROKEN_PIPE, run
         (["generate", "--backend", "float", "--config", "small-fp6"], "no use of --config"),
         (["eval", "--weights", "x.pth"], "--protocol own makes no use of --weights"),
         (["study", "agreement", "--model", "digits"], "makes no use of --model"),
+        (["quantize", "--outliers", "1", "-o", "x.safetensors"], "give --recipe"),
+        (["estimate", "--compare", "--preset", "fp4-single"], "makes no use of --preset"),
+        (["estimate", "--preset", "fp6-single"], "vck190-fp4 runs fp4; quantize with fp4"),
     ],
 )
 def test_options_that_would_be_ignored(
