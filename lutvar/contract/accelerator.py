@@ -22,6 +22,7 @@ ROW_GROUP = 16  #: token rows that share weights registers and drain together
 BEAT_BYTES = 64  #: every memory port
 HEAD_DIM = 64  #: columns of an attention head; all released models have it
 WEIGHT_BLOCK = 32  #: outputs that share a beat of scales in a weight panel
+STRIPE = 128  #: consecutive outputs of a weight panel that lie on one weight port
 
 
 @cache
@@ -59,8 +60,13 @@ class AcceleratorConfig(_Strict):
         default=0, ge=0, description="of these, rows whose scores take 32 DSP instead of LUTs"
     )
     max_keys: int = Field(ge=16, le=4095, description="largest number of keys")
-    weight_ports: Literal[1, 2] = Field(
-        default=1, description="memory ports that weights come through, each half of every panel"
+    weight_ports: Literal[1, 2, 4] = Field(
+        default=1, description="memory ports that weights come through, by stripes of 128 outputs"
+    )
+    max_sections: Literal[1, 2, 4] = Field(
+        default=1,
+        description="sections that the array can split into for tiles of few rows, each with its "
+        "own weight ports",
     )
     weight_fifo: int = Field(
         default=256, ge=64, description="beats of weights fetched ahead on each weight port"
@@ -84,6 +90,16 @@ class AcceleratorConfig(_Strict):
             )
         if self.rows % ROW_GROUP:
             raise ValueError(f"rows is {self.rows}; it must be a multiple of {ROW_GROUP}")
+        if self.max_sections > self.weight_ports:
+            raise ValueError(
+                f"max_sections is {self.max_sections}; each section takes a weight port of its "
+                f"own, and weight_ports is {self.weight_ports}"
+            )
+        if self.max_sections > self.row_groups:
+            raise ValueError(
+                f"max_sections is {self.max_sections}; rows {self.rows} are {self.row_groups} "
+                f"groups of {ROW_GROUP}, and a section needs at least one"
+            )
         if self.max_width % GROUP:
             raise ValueError(f"max_width is {self.max_width}; it must be a multiple of {GROUP}")
         if self.bank_groups * GROUP < self.max_width:

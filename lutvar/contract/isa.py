@@ -17,6 +17,7 @@ INSTRUCTION_BYTES = 64
 PROGRAM_MAGIC = 0x31_52_41_56_54_55_4C  #: "LUTVAR1" as bytes in memory order
 ALIGN = 64  #: every address and stride in memory is a multiple of this many bytes
 MAX_INSTRUCTIONS = 1 << 24
+BLOCKS_OF_STRIPE = 4  #: blocks of 32 outputs that lie on one weight port
 READINGS_AHEAD = 1 << 20  #: readings of panels that FETCH may be ahead of MATRIX, and one
 
 
@@ -115,7 +116,9 @@ PAYLOAD_LOW = 128
 PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
     Opcode.FETCH: _place(PAYLOAD_LOW, [
         _address("address", "first weight panel"),
-        _F("beats", 20, "64-byte beats of one panel, on all weight ports together"),
+        _F("beats", 20, "64-byte beats of one panel on each of the first `full` weight ports"),
+        _F("full", 3, "weight ports that bring `beats` of each panel"),
+        _F("rest", 20, "beats of one panel on each of the other weight ports; may be 0"),
         _F("panels", 8, "panels, one after the other in memory"),
         _F("repeat", 2, "times that each panel is read before the next: 1, or 2 for dual formats"),
     ]),
@@ -133,16 +136,18 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _address("shift", "AdaLN shift vector, FP16 (norm only)"),
         _F("inverse_width", 32, "1 / width as float32 (norm only)", kind="float32"),
         _F("epsilon", 32, "added to the variance (norm only)", kind="float32"),
+        _F("sections", 2, "log2 of the sections that the array splits into"),
     ]),
     Opcode.MATRIX: _place(PAYLOAD_LOW, [
         _F("bank", 3, "activation bank to read"),
         _F("acc_bank", 3, "accumulator bank to fill"),
         _F("groups", 8, "input width / 128"),
-        _F("blocks", 9, "outputs / 32"),
+        _F("blocks", 9, "outputs / 32, a multiple of 4"),
         _F("dual", 1, "two passes for each group, negative half first"),
         _F("exponent", 6, "SCALE_EXP e of the layer", signed=True),
         _F("rows", 10, "rows of the tile that hold data"),
         _F("more", 1, "sums go on from what the accumulators hold; biases count for nothing"),
+        _F("sections", 2, "log2 of the sections that the array splits into"),
     ]),
     Opcode.POST: _place(PAYLOAD_LOW, [
         _F("acc_bank", 3, "accumulator bank to drain"),
@@ -164,6 +169,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _address("values", "V record of head 0 and the first row used (QKV only)"),
         _F("head_stride", 24, "bytes from one head's records to the next's (QKV only)"),
         _F("shift", 1, "GELU adds the vector at `input`; else nothing"),
+        _F("sections", 2, "log2 of the sections that the array splits into"),
     ]),
     Opcode.ATTEND: _place(PAYLOAD_LOW, [
         _F("rows", 10, "query rows, all of one sequence"),
@@ -221,35 +227,45 @@ class Instruction:
     waits: Sequence[int] = (0, 0, 0, 0, 0)  #: completed instructions by unit, counted exactly
 
 
-def readings(item: Instruction) -> int:
-    """Readings of weight panels that an instruction brings (FETCH) or, negative, needs (MATRIX)."""
+def readings(item: Instruction, ports: int) -> tuple[int, ...]:
+    """Readings of weight panels that an instruction brings (FETCH) or, negative, needs (MATRIX).
+
+    By weight port; a port without a share of the panel has none.
+    """
     o = item.operands
     if item.opcode == Opcode.FETCH:
-        return o["panels"] * o["repeat"]
+        count = o["panels"] * o["repeat"]
+        return tuple(count if p < o["full"] or o["rest"] else 0 for p in range(ports))
     if item.opcode == Opcode.MATRIX:
-        return -o["groups"] * (1 + o["dual"])
-    return 0
+        count, stripes = o["groups"] * (1 + o["dual"]), o["blocks"] // BLOCKS_OF_STRIPE
+        return tuple(-count if p < stripes else 0 for p in range(ports))
+    return (0,) * ports
 
 
-def check_readings(program: Sequence[Instruction]) -> None:
+def check_readings(program: Sequence[Instruction], ports: int) -> None:
     """The rule WEIGHTS of the device. Raises ProgramError, naming the instruction that breaks it.
 
     In program order, FETCH brings the readings of a MATRIX instruction before it, is never
-    `READINGS_AHEAD` of them ahead, and leaves none over at END.
+    `READINGS_AHEAD` of them ahead, and leaves none over at END; all on each weight port.
     """
-    credit = 0
+    credits_ = [0] * ports
     for index, item in enumerate(program):
-        credit += readings(item)
         where = f"instruction {index} ({item.opcode.name})"
-        if credit < 0:
-            raise ProgramError(
-                f"{where} needs {-readings(item)} readings of panels; FETCH before it leaves "
-                f"{credit - readings(item)} for it"
-            )
-        if credit >= READINGS_AHEAD:
-            raise ProgramError(f"{where}: FETCH is {credit} readings of panels ahead of MATRIX")
-        if item.opcode == Opcode.END and credit:
-            raise ProgramError(f"{where}: {credit} readings of panels are left over")
+        for port, more in enumerate(readings(item, ports)):
+            credits_[port] += more
+            credit = credits_[port]
+            of_port = f" on weight port {port}" if ports > 1 else ""
+            if credit < 0:
+                raise ProgramError(
+                    f"{where} needs {-more} readings of panels{of_port}; FETCH before it leaves "
+                    f"{credit - more} for it"
+                )
+            if credit >= READINGS_AHEAD:
+                raise ProgramError(
+                    f"{where}: FETCH is {credit} readings of panels ahead of MATRIX{of_port}"
+                )
+            if item.opcode == Opcode.END and credit:
+                raise ProgramError(f"{where}: {credit} readings of panels are left over{of_port}")
 
 
 def _encode(word: int, item: OperandField, value: int, where: str) -> int:

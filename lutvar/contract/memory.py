@@ -14,12 +14,11 @@ slice only), and the codes `[32][128]` packed b bits each (32 beats at 4 bits, 4
 is its slices of inputs, each the panels of its groups in order; biases of later slices are not
 used.
 
-A build with one weight port reads a block in this order: scales, first biases, codes of 16 outputs,
-second biases, codes of the other 16. With two weight ports, P = 2, a panel is two halves of equal
-size, one after the other in memory, one for each port; N is a multiple of 64. Port p has, in the
-same order, the codes of inputs `64 p .. 64 p + 63` of every output; scales and second biases of
-the blocks b with `b mod 2 = p`; first biases of the other blocks. So before 16 outputs each port
-has at most one beat that is not codes.
+A block is stored in this order: scales, first biases, codes of 16 outputs, second biases, codes of
+the other 16. N is a multiple of 128; 128 consecutive outputs, four blocks, are a *stripe*. With P
+weight ports stripe b of a panel lies on port `b mod P`: a panel is the share of port 0, that of
+port 1 and so on, one after the other in memory, each its stripes in order. Shares differ by at most
+a stripe, and may be empty.
 
 **qkv** outputs are permuted: first the C columns of q, then for each head its 64 columns of v and
 its 64 columns of k, so that one block of 128 columns has what a K record needs.
@@ -33,7 +32,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK
+from .accelerator import BEAT_BYTES, HEAD_DIM, STRIPE, WEIGHT_BLOCK
 from .bits import pack_codes, unpack_codes
 from .formats import NumberFormat
 from .quant_preset import GROUP
@@ -43,18 +42,15 @@ SCALE_BYTE, VALUE_SCALE_BYTE = 48, 50
 BIAS_BEATS = WEIGHT_BLOCK * 4 // BEAT_BYTES
 
 
-#: Before each half of a block: what comes, and on which port: block number + offset, mod ports.
-#: "bias" is the half's own beat of biases, in the first panel of a slice.
-SIDE_BEATS: tuple[tuple[tuple[str, int], ...], ...] = (
-    (("scales", 0), ("bias", 1)),
-    (("bias", 0),),
-)
+#: What comes before each half of a block; "bias" is the half's own beat of biases, in the first
+#: panel of a slice.
+SIDE_BEATS: tuple[tuple[str, ...], ...] = (("scales", "bias"), ("bias",))
 HALVES = len(SIDE_BEATS)
 HALF_BLOCK = WEIGHT_BLOCK // HALVES  #: outputs
 
 
 def block_beats(code_bits: int, first: bool) -> int:
-    """Beats of a block of 32 outputs, all ports together; `first`: in a slice's first panel."""
+    """Beats of a block of 32 outputs; `first`: in a slice's first panel."""
     codes = WEIGHT_BLOCK * GROUP * code_bits // 8 // BEAT_BYTES
     return 1 + (BIAS_BEATS if first else 0) + codes
 
@@ -64,40 +60,71 @@ def panel_beats(outputs: int, code_bits: int, first: bool) -> int:
     return outputs // WEIGHT_BLOCK * block_beats(code_bits, first)
 
 
-def block_cycles(code_bits: int, first: bool, ports: int) -> int:
-    """Cycles in which a block of 32 outputs comes through the weight ports and is multiplied."""
-    return max(WEIGHT_BLOCK, -(-block_beats(code_bits, first) // ports))
+@dataclass(frozen=True)
+class Shares:
+    """How a panel divides over the weight ports, as in the fields of FETCH.
+
+    Attributes:
+        beats: on each of the first `full` ports.
+        full: 1 or more.
+        rest: on each of the other ports; 0 if there is none.
+    """
+
+    beats: int
+    full: int
+    rest: int
+
+
+def panel_shares(outputs: int, code_bits: int, first: bool, ports: int) -> Shares:
+    """Shares of the ports in a panel of N outputs, N a multiple of 128."""
+    stripe = panel_beats(STRIPE, code_bits, first)
+    even, more = divmod(outputs // STRIPE, ports)
+    if more:
+        return Shares((even + 1) * stripe, more, even * stripe)
+    return Shares(even * stripe, ports, 0)
+
+
+def port_beats(beats: int, full: int, rest: int, ports: int) -> tuple[int, ...]:
+    """Beats of a panel on each port, from the fields of FETCH."""
+    return tuple(beats if port < full else rest for port in range(ports))
+
+
+def block_cycles(code_bits: int, first: bool, ports: int, sections: int = 1) -> int:
+    """Cycles in which each section multiplies a block of 32 outputs, on average over many.
+
+    Each port brings a beat a cycle, each section takes a vector a cycle.
+    """
+    return max(WEIGHT_BLOCK, -(-block_beats(code_bits, first) * sections // ports))
 
 
 @dataclass(frozen=True)
 class PanelPart:
-    """Consecutive beats of a port: `what` is "scales", "bias" or "codes".
+    """Consecutive beats of a block: `what` is "scales", "bias" or "codes".
 
     Attributes:
-        block: in a period of as many blocks as ports.
         half: of the block.
         beats: their number.
     """
 
     what: str
-    block: int
     half: int
     beats: int
 
 
-def panel_parts(port: int, ports: int, code_bits: int, first: bool) -> list[PanelPart]:
-    """What a port reads for one period of a panel: as many blocks as there are ports."""
-    codes = HALF_BLOCK * GROUP // ports * code_bits // 8 // BEAT_BYTES
+def panel_parts(code_bits: int, first: bool) -> list[PanelPart]:
+    """The parts of a block, in order."""
+    codes = HALF_BLOCK * GROUP * code_bits // 8 // BEAT_BYTES
     parts = []
-    for block in range(ports):
-        for half, sides in enumerate(SIDE_BEATS):
-            parts += [
-                PanelPart(what, block, half, 1)
-                for what, offset in sides
-                if (block + offset) % ports == port and (first or what != "bias")
-            ]
-            parts.append(PanelPart("codes", block, half, codes))
+    for half, sides in enumerate(SIDE_BEATS):
+        parts += [PanelPart(what, half, 1) for what in sides if first or what != "bias"]
+        parts.append(PanelPart("codes", half, codes))
     return parts
+
+
+def stored_outputs(outputs: int, ports: int) -> NDArray[np.int64]:
+    """Outputs of a panel in the order in which they are stored, [N]."""
+    stripes = np.arange(outputs, dtype=np.int64).reshape(-1, STRIPE)
+    return np.concatenate([stripes[port::ports].reshape(-1) for port in range(ports)])
 
 
 def pack_panel(
@@ -109,58 +136,57 @@ def pack_panel(
 ) -> bytes:
     """One panel: codes [N, 128], scales [N], bias [N] (first panel of a slice).
 
-    N is a multiple of 32 * ports.
+    N is a multiple of 128.
     """
+    order = stored_outputs(len(codes), ports)
     raw: dict[str, NDArray[Any]] = {}
-    raw["scales"] = np.ascontiguousarray(scales, "<u2").reshape(-1, ports, 1, WEIGHT_BLOCK)
+    raw["codes"] = pack_codes(codes[order].reshape(-1, HALVES, HALF_BLOCK, GROUP), code_bits)
+    scales = np.ascontiguousarray(scales, "<u2")[order]
+    raw["scales"] = scales.reshape(-1, 1, WEIGHT_BLOCK)
     if bias is not None:
-        raw["bias"] = np.ascontiguousarray(bias, "<f4").reshape(-1, ports, HALVES, HALF_BLOCK)
-    lanes = codes.reshape(-1, ports, HALVES, HALF_BLOCK, ports, GROUP // ports)
-    panel = []
-    for port in range(ports):
-        raw["codes"] = pack_codes(np.ascontiguousarray(lanes[:, :, :, :, port]), code_bits)
-        parts = [
-            np.ascontiguousarray(raw[p.what][:, p.block, p.half]).reshape(len(lanes), -1)
-            for p in panel_parts(port, ports, code_bits, bias is not None)
-        ]
-        panel.append(np.concatenate([part.view(np.uint8) for part in parts], axis=1).tobytes())
-    return b"".join(panel)
+        raw["bias"] = np.ascontiguousarray(bias, "<f4")[order].reshape(-1, HALVES, HALF_BLOCK)
+    blocks = len(codes) // WEIGHT_BLOCK
+    parts = [
+        np.ascontiguousarray(raw[p.what][:, p.half]).reshape(blocks, -1).view(np.uint8)
+        for p in panel_parts(code_bits, bias is not None)
+    ]
+    return np.concatenate(parts, axis=1).tobytes()
 
 
 def unpack_panel(
     panel: NDArray[np.uint8], outputs: int, code_bits: int, first: bool, ports: int = 1
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float32] | None]:
     """The inverse of `pack_panel`: codes [N, 128], scales [N], bias [N]."""
-    periods = outputs // (WEIGHT_BLOCK * ports)
-    codes = np.empty((periods, ports, HALVES, HALF_BLOCK, ports, GROUP // ports), np.uint8)
-    scales = np.empty((periods, ports, WEIGHT_BLOCK), np.uint16)
-    bias = np.empty((periods, ports, HALVES, HALF_BLOCK), np.float32)
-    for port, lane in enumerate(
-        np.ascontiguousarray(panel).reshape(ports, periods, -1, BEAT_BYTES)
-    ):
-        at = 0
-        for p in panel_parts(port, ports, code_bits, first):
-            raw = np.ascontiguousarray(lane[:, at : at + p.beats]).reshape(periods, -1)
-            at += p.beats
-            if p.what == "scales":
-                scales[:, p.block] = raw.view("<u2")
-            elif p.what == "bias":
-                bias[:, p.block, p.half] = raw.view("<f4")
-            else:
-                lanes = raw.reshape(periods, HALF_BLOCK, -1)
-                codes[:, p.block, p.half, :, port] = unpack_codes(lanes, code_bits)
-    return codes.reshape(outputs, GROUP), scales.reshape(-1), bias.reshape(-1) if first else None
+    blocks = outputs // WEIGHT_BLOCK
+    order = stored_outputs(outputs, ports)
+    codes = np.empty((blocks, HALVES, HALF_BLOCK, GROUP), np.uint8)
+    scales = np.empty((blocks, WEIGHT_BLOCK), np.uint16)
+    bias = np.empty((blocks, HALVES, HALF_BLOCK), np.float32)
+    beats = np.ascontiguousarray(panel).reshape(blocks, -1, BEAT_BYTES)
+    at = 0
+    for p in panel_parts(code_bits, first):
+        raw = np.ascontiguousarray(beats[:, at : at + p.beats]).reshape(blocks, -1)
+        at += p.beats
+        if p.what == "scales":
+            scales[:] = raw.view("<u2")
+        elif p.what == "bias":
+            bias[:, p.half] = raw.view("<f4")
+        else:
+            codes[:, p.half] = unpack_codes(raw.reshape(blocks, HALF_BLOCK, -1), code_bits)
+    place = np.argsort(order)
+    return (
+        codes.reshape(outputs, GROUP)[place],
+        scales.reshape(-1)[place],
+        bias.reshape(-1)[place] if first else None,
+    )
 
 
 def block_at(beat: int, outputs: int, code_bits: int, first: bool, ports: int = 1) -> int:
     """The block of 32 outputs that a beat of a panel belongs to."""
-    port, beat = divmod(beat, panel_beats(outputs, code_bits, first) // ports)
-    period, beat = divmod(beat, block_beats(code_bits, first))
-    for part in panel_parts(port, ports, code_bits, first):
-        if beat < part.beats:
-            return period * ports + part.block
-        beat -= part.beats
-    raise ValueError(f"a panel of {outputs} outputs has no such beat")
+    block = beat // block_beats(code_bits, first)
+    if not 0 <= block < outputs // WEIGHT_BLOCK:
+        raise ValueError(f"a panel of {outputs} outputs has no such beat")
+    return int(stored_outputs(outputs, ports)[block * WEIGHT_BLOCK]) // WEIGHT_BLOCK
 
 
 def pack_records(

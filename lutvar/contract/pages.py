@@ -104,7 +104,21 @@ all earlier ones but those of FETCH are complete.
 
 FETCH comes before the MATRIX that uses its panels: in program order the readings of panels that
 FETCH brings (`panels * repeat`), less those that MATRIX needs (`groups * (1 + dual)`), are never
-below 0, and are 0 at END.
+below 0, and are 0 at END. Each weight port counts for itself: FETCH brings readings on the ports
+that have a share of the panel, MATRIX needs them on those that have a stripe of its outputs.
+"""
+
+_SECTIONS = """\
+## Sections
+
+For tiles of few rows the array of G row groups splits into s = 1, 2 or 4 sections that hold the
+same rows and work on different outputs. FRONT, MATRIX and POST of a tile name the same number. The
+first row groups of the sections are 0; of two 0 and `G // 2`; of four 0, `G // 2`, `G // 4` and
+`G // 2 + G // 4`, in this order. A tile has at most `16 * (G // s)` rows; FRONT writes each to
+every section, POST's `row_group` counts within the section. Of the outputs of a MATRIX, in stripes
+of 128, section k has those with `stripe mod s = k`, which are the columns
+`128 * (stripe // s)` and up of its accumulators; so `ceil(outputs / 128 / s) * 128` columns must
+fit a bank. Order and values of all sums are the same for every s.
 """
 
 _WHAT: Mapping[Opcode, str] = {
@@ -200,6 +214,7 @@ def instructions_page() -> str:
     parts = [
         _ISA_HEAD,
         _ORDER,
+        _SECTIONS,
         "## The header word\n",
         _fields(isa.PROGRAM_HEADER),
         "## The same in every instruction\n",

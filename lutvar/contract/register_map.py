@@ -18,14 +18,13 @@ __all__ = [
     "as_markdown", "read_ports",
 ]  # fmt: skip
 
-VERSION = 0x0002_0001  #: register map and contract version, major in the upper half
+VERSION = 0x0003_0000  #: register map and contract version, major in the upper half
 #: Memory ports with an AR and R channel, and those with AW, W and B. Names as in `m_axi_<name>`.
-#: The register map has all of them; a build with one weight port has no `wgt1`, and its bits and
-#: counters read 0.
-READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values", "wgt1")
+#: The register map has all of them; bits and counters of weight ports that a build lacks read 0.
+READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values", "wgt1", "wgt2", "wgt3")
 WRITE_PORTS = ("post", "values")
 #: The ports that bring weights, in order.
-WEIGHT_PORTS = ("wgt", "wgt1")
+WEIGHT_PORTS = ("wgt", "wgt1", "wgt2", "wgt3")
 
 
 def read_ports(weight_ports: int) -> tuple[str, ...]:
@@ -49,8 +48,10 @@ class DeviceError(IntEnum):
     READ_KEYS = 20
     READ_VALUES = 21
     READ_WGT1 = 22
-    WRITE_POST = 24  #: a write response was not OKAY; ERROR_ADDRESS: start of the burst
-    WRITE_VALUES = 25
+    READ_WGT2 = 23
+    READ_WGT3 = 24
+    WRITE_POST = 28  #: a write response was not OKAY; ERROR_ADDRESS: start of the burst
+    WRITE_VALUES = 29
     OUTSIDE_PROG = 32  #: a transfer in no window; ERROR_INFO: 1: a write; ERROR_ADDRESS: its start
     OUTSIDE_WGT = 33
     OUTSIDE_FRONT = 34
@@ -58,6 +59,8 @@ class DeviceError(IntEnum):
     OUTSIDE_KEYS = 36
     OUTSIDE_VALUES = 37
     OUTSIDE_WGT1 = 38
+    OUTSIDE_WGT2 = 39
+    OUTSIDE_WGT3 = 40
 
 
 class ReadRule(IntEnum):
@@ -85,15 +88,16 @@ class InstructionRule(IntEnum):
     UNUSED = 4  #: bits that the opcode does not use are not 0
     END = 5  #: END is not the last instruction, or the last one is not END
     ALIGNMENT = 6  #: an address or stride is not a multiple of 64
-    ROWS = 7  #: none, or more than the tile, row group or bank has
-    BANK = 8  #: no such activation or accumulator bank, or row group
-    GROUPS = 9  #: none, or more than a bank (with norm: than max_width) holds
-    OUTPUTS = 10  #: none (POST), under 128 or odd blocks for 2 weight ports (MATRIX), over a bank
-    DUAL = 11  #: the accelerator has no dual format
-    HEADS = 12  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
-    KEYS = 13  #: none, or more than max_keys
-    BEATS = 14  #: no beats or panels, unequal halves for two weight ports, or repeat not 1 or 2
-    WEIGHTS = 15  #: MATRIX before FETCH has its panels, panels left at END, or 2**20 ahead
+    SECTIONS = 7  #: more than the array splits into
+    ROWS = 8  #: none, or more than the tile (in that many sections), row group or bank has
+    BANK = 9  #: no such activation or accumulator bank, or row group of the tile
+    GROUPS = 10  #: none, or more than a bank (with norm: than max_width) holds
+    OUTPUTS = 11  #: none, not a multiple of 128 (MATRIX), or more than a bank of each section holds
+    DUAL = 12  #: the accelerator has no dual format
+    HEADS = 13  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
+    KEYS = 14  #: none, or more than max_keys
+    BEATS = 15  #: no beats or panels, ports or shares that do not add up, or repeat not 1 or 2
+    WEIGHTS = 16  #: MATRIX before FETCH has its panels, panels left at END, or 2**20 ahead
 
 
 _R, _A = Register, Access
@@ -132,16 +136,18 @@ _STATE = (
     Field("halted", 29, 1, "an error is kept"),
     Field("settling", 30, 1, "answers to bursts from before a reset may still come"),
 )  # fmt: skip
-_PORTS = (
-    *(f for i, p in enumerate(READ_PORTS) for f in _bits(3 * i, 1, [
+_READS = tuple(
+    f for i, p in enumerate(READ_PORTS) for f in _bits(3 * i, 1, [
         (f"{p}_arvalid", f"m_axi_{p} ARVALID"), (f"{p}_arready", f"m_axi_{p} ARREADY"),
         (f"{p}_rvalid", f"m_axi_{p} RVALID"),
-    ])),
-    *(f for i, p in enumerate(WRITE_PORTS) for f in _bits(3 * len(READ_PORTS) + 5 * i, 1, [
+    ])
+)  # fmt: skip
+_WRITES = tuple(
+    f for i, p in enumerate(WRITE_PORTS) for f in _bits(5 * i, 1, [
         (f"{p}_awvalid", f"m_axi_{p} AWVALID"), (f"{p}_awready", f"m_axi_{p} AWREADY"),
         (f"{p}_wvalid", f"m_axi_{p} WVALID"), (f"{p}_wready", f"m_axi_{p} WREADY"),
         (f"{p}_bvalid", f"m_axi_{p} BVALID"),
-    ])),
+    ])
 )  # fmt: skip
 
 REGISTERS: tuple[Register, ...] = (
@@ -195,13 +201,15 @@ REGISTERS: tuple[Register, ...] = (
     _R("CAPS2", 0x58, _A.RO, "limits", 0, (
         Field("max_width", 0, 12, "largest model width"),
         Field("max_keys", 12, 12, "largest number of keys"),
+        Field("weight_ports", 24, 3, "memory ports that weights come through"),
+        Field("max_sections", 27, 3, "sections that the array can split into"),
     )),
     _R("ERROR", 0x60, _A.RO,
        "first error since reset (see error codes); nothing starts until SOFT_RESET"),
     _R("ERROR_INFO", 0x64, _A.RO, "context of the error"),
     *_pairs(0x68, [("ERROR_ADDRESS", "start of the burst or transfer that failed")], _A.RO),
     _R("STATE", 0x70, _A.RO, "live state of the units", 0, _STATE),
-    _R("PORTS", 0x74, _A.RO, "live state of the memory ports", 0, _PORTS),
+    _R("PORTS", 0x74, _A.RO, "live state of the memory ports that read", 0, _READS),
     _R("SOFT_RESET", 0x78, _A.WO, "abort and clear errors, counters and units", 0, (
         Field("request", 0, 1,
               "end what the memory ports have begun, then reset; STATE.resetting until then"),
@@ -231,6 +239,7 @@ REGISTERS: tuple[Register, ...] = (
     ], _A.RW),
     _R("UNSOLICITED", 0x120, _A.RO,
        "beats and write responses that no burst had asked for, dropped, since ap_rst_n"),
+    _R("PORTS_WRITE", 0x124, _A.RO, "live state of the memory ports that write", 0, _WRITES),
 )  # fmt: skip
 
 BY_NAME: dict[str, Register] = {r.name: r for r in REGISTERS}
