@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from amaranth.hdl import Module, Signal, signed, unsigned
+from amaranth.hdl import Module, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import BEAT_BYTES, LANES, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    LANES,
+    STRIPE,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, Region
+from lutvar.contract.sections import SECTIONS
 from lutvar.contract.widths import DRAIN_VALUES, WORDS
 from lutvar.hw.port_types import Stream, View, view_signal
 
@@ -40,6 +47,21 @@ def payload_layout(opcode: Opcode) -> data.StructLayout:
     if opcode is Opcode.MATRIX:
         shapes["index"] = unsigned(INDEX_BITS)
     return data.StructLayout(shapes)
+
+
+def sections_of(config: AcceleratorConfig) -> tuple[int, ...]:
+    """The numbers of sections that a build can split into."""
+    return tuple(s for s in SECTIONS if s <= config.max_sections)
+
+
+def sections_bits(config: AcceleratorConfig) -> int:
+    """Bits of the base-2 logarithm of a number of sections; 0 if there is never more than one."""
+    return (len(sections_of(config)) - 1).bit_length()
+
+
+def stripes_of(blocks: Value) -> Value:
+    """Stripes of so many blocks of 32 outputs, as they are in MATRIX instructions."""
+    return blocks[(STRIPE // WEIGHT_BLOCK).bit_length() - 1 :]
 
 
 class UnitComponent(wiring.Component):
@@ -172,6 +194,7 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
 
     word: `group * 8 + k` for elements `16 k .. 16 k + 15` of a group. scales: byte `k` (of 4,
     for k < 4) of `m | m_negative << 16`, the group's scales; 0 in the words k = 4..7.
+    sections: base-2 logarithm of the number that the row's tile has; each of them takes the word.
     """
     bits = config.quant_config.code_bits
     return data.StructLayout(
@@ -182,6 +205,7 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
             "word": range(config.bank_groups * WORDS),
             "codes": LANES * bits,
             "scales": 8,
+            "sections": sections_bits(config),
         }
     )
 
@@ -189,7 +213,8 @@ def bank_write_layout(config: AcceleratorConfig) -> data.StructLayout:
 def drain_layout(config: AcceleratorConfig) -> data.StructLayout:
     """POST to MATRIX: read two columns of the 16 rows of a group. One request in each cycle.
 
-    column: index of the pair, `column >> 1`. The 32 float32 values (`drain_values`) are there
+    row_group: of the array, so it names the section too. column: of that section's accumulators,
+    index of the pair, `column >> 1`. The 32 float32 values (`drain_values`) are there
     `drain_latency` cycles later. Only banks whose MATRIX instruction is complete may be read.
     """
     return data.StructLayout(

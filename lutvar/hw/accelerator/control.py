@@ -1,22 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control half of the accelerator: registers and what they steer."""
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Const, DomainRenamer, Module, Signal, Value
+from amaranth.hdl import Cat, Const, DomainRenamer, Module, Mux, Signal, Value
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS
 from lutvar.contract.register_map import (
     ADDRESS_BITS,
     BY_NAME,
-    MAGIC,
     READ_PORTS,
     REGISTERS,
-    VERSION,
     WRITE_PORTS,
     DeviceError,
 )
@@ -32,6 +31,7 @@ from lutvar.hw.links import (
 )
 
 from .monitor import EventCounters, FirstError, Watchdog
+from .words import constants, pack_fields
 
 RESET_CYCLES = 16  #: how long a reset holds the units in reset: what is in flight drains
 #: Registers from `core_reset` to the domains that it resets, the same number on every way: one for
@@ -50,48 +50,9 @@ _COUNTED = (
 )  # fmt: skip
 
 
-def pack_fields(name: str, values: dict[str, Any]) -> Value:
-    """A register word from the values of all its fields."""
-    fields = {f.name: f for f in BY_NAME[name].fields}
-    if set(fields) != set(values):
-        raise ValueError(f"{name} has fields {sorted(fields)}, not {sorted(values)}")
-    parts: list[Value] = []
-    at = 0
-    for item in sorted(fields.values(), key=lambda f: f.low):
-        value = values[item.name]
-        if isinstance(value, int):
-            if not 0 <= value < 1 << item.width:
-                raise ValueError(f"{name}.{item.name} = {value} needs over {item.width} bits")
-            value = Const(value, item.width)
-        parts += [Const(0, item.low - at), value]
-        at = item.low + item.width
-    return Cat(parts, Const(0, 32 - at))
-
-
-def constants(config: AcceleratorConfig) -> dict[str, int]:
-    """Values of the read-only registers that identify a build."""
-    digest = accelerator_hash(config)
-    caps = {
-        "CAPS0": {
-            "rows": config.rows, "code_bits": config.quant_config.code_bits,
-            "kv_bits": config.kv.bits, "act_banks": config.act_banks,
-            "acc_banks": config.acc_banks, "attention_rows": config.attention_rows,
-        },
-        "CAPS1": {
-            "bank_groups": config.bank_groups, "acc_depth": config.acc_depth,
-            "queue": config.queue,
-        },
-        "CAPS2": {"max_width": config.max_width, "max_keys": config.max_keys},
-    }  # fmt: skip
-    return {
-        "MAGIC": MAGIC, "VERSION": VERSION,
-        "HASH_LO": digest & 0xFFFFFFFF, "HASH_HI": digest >> 32,
-        **{name: Const.cast(pack_fields(name, values)).value for name, values in caps.items()},
-    }  # fmt: skip
-
-
-#: Bits of PORTS.
-PORTS_BITS = max(field.low + field.width for field in BY_NAME["PORTS"].fields)
+def _bits(register: str) -> int:
+    """Bits of a register that have a meaning."""
+    return max(field.low + field.width for field in BY_NAME[register].fields)
 
 
 class Control(wiring.Component):
@@ -144,7 +105,8 @@ class Control(wiring.Component):
     idle: In(1)  #: no memory port has anything outstanding
     issue: In(1)  #: the array takes a weight vector
     wait_weights: In(1)  #: the array waits for weights
-    ports: In(PORTS_BITS)  #: bits of PORTS
+    ports: In(_bits("PORTS"))  #: bits of PORTS
+    ports_write: In(_bits("PORTS_WRITE"))  #: bits of PORTS_WRITE
     read_beats: In(len(READ_PORTS))  #: read ports on which a beat moves
     write_beats: In(len(WRITE_PORTS))  #: write ports on which a beat moves
     #: of the readers of READ_PORTS, then of the writers of WRITE_PORTS
@@ -195,7 +157,7 @@ class Control(wiring.Component):
             self.halt.eq(errors.halt | self.stop),
             registers.state.eq(state),
         ]  # fmt: skip
-        m.d.sync += registers.ports.eq(self.ports)
+        m.d.sync += [registers.ports.eq(self.ports), registers.ports_write.eq(self.ports_write)]
         return m
 
     def _state(self, resetting: Signal, settling: Signal) -> Value:
@@ -224,32 +186,38 @@ class Control(wiring.Component):
             DeviceError.WEIGHTS_SURPLUS: (self.surplus, self.weights_index),
             DeviceError.WEIGHTS_MISSING: (self.missing, self.weights_index),
         }
-        addresses: dict[tuple[DeviceError, int], Value] = {}  # by code and lowest bit of its info
-        readers = {p: self.reports[i] for i, p in enumerate(READ_PORTS)}
-        writers = {p: self.reports[len(READ_PORTS) + i] for i, p in enumerate(WRITE_PORTS)}
-        for kind, reports in (("READ", readers), ("WRITE", writers)):
-            for port, report in reports.items():
-                code = DeviceError[f"{kind}_{port.upper()}"]
+        # Whose address counts, by code and lowest bit of its info.
+        sources: dict[tuple[DeviceError, int], int] = {}
+        numbers = range(len(READ_PORTS) + len(WRITE_PORTS))
+        readers = dict(zip(READ_PORTS, numbers, strict=False))
+        writers = dict(zip(WRITE_PORTS, numbers[len(READ_PORTS) :], strict=True))
+        for kind, masters in (("READ", readers), ("WRITE", writers)):
+            for port, master in masters.items():
+                code, report = DeviceError[f"{kind}_{port.upper()}"], self.reports[master]
                 hits[code] = (report.response | report.last, report.last)
-                addresses[code, 0] = addresses[code, 1] = report.address
-        for port, report in readers.items():
-            code = DeviceError[f"OUTSIDE_{port.upper()}"]
-            written = writers[port].outside if port in writers else Const(0)
+                sources[code, 0] = sources[code, 1] = master
+        for port, master in readers.items():
+            code, report = DeviceError[f"OUTSIDE_{port.upper()}"], self.reports[master]
+            written = self.reports[writers[port]].outside if port in writers else Const(0)
             hits[code] = (report.outside | written, ~report.outside)
-            addresses[code, 0] = report.address
+            sources[code, 0] = master
             if port in writers:
-                addresses[code, 1] = writers[port].address
+                sources[code, 1] = writers[port]
         for number, code in enumerate(c for c in DeviceError if c.value):
             m.d.comb += [
                 errors.hits[number].eq(hits[code][0]),
                 errors.infos[number].eq(hits[code][1]),
             ]
-        # The port keeps its address; it is there before anybody can read the code.
-        address = Signal(BEAT_ADDRESS)
-        with m.Switch(Cat(errors.info[0], errors.code)):
-            for (code, info), start in addresses.items():
-                with m.Case(int(code) << 1 | info):
-                    m.d.sync += address.eq(start)
+        # The port keeps its address; it is here before anybody can read the code. Decode and
+        # selection are separate steps, which keeps the wide selection shallow.
+        address, chosen = Signal(BEAT_ADDRESS), Signal(len(numbers))
+        found = Cat(errors.info[0], errors.code)
+        starts = []
+        for master in numbers:
+            keys = [int(code) << 1 | info for (code, info), n in sources.items() if n == master]
+            m.d.sync += chosen[master].eq(Cat(found == key for key in keys).any())
+            starts.append(Mux(chosen[master], self.reports[master].address, 0))
+        m.d.sync += address.eq(reduce(or_, starts))
         m.d.comb += [
             registers.error.eq(errors.code),
             registers.error_info.eq(errors.info),

@@ -71,7 +71,9 @@ class _AcceleratorPorts(wiring.Component):
     s_axi_control: AxiLitePort  #: in: AXI4-Lite, 4 KiB, see `contract/register_map`
     m_axi_prog: AxiReadPort  #: out: reads of the program
     m_axi_wgt: AxiReadPort  #: out: reads of weights
-    m_axi_wgt1: AxiReadPort  #: out: reads of weights; only with two weight ports
+    m_axi_wgt1: AxiReadPort  #: out: reads of weights; only with two weight ports or more
+    m_axi_wgt2: AxiReadPort  #: out: reads of weights; only with four weight ports
+    m_axi_wgt3: AxiReadPort  #: out: reads of weights; only with four weight ports
     m_axi_front: AxiReadPort  #: out: reads of activations
     m_axi_post: AxiReadWritePort  #: out: reads of factors and rows, writes of results
     m_axi_keys: AxiReadPort  #: out: reads of q and K records
@@ -202,7 +204,7 @@ class AcceleratorCore(_AcceleratorPorts):
 
     def _observe(self, m: Module, control: Control) -> None:
         """What the registers see of the memory ports."""
-        bits = []
+        bits, writes = [], []
         built = _port_names(self._config)
         for number, name in enumerate(READ_PORTS):
             if name not in built:
@@ -214,9 +216,9 @@ class AcceleratorCore(_AcceleratorPorts):
             m.d.comb += control.read_beats[number].eq(beat)
         for number, name in enumerate(WRITE_PORTS):
             port = getattr(self, f"m_axi_{name}")
-            bits += [port.awvalid, port.awready, port.wvalid, port.wready, port.bvalid]
+            writes += [port.awvalid, port.awready, port.wvalid, port.wready, port.bvalid]
             m.d.comb += control.write_beats[number].eq(port.wvalid & port.wready)
-        m.d.comb += control.ports.eq(Cat(bits))
+        m.d.comb += [control.ports.eq(Cat(bits)), control.ports_write.eq(Cat(writes))]
         answers = [getattr(self, f"m_axi_{name}").rvalid for name in READ_PORTS if name in built]
         answers += [getattr(self, f"m_axi_{name}").bvalid for name in WRITE_PORTS]
         m.d.bus += control.arrivals.eq(Cat(*answers).any())

@@ -104,7 +104,7 @@ class RegisterFile(wiring.Component):
         for index, register in enumerate(self._registers):
             m.d.sync += chosen[index].eq(bus.read_address == register.offset)
             words.append(Mux(chosen[index], self._value(register), 0))
-        m.d.sync += [bus.read_data.eq(reduce(or_, words)), bus.read_ok.eq(chosen.any())]
+        m.d.sync += [bus.read_data.eq(_joined(words)), bus.read_ok.eq(chosen.any())]
         # So are decode and effect of a write, for soft reset and commands reach far.
         targets = Signal(len(self._registers))
         m.d.comb += bus.write_ok.eq(targets.any())
@@ -116,7 +116,8 @@ class RegisterFile(wiring.Component):
                 selected = Signal(name=f"write_{key}")
                 m.d.sync += targets[index].eq(bus.write_address == register.offset)
                 m.d.comb += selected.eq(bus.write & targets[index])
-            if hasattr(self, f"{key}_write"):
+            # By access and not by the member's name, which may be that of another register.
+            if register.name in self._live or register.access in (Access.W1C, Access.WO):
                 with m.If(selected):
                     m.d.comb += getattr(self, f"{key}_write").eq(ones & mask)
             elif register.access is Access.RW:
@@ -127,3 +128,13 @@ class RegisterFile(wiring.Component):
             if register.name in self._watched:
                 m.d.comb += getattr(self, f"{key}_seen").eq(bus.read & chosen[index])
         return m
+
+
+def _joined(words: list[Value]) -> Value:
+    """Words of which one at most is not 0: a tree, of three with their selects, then of six."""
+    width = 3
+    while len(words) > 1:
+        parts = [words[low : low + width] for low in range(0, len(words), width)]
+        words = [reduce(or_, part) for part in parts]
+        width = 6
+    return words[0]

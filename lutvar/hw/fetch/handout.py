@@ -14,15 +14,19 @@ READINGS = 9  #: bits of the readings of an instruction's panels: `panels * repe
 
 
 def counts_layout() -> data.StructLayout:
-    """What an instruction brings on a port: beats of a reading of a panel, and readings."""
-    return data.StructLayout({"beats": 20, "readings": READINGS})
+    """What an instruction brings on a port: beats of a reading of a panel, and readings.
+
+    nothing: it has no beats.
+    """
+    return data.StructLayout({"beats": 20, "readings": READINGS, "nothing": 1})
 
 
 class Handout(wiring.Component):
     """Hands a port's beats out and marks the last one of every reading.
 
     Invariant: an instruction of `beats` and `readings` hands out `beats * readings` beats, of which
-    numbers `beats`, `2 * beats`, ... have `last`. No beat leaves that no instruction owns.
+    numbers `beats`, `2 * beats`, ... have `last`. No beat leaves that no instruction owns. An
+    instruction without beats is done when those before it are.
 
     Latency: 2 cycles from `counts` to the first beat, 0 from `beats` to `weights`. Throughput: one
     beat in each cycle, also across instructions that are 2 cycles apart.
@@ -31,7 +35,7 @@ class Handout(wiring.Component):
     counts: In(stream.Signature(counts_layout()))  #: instructions; one waits while one is counted
     beats: In(stream.Signature(unsigned(BEAT)))  #: from the port's FIFO, in order
     weights: Out(weight_stream())  #: the same beats, marked; valid while an instruction owns them
-    done: Out(1)  #: the last beat of an instruction is handed out in this cycle
+    done: Out(1)  #: an instruction is complete: its last beat is handed out in this cycle
     busy: Out(1)  #: an instruction is here
 
     def elaborate(self, platform: Any) -> Module:
@@ -45,22 +49,25 @@ class Handout(wiring.Component):
         ]
         with m.If(load):
             m.d.sync += head.eq(self.counts.payload)
-        m.d.sync += head_valid.eq(load | (head_valid & ~refill))
+        skip = Signal()  # what waits has no beats
+        m.d.sync += head_valid.eq(load | (head_valid & ~refill & ~skip))
 
         giving = Signal()
         beats, left = Signal(20, reset_less=True), Signal(20, reset_less=True)
         last, one = Signal(), Signal()  # last beat of a reading; readings of a single beat
         readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
         ending = Signal()  # only one of them is left
-        handshake = Signal()
+        handshake, over = Signal(), Signal()
         m.d.comb += [
             self.weights.valid.eq(self.beats.valid & giving),
             self.weights.payload.data.eq(self.beats.payload),
             self.weights.payload.last.eq(last),
             self.beats.ready.eq(self.weights.ready & giving),
             handshake.eq(self.weights.valid & self.weights.ready),
-            self.done.eq(handshake & last & ending),
-            refill.eq(head_valid & (~giving | self.done)),
+            over.eq(handshake & last & ending),
+            skip.eq(head_valid & head.nothing & ~giving),
+            self.done.eq(over | skip),
+            refill.eq(head_valid & ~head.nothing & (~giving | over)),
             self.busy.eq(head_valid | giving),
         ]
         with m.If(refill):
@@ -82,6 +89,6 @@ class Handout(wiring.Component):
                     readings.eq(readings - 1),
                     ending.eq(readings == 2),
                 ]
-            with m.If(self.done):
+            with m.If(over):
                 m.d.sync += giving.eq(0)
         return m

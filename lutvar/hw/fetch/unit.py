@@ -32,20 +32,21 @@ IN_HANDOUT = 2  #: instructions that a port has begun: one gives beats, the next
 class FetchUnit(UnitComponent):
     """Reads panels and hands their beats to the array, `config.weight_fifo` beats ahead.
 
-    With two weight ports (`config.weight_ports`) each reads one half of every panel, at the same
-    address plus half the panel's beats, which are an even number then. An instruction is done when
-    its last beat has left the FIFO (or the last of both FIFOs). On each port the last beat of every
+    Each weight port (`config.weight_ports`) reads its share of every panel; the shares lie one
+    after the other in memory. A port may have none in an instruction. An instruction is done when
+    the last of its beats has left the FIFO of every port. On each port the last beat of every
     reading of a panel is marked. Requests of the next instructions follow those of the current one
     without a gap.
 
-    Latency: 6 cycles from `command` to `arvalid`. Throughput: one beat in each cycle and port,
-    also across panels and instructions; an instruction is begun every 2 cycles at most. With
-    `config.pipelined` off, one burst at a time.
+    Latency: 6 cycles from `command` to the first port's `arvalid`, and one more for each port.
+    Throughput: one beat in each cycle and port, also across panels and instructions; a reading of a
+    port's share is requested in each cycle, port after port, and an instruction is begun every 2
+    cycles at most. With `config.pipelined` off, one burst at a time.
     """
 
     memory: list[AxiReadPort]  #: out: reads of panels, one for each weight port
     #: out: beats in order, for each weight port; data and `last` are registers'. A port may be up
-    #: to `AHEAD + IN_HANDOUT` instructions ahead of the other one
+    #: to `AHEAD + IN_HANDOUT` instructions ahead of another one
     weights: list[Stream]
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -95,12 +96,15 @@ class FetchUnit(UnitComponent):
 
         Returns: how many each port has not begun.
         """
-        command, share = self.command.payload, len(handouts) - 1
-        ring = view_signal(data.ArrayLayout(counts_layout(), AHEAD))
+        command = self.command.payload
+        ring = view_signal(data.ArrayLayout(_ring_layout(), AHEAD))
         put = Signal(range(AHEAD))
         with m.If(begin):
             m.d.sync += [
-                ring[put].beats.eq(command.beats >> share),
+                ring[put].beats.eq(command.beats),
+                ring[put].full.eq(command.full),
+                ring[put].rest.eq(command.rest),
+                ring[put].nothing.eq(command.rest == 0),
                 ring[put].readings.eq(Mux(command.repeat[1], command.panels << 1, command.panels)),
             ]
         m.d.sync += put.eq(put + begin)
@@ -111,7 +115,9 @@ class FetchUnit(UnitComponent):
             load = Signal(name=f"load_{port}")
             counts = handout.counts
             m.d.comb += [
-                Value.cast(counts.payload).eq(Value.cast(ring[get])),
+                counts.payload.beats.eq(_share(ring[get], port)),
+                counts.payload.nothing.eq(ring[get].nothing & ~_is_full(ring[get], port)),
+                counts.payload.readings.eq(ring[get].readings),
                 counts.valid.eq(level != 0),
                 load.eq(counts.valid & counts.ready),
             ]
@@ -133,50 +139,83 @@ class FetchUnit(UnitComponent):
         m.d.sync += self.done.eq(every)
 
     def _ask(self, m: Module, readers: Sequence[BurstReader], begin: Signal, full: Value) -> Signal:
-        """Requests: one for each reading of a panel. Returns: an instruction is under way.
+        """Requests: a port's share of each reading of a panel. Returns: one is under way.
 
-        Two ports are asked in the same cycle: each has room for requests beyond the current one.
+        All of them follow each other in memory but those of a panel that is read again. A port has
+        room for requests beyond the current one.
         """
         command = self.command.payload
         asking = Signal()
+        order = view_signal(_ring_layout(), reset_less=True)
         address = Signal(BEAT_ADDRESS, reset_less=True)
-        beats = Signal(20, reset_less=True)
-        panels, repeat, again = Signal(8), Signal(2), Signal(2)
-        share = len(readers) - 1  # halvings of a panel
-        addresses = [address, Signal(BEAT_ADDRESS, reset_less=True, name="second")][: share + 1]
+        panel = Signal(BEAT_ADDRESS, name="panel", reset_less=True)  # where it starts
+        share = Signal(20, name="share", reset_less=True)
+        port = Signal(range(max(2, len(readers))), name="port")
+        last = Signal.like(port, name="last", reset_less=True)  # port that has a share
+        every = len(readers) - 1
+        panels, repeat, again = (
+            Signal(bits, name=n) for n, bits in (("panels", 8), ("repeat", 2), ("again", 2))
+        )
+        following = Signal(BEAT_ADDRESS)  # address behind the share
         accepted = Signal()
+        final = Signal()  # the panel's last share
+        ready = Cat(reader.request.ready for reader in readers)
         m.d.comb += [
             self.command.ready.eq(~asking & ~full),
             begin.eq(self.command.valid & self.command.ready),
-            accepted.eq(Cat(reader.request.ready for reader in readers).all()),
+            accepted.eq(asking & ready.bit_select(port, 1)),
+            following.eq(address + share),
         ]
-        for reader, start in zip(readers, addresses, strict=True):
+        for number, reader in enumerate(readers):
             request = reader.request
-            others = [other.request.ready for other in readers if other is not reader]
             m.d.comb += [
-                request.valid.eq(asking & Cat(Const(1), *others).all()),
-                request.payload.address.eq(start << 6),
-                request.payload.beats.eq(beats >> share),
+                request.valid.eq(asking & (port == number)),
+                request.payload.address.eq(address << 6),
+                request.payload.beats.eq(share),
             ]
+        m.d.comb += final.eq(port == last if every else 1)
         with m.If(begin):
             m.d.sync += [
                 asking.eq(1),
-                *(
-                    start.eq(command.address[6:] + (command.beats >> share if number else 0))
-                    for number, start in enumerate(addresses)
-                ),
-                beats.eq(command.beats),
+                order.beats.eq(command.beats),
+                order.full.eq(command.full),
+                order.rest.eq(command.rest),
+                last.eq(Mux(command.rest == 0, command.full - 1, every)),
+                address.eq(command.address[6:]),
+                panel.eq(command.address[6:]),
+                share.eq(command.beats),
                 panels.eq(command.panels),
                 repeat.eq(command.repeat),
                 again.eq(command.repeat),
             ]
-        with m.Elif(asking & accepted):
-            m.d.sync += again.eq(again - 1)
-            with m.If(again == 1):
-                m.d.sync += [
-                    again.eq(repeat),
-                    panels.eq(panels - 1),
-                    *(start.eq(start + beats) for start in addresses),
-                    asking.eq(panels != 1),
-                ]
+        with m.Elif(accepted):
+            m.d.sync += [port.eq(Mux(final, 0, port + 1)), address.eq(following)]
+            with m.If(~final):
+                m.d.sync += share.eq(Mux(port + 1 < order.full, order.beats, order.rest))
+            with m.Else():
+                m.d.sync += [share.eq(order.beats), again.eq(again - 1)]
+                with m.If(again == 1):
+                    m.d.sync += [
+                        again.eq(repeat),
+                        panels.eq(panels - 1),
+                        panel.eq(following),
+                        asking.eq(panels != 1),
+                    ]
+                with m.Else():
+                    m.d.sync += address.eq(panel)
         return asking
+
+
+def _ring_layout() -> data.StructLayout:
+    """Beats of a reading by port, as in the instruction, and readings. nothing: `rest` is 0."""
+    return data.StructLayout({**counts_layout().members, "full": 3, "rest": 20})
+
+
+def _share(order: Any, port: int) -> Value:
+    """Beats of a reading on a port."""
+    return Mux(_is_full(order, port), order.beats, order.rest)
+
+
+def _is_full(order: Any, port: int) -> Value:
+    """A port is one of the first, which have `beats`; there is at least one."""
+    return order.full > port if port else Const(1)

@@ -17,7 +17,7 @@ from .slots import TURN_BITS, slot_layout
 
 
 class BankWriter(wiring.Component):
-    """Gives each beat of codes its bank, row and word."""
+    """Gives each beat of codes its bank, row, word and sections."""
 
     slot: View  #: in: operands of the instruction that `turn` names
     turn: Signal  #: out: instructions written completely, modulo 4
@@ -56,6 +56,7 @@ class BankWriter(wiring.Component):
             self.write.word.eq(word),
             self.write.codes.eq(Cat(codes.codes)),
             self.write.scales.eq(scales.word_select(word[:3], 8)),
+            self.write.sections.eq(slot.sections),
             self.done.eq(last),
         ]
         with m.If(self.codes.valid):

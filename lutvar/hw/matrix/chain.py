@@ -8,6 +8,7 @@ from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.widths import WORDS
+from lutvar.hw.links import sections_bits
 
 
 def operand_words(config: AcceleratorConfig) -> int:
@@ -53,11 +54,12 @@ def load_layout(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def write_layout(config: AcceleratorConfig) -> data.StructLayout:
-    """Write a word of one row (of all row groups)."""
+    """Write a word of one row, in the row groups of all sections that have it."""
     return data.StructLayout(
         {
             "row": range(config.rows),
             "address": range(operand_words(config)),
             "data": word_bits(config),
+            "sections": sections_bits(config),
         }
     )

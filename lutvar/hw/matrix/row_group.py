@@ -4,11 +4,11 @@
 from typing import Any
 
 from amaranth.hdl import Module, Mux, Signal, Value
-from amaranth.lib import wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
-from lutvar.hw.links import drain_layout, drain_values
+from lutvar.hw.links import drain_layout, drain_values, sections_bits, sections_of
 from lutvar.hw.port_types import View
 from lutvar.hw.units.memory import READ_LATENCY
 from lutvar.hw.units.pipeline import delay, valid_line
@@ -19,13 +19,22 @@ from .forms import dot_timing, make_group_dot
 from .operands import GroupOperands, operand_latency
 from .scale_add import weight_scale
 
-#: Ports that lead from link to link in the direction of the weights.
-CHAIN = ("marks", "vector", "operand", "load", "write")
+_CHAIN = ("marks", "vector", "operand", "load", "write")
+
+
+def chain_ports(config: AcceleratorConfig) -> tuple[str, ...]:
+    """Names of the ports that lead from link to link in the direction of the weights."""
+    return (*_CHAIN, "sections") if sections_bits(config) else _CHAIN
 
 
 def row_group_latency(config: AcceleratorConfig) -> int:
     """Cycles from a vector at a link to the cycle in which its results may be read there."""
     return 1 + dot_timing(config).latency + accumulator_latency(config)
+
+
+def _number(config: AcceleratorConfig) -> range:
+    """Numbers of row groups."""
+    return range(max(2, config.row_groups))
 
 
 class RowGroup(wiring.Component):
@@ -36,12 +45,17 @@ class RowGroup(wiring.Component):
 
     DRAIN_LATENCY = READ_LATENCY + 2
 
-    position: Signal  #: in: constant; which link this is
+    #: in: constant; which link of its section this is, for each number of sections; so the first
+    #: one is its place in the whole chain
+    places: View
     marks: View  #: in: from the link before (`chain`)
     vector: View  #: in: from the link before
     operand: Signal  #: in: the recoded weight vector, from the link before
     load: View  #: in: from the link before
     write: View  #: in: from the link before
+    #: in: log2 of the vector's number of sections, for the heads behind this link; only if there
+    #: may be several
+    sections: Signal
     #: in: request, from the link after: requests travel the other way, one cycle for each link
     drain: View
     marks_out: View  #: out: `marks`, one cycle later
@@ -49,6 +63,7 @@ class RowGroup(wiring.Component):
     operand_out: Signal  #: out: `operand`, one cycle later
     load_out: View  #: out: `load`, one cycle later
     write_out: View  #: out: `write`, one cycle later
+    sections_out: Signal  #: out: `sections`, one cycle later
     drain_out: View  #: out: `drain`, one cycle later
     drained_in: View  #: in: values, in the same direction as requests
     #: out: values of a request that came at cycle t, at t + `DRAIN_LATENCY`; those of links before
@@ -66,10 +81,12 @@ class RowGroup(wiring.Component):
             "load": load_layout(config),
             "write": write_layout(config),
         }
+        if sections_bits(config):
+            chain["sections"] = sections_bits(config)
         chain["drain"] = drain_layout(config)
         super().__init__(
             {
-                "position": In(range(max(2, config.row_groups))),
+                "places": In(data.ArrayLayout(_number(config), len(sections_of(config)))),
                 **{name: In(shape) for name, shape in chain.items()},
                 **{f"{name}_out": Out(shape) for name, shape in chain.items()},
                 "drained_in": In(drain_values()),
@@ -80,7 +97,7 @@ class RowGroup(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         here: dict[str, Any] = {}
-        for name in (*CHAIN, "drain"):
+        for name in (*chain_ports(self.config), "drain"):
             port = getattr(self, name)
             register = Signal(port.shape(), name=f"{name}_here", reset_less=name != "marks")
             m.d.sync += register.eq(port)
@@ -92,8 +109,10 @@ class RowGroup(wiring.Component):
         m.submodules.dot = dot = make_group_dot(self.config)
         m.submodules.accumulator = accumulator = GroupAccumulator(self.config)
         within = ROW_GROUP.bit_length() - 1
+        # A tile's row group is in one link of each section.
+        place = self.places[write.sections] if sections_bits(self.config) else self.places[0]
         m.d.comb += [
-            operands.write_valid.eq(marks.write & (write.row[within:] == self.position)),
+            operands.write_valid.eq(marks.write & (write.row[within:] == place)),
             operands.write_row.eq(write.row[:within]),
             operands.write_address.eq(write.address),
             operands.write_data.eq(write.data),
@@ -125,7 +144,7 @@ class RowGroup(wiring.Component):
         for row in range(ROW_GROUP):
             m.d.comb += accumulator.sums[row].eq(dot.sums[row])
 
-        mine = delay(m, drain.row_group == self.position, READ_LATENCY, "mine_line")
+        mine = delay(m, drain.row_group == self.places[0], READ_LATENCY, "mine_line")
         values = Signal(len(Value.cast(self.drained)), name="values", reset_less=True)
         m.d.sync += values.eq(
             Mux(mine, Value.cast(accumulator.drained), Value.cast(self.drained_in))

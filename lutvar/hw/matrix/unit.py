@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """The matrix unit: activation banks times weight beats into accumulator banks."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import STRIPE, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.isa import Opcode
+from lutvar.contract.sections import section_heads
 from lutvar.contract.widths import WORDS, drain_latency
-from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.inspection import for_inspection
 from lutvar.hw.links import (
     INDEX_BITS,
@@ -18,31 +20,33 @@ from lutvar.hw.links import (
     bank_write_layout,
     drain_layout,
     drain_values,
+    sections_bits,
+    sections_of,
+    stripes_of,
     unit_members,
-    weight_layout,
     weight_stream,
 )
 from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.units.pipeline import delay, valid_line
-from lutvar.hw.units.ram_style import RamStyle
 from lutvar.hw.verilog import place
 
-from .chain import marks_layout, operand_words, vector_layout, write_layout
-from .forms import dot_timing, make_weight_recoder
+from .chain import marks_layout, operand_words, write_layout
+from .conductor import Conductor, walk_layout
+from .forms import dot_timing
+from .heads import Head, make_heads
 from .issue import IssueGate
 from .loader import OperandLoader, operand_layout
-from .row_group import CHAIN, RowGroup, row_group_latency
-from .unpack import WeightUnpack, work_layout
-
-#: Instructions whose work is known ahead. The operands of the next one load while one runs.
-_QUEUE = 4
-#: Beats that wait at each weight port: enough for the queue's own latency at full rate.
-WEIGHT_QUEUE = 32
+from .port import WORK_QUEUE, WeightPort
+from .row_group import RowGroup, chain_ports, row_group_latency
 
 
 class MatrixUnit(UnitComponent):
     """Multiplies activation banks with weights; 16 * `row_groups` rows, a vector in each cycle.
+
+    With `config.max_sections` above 1 an instruction may split the chain of row groups into 2 or 4
+    sections (`contract/sections`) that hold the same rows and multiply different outputs, a vector
+    each in each cycle.
 
     The unit has no memory port: `idle` is 1 and `error` 0. `stop`: no further command is taken.
 
@@ -50,23 +54,28 @@ class MatrixUnit(UnitComponent):
     (`surplus`, `missing`): then the unit stands still until reset, and neither that instruction's
     `done` comes nor that of a later one.
 
-    Cycles. With G groups, P passes for each (2 if dual) and N outputs, weights that come without
-    pause and commands that come early enough, an instruction takes
+    Cycles. With G groups, P passes for each (2 if dual), N outputs and s sections, weights that
+    come without pause and commands that come early enough, an instruction takes
 
-        G * P * max(v + fill - 1, operand_cycles) + P * N / 32 * 2
+        G * P * max(v + fill - 1, operand_cycles) + b
 
-    cycles from the one before it, where `v = N / 32 * 33` (49 at 6 bits) are the beats of a pass
-    without biases, and `fill` is the dot form's (1 for form `table`): nothing is lost between
-    passes or instructions (with `fill` above 1, up to 2 cycles a pass less). With two weight
-    ports `v = N`, and the last term, which is the biases', is 0. When the unit is
-    idle, the first vector is issued `start_cycles` after the command. `done` comes
-    `drain_cycles` after the last vector.
-    Not pipelined (`config.pipelined` false): a vector every `drain_cycles` instead of every
-    cycle.
+    cycles from the one before it, where `fill` is the dot form's (1 for form `table`), and nothing
+    is lost between passes or instructions (with `fill` above 1, up to 2 cycles a pass less).
+
+    As many sections as weight ports: `v = ceil(N / 128 / s) * 4 * 33` (49 at 6 bits) are the beats
+    of a pass on a port, without biases, which are `b = P * ceil(N / 128 / s) * 4 * 2`. Fewer
+    sections than ports: a vector of each section in every cycle, `v = ceil(N / 128 / s) * 128` and
+    `b = 0`, as long as all ports have the same number of stripes; a port is never faster than its
+    beats.
+
+    When the unit is idle, the first vector is issued `start_cycles` after the command. `done` comes
+    `drain_cycles` after the last vector. Not pipelined (`config.pipelined` false): a vector every
+    `drain_cycles` instead of every cycle.
     """
 
     #: in: beats of the instructions' panels, in order, in the layout of `contract/memory`; a stream
-    #: for each weight port. Up to `WEIGHT_QUEUE` and two more are taken ahead of their instruction
+    #: for each weight port. Up to `port.WEIGHT_QUEUE` and two more are taken ahead of their
+    #: instruction
     weights: list[Stream]
     #: in: words of activations, `links.bank_write_layout`. A word that is written in the cycle in
     #: which a command is taken, or before, is what the instruction reads
@@ -112,95 +121,109 @@ class MatrixUnit(UnitComponent):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         config = self.config
-        recoder = make_weight_recoder(config)
-        m.submodules.recoder = recoder
         m.submodules.loader = loader = OperandLoader(config, self._timing)
-        m.submodules.unpack = unpack = WeightUnpack(config)
+        m.submodules.conductor = conductor = Conductor(config)
         interval = 1 if config.pipelined else self.drain_cycles
         m.submodules.gate = gate = IssueGate(self.fill, interval)
-        self._accept(m, loader, unpack)
+        ports = [WeightPort(config) for _ in range(config.weight_ports)]
+        for number, port in enumerate(ports):
+            place(m, platform, f"weights_{number}", port, "weight_port")
+            wiring.connect(m, port.vectors, conductor.vectors[number])
+            wiring.connect(m, wiring.flipped(self.weights[number]), port.weights)
+        self._accept(m, loader, conductor, ports)
+        self._errors(m, ports)
 
-        vector = unpack.vectors
+        steps = conductor.steps
         # After an error the instruction's last vector may go; its `done` must not follow.
-        wrong = unpack.surplus | unpack.missing
+        wrong = Cat(port.surplus | port.missing for port in ports).any()
         finished = valid_line(
-            m, gate.go & vector.payload.last & ~wrong, self.drain_cycles, "finished"
+            m, gate.go & steps.payload.last & ~wrong, self.drain_cycles, "finished"
         )
         outstanding = Signal(range(64))
-        for port, (beats, weights) in enumerate(zip(unpack.beats, self.weights, strict=True)):
-            # Between FETCH and the unpacker's ready, which comes late: block RAM, for LUTs are the
-            # scarcer thing (a skid buffer takes one for each bit).
-            queue = WideQueue(weight_layout().size, WEIGHT_QUEUE, style=RamStyle.BLOCK)
-            m.submodules[f"weights_{port}"] = queue
-            m.d.comb += [
-                weights.ready.eq(queue.room),
-                queue.push.eq(weights.valid & queue.room),
-                queue.data.eq(Value.cast(weights.payload)),
-                Value.cast(beats.payload).eq(queue.o.payload),
-                beats.valid.eq(queue.o.valid),
-                queue.o.ready.eq(beats.ready),
-            ]
         m.d.comb += [
-            gate.valid.eq(vector.valid),
-            gate.end.eq(vector.payload.end),
+            gate.valid.eq(steps.valid),
+            gate.end.eq(steps.payload.end),
             gate.loaded.eq(loader.ready),
-            vector.ready.eq(gate.open),
+            steps.ready.eq(gate.open),
             loader.start.eq(gate.start),
-            recoder.codes.eq(vector.payload.codes),
             self.done.eq(finished[-1]),
             self.busy.eq(outstanding != 0),
             self.active.eq(self.issue),
             self.idle.eq(1),
-            self.surplus.eq(unpack.surplus),
-            self.missing.eq(unpack.missing),
-            self.weights_index.eq(unpack.index),
         ]
         accepted = self.command.valid & self.command.ready
         m.d.sync += [
             outstanding.eq(outstanding + accepted - self.done),
             self.issue.eq(gate.go),
-            self.wait_weights.eq(gate.open & ~vector.valid),
+            self.wait_weights.eq(gate.open & ~steps.valid),
         ]
 
         groups = [RowGroup(config) for _ in range(config.row_groups)]
         for position, group in enumerate(groups):
             place(m, platform, f"group_{position}", group, "row_group", spread=True)
-            m.d.comb += group.position.eq(position)
-        self._feed(m, groups[0], loader, gate, vector.payload, recoder)
-        for before, after in pairwise(groups):
-            for name in CHAIN:
+            for number, sections in enumerate(sections_of(config)):
+                head = max(h for h in section_heads(len(groups), sections) if h <= position)
+                m.d.comb += group.places[number].eq(position - head)
+        heads = make_heads(m, platform, config, steps.payload)
+        self._feed(m, groups[0], loader, gate, steps.payload, heads[0])
+        for position, (before, after) in enumerate(pairwise(groups), start=1):
+            for name in chain_ports(config):
                 m.d.comb += getattr(after, name).eq(getattr(before, f"{name}_out"))
+            if position in heads:
+                heads[position].enter(m, before, after)
         self._drain(m, groups)
         return m
 
-    def _accept(self, m: Module, loader: OperandLoader, unpack: WeightUnpack) -> None:
-        """Commands to the operand loader and the weight unpacker, through a queue for each."""
+    def _accept(
+        self, m: Module, loader: OperandLoader, conductor: Conductor, ports: Sequence[WeightPort]
+    ) -> None:
+        """Commands to the operand loader, the conductor and the ports, each through a queue."""
         payload, config = self.command.payload, self.config
-        m.submodules.loads = loads = Fifo(operand_layout(config), _QUEUE)
-        m.submodules.works = works = Fifo(work_layout(config), _QUEUE)
-        both = Signal()
+        m.submodules.loads = loads = Fifo(operand_layout(config), WORK_QUEUE)
+        m.submodules.walks = walks = Fifo(walk_layout(config), WORK_QUEUE)
+        wiring.connect(m, loads.o, loader.work)
+        wiring.connect(m, walks.o, conductor.work)
+        stripes = stripes_of(payload.blocks)
+        sinks = [loads.i, walks.i, *(port.work for port in ports)]
+        every, accepted = Signal(), Signal()
         m.d.comb += [
-            both.eq(loads.i.ready & works.i.ready & ~self.stop),
-            self.command.ready.eq(both),
-            loads.i.valid.eq(both & self.command.valid),
-            works.i.valid.eq(both & self.command.valid),
+            every.eq(Cat(sink.ready for sink in sinks).all() & ~self.stop),
+            self.command.ready.eq(every),
+            accepted.eq(every & self.command.valid),
+            loads.i.valid.eq(accepted),
+            walks.i.valid.eq(accepted),
             loads.i.payload.address.eq(_bank_address(m, config, payload.bank, "load_bank")),
             loads.i.payload.groups.eq(payload.groups),
             loads.i.payload.dual.eq(payload.dual),
-            works.i.payload.groups.eq(payload.groups),
-            works.i.payload.blocks.eq(payload.blocks),
-            works.i.payload.dual.eq(payload.dual),
-            works.i.payload.acc_bank.eq(payload.acc_bank),
-            works.i.payload.exponent.eq(payload.exponent),
-            works.i.payload.more.eq(payload.more),
-            works.i.payload.index.eq(payload.index),
+            walks.i.payload.groups.eq(payload.groups),
+            walks.i.payload.stripes.eq(stripes),
+            walks.i.payload.dual.eq(payload.dual),
+            walks.i.payload.acc_bank.eq(payload.acc_bank),
+            walks.i.payload.exponent.eq(payload.exponent),
+            walks.i.payload.more.eq(payload.more),
+            walks.i.payload.sections.eq(payload.sections),
         ]
-        for queue, stage in ((loads, loader), (works, unpack)):
+        for number, port in enumerate(ports):
+            work = port.work.payload
+            share = (stripes + len(ports) - 1 - number) >> (len(ports).bit_length() - 1)
             m.d.comb += [
-                Value.cast(stage.work.payload).eq(Value.cast(queue.o.payload)),
-                stage.work.valid.eq(queue.o.valid),
-                queue.o.ready.eq(stage.work.ready),
+                port.work.valid.eq(accepted & (stripes > number)),  # else it has no stripe
+                work.groups.eq(payload.groups),
+                work.blocks.eq(share << (STRIPE // WEIGHT_BLOCK).bit_length() - 1),
+                work.dual.eq(payload.dual),
+                work.index.eq(payload.index),
             ]
+
+    def _errors(self, m: Module, ports: Sequence[WeightPort]) -> None:
+        """Keeps the first error of the ports; of several at once that of the first port."""
+        with m.If(~(self.surplus | self.missing)):
+            for port in reversed(ports):
+                with m.If(port.surplus | port.missing):
+                    m.d.sync += [
+                        self.surplus.eq(port.surplus),
+                        self.missing.eq(port.missing),
+                        self.weights_index.eq(port.index),
+                    ]
 
     def _feed(
         self,
@@ -208,23 +231,16 @@ class MatrixUnit(UnitComponent):
         group: RowGroup,
         loader: OperandLoader,
         gate: IssueGate,
-        item: Any,
-        recoder: Any,
+        step: Any,
+        head: Head,
     ) -> None:
         """The first link's inputs: everything in step with the recoded weights."""
-        config, latency = self.config, recoder.latency
+        config, latency = self.config, self._timing.recode_latency
         marks = view_signal(marks_layout())
-        vector = view_signal(vector_layout(config))
         m.d.comb += [
             marks.vector.eq(gate.go),
             marks.start.eq(gate.start),
             marks.load.eq(loader.load_valid),
-            vector.first.eq(item.first),
-            vector.bank.eq(item.bank),
-            vector.column.eq(item.column),
-            vector.exponent.eq(item.exponent),
-            vector.ws.eq(item.ws),
-            vector.bias.eq(item.bias),
         ]
         write, words = self.bank_write, view_signal(write_layout(config), reset_less=True)
         m.d.sync += [
@@ -232,16 +248,24 @@ class MatrixUnit(UnitComponent):
             words.row.eq(write.row),
             words.address.eq(_bank_address(m, config, write.bank, "write_bank") + write.word),
             words.data.eq(Cat(write.codes, write.scales)),
+            words.sections.eq(write.sections),
         ]
         # With reset: the marks say which of the others are valid.
         late_marks = delay(m, Value.cast(marks), latency, "marks_line", reset=True)
         m.d.comb += [
             Value.cast(group.marks).eq(late_marks),
-            Value.cast(group.vector).eq(delay(m, Value.cast(vector), latency, "vector_line")),
+            *(
+                group.vector[name].eq(delay(m, Value.cast(step[name]), latency, f"{name}_line"))
+                for name in ("first", "bank", "column", "exponent")
+            ),
+            group.vector.ws.eq(head.ws),
+            group.vector.bias.eq(head.bias),
             Value.cast(group.load).eq(delay(m, Value.cast(loader.load), latency, "load_line")),
             Value.cast(group.write).eq(delay(m, Value.cast(words), latency, "write_line")),
-            group.operand.eq(recoder.operand),
+            group.operand.eq(head.operand),
         ]
+        if sections_bits(config):
+            m.d.comb += group.sections.eq(delay(m, step.sections, latency, "sections_line"))
 
     def _drain(self, m: Module, groups: list[RowGroup]) -> None:
         """Requests and values go from the last row group to the first.

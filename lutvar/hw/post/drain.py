@@ -3,13 +3,14 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.sections import section_heads
 from lutvar.contract.widths import drain_latency
-from lutvar.hw.links import drain_layout
+from lutvar.hw.links import drain_layout, sections_of
 from lutvar.hw.port_types import Stream, View, view_signal
 from lutvar.hw.units.pipeline import delay, valid_line
 
@@ -18,7 +19,11 @@ from .transpose import PAIRS, SLOTS
 
 
 class Drain(wiring.Component):
-    """Requests pairs of columns of whole blocks, as long as the block buffer has free slots."""
+    """Requests pairs of columns of whole blocks, as long as the block buffer has free slots.
+
+    Latency 2 cycles from an order to its first request, `drain_latency` more to the values.
+    Throughput: a request in each cycle, also across blocks; a cycle more between instructions.
+    """
 
     order: Stream  #: in: instructions (`drain_order`)
     request: View  #: out: pairs of columns to read, to the matrix unit
@@ -49,6 +54,7 @@ class Drain(wiring.Component):
         pair = Signal(range(PAIRS))
         slot, free = Signal(range(SLOTS)), Signal(range(SLOTS + 1), init=SLOTS)
 
+        head, place = self._section(m, order.sections, block)
         fire, end, claim = Signal(), Signal(), Signal()
         m.d.comb += [
             fire.eq(running & ((pair != 0) | (free != 0))),
@@ -61,8 +67,8 @@ class Drain(wiring.Component):
             m.d.sync += [
                 pair.eq(pair + 1),
                 self.request.bank.eq(order.bank),
-                self.request.row_group.eq(order.row_group),
-                self.request.column.eq(Cat(pair, block)),
+                self.request.row_group.eq(order.row_group + head),
+                self.request.column.eq(Cat(pair, place)),
             ]
         with m.If(end):
             m.d.sync += [slot.eq(slot + 1), block.eq(block + 1), left.eq(left - 1)]
@@ -79,3 +85,19 @@ class Drain(wiring.Component):
         where = delay(m, Cat(pair, slot), latency + 1, "where")
         m.d.comb += [self.write.eq(here[-1]), Cat(self.write_pair, self.write_slot).eq(where)]
         return m
+
+    def _section(self, m: Module, sections: Value, block: Value) -> tuple[Value, Value]:
+        """First row group of the section that has a block, and the block's number there."""
+        groups, counts = self.config.row_groups, sections_of(self.config)
+        if len(counts) == 1:
+            return Const(0), block
+        head, place = Signal(range(groups), name="head"), Signal(len(block), name="place")
+        with m.Switch(sections):
+            for number, count in enumerate(counts):
+                with m.Case(number):
+                    m.d.comb += place.eq(block >> number)
+                    for section, link in enumerate(section_heads(groups, count)):
+                        if link:
+                            with m.If(block[:number] == section):
+                                m.d.comb += head.eq(link)
+        return head, place

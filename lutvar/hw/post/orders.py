@@ -9,7 +9,7 @@ from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.quant_preset import GROUP
-from lutvar.hw.links import BEAT_ADDRESS
+from lutvar.hw.links import BEAT_ADDRESS, sections_bits
 
 STRIDE = 24 - 6  #: bits of a stride in beats
 PARTS = GROUP // LANES  #: parts of 16 columns in a row of a block, each a beat of float32
@@ -26,12 +26,16 @@ class Path(IntEnum):
 
 
 def drain_order(config: AcceleratorConfig) -> data.StructLayout:
-    """Blocks from column 0 of a bank of accumulators."""
+    """Blocks of a layer part; with s sections, block c is block `c // s` of section `c % s`.
+
+    row_group: within each section.
+    """
     return data.StructLayout(
         {
             "bank": range(config.acc_banks),
             "row_group": range(max(2, config.row_groups)),
             "blocks": 8,
+            "sections": sections_bits(config),
         }
     )
 

@@ -161,6 +161,7 @@ class Prepare(wiring.Component):
             drain.bank.eq(p.acc_bank),
             drain.row_group.eq(p.row_group),
             drain.blocks.eq(p.blocks),
+            drain.sections.eq(p.sections),
             operands.add.eq((p.op == PostOp.ADD) | shift),
             operands.shift.eq(shift),
             operands["rows"].eq(Mux(shift, 1, p.rows)),

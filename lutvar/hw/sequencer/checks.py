@@ -1,14 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Does an instruction keep the rules of this accelerator?"""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    HEAD_DIM,
+    ROW_GROUP,
+    STRIPE,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.isa import (
     HEADER_FIELDS,
     INSTRUCTION_BYTES,
@@ -20,11 +26,11 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import InstructionRule as Rule
-from lutvar.hw.links import INDEX_BITS
+from lutvar.contract.sections import tile_rows
+from lutvar.hw.links import INDEX_BITS, sections_of
 from lutvar.hw.units.pipeline import data_register
 
 CHECK_LATENCY = 3  #: cycles from a stable `word` to `broken`
-MIN_OUTPUTS = GROUP  #: of a MATRIX instruction: an output returns later than the adder's latency
 UNUSED_PIECE = 36  #: unused bits that are looked at in one step: two levels of LUT6
 WORD = INSTRUCTION_BYTES * 8
 
@@ -108,42 +114,61 @@ class InstructionCheck(wiring.Component):
             rules[Rule.BEATS] = (
                 (f["beats"] == 0) | (f["panels"] == 0) | (f["repeat"] == 0) | (f["repeat"] == 3)
             )
-            if config.weight_ports > 1:
-                rules[Rule.BEATS] = rules[Rule.BEATS] | f["beats"][0]
+            # Several ports: the first ones have `beats`, the others fewer.
+            ports = config.weight_ports
+            fewer = total("fewer", f["rest"] < f["beats"]) if ports > 1 else Const(0)
+            shares = outside(f["full"], ports) | Mux(f["full"] == ports, f["rest"] != 0, ~fewer)
+            rules[Rule.BEATS] = rules[Rule.BEATS] | shares
         elif op is Opcode.FRONT:
             end = total("end", f["row_first"] + f["rows"])
             wide = config.max_width // GROUP
-            rules[Rule.ROWS] = (f["rows"] == 0) | (end > config.rows)
+            rules[Rule.SECTIONS] = f["sections"] >= len(sections_of(config))
+            rules[Rule.ROWS] = (f["rows"] == 0) | self._by_sections(
+                f, lambda s: end > tile_rows(config, s)
+            )
             rules[Rule.BANK] = f["bank"] >= config.act_banks
             rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups) | (
                 f["norm"] & (f["groups"] > wide)
             )
         elif op is Opcode.MATRIX:
             banks = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
-            rules[Rule.ROWS] = outside(f["rows"], config.rows)
+            rules[Rule.SECTIONS] = f["sections"] >= len(sections_of(config))
+            rules[Rule.ROWS] = self._by_sections(
+                f, lambda s: outside(f["rows"], tile_rows(config, s))
+            )
             rules[Rule.BANK] = banks
             rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups)
-            rules[Rule.OUTPUTS] = (f["blocks"] < MIN_OUTPUTS // WEIGHT_BLOCK) | (
-                f["blocks"] > config.acc_depth // WEIGHT_BLOCK
+            whole = STRIPE // WEIGHT_BLOCK
+            rules[Rule.OUTPUTS] = (f["blocks"][: whole.bit_length() - 1] != 0) | self._by_sections(
+                f, lambda s: outside(f["blocks"], s * config.acc_depth // WEIGHT_BLOCK)
             )
-            if config.weight_ports > 1:
-                rules[Rule.OUTPUTS] = rules[Rule.OUTPUTS] | f["blocks"][0]
         elif op is Opcode.POST:
             end = total("end", f["row_first"] + f["rows"])
-            groups = f["row_group"] >= config.row_groups
+            groups = self._by_sections(f, lambda s: f["row_group"] >= config.row_groups // s)
             blocks = total("blocks", f["block_first"] + f["blocks"])
             layer = total("layer", f["heads"] + f["heads"][1:])
             qkv = f["op"] == int(PostOp.QKV)
             heads = outside(f["heads"], config.max_width // HEAD_DIM) | f["heads"][0]
             rules[Rule.ROWS] = (f["rows"] == 0) | (end > ROW_GROUP)
             rules[Rule.BANK] = (f["acc_bank"] >= config.acc_banks) | groups
-            rules[Rule.OUTPUTS] = outside(f["blocks"], config.acc_depth // GROUP)
+            rules[Rule.SECTIONS] = f["sections"] >= len(sections_of(config))
+            rules[Rule.OUTPUTS] = self._by_sections(
+                f, lambda s: outside(f["blocks"], s * config.acc_depth // STRIPE)
+            )
             rules[Rule.HEADS] = qkv & (heads | (blocks > layer))
         elif op is Opcode.ATTEND:
             rules[Rule.ROWS] = f["rows"] == 0
             rules[Rule.HEADS] = outside(f["heads"], config.max_width // HEAD_DIM)
             rules[Rule.KEYS] = outside(f["keys"], config.max_keys)
         return rules
+
+    def _by_sections(self, f: dict[str, Value], broken: Callable[[int], Value]) -> Value:
+        """A limit that depends on the number of sections; too many of them break another rule."""
+        counts = sections_of(self._config)
+        result = broken(counts[0])
+        for number, count in enumerate(counts[1:], start=1):
+            result = Mux(f["sections"] == number, broken(count), result)
+        return result
 
 
 def _aligned(op: Opcode) -> Iterator[str]:

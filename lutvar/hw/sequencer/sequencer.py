@@ -115,7 +115,7 @@ class Sequencer(wiring.Component):
         opcode = Signal(3)
         m.d.sync += opcode.eq(operand(word, HEADER_FIELDS[0])[:3])
         push, clear = Signal(), Signal()
-        m.submodules.credit = credit = WeightCredit()
+        m.submodules.credit = credit = WeightCredit(self._config.weight_ports)
         m.d.comb += [credit.word.eq(word), credit.push.eq(push), credit.clear.eq(clear)]
         room = self._queues(m, word, resolve.addresses, index, opcode, push)
         self._count(m, opcode, push, clear)

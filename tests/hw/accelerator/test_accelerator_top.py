@@ -15,7 +15,7 @@ from support.hw.program_cases import (
     program_bytes,
     random_program,
 )
-from support.hw.top import CONFIG, PROGRAM, TWO_PORTS, Host, simulate
+from support.hw.top import CONFIG, FOUR_PORTS, PROGRAM, Host, simulate
 
 
 def _small(op: Opcode, seed: int = 0, **changes: int) -> Instruction:
@@ -23,6 +23,7 @@ def _small(op: Opcode, seed: int = 0, **changes: int) -> Instruction:
     values = operands(CONFIG, op, random.Random(seed))
     short = {"beats": 5, "panels": 2, "repeat": 1, "rows": 3, "row_first": 0}
     short |= {"groups": 1, "dual": 1}  # of MATRIX: 2 readings, as of FETCH
+    short |= {"full": 1, "rest": 0, "sections": 0}
     values |= {k: v for k, v in short.items() if k in values}
     return Instruction(op, values | changes)
 
@@ -50,6 +51,8 @@ def test_programs_run_and_are_counted() -> None:
         assert await host.field("CAPS0", "rows") == CONFIG.rows
         assert await host.field("CAPS1", "acc_depth") == CONFIG.acc_depth
         assert await host.field("CAPS2", "max_keys") == CONFIG.max_keys
+        assert await host.field("CAPS2", "weight_ports") == CONFIG.weight_ports
+        assert await host.field("CAPS2", "max_sections") == CONFIG.max_sections
         await host.load()
         await host.write("IER", 1)
         await host.write("GIE", 1)
@@ -129,21 +132,26 @@ def test_memory_errors_name_port_and_address() -> None:
     simulate(b"", scenario, memory=memory)
 
 
-def test_two_weight_ports_share_panels_and_tell_errors_apart() -> None:
-    """Half of the beats through each; a refused burst of the second half is told as such."""
+def test_weight_ports_share_panels_and_tell_errors_apart() -> None:
+    """Stripes through each; a refused burst of a share is told as that port's."""
     memory = AxiMemory(latency=6, jitter=5, stall=0.1)
-    fetch = _small(Opcode.FETCH, address=_AT, beats=10, panels=3, repeat=2)
-    matrix = _small(Opcode.MATRIX, groups=3, blocks=4)
-    program = program_bytes(TWO_PORTS, [fetch, fetch, matrix, matrix, END])
+    fetch = _small(Opcode.FETCH, address=_AT, beats=5, full=2, rest=3, panels=3, repeat=2)
+    short = _small(Opcode.FETCH, address=_AT, beats=4, full=3, rest=0, panels=1, repeat=1)
+    matrix = _small(Opcode.MATRIX, groups=3, blocks=16)
+    three = _small(Opcode.MATRIX, groups=1, dual=0, blocks=12)
+    program = program_bytes(FOUR_PORTS, [fetch, short, fetch, matrix, three, matrix, END])
 
     async def scenario(host: Host) -> None:
         await host.load()
         await host.run()
         assert not await host.read("ERROR")
-        assert await host.read("INSTRUCTIONS_FETCH") == 2
-        for port in ("WGT", "WGT1"):
-            assert await host.read(f"READ_BEATS_{port}") == 2 * 3 * 2 * 5
-        for beat, code in ((5, DeviceError.READ_WGT1), (10, DeviceError.READ_WGT)):
+        assert await host.read("INSTRUCTIONS_FETCH") == 3
+        for port, share, more in (("", 5, 4), ("1", 5, 4), ("2", 3, 4), ("3", 3, 0)):
+            assert await host.read(f"READ_BEATS_WGT{port}") == 2 * 3 * 2 * share + more
+        for beat, code in (
+            (5, DeviceError.READ_WGT1), (10, DeviceError.READ_WGT2), (13, DeviceError.READ_WGT3),
+            (16, DeviceError.READ_WGT),
+        ):  # fmt: skip
             where = _WHERE + 64 * beat
             memory.bad = frozenset({where})
             await host.run()
@@ -155,18 +163,18 @@ def test_two_weight_ports_share_panels_and_tell_errors_apart() -> None:
             await host.write("SOFT_RESET", 1)
             await host.tick(80)
             assert await host.field("STATE", "quiet") and memory.outstanding == 0
-        odd = _small(Opcode.FETCH, address=_AT, beats=11)
+        odd = _small(Opcode.FETCH, address=_AT, beats=11, full=4, rest=1)
         for bad, rule in (
             (odd, InstructionRule.BEATS), (_small(Opcode.MATRIX, blocks=5), InstructionRule.OUTPUTS)
         ):  # fmt: skip
-            memory.write(PROGRAM, program_bytes(TWO_PORTS, [bad, END]))
+            memory.write(PROGRAM, program_bytes(FOUR_PORTS, [bad, END]))
             await host.run()
             assert await host.read("ERROR") == DeviceError.BAD_INSTRUCTION
             assert await host.read("ERROR_INFO") == int(rule) << 24
             await host.write("SOFT_RESET", 1)
             await host.tick(80)
 
-    simulate(program, scenario, memory=memory, config=TWO_PORTS)
+    simulate(program, scenario, memory=memory, config=FOUR_PORTS)
 
 
 def test_bad_programs_are_reported() -> None:

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.verilator
 
 @pytest.fixture(scope="module")
 def harness(tmp_path_factory: pytest.TempPathFactory) -> Harness:
-    config = load_accelerator("small-fp4").model_copy(update={"bank_groups": 16})
+    changes = {"bank_groups": 16, "rows": 64, "weight_ports": 4, "max_sections": 4}
+    config = load_accelerator("small-fp4").model_copy(update=changes)
     return Harness(config, tmp_path_factory.mktemp("front"))
 
 

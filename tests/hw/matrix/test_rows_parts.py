@@ -72,87 +72,65 @@ def test_gate_keeps_vectors_and_operands_apart(fill, interval, busy):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["fp4", "fp6"])
-@pytest.mark.parametrize("ports", [1, 2])
-@pytest.mark.parametrize("stall", [(0.0,), (0.5,), (0.0, 0.6), (0.6, 0.1)])
-def test_unpack_finds_every_vector(quant, ports, stall):
-    """`stall`: of the streams in turn; the last one's also that of works and vectors."""
-    config = small(quant, weight_ports=ports)
+@pytest.mark.parametrize("stall", [0.0, 0.5])
+def test_unpack_finds_every_vector(quant, stall):
+    config = small(quant)
     bits, rng = config.quant_config.code_bits, np.random.default_rng(3)
     pause = random.Random(4)
-    rests = [stall[p % len(stall)] for p in range(ports)]
-    works, beats, expected = [], [bytearray() for _ in range(ports)], []
-    for groups, blocks, dual, bank, exponent in [
-        (2, ports, 1, 0, -5),
-        (1, 2, 0, 1, 7),
-        (2, 2 * ports, 0, 0, 0),
-        (1, ports, 0, 1, 3),
-    ]:
-        works.append((groups, blocks, dual, bank, exponent))
+    works, beats, expected = [(2, 4, 1), (1, 8, 0), (2, 4, 0), (1, 4, 0)], bytearray(), []
+    for groups, blocks, dual in works:
         outputs = 32 * blocks
         for g in range(groups):
             codes = rng.integers(0, 1 << bits, (outputs, GROUP)).astype(np.uint8)
             scales = rng.integers(0, 1 << 15, outputs).astype(np.uint16)
             bias = rng.normal(size=outputs).astype(np.float32)
-            panel = pack_panel(codes, scales, None if g else bias, bits, ports)
-            for p in range(1 + dual):
-                each = len(panel) // ports
-                for port, b in enumerate(beats):
-                    b += with_last(panel[port * each : (port + 1) * each])
+            panel = pack_panel(codes, scales, None if g else bias, bits)
+            for _ in range(1 + dual):
+                beats += with_last(panel)
                 for n in range(outputs):
                     word = sum(int(c) << bits * i for i, c in enumerate(codes[n]))
-                    first = g == p == 0
-                    end = n == outputs - 1
-                    expected.append((
-                        word, int(scales[n]), int(bias.view(np.uint32)[n]) if first else None,
-                        first, end, end and g == groups - 1 and p == dual, bank, n, exponent,
-                    ))  # fmt: skip
+                    sums_from = None if g else int(bias.view(np.uint32)[n])
+                    expected.append((word, int(scales[n]), sums_from))
     dut = WeightUnpack(config)
-    queues = [
-        [int.from_bytes(b[i : i + BEAT], "little") for i in range(0, len(b), BEAT)] for b in beats
-    ]
-    total, got, cycles, wrong = len(queues[0]), [], [], []
-    assert all(len(queue) == total for queue in queues)
+    queue = [int.from_bytes(beats[i : i + BEAT], "little") for i in range(0, len(beats), BEAT)]
+    works, total, got, cycles, wrong = list(works), len(queue), [], [], []
 
     async def testbench(ctx):
-        offered, shown = False, [False] * ports
-        for cycle in range(8 * ports * total + 50):
-            shown = [s or (bool(q) and pause.random() >= r)
-                     for s, q, r in zip(shown, queues, rests, strict=True)]  # fmt: skip
-            offered = offered or (bool(works) and pause.random() >= stall[-1])
-            for stream, valid, queue in zip(dut.beats, shown, queues, strict=True):
-                ctx.set(stream.valid, valid)
-                beat = queue[0] if valid else rng.integers(1 << 62).item()
-                ctx.set(Value.cast(stream.payload), beat)
+        offered = shown = False
+        for cycle in range(8 * total + 50):
+            shown = shown or (bool(queue) and pause.random() >= stall)
+            offered = offered or (bool(works) and pause.random() >= stall)
+            ctx.set(dut.beats.valid, shown)
+            beat = queue[0] if shown else rng.integers(1 << 62).item()
+            ctx.set(Value.cast(dut.beats.payload), beat)
             ctx.set(dut.work.valid, offered)
             if offered:
-                names = ("groups", "blocks", "dual", "acc_bank", "exponent")
-                for name, value in zip(names, works[0], strict=True):
+                for name, value in zip(("groups", "blocks", "dual"), works[0], strict=True):
                     ctx.set(getattr(dut.work.payload, name), value)
-            ready = pause.random() >= stall[-1]
+            ready = pause.random() >= stall
             ctx.set(dut.vectors.ready, ready)
             if ready and ctx.get(dut.vectors.valid):
-                v = ctx.get(dut.vectors.payload)
-                got.append((v.codes, v.ws, v.bias if v.first else None, bool(v.first), bool(v.end),
-                            bool(v.last), v.bank, v.column, v.exponent))  # fmt: skip
+                v, number = ctx.get(dut.vectors.payload), len(got)
+                bias = None if expected[number][2] is None else v.bias
+                got.append((v.codes, v.ws, bias))
                 cycles.append(cycle)
-            took, began = [ctx.get(s.ready) for s in dut.beats], ctx.get(dut.work.ready)
+                if len(got) == len(expected):
+                    break
+            took, began = ctx.get(dut.beats.ready), ctx.get(dut.work.ready)
             wrong.append(ctx.get(dut.surplus) or ctx.get(dut.missing))
             await ctx.tick()
-            for port, queue in enumerate(queues):
-                if shown[port] and took[port]:
-                    queue.pop(0)
-                    shown[port] = False
+            if shown and took:
+                queue.pop(0)
+                shown = False
             if offered and began:
                 works.pop(0)
                 offered = False
 
     simulate(dut, testbench)
     assert got == expected
-    assert not any(queues)
-    if stall == (0.0,):
-        # After the first work, to the last: one port, a beat in each cycle; two, a vector.
-        each = total if ports == 1 else len(expected) + 1
-        assert cycles[-1] + 1 == 1 + each + 1
+    assert not queue
+    if not stall:  # after the first work, to the last, a beat in each cycle
+        assert cycles[-1] + 1 == 1 + total + 1
     assert not wrong[-1]
 
 
@@ -253,44 +231,41 @@ def test_operands_of_all_rows_come_together(form, pause):
 
 
 def _marked_beats(config, works, rng):
-    """Beats of each port for (groups, blocks, dual), and how many end each of the works."""
-    bits, ports = config.quant_config.code_bits, config.weight_ports
-    queues, ends = [[] for _ in range(ports)], []
+    """Beats for (groups, blocks, dual), and how many end each of the works."""
+    bits, queue, ends = config.quant_config.code_bits, [], []
     for groups, blocks, dual in works:
         for group in range(groups):
-            each = panel_beats(32 * blocks, bits, first=not group) // ports
             for _ in range(1 + dual):
-                for queue in queues:
-                    queue += [rng.getrandbits(512) for _ in range(each - 1)]
-                    queue.append(rng.getrandbits(512) | 1 << 512)
-        ends.append(len(queues[0]))
-    return queues, ends
+                beats = panel_beats(32 * blocks, bits, first=not group)
+                queue += [rng.getrandbits(512) for _ in range(beats - 1)]
+                queue.append(rng.getrandbits(512) | 1 << 512)
+        ends.append(len(queue))
+    return queue, ends
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["fp4", "fp6"])
-@pytest.mark.parametrize("ports", [1, 2])
 @pytest.mark.parametrize("slow", [0.0, 0.5])
-def test_unpack_stops_at_a_wrong_mark(quant, ports, slow):
+def test_unpack_stops_at_a_wrong_mark(quant, slow):
     """Any beat whose mark is wrong is told, with its work, and nothing is taken after it.
 
     Works come late or early, so that beats of the next one wait at the door.
     """
-    config, rng = small(quant, weight_ports=ports), random.Random(ports)
-    shapes = [(1, ports, 0), (2, ports, 0), (1, ports, 1)]
+    config, rng = small(quant), random.Random(quant)
+    shapes = [(1, 1, 0), (2, 1, 0), (1, 1, 1)]
     dut = WeightUnpack(config)
     clean, ends = _marked_beats(config, shapes, rng)
-    total = len(clean[0])
+    total = len(clean)
     # The ends of works and of readings, what is before and after them, and some others.
-    marks = [i for i, beat in enumerate(clean[0]) if beat >> 512]
+    marks = [i for i, beat in enumerate(clean) if beat >> 512]
     places = {p + d for p in marks for d in (-2, -1, 0, 1, 2)} & set(range(total))
     places |= set(rng.sample(range(total), 12))
     results = []
 
     async def run(ctx, place):
-        queues = [list(queue) for queue in clean]
-        queues[place % ports][place] ^= 1 << 512
-        works, taken, beats = list(enumerate(shapes)), 0, [0] * ports
+        queue = list(clean)
+        queue[place] ^= 1 << 512
+        works, taken, beats = list(enumerate(shapes)), 0, 0
         ctx.set(dut.vectors.ready, 1)
         quiet = 0
         while quiet < 80:
@@ -301,25 +276,21 @@ def test_unpack_stops_at_a_wrong_mark(quant, ports, slow):
                 values = {"groups": groups, "blocks": blocks, "dual": dual, "index": 7 + number}
                 for name, value in values.items():
                     ctx.set(getattr(dut.work.payload, name), value)
-            shown = []
-            for port, stream in enumerate(dut.beats):
-                shown.append(bool(queues[port]) and rng.random() >= slow)
-                ctx.set(stream.valid, shown[port])
-                ctx.set(Value.cast(stream.payload), queues[port][0] if shown[port] else 0)
-            took = [s and ctx.get(b.ready) for s, b in zip(shown, dut.beats, strict=True)]
+            shown = bool(queue) and rng.random() >= slow
+            ctx.set(dut.beats.valid, shown)
+            ctx.set(Value.cast(dut.beats.payload), queue[0] if shown else 0)
+            took = shown and ctx.get(dut.beats.ready)
             began = offered and ctx.get(dut.work.ready)
             await ctx.tick()
-            quiet = 0 if any(took) else quiet + 1
-            for port, moved in enumerate(took):
-                if moved:
-                    queues[port].pop(0)
-                    beats[port] += 1
+            quiet = 0 if took else quiet + 1
+            if took:
+                queue.pop(0)
+                beats += 1
             if began:
                 works.pop(0)
                 taken += 1
-            # No beat of a work that was not taken; the first of a block of the one at the door.
-            least = ends[taken - 1] if taken else 0
-            assert max(beats) <= least + (1 if offered and ports > 1 else 0)
+            # No beat of a work that was not taken.
+            assert beats <= (ends[taken - 1] if taken else 0)
         found = ctx.get(dut.surplus), ctx.get(dut.missing), ctx.get(dut.index)
         results.append((place, found, beats))
 
@@ -338,6 +309,6 @@ def test_unpack_stops_at_a_wrong_mark(quant, ports, slow):
     assert len(results) == len(places)
     for place, found, beats in results:
         owner = 7 + next(i for i, end in enumerate(ends) if place < end)
-        surplus = bool(clean[0][place] >> 512)
+        surplus = bool(clean[place] >> 512)
         assert found == (surplus, not surplus, owner), (place, found)
-        assert beats[place % ports] == place + 1, (place, beats)
+        assert beats == place + 1, (place, beats)

@@ -18,7 +18,8 @@ from support.hw.verilated_unit import build_unit
 
 pytestmark = pytest.mark.verilator
 
-CONFIG = config_of(rows=32)
+#: Seven row groups: sections have 7, 3 or 1 of them.
+CONFIG = config_of(rows=112, weight_ports=4, max_sections=4)
 STORE, ADD, GELU, QKV = PostOp.STORE, PostOp.ADD, PostOp.GELU, PostOp.QKV
 
 #: Every operation, its neighbours of other paths, whole and partial row groups.

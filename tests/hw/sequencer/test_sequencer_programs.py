@@ -7,15 +7,12 @@ from typing import Any
 import pytest
 from amaranth.sim import Simulator
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import (
-    HEADER_FIELDS,
-    PAYLOAD_FIELDS,
     READINGS_AHEAD,
     UNITS,
     Instruction,
     Opcode,
-    PostOp,
     ProgramError,
     Unit,
     check_readings,
@@ -23,10 +20,10 @@ from lutvar.contract.isa import (
     encode_header,
 )
 from lutvar.contract.register_map import HeaderRule, InstructionRule
-from lutvar.hw.sequencer.checks import CHECK_LATENCY, InstructionCheck
+from lutvar.hw.sequencer.checks import CHECK_LATENCY
 from lutvar.hw.sequencer.weights import WeightCredit
 from support.hw.program_cases import END, operands, program_bytes, random_program, resolved
-from support.hw.sequencer import CONFIG, Run, run
+from support.hw.sequencer import CONFIG, FOUR, Run, run
 
 
 def _check(program: list[Instruction], result: Run) -> None:
@@ -52,8 +49,7 @@ def test_units_get_their_instructions_in_order_after_their_waits(seed: int, dura
 
 
 def test_every_legal_operand_of_other_sizes_passes() -> None:
-    for name in ("vck190-fp6", "medium-fp4"):
-        config = load_accelerator(name)
+    for config in (load_accelerator("vck190-fp6"), load_accelerator("medium-fp4"), FOUR):
         program = random_program(config, 60, 5)
         _check(program, run(program_bytes(config, program), config=config, duration=2))
 
@@ -129,123 +125,6 @@ def test_a_program_that_is_too_long() -> None:
     assert run(raw).bad == ("header", int(HeaderRule.LENGTH))
 
 
-#: (opcode, changes of a legal instruction's operands, rule that they break)
-BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
-    (Opcode.FETCH, {"beats": 0}, InstructionRule.BEATS),
-    (Opcode.FETCH, {"panels": 0}, InstructionRule.BEATS),
-    (Opcode.FETCH, {"repeat": 0}, InstructionRule.BEATS),
-    (Opcode.FETCH, {"repeat": 3}, InstructionRule.BEATS),
-    (Opcode.FETCH, {"address": 32}, InstructionRule.ALIGNMENT),
-    (Opcode.FRONT, {"rows": 0}, InstructionRule.ROWS),
-    (Opcode.FRONT, {"rows": 9, "row_first": 8}, InstructionRule.ROWS),
-    (Opcode.FRONT, {"bank": 4}, InstructionRule.BANK),
-    (Opcode.FRONT, {"groups": 0, "norm": 0}, InstructionRule.GROUPS),
-    (Opcode.FRONT, {"bank": 3}, InstructionRule.BANK),
-    (Opcode.FRONT, {"groups": 11, "norm": 0}, InstructionRule.GROUPS),
-    (Opcode.FRONT, {"groups": 5, "norm": 1}, InstructionRule.GROUPS),
-    (Opcode.FRONT, {"stride": 65}, InstructionRule.ALIGNMENT),
-    (Opcode.FRONT, {"shift": 1}, InstructionRule.ALIGNMENT),
-    (Opcode.MATRIX, {"rows": 0}, InstructionRule.ROWS),
-    (Opcode.MATRIX, {"rows": 17}, InstructionRule.ROWS),
-    (Opcode.MATRIX, {"bank": 7}, InstructionRule.BANK),
-    (Opcode.MATRIX, {"acc_bank": 4}, InstructionRule.BANK),
-    (Opcode.MATRIX, {"bank": 3}, InstructionRule.BANK),
-    (Opcode.MATRIX, {"groups": 11}, InstructionRule.GROUPS),
-    (Opcode.MATRIX, {"blocks": 17}, InstructionRule.OUTPUTS),
-    (Opcode.MATRIX, {"blocks": 3}, InstructionRule.OUTPUTS),
-    (Opcode.POST, {"rows": 0}, InstructionRule.ROWS),
-    (Opcode.POST, {"rows": 8, "row_first": 9}, InstructionRule.ROWS),
-    (Opcode.POST, {"acc_bank": 5}, InstructionRule.BANK),
-    (Opcode.POST, {"row_group": 1}, InstructionRule.BANK),
-    (Opcode.POST, {"blocks": 0}, InstructionRule.OUTPUTS),
-    (Opcode.POST, {"blocks": 5}, InstructionRule.OUTPUTS),
-    (Opcode.POST, {"heads": 3, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 0, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 10, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 4, "block_first": 5, "blocks": 2, "op": int(PostOp.QKV)},
-     InstructionRule.HEADS),
-    (Opcode.POST, {"vector_address": 63}, InstructionRule.ALIGNMENT),
-    (Opcode.POST, {"head_stride": 16}, InstructionRule.ALIGNMENT),
-    (Opcode.ATTEND, {"rows": 0}, InstructionRule.ROWS),
-    (Opcode.ATTEND, {"heads": 0}, InstructionRule.HEADS),
-    (Opcode.ATTEND, {"heads": 9}, InstructionRule.HEADS),
-    (Opcode.ATTEND, {"keys": 0}, InstructionRule.KEYS),
-    (Opcode.ATTEND, {"keys": 257}, InstructionRule.KEYS),
-    (Opcode.ATTEND, {"output": 33}, InstructionRule.ALIGNMENT),
-]  # fmt: skip
-
-
-def _first_broken(words: list[tuple[bytes, int, bool]]) -> list[int]:
-    """First rule that each (word, index, last) breaks, 0 for none."""
-    dut = InstructionCheck(CONFIG)
-    found = []
-
-    async def testbench(ctx: Any) -> None:
-        for word, index, last in words:
-            ctx.set(dut.word, int.from_bytes(word, "little"))
-            ctx.set(dut.index, index)
-            ctx.set(dut.last, last)
-            await ctx.tick().repeat(CHECK_LATENCY)
-            broken = ctx.get(dut.broken)
-            found.append((broken & -broken).bit_length())
-
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    simulator.add_testbench(testbench)
-    simulator.run()
-    return found
-
-
-def test_operands_beyond_the_limits() -> None:
-    words, rules = [], []
-    for index, (op, changes, rule) in enumerate(BROKEN):
-        good = Instruction(op, operands(CONFIG, op, random.Random(index)))
-        bad = Instruction(op, {**good.operands, **changes})
-        words += [(encode(good, index), index, False), (encode(bad, index), index, False)]
-        rules += [0, int(rule)]
-    assert _first_broken(words) == rules
-
-
-def test_malformed_words() -> None:
-    good = int.from_bytes(encode(random_program(CONFIG, 2, 2)[0], 70_000), "little")
-    changes = [
-        ("mark", 0x564D, InstructionRule.MARK), ("zero", 128, InstructionRule.MARK),
-        ("index", 70_001 & 0xFFFF, InstructionRule.INDEX), ("opcode", 0, InstructionRule.OPCODE),
-        ("opcode", 7, InstructionRule.OPCODE), ("opcode", 0x81, InstructionRule.OPCODE),
-    ]  # fmt: skip
-    words = [(good.to_bytes(64, "little"), 70_000, False)]
-    for name, value, _ in changes:
-        item = next(f for f in HEADER_FIELDS if f.name == name)
-        word = good & ~((1 << item.width) - 1 << item.low) | value << item.low
-        words.append((word.to_bytes(64, "little"), 70_000, False))
-    assert _first_broken(words) == [0, *(int(rule) for *_, rule in changes)]
-
-
-def test_unused_bits_must_be_zero() -> None:
-    words = []
-    for op in Opcode:
-        good = encode(Instruction(op, operands(CONFIG, op, random.Random(1))), 0)
-        top = max([128, *(f.low + f.width for f in PAYLOAD_FIELDS[op])])
-        for bit in {top, (top + 511) // 2, 511}:
-            raw = bytearray(good)
-            raw[bit // 8] |= 1 << bit % 8
-            words.append((bytes(raw), 0, op is Opcode.END))
-    assert set(_first_broken(words)) == {int(InstructionRule.UNUSED)}
-
-
-def test_dual_needs_a_dual_format(monkeypatch: pytest.MonkeyPatch) -> None:
-    quant = CONFIG.quant_config
-    site = next(site for site in quant.sites.values() if not site.format.dual)
-    plain = quant.model_copy(update={"sites": dict.fromkeys(quant.sites, site)})
-    assert plain.dual_format is None
-    monkeypatch.setattr(AcceleratorConfig, "quant_config", plain)
-    words = []
-    for op in (Opcode.FRONT, Opcode.MATRIX):
-        good = operands(CONFIG, op, random.Random(1))
-        words += [(encode(Instruction(op, {**good, "dual": d}), 0), 0, False) for d in (0, 1)]
-    assert _first_broken(words) == [0, int(InstructionRule.DUAL)] * 2
-
-
 def test_a_bad_instruction_stops_the_program() -> None:
     good = random_program(CONFIG, 4, 2)[:3]
     bad = Instruction(
@@ -288,12 +167,47 @@ def test_readings_of_panels_must_add_up(what: str) -> None:
     assert sum(map(len, result.payloads.values())) == where
     name = program[where].opcode.name
     with pytest.raises(ProgramError, match=rf"^instruction {where} \({name}\)"):
-        check_readings(program)
+        check_readings(program, CONFIG.weight_ports)
+
+
+#: Programs for four ports, as (ports with a share, readings; negative for MATRIX), and where a
+#: port has too many or too few, if that is so.
+_BY_PORT = {
+    "shares of all kinds": ([(4, 2), (1, 3), (-4, 2), (2, 1), (-1, 3), (-2, 1)], None),
+    "a port without a share": ([(3, 1), (-4, 1)], 1),
+    "a share that is not needed": ([(4, 1), (-3, 1)], 2),
+    "shares of another instruction": ([(4, 1), (1, 1), (-1, 1), (-3, 1)], 4),
+    "as many in sum": ([(1, 3), (3, 1), (-2, 2)], 2),
+}
+
+
+@pytest.mark.parametrize("what", _BY_PORT)
+def test_readings_must_add_up_on_every_port(what: str) -> None:
+    numbers, where = _BY_PORT[what]
+    program = []
+    for share, count in numbers:
+        if share > 0:
+            changes = {"panels": count, "repeat": 1, "beats": 8, "full": share, "rest": 0}
+            op = Opcode.FETCH
+        else:
+            changes = {"groups": count, "dual": 0, "sections": 0, "blocks": -4 * share}
+            op = Opcode.MATRIX
+        values = operands(FOUR, op, random.Random(1)) | changes
+        program.append(Instruction(op, values))
+    program.append(END)
+    result = run(program_bytes(FOUR, program), config=FOUR, duration=3)
+    if where is None:
+        _check(program, result)
+        check_readings(program, 4)
+        return
+    assert result.bad == ("instruction", where | int(InstructionRule.WEIGHTS) << 24)
+    with pytest.raises(ProgramError, match=rf"^instruction {where} "):
+        check_readings(program, 4)
 
 
 def test_readings_ahead_are_limited() -> None:
     """The count itself; a device would be stuck long before."""
-    dut, fetch = WeightCredit(), _weights(Opcode.FETCH, panels=255, repeat=2)
+    dut, fetch = WeightCredit(1), _weights(Opcode.FETCH, panels=255, repeat=2)
     matrix = _weights(Opcode.MATRIX, groups=1, dual=0)
     bring, need = (int.from_bytes(encode(item, 0), "little") for item in (fetch, matrix))
     times = (READINGS_AHEAD - 1) // 510
@@ -316,9 +230,9 @@ def test_readings_ahead_are_limited() -> None:
     simulator.add_clock(1e-6)
     simulator.add_testbench(testbench)
     simulator.run()
-    check_readings([fetch] * times)
+    check_readings([fetch] * times, 1)
     with pytest.raises(ProgramError, match=f"^instruction {times} .* ahead of MATRIX"):
-        check_readings([fetch] * (times + 1))
+        check_readings([fetch] * (times + 1), 1)
 
 
 def test_end_must_be_the_last_instruction() -> None:

@@ -35,6 +35,7 @@ class Job:
     bank: int = 0
     row_first: int = 0
     padding: int = 0  #: bytes between rows
+    sections: int = 0  #: base-2 logarithm of their number
     eps: float = 1e-6
     scale: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
     shift: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
@@ -90,6 +91,7 @@ class Harness:
                 "row_first": job.row_first, "bank": job.bank, "groups": width // 128,
                 "norm": job.norm, "rotate": job.rotate, "dual": job.dual, "scale": vectors[0],
                 "shift": vectors[1], "inverse_width": int(floats[0]), "epsilon": int(floats[1]),
+                "sections": job.sections,
             }  # fmt: skip
             bits = sum(values[name] << at.offset for name, at in layout)
             commands += bits.to_bytes(4 * words, "little")
@@ -139,14 +141,14 @@ class Harness:
         bits = config.quant_config.code_bits
         layout = bank_write_layout(config)
         done = 0
-        seen: dict[tuple[int, int, int], tuple[int, int]] = {}
+        seen: dict[tuple[int, int, int], tuple[int, int, int]] = {}
         for record in records:
             if record["kind"] == WRITE:
                 word = int.from_bytes(record["data"].tobytes(), "little")
                 part = {name: word >> at.offset & (1 << at.width) - 1 for name, at in layout}
                 key = part["bank"], part["row"], part["word"]
                 assert key not in seen, f"word {key} came twice"
-                seen[key] = part["codes"], part["scales"]
+                seen[key] = part["codes"], part["scales"], part["sections"]
             elif record["kind"] == DONE:
                 job = jobs[done]
                 done += 1
@@ -158,7 +160,9 @@ class Harness:
                         want_scale = both >> 8 * k & 255 if k < 4 else 0
                         want = sum(int(c) << bits * n for n, c in enumerate(row[16 * w :][:16]))
                         got = seen.pop((job.bank, job.row_first + i, w))
-                        assert got == (want, want_scale), f"job {done - 1}, row {i}, word {w}"
+                        assert got == (want, want_scale, job.sections), (
+                            f"job {done - 1}, row {i}, word {w}"
+                        )
                 assert not seen, f"words {sorted(seen)} do not belong to job {done - 1}"
         assert done == len(jobs)
         assert not seen
@@ -198,6 +202,7 @@ def mixed(count: int, seed: int) -> list[Job]:
         job = make(
             rows, rng.choice(widths), seed + number, rotate=rng.getrandbits(1),
             dual=rng.getrandbits(1), bank=rng.randrange(4), row_first=rng.randint(0, 16 - rows),
+            sections=rng.randrange(3),
             padding=64 * rng.choice((0, 0, 1, 7)),
         )  # fmt: skip
         jobs.append(job)

@@ -40,28 +40,36 @@ struct Pauses {
 struct Weights {
     VlWide<17>* payload;
     CData *valid, *ready;
+    Pauses pause;
     std::deque<std::vector<uint8_t>> beats;
-    bool shown;
+    bool shown = false;
 };
 
-// Units for two weight ports have a second one.
-template <class Top, class = void> struct Second {
-    static void add(Top&, std::vector<Weights>&) {}
-};
-template <class Top>
-struct Second<Top, std::void_t<decltype(WEIGHT(std::declval<Top&>(), 1, valid))>> {
-    static void add(Top& top, std::vector<Weights>& ports) {
-        ports.push_back({&WEIGHT(top, 1, payload), &WEIGHT(top, 1, valid), &WEIGHT(top, 1, ready), {}, false});
-    }
-};
+// Units have one to four weight ports.
+#define PORT(N)                                                                                \
+    template <class Top, class = void> struct Port##N {                                        \
+        static void add(Top&, std::vector<Weights>&) {}                                        \
+    };                                                                                         \
+    template <class Top>                                                                       \
+    struct Port##N<Top, std::void_t<decltype(WEIGHT(std::declval<Top&>(), N, valid))>> {       \
+        static void add(Top& top, std::vector<Weights>& ports) {                               \
+            Weights port;                                                                      \
+            port.payload = &WEIGHT(top, N, payload);                                           \
+            port.valid = &WEIGHT(top, N, valid), port.ready = &WEIGHT(top, N, ready);          \
+            ports.push_back(port);                                                             \
+        }                                                                                      \
+    };
+PORT(0)
+PORT(1)
+PORT(2)
+PORT(3)
 
 struct Harness {
     VerilatedContext context;
     Vtop top{&context};
     std::deque<Item> writes, commands, drains;
-    std::vector<Weights> weights{
-        {&WEIGHT(top, 0, payload), &WEIGHT(top, 0, valid), &WEIGHT(top, 0, ready), {}, false}};
-    Pauses pause[4];
+    std::vector<Weights> weights;
+    Pauses pause[4];  // of writes, commands and drains; ports have their own
     uint64_t latency = 0, cycle = 0, written = 0, taken = 0, done = 0, drained = 0, asked = 0;
     uint64_t issues = 0, waits = 0, beats_taken = 0;
     bool command_valid = false;
@@ -69,7 +77,10 @@ struct Harness {
     std::vector<uint8_t> values;
     std::vector<uint64_t> done_cycles, taken_cycles, issue_cycles;
 
-    Harness() { Second<Vtop>::add(top, weights); }
+    Harness() {
+        Port0<Vtop>::add(top, weights), Port1<Vtop>::add(top, weights);
+        Port2<Vtop>::add(top, weights), Port3<Vtop>::add(top, weights);
+    }
 
     bool may(const Item& item) const {
         return written >= item.writes && done >= item.dones && asked >= item.drains;
@@ -89,7 +100,7 @@ struct Harness {
         }
         top.command__valid = command_valid;
         for (Weights& port : weights) {
-            if (!port.shown && !port.beats.empty() && !pause[2].draw()) {
+            if (!port.shown && !port.beats.empty() && !port.pause.draw()) {
                 std::memcpy(port.payload, port.beats.front().data(), kBeat);
                 port.shown = true;
             }
@@ -148,9 +159,16 @@ API Harness* harness_create(uint64_t latency) {
     return harness;
 }
 API void harness_destroy(Harness* harness) { delete harness; }
+// which: 0 writes, 1 commands, 2 beats of all ports, 3 drains, 4 + p: beats of port p.
 API void harness_pauses(Harness* harness, int which, double share, uint64_t seed) {
-    harness->pause[which].threshold = uint64_t(share * 4294967296.0);
-    harness->pause[which].state = seed * 2862933555777941757ull + 3037000493ull;
+    const auto set = [&](Pauses& pause, uint64_t number) {
+        pause.threshold = uint64_t(share * 4294967296.0);
+        pause.state = (seed + number) * 2862933555777941757ull + 3037000493ull;
+    };
+    if (which >= 4) return set(harness->weights[which - 4].pause, which);
+    if (which != 2) return set(harness->pause[which], 0);
+    for (size_t port = 0; port < harness->weights.size(); ++port)
+        set(harness->weights[port].pause, 100 * port);
 }
 API void harness_queue(Harness* harness, int which, const uint8_t* data, uint64_t count, const uint64_t* gates) {
     put(which == 0 ? harness->writes : which == 1 ? harness->commands : harness->drains, data, count, gates);

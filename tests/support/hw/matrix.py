@@ -11,11 +11,12 @@ from unittest import mock
 import numpy as np
 from amaranth.lib import data
 
-from lutvar.contract.accelerator import LANES, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import LANES, ROW_GROUP, STRIPE, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.bits import pack_codes
 from lutvar.contract.isa import Opcode
-from lutvar.contract.memory import pack_panel
+from lutvar.contract.memory import pack_panel, panel_shares, port_beats
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, section_heads, tile_rows
 from lutvar.contract.widths import WORDS, drain_latency
 from lutvar.hw.links import bank_write_layout, drain_layout, payload_layout
 from lutvar.hw.matrix.unit import MatrixUnit
@@ -28,7 +29,7 @@ from lutvar.sim import verilator
 
 TOP = "lutvar_matrix_unit"
 RECORD = 32  #: bytes of a packed struct in the harness's queues
-WRITES, COMMANDS, BEATS, DRAINS = range(4)
+WRITES, COMMANDS, BEATS, DRAINS, PORT_0 = range(5)  #: BEATS: of all ports; PORT_0 + p: of one
 BEAT = 65  #: bytes of a weight beat in the harness: data, then whether it is the last of its panel
 COUNTS = ("cycle", "written", "taken", "done", "drained", "issues", "waits", "beats", "busy",
           "surplus", "missing", "index")  # fmt: skip
@@ -65,7 +66,7 @@ class Unit:
         folder = Path(build_dir)
         folder.mkdir(parents=True, exist_ok=True)
         parts = ("rows", config.quant, config.dot, config.float32, config.rows, config.pipelined,
-                 config.weight_ports)  # fmt: skip
+                 config.weight_ports, config.max_sections)  # fmt: skip
         name = "-".join(map(str, parts))
         source = folder / f"{name}.v"
         source.write_text(export_verilog(self.unit, TOP))
@@ -137,19 +138,23 @@ class Unit:
 class Work:
     """One instruction: random operands, and the accumulators that must result.
 
-    `after`: the one whose sums it goes on with, in the same bank.
+    `after`: the one whose sums it goes on with, in the same bank. `sections`: of the array.
     """
+
+    index = 0  #: in the program
 
     def __init__(
         self, config: AcceleratorConfig, rng: np.random.Generator, *, groups: int, outputs: int,
         dual: bool, bank: int, acc_bank: int, exponent: int = -3, after: Work | None = None,
+        sections: int = 1,
     ) -> None:  # fmt: skip
         self.config, self.dual, self.bank, self.acc_bank = config, dual, bank, acc_bank
+        self.sections, self.rows = sections, tile_rows(config, sections)
         quant = config.quant_config
         self.bits = quant.code_bits
         fmt = quant.dual_format if dual else quant.plain_format
         assert fmt is not None
-        weight, inputs, rows = quant.weight_format, groups * GROUP, config.rows
+        weight, inputs, rows = quant.weight_format, groups * GROUP, self.rows
         codes = rng.choice(np.array(fmt.codes_used, np.uint8), size=(rows, inputs))
         weights = rng.choice(np.array(weight.codes_used, np.uint8), size=(outputs, inputs))
         # Rows and outputs of the largest magnitudes, and of nothing.
@@ -184,8 +189,9 @@ class Work:
         outputs, inputs = self.layer.codes.shape
         fields = {
             "bank": self.bank, "acc_bank": self.acc_bank, "groups": inputs // GROUP,
-            "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.config.rows,
+            "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.rows,
             "exponent": np.array([self.layer.exponent]), "more": self.more,
+            "sections": SECTIONS.index(self.sections), "index": self.index,
         }  # fmt: skip
         return pack(payload_layout(Opcode.MATRIX), **fields)
 
@@ -202,7 +208,7 @@ class Work:
         scales = np.where(k < 4, scale[row, word // WORDS, k % 4], 0)
         records = pack(
             bank_write_layout(self.config), valid=1, bank=self.bank, row=row, word=word,
-            codes=codes, scales=scales,
+            codes=codes, scales=scales, sections=SECTIONS.index(self.sections),
         )  # fmt: skip
         return np.random.default_rng(len(records)).permutation(records)
 
@@ -215,31 +221,44 @@ class Work:
             codes = layer.codes[:, g * GROUP : (g + 1) * GROUP]
             bias = None if g else layer.bias
             panel = pack_panel(codes, layer.scales[:, g], bias, self.bits, ports)
-            each = len(panel) // ports
-            halves = [with_last(panel[p * each : (p + 1) * each]) for p in range(ports)]
-            raw = [r + half * (2 if self.dual else 1) for r, half in zip(raw, halves, strict=True)]
+            for port, share in enumerate(shares(panel, layer.outputs, self.bits, not g, ports)):
+                raw[port] += with_last(share) * (2 if self.dual else 1)
         return raw
 
     @property
     def drains(self) -> np.ndarray:
-        """Every accumulator of every row group, row group by row group; none if others go on."""
+        """Every accumulator of the tile, row group by row group; none if others go on."""
         pairs = self.layer.outputs // 2 if self.drained else 0
-        group, column = (axis.reshape(-1) for axis in np.mgrid[: self.config.row_groups, :pairs])
+        group, pair = (axis.reshape(-1) for axis in np.mgrid[: self.rows // ROW_GROUP, :pairs])
+        stripe, within = np.divmod(pair, STRIPE // 2)
+        heads = np.array(section_heads(self.config.row_groups, self.sections))
         return pack(
-            drain_layout(self.config), valid=1, bank=self.acc_bank, row_group=group, column=column
-        )
+            drain_layout(self.config), valid=1, bank=self.acc_bank,
+            row_group=group + heads[stripe % self.sections],
+            column=stripe // self.sections * (STRIPE // 2) + within,
+        )  # fmt: skip
 
     def check(self, values: np.ndarray) -> None:
-        """`values` [row groups * outputs / 2, 2, 16] as drained; the sign of zero aside."""
-        got = values.reshape(self.config.row_groups, -1, ROW_GROUP).transpose(0, 2, 1)
-        got = got.reshape(self.config.rows, -1) + np.float32(0)
+        """`values` [row groups of the tile * outputs / 2, 2, 16] as drained; zeros have no sign."""
+        got = values.reshape(self.rows // ROW_GROUP, -1, ROW_GROUP).transpose(0, 2, 1)
+        got = got.reshape(self.rows, -1) + np.float32(0)
         want = self.expected + np.float32(0)
         wrong = np.argwhere(got.view(np.uint32) != want.view(np.uint32))
         assert not len(wrong), (len(wrong), wrong[:4], got[tuple(wrong[0])], want[tuple(wrong[0])])
 
 
+def shares(panel: bytes, outputs: int, bits: int, first: bool, ports: int) -> list[bytes]:
+    """What each weight port has of a panel; nothing if it has no stripe."""
+    share = panel_shares(outputs, bits, first, ports)
+    ends = np.cumsum(port_beats(share.beats, share.full, share.rest, ports)) * (BEAT - 1)
+    assert ends[-1] == len(panel)
+    return [panel[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 def with_last(panel: bytes) -> bytes:
     """Beats of one reading of a panel, each with its mark."""
+    if not panel:
+        return b""
     beats = np.frombuffer(panel, np.uint8).reshape(-1, BEAT - 1)
     marks = np.zeros((len(beats), 1), np.uint8)
     marks[-1] = 1

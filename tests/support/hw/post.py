@@ -15,6 +15,7 @@ from amaranth.sim import Simulator
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
 from lutvar.contract.memory import pack_records
+from lutvar.contract.sections import SECTIONS, section_heads
 from lutvar.contract.widths import drain_latency
 from lutvar.hw.post.unit import PostUnit
 from lutvar.quant.golden import pointwise
@@ -94,9 +95,10 @@ class Program:
         in_stride = stride if spec.in_place else columns * 4 + 64 * int(rng.integers(0, 5))
         output = self._place(16 * stride) if spec.base is None else spec.base
         o = dict.fromkeys(OPERANDS, 0)
+        sections = int(rng.integers(self.config.max_sections.bit_length()))
         o |= {
-            "acc_bank": number % self.config.acc_banks,
-            "row_group": int(rng.integers(0, self.config.row_groups)),
+            "acc_bank": number % self.config.acc_banks, "sections": sections,
+            "row_group": int(rng.integers(0, self.config.row_groups >> sections)),
             "row_first": spec.row_first, "rows": spec.rows, "blocks": blocks, "op": int(spec.op),
             "vector": int(spec.vector), "output": output, "output_stride": stride,
             "scalar": int(np.array(rng.normal(), np.float16).view(np.uint16)),
@@ -280,7 +282,12 @@ def run_program(
                 case = program.cases[number]
                 seen = (bank, group, at)
                 o = case.operands
-                assert seen == (o["acc_bank"], o["row_group"], pair), seen
+                # Blocks of 128 columns belong to the sections in turn.
+                count = SECTIONS[o["sections"]]
+                block, within = divmod(pair, 64)
+                head = section_heads(config.row_groups, count)[block % count]
+                place = block // count * 64 + within
+                assert seen == (o["acc_bank"], head + o["row_group"], place), seen
                 columns = case.y[:, 2 * pair : 2 * pair + 2].T
                 value = int.from_bytes(np.ascontiguousarray(columns).tobytes(), "little")
                 pair += 1

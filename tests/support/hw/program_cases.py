@@ -20,6 +20,7 @@ from lutvar.contract.isa import (
     readings,
     split_address,
 )
+from lutvar.contract.sections import tile_rows
 
 BASES = (0x1_0000_0000, 0x22_0000_0040, 0x333_0000_0080, 0x4444_0000_00C0)
 END = Instruction(Opcode.END)
@@ -37,45 +38,49 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
     def stride() -> int:
         return rng.randrange(1 << 18) * 64
 
+    # Of the instructions that have this field.
+    sections = rng.randrange(config.max_sections.bit_length())
+    count, tile = 1 << sections, tile_rows(config, 1 << sections)
     bank = up_to(config.act_banks - 1, 0)
     groups = up_to(config.bank_groups)
     heads = 2 * up_to(config.max_width // 128)
     if op is Opcode.FETCH:
-        beats = up_to((1 << 20) - 1)
-        beats += beats % config.weight_ports  # a panel is shared equally by the ports
-        return {"address": where(), "beats": min(beats, (1 << 20) - 2), "panels": up_to(255),
-                "repeat": rng.randint(1, 2)}  # fmt: skip
+        beats, full = up_to((1 << 20) - 1), up_to(config.weight_ports)
+        rest = up_to(beats - 1, 0) if full < config.weight_ports else 0
+        return {"address": where(), "beats": beats, "full": full, "rest": rest,
+                "panels": up_to(255), "repeat": rng.randint(1, 2)}  # fmt: skip
     if op is Opcode.FRONT:
         norm = groups <= config.max_width // 128 and rng.randint(0, 1)
-        rows = up_to(config.rows)
+        rows = up_to(tile)
         return {
             "address": where(), "stride": stride(), "rows": rows,
-            "row_first": up_to(config.rows - rows, 0), "bank": bank,
+            "row_first": up_to(tile - rows, 0), "bank": bank,
             "groups": groups, "norm": int(norm), "rotate": rng.randint(0, 1),
             "dual": rng.randint(0, 1), "scale": where(), "shift": where(),
             "inverse_width": rng.getrandbits(32), "epsilon": rng.getrandbits(32),
+            "sections": sections,
         }  # fmt: skip
     if op is Opcode.MATRIX:
-        blocks = up_to(config.acc_depth // 32, 4)
-        blocks -= blocks % config.weight_ports
+        blocks = 4 * up_to(min(127, count * config.acc_depth // 128))
         return {
             "bank": bank, "acc_bank": up_to(config.acc_banks - 1, 0),
             "groups": groups, "blocks": blocks,
-            "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(config.rows),
-            "more": rng.randint(0, 1),
+            "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(tile),
+            "more": rng.randint(0, 1), "sections": sections,
         }  # fmt: skip
     if op is Opcode.POST:
         rows = up_to(16)
-        blocks = up_to(min(config.acc_depth // 128, heads + heads // 2))
+        blocks = up_to(min(255, count * config.acc_depth // 128, heads + heads // 2))
         return {
             "acc_bank": up_to(config.acc_banks - 1, 0),
-            "row_group": up_to(config.row_groups - 1, 0),
+            "row_group": up_to(config.row_groups // count - 1, 0),
             "row_first": up_to(16 - rows, 0), "rows": rows, "blocks": blocks,
             "op": int(rng.choice(list(PostOp))), "vector": rng.randint(0, 1),
             "scalar": rng.getrandbits(16), "output": where(), "output_stride": stride(),
             "input": where(), "input_stride": stride(), "vector_address": where(),
             "heads": heads, "block_first": up_to(heads + heads // 2 - blocks, 0),
             "keys": where(), "values": where(), "head_stride": stride(),
+            "sections": sections,
         }  # fmt: skip
     if op is Opcode.ATTEND:
         return {
@@ -91,7 +96,7 @@ def random_program(config: AcceleratorConfig, length: int, seed: int) -> list[In
     """A program that ends: an instruction waits only for others before it.
 
     MATRIX has the readings of panels that it needs; what is left over in the end goes to more of
-    them, so there are `length` instructions or more.
+    them, so there are `length` instructions or more. All weight ports have a share of each panel.
     """
     rng = random.Random(seed)
     counts = [0] * len(UNITS)
@@ -102,9 +107,14 @@ def random_program(config: AcceleratorConfig, length: int, seed: int) -> list[In
         nonlocal credit
         waits = [rng.choice([0, max(0, n - rng.randint(0, 4)), n]) for n in counts]
         values = operands(config, op, rng) | changes
+        if op is Opcode.FETCH and values["full"] < config.weight_ports:
+            values["beats"] = max(values["beats"], 2)
+            values["rest"] = max(values["rest"], 1)
+        if op is Opcode.MATRIX:
+            values["blocks"] = max(values["blocks"], 4 * config.weight_ports)
         program.append(Instruction(op, values, tuple(waits)))
         counts[int(Unit[op.name])] += 1
-        credit += readings(program[-1])
+        credit += readings(program[-1], 1)[0]
 
     for _ in range(length - 1):
         op = Opcode[rng.choice(UNITS).name]

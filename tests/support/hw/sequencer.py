@@ -19,6 +19,10 @@ from support.hw.program_cases import BASES
 CONFIG = load_accelerator("small-fp4").model_copy(
     update={"queue": 4, "act_banks": 3, "bank_groups": 10}
 )
+#: Four weight ports; sections of 7, 3 or 1 row groups.
+FOUR = AcceleratorConfig.model_validate(
+    {**CONFIG.model_dump(), "rows": 112, "weight_ports": 4, "max_sections": 4}
+)
 PROGRAM = 0x7_0000_0FC0
 
 

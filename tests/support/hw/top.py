@@ -16,7 +16,7 @@ from support.hw.program_cases import BASES
 from support.hw.stand_in_units import stand_ins
 
 CONFIG = load_accelerator("small-fp4").model_copy(update={"weight_fifo": 64, "queue": 4})
-TWO_PORTS = CONFIG.model_copy(update={"weight_ports": 2})
+FOUR_PORTS = CONFIG.model_copy(update={"weight_ports": 4})
 REGION_SIZE = 1 << 39  #: offsets have 38 bits
 PROGRAM = BASES[3] + REGION_SIZE - (1 << 20) - 0xC0  #: within the window of the last region
 SETTLE = 40  #: cycles
