@@ -17,6 +17,7 @@ from . import (
     queues,
     selects,
     sequencer,
+    steps,
     unpack,
     weights,
 )
@@ -44,5 +45,6 @@ PROPERTIES = _by_name(
     weights.properties(),
     dispatch.properties(),
     unpack.properties(),
+    steps.properties(),
     selects.properties(),
 )

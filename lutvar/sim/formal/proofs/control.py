@@ -11,7 +11,7 @@ from amaranth.hdl import Cat, Const, Mux, Signal, Value
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.register_map import ADDRESS_BITS, REGISTERS
 from lutvar.contract.register_types import Access
-from lutvar.hw.accelerator.control import constants
+from lutvar.hw.accelerator.words import constants
 from lutvar.hw.axi.lite import AxiLite
 from lutvar.hw.axi.register_file import RegisterFile
 from lutvar.sim.formal.harness import Check, implies

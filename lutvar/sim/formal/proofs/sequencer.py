@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from amaranth.hdl import Cat, Const, Mux, Signal, Value
@@ -27,7 +28,20 @@ from lutvar.sim.formal.property import Mutant, Property
 from .order import Follow, stable
 
 _CHECKS = "lutvar.hw.sequencer.checks"
-_CONFIG = load_accelerator("small-fp4")
+_SMALL = load_accelerator("small-fp4")
+#: One weight port; four, and sections that do not divide the array.
+_CONFIGS = (
+    _SMALL,
+    AcceleratorConfig.model_validate(
+        {
+            **_SMALL.model_dump(),
+            "name": "four-ports",
+            "rows": 112,
+            "weight_ports": 4,
+            "max_sections": 4,
+        }
+    ),
+)
 _QUEUE = "lutvar.hw.sequencer.queue"
 DEPTH = 16  #: of the queues in every shipped configuration
 _SEEN = 2  #: bits of the operands that are followed
@@ -104,7 +118,7 @@ def broken_rules(
     broken[Rule.INDEX] = head["index"] != index[:16]
     broken[Rule.OPCODE] = (head["opcode"] == 0) | (head["opcode"] > max(Opcode))
     broken[Rule.END] = (head["opcode"] == Opcode.END) ^ last
-    two = config.weight_ports > 1
+    ports, most, array = config.weight_ports, config.max_sections, config.rows // 16
     width, groups = config.max_width, config.bank_groups
     for op, items in PAYLOAD_FIELDS.items():
         f = {item.name: field(item) for item in items}
@@ -116,28 +130,38 @@ def broken_rules(
             mine[Rule.ALIGNMENT] = Cat(place[:6] != 0 for place in places).any()
         if "dual" in f and config.quant_config.dual_format is None:
             mine[Rule.DUAL] = f["dual"] != 0
+        # Row groups of a section, and sections; their field has values that mean none.
+        row_groups, sections = Const(array), Const(1)
+        if "sections" in f:
+            mine[Rule.SECTIONS] = f["sections"] >= most.bit_length()
+            for number in range(1, most.bit_length()):
+                chosen = f["sections"] == number
+                row_groups = Mux(chosen, array >> number, row_groups)
+                sections = Mux(chosen, 1 << number, sections)
+        rows, depth = row_groups << 4, sections * config.acc_depth
         if op is Opcode.FETCH:
             once_or_twice = (f["repeat"] == 1) | (f["repeat"] == 2)
-            odd = f["beats"][0] if two else Const(0)
-            mine[Rule.BEATS] = (f["beats"] == 0) | (f["panels"] == 0) | ~once_or_twice | odd
+            counts = (f["full"] == 0) | (f["full"] > ports)
+            shares = Mux(f["full"] == ports, f["rest"] != 0, f["rest"] >= f["beats"])
+            some = (f["beats"] == 0) | (f["panels"] == 0)
+            mine[Rule.BEATS] = some | ~once_or_twice | counts | shares
         elif op is Opcode.FRONT:
-            mine[Rule.ROWS] = (f["rows"] == 0) | (f["row_first"] + f["rows"] > config.rows)
+            mine[Rule.ROWS] = (f["rows"] == 0) | (f["row_first"] + f["rows"] > rows)
             mine[Rule.BANK] = f["bank"] >= config.act_banks
             limit = Mux(f["norm"], min(width // 128, groups), groups)
             mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > limit)
         elif op is Opcode.MATRIX:
-            mine[Rule.ROWS] = (f["rows"] == 0) | (f["rows"] > config.rows)
+            mine[Rule.ROWS] = (f["rows"] == 0) | (f["rows"] > rows)
             mine[Rule.BANK] = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
             mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > groups)
             outputs = f["blocks"] * 32
-            odd = f["blocks"][0] if two else Const(0)
-            mine[Rule.OUTPUTS] = (outputs < 128) | (outputs > config.acc_depth) | odd
+            part = (f["blocks"] & 3) != 0
+            mine[Rule.OUTPUTS] = (outputs == 0) | (outputs > depth) | part
         elif op is Opcode.POST:
             mine[Rule.ROWS] = (f["rows"] == 0) | (f["row_first"] + f["rows"] > 16)
-            row_groups = config.rows // 16
             mine[Rule.BANK] = (f["acc_bank"] >= config.acc_banks) | (f["row_group"] >= row_groups)
             columns = f["blocks"] * 128
-            mine[Rule.OUTPUTS] = (f["blocks"] == 0) | (columns > config.acc_depth)
+            mine[Rule.OUTPUTS] = (f["blocks"] == 0) | (columns > depth)
             heads = f["heads"]
             # q, k and v of two heads of 64 are three blocks of 128.
             past = 2 * (f["block_first"] + f["blocks"]) > 3 * heads
@@ -152,7 +176,11 @@ def broken_rules(
     return broken
 
 
-def _instruction_check(c: Check[InstructionCheck]) -> None:
+def _check_of(config: AcceleratorConfig) -> InstructionCheck:
+    return InstructionCheck(config)  # a name that is looked up late: mutants replace it
+
+
+def _instruction_check(config: AcceleratorConfig, c: Check[InstructionCheck]) -> None:
     dut: Any = c.dut
     inputs = Cat(dut.word, dut.index, dut.last)
     same = c.wire("same", inputs == c.previous("inputs_before", inputs))
@@ -161,7 +189,7 @@ def _instruction_check(c: Check[InstructionCheck]) -> None:
     c.m.d.comb += now.eq(Mux(same, Mux(age == CHECK_LATENCY, age, age + 1), 0))
     c.m.d.sync += age.eq(now)
     # In the cycle of a reset the inputs before it are forgotten.
-    for rule, condition in broken_rules(dut.word, dut.index, dut.last, _CONFIG).items():
+    for rule, condition in broken_rules(dut.word, dut.index, dut.last, config).items():
         settled = now == CHECK_LATENCY
         right = dut.broken[int(rule) - 1] == Value.cast(condition).any()
         c.require(rule.name, implies(settled, right))
@@ -182,15 +210,21 @@ def properties() -> Iterator[Property]:
             Mutant("halt-ignored", _QUEUE, "~offered & ~self.halt)", "~offered)"),
         ),
     )  # fmt: skip
-    yield Property(
-        "sequencer.rules", "InstructionCheck of small-fp4",
-        "an instruction that is held is told to break exactly the rules that it breaks, for all "
-        f"words, {CHECK_LATENCY} cycles later",
-        lambda: InstructionCheck(_CONFIG), _instruction_check, depth=CHECK_LATENCY + 1,
-        mutants=(
-            Mutant("last-row", _CHECKS, "(f[\"rows\"] == 0) | (end > config.rows)",
-                   "(f[\"rows\"] == 0) | (end > config.rows + 1)"),
-            Mutant("gap", _CHECKS, "low + UNUSED_PIECE].any()", "low + UNUSED_PIECE - 1].any()"),
-            Mutant("odd-heads", _CHECKS, "HEAD_DIM) | f[\"heads\"][0]", "HEAD_DIM)"),
-        ),
-    )  # fmt: skip
+    for number, config in enumerate(_CONFIGS):
+        yield Property(
+            f"sequencer.rules-{config.weight_ports}", f"InstructionCheck, {config.name}",
+            "an instruction that is held is told to break exactly the rules that it breaks, for "
+            f"all words, {CHECK_LATENCY} cycles later",
+            partial(_check_of, config), partial(_instruction_check, config),
+            depth=CHECK_LATENCY + 1,
+            mutants=() if number == 0 else (
+                Mutant("last-row", _CHECKS, "end > tile_rows(config, s)",
+                       "end > tile_rows(config, s) + 1"),
+                Mutant("gap", _CHECKS, "low + UNUSED_PIECE].any()",
+                       "low + UNUSED_PIECE - 1].any()"),
+                Mutant("odd-heads", _CHECKS, "HEAD_DIM) | f[\"heads\"][0]", "HEAD_DIM)"),
+                Mutant("whole-array", _CHECKS, "result = Mux(f[\"sections\"] == number",
+                       "result = Mux(f[\"sections\"] == 3"),
+                Mutant("rest-of-none", _CHECKS, "f[\"rest\"] != 0, ~fewer", "Const(0), ~fewer"),
+            ),
+        )  # fmt: skip

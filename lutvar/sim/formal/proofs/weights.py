@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from amaranth.hdl import Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Mux, Signal, Value, signed
 
 from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, READINGS_AHEAD, Opcode, OperandField
 from lutvar.hw.sequencer.checks import CHECK_LATENCY
@@ -15,6 +15,7 @@ from lutvar.sim.formal.harness import Check, implies
 from lutvar.sim.formal.property import Mutant, Property
 
 _WEIGHTS = "lutvar.hw.sequencer.weights"
+_PORTS = 4
 _WIDE = READINGS_AHEAD.bit_length() + 4  #: bits for the count in integers
 
 
@@ -32,9 +33,20 @@ def _weight_credit(c: Check[WeightCredit]) -> None:
     is_fetch, is_matrix = op == Opcode.FETCH, op == Opcode.MATRIX
     # Other values of `repeat` break the rule BEATS (`sequencer.rules`).
     legal = ~is_fetch | (fetch["repeat"] == 1) | (fetch["repeat"] == 2)
-    count, after = Signal(signed(_WIDE)), Signal(signed(_WIDE))
     brings, needs = fetch["panels"] * fetch["repeat"], matrix["groups"] * (matrix["dual"] + 1)
-    m.d.comb += after.eq(count + Mux(is_fetch, brings, 0) - Mux(is_matrix, needs, 0))
+    counts, afters = [], []
+    for port in range(dut.ports):
+        count = Signal(signed(_WIDE), name=f"count_{port}")
+        after = Signal(signed(_WIDE), name=f"after_{port}")
+        # Stripe b of 128 outputs is on port b modulo the ports; the first `full` ports have
+        # `beats`, the others `rest`. The first port always has a share: the rules BEATS, OUTPUTS.
+        brought = (port == 0) | (port < fetch["full"]) | (fetch["rest"] > 0)
+        needed = (port == 0) | (matrix["blocks"] >= 4 * (port + 1))
+        m.d.comb += after.eq(
+            count + Mux(is_fetch & brought, brings, 0) - Mux(is_matrix & needed, needs, 0)
+        )
+        counts.append(count)
+        afters.append(after)
 
     # An instruction is judged, and dispatched, when it has been there for long enough.
     changed = c.previous("changed", dut.push | dut.clear)
@@ -45,30 +57,36 @@ def _weight_credit(c: Check[WeightCredit]) -> None:
     settled = c.wire("settled", now == CHECK_LATENCY)
     c.assume(~dut.push | (settled & ~dut.broken & legal & (op != Opcode.END)))
     with m.If(dut.clear):
-        m.d.sync += count.eq(0)
+        m.d.sync += [count.eq(0) for count in counts]
     with m.Elif(dut.push):
-        m.d.sync += count.eq(after)
+        m.d.sync += [count.eq(after) for count, after in zip(counts, afters, strict=True)]
 
-    wrong = (after < 0) | (after >= READINGS_AHEAD) | ((op == Opcode.END) & (count != 0))
+    wrong = Cat(
+        (after < 0) | (after >= READINGS_AHEAD) | ((op == Opcode.END) & (count != 0))
+        for count, after in zip(counts, afters, strict=True)
+    ).any()
     c.require("the rule WEIGHTS", implies(settled & legal, dut.broken == wrong))
-    c.require("the count stays in its range", (count >= 0) & (count < READINGS_AHEAD))
-    credit: Any = c.probe("dut.credit", READINGS_AHEAD.bit_length() - 1)
-    c.lemma("credit", credit == count)
+    for port, count in enumerate(counts):
+        c.require(f"the count stays in its range {port}", (count >= 0) & (count < READINGS_AHEAD))
+        credit: Any = c.probe(f"dut.credit_{port}", READINGS_AHEAD.bit_length() - 1)
+        c.lemma(f"credit {port}", credit == count)
 
 
 def properties() -> Iterator[Property]:
     """All of this file."""
     yield Property(
-        "sequencer.weights", "WeightCredit",
+        "sequencer.weights", f"WeightCredit, {_PORTS} weight ports",
         "an instruction is refused exactly when MATRIX would need readings that no FETCH before "
-        f"it brings, when {READINGS_AHEAD:,} or more were ahead, or when END leaves some over",
+        f"it brings, when {READINGS_AHEAD:,} or more were ahead, or when END leaves some over, on "
+        "any port",
         # A name that is looked up late: mutants replace it.
-        lambda: WeightCredit(), _weight_credit, depth=CHECK_LATENCY + 1,
+        lambda: WeightCredit(_PORTS), _weight_credit, depth=CHECK_LATENCY + 1,
         mutants=(
             Mutant("dual-once", _WEIGHTS, 'Mux(matrix["dual"], matrix["groups"] << 1',
                    'Mux(matrix["dual"], matrix["groups"]'),
             Mutant("end-ignored", _WEIGHTS, "following[-1] | (ended & (following != 0))",
                    "following[-1]"),
+            Mutant("first-port-only", _WEIGHTS, "stripes > port if port else Const(1)", "Const(1)"),
             Mutant("never-cleared", _WEIGHTS, "m.d.sync += credit.eq(0)",
                    "m.d.sync += credit.eq(credit)"),
         ),
