@@ -16,7 +16,7 @@ from lutvar.contract.passes import ImageStep
 from lutvar.host.compile.compiler import CompiledPass, Compiler
 from lutvar.host.compile.memory_plan import MemoryPlan
 from lutvar.host.compile.packed import PackedTransformer
-from lutvar.host.compile.steps import StepShape, place_rows
+from lutvar.host.compile.steps import StepShape
 from lutvar.host.compile.store import PassStore
 
 from .device import Device
@@ -68,9 +68,11 @@ class DeviceTransformer:
         progress: called with the bytes of the model that are in place.
         cache: folder of compiled passes for this and other processes
             (`compile.pass_file.default_folder`); None: none.
+        tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
 
     Raises:
         BadInput: the device's memory is too small.
+        CompileError: tiles that the accelerator cannot have.
     """
 
     def __init__(
@@ -84,13 +86,16 @@ class DeviceTransformer:
         keep: bool = False,
         progress: Progress | None = None,
         cache: Path | None = None,
+        tile_rows: int | None = None,
+        sections: int | None = None,
     ) -> None:
         self.device, self.packed, self.on_pass = device, packed, on_pass
         self.slots = slots
         layout = packed.layout
         self.compiler = Compiler(
-            layout, packed.exponents, packed.epsilon, packed.null_label, packed.hash
-        )
+            layout, packed.exponents, packed.epsilon, packed.null_label, packed.hash,
+            tile_rows=tile_rows, sections=sections,
+        )  # fmt: skip
         self.passes = PassStore(self.compiler, cache, check=check)
         largest = self._largest()
         device.place(
@@ -104,8 +109,7 @@ class DeviceTransformer:
         tokens = max(shape.scale_tokens)
         steps = [StepShape(i, self.packed.null_label, shape.tokens - tokens, tokens)
                  for i in range(self.slots)]  # fmt: skip
-        rows = place_rows(steps, shape, self.device.config, self.packed.null_label)
-        return MemoryPlan(shape, rows)
+        return MemoryPlan(shape, self.compiler.most_rows(steps))
 
     def compile(self, steps: Sequence[ImageStep]) -> CompiledPass:
         """The program of a pass; what differs in classes, slots and guidance is compiled once."""

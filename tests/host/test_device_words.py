@@ -80,7 +80,7 @@ def test_bad_programs_in_words(double: TransportDouble) -> None:
 def test_other_errors_in_words(double: TransportDouble) -> None:
     text = explained(double, 3, 1 << 4 | 1 << 18)
     assert "no progress" in text and "busy_attend waits_post" in text
-    for code in (9, 23, 77):
+    for code in (9, 26, 77):
         text = explained(double, code)
         assert f"device error {code} (unknown)" in text and "does not know" in text
     assert issubclass(AcceleratorError, HostError) and issubclass(BadInput, ValueError)

@@ -8,7 +8,7 @@ copies leave needs no model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from lutvar.contract.isa import (
     Unit,
     address,
 )
-from lutvar.contract.memory import RECORD_BYTES, pack_panel
+from lutvar.contract.memory import RECORD_BYTES, pack_panel, panel_shares
 from lutvar.contract.quant_preset import GROUP
 from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.host.transport import Bytes, as_bytes
@@ -159,7 +159,7 @@ class _Tile:
         )  # fmt: skip
         add, dual = self.build.add, self.dual
         add(
-            Opcode.FETCH, address=self._put(panel), beats=len(panel) // 64, panels=1,
+            Opcode.FETCH, address=self._put(panel), **_shares(self.config), panels=1,
             repeat=1 + dual,
         )  # fmt: skip
         add(
@@ -198,6 +198,12 @@ class _Tile:
             )  # fmt: skip
 
 
+def _shares(config: AcceleratorConfig) -> dict[str, int]:
+    """Fields of FETCH for a first panel of 128 outputs."""
+    bits = config.quant_config.code_bits
+    return asdict(panel_shares(GROUP, bits, first=True, ports=config.weight_ports))
+
+
 def copy_model(config: AcceleratorConfig) -> Bytes:
     """Region MODEL of `copy_program`: a panel of zeros, and a row of zeros."""
     codes = np.zeros((GROUP, GROUP), np.uint8)
@@ -212,7 +218,8 @@ def copy_program(config: AcceleratorConfig, moves: Sequence[tuple[int, int]]) ->
     POST adds each row to products of nothing; values that are finite and not 0 come out unchanged.
     """
     build, size = _Builder(), len(copy_model(config)) - 2 * GROUP
-    build.add(Opcode.FETCH, address=address(Region.MODEL, 0), beats=size // 64, panels=1, repeat=1)
+    weights = {"address": address(Region.MODEL, 0), **_shares(config), "panels": 1, "repeat": 1}
+    build.add(Opcode.FETCH, **weights)
     build.add(Opcode.FRONT, address=address(Region.MODEL, size), stride=2 * GROUP, rows=1, groups=1)
     build.add(Opcode.MATRIX, groups=1, blocks=GROUP // WEIGHT_BLOCK, rows=1)
     for source, target in moves:

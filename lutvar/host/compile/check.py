@@ -12,10 +12,12 @@ It works from the encoded operands (`footprint`), independently of the compiler.
 
 from __future__ import annotations
 
+from dataclasses import astuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from lutvar.contract.accelerator import ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import ROW_GROUP, STRIPE, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.isa import (
     UNITS,
     Instruction,
@@ -26,8 +28,9 @@ from lutvar.contract.isa import (
     check_readings,
     split_address,
 )
-from lutvar.contract.memory import panel_beats
+from lutvar.contract.memory import panel_shares
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, tile_rows
 
 from .clocks import WRAP, Clocks
 from .errors import OrderError
@@ -61,7 +64,7 @@ class _Checker:
         self.banks = _Shared(config.act_banks * config.rows)
         self.accumulators = _Shared(config.acc_banks)
         self.bank_groups = np.zeros(config.act_banks * config.rows, np.int64)
-        self.accumulated = [(0, 0)] * config.acc_banks  # blocks of 32, rows
+        self.accumulated = [(0, 0, 0)] * config.acc_banks  # blocks of 32, rows, sections
 
     def add(self, index: int, item: Instruction) -> None:
         where = f"instruction {index} ({item.opcode.name})"
@@ -71,8 +74,9 @@ class _Checker:
         except ValueError as error:
             raise OrderError(f"{where}: {error}") from None
         count = self.clocks.count(unit)
-        touched = footprint(item)
-        self._limits(where, item, touched)
+        self._limits(where, item)
+        touched = footprint(item, self.config)
+        self._regions(where, touched)
         accesses = self._accesses(touched)
         extending = unit if item.operands.get("more") else None
         for what, shared, cells, write in accesses:
@@ -144,15 +148,17 @@ class _Checker:
                     f"{sorted(set(groups.tolist()))}"
                 )
         if item.opcode == Opcode.MATRIX:
-            if o["more"] and self.accumulated[o["acc_bank"]] != (o["blocks"], o["rows"]):
-                blocks, rows = self.accumulated[o["acc_bank"]]
+            sums = o["blocks"], o["rows"], SECTIONS[o["sections"]]
+            if o["more"] and self.accumulated[o["acc_bank"]] != sums:
+                blocks, rows, sections = self.accumulated[o["acc_bank"]]
                 raise OrderError(
-                    f"{where} goes on with {o['blocks']} blocks of 32 and {o['rows']} rows; bank "
-                    f"{o['acc_bank']} holds {blocks} and {rows}"
+                    f"{where} goes on with {o['blocks']} blocks of 32, {o['rows']} rows and "
+                    f"{sums[2]} sections; bank {o['acc_bank']} holds {blocks}, {rows} and "
+                    f"{sections}"
                 )
-            self.accumulated[o["acc_bank"]] = (o["blocks"], o["rows"])
+            self.accumulated[o["acc_bank"]] = sums
         elif item.opcode == Opcode.POST:
-            blocks, rows = self.accumulated[o["acc_bank"]]
+            blocks, rows, sections = self.accumulated[o["acc_bank"]]
             first, count = row_range(o)
             if o["blocks"] * GROUP != blocks * WEIGHT_BLOCK or first + count > rows:
                 raise OrderError(
@@ -160,24 +166,37 @@ class _Checker:
                     f"{first + count - 1}; bank {o['acc_bank']} holds {blocks} blocks of 32 and "
                     f"{rows} rows"
                 )
+            if SECTIONS[o["sections"]] != sections:
+                raise OrderError(
+                    f"{where} drains {SECTIONS[o['sections']]} sections; bank {o['acc_bank']} "
+                    f"holds the sums of {sections}"
+                )
 
-    def _limits(self, where: str, item: Instruction, touched: Footprint) -> None:
+    def _limits(self, where: str, item: Instruction) -> None:
         c, o = self.config, item.operands
         bad: list[str] = []
+        rows, depth = c.rows, c.acc_depth
+        if "sections" in o:
+            if o["sections"] >= len(SECTIONS) or SECTIONS[o["sections"]] > c.max_sections:
+                raise OrderError(f"{where}: sections is {o['sections']}, out of limits")
+            rows = tile_rows(c, SECTIONS[o["sections"]])
+            depth = c.acc_depth // STRIPE * SECTIONS[o["sections"]] * STRIPE
         if item.opcode == Opcode.FRONT:
             limits = {"bank": c.act_banks - 1, "groups": c.bank_groups}
-            if o["row_first"] + o["rows"] > c.rows:
+            if o["row_first"] + o["rows"] > rows:
                 bad.append("rows")
             if o["norm"] and o["groups"] * GROUP > c.max_width:
                 bad.append("groups")
         elif item.opcode == Opcode.MATRIX:
             limits = {
                 "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": c.bank_groups,
-                "blocks": c.acc_depth // WEIGHT_BLOCK, "rows": c.rows,
+                "blocks": depth // WEIGHT_BLOCK, "rows": rows,
             }  # fmt: skip
+            if o["blocks"] * WEIGHT_BLOCK % STRIPE:
+                bad.append("blocks")
         elif item.opcode == Opcode.POST:
-            limits = {"acc_bank": c.acc_banks - 1, "row_group": c.row_groups - 1,
-                      "blocks": c.acc_depth // GROUP}  # fmt: skip
+            limits = {"acc_bank": c.acc_banks - 1, "row_group": rows // ROW_GROUP - 1,
+                      "blocks": depth // GROUP}  # fmt: skip
             if o["row_first"] + o["rows"] > ROW_GROUP:
                 bad.append("rows")
         else:
@@ -188,6 +207,10 @@ class _Checker:
         zero = [name for name in counted if name in o and not o[name]]
         if bad or zero:
             raise OrderError(f"{where}: {(bad + zero)[0]} is {o[(bad + zero)[0]]}, out of limits")
+
+    @staticmethod
+    def _regions(where: str, touched: Footprint) -> None:
+        """Weights and vectors lie in MODEL, and nobody writes there."""
         for address, _ in touched.model:
             if split_address(address)[0] != Region.MODEL:
                 raise OrderError(f"{where}: {address:#x} is not in MODEL")
@@ -217,9 +240,9 @@ def check_program(program: Program, config: AcceleratorConfig) -> None:
 
 def _check_weights(program: Program, config: AcceleratorConfig) -> None:
     """FETCH delivers the panels in the order in which MATRIX uses them, and is dispatched first."""
-    bits = config.quant_config.code_bits
+    bits, ports = config.quant_config.code_bits, config.weight_ports
     panels = [
-        (item.operands["beats"], item.operands["repeat"])
+        (tuple(item.operands[name] for name in ("beats", "full", "rest")), item.operands["repeat"])
         for item in program.instructions
         if item.opcode == Opcode.FETCH
         for _ in range(item.operands["panels"])
@@ -230,18 +253,19 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
             continue
         o = item.operands
         for group in range(o["groups"]):
-            want = (panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, not group), 1 + o["dual"])
+            shares = panel_shares(o["blocks"] * WEIGHT_BLOCK, bits, not group, ports)
+            want = (astuple(shares), 1 + o["dual"])
             if at >= len(panels) or panels[at] != want:
                 delivery = panels[at] if at < len(panels) else "nothing"
                 raise OrderError(
-                    f"instruction {index} (MATRIX): group {group} needs beats and repeats {want}; "
-                    f"FETCH brings {delivery}"
+                    f"instruction {index} (MATRIX): group {group} needs beats, full, rest and "
+                    f"repeats {want}; FETCH brings {delivery}"
                 )
             at += 1
     if at != len(panels):
         raise OrderError(f"{len(panels) - at} panels are fetched that no MATRIX uses")
     try:
-        check_readings(program.instructions)
+        check_readings(program.instructions, ports)
     except ProgramError as error:
         raise OrderError(str(error)) from None
 

@@ -25,8 +25,9 @@ from .errors import CompileError
 from .memory_plan import MemoryPlan
 from .model_layout import ModelLayout, padded
 from .program import Program, accelerator_hash, assemble
-from .schedule import Scheduler
-from .steps import PassRows, StepShape, place_rows
+from .schedule import Scheduler, Timeline
+from .steps import PassRows, StepShape, Tiling, place_rows
+from .tiling import candidates, check_tiling, most_rows, proxy_shape, total_rows
 
 
 class CompiledPass:
@@ -116,6 +117,11 @@ class Compiler:
         null_label: class of the unconditional halves.
         model_hash: identifies the packed model, for the program's header.
         times: constants of the cycle model that the scheduler uses.
+        tile_rows, sections: rows of every tile and most sections, instead of what the model says is
+            fastest for each pass.
+
+    Raises:
+        CompileError: exponents of another model, or tiles that the accelerator cannot have.
     """
 
     def __init__(
@@ -126,6 +132,8 @@ class Compiler:
         null_label: int | None = None,
         model_hash: int = 0,
         times: UnitTimes | None = None,
+        tile_rows: int | None = None,
+        sections: int | None = None,
     ) -> None:
         self.layout, self.config, self.shape = layout, layout.config, layout.shape
         self.exponents = list(exponents) if exponents is not None else [0] * len(layout.layers)
@@ -137,19 +145,73 @@ class Compiler:
         self.null_label = layout.labels[-1] if null_label is None else null_label
         self.costs = CostModel(self.config, times)
         self._hash = accelerator_hash(self.config)
+        self.tile_rows, self.max_sections = check_tiling(self.config, tile_rows, sections)
+        self._tilings: dict[tuple[StepShape, ...], Tiling] = {}
+        self._proxy: Compiler | None = None
 
-    def compile(self, steps: Sequence[StepShape], check: bool = False) -> CompiledPass:
+    def place(self, steps: Sequence[StepShape], tiling: Tiling) -> PassRows:
+        """The rows of a pass. Raises CompileError for steps that do not fit each other."""
+        return place_rows(steps, self.shape, self.config, self.null_label, tiling)
+
+    def tilings(self, steps: Sequence[StepShape]) -> list[tuple[Tiling, PassRows]]:
+        """Ways to cut a pass into tiles that are worth a look, the one for the array first."""
+        whole = Tiling(self.tile_rows or self.config.rows, self.max_sections)
+        if self.tile_rows or self.max_sections == 1:
+            return [(whole, self.place(steps, whole))]
+
+        def place(tiling: Tiling) -> PassRows:
+            return self.place(steps, tiling)
+
+        return candidates(self.config, total_rows(steps), place, self.max_sections)
+
+    def most_rows(self, steps: Sequence[StepShape]) -> PassRows:
+        """Rows that a pass of these steps takes at most, however it is cut: for memory's size."""
+        whole = Tiling(self.config.rows, self.max_sections)
+        return most_rows(self.config, self.place(steps, whole))
+
+    def tiling(self, steps: Sequence[StepShape]) -> Tiling:
+        """How a pass is cut into tiles: by the schedules of a proxy of few blocks."""
+        key = tuple(steps)
+        if key not in self._tilings:
+            found = self.tilings(steps)
+            proxy = self._shallow()
+            times = [proxy._schedule(rows).end for _, rows in found] if len(found) > 1 else [0]
+            self._tilings[key] = found[times.index(min(times))][0]
+        return self._tilings[key]
+
+    def _shallow(self) -> Compiler:
+        """A compiler of the proxy that candidates are compared with."""
+        shape = proxy_shape(self.shape)
+        if self._proxy is None and shape == self.shape:
+            return self
+        if self._proxy is None:
+            own = self.layout
+            layout = ModelLayout.of(shape, self.config, own.labels, own.quant, own.hidden)
+            self._proxy = Compiler(
+                layout, None, self.epsilon, self.null_label, times=self.costs.times
+            )
+        return self._proxy
+
+    def _schedule(self, rows: PassRows) -> Timeline:
+        emitter = Emitter(self.layout, MemoryPlan(self.shape, rows), self.exponents, self.epsilon)
+        with _without_collection():
+            return Scheduler(emitter, self.costs).run()
+
+    def compile(
+        self, steps: Sequence[StepShape], check: bool = False, tiling: Tiling | None = None
+    ) -> CompiledPass:
         """Compile a pass; `check` also proves its order (slow for large models).
+
+        tiling: how its rows are cut into tiles, instead of `self.tiling`.
 
         Raises:
             CompileError: steps that the accelerator or the model cannot run.
             OrderError: with `check`; a defect of the compiler.
         """
-        rows = place_rows(steps, self.shape, self.config, self.null_label)
+        rows = self.place(steps, tiling or self.tiling(steps))
         plan = MemoryPlan(self.shape, rows)
-        emitter = Emitter(self.layout, plan, self.exponents, self.epsilon)
+        timeline = self._schedule(rows)
         with _without_collection():
-            timeline = Scheduler(emitter, self.costs).run()
             program = assemble(timeline, self.config.queue, self._hash, self.model_hash)
         if check:
             check_program(program, self.config)

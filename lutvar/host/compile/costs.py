@@ -15,18 +15,20 @@ from lutvar.contract.accelerator import (
     BEAT_BYTES,
     LANES,
     ROW_GROUP,
+    STRIPE,
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
 from lutvar.contract.isa import Instruction, Opcode, PostOp
-from lutvar.contract.memory import block_cycles
+from lutvar.contract.memory import panel_shares, port_beats
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, rounds
 from lutvar.contract.widths import DRAIN_VALUES, drain_latency
 
-#: Memory ports, each 64 bytes a cycle. "weights1" is there in builds with two weight ports.
-PORTS = (
-    "weights", "weights1", "front", "post_read", "post_write", "keys", "values", "attend_write",
-)  # fmt: skip
+#: Memory ports that weights come through, in order; a build has the first of them.
+WEIGHTS = ("weights", "weights1", "weights2", "weights3")
+#: Memory ports, each 64 bytes a cycle.
+PORTS = (*WEIGHTS, "front", "post_read", "post_write", "keys", "values", "attend_write")
 
 
 _GELU, _QKV = int(PostOp.GELU), int(PostOp.QKV)
@@ -89,13 +91,15 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
 class Cost:
     """Cycles of an instruction, bytes of each port while it occupies its unit.
 
-    `issue`: cycles in which the array takes a weight vector (MATRIX).
+    Of MATRIX also: `issue`, cycles in which the array takes a weight vector; `starts`, those in
+    which it takes none because operands are made ready.
     """
 
     occupied: int
     tail: int
     traffic: tuple[tuple[str, int], ...] = ()
     issue: int = 0
+    starts: int = 0
 
 
 class CostModel:
@@ -123,13 +127,13 @@ class CostModel:
         return Cost(0, 0) if cost is None else cost(operands)
 
     def _of_fetch(self, o: Mapping[str, int]) -> Cost:
-        return self._fetch_cost(o["beats"] * o["panels"] * o["repeat"])
+        return self._fetch_cost(o["beats"], o["full"], o["rest"], o["panels"] * o["repeat"])
 
     def _of_front(self, o: Mapping[str, int]) -> Cost:
         return self._front_cost(o["rows"], o["groups"], o["norm"])
 
     def _of_matrix(self, o: Mapping[str, int]) -> Cost:
-        return self._matrix_cost(o["groups"], o["blocks"], o["dual"])
+        return self._matrix_cost(o["groups"], o["blocks"], o["dual"], SECTIONS[o["sections"]])
 
     def _of_post(self, o: Mapping[str, int]) -> Cost:
         vectors, op = o["vector"], o["op"]
@@ -146,24 +150,26 @@ class CostModel:
         """Cost of an instruction."""
         return self.of(instruction.opcode, instruction.operands)
 
-    def _fetch(self, beats: int) -> Cost:
-        ports = self.config.weight_ports
-        each = beats // ports
-        return Cost(each, self.times.memory, tuple((name, each * BEAT_BYTES)
-                                                   for name in PORTS[:ports]))  # fmt: skip
+    def _fetch(self, beats: int, full: int, rest: int, panels: int) -> Cost:
+        """A panel's shares come side by side; that of the first port is the largest."""
+        each = port_beats(beats, full, rest, self.config.weight_ports)
+        traffic = ((name, n * panels * BEAT_BYTES) for name, n in zip(WEIGHTS, each, strict=False))
+        return Cost(beats * panels, self.times.memory, tuple(traffic))
 
-    def _matrix(self, groups: int, blocks: int, dual: int) -> Cost:
+    def _matrix(self, groups: int, blocks: int, dual: int, sections: int) -> Cost:
         t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
         outputs, ports = blocks * WEIGHT_BLOCK, self.config.weight_ports
-        # 32 vectors are 33 beats (49 at 6 bits); each port brings a beat a cycle.
-        block, first = (block_cycles(bits, first, ports) for first in (False, True))
-        vectors = blocks * block
-        if not self.config.pipelined:
-            vectors = outputs * t.matrix_tail
-        cycles = groups * passes * max(vectors + t.fill - 1, t.operand)
-        cycles += passes * blocks * (first - block)
-        tail = t.matrix_start + t.matrix_tail
-        return Cost(cycles, tail, (), groups * passes * outputs)
+        columns = rounds(outputs, sections) * STRIPE
+        # A vector for each section a cycle; 32 vectors are 33 beats (49 at 6 bits), and each port
+        # brings a beat a cycle.
+        each, first = (
+            max(columns, panel_shares(outputs, bits, first, ports).beats) for first in (False, True)
+        )
+        vectors = each if self.config.pipelined else columns * t.matrix_tail
+        operand = max(vectors + t.fill - 1, t.operand)
+        cycles = groups * passes * operand + passes * (first - each)
+        tail, starts = t.matrix_start + t.matrix_tail, groups * passes * (operand - vectors)
+        return Cost(cycles, tail, (), groups * passes * columns, starts)
 
     def _front(self, rows: int, groups: int, norm: int) -> Cost:
         t, width = self.times, groups * GROUP

@@ -10,13 +10,15 @@ see operations in one order.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, LANES, ROW_GROUP
 from lutvar.contract.isa import Opcode, Region, address
-from lutvar.contract.memory import RECORD_BYTES
+from lutvar.contract.memory import RECORD_BYTES, panel_shares
 from lutvar.contract.quant_preset import GROUP, SITE_NAMES
+from lutvar.contract.sections import SECTIONS, section_heads
 
 from .draft import Draft, Operation
 from .emit_post import PostEmitter
@@ -60,6 +62,8 @@ class Emitter:
         self.post = PostEmitter(layout, plan, tensors).post
         self._bank, self._accumulator = -1, -1
         self.tiles = [self.rows.tile(i) for i in range(self.rows.tiles)]
+        self._sections = [self.rows.sections_of(i) for i in range(self.rows.tiles)]
+        self._shares: dict[tuple[int, bool], dict[str, int]] = {}
         x, o, h = tensors.x, tensors.o, tensors.h
         self._sources = {"qkv": x, "proj": o, "fc1": x, "fc2": h, HEAD: x}
         self._chunked: dict[tuple[int, bool, int], list[tuple[int, Rows]]] = {}
@@ -102,11 +106,19 @@ class Emitter:
                     "rotate": rotate, "dual": dual, "scale": scale, "shift": shift,
                     "inverse_width": self.inverse if norm else 0,
                     "epsilon": self.epsilon if norm else 0,
+                    "sections": SECTIONS.index(self._sections[op.tile]),
                 },
                 op, rows,
                 () if embedded else (Access(source, rows.first, rows.first + rows.count),),
-                (Access(self.banks, inside, inside + rows.count, bank, bank + 1),),
+                self._bank_rows(op.tile, inside, rows.count),
             )  # fmt: skip
+
+    def _bank_rows(self, tile: int, first: int, count: int) -> tuple[Access, ...]:
+        """Rows of a tile in the present activation bank: each section holds them."""
+        heads = section_heads(self.config.row_groups, self._sections[tile])
+        starts = (first + head * ROW_GROUP for head in heads)
+        bank = self._bank
+        return tuple(Access(self.banks, at, at + count, bank, bank + 1) for at in starts)
 
     def _chunks(self, tile: int, norm: bool, groups: int) -> list[tuple[int, Rows]]:
         """(label, rows): parts of a tile that end where groups of 16 rows of the tile end.
@@ -174,12 +186,15 @@ class Emitter:
         fetches = [
             Draft(
                 Opcode.FETCH,
-                {"address": at, "beats": beats, "panels": panels, "repeat": layer.passes},
+                {
+                    "address": at, **self._port_shares(tile.outputs, biased), "panels": panels,
+                    "repeat": layer.passes,
+                },
                 op, tile_rows,
             )
-            for at, beats, panels in (
-                (start, tile.first_beats, 1),
-                (start + tile.first_beats * BEAT_BYTES, tile.beats, part.groups - 1),
+            for at, biased, panels in (
+                (start, True, 1),
+                (start + tile.first_beats * BEAT_BYTES, False, part.groups - 1),
             )
             if panels
         ]  # fmt: skip
@@ -191,14 +206,21 @@ class Emitter:
                 "bank": self._bank, "acc_bank": accumulator, "groups": part.groups,
                 "blocks": tile.blocks, "dual": int(layer.dual),
                 "exponent": self.exponents[index], "rows": tile_rows.count,
-                "more": int(part.first > 0),
+                "more": int(part.first > 0), "sections": SECTIONS.index(self._sections[op.tile]),
             },
-            op, tile_rows,
-            (Access(self.banks, 0, tile_rows.count, self._bank, self._bank + 1),),
+            op, tile_rows, self._bank_rows(op.tile, 0, tile_rows.count),
             () if part.first else sums,
             sums if part.first else (),
         )  # fmt: skip
         return fetches, matrix
+
+    def _port_shares(self, outputs: int, biased: bool) -> dict[str, int]:
+        """Fields of FETCH that say how a panel divides over the weight ports."""
+        key = outputs, biased
+        if key not in self._shares:
+            bits, ports = self.config.quant_config.code_bits, self.config.weight_ports
+            self._shares[key] = asdict(panel_shares(outputs, bits, biased, ports))
+        return self._shares[key]
 
     def _index(self, op: Operation) -> int:
         return op.block * 4 + SITE_NAMES.index(op.site)

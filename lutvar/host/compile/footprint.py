@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP
+from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, AcceleratorConfig
 from lutvar.contract.isa import ALIGN, Instruction, Opcode, PostOp, Region, split_address
+from lutvar.contract.memory import port_beats
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, section_heads
 
 Lines = NDArray[np.int64]
 Operands = Mapping[str, int]
@@ -22,7 +24,7 @@ Operands = Mapping[str, int]
 
 @dataclass
 class Footprint:
-    """Lines by region; bank rows as (bank, first, count); accumulator banks.
+    """Lines by region; bank rows as (bank, first, count), rows of the array; accumulator banks.
 
     Vectors and weights in MODEL are only listed as `model`: (address, bytes).
     """
@@ -45,33 +47,40 @@ def _lines(address: int, size: int, *repeats: tuple[int, int]) -> tuple[Region, 
     return region, lines
 
 
-def footprint(instruction: Instruction) -> Footprint:
-    """What an instruction reads and writes."""
+def footprint(instruction: Instruction, config: AcceleratorConfig) -> Footprint:
+    """What an instruction reads and writes on an accelerator."""
     handler = _HANDLERS.get(instruction.opcode)
-    return handler(instruction.operands) if handler else Footprint()
+    return handler(instruction.operands, config) if handler else Footprint()
 
 
-def _fetch(o: Operands) -> Footprint:
-    return Footprint(model=[(o["address"], o["beats"] * o["panels"] * ALIGN)])
+def _fetch(o: Operands, config: AcceleratorConfig) -> Footprint:
+    lines = sum(port_beats(o["beats"], o["full"], o["rest"], config.weight_ports))
+    return Footprint(model=[(o["address"], lines * o["panels"] * ALIGN)])
 
 
-def _front(o: Operands) -> Footprint:
+def _bank(o: Operands, config: AcceleratorConfig, first: int) -> list[tuple[int, int, int]]:
+    """Rows of a tile from `first` on in an activation bank: every section holds them."""
+    heads = section_heads(config.row_groups, SECTIONS[o["sections"]])
+    return [(o["bank"], head * ROW_GROUP + first, o["rows"]) for head in heads]
+
+
+def _front(o: Operands, config: AcceleratorConfig) -> Footprint:
     width = o["groups"] * GROUP
     size = width * (4 if o["norm"] else 2)
     result = Footprint(
         reads=[_lines(o["address"], size, (o["rows"], o["stride"]))],
-        bank_writes=[(o["bank"], o["row_first"], o["rows"])],
+        bank_writes=_bank(o, config, o["row_first"]),
     )
     if o["norm"]:
         result.model = [(o["scale"], width * 2), (o["shift"], width * 2)]
     return result
 
 
-def _matrix(o: Operands) -> Footprint:
-    return Footprint(bank_reads=[(o["bank"], 0, o["rows"])], accumulator_writes=[o["acc_bank"]])
+def _matrix(o: Operands, config: AcceleratorConfig) -> Footprint:
+    return Footprint(bank_reads=_bank(o, config, 0), accumulator_writes=[o["acc_bank"]])
 
 
-def _post(o: Operands) -> Footprint:
+def _post(o: Operands, _config: AcceleratorConfig) -> Footprint:
     result = Footprint(accumulator_reads=[o["acc_bank"]])
     rows, columns = o["rows"], o["blocks"] * GROUP
     if o["vector"] and o["op"] != PostOp.QKV:
@@ -103,7 +112,7 @@ def _records(o: Operands, result: Footprint) -> None:
             result.writes.append(_lines(at, rows * ALIGN))
 
 
-def _attend(o: Operands) -> Footprint:
+def _attend(o: Operands, _config: AcceleratorConfig) -> Footprint:
     rows, heads = o["rows"], o["heads"]
     reads = [_lines(o["query"], heads * ALIGN, (rows, o["query_stride"]))]
     for name in ("keys_address", "values_address"):
@@ -112,7 +121,7 @@ def _attend(o: Operands) -> Footprint:
     return Footprint(reads=reads, writes=writes)
 
 
-_HANDLERS: Mapping[Opcode, Callable[[Operands], Footprint]] = {
+_HANDLERS: Mapping[Opcode, Callable[[Operands, AcceleratorConfig], Footprint]] = {
     Opcode.FETCH: _fetch,
     Opcode.FRONT: _front,
     Opcode.MATRIX: _matrix,

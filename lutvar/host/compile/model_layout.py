@@ -15,7 +15,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
-from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    BEAT_BYTES,
+    HEAD_DIM,
+    STRIPE,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
@@ -127,12 +133,16 @@ def padded(outputs: int) -> int:
     return -(-outputs // GROUP) * GROUP
 
 
-def split_outputs(outputs: int, depth: int) -> list[tuple[int, int]]:
-    """(first, count) of tiles of at most `depth` outputs, multiples of 128, as equal as can be."""
-    units, max_units = outputs // GROUP, depth // GROUP
+def split_outputs(outputs: int, depth: int, sections: int = 1) -> list[tuple[int, int]]:
+    """(first, count) of tiles of at most `depth` outputs, multiples of 128, as equal as can be.
+
+    All but the last are multiples of `sections` stripes, where that fits: no section is idle then.
+    """
+    unit = STRIPE * sections if depth >= STRIPE * sections else STRIPE
+    units, max_units = -(-outputs // unit), depth // unit
     count = -(-units // max_units)
-    edges = [units * i // count for i in range(count + 1)]
-    return [(a * GROUP, (b - a) * GROUP) for a, b in itertools.pairwise(edges)]
+    edges = [min(units * i // count * unit, outputs) for i in range(count + 1)]
+    return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -195,7 +205,7 @@ class ModelLayout:
             groups = inputs // GROUP
             slices = split_inputs(groups, config.bank_groups)
             tiles = []
-            for first, count in split_outputs(outputs, config.acc_depth):
+            for first, count in split_outputs(outputs, config.acc_depth, config.max_sections):
                 beats = panel_beats(count, bits, first=True), panel_beats(count, bits, first=False)
                 tiles.append(WeightTile(first, count, at, *beats))
                 size = _panel_bytes(slices, *beats)

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -27,9 +27,9 @@ from lutvar.files import OutputError, json_text, make_folder, write_file
 from .compiler import Compiler
 from .encode import WORDS, Words
 from .program import Note, Program, accelerator_hash
-from .steps import StepShape
+from .steps import StepShape, Tiling
 
-FORMAT = "lutvar-pass-1"
+FORMAT = "lutvar-pass-2"
 PAGE = 4096
 #: Files of a folder beyond this are removed, those that were used longest ago first.
 FOLDER_BYTES = 512 << 20
@@ -47,19 +47,21 @@ class PassCode:
         words: header and instructions, uint64 [n + 1, 8]; writable, but not the file.
         notes: int32 [n, 5], see `Note`.
         cycles: end in the scheduler's model.
+        tiling: how the pass is cut into tiles.
     """
 
     words: Words
     notes: NDArray[np.int32]
     cycles: int
+    tiling: Tiling
 
     @classmethod
-    def of(cls, program: Program, cycles: int) -> PassCode:
+    def of(cls, program: Program, cycles: int, tiling: Tiling) -> PassCode:
         """The code of a compiled program."""
         words = np.frombuffer(bytearray(program.encode()), np.uint64).reshape(-1, WORDS)
         numbers = {what: i for i, what in enumerate(_WHAT)}
         notes = [(n.tile, n.block, numbers[n.what], n.first, n.rows) for n in program.notes]
-        return cls(words, np.array(notes, np.int32).reshape(-1, _NOTE), cycles)
+        return cls(words, np.array(notes, np.int32).reshape(-1, _NOTE), cycles, tiling)
 
     def program(self) -> Program:
         """The objects again, with the waits that count exactly."""
@@ -104,6 +106,7 @@ def pass_key(compiler: Compiler, steps: Sequence[StepShape]) -> str:
         "null_label": compiler.null_label,
         "model": f"{compiler.model_hash:016x}",
         "times": asdict(compiler.costs.times),
+        "tiles": [compiler.tile_rows, compiler.max_sections],
         "steps": [asdict(step) for step in steps],
     }
     return hashlib.sha256(json_text(inputs, sort_keys=True).encode()).hexdigest()
@@ -116,6 +119,7 @@ def load_pass(folder: Path, key: str) -> PassCode | None:
         raw = np.memmap(path, np.uint8, "c")
         head = json.loads(bytes(raw[:PAGE]).rstrip(b"\0 \n"))
         count, cycles = int(head["instructions"]), int(head["cycles"])
+        tiling = Tiling(*map(int, head["tiling"][:2]), bool(head["tiling"][2]))
         size = (count + 1) * INSTRUCTION_BYTES
         if head["format"] != FORMAT or head["key"] != key or count < 1 or cycles < 0:
             return None
@@ -129,7 +133,7 @@ def load_pass(folder: Path, key: str) -> PassCode | None:
         return None
     words = raw[PAGE : PAGE + size].view(np.uint64).reshape(-1, WORDS)
     notes = raw[PAGE + size :].view(np.int32).reshape(-1, _NOTE)
-    return PassCode(words, notes, cycles)
+    return PassCode(words, notes, cycles, tiling)
 
 
 def save_pass(folder: Path, key: str, code: PassCode) -> bool:
@@ -137,7 +141,7 @@ def save_pass(folder: Path, key: str, code: PassCode) -> bool:
     body = code.words.tobytes() + code.notes.tobytes()
     head = {
         "format": FORMAT, "key": key, "instructions": len(code.words) - 1, "cycles": code.cycles,
-        "sha256": hashlib.sha256(body).hexdigest(),
+        "tiling": astuple(code.tiling), "sha256": hashlib.sha256(body).hexdigest(),
     }  # fmt: skip
     try:
         make_folder(folder)

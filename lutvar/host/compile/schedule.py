@@ -191,7 +191,10 @@ class Scheduler:
                 HEAD: len(parts),
             }  # fmt: skip
             layers = {site: layout.layer(0, site) for site in drains}
-            shares.append({s: n / (layers[s].groups * layers[s].passes) for s, n in drains.items()})
+            sections = rows.sections_of(tile)
+            shares.append({
+                s: n * sections / (layers[s].groups * layers[s].passes) for s, n in drains.items()
+            })  # fmt: skip
             cycles += [n * layers[s].outputs for s, n in drains.items()]
         return shares, sum(cycles) / len(cycles)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.passes import GUIDANCE_LIMIT, GUIDANCE_STEPS, ImageStep
+from lutvar.contract.sections import SECTIONS, tile_rows
 from lutvar.contract.shape import TransformerShape
 
 from .errors import CompileError
@@ -94,6 +95,21 @@ def fp16_pattern(value: float) -> int:
 
 
 @dataclass(frozen=True)
+class Tiling:
+    """How the rows of a pass lie in the array.
+
+    Attributes:
+        tile_rows: rows of a full tile.
+        max_sections: of each tile the largest number of sections up to this that its rows allow.
+        apart: each sequence starts a tile.
+    """
+
+    tile_rows: int
+    max_sections: int
+    apart: bool = False
+
+
+@dataclass(frozen=True)
 class PassRows:
     """All rows of a pass.
 
@@ -101,11 +117,13 @@ class PassRows:
         steps: the image steps, in the caller's order.
         sequences: in order of rows.
         tile_rows: rows of a full tile.
+        sections: (sections, most rows of a tile) that tiles may be computed in.
     """
 
     steps: tuple[StepShape, ...]
     sequences: tuple[TokenRows, ...]
     tile_rows: int
+    sections: tuple[tuple[int, int], ...]
 
     @property
     def rows(self) -> int:
@@ -132,6 +150,11 @@ class PassRows:
             if seq.first < first + self.tile_rows and seq.first + seq.tokens > first
         )
         return Rows(index, first, last - first)
+
+    def sections_of(self, tile: int) -> int:
+        """Sections that a tile is computed in: as many as its rows allow."""
+        count = self.tile(tile).count
+        return max(sections for sections, most in self.sections if count <= most)
 
     def segments(self, tile: int) -> Iterator[tuple[TokenRows, Rows]]:
         """The part of each sequence that lies in a tile."""
@@ -165,9 +188,17 @@ class PassRows:
 
 
 def place_rows(
-    steps: Sequence[StepShape], shape: TransformerShape, config: AcceleratorConfig, null_label: int
+    steps: Sequence[StepShape],
+    shape: TransformerShape,
+    config: AcceleratorConfig,
+    null_label: int,
+    tiling: Tiling | None = None,
 ) -> PassRows:
-    """Order the sequences of a pass. Raises CompileError for steps that do not fit each other."""
+    """Order the sequences of a pass, by default in tiles of all rows of the array.
+
+    Raises CompileError for steps that do not fit each other.
+    """
+    tiling = tiling or Tiling(config.rows, config.max_sections)
     if not steps:
         raise CompileError("a pass needs at least one image step")
     check_slots(steps)
@@ -176,7 +207,7 @@ def place_rows(
     halves = [(i, s, False) for i, s in enumerate(steps) if s.guided]
     halves += [(i, s, True) for i, s in enumerate(steps)]
     sequences = []
-    for at, (index, step, conditional) in _place(halves, config.rows):
+    for at, (index, step, conditional) in _place(halves, tiling):
         sequences.append(
             TokenRows(
                 step=index,
@@ -190,7 +221,8 @@ def place_rows(
                 accumulate=conditional and step.guided,
             )
         )
-    return PassRows(tuple(steps), tuple(sequences), config.rows)
+    sections = tuple((s, tile_rows(config, s)) for s in SECTIONS if s <= tiling.max_sections)
+    return PassRows(tuple(steps), tuple(sequences), tiling.tile_rows, sections)
 
 
 def check_slots(steps: Sequence[StepShape]) -> None:
@@ -206,14 +238,21 @@ def check_slots(steps: Sequence[StepShape]) -> None:
 _Half = tuple[int, StepShape, bool]
 
 
-def _place(halves: Sequence[_Half], tile: int) -> Iterator[tuple[int, _Half]]:
+def _place(halves: Sequence[_Half], tiling: Tiling) -> Iterator[tuple[int, _Half]]:
     """(first row, sequence), in order of rows."""
+    tile = tiling.tile_rows
 
     def order(half: _Half) -> tuple[object, ...]:
         # Whole groups of 16 rows first: fewer groups are shared, each of which is drained twice.
         index, step, conditional = half
         return conditional, step.tokens % ROW_GROUP != 0, -step.tokens, step.label, index
 
+    if tiling.apart:
+        at = 0
+        for half in sorted(halves, key=order):
+            yield at, half
+            at += -(-half[1].tokens // tile) * tile
+        return
     bins = _bins(halves, tile)
     if bins is None:
         bins = [list(halves)]

@@ -20,7 +20,7 @@ from .compiler import CompiledPass, Compiler
 from .memory_plan import MemoryPlan
 from .pass_file import PassCode, load_pass, pass_key, save_pass
 from .program import Program
-from .steps import PassRows, StepShape, place_rows
+from .steps import PassRows, StepShape
 from .template import PassTemplate, Pattern
 
 #: Passes with classes, slots and guidance that are remembered; one is a few small objects.
@@ -103,7 +103,6 @@ class PassStore:
     def _make(self, pattern: Pattern) -> _Kept:
         """Load a pass, or compile it and write its file."""
         compiler, layout = self.compiler, self.compiler.layout
-        rows = place_rows(pattern.steps, layout.shape, layout.config, compiler.null_label)
         key = "" if self.folder is None else pass_key(compiler, pattern.steps)
         code = None if self.folder is None else load_pass(self.folder, key)
         if code is not None:
@@ -111,11 +110,13 @@ class PassStore:
             if self._check:
                 check_program(code.program(), layout.config)
         else:
-            made = compiler.compile(pattern.steps, check=self._check)
-            code = PassCode.of(made.program, made.cycles)
+            tiling = compiler.tiling(pattern.steps)
+            made = compiler.compile(pattern.steps, check=self._check, tiling=tiling)
+            code = PassCode.of(made.program, made.cycles, tiling)
             self.compiled += 1
             if self.folder is not None:
                 save_pass(self.folder, key, code)
+        rows = compiler.place(pattern.steps, code.tiling)
         plan = MemoryPlan(layout.shape, rows)
         template = PassTemplate(code.words, layout, tuple(pattern.labels), plan)
         return _Kept(template, code, rows)
@@ -132,4 +133,4 @@ def _named(rows: PassRows, pattern: Pattern, steps: Sequence[StepShape]) -> Pass
         )
         for seq in rows.sequences
     )
-    return PassRows(tuple(steps), sequences, rows.tile_rows)
+    return replace(rows, steps=tuple(steps), sequences=sequences)

@@ -72,20 +72,42 @@ PASSES = [
 
 SMALLER = (("acc_depth", 128), ("act_banks", 2), ("acc_banks", 2), ("queue", 2))
 TALLER = (("rows", 48), ("acc_depth", 256))
+PORTS = (("weight_ports", 4), ("acc_depth", 256))
+HALVES = (("rows", 48), ("weight_ports", 2), ("max_sections", 2), ("acc_depth", 256))
+#: Seven row groups: sections of unequal size.
+QUARTERS = (("rows", 112), ("weight_ports", 4), ("max_sections", 4), ("acc_depth", 128))
 
 
-@pytest.mark.parametrize("changes", [(), SMALLER, TALLER])
+@pytest.mark.parametrize("changes", [(), SMALLER, TALLER, PORTS, HALVES, QUARTERS])
 def test_programs_compute_what_the_golden_transformer_does(changes: Any) -> None:
     rng = np.random.default_rng(3)
     model = packed("small-fp4", changes)
     golden = GoldenTransformer(transformer("small-fp4"))
-    devices = [Device(model, None), Device(model, np.random.default_rng(7))]
+    devices = [Device(model, np.random.default_rng(7))]
+    if ("weight_ports", 4) not in changes:  # slow
+        devices.append(Device(model, None))
     for number, shapes in enumerate(PASSES):
         steps = [step(rng, *s, guidance=number * 0.25) for s in shapes]
         expected = golden.run(steps)
         for device in devices:
             for k, (a, b) in enumerate(zip(device.run(steps), expected, strict=True)):
                 np.testing.assert_array_equal(a, b, err_msg=f"pass {number}, step {k}")
+
+
+def test_every_way_to_cut_the_rows_computes_the_same() -> None:
+    rng = np.random.default_rng(4)
+    model = packed("small-fp4", HALVES)
+    steps = [step(rng, 0, 1, 0, 16), step(rng, 2, 2, 0, 9)]
+    expected = GoldenTransformer(transformer("small-fp4")).run(steps)
+    device = Device(model, None)
+    shapes = [StepShape.of(s) for s in steps]
+    found = device.compiler.tilings(shapes)
+    assert len(found) > 2
+    for tiling, rows in found:
+        device.compiler._tilings[tuple(shapes)] = tiling
+        for a, b in zip(device.run(steps), expected, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=str(tiling))
+        assert device.compiled is not None and device.compiled.rows == rows
 
 
 def test_fp6_and_unguided_steps() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from lutvar.contract.memory import (
     block_at,
-    block_beats,
     block_cycles,
     pack_panel,
     panel_beats,
+    panel_shares,
+    port_beats,
     unpack_panel,
 )
 
@@ -30,35 +31,35 @@ def _bit_string(codes: np.ndarray, bits: int) -> bytes:
     return word.to_bytes(codes.size * bits // 8, "little")
 
 
-def _port(codes, scales, bias, bits: int, port: int, ports: int) -> bytes:
-    """A port's part, written down from the page's words."""
-    raw, lanes = b"", slice(port * 128 // ports, (port + 1) * 128 // ports)
-    for block in range(len(codes) // 32):
-        at = 32 * block
-        own = block % ports == port
-        if own:
+def _share(codes, scales, bias, bits: int, port: int, ports: int) -> bytes:
+    """What a port reads, block by block, as `memory` says it."""
+    raw = b""
+    for stripe in range(port, len(codes) // 128, ports):
+        for at in range(128 * stripe, 128 * stripe + 128, 32):
             raw += scales[at : at + 32].astype("<u2").tobytes()
-        if bias is not None and (not own or ports == 1):
-            raw += bias[at : at + 16].astype("<f4").tobytes()
-        raw += _bit_string(codes[at : at + 16, lanes], bits)
-        if bias is not None and own:
-            raw += bias[at + 16 : at + 32].astype("<f4").tobytes()
-        raw += _bit_string(codes[at + 16 : at + 32, lanes], bits)
+            for half in (at, at + 16):
+                if bias is not None:
+                    raw += bias[half : half + 16].astype("<f4").tobytes()
+                raw += _bit_string(codes[half : half + 16], bits)
     return raw
 
 
 @pytest.mark.parametrize("bits", [4, 6])
-@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("ports", [1, 2, 4])
+@pytest.mark.parametrize("outputs", [128, 384, 640])
 @pytest.mark.parametrize("first", [True, False])
-def test_order_of_a_panel(bits: int, ports: int, first: bool) -> None:
-    codes, scales, bias = _panel(bits, 128, first)
+def test_order_of_a_panel(bits: int, ports: int, outputs: int, first: bool) -> None:
+    codes, scales, bias = _panel(bits, outputs, first)
     panel = pack_panel(codes, scales, bias, bits, ports)
-    parts = [_port(codes, scales, bias, bits, port, ports) for port in range(ports)]
+    parts = [_share(codes, scales, bias, bits, port, ports) for port in range(ports)]
     assert panel == b"".join(parts)
-    # Halves of equal size, of whole beats.
-    assert {len(part) for part in parts} == {panel_beats(128, bits, first) * 64 // ports}
-    assert len(panel) // 64 == 4 * block_beats(bits, first)
-    found = unpack_panel(np.frombuffer(panel, np.uint8), 128, bits, first, ports)
+    assert len(panel) // 64 == panel_beats(outputs, bits, first)
+    shares = panel_shares(outputs, bits, first, ports)
+    beats = port_beats(shares.beats, shares.full, shares.rest, ports)
+    assert [64 * n for n in beats] == [len(part) for part in parts]
+    assert 1 <= shares.full <= ports and shares.rest < shares.beats
+    assert shares.rest == 0 or shares.full < ports
+    found = unpack_panel(np.frombuffer(panel, np.uint8), outputs, bits, first, ports)
     np.testing.assert_array_equal(found[0], codes)
     np.testing.assert_array_equal(found[1], scales)
     assert (found[2] is None) == (bias is None)
@@ -67,14 +68,14 @@ def test_order_of_a_panel(bits: int, ports: int, first: bool) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 6])
-@pytest.mark.parametrize("ports", [1, 2])
+@pytest.mark.parametrize("ports", [1, 2, 4])
 @pytest.mark.parametrize("first", [True, False])
 def test_every_beat_belongs_to_a_block(bits: int, ports: int, first: bool) -> None:
     """A change of one block's weights changes its beats and no others."""
-    codes, scales, bias = _panel(bits, 192, first)
+    codes, scales, bias = _panel(bits, 384, first)
     panel = np.frombuffer(pack_panel(codes, scales, bias, bits, ports), np.uint8).reshape(-1, 64)
-    owners = [block_at(beat, 192, bits, first, ports) for beat in range(len(panel))]
-    for block in range(6):
+    owners = [block_at(beat, 384, bits, first, ports) for beat in range(len(panel))]
+    for block in range(12):
         at = slice(32 * block, 32 * block + 32)
         other = codes.copy(), scales.copy(), None if bias is None else bias.copy()
         other[0][at] ^= 1
@@ -87,11 +88,12 @@ def test_every_beat_belongs_to_a_block(bits: int, ports: int, first: bool) -> No
 
 
 @pytest.mark.parametrize(
-    ("bits", "ports", "first", "cycles"),
+    ("bits", "ports", "sections", "first", "cycles"),
     [
-        (4, 1, False, 33), (4, 1, True, 35), (6, 1, False, 49), (6, 1, True, 51),
-        (4, 2, False, 32), (4, 2, True, 32), (6, 2, False, 32), (6, 2, True, 32),
+        (4, 1, 1, False, 33), (4, 1, 1, True, 35), (6, 1, 1, False, 49), (6, 1, 1, True, 51),
+        (4, 2, 1, False, 32), (4, 2, 1, True, 32), (6, 2, 1, False, 32), (6, 2, 1, True, 32),
+        (4, 2, 2, False, 33), (4, 4, 2, False, 32), (6, 4, 4, True, 51), (6, 4, 2, False, 32),
     ],
 )  # fmt: skip
-def test_cycles_of_a_block(bits: int, ports: int, first: bool, cycles: int) -> None:
-    assert block_cycles(bits, first, ports) == cycles
+def test_cycles_of_a_block(bits: int, ports: int, sections: int, first: bool, cycles: int) -> None:
+    assert block_cycles(bits, first, ports, sections) == cycles

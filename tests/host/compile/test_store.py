@@ -158,7 +158,7 @@ def damage_key(raw: bytes) -> bytes:
 
 
 def damage_format(raw: bytes) -> bytes:
-    return raw.replace(b"lutvar-pass-1", b"lutvar-pass-0")
+    return raw.replace(b"lutvar-pass-2", b"lutvar-pass-1")
 
 
 def damage_type(raw: bytes) -> bytes:
