@@ -67,6 +67,18 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     metavar="KEY=VALUE",
     help="Change a value of the accelerator size, for example rows=352.",
 )
+@click.option(
+    "--tile-rows",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Rows of every tile, instead of what the compiler finds fastest for each pass.",
+)
+@click.option(
+    "--sections",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Most sections that a tile is computed in; default: all that the accelerator has.",
+)
 @click.option("--table", "as_table", is_flag=True, help="All released sizes and schedules.")
 @click.option(
     "--compare",
@@ -84,8 +96,8 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
 @json_option
 def estimate(
     config: str, model: str, clock: float, schedule: str, batch: int, preset: str | None,
-    no_guidance: bool, full: bool, changes: tuple[str, ...], as_table: bool,
-    as_comparison: bool, host: str, as_json: bool,
+    no_guidance: bool, full: bool, changes: tuple[str, ...], tile_rows: int | None,
+    sections: int | None, as_table: bool, as_comparison: bool, host: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
@@ -138,9 +150,10 @@ def estimate(
         )
         return
     shape = _shape(model)
-    result = estimate_one(
-        Request(hardware, shape, model, schedule, batch, guided, clock, full, quant)
+    request = Request(
+        hardware, shape, model, schedule, batch, guided, clock, full, quant, tile_rows, sections
     )
+    result = estimate_one(request)
     used, times = resources(hardware), HostTimes.of(host, shape)
     emit(
         as_json,
@@ -160,6 +173,8 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
     every = "" if as_table else f"--config {config} (all schedules)"
     if as_table:
         refuse_with("--table (all released models)", model="--model")
+    if as_table or as_comparison or config in BOARDS:
+        refuse_with("several estimates", tile_rows="--tile-rows", sections="--sections")
     if as_table or config in BOARDS:
         refuse_with(every or "--table (all schedules)", schedule="--schedule", batch="--batch")
     if config in BOARDS and as_comparison:
@@ -202,7 +217,7 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
                 f"{change!r}; it must be KEY=VALUE with a key of {', '.join(values)}",
                 param_hint="--set",
             )
-        values[key] = value
+        values[key] = int(value) if value.isdecimal() else value  # choices are exact
     try:
         return type(config)(**{**values, "name": f"{config.name}-changed"})
     except ValidationError as error:

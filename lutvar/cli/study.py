@@ -21,7 +21,7 @@ from .common import (
     require_simulator,
 )
 
-STUDIES = ("ablation", "sharing", "memory", "agreement")
+STUDIES = ("ablation", "sections", "sharing", "memory", "agreement")
 
 
 @command("study")
@@ -35,9 +35,10 @@ STUDIES = ("ablation", "sharing", "memory", "agreement")
 def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json: bool) -> int:
     """Simulate variants of one workload and compare their cycles; all STUDIES by default.
 
-    ablation: each pipeline level on and off. sharing: images together and staggered. memory:
-    latency and stalls. agreement: the cycle model against simulation, for several models and
-    accelerators of its own. Every run is compared with the golden model; exit code 1 when one
+    ablation: each pipeline level on and off. sections: tiles of few rows in sections, whole and
+    half tiles (on an accelerator that has sections). sharing: images together and staggered.
+    memory: latency and stalls. agreement: the cycle model against simulation, for several models
+    and accelerators of its own. Every run is compared with the golden model; exit code 1 when one
     differs.
     """
     if studies and set(studies) == {"agreement"}:
@@ -57,6 +58,8 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
         ablation_table,
         memory_table,
         run_variants,
+        section_variants,
+        sections_table,
         sharing_table,
     )
 
@@ -66,6 +69,12 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
         "memory": ("Memory latency", MEMORY, memory_table),
     }
     quantized = quantize(model, config)
+    if "sections" in studies and quantized.config.max_sections == 1:
+        raise click.UsageError(
+            f"study sections: {quantized.config.name} has no sections; --config one with "
+            "max_sections of 2 or 4, such as small-sections-fp4"
+        )
+    tables["sections"] = ("Sections", section_variants(quantized.config), sections_table)
     name = f"{quantized.config.name}, model {quantized.loaded.info.name}"
     blocks: list[Heading | Paragraph | Table] = []
     data: dict[str, object] = {"accelerator": quantized.config.model_dump(), "model": model}
@@ -83,6 +92,8 @@ def study(studies: tuple[str, ...], model: str, config: str, out: Path, as_json:
             wrong += sum(p.mismatches for p in pairs)
             continue
         title, variants, make = tables[key]
+        if not variants:
+            continue
         outcomes = run_variants(quantized, variants, folder, say=note)
         add(key, title, f"Simulated: {name}. `lutvar study {key} --config {config}`",
             make(outcomes))  # fmt: skip

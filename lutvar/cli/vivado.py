@@ -66,11 +66,12 @@ def vivado(
     from lutvar.contract.accelerator import load_accelerator
 
     accelerator = load_accelerator(config)  # first: a wrong name must not wait for Amaranth
-    from lutvar.vivado.params import Options, read_export
+    from lutvar.vivado.params import Options, check_ports, read_export
     from lutvar.vivado.project import write_project
     from lutvar.vivado.qos import summary
 
     options = Options(mhz, memory, buffer_mib, segmented, memory_node)
+    check_ports(accelerator)
     if verilog is None:
         from lutvar.hw.accelerator.export import export
 

@@ -26,15 +26,19 @@ struct Change {
               &top.p##_wstrb, &top.p##_wlast, &top.p##_wvalid, &top.p##_wready, &top.p##_bresp,     \
               &top.p##_bvalid, &top.p##_bready}
 
-// The port that only builds with two weight ports have.
-template <class Top, class = void> struct SecondWeights {
-    static void add(Top&, std::vector<ReadPort>&) {}
-};
-template <class Top> struct SecondWeights<Top, std::void_t<decltype(std::declval<Top&>().m_axi_wgt1_rdata)>> {
-    static void add(Top& top, std::vector<ReadPort>& reads) {
-        reads.push_back(READ_PORT(top, m_axi_wgt1));
-    }
-};
+// A port that only builds with more weight ports have.
+#define OPTIONAL_PORT(Name, p)                                                                     \
+    template <class Top, class = void> struct Name {                                               \
+        static void add(Top&, std::vector<ReadPort>&) {}                                           \
+    };                                                                                             \
+    template <class Top> struct Name<Top, std::void_t<decltype(std::declval<Top&>().p##_rdata)>> { \
+        static void add(Top& top, std::vector<ReadPort>& reads) {                                  \
+            reads.push_back(READ_PORT(top, p));                                                    \
+        }                                                                                          \
+    };
+OPTIONAL_PORT(SecondWeights, m_axi_wgt1)
+OPTIONAL_PORT(ThirdWeights, m_axi_wgt2)
+OPTIONAL_PORT(FourthWeights, m_axi_wgt3)
 
 struct Simulation {
     VerilatedContext context;
@@ -55,6 +59,8 @@ struct Simulation {
         reads = {READ_PORT(top, m_axi_prog), READ_PORT(top, m_axi_wgt), READ_PORT(top, m_axi_front),
                  READ_PORT(top, m_axi_post), READ_PORT(top, m_axi_keys), READ_PORT(top, m_axi_values)};
         SecondWeights<Vtop>::add(top, reads);
+        ThirdWeights<Vtop>::add(top, reads);
+        FourthWeights<Vtop>::add(top, reads);
         writes = {WRITE_PORT(top, m_axi_post), WRITE_PORT(top, m_axi_values)};
         top.ap_clk = 0;
         top.ap_rst_n = 0;
@@ -80,7 +86,7 @@ struct Simulation {
             bool address, data, response;
             uint64_t at;
             uint32_t length;
-        } r[kWgt1 + 1], w[2];
+        } r[kReadPorts], w[2];
         WriteBeat beat[2];
         const bool running = top.ap_rst_n;
         const bool answers = running || kept;  // a memory that knows nothing of the reset

@@ -18,7 +18,7 @@ from lutvar.contract.register_map import READ_PORTS, WRITE_PORTS
 from .verilator import build
 
 WRAPPER = Path(__file__).with_name("device.cpp")
-Port = Literal["prog", "wgt", "front", "post", "keys", "values", "wgt1"]
+Port = Literal["prog", "wgt", "front", "post", "keys", "values", "wgt1", "wgt2", "wgt3"]
 
 _VOID, _INT, _U32, _U64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_uint64
 #: name in device.cpp without the prefix -> (result, arguments after the handle)

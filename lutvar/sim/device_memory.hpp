@@ -22,7 +22,8 @@ namespace {
 constexpr int kBeat = 64;
 constexpr uint64_t kPage = 4096;
 constexpr uint64_t kEarly = 64;  // beats of write data that a memory takes before their address
-enum Port { kProg, kWgt, kFront, kPost, kKeys, kValues, kWgt1 };  // kWgt1: not in every build
+// Weight ports but the first are not in every build.
+enum Port { kProg, kWgt, kFront, kPost, kKeys, kValues, kWgt1, kWgt2, kWgt3, kReadPorts };
 // When write data are taken: after the address, at any time, or the address after a whole burst of data.
 enum Order : int { kAddressFirst, kAnyOrder, kDataFirst };
 

@@ -17,7 +17,8 @@ def constants(config: AcceleratorConfig) -> dict[str, int]:
         "kv_bits": config.kv.bits, "act_banks": config.act_banks, "acc_banks": config.acc_banks,
         "attention_rows": config.attention_rows, "bank_groups": config.bank_groups,
         "acc_depth": config.acc_depth, "queue": config.queue, "max_width": config.max_width,
-        "max_keys": config.max_keys,
+        "max_keys": config.max_keys, "weight_ports": config.weight_ports,
+        "max_sections": config.max_sections,
     }  # fmt: skip
     caps = {
         name: sum(sizes[f.name] << f.low for f in BY_NAME[name].fields)

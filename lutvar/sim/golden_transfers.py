@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, AcceleratorConfig
 from lutvar.contract.isa import Instruction, Opcode, PostOp
-from lutvar.contract.memory import RECORD_BYTES
+from lutvar.contract.memory import RECORD_BYTES, port_beats
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.register_map import WEIGHT_PORTS
 
 Window = tuple[int, int]
 
@@ -70,11 +71,12 @@ def pieces(item: Instruction, config: AcceleratorConfig) -> list[Piece]:
 
 
 def _fetch(o: Mapping[str, int], config: AcceleratorConfig) -> list[Piece]:
-    size, ports = o["beats"] * BEAT_BYTES, config.weight_ports
-    repeats = ((o["panels"], size), (o["repeat"], 0))
+    shares = port_beats(o["beats"], o["full"], o["rest"], config.weight_ports)
+    repeats = ((o["panels"], sum(shares) * BEAT_BYTES), (o["repeat"], 0))
     return [
-        Piece(port, False, o["address"], size // ports, repeats, i * size // ports)
-        for i, port in enumerate(("wgt", "wgt1")[:ports])
+        Piece(port, False, o["address"], n * BEAT_BYTES, repeats, sum(shares[:i]) * BEAT_BYTES)
+        for i, (port, n) in enumerate(zip(WEIGHT_PORTS, shares, strict=False))
+        if n
     ]
 
 

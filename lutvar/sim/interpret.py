@@ -20,6 +20,7 @@ from lutvar.contract.accelerator import (
     BEAT_BYTES,
     HEAD_DIM,
     ROW_GROUP,
+    STRIPE,
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
@@ -36,7 +37,9 @@ from lutvar.contract.isa import (
     readings,
     split_address,
 )
+from lutvar.contract.memory import port_beats
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, section_heads
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
 from lutvar.quant.golden import pointwise
@@ -49,6 +52,12 @@ from lutvar.quant.var.sites import LinearSite
 
 Bytes = NDArray[np.uint8]
 Operands = Mapping[str, int]
+
+
+def _rows(head: int, first: int, count: int) -> slice:
+    """Rows of the array that hold rows of a section's tile."""
+    start = head * ROW_GROUP + first
+    return slice(start, start + count)
 
 
 class Machine:
@@ -68,7 +77,8 @@ class Machine:
         self._dual = np.zeros(config.act_banks, bool)
         size = (config.acc_banks, config.rows, config.acc_depth)
         self._accumulators = np.zeros(size, np.float32)
-        self._panels: deque[Bytes] = deque()  # each as often as it is read
+        #: Shares of panels by weight port, each as often as it is read.
+        self._shares: list[deque[Bytes]] = [deque() for _ in range(config.weight_ports)]
 
     def run(self, program: Program, rng: np.random.Generator | None = None) -> None:
         """Run a program to its end: in program order, or in a random order that its waits allow.
@@ -77,7 +87,7 @@ class Machine:
         Raises ProgramError for weights that a device refuses: panels that are not what MATRIX needs
         in number or size.
         """
-        check_readings(program.instructions)
+        check_readings(program.instructions, self.config.weight_ports)
         queues: dict[Unit, deque[Instruction]] = {unit: deque() for unit in UNITS}
         for item in program.instructions[:-1]:
             if rng is None:
@@ -89,12 +99,17 @@ class Machine:
             ready = [
                 unit for unit, queue in queues.items()
                 if queue and all(d >= w for d, w in zip(done, queue[0].waits, strict=True))
-                and (unit != Unit.MATRIX or len(self._panels) >= -readings(queue[0]))
+                and (unit != Unit.MATRIX or self._weights_here(queue[0]))
             ]  # fmt: skip
             assert rng is not None and ready, "the program is stuck"
             unit = ready[int(rng.integers(len(ready)))]
             self.step(queues[unit].popleft())
             done[unit] += 1
+
+    def _weights_here(self, item: Instruction) -> bool:
+        """Whether the readings of a MATRIX are there."""
+        need = readings(item, len(self._shares))
+        return all(len(s) >= -n for s, n in zip(self._shares, need, strict=True))
 
     def step(self, item: Instruction) -> None:
         """Execute one instruction."""
@@ -121,9 +136,13 @@ class Machine:
 
     # Units -----------------------------------------------------------------------------------
     def _fetch(self, o: Operands) -> None:
-        size = o["beats"] * BEAT_BYTES
+        shares = port_beats(o["beats"], o["full"], o["rest"], self.config.weight_ports)
+        size = sum(shares) * BEAT_BYTES
+        edges = np.cumsum(shares)[:-1] * BEAT_BYTES
         for panel in self._view(o["address"], size, o["panels"], size):
-            self._panels += o["repeat"] * [panel]
+            for queue, share in zip(self._shares, np.split(panel, edges), strict=True):
+                if share.size:
+                    queue += o["repeat"] * [share]
 
     def _front(self, o: Operands) -> None:
         width, rows = o["groups"] * GROUP, o["rows"]
@@ -144,41 +163,73 @@ class Machine:
         fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
         assert fmt is not None
         codes = quantize_activations(patterns, fmt, self.quant.ties)
-        at = o["bank"], slice(o["row_first"], o["row_first"] + rows), slice(0, o["groups"])
-        self._codes[at] = codes.codes.reshape(rows, -1, GROUP)
-        self._scale[at], self._negative[at] = codes.scale, codes.scale_neg
+        for head in self._heads(o):
+            at = o["bank"], _rows(head, o["row_first"], rows), slice(0, o["groups"])
+            self._codes[at] = codes.codes.reshape(rows, -1, GROUP)
+            self._scale[at], self._negative[at] = codes.scale, codes.scale_neg
         self._dual[o["bank"]] = bool(o["dual"])
 
+    def _heads(self, o: Operands) -> tuple[int, ...]:
+        """First row group of each section of an instruction."""
+        return section_heads(self.config.row_groups, SECTIONS[o["sections"]])
+
     def _matrix(self, o: Operands) -> None:
-        outputs, bank, rows = o["blocks"] * WEIGHT_BLOCK, o["bank"], o["rows"]
+        outputs, ports = o["blocks"] * WEIGHT_BLOCK, self.config.weight_ports
         parts = []
         for group in range(o["groups"]):
-            panel = self._panels.popleft()
-            beats = packed_memory.panel_beats(outputs, self.quant.code_bits, group == 0)
-            if len(panel) != beats * BEAT_BYTES:
-                raise ProgramError(
-                    f"MATRIX needs {beats} beats for group {group}; FETCH brings "
-                    f"{len(panel) // BEAT_BYTES}"
-                )
-            if o["dual"] and not np.array_equal(panel, self._panels.popleft()):
+            panel = self._panel(outputs, group)
+            if o["dual"] and not np.array_equal(panel, self._panel(outputs, group)):
                 raise ProgramError(f"the two passes of group {group} get different weights")
             parts.append(
-                packed_memory.unpack_panel(
-                    panel, outputs, self.quant.code_bits, group == 0, self.config.weight_ports
-                )
+                packed_memory.unpack_panel(panel, outputs, self.quant.code_bits, group == 0, ports)
             )
-        into = o["acc_bank"], slice(0, rows), slice(0, outputs)
-        start = self._accumulators[into].copy() if o["more"] else parts[0][2]
+        biases = parts[0][2]
+        assert biases is not None
+        heads = self._heads(o)
+        for section, head in enumerate(heads):
+            stripes = np.arange(outputs).reshape(-1, STRIPE)[section :: len(heads)]
+            mine = stripes.reshape(-1)
+            if len(mine):
+                self._section(o, head, [(c[mine], s[mine]) for c, s, _ in parts], biases[mine])
+
+    def _panel(self, outputs: int, group: int) -> Bytes:
+        """The next reading of a panel: the shares of all ports."""
+        ports = self.config.weight_ports
+        need = packed_memory.panel_shares(outputs, self.quant.code_bits, group == 0, ports)
+        shares = []
+        for queue, beats in zip(
+            self._shares, port_beats(need.beats, need.full, need.rest, ports), strict=True
+        ):
+            if beats:
+                shares.append(queue.popleft())
+                if len(shares[-1]) != beats * BEAT_BYTES:
+                    raise ProgramError(
+                        f"MATRIX needs {beats} beats for group {group}; FETCH brings "
+                        f"{len(shares[-1]) // BEAT_BYTES}"
+                    )
+        return np.concatenate(shares)
+
+    def _section(
+        self,
+        o: Operands,
+        head: int,
+        parts: list[tuple[NDArray[np.uint8], NDArray[np.uint16]]],
+        biases: NDArray[np.float32],
+    ) -> None:
+        """One section's outputs: codes and scales of its weights group by group."""
+        outputs, rows = len(biases), o["rows"]
+        into = o["acc_bank"], _rows(head, 0, rows), slice(0, outputs)
+        start = self._accumulators[into].copy() if o["more"] else biases
         fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
-        assert start is not None and fmt is not None
+        assert fmt is not None
         layer = QuantizedLinear(
             LinearSite(0, "qkv"),
-            np.concatenate([codes for codes, _, _ in parts], axis=1),
-            np.stack([scales for _, scales, _ in parts], axis=1),
+            np.concatenate([codes for codes, _ in parts], axis=1),
+            np.stack([scales for _, scales in parts], axis=1),
             o["exponent"], np.zeros(outputs, np.float32), self.quant.weight_format, fmt, False,
             self.quant.ties,
         )  # fmt: skip
-        at = bank, slice(0, rows), slice(0, o["groups"])
+        at = o["bank"], _rows(head, 0, rows), slice(0, o["groups"])
         codes = ActivationCodes(
             self._codes[at].reshape(rows, -1), self._scale[at].copy(), self._negative[at].copy()
         )
@@ -187,7 +238,12 @@ class Machine:
     def _post(self, o: Operands) -> None:
         rows, columns = o["rows"], o["blocks"] * GROUP
         first = o["row_group"] * ROW_GROUP + o["row_first"]
-        y = self._accumulators[o["acc_bank"], first : first + rows, :columns].copy()
+        y = np.empty((rows, columns), np.float32)
+        heads = self._heads(o)
+        for block in range(o["blocks"]):
+            local, section = divmod(block, len(heads))
+            at = _rows(heads[section], first, rows), slice(local * STRIPE, (local + 1) * STRIPE)
+            y[:, block * STRIPE : (block + 1) * STRIPE] = self._accumulators[o["acc_bank"]][at]
         if o["op"] == PostOp.QKV:
             self._records(o, y)
             return

@@ -23,6 +23,7 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
+from lutvar.contract.sections import SECTIONS
 
 Bins = dict[str, Callable[[int], bool]]
 
@@ -43,7 +44,6 @@ class Bin:
 def _limits(config: AcceleratorConfig) -> dict[tuple[Opcode, str], tuple[int, int]]:
     """Smallest and largest value that the accelerator takes, for fields that it limits."""
     heads, depth = config.max_width // HEAD_DIM, config.acc_depth
-    two = config.weight_ports > 1
     return {
         (Opcode.FRONT, "rows"): (1, config.rows),
         (Opcode.FRONT, "row_first"): (0, config.rows - 1),
@@ -57,7 +57,7 @@ def _limits(config: AcceleratorConfig) -> dict[tuple[Opcode, str], tuple[int, in
         (Opcode.POST, "heads"): (2, heads - heads % 2),
         (Opcode.ATTEND, "heads"): (1, heads),
         (Opcode.ATTEND, "keys"): (1, config.max_keys),
-        (Opcode.FETCH, "beats"): (2 if two else 1, 1 << 20),
+        (Opcode.FETCH, "beats"): (1, 1 << 20),
     }
 
 
@@ -70,6 +70,8 @@ def _choices(config: AcceleratorConfig) -> dict[str, tuple[int, ...]]:
         "repeat": (1, 2) if config.quant_config.dual_format else (1,),
         "dual": (0, 1) if config.quant_config.dual_format else (0,),
         "op": tuple(map(int, PostOp)),
+        "full": tuple(range(1, config.weight_ports + 1)),
+        "sections": tuple(range(SECTIONS.index(config.max_sections) + 1)),
     }
 
 

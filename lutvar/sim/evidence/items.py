@@ -97,7 +97,8 @@ class Item:
 
 _BOARD = ("vck190-fp4", "vck190-fp6")
 _SHIPPED = (
-    "small-fp4", "small-fp6", "small-da-fp4", "small-dsp-fp4", "medium-fp4", *_BOARD,
+    "small-fp4", "small-fp6", "small-sections-fp4", "small-da-fp4", "small-dsp-fp4", "medium-fp4",
+    *_BOARD,
 )  # fmt: skip
 _DIGITS = Images("digits", tuple(range(10)))
 _CIFAR = Images("cifar10", (3,))

@@ -46,14 +46,14 @@ class Pieces:
         fills: what they read.
         used: bytes of each region that are given away.
         rows: what instructions have written and others may read.
-        banks: by activation bank: rows from 0 that are filled, groups, dual.
+        banks: by activation bank: rows from 0 that are filled, groups, dual, field `sections`.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
     fills: list[Fill] = field(default_factory=list)
     used: dict[Region, int] = field(default_factory=lambda: dict.fromkeys(Region, 0))
     rows: list[Rows] = field(default_factory=list)
-    banks: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    banks: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
 
 
 class Full(Exception):

@@ -110,8 +110,9 @@ def _panels(rng: np.random.Generator, words: Words) -> bool:
     if not fetches:
         return _field(rng, words)
     at = fetches[int(rng.integers(len(fetches)))]
-    counts = [f for f in PAYLOAD_FIELDS[Opcode.FETCH] if f.name in ("beats", "panels", "repeat")]
-    item = counts[int(rng.choice([0, 0, 1, 2]))]
+    names = ("beats", "full", "rest", "panels", "repeat")
+    counts = [f for f in PAYLOAD_FIELDS[Opcode.FETCH] if f.name in names]
+    item = counts[int(rng.choice([0, 0, 0, 1, 2, 2, 3, 4]))]
     change = int(rng.choice([-33, -2, -1, -1, 1, 1, 2, 33]))
     words[at] = put(words[at], item, max(1, get(words[at], item) + change))
     return False

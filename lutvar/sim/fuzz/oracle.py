@@ -151,7 +151,7 @@ class Oracle:
             if expected is not None:
                 right = f"{expected[0].name} with {expected[1]:#x}"
             return f"{said}; {right} is right"
-        where = stray(words) if expected is None else None
+        where = stray(self.config, words) if expected is None else None
         if outcome.done and not outcome.error and where is not None:
             return f"no error; a transfer touches {where:#x}, which is in no region"
         outside = outcome.error in _OUTSIDE and outcome.error != DeviceError.OUTSIDE_PROG

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS, Instruction, Unit
 from lutvar.host.compile.footprint import footprint
 from lutvar.host.compile.schedule import unit_of
 
 
-def needed_waits(items: Sequence[Instruction]) -> list[tuple[int, ...]]:
+def needed_waits(items: Sequence[Instruction], config: AcceleratorConfig) -> list[tuple[int, ...]]:
     """For each instruction the counts of all units whose results it touches or overwrites."""
     history: list[tuple[Unit, int, set[object], set[object]]] = []
     counts = [0] * len(UNITS)
     result = []
     for item in items:
         unit = unit_of(item.opcode)
-        reads, writes = _cells(item)
+        reads, writes = _cells(item, config)
         need = [0] * len(UNITS)
         for other, count, read, written in history:
             if need[other] >= count:
@@ -32,8 +33,8 @@ def needed_waits(items: Sequence[Instruction]) -> list[tuple[int, ...]]:
     return result
 
 
-def _cells(item: Instruction) -> tuple[set[object], set[object]]:
-    touched = footprint(item)
+def _cells(item: Instruction, config: AcceleratorConfig) -> tuple[set[object], set[object]]:
+    touched = footprint(item, config)
     reads: set[object] = {(r, int(n)) for r, lines in touched.reads for n in lines}
     writes: set[object] = {(r, int(n)) for r, lines in touched.writes for n in lines}
     for cells, banks in ((reads, touched.bank_reads), (writes, touched.bank_writes)):

@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
-from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import (
+    HEAD_DIM,
+    ROW_GROUP,
+    STRIPE,
+    WEIGHT_BLOCK,
+    AcceleratorConfig,
+)
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     ALIGN,
@@ -28,7 +34,7 @@ from lutvar.contract.isa import (
     decode,
     split_address,
 )
-from lutvar.contract.memory import panel_beats
+from lutvar.contract.memory import panel_shares, port_beats
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.register_map import DeviceError, HeaderRule, InstructionRule
 from lutvar.host.compile.footprint import footprint
@@ -89,29 +95,47 @@ def instruction_rule(
 
 
 def _fetch(config: AcceleratorConfig, o: Operands) -> Rules:
-    uneven = config.weight_ports > 1 and o["beats"] % 2 == 1
     none = not (o["beats"] and o["panels"])
-    return {InstructionRule.BEATS: none or uneven or o["repeat"] not in (1, 2)}
+    all_full = o["full"] == config.weight_ports
+    wrong = not 0 < o["full"] <= config.weight_ports or o["rest"] >= o["beats"]
+    wrong |= all_full and o["rest"] != 0
+    return {InstructionRule.BEATS: none or wrong or o["repeat"] not in (1, 2)}
+
+
+def _sections(config: AcceleratorConfig, o: Operands) -> tuple[bool, int, int]:
+    """Whether the sections are too many; row groups and sections otherwise."""
+    sections = 1 << o["sections"]
+    if sections > config.max_sections:
+        return True, 0, 1
+    return False, config.row_groups // sections, sections
 
 
 def _front(config: AcceleratorConfig, o: Operands) -> Rules:
     wide = bool(o["norm"]) and o["groups"] * GROUP > config.max_width
+    many, groups, _ = _sections(config, o)
     return {
-        InstructionRule.ROWS: not o["rows"] or o["row_first"] + o["rows"] > config.rows,
+        InstructionRule.SECTIONS: many,
+        InstructionRule.ROWS: not o["rows"] or o["row_first"] + o["rows"] > groups * ROW_GROUP,
         InstructionRule.BANK: o["bank"] >= config.act_banks,
         InstructionRule.GROUPS: not 0 < o["groups"] <= config.bank_groups or wide,
     }
 
 
 def _matrix(config: AcceleratorConfig, o: Operands) -> Rules:
-    outputs = o["blocks"] * WEIGHT_BLOCK
-    uneven = config.weight_ports > 1 and o["blocks"] % 2 == 1
+    many, groups, sections = _sections(config, o)
+    stripes, over = divmod(o["blocks"] * WEIGHT_BLOCK, STRIPE)
     return {
-        InstructionRule.ROWS: not 0 < o["rows"] <= config.rows,
+        InstructionRule.SECTIONS: many,
+        InstructionRule.ROWS: not 0 < o["rows"] <= groups * ROW_GROUP,
         InstructionRule.BANK: o["bank"] >= config.act_banks or o["acc_bank"] >= config.acc_banks,
         InstructionRule.GROUPS: not 0 < o["groups"] <= config.bank_groups,
-        InstructionRule.OUTPUTS: not GROUP <= outputs <= config.acc_depth or uneven,
+        InstructionRule.OUTPUTS: over != 0 or _unfit(config, stripes, sections),
     }
+
+
+def _unfit(config: AcceleratorConfig, stripes: int, sections: int) -> bool:
+    """No outputs, or more in a section than a bank holds."""
+    return not 0 < -(-stripes // sections) * STRIPE <= config.acc_depth
 
 
 def _post(config: AcceleratorConfig, o: Operands) -> Rules:
@@ -119,12 +143,12 @@ def _post(config: AcceleratorConfig, o: Operands) -> Rules:
     layer = heads + heads // 2  # blocks of 128 columns of q, k and v
     bad_heads = not heads or heads % 2 == 1 or heads * HEAD_DIM > config.max_width
     qkv = o["op"] == PostOp.QKV
+    many, groups, sections = _sections(config, o)
     return {
+        InstructionRule.SECTIONS: many,
         InstructionRule.ROWS: not o["rows"] or o["row_first"] + o["rows"] > ROW_GROUP,
-        InstructionRule.BANK: (
-            o["acc_bank"] >= config.acc_banks or o["row_group"] >= config.row_groups
-        ),
-        InstructionRule.OUTPUTS: not 0 < o["blocks"] * GROUP <= config.acc_depth,
+        InstructionRule.BANK: o["acc_bank"] >= config.acc_banks or o["row_group"] >= groups,
+        InstructionRule.OUTPUTS: _unfit(config, o["blocks"], sections),
         InstructionRule.HEADS: qkv and (bad_heads or o["block_first"] + o["blocks"] > layer),
     }
 
@@ -143,15 +167,17 @@ _RULES: Mapping[Opcode, Callable[[AcceleratorConfig, Operands], Rules]] = {
 }  # fmt: skip
 
 
-def _weights(word: int) -> int:
-    """Readings of panels that a FETCH brings; those that a MATRIX takes, negative."""
+def _weights(word: int, ports: int) -> list[int]:
+    """Readings of panels that a FETCH brings on each port; those that a MATRIX takes, negative."""
     opcode = get(word, _COMMON["opcode"])
     if opcode not in (Opcode.FETCH, Opcode.MATRIX):
-        return 0
+        return [0] * ports
     o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[Opcode(opcode)]}
     if opcode == Opcode.FETCH:
-        return o["panels"] * o["repeat"]
-    return -o["groups"] * (1 + o["dual"])
+        shares = port_beats(o["beats"], o["full"], o["rest"], ports)
+        return [o["panels"] * o["repeat"] * (share > 0) for share in shares]
+    stripes = o["blocks"] * WEIGHT_BLOCK // STRIPE
+    return [-o["groups"] * (1 + o["dual"]) * (port < stripes) for port in range(ports)]
 
 
 def refusal(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError, int] | None:
@@ -164,13 +190,14 @@ def refusal(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceErro
     if rule is not None:
         return DeviceError.BAD_HEADER, int(rule)
     length = get(words[0], next(f for f in PROGRAM_HEADER if f.name == "length"))
-    credit = 0
+    credit = [0] * config.weight_ports
     for index, word in enumerate(words[1 : length + 1]):
         broken = instruction_rule(config, word, index, index + 1 == length)
-        credit += _weights(word)
-        left = credit and get(word, _COMMON["opcode"]) == Opcode.END
-        if broken is None and (left or not 0 <= credit < READINGS_AHEAD):
-            broken = InstructionRule.WEIGHTS
+        if broken is None:
+            credit = [a + b for a, b in zip(credit, _weights(word, len(credit)), strict=True)]
+            end = get(word, _COMMON["opcode"]) == Opcode.END
+            if not all(0 <= n < (1 if end else READINGS_AHEAD) for n in credit):
+                broken = InstructionRule.WEIGHTS
         if broken is not None:
             return DeviceError.BAD_INSTRUCTION, index | int(broken) << 24
     return None
@@ -181,35 +208,39 @@ def misfit(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError
 
     For programs that are not refused; None when all panels fit.
     """
-    bits = config.quant_config.code_bits
-    brought: list[int] = []
+    bits, ports = config.quant_config.code_bits, config.weight_ports
+    brought: list[list[int]] = [[] for _ in range(ports)]
     for index, word in enumerate(words[1:]):
         opcode = get(word, _COMMON["opcode"])
         if opcode not in (Opcode.FETCH, Opcode.MATRIX):
             continue
         o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[Opcode(opcode)]}
         if opcode == Opcode.FETCH:
-            brought += [o["beats"]] * (o["panels"] * o["repeat"])
+            shares = port_beats(o["beats"], o["full"], o["rest"], ports)
+            for queue, share in zip(brought, shares, strict=True):
+                queue += [share] * (o["panels"] * o["repeat"] * (share > 0))
             continue
         for group in range(o["groups"]):
-            need = panel_beats(o["blocks"] * WEIGHT_BLOCK, bits, group == 0)
+            fit = panel_shares(o["blocks"] * WEIGHT_BLOCK, bits, group == 0, ports)
+            shares = port_beats(fit.beats, fit.full, fit.rest, ports)
             for _ in range(1 + o["dual"]):
-                beats = brought.pop(0)
-                if beats != need:
-                    more = beats > need
-                    code = DeviceError.WEIGHTS_SURPLUS if more else DeviceError.WEIGHTS_MISSING
-                    return code, index
+                for queue, need in zip(brought, shares, strict=True):
+                    beats = queue.pop(0) if need else 0
+                    if beats != need:
+                        more = beats > need
+                        code = DeviceError.WEIGHTS_SURPLUS if more else DeviceError.WEIGHTS_MISSING
+                        return code, index
     return None
 
 
-def stray(words: Sequence[int]) -> int | None:
+def stray(config: AcceleratorConfig, words: Sequence[int]) -> int | None:
     """An address that a program touches and that lies in no region, None when there is none.
 
     words: header and instructions of a program that is not refused.
     """
     size = INSTRUCTION_BYTES
     for index, word in enumerate(words[1:]):
-        touched = footprint(decode(word.to_bytes(size, "little"), index))
+        touched = footprint(decode(word.to_bytes(size, "little"), index), config)
         pieces = [(region, int(n) * ALIGN, ALIGN) for region, lines in
                   (*touched.reads, *touched.writes) for n in lines]  # fmt: skip
         pieces += [(*split_address(where), count) for where, count in touched.model]

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit
-from lutvar.contract.memory import RECORD_BYTES, panel_beats
+from lutvar.contract.memory import RECORD_BYTES, panel_beats, panel_shares
 from lutvar.contract.quant_preset import GROUP
+from lutvar.contract.sections import SECTIONS, tile_rows
 from lutvar.host.compile.check import check_program
 from lutvar.host.compile.errors import OrderError
 from lutvar.host.compile.program import Program
@@ -26,6 +27,9 @@ from lutvar.host.compile.schedule import unit_of
 from .contents import Fill
 from .draft import Draft, Full, Pieces
 from .order import needed_waits
+
+#: Stripes of 128 outputs of a program's layer, at most: memory is small.
+MOST_STRIPES = 8
 
 
 @dataclass(frozen=True)
@@ -65,25 +69,28 @@ class Generator(Draft):
         bank = int(self.rng.integers(config.act_banks))
         if bank not in draft.banks or not self.one_in(4):
             self._front(bank)
-        rows, groups, dual = draft.banks[bank]
+        rows, groups, dual, sections = draft.banks[bank]
         acc = int(self.rng.integers(config.acc_banks))
         step = 4  # outputs that POST takes are multiples of 128
-        blocks = step * self.upto(1, config.acc_depth // WEIGHT_BLOCK // step)
+        most = SECTIONS[sections] * config.acc_depth // WEIGHT_BLOCK // step
+        blocks = step * self.upto(1, min(most, MOST_STRIPES))
         used = rows if self.one_in(3) else self.upto(1, rows)
-        self._matrix(bank, acc, groups, blocks, dual, used, more=0)
+        self._matrix(bank, acc, groups, blocks, dual, used, sections, more=0)
         while self.one_in(4):
             if self.one_in(2):
                 bank = int(self.rng.integers(config.act_banks))
-                self._front(bank, used)
-            rows, groups, dual = draft.banks[bank]
-            if rows >= used:
-                self._matrix(bank, acc, groups, blocks, dual, used, more=1)
+                self._front(bank, used, sections)
+            rows, groups, dual, others = draft.banks[bank]
+            if rows >= used and others == sections:
+                self._matrix(bank, acc, groups, blocks, dual, used, sections, more=1)
         for _ in range(1 if self.small else self.upto(1, 3)):
-            self._post(acc, blocks // step, used, op)
+            self._post(acc, blocks // step, used, sections, op)
 
-    def _front(self, bank: int, least: int = 1) -> None:
+    def _front(self, bank: int, least: int = 1, sections: int | None = None) -> None:
         config, draft = self.config, self.pieces
-        total = max(least, self.upto(1, config.rows))
+        if sections is None:
+            sections = int(self.rng.integers(SECTIONS.index(config.max_sections) + 1))
+        total = max(least, self.upto(1, tile_rows(config, SECTIONS[sections])))
         norm = int(self.rng.integers(2))
         limit = min(config.max_width // GROUP, config.bank_groups) if norm else config.bank_groups
         dual = int(config.quant_config.dual_format is not None and self.one_in(3))
@@ -105,7 +112,7 @@ class Generator(Draft):
             operands = {
                 "address": rows.at, "stride": rows.stride, "rows": count, "row_first": first,
                 "bank": bank, "groups": groups, "norm": norm, "dual": dual,
-                "rotate": int(self.rng.integers(2)),
+                "rotate": int(self.rng.integers(2)), "sections": sections,
             }  # fmt: skip
             if norm:
                 for name in ("scale", "shift"):
@@ -116,32 +123,35 @@ class Generator(Draft):
                 operands |= {"inverse_width": int(inverse), "epsilon": int(epsilon)}
             self.emit(Opcode.FRONT, **operands)
             first += count
-        draft.banks[bank] = (total, groups, dual)
+        draft.banks[bank] = (total, groups, dual, sections)
 
     def _matrix(
-        self, bank: int, acc: int, groups: int, blocks: int, dual: int, rows: int, more: int
-    ) -> None:
+        self, bank: int, acc: int, groups: int, blocks: int, dual: int, rows: int, sections: int,
+        more: int,
+    ) -> None:  # fmt: skip
         bits = self.config.quant_config.code_bits
         left = groups
         while left:
             first = left == groups
             beats = panel_beats(blocks * WEIGHT_BLOCK, bits, first)
+            ports = self.config.weight_ports
+            shares = asdict(panel_shares(blocks * WEIGHT_BLOCK, bits, first, ports))
             panels = 1 if first else self.upto(1, left)
             where = self.space(Region.MODEL, panels * beats * BEAT_BYTES)
             for panel in range(panels):
                 self.fill("panel", where + panel * beats * BEAT_BYTES, blocks * WEIGHT_BLOCK,
                            int(first))  # fmt: skip
-            self.emit(Opcode.FETCH, address=where, beats=beats, panels=panels, repeat=1 + dual)
+            self.emit(Opcode.FETCH, address=where, **shares, panels=panels, repeat=1 + dual)
             left -= panels
         exponent = (
             int(self.rng.integers(-32, 32)) if self.one_in(6) else -int(self.rng.integers(3, 12))
         )
         self.emit(
             Opcode.MATRIX, bank=bank, acc_bank=acc, groups=groups, blocks=blocks, dual=dual,
-            exponent=exponent, rows=rows, more=more,
+            exponent=exponent, rows=rows, more=more, sections=sections,
         )  # fmt: skip
 
-    def _post(self, acc: int, blocks: int, rows: int, op: int | None) -> None:
+    def _post(self, acc: int, blocks: int, rows: int, sections: int, op: int | None) -> None:
         """Rows of the accumulators to memory; a QKV where the widths allow it."""
         group = int(self.rng.integers(-(-rows // ROW_GROUP)))
         limit = min(ROW_GROUP, rows - group * ROW_GROUP)
@@ -150,6 +160,7 @@ class Generator(Draft):
         op = int(self.rng.integers(4)) if op is None else op
         operands = {
             "acc_bank": acc, "row_group": group, "row_first": first, "rows": count,
+            "sections": sections,
             "blocks": blocks, "op": op, "scalar": int(
                 np.float16(np.clip(self.rng.standard_normal() * 4, -50, 50)).view(np.uint16)
             ),
@@ -263,7 +274,7 @@ class Generator(Draft):
 
     def _with_waits(self, items: Sequence[Instruction], *, extra: bool) -> Program:
         result, counts = [], [0] * len(UNITS)
-        for item, need in zip(items, needed_waits(items), strict=True):
+        for item, need in zip(items, needed_waits(items, self.config), strict=True):
             waits = list(need)
             for unit in UNITS:
                 if extra and unit is not Unit.FETCH and self.one_in(2):

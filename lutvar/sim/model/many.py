@@ -30,6 +30,8 @@ class Request:
     clock: float = 250.0
     full: bool = False
     quant: QuantConfig | None = None
+    tile_rows: int | None = None
+    sections: int | None = None
 
 
 def estimate_one(request: Request) -> Estimate:
@@ -39,7 +41,10 @@ def estimate_one(request: Request) -> Estimate:
     threshold = gc.get_threshold()
     gc.set_threshold(500_000, *threshold[1:])
     try:
-        estimator = Estimator(r.config, r.shape, r.model, clock=r.clock, full=r.full, quant=r.quant)
+        estimator = Estimator(
+            r.config, r.shape, r.model, clock=r.clock, full=r.full, quant=r.quant,
+            tile_rows=r.tile_rows, sections=r.sections,
+        )  # fmt: skip
         return estimator.estimate(r.schedule, r.batch, r.guided)
     finally:
         gc.set_threshold(*threshold)

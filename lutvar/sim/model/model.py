@@ -15,6 +15,7 @@ from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.costs import PORTS, UnitTimes
 from lutvar.host.compile.model_layout import HIDDEN_VECTORS, ModelLayout
+from lutvar.host.compile.tiling import array_time
 
 from .plans import PassPlan, plan
 from .simulate import simulate
@@ -30,13 +31,15 @@ class PassEstimate:
 
     Attributes:
         name, rows, tiles, images: see `PassPlan` and `PassRows`.
+        sections: of each tile.
         cycles: modelled length.
         issue: cycles in which the array takes a weight vector.
         busy: by unit, cycles in which it is occupied.
         traffic: bytes by port.
-        waits: cycles in which MATRIX stalls, by reason.
+        waits: cycles in which the array takes no weight vector, by reason; see `Simulation`.
         memory: cycles that the traffic takes at the memory's full rate.
-        useful: share of the array's rows that hold tokens.
+        useful: share of the array's rows that hold tokens while it multiplies; rows of sections
+            that hold the same token count once each.
     """
 
     name: str
@@ -50,6 +53,7 @@ class PassEstimate:
     waits: dict[str, float]
     memory: float
     useful: float
+    sections: tuple[int, ...]
 
     @property
     def bounds(self) -> dict[str, float]:
@@ -179,6 +183,7 @@ class Estimator:
         times: constants of the cycle model.
         quant: preset of the model, by default the accelerator's own. Without the dual format in
             fc2 GELU's results have factors and shifts, which POST reads.
+        tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
 
     Raises:
         ValueError: a clock that is not finite and above 0.
@@ -189,6 +194,7 @@ class Estimator:
         self, config: AcceleratorConfig, shape: TransformerShape, model: str, *,
         clock: float = 250.0, full: bool = False,
         times: UnitTimes | None = None, quant: QuantConfig | None = None,
+        tile_rows: int | None = None, sections: int | None = None,
     ) -> None:  # fmt: skip
         if not (math.isfinite(clock) and clock > 0):
             raise ValueError(f"clock = {clock}: must be a finite number above 0")
@@ -204,6 +210,8 @@ class Estimator:
                     dataclasses.replace(shape, depth=d), config, range(1 << 12), quant, hidden
                 ),
                 times=times,
+                tile_rows=tile_rows,
+                sections=sections,
             )
             for d in depths
         ]
@@ -225,12 +233,12 @@ class Estimator:
 
     def _pass(self, what: PassPlan) -> PassEstimate:
         budget = self.memory * 1e9 / (self.clock * 1e6)
-        results, rows = [], None
+        results = []
+        tiling = self._compilers[-1].tiling(what.steps)
+        rows = self._compilers[-1].place(what.steps, tiling)
         for compiler in self._compilers:
-            compiled = compiler.compile(what.steps)
-            rows = compiled.rows
+            compiled = compiler.compile(what.steps, tiling=tiling)
             results.append(simulate(compiled.program, compiler.costs, budget))
-        assert rows is not None
 
         def value(pick: Any) -> float:
             first = float(pick(results[0]))
@@ -261,5 +269,6 @@ class Estimator:
             traffic=traffic,
             waits={name: wait(name) for name in reasons},
             memory=sum(traffic.values()) / budget,
-            useful=rows.used / (rows.tiles * self.config.rows),
+            useful=rows.used / (array_time(rows) * self.config.rows),
+            sections=tuple(rows.sections_of(tile) for tile in range(rows.tiles)),
         )

@@ -14,13 +14,13 @@ import math
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
-from lutvar.contract.accelerator import BEAT_BYTES
 from lutvar.contract.isa import UNITS, Unit
 from lutvar.host.compile.costs import Cost, CostModel
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
 
 DISPATCH = 2  #: cycles from one instruction to the next in the sequencer
+_NOTHING = 1e-3  #: cycles that are an error of rounding
 _FETCH, _FRONT, _MATRIX = int(Unit.FETCH), int(Unit.FRONT), int(Unit.MATRIX)
 
 
@@ -34,7 +34,10 @@ class Simulation:
         issue: cycles in which the array takes a weight vector.
         traffic: bytes by port.
         operations: occupied cycles by (unit, layer or "attention").
-        waits: cycles in which MATRIX stalls, by reason.
+        waits: cycles in which the array takes no weight vector, by reason: a unit that the next
+            instruction of MATRIX waits for, in the end; "weights" that come slower than it takes
+            them or are not there yet; "operands" that are made ready; "memory" shared with other
+            ports; "dispatch"; "end". With `issue` they are all cycles.
     """
 
     cycles: int = 0
@@ -63,6 +66,7 @@ class _Running:
     started: float
     left: float  # cycles at full speed
     rate: float  # bytes a cycle at full speed
+    full: float  # cycles at full speed, all of them
 
 
 class _Weights:
@@ -112,7 +116,8 @@ class _Simulator:
         self.now, self.next, self.dispatch_at = 0.0, 0, 0.0
         self.weights = _Weights(costs.config.weight_fifo)
         self._upcoming = [0] * len(UNITS)
-        self.fetched: deque[tuple[int, int, float]] = deque()  # beats, panels, time
+        #: Beats of the first weight port and of all, panels, time.
+        self.fetched: deque[tuple[int, int, int, float]] = deque()
         self.spent: dict[tuple[int, str], float] = defaultdict(float)
         self.stood: dict[str, float] = defaultdict(float)
 
@@ -124,7 +129,7 @@ class _Simulator:
                 self._dispatch()
             self._advance()
         self.result.cycles = round(self.now)
-        self.result.waits.update(self.stood)
+        self.result.waits.update((why, n) for why, n in self.stood.items() if n > _NOTHING)
         for (unit, what), spent in self.spent.items():
             self.result.operations[Unit(unit), what] = spent
         return self.result
@@ -137,11 +142,13 @@ class _Simulator:
                 # FETCH needs nobody; its beats are accounted for with the MATRIX that uses them.
                 if len(self.fetched) >= depth:
                     return
-                o = self.items[self.next].operands
-                beats = o["beats"] * o["panels"] * o["repeat"]
-                self.fetched.append((beats, o["panels"], self.now + self.costs.times.memory))
+                panels, moved = self.items[self.next].operands["panels"], 0
                 for port, size in self.cost[self.next].traffic:
                     self.result.traffic[port] += size
+                    moved += size
+                beats = self.cost[self.next].occupied
+                available = self.now + self.costs.times.memory
+                self.fetched.append((beats, moved, panels, available))
             else:
                 if len(self.queues[unit]) >= depth:
                     return
@@ -167,13 +174,12 @@ class _Simulator:
             cost = self.cost[index]
             occupied: float = cost.occupied
             if unit == _MATRIX:
-                beats = self._take(self.items[index].operands["groups"])
-                if beats is None:
+                taken = self._take(self.items[index].operands["groups"])
+                if taken is None:
                     continue
-                each = beats[0] // self.costs.config.weight_ports
-                occupied = self.weights.matrix(self.now, beats[1], each, occupied)
+                beats, moved, available = taken
+                occupied = self.weights.matrix(self.now, available, beats, occupied)
                 self.result.issue += cost.issue
-                moved = beats[0] * BEAT_BYTES
             else:
                 moved = 0
                 for port, size in cost.traffic:
@@ -181,24 +187,24 @@ class _Simulator:
                     self.result.traffic[port] += size
             queue.popleft()
             left = max(occupied, 1.0)
-            self.running[unit] = _Running(unit, cost, index, self.now, left, moved / left)
+            self.running[unit] = _Running(unit, cost, index, self.now, left, moved / left, left)
             any_started = True
         return any_started
 
-    def _take(self, groups: int) -> tuple[int, float] | None:
-        """Beats and time of the panels of a MATRIX, if they are under way."""
-        panels = beats = count = 0
-        for size, number, _ in self.fetched:
+    def _take(self, groups: int) -> tuple[int, int, float] | None:
+        """First port's beats, all bytes and time of a MATRIX's panels, if they are under way."""
+        panels = beats = moved = count = 0
+        for own, size, number, _ in self.fetched:
             if panels >= groups:
                 break
-            panels, beats, count = panels + number, beats + size, count + 1
+            panels, beats, moved, count = panels + number, beats + own, moved + size, count + 1
         if panels < groups:
             return None
-        available = self.fetched[0][2]
+        available = self.fetched[0][3]
         for _ in range(count):
             self.fetched.popleft()
         self.done[_FETCH] += count  # once their last beat has left, which nobody is waiting for
-        return beats, available
+        return beats, moved, available
 
     def _advance(self) -> None:
         """Go to the next event."""
@@ -232,6 +238,10 @@ class _Simulator:
             if r.left <= 1e-6:
                 unit = r.unit
                 spent = then - r.started
+                if unit == _MATRIX:
+                    self.stood["operands"] += r.cost.starts
+                    self.stood["weights"] += r.full - r.cost.starts - r.cost.issue
+                    self.stood["memory"] += spent - r.full
                 self.result.busy[unit] += spent
                 self.spent[unit, self.notes[r.index].what] += spent
                 running[unit] = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from lutvar.text import table
 
 from .hosts import HostTimes
-from .model import MEMORY_GBS, Estimate
+from .model import MEMORY_GBS, Estimate, PassEstimate
 from .resources import KINDS, Resources
 
 
@@ -39,18 +39,40 @@ def estimate_text(e: Estimate, host: HostTimes) -> str:
             p.name, p.rows, p.tiles, f"{p.cycles:,.0f}", p.bound, percent(p.reached),
             *(percent(p.busy[u] / p.cycles) for u in ("FRONT", "MATRIX", "POST", "ATTEND")),
             f"{p.bytes / p.cycles * e.clock / 1e3:.1f}",
-            _waits(p.waits, p.cycles),
         )
         for p in e.passes
     ]  # fmt: skip
     names = ["pass", "rows", "tiles", "cycles", "bound", "reached", "FRONT", "MATRIX", "POST",
-             "ATTEND", "GB/s", "MATRIX waits for"]  # fmt: skip
-    return "\n".join([*head, "modelled, pass by pass:", table(names, rows)])
+             "ATTEND", "GB/s"]  # fmt: skip
+    return "\n".join([*head, "modelled, pass by pass:", table(names, rows), _waits_text(e)])
 
 
-def _waits(waits: dict[str, float], cycles: float) -> str:
-    largest = sorted(waits.items(), key=lambda item: -item[1])[:2]
-    return ", ".join(f"{name} {percent(w / cycles)}" for name, w in largest if w > 0.005 * cycles)
+def _tiles(p: PassEstimate) -> str:
+    """Tiles of a pass and the sections of each: "2 x 4, 2 x 1" are two in four, two in one."""
+    counts: dict[int, int] = {}
+    for sections in p.sections:
+        counts[sections] = counts.get(sections, 0) + 1
+    return ", ".join(f"{n} x {sections}" for sections, n in sorted(counts.items(), reverse=True))
+
+
+def _waits_text(e: Estimate) -> str:
+    """What the array does in all cycles: it takes a vector, or waits for what is named."""
+    total: dict[str, float] = {}
+    for p in e.passes:
+        for name, n in p.waits.items():
+            total[name] = total.get(name, 0.0) + n
+    names = sorted(total, key=lambda name: -total[name])
+    rows: list[tuple[str, ...]] = [
+        (p.name, _tiles(p), percent(p.issue / p.cycles),
+         *(percent(p.waits.get(name, 0.0) / p.cycles) for name in names))
+        for p in e.passes
+    ]  # fmt: skip
+    if len(e.passes) > 1:
+        issue = sum(p.issue for p in e.passes)
+        rows.append(("all", "", percent(issue / e.cycles),
+                     *(percent(total[name] / e.cycles) for name in names)))  # fmt: skip
+    head = ["pass", "tiles x sections", "takes a vector", *names]
+    return "modelled, all cycles of the array, or what it waits for:\n" + table(head, rows)
 
 
 def table_text(estimates: Sequence[Estimate], hosts: Sequence[HostTimes]) -> str:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lutvar.contract.isa import ALIGN, Instruction, Opcode, Region
 from lutvar.contract.passes import ImageStep
 from lutvar.host.compile.compiler import CompiledPass
-from lutvar.host.compile.footprint import footprint
+from lutvar.host.compile.footprint import Lines, footprint
 from lutvar.host.compile.program import Program, totals
 from lutvar.host.errors import HostError
 from lutvar.host.transformer import DeviceTransformer
@@ -155,10 +155,14 @@ class _Search:
         raw = as_bytes(self.compiled.embeddings(steps))
         self.start[Region.IO][: raw.size] = raw
         for item in self.program.instructions:
-            for region, lines in footprint(item).writes:
+            for region, lines in self._writes(item):
                 self.start[region].reshape(-1, ALIGN)[lines] = _POISON
         self.written = self._interpret()
         self.cut = -1  # of the latest run
+
+    def _writes(self, item: Instruction) -> list[tuple[Region, Lines]]:
+        """Lines of memory that an instruction writes."""
+        return footprint(item, self.packed.layout.config).writes
 
     def _interpret(self) -> list[tuple[int, Region, NDArray[np.int64], Bytes]]:
         """(instruction, region, lines, contents) of every write, in program order."""
@@ -168,7 +172,7 @@ class _Search:
         writes = []
         for i, item in enumerate(self.program.instructions[:-1]):
             machine.step(item)
-            for region, lines in footprint(item).writes:
+            for region, lines in self._writes(item):
                 writes.append((i, region, lines, self.end[region].reshape(-1, ALIGN)[lines].copy()))
         return writes
 
@@ -235,7 +239,7 @@ class _Search:
         (region, at), count = wrong[index][0], len(wrong[index])
         item = self.program.instructions[index]
         what = element_of(item, self.program.notes[index], self.compiled.plan, region, at)
-        size = ALIGN * sum(lines.size for _, lines in footprint(item).writes)
+        size = ALIGN * sum(lines.size for _, lines in self._writes(item))
         if what is None:
             name = f"a write outside of what it may write, {region.name}+"
             one = int(expected[region][at]), int(actual[region][at])

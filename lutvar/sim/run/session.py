@@ -77,6 +77,7 @@ class Session:
         watch: called with the device's cycles now and then while a program runs.
         on_pass: called after each pass.
         stages: collects times.
+        tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class Session:
         watch: Callable[[int], None] | None = None,
         on_pass: Callable[[PassReport], None] | None = None,
         stages: Stages | None = None,
+        tile_rows: int | None = None,
+        sections: int | None = None,
     ) -> None:
         stages = stages or Stages()
         if isinstance(quantized, PackedTransformer):
@@ -111,9 +114,18 @@ class Session:
             )  # fmt: skip
         self.device = Device(SimulatedMemory(self.simulation, watch), config)
         self.device.open()
-        self.transformer = DeviceTransformer(
-            self.device, self.packed, slots, on_pass=on_pass, cache=default_folder()
-        )
+        self.slots, self.on_pass = slots, on_pass
+        self.transformer = self._transformer(tile_rows, sections)
+
+    def _transformer(self, tile_rows: int | None, sections: int | None) -> DeviceTransformer:
+        return DeviceTransformer(
+            self.device, self.packed, self.slots, on_pass=self.on_pass, cache=default_folder(),
+            tile_rows=tile_rows, sections=sections,
+        )  # fmt: skip
+
+    def set_tiles(self, tile_rows: int | None, sections: int | None) -> None:
+        """Compile passes from now on with these tiles; None: the compiler's choice."""
+        self.transformer = self._transformer(tile_rows, sections)
 
     def close(self) -> None:
         """End the simulation."""

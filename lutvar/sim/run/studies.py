@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.sections import tile_rows
 from lutvar.host.transformer import PassReport
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var.passes import generate_passes
@@ -35,6 +36,7 @@ class Variant:
         pipelined: level two on: units take new work in each cycle.
         images, slots, stagger: the workload (`generate_passes`).
         timing: of the memory.
+        sections: most of a tile; tile_rows: of every tile; None: what the compiler chooses.
     """
 
     name: str
@@ -44,6 +46,8 @@ class Variant:
     slots: int = 1
     stagger: int = 0
     timing: MemoryTiming = field(default_factory=MemoryTiming)
+    sections: int | None = None
+    tile_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,27 @@ ABLATION = (
     Variant("between units only", pipelined=False),
     Variant("both"),
 )
+
+
+def section_variants(config: AcceleratorConfig) -> tuple[Variant, ...]:
+    """Sections off, whole tiles and half tiles, and what the compiler chooses; one and two images.
+
+    None on an accelerator without sections.
+    """
+    if config.max_sections == 1:
+        return ()
+    half = tile_rows(config, 2)
+    return tuple(
+        Variant(f"{name}, {n} image{'s' if n > 1 else ''}", images=n, slots=n, sections=s,
+                tile_rows=r)
+        for n in (1, 2)
+        for name, s, r in (
+            ("no sections", 1, config.rows), ("sections, whole tiles", None, config.rows),
+            ("sections, half tiles", None, half), ("sections, tiles by the model", None, None),
+        )
+    )  # fmt: skip
+
+
 #: One image alone, several together, several staggered over the scales.
 SHARING = (
     Variant("1 image", images=1, slots=1),
@@ -102,6 +127,7 @@ def run_variants(
         reports: list[PassReport] = []
         with Session(variant_model, out, slots=slots, on_pass=reports.append) as session:
             for variant in group:
+                session.set_tiles(variant.tile_rows, variant.sections)
                 session.device.set_serial(variant.serial)
                 session.simulation.set_timing(variant.timing)
                 reports.clear()
@@ -151,6 +177,20 @@ def ablation_table(outcomes: Sequence[Outcome]) -> Table:
         ["pipelining", "cycles", "speed-up", "array busy", "values that differ"],
         [
             [o.variant.name, f"{o.overall.cycles:,}", f"{slowest / o.overall.cycles:.2f}",
+             _percent(o.overall.utilisation), str(o.mismatches)]
+            for o in outcomes
+        ],
+    )  # fmt: skip
+
+
+def sections_table(outcomes: Sequence[Outcome]) -> Table:
+    """What sections and half tiles bring; the speed-up is over the same images without."""
+    base = {o.variant.images: o.overall.cycles for o in reversed(outcomes)}
+    return Table(
+        ["tiles", "cycles", "speed-up", "array busy", "values that differ"],
+        [
+            [o.variant.name, f"{o.overall.cycles:,}",
+             f"{base[o.variant.images] / o.overall.cycles:.2f}",
              _percent(o.overall.utilisation), str(o.mismatches)]
             for o in outcomes
         ],

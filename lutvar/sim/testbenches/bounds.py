@@ -13,7 +13,7 @@ from lutvar.contract.isa import PAYLOAD_FIELDS, Region, address, split_address
 from lutvar.contract.register_map import DeviceError, ReadRule
 
 from .common import BASES, PROGRAM, PROGRAM_SIZE, Testbench
-from .errors import PORTS, USES, changed, port_key, recover, response_code
+from .errors import PORTS, USES, changed, port_key, recover, response_code, share_offset
 from .units import SIZES, UnitsCase, make_units_case
 
 
@@ -24,12 +24,12 @@ def _outside(case: UnitsCase, port: str) -> tuple[bytes, int]:
     operands = case.instructions[index].operands
     region, _ = split_address(operands[operand])
     end = SIZES[region] if region is not Region.CACHE else PROGRAM + PROGRAM_SIZE - BASES[region]
-    # All but the transfer's first beat is outside, or with two weight ports the second half.
-    half = operands["beats"] // 2 * BEAT_BYTES if port == "r_wgt1" else 0
-    start = end - (half or BEAT_BYTES)
+    # All but the transfer's first beat is outside; of a panel all but the ports' shares before.
+    before = share_offset(operands, port)
+    start = end - (before or BEAT_BYTES)
     item = next(f for f in PAYLOAD_FIELDS[opcode] if f.name == operand)
     raw = changed(case.raw, index + 1, item, address(region, start))
-    return raw, BASES[region] + start + half
+    return raw, BASES[region] + start + before
 
 
 @cocotb.test()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors of each kind: code, context and interrupt, and a program that is right afterwards."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import cocotb
@@ -21,6 +22,7 @@ from lutvar.contract.isa import (
 )
 from lutvar.contract.register_map import (
     BY_NAME,
+    WEIGHT_PORTS,
     WRITE_PORTS,
     DeviceError,
     HeaderRule,
@@ -33,7 +35,7 @@ from .units import UnitsCase, make_units_case
 WATCHDOG_CYCLES = 400
 #: Memory port -> the instruction that uses it, its operand with the address, the unit.
 USES = {
-    ("wgt", False): (Opcode.FETCH, "address"), ("wgt1", False): (Opcode.FETCH, "address"),
+    **{(port, False): (Opcode.FETCH, "address") for port in WEIGHT_PORTS},
     ("front", False): (Opcode.FRONT, "address"),
     ("post", False): (Opcode.POST, "input"), ("post", True): (Opcode.POST, "output"),
     ("keys", False): (Opcode.ATTEND, "keys_address"),
@@ -62,9 +64,17 @@ def _address(case: UnitsCase, port: str) -> int:
     opcode, operand = USES[port_key(port)]
     instruction = next(i for i in case.instructions if i.opcode is opcode)
     region, offset = split_address(instruction.operands[operand])
-    if port == "r_wgt1":  # the second halves of panels
-        offset += instruction.operands["beats"] // 2 * BEAT_BYTES
-    return BASES[region] + offset
+    return BASES[region] + offset + share_offset(instruction.operands, port)
+
+
+def share_offset(operands: Mapping[str, int], port: str) -> int:
+    """Bytes from the start of a panel to a weight port's share of it; 0 for other ports.
+
+    The panel of `make_units_case` has a stripe for each weight port.
+    """
+    name, write = port_key(port)
+    index = WEIGHT_PORTS.index(name) if name in WEIGHT_PORTS and not write else 0
+    return index * operands["beats"] * BEAT_BYTES if index else 0
 
 
 async def recover(tb: Testbench, case: UnitsCase) -> None:
@@ -168,6 +178,7 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
         (rule.UNUSED, front, changed(case.raw, front + 1, top, 1)),
         (rule.END, 0, _early_end(case)),
         payload(rule.ALIGNMENT, Opcode.FRONT, "address", 32),
+        payload(rule.SECTIONS, Opcode.MATRIX, "sections", 3),
         payload(rule.ROWS, Opcode.FRONT, "rows", config.rows + 1),
         payload(rule.BANK, Opcode.MATRIX, "acc_bank", 7),
         payload(rule.GROUPS, Opcode.MATRIX, "groups", 0),

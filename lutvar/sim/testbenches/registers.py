@@ -11,7 +11,8 @@ from lutvar.contract.isa import UNITS, Instruction, Opcode
 from lutvar.contract.register_map import BY_NAME, REGISTERS
 from lutvar.contract.register_types import Access
 from lutvar.host.compile.program import Program, accelerator_hash
-from lutvar.hw.accelerator.control import SETTLE_CYCLES, constants
+from lutvar.hw.accelerator.control import SETTLE_CYCLES
+from lutvar.hw.accelerator.words import constants
 from lutvar.hw.axi.register_file import writable_bits
 
 from .common import OKAY, SLVERR, Testbench, pauses

@@ -4,14 +4,14 @@
 The expected memory is that of the compiler's interpreter, which runs on the golden functions.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.accelerator import WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, address
-from lutvar.contract.memory import RECORD_BYTES, pack_panel, pack_records
+from lutvar.contract.memory import RECORD_BYTES, pack_panel, pack_records, panel_shares
 from lutvar.contract.quant_preset import GROUP
 from lutvar.host.compile.program import Program
 from lutvar.quant.golden.pointwise import records
@@ -19,10 +19,10 @@ from lutvar.sim.interpret import Machine
 
 from .common import Testbench
 
-SIZES = {Region.MODEL: 0x1_0000, Region.WORK: 0x2000, Region.IO: 0x2000, Region.CACHE: 0x1000}
+SIZES = {Region.MODEL: 0x1_0000, Region.WORK: 0x2000, Region.IO: 0x4000, Region.CACHE: 0x1000}
 HEADS = 2
 #: Offsets in WORK: FP16 rows, q records. In IO: rows to add, sums, attention's result.
-QUERIES, SUMS, ATTENDED = 0x1000, 0x800, 0x1000
+QUERIES, SUMS, ATTENDED = 0x1000, 0x1800, 0x3000
 VALUES = 0x800  #: offset in CACHE of the V records; K records are at 0
 
 
@@ -71,7 +71,17 @@ class UnitsCase:
             assert await tb.read(f"INSTRUCTIONS_{unit.name}") == count, unit.name
 
 
-def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instruction]:
+def outputs_of(config: AcceleratorConfig) -> int:
+    """Outputs of the case's layer: a stripe of 128 for each weight port."""
+    return GROUP * config.weight_ports
+
+
+def _operands(
+    config: AcceleratorConfig, rows: int, keys: int, model: int, exponent: int
+) -> list[Instruction]:
+    outputs, bits = outputs_of(config), config.quant_config.code_bits
+    shares = asdict(panel_shares(outputs, bits, first=True, ports=config.weight_ports))
+
     def work(offset: int) -> int:
         return address(Region.WORK, offset)
 
@@ -80,12 +90,12 @@ def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instructi
 
     return [
         Instruction(Opcode.FETCH, {
-            "address": address(Region.MODEL, 0), "beats": beats, "panels": 1, "repeat": 1,
+            "address": address(Region.MODEL, 0), **shares, "panels": 1, "repeat": 1,
         }),
         Instruction(Opcode.FRONT, {
             "address": work(0), "stride": 2 * GROUP, "rows": rows, "row_first": 0, "bank": 1,
             "groups": 1, "norm": 0, "rotate": 1, "dual": 0, "scale": 0, "shift": 0,
-            "inverse_width": 0, "epsilon": 0,
+            "inverse_width": 0, "epsilon": 0, "sections": 0,
         }),
         Instruction(Opcode.ATTEND, {
             "rows": rows, "heads": HEADS, "keys": keys, "query": work(QUERIES),
@@ -95,15 +105,16 @@ def _operands(rows: int, keys: int, beats: int, exponent: int) -> list[Instructi
             "output_stride": 2 * GROUP,
         }),
         Instruction(Opcode.MATRIX, {
-            "bank": 1, "acc_bank": 1, "groups": 1, "blocks": GROUP // 32, "dual": 0,
-            "exponent": exponent, "rows": rows, "more": 0,
+            "bank": 1, "acc_bank": 1, "groups": 1, "blocks": outputs // WEIGHT_BLOCK, "dual": 0,
+            "exponent": exponent, "rows": rows, "more": 0, "sections": 0,
         }, (0, 1, 0, 0, 0)),
         Instruction(Opcode.POST, {
-            "acc_bank": 1, "row_group": 0, "row_first": 0, "rows": rows, "blocks": 1,
+            "acc_bank": 1, "row_group": 0, "row_first": 0, "rows": rows,
+            "blocks": outputs // GROUP,
             "op": int(PostOp.ADD), "vector": 1, "scalar": 0, "output": io(SUMS),
-            "output_stride": 4 * GROUP, "input": io(0), "input_stride": 4 * GROUP,
-            "vector_address": address(Region.MODEL, beats * 64), "heads": 0, "block_first": 0,
-            "keys": 0, "values": 0, "head_stride": 0,
+            "output_stride": 4 * outputs, "input": io(0), "input_stride": 4 * outputs,
+            "vector_address": address(Region.MODEL, model), "heads": 0, "block_first": 0,
+            "keys": 0, "values": 0, "head_stride": 0, "sections": 0, "shift": 0,
         }, (0, 0, 1, 0, 0)),
         Instruction(Opcode.END),
     ]  # fmt: skip
@@ -114,16 +125,16 @@ def make_units_case(
 ) -> UnitsCase:
     """A random case; rows from 1 to 3, keys from 1 to 8."""
     rng = np.random.default_rng(seed)
-    weight = config.quant_config.weight_format
+    weight, outputs = config.quant_config.weight_format, outputs_of(config)
     panel = pack_panel(
-        rng.choice(weight.codes_used, (GROUP, GROUP)).astype(np.uint8),
-        rng.integers(0x2000, 0x3800, GROUP, dtype=np.uint16),
-        rng.standard_normal(GROUP).astype(np.float32), config.quant_config.code_bits,
+        rng.choice(weight.codes_used, (outputs, GROUP)).astype(np.uint8),
+        rng.integers(0x2000, 0x3800, outputs, dtype=np.uint16),
+        rng.standard_normal(outputs).astype(np.float32), config.quant_config.code_bits,
         config.weight_ports,
     )  # fmt: skip
-    gates = rng.standard_normal(GROUP).astype(np.float16)
+    gates = rng.standard_normal(outputs).astype(np.float16)
     x = (rng.standard_normal((rows, GROUP)) * 3).astype(np.float16)
-    residual = rng.standard_normal((rows, GROUP)).astype(np.float32)
+    residual = rng.standard_normal((rows, outputs)).astype(np.float32)
 
     def made(count: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
         y = rng.standard_normal((count * HEADS, 64)).astype(np.float32)
@@ -140,7 +151,8 @@ def make_units_case(
         + pack_records(*v, config.kv).tobytes(),
     }
     before = {region: content.ljust(SIZES[region], b"\0") for region, content in before.items()}
-    instructions = tuple(_operands(rows, keys, len(panel) // 64, int(rng.integers(-6, -2))))
+    exponent = int(rng.integers(-6, -2))
+    instructions = tuple(_operands(config, rows, keys, len(panel), exponent))
     machine = Machine(config, SIZES)
     for region, content in before.items():
         machine.memory[region][:] = np.frombuffer(content, np.uint8)

@@ -7,6 +7,7 @@ from typing import Any
 
 import cocotb
 
+from lutvar.contract.accelerator import STRIPE
 from lutvar.contract.isa import Instruction, Opcode
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.register_map import DeviceError, InstructionRule
@@ -27,7 +28,8 @@ def _lengths(case: UnitsCase) -> dict[str, Fault]:
     """Panels with a wrong number of beats; MATRIX finds out."""
     fetch, front, attend, matrix, post, end = case.instructions
     beats, ports = fetch.operands["beats"], case.config.weight_ports
-    rest = panel_beats(128, case.config.quant_config.code_bits, first=False)
+    rest = panel_beats(STRIPE, case.config.quant_config.code_bits, first=False)
+    more = 2 * matrix.operands["blocks"]
 
     def program(
         fetches: list[Mapping[str, int]], works: list[Mapping[str, int]]
@@ -38,23 +40,29 @@ def _lengths(case: UnitsCase) -> dict[str, Fault]:
         ]  # fmt: skip
 
     def one(change: int) -> list[Instruction]:
-        return program([{"beats": beats + change * ports}], [{}])
+        return program([{"beats": beats + change}], [{}])
 
-    wrong = {"beats": rest + ports}
-    return {
+    wrong = {"beats": rest + 1}
+    some: dict[str, Fault] = {}
+    if ports > 1:
+        first = {"beats": beats + 1, "full": 1, "rest": beats}
+        last = {"full": ports - 1, "rest": beats - 1}
+        some["more on the first port"] = program([first], [{}]), _SURPLUS, 3
+        some["fewer on the last port"] = program([last], [{}]), _MISSING, 3
+    return some | {
         "a beat more": (one(1), _SURPLUS, 3),
         "two beats more": (one(2), _SURPLUS, 3),
         "a beat fewer": (one(-1), _MISSING, 3),
-        "no more than scales": (program([{"beats": ports}], [{}]), _MISSING, 3),
-        "more outputs": (program([{}], [{"blocks": 8}]), _MISSING, 3),
-        "the second of two": (program([{}, {"beats": beats + ports}], [{}, {}]), _SURPLUS, 5),
+        "no more than scales": (program([{"beats": 1}], [{}]), _MISSING, 3),
+        "more outputs": (program([{}], [{"blocks": more}]), _MISSING, 3),
+        "the second of two": (program([{}, {"beats": beats + 1}], [{}, {}]), _SURPLUS, 5),
         "the second of two, fewer": (
-            program([{}, {"beats": beats - ports}], [{}, {}]), _MISSING, 5
+            program([{}, {"beats": beats - 1}], [{}, {}]), _MISSING, 5
         ),
-        "of the next one": (program([{}, {"beats": 2 * ports}], [{}, {}]), _MISSING, 5),
+        "of the next one": (program([{}, {"beats": 2}], [{}, {}]), _MISSING, 5),
         "a later group": (program([{}, wrong], [{"groups": 2}]), _SURPLUS, 4),
         "the second reading": (
-            program([{}, {"beats": beats - ports}], [{"dual": 1}]), _MISSING, 4
+            program([{}, {"beats": beats - 1}], [{"dual": 1}]), _MISSING, 4
         ),
     }  # fmt: skip
 

@@ -104,7 +104,7 @@ def test_transitions_become_wires() -> None:
 
 def fetch(beats: int, offset: int = 0) -> Instruction:
     place = address(Region.MODEL, offset)
-    operands = {"address": place, "beats": beats, "panels": 1, "repeat": 1}
+    operands = {"address": place, "beats": beats, "full": 1, "rest": 0, "panels": 1, "repeat": 1}
     return Instruction(Opcode.FETCH, operands)
 
 

@@ -57,7 +57,7 @@ def test_constants_are_those_of_the_attend_unit() -> None:
 
 def test_formulas() -> None:
     costs = CostModel(SMALL)
-    matrix = {"groups": 3, "blocks": 8, "dual": 1}
+    matrix = {"groups": 3, "blocks": 8, "dual": 1, "sections": 0}
     cost = costs.of(Opcode.MATRIX, matrix)
     assert cost.issue == 3 * 2 * 256
     assert cost.occupied == 3 * 2 * 8 * 33 + 2 * 8 * 2
@@ -69,29 +69,47 @@ def test_formulas() -> None:
     assert dict(post.traffic)["post_write"] == 16 * 256 * 4
 
 
+#: Every layer has an even number of stripes.
+WIDER = TransformerShape(256, 2, 4, 1024, 256, (1, 2, 3))
+
+
 def test_two_weight_ports() -> None:
     """A vector in each cycle at 4 and 6 bits, half of the weights through each port."""
-    matrix = {"groups": 3, "blocks": 8, "dual": 1}
-    fetch = {"beats": 8 * 49, "panels": 2, "repeat": 2}
+    matrix = {"groups": 3, "blocks": 8, "dual": 1, "sections": 0}
+    fetch = {"beats": 4 * 49, "full": 2, "rest": 0, "panels": 2, "repeat": 2}
     for name in ("small-fp4", "small-fp6"):
         one, two = (CostModel(accelerator(name, weight_ports=ports)) for ports in (1, 2))
         assert two.of(Opcode.MATRIX, matrix).occupied == 3 * 2 * 256
         assert two.of(Opcode.MATRIX, matrix).issue == one.of(Opcode.MATRIX, matrix).issue
-        assert one.of(Opcode.FETCH, fetch).traffic == (("weights", 8 * 49 * 4 * 64),)
-        half = 8 * 49 * 4 * 32
+        half = 4 * 49 * 4 * 64
         assert two.of(Opcode.FETCH, fetch).traffic == (("weights", half), ("weights1", half))
-        assert two.of(Opcode.FETCH, fetch).occupied == 8 * 49 * 2
+        assert two.of(Opcode.FETCH, fetch).occupied == 4 * 49 * 4
+        whole = {**fetch, "beats": 8 * 49, "full": 1}
+        assert one.of(Opcode.FETCH, whole).traffic == (("weights", 2 * half),)
     # Whole passes: at 6 bits the array is a third less busy, and all bytes are counted.
     runs = []
     for ports in (1, 2):
-        own = compiler(DIGITS, accelerator("small-fp6", weight_ports=ports))
-        runs.append(simulate(own.compile(staggered(DIGITS)).program, own.costs))
+        own = compiler(WIDER, accelerator("small-fp6", acc_depth=1024, weight_ports=ports))
+        runs.append(simulate(own.compile(staggered(WIDER)).program, own.costs))
     one_, two_ = runs
     assert one_.issue == two_.issue and one_.bytes == two_.bytes
     assert two_.traffic["weights"] == two_.traffic["weights1"] == one_.traffic["weights"] // 2
     assert two_.busy[Unit.MATRIX] == pytest.approx(one_.busy[Unit.MATRIX] * 32 / 49, rel=0.03)
     assert two_.busy[Unit.MATRIX] >= two_.issue
     assert two_.cycles < one_.cycles
+
+
+def test_sections_take_a_vector_each() -> None:
+    """Two sections halve the cycles of an even number of stripes; a port limits each of them."""
+    config = accelerator("small-fp4", rows=32, weight_ports=4, max_sections=2)
+    costs = CostModel(config)
+    for stripes, sections, issue, beats in ((4, 0, 512, 132), (4, 1, 256, 132), (3, 1, 256, 132),
+                                            (2, 1, 128, 132), (9, 1, 640, 396)):  # fmt: skip
+        operands = {"groups": 5, "blocks": 4 * stripes, "dual": 0, "sections": sections}
+        cost = costs.of(Opcode.MATRIX, operands)
+        assert cost.issue == 5 * issue
+        assert cost.occupied >= 5 * max(issue, beats)
+        assert cost.occupied <= 5 * max(issue, beats) + 3 * 8
 
 
 def test_a_simulation_obeys_its_bounds() -> None:
@@ -106,7 +124,11 @@ def test_a_simulation_obeys_its_bounds() -> None:
     assert 0 < free.utilisation < 1
     # The scheduler's simpler model comes to nearly the same.
     assert free.cycles == pytest.approx(compiled.cycles, rel=0.1)
-    assert free.busy[Unit.MATRIX] + sum(free.waits.values()) == pytest.approx(free.cycles, rel=0.02)
+    # Every cycle of the array has a name.
+    assert free.issue + sum(free.waits.values()) == pytest.approx(free.cycles, abs=2)
+    assert set(free.waits) <= {
+        "FRONT", "POST", "ATTEND", "weights", "operands", "memory", "dispatch", "end"
+    }  # fmt: skip
 
 
 def test_a_slow_memory_bounds() -> None:

@@ -222,18 +222,18 @@ def test_parts_of_the_model(sound: Case) -> None:
         assert text in part_of_model(layout, offset), offset
 
 
-def test_parts_of_a_panel_in_halves() -> None:
-    """Two weight ports: the second half of a panel names the same outputs."""
+def test_parts_of_a_panel_in_shares() -> None:
+    """Two weight ports: the second share of a panel has the second stripe of outputs."""
     layout = ModelLayout.of(DIGITS, accelerator("small-fp6"), range(3))
     tile = layout.layer(1, "fc2").tiles[0]
     half = tile.first_beats // 2 * 64
     for offset, text in (
         (tile.offset, "block1.fc2, group 0, outputs 0 to 31"),
-        (tile.offset + half, "block1.fc2, group 0, outputs 0 to 31"),
         (tile.offset + half - 64, "block1.fc2, group 0, outputs 96 to 127"),
-        # First biases and 24 beats of codes, then the next block.
-        (tile.offset + half + 24 * 64, "block1.fc2, group 0, outputs 0 to 31"),
-        (tile.offset + half + 25 * 64, "block1.fc2, group 0, outputs 32 to 63"),
+        (tile.offset + half, "block1.fc2, group 0, outputs 128 to 159"),
+        # Scales, biases and 48 beats of codes, then the next block.
+        (tile.offset + half + 50 * 64, "block1.fc2, group 0, outputs 128 to 159"),
+        (tile.offset + half + 51 * 64, "block1.fc2, group 0, outputs 160 to 191"),
         (tile.offset + 2 * half, "block1.fc2, group 1, outputs 0 to 31"),
     ):
         assert text in part_of_model(layout, offset), offset
