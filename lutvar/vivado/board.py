@@ -18,6 +18,8 @@ INTERRUPT_SPI = 116 - 32
 #: MB/s that a port of the network-on-chip can be promised in each direction: a physical link
 #: carries 16.0 GB/s of reads and 15.06 GB/s of writes in bursts of 256 bytes.
 LINK_MBPS = 15_000
+#: Ports of one NoC cell (`axi_noc`) that masters are connected to, at most.
+NOC_INPUTS = 16
 #: Asked for where a port hardly uses a memory: a path, and a share worth the name.
 LEAST_MBPS = 50
 #: Part of a memory's peak that all ports together may ask for, the processing system's too.

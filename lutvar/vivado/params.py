@@ -37,6 +37,21 @@ LEAST_MHZ, MOST_MHZ = 10, 500
 MOST_BUFFER_MIB = 1 << 20
 
 
+class TooManyPorts(ValueError):
+    """A configuration has more memory ports than the block design can connect."""
+
+
+def check_ports(config: AcceleratorConfig) -> None:
+    """Raise TooManyPorts unless one NoC cell has an input for each memory port."""
+    masters, room = read_ports(config.weight_ports), board.NOC_INPUTS - len(board.PS_PORTS)
+    if len(masters) > room:
+        raise TooManyPorts(
+            f"{config.name} has {len(masters)} memory ports (weight_ports {config.weight_ports}); "
+            f"the NoC cell has {room} inputs beside those of the processing system; use fewer "
+            "weight_ports"
+        )
+
+
 class StaleExport(ValueError):
     """Verilog or manifest do not belong to the configuration."""
 
@@ -173,6 +188,7 @@ def prepare(
     config: AcceleratorConfig, export: Export, out: Path, options: Options
 ) -> tuple[Mapping[str, str], Plan]:
     """Texts of the files that a build in `out` needs beside the Verilog, and the bandwidth plan."""
+    check_ports(config)
     digest = f"{accelerator_hash(config):016x}"
     wished = plan(config, PLACEMENTS[options.memory], options.mhz)
     relative = Path(os.path.relpath(export.verilog, out)).as_posix()

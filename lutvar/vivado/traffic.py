@@ -3,8 +3,9 @@
 
 One transformer block of width `max_width`, a full tile of rows, is looked at twice: with few keys,
 where the array sets the pace, and with `max_keys`, where attention may. Each port gets the larger
-of its two averages, at most its width. What this leaves out: the head (POST writes a whole beat in
-each cycle then) and the program (a few instructions in thousands of cycles).
+of its two averages, at most its width. Weights come faster for a tile of few rows in
+`max_sections`: their ports get that rate. What this leaves out: the head (POST writes a whole beat
+in each cycle then) and the program (a few instructions in thousands of cycles).
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class Flow:
     region: Region
 
 
-def matrix_cycles(config: AcceleratorConfig) -> float:
+def matrix_cycles(config: AcceleratorConfig, sections: int = 1) -> float:
     """Cycles of the array for qkv, proj, fc1 and fc2 of a tile; fc2 twice if it is dual."""
-    block = block_cycles(config.quant_config.code_bits, False, config.weight_ports)
-    return _vectors(config) * block / WEIGHT_BLOCK
+    block = block_cycles(config.quant_config.code_bits, False, config.weight_ports, sections)
+    return _vectors(config) * block / WEIGHT_BLOCK / sections
 
 
 def attend_cycles(config: AcceleratorConfig, keys: int) -> int:
@@ -59,10 +60,6 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
         return Flow(port, True, region)
 
     moved: dict[Flow, float] = {
-        **{
-            read(port, Region.MODEL): _weight_beats(config) * BEAT_BYTES
-            for port in WEIGHT_PORTS[: config.weight_ports]
-        },
         # x twice as float32, o and h as FP16.
         read("front", Region.WORK): tile * (4 + 4 + 2 + 4 * 2),
         read("front", Region.MODEL): 2 * 2 * width * 2,
@@ -76,6 +73,8 @@ def flows(config: AcceleratorConfig) -> dict[Flow, float]:
         write("values", Region.WORK): tile * 2,
     }
     found = {flow: bytes_ / matrix for flow, bytes_ in moved.items()}
+    weights = _weight_beats(config) * BEAT_BYTES / matrix_cycles(config, config.max_sections)
+    found |= {read(p, Region.MODEL): weights for p in WEIGHT_PORTS[: config.weight_ports]}
     attended = scans / max(matrix, attend_cycles(config, config.max_keys))
     found[read("keys", Region.CACHE)] = found[read("values", Region.CACHE)] = attended
     # The program lies beside IO.

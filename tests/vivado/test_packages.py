@@ -15,7 +15,7 @@ import pytest
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.identity import accelerator_hash
-from lutvar.contract.register_map import ADDRESS_BITS, READ_PORTS, REGISTERS, WRITE_PORTS
+from lutvar.contract.register_map import ADDRESS_BITS, REGISTERS, WRITE_PORTS, read_ports
 from lutvar.contract.register_types import Access
 from lutvar.vivado import wrapper
 from lutvar.vivado.ipxact import SPIRIT, ip_name
@@ -25,6 +25,8 @@ from support.tcl import words
 
 NS = {"s": SPIRIT}
 NAME = "lutvar_vck190_fp4"
+#: Of the export that the tests build.
+PORTS = read_ports(load_accelerator("vck190-fp4").weight_ports)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_interfaces_have_their_ports_clock_and_reset(
     kept = {name: p for name, p in ports.items() if name not in wrapper.UNUSED}
     mapped: list[str] = []
     buses = {text(b, "name"): b for b in component.findall("s:busInterfaces/s:busInterface", NS)}
-    masters = [f"m_axi_{p}" for p in READ_PORTS]
+    masters = [f"m_axi_{p}" for p in PORTS]
     assert list(buses) == ["s_axi_control", *masters, "ap_clk", "ap_rst_n", "interrupt"]
     parameters: dict[str, dict[str, str]] = {}
     for name, bus in buses.items():
@@ -113,7 +115,7 @@ def test_interfaces_have_their_ports_clock_and_reset(
     assert parameters["interrupt"] == {"SENSITIVITY": "LEVEL_HIGH"}
     spaces = [text(s, "name") for s in component.findall("s:addressSpaces/s:addressSpace", NS)]
     assert spaces == masters
-    for port in READ_PORTS:
+    for port in PORTS:
         mode = "READ_WRITE" if port in WRITE_PORTS else "READ_ONLY"
         facts = parameters[f"m_axi_{port}"]
         assert facts["READ_WRITE_MODE"] == mode and facts["DATA_WIDTH"] == "512"
@@ -175,7 +177,7 @@ def test_the_kernels_description_names_every_port(folder: Path) -> None:
     component = ET.parse(folder / "ip" / "component.xml").getroot()
     vlnv = ":".join(text(component, part) for part in ("vendor", "library", "name", "version"))
     assert kernel.get("vlnv") == vlnv
-    masters = [f"m_axi_{p}" for p in READ_PORTS]
+    masters = [f"m_axi_{p}" for p in PORTS]
     assert [p.get("name") for p in root.iter("port")] == ["s_axi_control", *masters]
     arguments: list[Any] = list(root.iter("arg"))
     assert [a.get("port") for a in arguments] == masters

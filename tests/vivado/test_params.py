@@ -18,7 +18,6 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
 from lutvar.contract.register_map import (
     ADDRESS_BITS,
-    READ_PORTS,
     REGISTERS,
     WRITE_PORTS,
     read_ports,
@@ -27,6 +26,9 @@ from lutvar.vivado import board, params, wrapper
 from lutvar.vivado.device_tree import device_tree
 from lutvar.vivado.qos import PLACEMENTS, plan, request_rows
 from lutvar.vivado.traffic import Flow, attend_cycles, flows, matrix_cycles
+
+#: Of the export that the tests build: vck190-fp4.
+PORTS = read_ports(load_accelerator("vck190-fp4").weight_ports)
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_ports_are_read_from_the_verilog(ports: list[wrapper.Port], export: Path
     known = json.loads((export / "vck190-fp4.json").read_text())["ports"]
     assert len(known) > 150
     assert {(p.name, p.width, p.direction) for p in ports} == {tuple(p) for p in known}
-    wrapper.check(ports, READ_PORTS)
+    wrapper.check(ports, PORTS)
     with pytest.raises(wrapper.PortError, match=r"m_axi_wgt1_\w+ belongs to no known interface"):
         wrapper.check(ports, read_ports(1))
 
@@ -62,9 +64,9 @@ def test_wrong_ports_are_refused(ports: list[wrapper.Port]) -> None:
     )
     for name, values, message in cases:
         with pytest.raises(wrapper.PortError, match=message):
-            wrapper.check(changed(name, **values), READ_PORTS)
+            wrapper.check(changed(name, **values), PORTS)
     with pytest.raises(wrapper.PortError, match="debug belongs to no known interface"):
-        wrapper.check([*ports, wrapper.Port("debug", 1, "output")], READ_PORTS)
+        wrapper.check([*ports, wrapper.Port("debug", 1, "output")], PORTS)
     with pytest.raises(wrapper.PortError, match="no module nothing"):
         wrapper.ports_of_verilog("module something; endmodule", "nothing")
 
@@ -84,8 +86,8 @@ def test_wrapper_names_every_interface(prepared: Path) -> None:
     text = (prepared / "lutvar_vck190.v").read_text()
     buses = re.search(r"ASSOCIATED_BUSIF ([\w:]+)", text)
     assert buses is not None
-    assert set(buses[1].split(":")) == {"s_axi_control", *(f"m_axi_{p}" for p in READ_PORTS)}
-    for port in READ_PORTS:
+    assert set(buses[1].split(":")) == {"s_axi_control", *(f"m_axi_{p}" for p in PORTS)}
+    for port in PORTS:
         mode = "READ_WRITE" if port in WRITE_PORTS else "READ_ONLY"
         facts = re.findall(rf"XIL_INTERFACENAME m_axi_{port}, ([^\"]*)", text)
         assert len(facts) == 1
@@ -121,7 +123,7 @@ def test_traffic_of_a_block_by_hand() -> None:
     assert front == pytest.approx(width * rows * 18 / matrix_cycles(config))
     slow = attend_cycles(config, config.max_keys) > matrix_cycles(config)
     assert (found[Flow("values", False, Region.CACHE)] == pytest.approx(64)) == slow
-    for port in READ_PORTS:
+    for port in PORTS:
         for write in (False, True):
             assert sum(v for k, v in found.items() if (k.port, k.write) == (port, write)) <= 64.01
 
@@ -265,3 +267,23 @@ def test_the_processing_system_is_in_the_budget() -> None:
 def test_options_have_limits(values: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         params.Options(**values)  # type: ignore[arg-type]
+
+
+def test_more_ports_than_the_noc_cell_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_accelerator("vck190-fp4").model_copy(update={"weight_ports": 4})
+    params.check_ports(config)
+    monkeypatch.setattr(board, "NOC_INPUTS", 14)
+    with pytest.raises(params.TooManyPorts, match=r"9 memory ports \(weight_ports 4\).* 8 inputs"):
+        params.check_ports(config)
+
+
+def test_sections_ask_for_their_weights() -> None:
+    """Four sections take weights as fast as four ports bring them; the array's own rate is less."""
+    base = load_accelerator("vck190-fp4")
+    four = base.model_copy(update={"weight_ports": 4})
+    split = four.model_copy(update={"max_sections": 4})
+    for port in ("wgt", "wgt1", "wgt2", "wgt3"):
+        flow = Flow(port, False, Region.MODEL)
+        assert flows(four)[flow] == pytest.approx(64 * 33 / 32 / 4)
+        assert flows(split)[flow] == 64
+    assert matrix_cycles(split, 4) == pytest.approx(matrix_cycles(four) * 33 / 32 / 4)
