@@ -55,7 +55,10 @@ def _identity(bench: Bench, _oracle: Oracle) -> str:
         },
         "CAPS1": {"bank_groups": config.bank_groups, "acc_depth": config.acc_depth,
                   "queue": config.queue},
-        "CAPS2": {"max_width": config.max_width, "max_keys": config.max_keys},
+        "CAPS2": {
+            "max_width": config.max_width, "max_keys": config.max_keys,
+            "weight_ports": config.weight_ports, "max_sections": config.max_sections,
+        },
     }  # fmt: skip
     for name, fields in caps.items():
         word = bench.read(name)

@@ -10,8 +10,10 @@ from typing import cast
 
 import numpy as np
 
+from lutvar.contract.accelerator import STRIPE, WEIGHT_BLOCK
 from lutvar.contract.isa import HEADER_FIELDS, PAYLOAD_FIELDS, UNITS, Opcode
 from lutvar.contract.register_map import read_ports
+from lutvar.contract.sections import SECTIONS, rounds
 from lutvar.sim.device import Port
 from lutvar.sim.fuzz.bench import Bench
 from lutvar.sim.fuzz.case import Step
@@ -20,23 +22,24 @@ from lutvar.sim.fuzz.malformed import get, words_of
 from lutvar.sim.fuzz.oracle import Oracle
 
 _Run = Callable[[Bench, Oracle], str]
-#: Cycles of FRONT for each 128 values of a row, and of MATRIX for each 32 outputs and group.
-_FRONT_CYCLES, _MATRIX_CYCLES = 8, 32
+#: Cycles of FRONT for each 128 values of a row.
+_FRONT_CYCLES = 8
 _LATENCY = 200
 
 
-def _least(step: Step, ports: int) -> Counter[str]:
+def _least(step: Step) -> Counter[str]:
     """By unit: cycles that it cannot do without, from the program's operands alone."""
     result: Counter[str] = Counter()
     for word in words_of(step.program)[1:]:
         opcode = Opcode(get(word, HEADER_FIELDS[0]))
         o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[opcode]}
         if opcode is Opcode.MATRIX:
-            result["MATRIX"] += o["groups"] * o["blocks"] * _MATRIX_CYCLES * (1 + o["dual"])
+            stripes = rounds(o["blocks"] * WEIGHT_BLOCK, SECTIONS[o["sections"]])
+            result["MATRIX"] += o["groups"] * stripes * STRIPE * (1 + o["dual"])
         elif opcode is Opcode.FRONT:
             result["FRONT"] += o["rows"] * o["groups"] * _FRONT_CYCLES
         elif opcode is Opcode.FETCH:
-            result["FETCH"] += o["panels"] * o["beats"] * o["repeat"] // ports
+            result["FETCH"] += o["panels"] * o["beats"] * o["repeat"]
     return result
 
 
@@ -61,7 +64,7 @@ def _one(bench: Bench, oracle: Oracle, step: Step) -> str:
     spent = bench.read("CYCLES_LO") - cycles
     if not 0 < spent <= outcome.cycles or bench.read("CYCLES_HI"):
         return f"CYCLES has counted {bench.read('CYCLES_HI')}, {spent} of {outcome.cycles}"
-    least = _least(step, bench.config.weight_ports)
+    least = _least(step)
     for unit in UNITS:
         busy, active = counted[f"BUSY_{unit.name}"], counted[f"ACTIVE_{unit.name}"]
         if not least[unit.name] <= active <= busy <= spent:

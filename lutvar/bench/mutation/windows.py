@@ -78,7 +78,7 @@ def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
                     new = list(words)
                     new[at] = put(word, field, address(place, offset))
                     other = replace(step, program=bytes_of(new), right=False)
-                    if place == region and stray(new) is None:
+                    if place == region and stray(bench.config, new) is None:
                         continue
                     outcome = bench.run(other)
                     if (deviation := oracle.judge(other, outcome, at)) is not None:
