@@ -93,22 +93,24 @@ def test_random_refusals_are_the_same(sides: tuple[Side, Side]) -> None:
 def _chain() -> list[Instruction]:
     """One of each unit but ATTEND: the sum of a row and products of nothing."""
     return [
-        Instruction(Opcode.FETCH, {"address": 0, "beats": 140, "panels": 1, "repeat": 1}),
+        Instruction(Opcode.FETCH, {
+            "address": 0, "beats": 140, "full": 1, "rest": 0, "panels": 1, "repeat": 1,
+        }),
         Instruction(Opcode.FRONT, {
             "address": address(Region.WORK, 0), "stride": 256, "rows": 2, "row_first": 0,
             "bank": 0, "groups": 1, "norm": 0, "rotate": 0, "dual": 0, "scale": 0, "shift": 0,
-            "inverse_width": 0, "epsilon": 0,
+            "inverse_width": 0, "epsilon": 0, "sections": 0,
         }),
         Instruction(Opcode.MATRIX, {
             "bank": 0, "acc_bank": 0, "groups": 1, "blocks": 4, "dual": 0, "exponent": 0,
-            "rows": 2, "more": 0,
+            "rows": 2, "more": 0, "sections": 0,
         }, (0, 1, 0, 0, 0)),
         Instruction(Opcode.POST, {
             "acc_bank": 0, "row_group": 0, "row_first": 0, "rows": 2, "blocks": 1,
             "op": int(PostOp.ADD), "vector": 0, "scalar": 0x3C00,
             "output": address(Region.IO, 0x1000), "output_stride": 512,
             "input": address(Region.IO, 0), "input_stride": 512, "vector_address": 0, "heads": 0,
-            "block_first": 0, "keys": 0, "values": 0, "head_stride": 0,
+            "block_first": 0, "keys": 0, "values": 0, "head_stride": 0, "sections": 0, "shift": 0,
         }, (0, 0, 1, 0, 0)),
         Instruction(Opcode.END),
     ]  # fmt: skip

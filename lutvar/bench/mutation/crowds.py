@@ -51,9 +51,10 @@ class Crowd(Generator):
             if item.opcode is Opcode.MATRIX
         )  # fmt: skip
         if opcode is Opcode.POST:
-            self._post(matrix["acc_bank"], matrix["blocks"] // 4, matrix["rows"], op)
+            sums = matrix["acc_bank"], matrix["blocks"] // 4, matrix["rows"], matrix["sections"]
+            self._post(*sums, op)
             return
         self._matrix(
             matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"],
-            matrix["dual"], matrix["rows"], more=1,
+            matrix["dual"], matrix["rows"], matrix["sections"], more=1,
         )  # fmt: skip

@@ -119,7 +119,8 @@ def load_pass(folder: Path, key: str) -> PassCode | None:
         raw = np.memmap(path, np.uint8, "c")
         head = json.loads(bytes(raw[:PAGE]).rstrip(b"\0 \n"))
         count, cycles = int(head["instructions"]), int(head["cycles"])
-        tiling = Tiling(*map(int, head["tiling"][:2]), bool(head["tiling"][2]))
+        rows, sections, apart = head["tiling"]
+        tiling = Tiling(int(rows), int(sections), bool(apart))
         size = (count + 1) * INSTRUCTION_BYTES
         if head["format"] != FORMAT or head["key"] != key or count < 1 or cycles < 0:
             return None

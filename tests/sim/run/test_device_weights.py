@@ -17,10 +17,10 @@ pytestmark = pytest.mark.verilator
 
 
 def _user_of(items: Sequence[Instruction], fetch: int) -> int:
-    """Index of the MATRIX instruction that takes the first panel of a FETCH."""
-    left = sum(max(0, readings(item)) for item in items[:fetch])
+    """Index of the MATRIX instruction that takes a FETCH's first panel, on one weight port."""
+    left = sum(max(0, readings(item, 1)[0]) for item in items[:fetch])
     for index, item in enumerate(items):
-        left += min(0, readings(item))
+        left += min(0, readings(item, 1)[0])
         if left < 0:
             return index
     raise AssertionError("no MATRIX takes it")

@@ -131,7 +131,8 @@ def broken_rules(
         if "dual" in f and config.quant_config.dual_format is None:
             mine[Rule.DUAL] = f["dual"] != 0
         # Row groups of a section, and sections; their field has values that mean none.
-        row_groups, sections = Const(array), Const(1)
+        row_groups: Value = Const(array)
+        sections: Value = Const(1)
         if "sections" in f:
             mine[Rule.SECTIONS] = f["sections"] >= most.bit_length()
             for number in range(1, most.bit_length()):
