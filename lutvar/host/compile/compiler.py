@@ -25,7 +25,7 @@ from .errors import CompileError
 from .memory_plan import MemoryPlan
 from .model_layout import ModelLayout, padded
 from .program import Program, accelerator_hash, assemble
-from .schedule import Scheduler, Timeline
+from .schedule import Scheduler
 from .steps import PassRows, StepShape, Tiling, place_rows
 from .tiling import candidates, check_tiling, most_rows, proxy_shape, total_rows
 
@@ -175,7 +175,9 @@ class Compiler:
         if key not in self._tilings:
             found = self.tilings(steps)
             proxy = self._shallow()
-            times = [proxy._schedule(rows).end for _, rows in found] if len(found) > 1 else [0]
+            times = [0]
+            if len(found) > 1:
+                times = [proxy._time(rows, self.shape.depth) for _, rows in found]
             self._tilings[key] = found[times.index(min(times))][0]
         return self._tilings[key]
 
@@ -192,10 +194,19 @@ class Compiler:
             )
         return self._proxy
 
-    def _schedule(self, rows: PassRows) -> Timeline:
+    def _time(self, rows: PassRows, depth: int) -> int:
+        """Cycles of a pass in a model of so many blocks, like those of this one after the first."""
+        scheduler = self._scheduled(rows)
+        ends = scheduler.block_ends
+        each = (ends[-1] - ends[0]) // (len(ends) - 1) if len(ends) > 1 else 0
+        return scheduler.timeline.end + (depth - len(ends)) * each
+
+    def _scheduled(self, rows: PassRows) -> Scheduler:
         emitter = Emitter(self.layout, MemoryPlan(self.shape, rows), self.exponents, self.epsilon)
         with _without_collection():
-            return Scheduler(emitter, self.costs).run()
+            scheduler = Scheduler(emitter, self.costs)
+            scheduler.run()
+        return scheduler
 
     def compile(
         self, steps: Sequence[StepShape], check: bool = False, tiling: Tiling | None = None
@@ -210,7 +221,7 @@ class Compiler:
         """
         rows = self.place(steps, tiling or self.tiling(steps))
         plan = MemoryPlan(self.shape, rows)
-        timeline = self._schedule(rows)
+        timeline = self._scheduled(rows).timeline
         with _without_collection():
             program = assemble(timeline, self.config.queue, self._hash, self.model_hash)
         if check:

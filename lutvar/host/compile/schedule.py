@@ -93,12 +93,18 @@ class Timeline:
 
 
 class Scheduler:
-    """Orders the operations of a pass. `run` does it; `timeline` has the result."""
+    """Orders the operations of a pass. `run` does it.
+
+    Attributes:
+        timeline: the result.
+        block_ends: cycles in which all results of each block are there.
+    """
 
     def __init__(self, emitter: Emitter, costs: CostModel) -> None:
         self.emitter, self.costs, self.rows = emitter, costs, emitter.rows
         self.timeline = Timeline(costs)
         depth = emitter.shape.depth
+        self.block_ends = [0] * depth
         self._chain = [(b, s) for b in range(depth) for s in SITE_NAMES] + [(depth, HEAD)]
         self._next = [0] * self.rows.tiles
         self._qkv_done = [0] * self.rows.tiles  # blocks
@@ -209,6 +215,8 @@ class Scheduler:
             self._multiply(op, parts, tiles[first : first + share])
         self._next[op.tile] += 1
         self._ready[op.tile] = None
+        if op.site == SITE_NAMES[-1]:
+            self.block_ends[op.block] = self.timeline.done[Unit.POST][-1]
         if op.site == "qkv":
             self._qkv_done[op.tile] = op.block + 1
             self._attend(op.block, op.tile)

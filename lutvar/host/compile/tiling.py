@@ -19,7 +19,7 @@ from .errors import CompileError
 from .steps import PassRows, StepShape, Tiling
 
 #: Blocks of the model that stands for a deep one.
-PROXY_BLOCKS = 2
+PROXY_BLOCKS = 3
 #: Candidates that take the array so much longer than the best are not looked at.
 WORSE = 1.35
 
@@ -59,9 +59,10 @@ def candidates(
         rows = place(tiling)
         if rows.rows > total + config.rows:
             continue
-        key = tuple(seq.first for seq in rows.sequences), rows.tile_rows
-        if rows.tiles == 1:
-            key = key[0], 1
+        key = tuple(
+            tuple((seq.step, seq.conditional, part.count) for seq, part in rows.segments(tile))
+            for tile in range(rows.tiles)
+        )
         found.setdefault(key, (tiling, rows))
     ranked = sorted(found.values(), key=lambda c: (array_time(c[1]), c[1].tiles))
     limit = WORSE * array_time(ranked[0][1])
