@@ -10,13 +10,16 @@ synthesises.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from lutvar.files import json_text, write_file
 
@@ -127,14 +130,20 @@ def load_points(path: Path = UNIT_COSTS) -> list[UnitPoint]:
 
 
 def save_point(point: UnitPoint, path: Path = UNIT_COSTS) -> None:
-    """Add a point to a file, in place of one of the same unit and fields."""
-    others = [p for p in load_points(path) if (p.unit, p.fields) != (point.unit, point.fields)]
+    """Add a point to a file, in place of one of the same unit and fields.
+
+    Two processes may add points at once: the file is locked meanwhile.
+    """
     order = list(UNIT_FIELDS)
-    points = sorted(
-        [*others, point], key=lambda p: (order.index(p.unit), json_text(dict(p.fields)))
-    )
     path.parent.mkdir(exist_ok=True)
-    write_file(path, json_text({"points": [p.as_dict() for p in points]}, indent=1) + "\n")
+    # Beside the package's data a lock would be one more file of it.
+    name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    with FileLock(Path(tempfile.gettempdir(), f"lutvar-{name}.lock")):
+        others = [p for p in load_points(path) if (p.unit, p.fields) != (point.unit, point.fields)]
+        points = sorted(
+            [*others, point], key=lambda p: (order.index(p.unit), json_text(dict(p.fields)))
+        )
+        write_file(path, json_text({"points": [p.as_dict() for p in points]}, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
