@@ -43,7 +43,7 @@ def stripes(outputs: int) -> int:
 
 
 def rounds(outputs: int, sections: int) -> int:
-    """Stripes that each section multiplies, the last of some of them a stripe of zeros."""
+    """Stripes that each section multiplies, the last of some of them none of its own."""
     return -(-stripes(outputs) // sections)
 
 

@@ -65,6 +65,7 @@ class WideQueue(wiring.Component):
     room: Signal  #: out: the RAM has a place, with the pushes before this cycle counted
     taken: Signal  #: out: a word leaves the RAM, so that its place is free again
     o: Stream  #: out: words in order; `payload` is the RAM's output register
+    soon: Signal  #: out: `o.valid` in the next cycle
 
     def __init__(self, width: int, depth: int, *, style: RamStyle | None = None) -> None:
         if depth < 2 or depth & (depth - 1):
@@ -78,6 +79,7 @@ class WideQueue(wiring.Component):
                 "room": Out(1),
                 "taken": Out(1),
                 "o": Out(stream.Signature(unsigned(width))),
+                "soon": Out(1),
             }
         )
 
@@ -92,12 +94,13 @@ class WideQueue(wiring.Component):
             self.room.eq(level.room),
             out_en.eq(~self.o.valid | self.o.ready),
             self.taken.eq(level.some & (~staged | out_en)),
+            self.soon.eq(staged | ~out_en),
         ]
         m.d.sync += [
             write_addr.eq(write_addr + self.push),
             read_addr.eq(read_addr + self.taken),
             staged.eq(level.some | (staged & ~out_en)),
-            self.o.valid.eq(staged | ~out_en),
+            self.o.valid.eq(self.soon),
         ]
         if isinstance(platform, ExportPlatform):
             instantiate(

@@ -37,10 +37,11 @@ def walk_layout(config: AcceleratorConfig) -> data.StructLayout:
 def step_layout(config: AcceleratorConfig) -> data.StructLayout:
     """A weight vector for each section, of the same place in its stripe.
 
-    vectors: by section. Those of sections that an instruction does not have are undefined, those of
-    sections whose stripes are used up are 0. first marks the first pass of the first group, unless
-    the instruction goes on from older sums (`more`); biases count with it. end: the last vectors of
-    a pass. last: of an instruction. column: of each section's accumulators.
+    vectors: by section. Those of sections that an instruction does not have, or whose stripes are
+    used up, are undefined, and so are the sums that they go into, which nobody reads. first marks
+    the first pass of the first group, unless the instruction goes on from older sums (`more`);
+    biases count with it. end: the last vectors of a pass. last: of an instruction. column: of each
+    section's accumulators.
     """
     return data.StructLayout(
         {
@@ -68,6 +69,7 @@ class Conductor(wiring.Component):
 
     work: Stream  #: in: instructions; taken with the last step of the one before
     vectors: list[Stream]  #: in: weight vectors of each port; valid from registers
+    soon: Signal  #: in: ports whose `valid` is 1 in the next cycle; of several ports
     steps: Stream  #: out: payload and valid from registers
 
     def __init__(self, config: AcceleratorConfig) -> None:
@@ -78,6 +80,7 @@ class Conductor(wiring.Component):
                 "vectors": In(stream.Signature(vector_item_layout(config))).array(
                     config.weight_ports
                 ),
+                "soon": In(config.weight_ports),
                 "steps": Out(stream.Signature(step_layout(config))),
             }
         )
@@ -92,19 +95,16 @@ class Conductor(wiring.Component):
         first = Signal(name="first", reset_less=True)
         column = Signal(len(steps.payload.column), reset_less=True)
         round_end = Signal()
-        # Of the round: stripes from its first one on, the port of that one, ports whose turn it is,
-        # sections that have a stripe.
+        # Of the round: stripes from its first one on, the port of that one, ports whose turn it is.
         left = Signal(STRIPES, reset_less=True)
         base = Signal(range(max(2, ports)), reset_less=True)
         due = Signal(ports, reset_less=True)
-        present = Signal(most, reset_less=True)
         # A round is long: all that is known of the next one settles meanwhile, step by step.
         final_pass = Signal(name="final_pass", reset_less=True)
         final_round = Signal(name="final_round", reset_less=True)
         next_left = Signal(STRIPES, reset_less=True)
         next_base = Signal.like(base, name="next_base")
         next_due = Signal.like(due, name="next_due")
-        next_present = Signal.like(present, name="next_present")
         count = Array(sections_of(config))[work.sections]
         following = Mux(final_round, 0, base + count)
         m.d.sync += [
@@ -113,20 +113,32 @@ class Conductor(wiring.Component):
             next_left.eq(Mux(final_round, work.stripes, left - count)),
             next_base.eq(following if ports > 1 else 0),
             next_due.eq(self._due(next_base, next_left, work.sections)),
-            next_present.eq(_present(next_left, most)),
         ]
 
         here, load, pass_end, all_end = (
             Signal(name=n) for n in ("here", "load", "pass_end", "all_end")
         )
+        # Whether all vectors are here is known a cycle before: much hangs on what is taken.
+        lacking = Signal()
+        now_due = Signal(ports)
+        m.d.sync += [due.eq(now_due), lacking.eq((now_due & ~self.soon).any())]
         m.d.comb += [
-            here.eq((~due | Cat(v.valid for v in self.vectors)).all()),
+            here.eq(self.vectors[0].valid if ports == 1 else ~lacking),
             load.eq(active & here & (~steps.valid | steps.ready)),
             pass_end.eq(round_end & final_round),
             all_end.eq(pass_end & final_pass),
             self.work.ready.eq(~active | (load & all_end)),
             *(v.ready.eq(load & due[p]) for p, v in enumerate(self.vectors)),
         ]
+        first_due = self._due(
+            Const(0, len(base)), self.work.payload.stripes, self.work.payload.sections
+        )
+        with m.If(self.work.valid & self.work.ready):
+            m.d.comb += now_due.eq(first_due)
+        with m.Elif(load & round_end):
+            m.d.comb += now_due.eq(next_due)
+        with m.Else():
+            m.d.comb += now_due.eq(due)
         item = data_register(m, steps.payload, "step")
         with m.If(steps.ready):
             m.d.sync += steps.valid.eq(0)
@@ -140,18 +152,12 @@ class Conductor(wiring.Component):
                 item.column.eq(column),
                 item.exponent.eq(work.exponent),
                 item.sections.eq(work.sections),
-                *(
-                    Value.cast(item.vectors[k]).eq(self._vector(k, base, present))
-                    for k in range(most)
-                ),
+                *(Value.cast(item.vectors[k]).eq(self._vector(k, base)) for k in range(most)),
                 column.eq(Mux(pass_end, 0, column + 1)),
                 round_end.eq(column[: STRIPE.bit_length() - 1] == STRIPE - 2),
             ]
             with m.If(round_end):
-                m.d.sync += [
-                    left.eq(next_left), base.eq(next_base), due.eq(next_due),
-                    present.eq(next_present),
-                ]  # fmt: skip
+                m.d.sync += [left.eq(next_left), base.eq(next_base)]
             with m.If(pass_end):
                 m.d.sync += [passes_left.eq(passes_left - 1), first.eq(0)]
             with m.If(all_end):
@@ -166,8 +172,6 @@ class Conductor(wiring.Component):
                 column.eq(0),
                 left.eq(coming.stripes),
                 base.eq(0),
-                due.eq(self._due(Const(0, len(base)), coming.stripes, coming.sections)),
-                present.eq(_present(coming.stripes, most)),
             ]
         return m
 
@@ -184,7 +188,7 @@ class Conductor(wiring.Component):
             turns.append(turn)
         return Cat(turns)
 
-    def _vector(self, section: int, base: Signal, present: Signal) -> Value:
+    def _vector(self, section: int, base: Signal) -> Value:
         """The vector of a section, from one of the few ports that its head ever takes."""
         ports = self.config.weight_ports
         candidates = sorted({
@@ -195,9 +199,4 @@ class Conductor(wiring.Component):
         chosen = values[0]
         for port, value in zip(candidates[1:], values[1:], strict=True):
             chosen = Mux(base == port - section, value, chosen)
-        return chosen if section == 0 else Mux(present[section], chosen, 0)
-
-
-def _present(left: Value, sections: int) -> Value:
-    """Sections that have a stripe in a round before which so many are left."""
-    return Cat(left > section for section in range(sections))
+        return chosen

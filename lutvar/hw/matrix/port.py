@@ -35,6 +35,7 @@ class WeightPort(wiring.Component):
     work: Stream  #: in: the port's part of each instruction; `WORK_QUEUE` are taken ahead
     weights: Stream  #: in: beats; up to `WEIGHT_QUEUE` and two more are taken ahead of their work
     vectors: Stream  #: out: weight vectors in order; payload and valid from registers
+    soon: Signal  #: out: `vectors.valid` in the next cycle; 0 if it is the only port
     surplus: Signal  #: out: see `WeightUnpack`
     missing: Signal  #: out: see `WeightUnpack`
     index: Signal  #: out: see `WeightUnpack`
@@ -46,6 +47,7 @@ class WeightPort(wiring.Component):
                 "work": In(stream.Signature(work_layout())),
                 "weights": In(weight_stream()),
                 "vectors": Out(stream.Signature(vector_item_layout(config))),
+                "soon": Out(1),
                 "surplus": Out(1),
                 "missing": Out(1),
                 "index": Out(INDEX_BITS),
@@ -77,6 +79,7 @@ class WeightPort(wiring.Component):
         m.submodules.vectors = vectors = WideQueue(width, VECTOR_QUEUE, style=RamStyle.BLOCK)
         _through(m, unpack.vectors, vectors)
         _connect(m, vectors.o, self.vectors)
+        m.d.comb += self.soon.eq(vectors.soon)
         return m
 
 

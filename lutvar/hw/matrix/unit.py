@@ -129,6 +129,7 @@ class MatrixUnit(UnitComponent):
         for number, port in enumerate(ports):
             place(m, platform, f"weights_{number}", port, "weight_port")
             wiring.connect(m, port.vectors, conductor.vectors[number])
+            m.d.comb += conductor.soon[number].eq(port.soon)
             wiring.connect(m, wiring.flipped(self.weights[number]), port.weights)
         self._accept(m, loader, conductor, ports)
         self._errors(m, ports)
@@ -185,11 +186,12 @@ class MatrixUnit(UnitComponent):
         wiring.connect(m, walks.o, conductor.work)
         stripes = stripes_of(payload.blocks)
         sinks = [loads.i, walks.i, *(port.work for port in ports)]
+        # A command in every second cycle at most: what its work is takes the rest of this one.
         every, accepted = Signal(), Signal()
+        m.d.sync += every.eq(Cat(sink.ready for sink in sinks).all() & ~accepted)
         m.d.comb += [
-            every.eq(Cat(sink.ready for sink in sinks).all() & ~self.stop),
-            self.command.ready.eq(every),
-            accepted.eq(every & self.command.valid),
+            self.command.ready.eq(every & ~self.stop),
+            accepted.eq(self.command.ready & self.command.valid),
             loads.i.valid.eq(accepted),
             walks.i.valid.eq(accepted),
             loads.i.payload.address.eq(_bank_address(m, config, payload.bank, "load_bank")),

@@ -127,7 +127,7 @@ class WeightUnpack(wiring.Component):
         )
         following_biased = Mux(final_block, Mux(final_pass, Const(1), first & work.dual), biased)
         known = active & ~halted
-        scales, biases = self._sides(m, half, biased, following_biased, boundary, produce, known)
+        scales, biases = self._sides(m, half, biased, following_biased, boundary, known)
         takes, gives, codes = self._gear(m, step)
         # The last beat of codes comes with the last vector of a pass.
         ends = half_end & (half == HALVES - 1) & final_block
@@ -154,8 +154,8 @@ class WeightUnpack(wiring.Component):
             m.d.sync += [
                 vectors.valid.eq(1),
                 item.codes.eq(codes),
-                item.ws.eq(scales),
-                item.bias.eq(biases),
+                item.ws.eq(_pick(scales, 16, Cat(place, half))),
+                item.bias.eq(_pick(biases, 32, place)),
                 place.eq(place + 1),
                 half_end.eq(place == HALF_BLOCK - 2),
             ]
@@ -183,17 +183,15 @@ class WeightUnpack(wiring.Component):
 
     def _sides(
         self, m: Module, half: Signal, biased: Value, following_biased: Value, boundary: Value,
-        produce: Value, known: Value,
+        known: Value,
     ) -> tuple[Signal, Signal]:  # fmt: skip
-        """Beats that are not codes. Returns: scales and biases, the next one lowest.
+        """Beats that are not codes. Returns: the block's scales, the biases of its half.
 
         `_sides_due`: some are due. `_side_open`: a beat that is taken now is one of them. known:
         the work of what is due is here.
         """
         scales = Signal(BEAT, reset_less=True)
         biases = Signal(BEAT, reset_less=True)
-        with m.If(produce):
-            m.d.sync += [scales.eq(scales[16:]), biases.eq(biases[32:])]
         registers = {"scales": scales, "bias": biases}
         due = {k: Signal(name=f"{k}_due", init=k in SIDE_BEATS[0]) for k in registers}
         coming = {k: Signal(name=f"{k}_coming", reset_less=True) for k in registers}
@@ -273,3 +271,12 @@ class WeightUnpack(wiring.Component):
             return Const(1) if every else Cat(phase == i for i in numbers).any()
 
         return known("take"), known("give"), codes
+
+
+def _pick(beat: Value, width: int, place: Value) -> Value:
+    """A word of a beat. A tree of multiplexers takes fewer LUTs than the beat as a shift register
+    with parallel load."""
+    words = [beat[low : low + width] for low in range(0, BEAT, width)]
+    for bit in place:
+        words = [Mux(bit, b, a) for a, b in zip(words[::2], words[1::2], strict=True)]
+    return words[0]

@@ -20,7 +20,7 @@ from support.hw.matrix import small
 BUILDS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ports, sections at most
 
 
-def _works(sections: int, rng: random.Random) -> list[dict[str, int]]:
+def _works(sections: int, rng: random.Random) -> list[dict[Any, int]]:
     """Every number of sections and every filling of the last round, dual and going on or not."""
     counts = [s for s in SECTIONS if s <= sections]
     shapes = [(s, n) for s in counts for n in (1, s, s + 1, 2 * s - 1)]
@@ -36,7 +36,7 @@ def _works(sections: int, rng: random.Random) -> list[dict[str, int]]:
 
 
 def _expected(
-    works: list[dict[str, int]], ports: int
+    works: list[dict[Any, int]], ports: int
 ) -> tuple[list[deque[int]], list[tuple[Any, ...]]]:
     """Vectors of each port as numbers, and the steps that they make."""
     queues: list[deque[int]] = [deque() for _ in range(ports)]
@@ -53,9 +53,9 @@ def _expected(
             turns = rounds(stripes * STRIPE, sections)
             for column in range(turns * STRIPE):
                 turn, within = divmod(column, STRIPE)
-                vectors = [
-                    base + b * STRIPE + within if b < stripes else 0
-                    for b in range(turn * sections, (turn + 1) * sections)
+                vectors = [  # of the sections that have a stripe: the first ones
+                    base + b * STRIPE + within
+                    for b in range(turn * sections, min(stripes, (turn + 1) * sections))
                 ]
                 end = column == turns * STRIPE - 1
                 steps.append((
@@ -90,14 +90,18 @@ def test_steps_are_in_order_and_none_is_lost(ports: int, sections: int, stall: f
             if offered:
                 ctx.set(dut.work.payload, walk_layout(config).const(left[0]))
             for port, (stream, queue) in enumerate(zip(dut.vectors, queues, strict=True)):
-                shown[port] = shown[port] or (bool(queue) and rng.random() >= slow[port])
                 ctx.set(stream.valid, shown[port])
                 value = queue[0] if shown[port] else rng.getrandbits(20)
                 ctx.set(Value.cast(stream.payload), value | value << STRIPE * 4)
             ready = rng.random() >= stall
             ctx.set(dut.steps.ready, ready)
-            took = [shown[p] and ctx.get(s.ready) for p, s in enumerate(dut.vectors)]
             began = offered and ctx.get(dut.work.ready)
+            for port, (stream, queue) in enumerate(zip(dut.vectors, queues, strict=True)):
+                if shown[port] and ctx.get(stream.ready):
+                    queue.popleft()
+                    shown[port] = False
+                shown[port] = shown[port] or (bool(queue) and rng.random() >= slow[port])
+            ctx.set(dut.soon, sum(there << port for port, there in enumerate(shown)))
             if ready and ctx.get(dut.steps.valid):
                 s = ctx.get(dut.steps.payload)
                 want = expected[len(cycles)]
@@ -110,10 +114,6 @@ def test_steps_are_in_order_and_none_is_lost(ports: int, sections: int, stall: f
                 cycles.append(cycle)
             await ctx.tick()
             cycle += 1
-            for port, moved in enumerate(took):
-                if moved:
-                    queues[port].popleft()
-                    shown[port] = False
             if began:
                 left.pop(0)
                 offered = False

@@ -34,6 +34,8 @@ def _steps(c: Check[Conductor]) -> None:
     c.assume(
         ~work.valid | ((offered.groups != 0) & (offered.stripes != 0) & (offered.sections != 3))
     )
+    coming_valid = c.previous("soon_before", dut.soon)
+    c.assume(Cat(v.valid for v in dut.vectors) == coming_valid)
     accepted = c.wire("accepted", work.valid & work.ready)
     takes = Cat(v.valid & v.ready for v in dut.vectors)
     taken = c.wire("taken", takes.any())
@@ -83,9 +85,9 @@ def _steps(c: Check[Conductor]) -> None:
     for k in range(_PORTS):
         right: Value = Const(0, 16)
         for port, vector in enumerate(dut.vectors):
-            right = Mux(has[k] & ((stripe + k)[:2] == port), vector.payload.ws, right)
+            right = Mux((stripe + k)[:2] == port, vector.payload.ws, right)
         expected = c.previous(f"expected_{k}", right)
-        meant = c.previous(f"meant_{k}", k < count)
+        meant = c.previous(f"meant_{k}", has[k])
         got = steps.payload.vectors[k].ws
         c.require(f"vector of section {k}", implies(stepped & meant, got == expected))
     width = len(steps.payload.column)
@@ -99,7 +101,7 @@ def _steps(c: Check[Conductor]) -> None:
 
     # The unit's own place.
     left, base = c.probe("dut.left", 7), c.probe("dut.base", 2)
-    due, present = c.probe("dut.due", _PORTS), c.probe("dut.present", _PORTS)
+    due = c.probe("dut.due", _PORTS)
     own, passes_left = c.probe("dut.column", width), c.probe("dut.passes_left", 9)
     ended = c.probe("dut.round_end")
     c.lemma("active", c.probe("dut.active") == here)
@@ -111,8 +113,8 @@ def _steps(c: Check[Conductor]) -> None:
     c.lemma("left", implies(here, left == o.stripes - stripe))
     c.lemma("base", implies(here, base == stripe[:2]))
     c.lemma("due", implies(here, due == ports))
-    some = Cat(stripe + k < o.stripes for k in range(_PORTS))
-    c.lemma("present", implies(here, present == some))
+    valid = Cat(v.valid for v in dut.vectors)
+    c.lemma("lacking", implies(here, c.probe("dut.lacking") == (due & ~valid).any()))
     c.lemma("column", implies(here, own == Cat(column, rounds, Const(0, width))[:width]))
     c.lemma("end", ended == (here & round_ends))
     # What is known of the next round, a cycle after what it follows from.
@@ -129,8 +131,6 @@ def _steps(c: Check[Conductor]) -> None:
         for port in range(_PORTS)
     )
     c.lemma("next due", implies(three, c.probe("dut.next_due", _PORTS) == then))
-    there = Cat(after + k < o.stripes for k in range(_PORTS))
-    c.lemma("next present", implies(three, c.probe("dut.next_present", _PORTS) == there))
 
 
 def properties() -> Iterator[Property]:
@@ -138,7 +138,7 @@ def properties() -> Iterator[Property]:
     yield Property(
         "matrix.steps", f"Conductor, {_PORTS} weight ports, {_PORTS} sections",
         "a step takes a vector from each port that has a stripe of the round, and from no other; "
-        "each section gets its stripe's, 0 if it has none; passes, columns and ends are right for "
+        "each section that has a stripe gets its vector; passes, columns and ends are right for "
         "every number of stripes and sections",
         lambda: Conductor(_CONFIG), _steps,
         mutants=(
@@ -148,6 +148,7 @@ def properties() -> Iterator[Property]:
                    "final_round.eq(left <= count + 1)"),
             Mutant("port-again", _CONDUCTOR, "Mux(final_round, 0, base + count)",
                    "Mux(final_round, 0, base)"),
-            Mutant("none-is-some", _CONDUCTOR, "Mux(present[section], chosen, 0)", "chosen"),
+            Mutant("port-of-first", _CONDUCTOR, "Mux(base == port - section, value, chosen)",
+                   "Mux(base == port, value, chosen)"),
         ),
     )  # fmt: skip
