@@ -106,7 +106,9 @@ def test_registers_fit_the_window() -> None:
 
 
 def test_traffic_of_a_block_by_hand() -> None:
-    config = load_accelerator("vck190-fp4")
+    config = load_accelerator("vck190-fp4").model_copy(
+        update={"rows": 368, "attention_rows": 11, "weight_ports": 2, "max_sections": 1}
+    )
     width, rows = config.max_width, config.rows
     # qkv, proj, fc1 once and fc2 twice (dual): 3 + 1 + 4 + 8; 33 beats bring 32 vectors, through
     # two ports in 32 cycles.
@@ -280,7 +282,7 @@ def test_more_ports_than_the_noc_cell_takes(monkeypatch: pytest.MonkeyPatch) -> 
 def test_sections_ask_for_their_weights() -> None:
     """Four sections take weights as fast as four ports bring them; the array's own rate is less."""
     base = load_accelerator("vck190-fp4")
-    four = base.model_copy(update={"weight_ports": 4})
+    four = base.model_copy(update={"rows": 368, "weight_ports": 4, "max_sections": 1})
     split = four.model_copy(update={"max_sections": 4})
     for port in ("wgt", "wgt1", "wgt2", "wgt3"):
         flow = Flow(port, False, Region.MODEL)

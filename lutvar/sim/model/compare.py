@@ -19,6 +19,7 @@ from lutvar.contract.accelerator import ROW_GROUP, AcceleratorConfig
 from lutvar.contract.costs import ArrayCost, load_array_costs
 from lutvar.contract.memory import block_beats
 from lutvar.contract.quant_preset import GROUP, SITE_NAMES
+from lutvar.contract.sections import SECTIONS
 from lutvar.contract.shape import TransformerShape
 from lutvar.files import write_file
 from lutvar.text import table
@@ -132,7 +133,10 @@ def compare(
                 lines.append(Compared(*formats, lut, None, None))
                 continue
             name = f"{config.name}, {case.title}"
-            sized = changed.model_copy(update={"rows": rows, "name": name})
+            # Few rows do not split into as many sections.
+            sections = max(s for s in SECTIONS if s <= min(config.max_sections, rows // ROW_GROUP))
+            update = {"rows": rows, "name": name, "max_sections": sections}
+            sized = changed.model_copy(update=update)
             estimate = Estimator(sized, shape, model, clock=clock, full=full).estimate(
                 schedule, batch, guided
             )

@@ -67,6 +67,20 @@ def test_formats_at_equal_luts() -> None:
     assert (lines["INT4"].relative or 0) > 1 > (lines["INT8"].relative or 1)
 
 
+def test_few_rows_have_few_sections() -> None:
+    """64 rows in four sections at four bits; two row groups of FP6 have two."""
+    config = accelerator("vck190-fp4", rows=64, weight_ports=4, max_sections=4)
+    costs = [
+        replace(COSTS[0], form="da", weight=c.weight, plain=c.plain, dual=c.dual, lut=lut,
+                engines=ENGINES)
+        for c, lut in zip(CASES, (8.0, 16.0, 7.0, 20.0), strict=True)
+    ]  # fmt: skip
+    shape = replace(TransformerShape.official("d16"), depth=1)
+    lines = {x.title: x for x in compare(config, shape, "d1", schedule="single", costs=costs)}
+    assert (lines["FP6"].rows, lines["INT8"].rows) == (32, 16)
+    assert all((line.images_per_second or 0) > 0 for line in lines.values())
+
+
 def test_a_format_that_nobody_measured() -> None:
     config = accelerator("small-fp4", rows=64)
     lines = compare(config, DIGITS, "digits", costs=COSTS, cases=[REFERENCE, INT8])

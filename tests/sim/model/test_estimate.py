@@ -174,27 +174,27 @@ def test_few_blocks_stand_for_many() -> None:
 
 
 def test_more_images_fill_the_array() -> None:
-    estimator = Estimator(load_accelerator("vck190-fp4"), TransformerShape.official("d16"), "d16")
+    config = accelerator("vck190-fp4", rows=368, attention_rows=11, weight_ports=2, max_sections=1)
+    estimator = Estimator(config, TransformerShape.official("d16"), "d16")
     one, staggered_ = estimator.estimate("single"), estimator.estimate("stagger")
     assert staggered_.images_per_second > 1.5 * one.images_per_second
     assert staggered_.useful > one.useful
     assert one.latency < staggered_.latency
     faster = Estimator(
-        load_accelerator("vck190-fp4"), TransformerShape.official("d16"), "d16",
-        times=UnitTimes(),
+        config, TransformerShape.official("d16"), "d16", times=UnitTimes()
     ).estimate("stagger")  # fmt: skip
     assert faster.cycles < staggered_.cycles  # without filling tables
 
 
 def test_resources_have_limits() -> None:
-    found = resources(accelerator("vck190-fp4"))
+    found = resources(accelerator("vck190-fp4", rows=368, act_banks=3, acc_banks=4))
     assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
     banks = found.lines[-1].amounts
     # Of each 16 rows: 54 groups of 8 words of 72 bits; 1024 bits of accumulators side by side.
     assert banks == {"bram36": 23 * 16, "uram": 23 * 15}
     assert found.fits("bram36") and found.fits("uram")
     assert not resources(accelerator("vck190-fp4", rows=384)).fits("uram")
-    larger = resources(accelerator("vck190-fp4", rows=384, act_banks=8))
+    larger = resources(accelerator("vck190-fp4", rows=384, act_banks=8, acc_banks=4))
     assert larger.lines[-1].amounts["bram36"] == 24 * 36 and not larger.fits("bram36")
     fp6 = resources(accelerator("vck190-fp6", rows=144, act_banks=8))
     assert fp6.lines[-1].amounts["bram36"] == 9 * 54  # a word of 104 bits takes 3 x 36
