@@ -174,7 +174,9 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
     if as_table:
         refuse_with("--table (all released models)", model="--model")
     if as_table or as_comparison or config in BOARDS:
-        refuse_with("several estimates", tile_rows="--tile-rows", sections="--sections")
+        refuse_with(
+            "an estimate of several accelerators", tile_rows="--tile-rows", sections="--sections"
+        )
     if as_table or config in BOARDS:
         refuse_with(every or "--table (all schedules)", schedule="--schedule", batch="--batch")
     if config in BOARDS and as_comparison:
