@@ -52,7 +52,8 @@ class MatrixUnit(UnitComponent):
 
     Readings of panels that have more or fewer beats than an instruction needs are an error
     (`surplus`, `missing`): then the unit stands still until reset, and neither that instruction's
-    `done` comes nor that of a later one.
+    `done` comes nor that of a later one. Ports run ahead, so with several of them the `done` of
+    instructions that are still multiplied does not come either.
 
     Cycles. With G groups, P passes for each (2 if dual), N outputs and s sections, weights that
     come without pause and commands that come early enough, an instruction takes

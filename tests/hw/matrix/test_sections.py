@@ -155,7 +155,8 @@ def test_a_wrong_mark_on_any_port_is_told(units, name, surplus):
             unit.queue(COMMANDS, job.command, (written, 0, 0))
             unit.beats([bytes(raw) for raw in beats])
         unit.idle(3000)
-        assert unit.count("done") == 1
+        # A port runs ahead: the first one may still be multiplied when the fault is found.
+        assert unit.count("done") <= 1
         assert (unit.count("surplus"), unit.count("missing")) == (surplus, not surplus)
         assert unit.count("index") == 41
         unit.reset()
