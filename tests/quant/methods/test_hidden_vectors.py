@@ -142,8 +142,9 @@ def test_outliers_are_cancelled() -> None:
         assert np.allclose(layer.bias, other.bias, rtol=1e-4, atol=1e-6), site
     for block in range(plain.shape.depth):
         for name in ("factor", "shift"):
-            one, other = (model.hidden_vector(block, name) for model in (plain, wide))
-            assert np.allclose(one, other, rtol=2e-3), (block, name)
+            first, second = (model.hidden_vector(block, name) for model in (plain, wide))
+            assert first is not None and second is not None
+            assert np.allclose(first, second, rtol=2e-3), (block, name)
 
 
 @pytest.mark.parametrize("steps", [
