@@ -205,11 +205,11 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(QuantizedFileError, match="unfinished run of another recipe"):
         quantize_to_file(var, vqvae, recipe.model_copy(update={"seed": 1}), path)
     marker = tmp_path / "q.safetensors.parts" / "run.json"
-    whole = marker.read_text()
-    marker.write_text(whole.replace(module.PARTS_FORMAT, "lutvar-parts-0"))
+    written = marker.read_text()
+    marker.write_text(written.replace(module.PARTS_FORMAT, "lutvar-parts-0"))
     with pytest.raises(QuantizedFileError, match="unfinished run of another version"):
         quantize_to_file(var, vqvae, recipe, path)
-    marker.write_text(whole)
+    marker.write_text(written)
     # A block that was damaged is made again, the others are not.
     block = tmp_path / "q.safetensors.parts" / "block_000.safetensors"
     block.write_bytes(block.read_bytes()[:-100])
