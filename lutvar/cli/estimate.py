@@ -5,16 +5,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from lutvar.yaml_files import shipped
+
 from .common import Number, command, emit, given, json_option, progress, refuse_with
+
+if TYPE_CHECKING:
+    from lutvar.contract.accelerator import AcceleratorConfig
+    from lutvar.contract.quant_preset import QuantConfig
 
 MAX_CLOCK = 10_000.0  #: MHz; an order of magnitude beyond any FPGA
 MODELS = ("d16", "d20", "d24", "d30", "d36-s")
 #: A board's name stands for all its configurations.
-BOARDS = {"vck190": ("vck190-fp4", "vck190-fp6")}
+BOARDS = {"vck190": ("vck190-fp4", "vck190-latency-fp4", "vck190-fp6")}
 #: Schedules of a table, with images in a pass (staggered: at each scale).
 PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1), ("stagger", 4))
 
@@ -55,8 +61,8 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
 @click.option(
     "--preset",
     metavar="NAME|FILE",
-    help="Quantization preset of the model, one that the accelerator runs: fp4-single passes over "
-    "fc2 once. Default: the accelerator's.",
+    help="Quantization preset of the model, one that the accelerator runs: fp4 passes over fc2 "
+    "twice. Default: fp4-single or fp6-single, which pass once.",
 )
 @click.option("--no-guidance", is_flag=True, help="Conditional rows only.")
 @click.option("--full", is_flag=True, help="Compile every block of the model; slower.")
@@ -104,8 +110,7 @@ def estimate(
     The program is compiled and run on the cycle model; every figure of the device is modelled.
     Beside each rate of the device stands the one with a host that samples and decodes in turn.
     """
-    from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
-    from lutvar.contract.quant_preset import load_quant
+    from lutvar.contract.accelerator import load_accelerator
     from lutvar.sim.model.compare import compare, compare_dict, compare_text
     from lutvar.sim.model.hosts import HostTimes
     from lutvar.sim.model.many import Request, estimate_many, estimate_one
@@ -118,11 +123,13 @@ def estimate(
         base = load_accelerator(name)
         return _changed(base, changes) if changes else base
 
-    guided, quant = not no_guidance, None if preset is None else load_quant(preset)
+    guided = not no_guidance
     if as_table or config in BOARDS:
         names = BOARDS["vck190"] if as_table and not given("config") else BOARDS.get(config)
         requests = [
-            Request(hardware, _shape(size), size, s, n, guided, clock, full, quant)
+            Request(
+                hardware, _shape(size), size, s, n, guided, clock, full, _quant(preset, hardware)
+            )
             for hardware in map(load, names or (config,))
             for size in (MODELS if as_table else (model,))
             for s, n in PLANS
@@ -151,8 +158,9 @@ def estimate(
         return
     shape = _shape(model)
     request = Request(
-        hardware, shape, model, schedule, batch, guided, clock, full, quant, tile_rows, sections
-    )
+        hardware, shape, model, schedule, batch, guided, clock, full, _quant(preset, hardware),
+        tile_rows, sections,
+    )  # fmt: skip
     result = estimate_one(request)
     used, times = resources(hardware), HostTimes.of(host, shape)
     emit(
@@ -190,6 +198,15 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
 def _changes_note(changes: Sequence[str]) -> str:
     """What `-changed` behind an accelerator's name means."""
     return f"\n-changed: with {', '.join(changes)}" if changes else ""
+
+
+def _quant(preset: str | None, hardware: AcceleratorConfig) -> QuantConfig | None:
+    """The preset of the model: the one named, or the accelerator's with one pass through fc2."""
+    from lutvar.contract.quant_preset import load_quant
+
+    if preset is None and f"{hardware.quant}-single" in shipped("quant"):
+        preset = f"{hardware.quant}-single"
+    return None if preset is None else load_quant(preset)
 
 
 def _shape(model: str) -> Any:

@@ -13,11 +13,14 @@ from .isa import UNITS
 from .register_types import ADDRESS_BITS, MAGIC, Access, Field, Register
 
 __all__ = [
-    "ADDRESS_BITS", "BY_NAME", "MAGIC", "READ_PORTS", "REGISTERS", "VERSION", "WEIGHT_PORTS",
+    "ADDRESS_BITS", "ARITHMETIC_VERSION", "BY_NAME", "MAGIC", "READ_PORTS", "REGISTERS", "VERSION",
+    "WEIGHT_PORTS",
     "WRITE_PORTS", "DeviceError", "HeaderRule", "InstructionRule", "ReadRule", "as_json",
     "as_markdown", "read_ports",
 ]  # fmt: skip
 
+#: The last version that changed a result: what was measured with it holds for later ones.
+ARITHMETIC_VERSION = 0x0002_0001
 VERSION = 0x0003_0000  #: register map and contract version, major in the upper half
 #: Memory ports with an AR and R channel, and those with AW, W and B. Names as in `m_axi_<name>`.
 #: The register map has all of them; bits and counters of weight ports that a build lacks read 0.

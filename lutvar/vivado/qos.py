@@ -117,7 +117,7 @@ def summary(wished: Plan) -> list[str]:
 def request_rows() -> list[str]:
     """The table of what is asked for on the flow's page, one Markdown row each."""
     rows = []
-    for name in ("vck190-fp4", "vck190-fp6"):
+    for name in ("vck190-fp4", "vck190-latency-fp4", "vck190-fp6"):
         for placement in ("lpddr4", "split"):
             for mhz in (200, 250):
                 asked = plan(load_accelerator(name), PLACEMENTS[placement], mhz)

@@ -39,7 +39,10 @@ from lutvar.cli.main import BROKEN_PIPE, run
         (["estimate", "--compare", "--tile-rows", "16"], "makes no use of --tile-rows"),
         (["estimate", "--sections", "3"], "sections is 3; vck190-fp4 has"),
         (["estimate", "--tile-rows", "100"], "it must be a multiple of 16 up to"),
-        (["estimate", "--set", "max_sections=4"], "each section takes a weight port of its own"),
+        (
+            ["estimate", "--set", "weight_ports=2", "--set", "max_sections=4"],
+            "each section takes a weight port of its own",
+        ),
         (["study", "sections"], "small-fp4 has no sections; --config one with max_sections"),
         (["estimate", "--preset", "fp6-single"], "vck190-fp4 runs fp4; quantize with fp4"),
     ],

@@ -118,6 +118,7 @@ def test_the_commands_with_seeds_are_those_that_draw() -> None:
         "demo",
         "edit",
         "eval",
+        "explore",
         "fuzz",
         "generate",
         "quality",

@@ -39,6 +39,7 @@ from .issue import IssueGate
 from .loader import OperandLoader, operand_layout
 from .port import WORK_QUEUE, WeightPort
 from .row_group import RowGroup, chain_ports, row_group_latency
+from .unpack import work_layout
 
 
 class MatrixUnit(UnitComponent):
@@ -187,9 +188,13 @@ class MatrixUnit(UnitComponent):
         wiring.connect(m, walks.o, conductor.work)
         stripes = stripes_of(payload.blocks)
         sinks = [loads.i, walks.i, *(port.work for port in ports)]
-        # A command in every second cycle at most: what its work is takes the rest of this one.
-        every, accepted = Signal(), Signal()
-        m.d.sync += every.eq(Cat(sink.ready for sink in sinks).all() & ~accepted)
+        # A command in every third cycle at most: the ports learn of it a cycle later, for what is
+        # theirs of it takes the rest of this one, and their queues must have counted it.
+        every, accepted, late = Signal(), Signal(), Signal()
+        m.d.sync += [
+            every.eq(Cat(sink.ready for sink in sinks).all() & ~accepted & ~late),
+            late.eq(accepted),
+        ]
         m.d.comb += [
             self.command.ready.eq(every & ~self.stop),
             accepted.eq(self.command.ready & self.command.valid),
@@ -207,14 +212,19 @@ class MatrixUnit(UnitComponent):
             walks.i.payload.sections.eq(payload.sections),
         ]
         for number, port in enumerate(ports):
-            work = port.work.payload
+            work = view_signal(work_layout(), reset_less=True)
+            due = Signal()
             share = (stripes + len(ports) - 1 - number) >> (len(ports).bit_length() - 1)
-            m.d.comb += [
-                port.work.valid.eq(accepted & (stripes > number)),  # else it has no stripe
+            m.d.sync += [
+                due.eq(accepted & (stripes > number)),  # else it has no stripe
                 work.groups.eq(payload.groups),
                 work.blocks.eq(share << (STRIPE // WEIGHT_BLOCK).bit_length() - 1),
                 work.dual.eq(payload.dual),
                 work.index.eq(payload.index),
+            ]
+            m.d.comb += [
+                port.work.valid.eq(due),
+                Value.cast(port.work.payload).eq(Value.cast(work)),
             ]
 
     def _errors(self, m: Module, ports: Sequence[WeightPort]) -> None:

@@ -215,11 +215,12 @@ def lines(rows: Iterable[Row]) -> str:
 def arithmetic_hash(preset: str, kv_format: str) -> str:
     """Hash of what a golden model with this preset and records computes, 16 hexadecimal digits.
 
-    Formats, tables, rotation and the contract's version; sizes of an accelerator change no figure.
+    Formats, tables, rotation and the version of the arithmetic; sizes of an accelerator change no
+    figure.
     """
     quant = load_quant(preset)
     identity = {
-        "version": register_map.VERSION,
+        "version": register_map.ARITHMETIC_VERSION,
         "group": GROUP,
         "quant": quant.model_dump(mode="json"),
         "kv": get_format(kv_format).as_dict(),

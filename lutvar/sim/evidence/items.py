@@ -95,7 +95,7 @@ class Item:
         return {"config": self.config, "kind": type(self.work).__name__, **asdict(self.work)}
 
 
-_BOARD = ("vck190-fp4", "vck190-fp6")
+_BOARD = ("vck190-fp4", "vck190-latency-fp4", "vck190-fp6")
 _SHIPPED = (
     "small-fp4", "small-fp6", "small-sections-fp4", "small-da-fp4", "small-dsp-fp4", "medium-fp4",
     *_BOARD,

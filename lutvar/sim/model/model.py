@@ -116,6 +116,7 @@ class Estimate:
         return len(self.passes) if self.schedule != "stagger" else self._scales
 
     _scales: int = 1
+    preset: str = ""
 
     @property
     def utilisation(self) -> float:
@@ -153,6 +154,7 @@ class Estimate:
             "modelled": True,
             "config": self.config,
             "model": self.model,
+            "preset": self.preset,
             "schedule": self.schedule,
             "batch": self.batch,
             "guided": self.guided,
@@ -199,6 +201,7 @@ class Estimator:
         if not (math.isfinite(clock) and clock > 0):
             raise ValueError(f"clock = {clock}: must be a finite number above 0")
         self.config, self.shape, self.model = config, shape, model
+        self.preset = (quant or config.quant_config).name
         self.clock, self.memory = clock, MEMORY_GBS
         self.full = full or shape.depth <= 2 * SHORT[1]
         hidden = () if quant is None or quant.sites["fc2"].format.dual else HIDDEN_VECTORS
@@ -229,6 +232,7 @@ class Estimator:
             passes=tuple(self._pass(p) for p in plans),
             extrapolated=not self.full,
             _scales=len(self.shape.patch_nums),
+            preset=self.preset,
         )
 
     def _pass(self, what: PassPlan) -> PassEstimate:

@@ -24,7 +24,8 @@ def estimate_text(e: Estimate, host: HostTimes) -> str:
         what += " at each scale"
     guided = "guidance on" if e.guided else "no guidance"
     head = [
-        f"{e.model} on {e.config} at {e.clock:g} MHz, {what}, {guided}: modelled, not measured",
+        f"{e.model} in {e.preset} on {e.config} at {e.clock:g} MHz, {what}, {guided}: modelled, "
+        "not measured",
         f"  images a second (modelled)     {e.images_per_second:.2f}, the device alone",
         host.text(e),
         f"  latency of an image (modelled) {e.latency:.2f} s",

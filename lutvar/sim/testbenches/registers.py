@@ -116,7 +116,7 @@ async def reset_values(dut: Any) -> None:
         register = by_offset.get(address)
         if register is None:
             assert found == (0, SLVERR), f"{address:#x}: {found[0]:#x}, {found[1]}"
-        elif register.name == "PORTS":
+        elif register.name in ("PORTS", "PORTS_WRITE"):
             ready = {f.low for f in register.fields if f.name.endswith("ready")}
             assert found[1] == OKAY and not found[0] & ~sum(1 << low for low in ready)
         else:

@@ -16,7 +16,7 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.hw.accelerator.export import Manifest, export
 from lutvar.sim import lint
 
-LARGE = ("medium-fp4", "vck190-fp4", "vck190-fp6")
+LARGE = ("medium-fp4", "vck190-fp4", "vck190-latency-fp4", "vck190-fp6")
 FOLDER = Path(__file__).parents[3] / "lutvar" / "configs" / "accelerator"
 SHIPPED = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CONFIGS = [

@@ -10,7 +10,7 @@ import pytest
 
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
-from lutvar.hw import verilog
+from lutvar.hw import netlist, verilog
 from lutvar.hw.accelerator.top import Accelerator
 from lutvar.hw.axi.queue import WideQueue
 from lutvar.hw.sequencer.queue import UnitQueue
@@ -189,7 +189,7 @@ def test_the_sizes_proved_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> N
         used.setdefault("Level", set()).add((maximum, init))
 
     monkeypatch.setattr(Level, "__init__", counted)
-    monkeypatch.setattr(verilog, "_verilog", lambda _netlist: "")  # elaboration is enough
+    monkeypatch.setattr(netlist, "_verilog", lambda _netlist: "")  # elaboration is enough
     for name in ("small-fp4", "vck190-fp4"):
         top = Accelerator(load_accelerator(name))
         verilog.export_verilog(top, "lutvar_sizes", ports=top.port_map())

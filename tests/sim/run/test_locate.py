@@ -223,18 +223,20 @@ def test_parts_of_the_model(sound: Case) -> None:
 
 
 def test_parts_of_a_panel_in_shares() -> None:
-    """Two weight ports: the second share of a panel has the second stripe of outputs."""
+    """Two weight ports: the second share of a panel has every other stripe of outputs."""
     layout = ModelLayout.of(DIGITS, accelerator("small-fp6"), range(3))
-    tile = layout.layer(1, "fc2").tiles[0]
+    tile = layout.layer(1, "fc1").tiles[0]
     half = tile.first_beats // 2 * 64
+    narrow = layout.layer(1, "fc2").tiles[0]  # one stripe: the second port has none
     for offset, text in (
-        (tile.offset, "block1.fc2, group 0, outputs 0 to 31"),
-        (tile.offset + half - 64, "block1.fc2, group 0, outputs 96 to 127"),
-        (tile.offset + half, "block1.fc2, group 0, outputs 128 to 159"),
+        (tile.offset, "block1.fc1, group 0, outputs 0 to 31"),
+        (tile.offset + half - 64, "block1.fc1, group 0, outputs 352 to 383"),
+        (tile.offset + half, "block1.fc1, group 0, outputs 128 to 159"),
         # Scales, biases and 48 beats of codes, then the next block.
-        (tile.offset + half + 50 * 64, "block1.fc2, group 0, outputs 128 to 159"),
-        (tile.offset + half + 51 * 64, "block1.fc2, group 0, outputs 160 to 191"),
-        (tile.offset + 2 * half, "block1.fc2, group 1, outputs 0 to 31"),
+        (tile.offset + half + 50 * 64, "block1.fc1, group 0, outputs 128 to 159"),
+        (tile.offset + half + 51 * 64, "block1.fc1, group 0, outputs 160 to 191"),
+        (narrow.offset + narrow.first_beats * 64 - 64, "block1.fc2, group 0, outputs 96 to 127"),
+        (narrow.offset + narrow.first_beats * 64, "block1.fc2, group 1, outputs 0 to 31"),
     ):
         assert text in part_of_model(layout, offset), offset
 

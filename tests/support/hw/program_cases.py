@@ -80,7 +80,7 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
             "input": where(), "input_stride": stride(), "vector_address": where(),
             "heads": heads, "block_first": up_to(heads + heads // 2 - blocks, 0),
             "keys": where(), "values": where(), "head_stride": stride(),
-            "sections": sections,
+            "sections": sections, "shift": rng.randint(0, 1),
         }  # fmt: skip
     if op is Opcode.ATTEND:
         return {

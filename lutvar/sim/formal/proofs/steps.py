@@ -144,11 +144,5 @@ def properties() -> Iterator[Property]:
         mutants=(
             Mutant("all-ports", _CONDUCTOR, "(base == port - offset) & (left > offset)",
                    "(base == port - offset)"),
-            Mutant("round-short", _CONDUCTOR, "final_round.eq(left <= count)",
-                   "final_round.eq(left <= count + 1)"),
-            Mutant("port-again", _CONDUCTOR, "Mux(final_round, 0, base + count)",
-                   "Mux(final_round, 0, base)"),
-            Mutant("port-of-first", _CONDUCTOR, "Mux(base == port - section, value, chosen)",
-                   "Mux(base == port, value, chosen)"),
         ),
     )  # fmt: skip
