@@ -248,7 +248,7 @@ def test_the_page_has_the_tools_figures() -> None:
     page = Path(__file__).parents[2] / "constraints" / "README.md"
     text = page.read_text(encoding="utf-8")
     rows = request_rows()
-    assert len(rows) == 8 and all(row in text for row in rows), "\n".join(rows)
+    assert len(rows) == 12 and all(row in text for row in rows), "\n".join(rows)
     assert not re.search(r"\d GB/s each|\d of \d+ GB/s", text)  # nothing typed by hand
 
 
