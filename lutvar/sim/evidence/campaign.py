@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.identity import accelerator_hash
-from lutvar.files import json_text, make_folder, make_folder, write_file
+from lutvar.files import json_text, make_folder, write_file
 from lutvar.hw.accelerator.export import Manifest, export
 from lutvar.sim.verilator import build
 
