@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lutvar.yaml_files import shipped
-
 from .common import Number, command, emit, given, json_option, progress, refuse_with
 
 if TYPE_CHECKING:
@@ -203,6 +201,7 @@ def _changes_note(changes: Sequence[str]) -> str:
 def _quant(preset: str | None, hardware: AcceleratorConfig) -> QuantConfig | None:
     """The preset of the model: the one named, or the accelerator's with one pass through fc2."""
     from lutvar.contract.quant_preset import load_quant
+    from lutvar.yaml_files import shipped
 
     if preset is None and f"{hardware.quant}-single" in shipped("quant"):
         preset = f"{hardware.quant}-single"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import stat
@@ -91,6 +92,8 @@ def test_what_is_in_the_way_is_said_before_any_work(
     def load(model: str) -> None:
         raise AssertionError("the work has begun")
 
+    # What binds the function when it is first imported must not find the one below.
+    importlib.import_module("lutvar.sim.run.session")
     for module in ("lutvar.quant.models", "lutvar.quant.runnable"):
         monkeypatch.setattr(f"{module}.load_model", load)
     for arguments in (PICTURE, QUANTIZE, ["eval"], ["quantize", "--recipe", "fp4-baseline"]):
