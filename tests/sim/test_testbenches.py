@@ -67,9 +67,9 @@ def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     right = [row for row in rows if not row.bench.startswith("wrong_testbenches")]
     assert all(row.passed for row in right), _report(right)
     wrong = {r.bench.split(".")[1]: r.message for r in rows if r not in right and not r.passed}
-    assert "bytes of IO differ; the first is 0x805" in wrong["another_bit_is_expected"]
+    assert "bytes of IO differ; the first is 0x1805" in wrong["another_bit_is_expected"]
     assert "differ" in wrong["another_input_than_that_of_the_golden_model"]
-    assert "ERROR is 25" in wrong["the_memory_refuses"]
+    assert "ERROR is 29" in wrong["the_memory_refuses"]
     report = json.loads((tmp_path / "results.json").read_text())
     assert len(report["benches"]) == len(rows) and report["simulator"] == "verilator"
 
