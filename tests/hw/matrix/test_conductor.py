@@ -21,9 +21,12 @@ BUILDS = [(1, 1), (2, 1), (2, 2), (4, 1), (4, 2), (4, 4)]  # ports, sections at 
 
 
 def _works(sections: int, rng: random.Random) -> list[dict[Any, int]]:
-    """Every number of sections and every filling of the last round, dual and going on or not."""
+    """Every number of sections, two full rounds of each, and fillings of the last round; dual and
+    going on or not."""
     counts = [s for s in SECTIONS if s <= sections]
     shapes = [(s, n) for s in counts for n in (1, s, s + 1, 2 * s - 1)]
+    rng.shuffle(shapes)
+    shapes = [*((s, 2 * s) for s in counts), *shapes[:6]]
     rng.shuffle(shapes)
     return [
         {
@@ -31,7 +34,7 @@ def _works(sections: int, rng: random.Random) -> list[dict[Any, int]]:
             "acc_bank": rng.randint(0, 1), "exponent": rng.randint(-32, 31),
             "more": rng.randint(0, 1), "sections": SECTIONS.index(s),
         }
-        for s, n in shapes[:6]
+        for s, n in shapes
     ]  # fmt: skip
 
 
