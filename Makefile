@@ -33,7 +33,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: tools $(VENV)/.core ## draw ten images on the simulated accelerator, compare every bit
-	$(LUTVAR) demo --config small-sections-fp4 -o $(BUILD)/demo
+	$(LUTVAR) demo --config small-sections-fp4 --recipe fp4-single -o $(BUILD)/demo
 
 test: tools $(VENV)/.test ## every test (Icarus tests are skipped when iverilog is missing)
 	$(BIN)/python -m pytest -n $(PYTEST_JOBS) --dist loadfile $(PYTEST_ARGS)

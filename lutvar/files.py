@@ -241,3 +241,18 @@ def _fail(path: str | Path, error: OSError) -> NoReturn:
     what = os.strerror(error.errno) if error.errno else str(error)
     advice = _ADVICE.get(error.errno or 0)
     raise OutputError(f"{path}: {what}" + (f": {advice}" if advice else "")) from error
+
+
+def cache_folder(name: str) -> Path | None:
+    """Where work is kept that could be done again: in LUTVAR_CACHE, else the user's cache folder.
+
+    None when LUTVAR_CACHE is empty, or the user has no home: then nothing is kept.
+    """
+    chosen = os.environ.get("LUTVAR_CACHE")
+    if chosen is not None:
+        return Path(chosen) / name if chosen else None
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "lutvar" / name
+    except RuntimeError:  # a user without a home
+        return None

@@ -87,7 +87,7 @@ class Backend:
     backend: str
     device: str | None
     config: str
-    recipe: Path | None
+    recipe: Path | str | None
     packed: Path | None
     decoder: Path | None
     slots: int | None
@@ -142,7 +142,8 @@ class Backend:
             return Loaded(load_model(self.model), None, decode)
         from lutvar.quant.runnable import quantize
 
-        quantized = quantize(self.model, self.config, self.recipe)
+        with progress("quantize") as update:
+            quantized = quantize(self.model, self.config, self.recipe, update)
         return Loaded(quantized.loaded, quantized, decode)
 
     def draw(

@@ -33,6 +33,28 @@ debug_option = click.option(
     callback=_set_debug,
     help="Show a traceback with every error.",
 )
+
+
+class FileOrRecipe(click.Path):
+    """A file of `lutvar quantize` as a path, or a recipe, by name or as a YAML file, as text."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of an existing file, else the name of a recipe that is there."""
+        if isinstance(value, Path):
+            return value
+        from lutvar.yaml_files import shipped
+
+        path = Path(value)
+        if path.is_file():
+            return value if path.suffix in (".yaml", ".yml") else path
+        if value in shipped("recipes"):
+            return str(value)
+        self.fail(
+            f"{value!r} is neither a file nor a shipped recipe; make a file with `lutvar "
+            "quantize`, or name a recipe of docs/results.md", param, ctx,
+        )  # fmt: skip
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 model_option = click.option(
     "--model", default="digits", metavar="NAME|DIR", help="A shipped model, or a model folder."
@@ -47,10 +69,10 @@ recipe_option = click.option(
     "--quantized",
     "--recipe",
     "recipe",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="A file of `lutvar quantize` for this model. Default: round to nearest in the "
-    "accelerator's formats.",
+    type=FileOrRecipe(),
+    metavar="FILE|NAME",
+    help="A file of `lutvar quantize` for this model, or a shipped recipe, which is carried out "
+    "first. Default: round to nearest in the accelerator's formats.",
 )
 #: Endings of Markdown pages.
 MARKDOWN = (".md", ".markdown")

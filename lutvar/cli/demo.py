@@ -54,7 +54,7 @@ def demo(
     out: Path,
     model: str,
     config: str,
-    recipe: Path | None,
+    recipe: Path | str | None,
     labels: tuple[int | str, ...],
     seed: int,
     slots: int | None,

@@ -198,14 +198,10 @@ def _changes_note(changes: Sequence[str]) -> str:
     return f"\n-changed: with {', '.join(changes)}" if changes else ""
 
 
-def _quant(preset: str | None, hardware: AcceleratorConfig) -> QuantConfig | None:
-    """The preset of the model: the one named, or the accelerator's with one pass through fc2."""
-    from lutvar.contract.quant_preset import load_quant
-    from lutvar.yaml_files import shipped
+def _quant(preset: str | None, hardware: AcceleratorConfig) -> QuantConfig:
+    from lutvar.contract.quant_preset import model_quant
 
-    if preset is None and f"{hardware.quant}-single" in shipped("quant"):
-        preset = f"{hardware.quant}-single"
-    return None if preset is None else load_quant(preset)
+    return model_quant(preset, hardware.quant)
 
 
 def _shape(model: str) -> Any:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.text import class_name
 
@@ -52,6 +54,10 @@ def generate(
     from lutvar.quant.models.model import ModelError
 
     model, recipe = how.model, how.recipe
+    if isinstance(recipe, str):
+        raise click.UsageError(
+            f"--quantized {recipe}: for {model} it has to be a file; `lutvar quantize` makes it"
+        )
     loaded = load_generator(model)
     if (given("backend") and how.backend != "float") or given("device"):
         raise ModelError(refusal(model, loaded.model.config))

@@ -155,3 +155,17 @@ def load_config(
 def load_quant(name_or_path: str | Path) -> QuantConfig:
     """Read a quantization preset by name or from a YAML file. Raises ConfigError."""
     return load_config(QuantConfig, "quant", name_or_path)
+
+
+def model_quant(preset: str | None, accelerator: str) -> QuantConfig:
+    """How a model is quantized for an estimate.
+
+    Args:
+        preset: chosen by the user; None: the accelerator's, with one pass through fc2 where such a
+            preset is shipped.
+        accelerator: the accelerator's preset.
+    """
+    single = f"{accelerator}-single"
+    if preset is None:
+        preset = single if single in shipped("quant") else accelerator
+    return load_quant(preset)

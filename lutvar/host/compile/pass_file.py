@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.isa import INSTRUCTION_BYTES
-from lutvar.files import OutputError, json_text, make_folder, write_file
+from lutvar.files import OutputError, cache_folder, json_text, make_folder, write_file
 
 from .compiler import Compiler
 from .encode import WORDS, Words
@@ -71,15 +71,8 @@ class PassCode:
 
 
 def default_folder() -> Path | None:
-    """Where passes are kept: LUTVAR_CACHE, else the user's cache folder; empty: nowhere."""
-    chosen = os.environ.get("LUTVAR_CACHE")
-    if chosen is not None:
-        return Path(chosen) / "passes" if chosen else None
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "lutvar" / "passes"
-    except RuntimeError:  # a user without a home
-        return None
+    """Where passes are kept; None: nowhere."""
+    return cache_folder("passes")
 
 
 @cache

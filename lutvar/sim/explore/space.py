@@ -15,7 +15,7 @@ from typing_extensions import Self
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.names import Name
-from lutvar.contract.quant_preset import QuantConfig, load_quant
+from lutvar.contract.quant_preset import QuantConfig, load_quant, model_quant
 from lutvar.files import json_text
 from lutvar.yaml_files import load_named
 
@@ -69,8 +69,8 @@ class Space(_Strict):
     Attributes:
         base: the accelerator whose other fields all candidates have.
         fields: the fields that differ, each a list of values or `Steps`.
-        preset: how the model is quantized where no recipe says it; None: as the accelerator's own
-            preset says. One that the accelerators run.
+        preset: how the model is quantized where no recipe says it; None: as `model_quant` says of
+            the accelerator's own preset. One that the accelerators run.
         clocks: MHz. recipes: names of rows of the results file.
     """
 
@@ -163,10 +163,12 @@ class Space(_Strict):
                 fields["quant"] = recipe.preset
         return AcceleratorConfig(**fields)
 
-    def model_preset(self, values: Values, quality: Mapping[str, Quality]) -> QuantConfig | None:
-        """How a candidate's model is quantized; None: as the accelerator's preset says."""
+    def model_preset(
+        self, values: Values, quality: Mapping[str, Quality], accelerator: str
+    ) -> QuantConfig:
+        """How a candidate's model is quantized, for an accelerator of preset `accelerator`."""
         name = quality[str(values[RECIPE])].preset if self.recipes else self.preset
-        return None if name is None else load_quant(name)
+        return model_quant(name, accelerator)
 
     def fingerprint(self) -> str:
         """A hash of everything that the candidates and their limits depend on."""

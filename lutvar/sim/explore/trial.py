@@ -162,7 +162,7 @@ def _estimates(task: Task, config: AcceleratorConfig, values: Values) -> tuple[E
     """One image alone, and images staggered over the scales."""
     request = Request(
         config, task.shape, task.model, "single", guided=task.guided, clock=float(values[CLOCK]),
-        quant=task.space.model_preset(values, task.quality),
+        quant=task.space.model_preset(values, task.quality, config.quant),
     )  # fmt: skip
     return estimate_one(request), estimate_one(replace(request, schedule="stagger"))
 

@@ -52,7 +52,7 @@ def run_demo(
     seed: int = 1,
     slots: int | None = None,
     stagger: int = 0,
-    recipe: Path | None = None,
+    recipe: Path | str | None = None,
     edit: bool = False,
     smooth: bool = False,
 ) -> RunReport:
@@ -67,7 +67,7 @@ def run_demo(
         labels: classes, -1 for the null class, None for a random one; default: the first ten.
         seed: of the first image; the others follow.
         slots, stagger: images at a time, and passes between their starts (`generate_passes`).
-        recipe: file of a quantized model (`session.quantize`).
+        recipe: file of a quantized model, or a recipe's name (`session.quantize`).
         edit: edit the unquantized model's images of these classes (`demo_edits`).
         smooth: smooth sampling.
     """
@@ -76,8 +76,9 @@ def run_demo(
         tqdm.write(line, file=sys.stderr)
 
     stages = Stages(say)
-    with stages("load and quantize the model"):
-        quantized = quantize(model, config, recipe)
+    bar = progress_bar("quantize", leave=False)
+    with stages("load and quantize the model"), bar:
+        quantized = quantize(model, config, recipe, as_callback(bar))
     prepare_output(out / "report.json")  # not for a wrong name
     info, null = quantized.loaded.info, len(quantized.loaded.info.classes)
     wanted = list(range(min(10, null))) if labels is None else labels
@@ -182,8 +183,8 @@ def run_demo(
 
 
 def _command(
-    model: str, config: str, recipe: Path | None, labels: Sequence[int], seed: int, slots: int,
-    stagger: int, edit: bool, smooth: bool, out: Path,
+    model: str, config: str, recipe: Path | str | None, labels: Sequence[int], seed: int,
+    slots: int, stagger: int, edit: bool, smooth: bool, out: Path,
 ) -> str:  # fmt: skip
     """The command line that repeats the run."""
     words = ["lutvar", "demo", "--model", model, "--config", config]

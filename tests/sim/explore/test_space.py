@@ -110,9 +110,9 @@ def test_a_recipe_chooses_the_formats() -> None:
     # An accelerator with the dual format runs models without it, and is kept.
     quality["a"] = replace(quality["a"], preset="fp4-single")
     assert one.config({"rows": 16, "recipe": "a"}, quality, "x").quant == "fp4"
-    assert one.model_preset({"recipe": "a"}, quality) == load_quant("fp4-single")
-    assert space().model_preset({}, {}) is None
-    assert space(preset="fp4-single").model_preset({}, {}) == load_quant("fp4-single")
+    assert one.model_preset({"recipe": "a"}, quality, "fp4") == load_quant("fp4-single")
+    assert space().model_preset({}, {}, "fp4") == load_quant("fp4-single")
+    assert space(preset="fp4").model_preset({}, {}, "fp4") == load_quant("fp4")
     both = task(space=one, quality=quality)
     assert both.objectives == ["latency", "throughput", "per_lut", "kl"]
     assert task().objectives == ["latency", "throughput", "per_lut"]
