@@ -13,7 +13,7 @@ from lutvar.hw.links import bank_write_layout
 from lutvar.hw.port_types import Stream, View
 from lutvar.hw.units.quantizer import code_layout
 
-from .slots import TURN_BITS, slot_layout
+from .slots import GROUP_WORD, TURN_BITS, group_ends, slot_layout
 
 
 class BankWriter(wiring.Component):
@@ -42,20 +42,25 @@ class BankWriter(wiring.Component):
         slot, codes = self.slot, self.codes.payload
         word = Signal(len(self.write.word))
         row = Signal(len(slot.last_row))
+        # Of the last group, of the last row: one cycle late, but it takes 8 words from where they
+        # change to the next word that asks.
+        last_group, last_row = Signal(), Signal()
         last_word, last = Signal(), Signal()
         scales = Cat(codes.scale, codes.scale_neg, Const(0, 32))
         m.d.comb += [
             self.codes.ready.eq(1),
-            last_word.eq(word == Cat(Const(WORDS - 1, 3), slot.last_group)[: len(word)]),
-            last.eq(self.codes.valid & last_word & (row == slot.last_row)),
+            last_word.eq(last_group & (word[:GROUP_WORD] == WORDS - 1)),
+            last.eq(self.codes.valid & last_word & last_row),
         ]
         m.d.sync += [
+            last_group.eq(group_ends(word, slot.last_group)),
+            last_row.eq(row == slot.last_row),
             self.write.valid.eq(self.codes.valid),
             self.write.bank.eq(slot.bank),
             self.write.row.eq(slot.row_first + row),
             self.write.word.eq(word),
             self.write.codes.eq(Cat(codes.codes)),
-            self.write.scales.eq(scales.word_select(word[:3], 8)),
+            self.write.scales.eq(scales.word_select(word[:GROUP_WORD], 8)),
             self.write.sections.eq(slot.sections),
             self.done.eq(last),
         ]

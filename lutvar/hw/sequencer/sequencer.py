@@ -101,9 +101,10 @@ class Sequencer(wiring.Component):
         m.submodules.resolve = resolve = AddressResolver()
         wiring.connect(m, reader.memory, wiring.flipped(self.memory))
         word = reader.data.payload
-        index, length = Signal(INDEX_BITS), Signal(INDEX_BITS + 1)
+        # Of the instruction at hand: its position, and how many there are from it on.
+        index, remaining = Signal(INDEX_BITS), Signal(INDEX_BITS + 1)
         last = Signal()
-        m.d.sync += last.eq(index + 1 == length)
+        m.d.sync += last.eq(remaining == 1)
         m.d.comb += [
             reader.stop.eq(self.stop),
             self.idle.eq(reader.idle),
@@ -123,7 +124,7 @@ class Sequencer(wiring.Component):
         ask = self._ask(m, reader, clear)
         self._control(
             m, reader, check.broken | credit.broken << int(InstructionRule.WEIGHTS) - 1, header,
-            {"index": index, "length": length, "opcode": opcode, "room": room, "push": push,
+            {"index": index, "remaining": remaining, "opcode": opcode, "room": room, "push": push,
              "clear": clear, "ask": ask, "word_length": operand(word, PROGRAM_HEADER[2])},
         )  # fmt: skip
         return m
@@ -158,7 +159,7 @@ class Sequencer(wiring.Component):
                     m.next = "JUDGE_HEADER"
             with m.State("JUDGE_HEADER"):
                 m.d.comb += reader.data.ready.eq(1)
-                m.d.sync += [settle.eq(0), s["length"].eq(s["word_length"])]
+                m.d.sync += [settle.eq(0), s["remaining"].eq(s["word_length"])]
                 for rule in reversed(HeaderRule):
                     with m.If(header[int(rule) - 1]):
                         m.d.sync += bad.eq(int(rule))
@@ -185,7 +186,10 @@ class Sequencer(wiring.Component):
                     m.next = "PUSH"
             with m.State("PUSH"):
                 m.d.comb += [s["push"].eq(1), reader.data.ready.eq(1), self.progress.eq(1)]
-                m.d.sync += s["index"].eq(s["index"] + 1)
+                m.d.sync += [
+                    s["index"].eq(s["index"] + 1),
+                    s["remaining"].eq(s["remaining"] - 1),
+                ]
                 m.next = "WAIT"
             with m.State("LAST"):
                 m.d.comb += reader.data.ready.eq(1)

@@ -57,7 +57,11 @@ class WeightCredit(wiring.Component):
         readings = Signal(max(len(brings), len(needs)))
         is_fetch, is_matrix = op == int(Opcode.FETCH), op == int(Opcode.MATRIX)
         ends, ended = Signal(), Signal()
+        # An opcode and a port's share each have a register: together they are a long way.
+        fetches, multiplies = Signal(), Signal()
         m.d.sync += [
+            fetches.eq(is_fetch),
+            multiplies.eq(is_matrix),
             readings.eq(Mux(is_fetch, brings, needs)),
             ends.eq(op == int(Opcode.END)),
             ended.eq(ends),
@@ -70,7 +74,9 @@ class WeightCredit(wiring.Component):
             # A port without a share has no readings. Broken numbers of ports break another rule.
             brought = (fetch["full"] > port) | (fetch["rest"] != 0) if port else Const(1)
             needed = stripes > port if port else Const(1)
-            m.d.sync += [adds.eq(is_fetch & brought), takes.eq(is_matrix & needed)]
+            has_share = Signal(2, name=f"has_share_{port}")
+            m.d.sync += has_share.eq(Cat(brought, needed))
+            m.d.comb += [adds.eq(fetches & has_share[0]), takes.eq(multiplies & has_share[1])]
             # One bit more, which is set below 0 and from READINGS_AHEAD on. One carry chain: the
             # lowest bits of its operands make the carry that turns a complement into the negative.
             following = Signal(_BITS + 1, name=f"following_{port}")

@@ -135,8 +135,8 @@ def _dispatch(c: Check[Sequencer]) -> None:
     c.lemma("its number", implies(inside, (index == pushes[:24]) & (pushes < length)))
     before = state["HEADER"] | state["JUDGE_HEADER"]
     c.lemma("first", implies(before, (pushes == 0) & (index == 0)))
-    kept = c.probe("dut.length", 25)
-    c.lemma("its length", implies(inside, (kept == length) & (length <= 1 << 24)))
+    left = c.probe("dut.remaining", 25)
+    c.lemma("its length", implies(inside, (left + pushes == length) & (length <= 1 << 24)))
     c.lemma("ended", implies(state["END"], ended & is_last))
 
 
