@@ -68,6 +68,9 @@ class AcceleratorConfig(_Strict):
         description="sections that the array can split into for tiles of few rows, each with its "
         "own weight ports",
     )
+    input_terms: Literal[1, 2] = Field(
+        default=1, description="most terms that inputs of a single-scale format are quantized in"
+    )
     weight_fifo: int = Field(
         default=256, ge=64, description="beats of weights fetched ahead on each weight port"
     )

@@ -120,7 +120,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("full", 3, "weight ports that bring `beats` of each panel"),
         _F("rest", 20, "beats of one panel on each of the other weight ports; may be 0"),
         _F("panels", 8, "panels, one after the other in memory"),
-        _F("repeat", 2, "times that each panel is read before the next: 1, or 2 for dual formats"),
+        _F("repeat", 2, "times that each panel is read before the next: 1, or 2 for two passes"),
     ]),
     Opcode.FRONT: _place(PAYLOAD_LOW, [
         _address("address", "first row"),
@@ -137,6 +137,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("inverse_width", 32, "1 / width as float32 (norm only)", kind="float32"),
         _F("epsilon", 32, "added to the variance (norm only)", kind="float32"),
         _F("sections", 2, "log2 of the sections that the array splits into"),
+        _F("terms", 1, "two terms of each group, 2g and 2g + 1 of the bank; not dual"),
     ]),
     Opcode.MATRIX: _place(PAYLOAD_LOW, [
         _F("bank", 3, "activation bank to read"),
@@ -148,6 +149,7 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("rows", 10, "rows of the tile that hold data"),
         _F("more", 1, "sums go on from what the accumulators hold; biases count for nothing"),
         _F("sections", 2, "log2 of the sections that the array splits into"),
+        _F("terms", 1, "two passes for each group, terms 2g and 2g + 1 of the bank; not dual"),
     ]),
     Opcode.POST: _place(PAYLOAD_LOW, [
         _F("acc_bank", 3, "accumulator bank to drain"),
@@ -237,7 +239,8 @@ def readings(item: Instruction, ports: int) -> tuple[int, ...]:
         count = o["panels"] * o["repeat"]
         return tuple(count if p < o["full"] or o["rest"] else 0 for p in range(ports))
     if item.opcode == Opcode.MATRIX:
-        count, stripes = o["groups"] * (1 + o["dual"]), o["blocks"] // BLOCKS_OF_STRIPE
+        stripes = o["blocks"] // BLOCKS_OF_STRIPE
+        count = o["groups"] * (1 + o["dual"] + o["terms"])
         return tuple(-count if p < stripes else 0 for p in range(ports))
     return (0,) * ports
 

@@ -103,9 +103,9 @@ order; a full queue holds up what follows. With MODE.serial an instruction is di
 all earlier ones but those of FETCH are complete.
 
 FETCH comes before the MATRIX that uses its panels: in program order the readings of panels that
-FETCH brings (`panels * repeat`), less those that MATRIX needs (`groups * (1 + dual)`), are never
-below 0, and are 0 at END. Each weight port counts for itself: FETCH brings readings on the ports
-that have a share of the panel, MATRIX needs them on those that have a stripe of its outputs.
+FETCH brings (`panels * repeat`), less those that MATRIX needs (`groups * (1 + dual + terms)`), are
+never below 0, and are 0 at END. Each weight port counts for itself: FETCH brings readings on the
+ports that have a share of the panel, MATRIX needs them on those that have a stripe of its outputs.
 """
 
 _SECTIONS = """\

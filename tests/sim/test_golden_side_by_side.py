@@ -99,11 +99,11 @@ def _chain() -> list[Instruction]:
         Instruction(Opcode.FRONT, {
             "address": address(Region.WORK, 0), "stride": 256, "rows": 2, "row_first": 0,
             "bank": 0, "groups": 1, "norm": 0, "rotate": 0, "dual": 0, "scale": 0, "shift": 0,
-            "inverse_width": 0, "epsilon": 0, "sections": 0,
+            "inverse_width": 0, "epsilon": 0, "sections": 0, "terms": 0,
         }),
         Instruction(Opcode.MATRIX, {
             "bank": 0, "acc_bank": 0, "groups": 1, "blocks": 4, "dual": 0, "exponent": 0,
-            "rows": 2, "more": 0, "sections": 0,
+            "rows": 2, "more": 0, "sections": 0, "terms": 0,
         }, (0, 1, 0, 0, 0)),
         Instruction(Opcode.POST, {
             "acc_bank": 0, "row_group": 0, "row_first": 0, "rows": 2, "blocks": 1,

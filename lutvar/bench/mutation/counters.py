@@ -35,9 +35,9 @@ def _least(step: Step) -> Counter[str]:
         o = {f.name: get(word, f) for f in PAYLOAD_FIELDS[opcode]}
         if opcode is Opcode.MATRIX:
             stripes = rounds(o["blocks"] * WEIGHT_BLOCK, SECTIONS[o["sections"]])
-            result["MATRIX"] += o["groups"] * stripes * STRIPE * (1 + o["dual"])
+            result["MATRIX"] += o["groups"] * stripes * STRIPE * (1 + o["dual"] + o["terms"])
         elif opcode is Opcode.FRONT:
-            result["FRONT"] += o["rows"] * o["groups"] * _FRONT_CYCLES
+            result["FRONT"] += o["rows"] * o["groups"] * _FRONT_CYCLES * (1 + o["terms"])
         elif opcode is Opcode.FETCH:
             result["FETCH"] += o["panels"] * o["beats"] * o["repeat"]
     return result

@@ -100,6 +100,8 @@ class InstructionCheck(wiring.Component):
         has_dual = config.quant_config.dual_format is not None
         if "dual" in f and not has_dual:
             rules[Rule.DUAL] = f["dual"]
+        if "terms" in f:
+            rules[Rule.TERMS] = f["terms"] & (f["dual"] | (config.input_terms == 1))
 
         def total(name: str, value: Value) -> Signal:
             register = Signal(len(value), name=f"{op.name.lower()}_{name}")
@@ -109,6 +111,13 @@ class InstructionCheck(wiring.Component):
         def outside(value: Value, limit: int) -> Value:
             """0 or above the limit."""
             return (value == 0) | (value > limit if limit < 1 << len(value) else Const(0))
+
+        def many_groups() -> Value:
+            """No groups, or more than a bank holds, each with its terms."""
+            broken, limit = outside(f["groups"], config.bank_groups), config.bank_groups // 2
+            if config.input_terms > 1:
+                broken |= f["terms"] & outside(f["groups"], limit)
+            return broken
 
         if op is Opcode.FETCH:
             rules[Rule.BEATS] = (
@@ -127,9 +136,7 @@ class InstructionCheck(wiring.Component):
                 f, lambda s: end > tile_rows(config, s)
             )
             rules[Rule.BANK] = f["bank"] >= config.act_banks
-            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups) | (
-                f["norm"] & (f["groups"] > wide)
-            )
+            rules[Rule.GROUPS] = many_groups() | (f["norm"] & (f["groups"] > wide))
         elif op is Opcode.MATRIX:
             banks = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
             rules[Rule.SECTIONS] = f["sections"] >= len(sections_of(config))
@@ -137,7 +144,7 @@ class InstructionCheck(wiring.Component):
                 f, lambda s: outside(f["rows"], tile_rows(config, s))
             )
             rules[Rule.BANK] = banks
-            rules[Rule.GROUPS] = outside(f["groups"], config.bank_groups)
+            rules[Rule.GROUPS] = many_groups()
             whole = STRIPE // WEIGHT_BLOCK
             rules[Rule.OUTPUTS] = (f["blocks"][: whole.bit_length() - 1] != 0) | self._by_sections(
                 f, lambda s: outside(f["blocks"], s * config.acc_depth // WEIGHT_BLOCK)

@@ -52,7 +52,8 @@ class WeightCredit(wiring.Component):
             for code in (Opcode.FETCH, Opcode.MATRIX)
         )
         brings = Mux(fetch["repeat"][1], fetch["panels"] << 1, fetch["panels"])
-        needs = Mux(matrix["dual"], matrix["groups"] << 1, matrix["groups"])
+        twice = matrix["dual"] | matrix["terms"]
+        needs = Mux(twice, matrix["groups"] << 1, matrix["groups"])
         assert len(brings) <= _BITS and len(needs) <= _BITS
         readings = Signal(max(len(brings), len(needs)))
         is_fetch, is_matrix = op == int(Opcode.FETCH), op == int(Opcode.MATRIX)

@@ -63,12 +63,14 @@ def _limits(config: AcceleratorConfig) -> dict[tuple[Opcode, str], tuple[int, in
 
 def _choices(config: AcceleratorConfig) -> dict[str, tuple[int, ...]]:
     """Fields whose every value counts."""
+    dual = config.quant_config.dual_format is not None
     return {
         "bank": tuple(range(config.act_banks)),
         "acc_bank": tuple(range(config.acc_banks)),
         "row_group": tuple(range(config.row_groups)),
-        "repeat": (1, 2) if config.quant_config.dual_format else (1,),
-        "dual": (0, 1) if config.quant_config.dual_format else (0,),
+        "repeat": (1, 2) if dual or config.input_terms > 1 else (1,),
+        "dual": (0, 1) if dual else (0,),
+        "terms": tuple(range(config.input_terms)),
         "op": tuple(map(int, PostOp)),
         "full": tuple(range(1, config.weight_ports + 1)),
         "sections": tuple(range(SECTIONS.index(config.max_sections) + 1)),

@@ -89,6 +89,9 @@ def instruction_rule(
         broken[InstructionRule.DUAL] = bool(
             config.quant_config.dual_format is None and operands.get("dual")
         )
+        broken[InstructionRule.TERMS] = bool(
+            operands.get("terms") and (config.input_terms < 2 or operands["dual"])
+        )
         if opcode in _RULES:
             broken |= _RULES[opcode](config, operands)
     return next((rule for rule in InstructionRule if broken.get(rule)), None)
@@ -117,7 +120,7 @@ def _front(config: AcceleratorConfig, o: Operands) -> Rules:
         InstructionRule.SECTIONS: many,
         InstructionRule.ROWS: not o["rows"] or o["row_first"] + o["rows"] > groups * ROW_GROUP,
         InstructionRule.BANK: o["bank"] >= config.act_banks,
-        InstructionRule.GROUPS: not 0 < o["groups"] <= config.bank_groups or wide,
+        InstructionRule.GROUPS: _overfull(config, o) or wide,
     }
 
 
@@ -128,9 +131,14 @@ def _matrix(config: AcceleratorConfig, o: Operands) -> Rules:
         InstructionRule.SECTIONS: many,
         InstructionRule.ROWS: not 0 < o["rows"] <= groups * ROW_GROUP,
         InstructionRule.BANK: o["bank"] >= config.act_banks or o["acc_bank"] >= config.acc_banks,
-        InstructionRule.GROUPS: not 0 < o["groups"] <= config.bank_groups,
+        InstructionRule.GROUPS: _overfull(config, o),
         InstructionRule.OUTPUTS: over != 0 or _unfit(config, stripes, sections),
     }
+
+
+def _overfull(config: AcceleratorConfig, o: Operands) -> bool:
+    """No groups, or more than a bank holds, each with its terms."""
+    return not 0 < o["groups"] * (1 + o["terms"]) <= config.bank_groups
 
 
 def _unfit(config: AcceleratorConfig, stripes: int, sections: int) -> bool:
@@ -177,7 +185,7 @@ def _weights(word: int, ports: int) -> list[int]:
         shares = port_beats(o["beats"], o["full"], o["rest"], ports)
         return [o["panels"] * o["repeat"] * (share > 0) for share in shares]
     stripes = o["blocks"] * WEIGHT_BLOCK // STRIPE
-    return [-o["groups"] * (1 + o["dual"]) * (port < stripes) for port in range(ports)]
+    return [-o["groups"] * (1 + o["dual"] + o["terms"]) * (port < stripes) for port in range(ports)]
 
 
 def refusal(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError, int] | None:
@@ -223,7 +231,7 @@ def misfit(config: AcceleratorConfig, words: Sequence[int]) -> tuple[DeviceError
         for group in range(o["groups"]):
             fit = panel_shares(o["blocks"] * WEIGHT_BLOCK, bits, group == 0, ports)
             shares = port_beats(fit.beats, fit.full, fit.rest, ports)
-            for _ in range(1 + o["dual"]):
+            for _ in range(1 + o["dual"] + o["terms"]):
                 for queue, need in zip(brought, shares, strict=True):
                     beats = queue.pop(0) if need else 0
                     if beats != need:

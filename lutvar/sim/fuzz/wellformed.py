@@ -112,7 +112,7 @@ class Generator(Draft):
             operands = {
                 "address": rows.at, "stride": rows.stride, "rows": count, "row_first": first,
                 "bank": bank, "groups": groups, "norm": norm, "dual": dual,
-                "rotate": int(self.rng.integers(2)), "sections": sections,
+                "rotate": int(self.rng.integers(2)), "sections": sections, "terms": 0,
             }  # fmt: skip
             if norm:
                 for name in ("scale", "shift"):
@@ -148,7 +148,7 @@ class Generator(Draft):
         )
         self.emit(
             Opcode.MATRIX, bank=bank, acc_bank=acc, groups=groups, blocks=blocks, dual=dual,
-            exponent=exponent, rows=rows, more=more, sections=sections,
+            exponent=exponent, rows=rows, more=more, sections=sections, terms=0,
         )  # fmt: skip
 
     def _post(self, acc: int, blocks: int, rows: int, sections: int, op: int | None) -> None:

@@ -171,6 +171,11 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
         return r, at, changed(case.raw, at + 1, head[name], value)
 
     front = index[Opcode.FRONT]
+    fields = {f.name: f for f in PAYLOAD_FIELDS[Opcode.FRONT]}
+    # Two terms where there is one only, or of a dual format.
+    both = InstructionRule.TERMS, front, changed(case.raw, front + 1, fields["terms"], 1)
+    if config.input_terms > 1:
+        both = *both[:2], changed(both[2], front + 1, fields["dual"], 1)
     return [
         header(rule.MARK, 0, "mark", 0),
         header(rule.INDEX, front, "index", 7),
@@ -183,6 +188,7 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
         payload(rule.BANK, Opcode.MATRIX, "acc_bank", 7),
         payload(rule.GROUPS, Opcode.MATRIX, "groups", 0),
         payload(rule.OUTPUTS, Opcode.MATRIX, "blocks", 1),
+        *([both] if config.input_terms == 1 or config.quant_config.dual_format else []),
         payload(rule.HEADS, Opcode.ATTEND, "heads", 0),
         payload(rule.KEYS, Opcode.ATTEND, "keys", config.max_keys + 1),
         payload(rule.BEATS, Opcode.FETCH, "beats", 0),

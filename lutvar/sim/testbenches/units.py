@@ -95,7 +95,7 @@ def _operands(
         Instruction(Opcode.FRONT, {
             "address": work(0), "stride": 2 * GROUP, "rows": rows, "row_first": 0, "bank": 1,
             "groups": 1, "norm": 0, "rotate": 1, "dual": 0, "scale": 0, "shift": 0,
-            "inverse_width": 0, "epsilon": 0, "sections": 0,
+            "inverse_width": 0, "epsilon": 0, "sections": 0, "terms": 0,
         }),
         Instruction(Opcode.ATTEND, {
             "rows": rows, "heads": HEADS, "keys": keys, "query": work(QUERIES),
@@ -106,7 +106,7 @@ def _operands(
         }),
         Instruction(Opcode.MATRIX, {
             "bank": 1, "acc_bank": 1, "groups": 1, "blocks": outputs // WEIGHT_BLOCK, "dual": 0,
-            "exponent": exponent, "rows": rows, "more": 0, "sections": 0,
+            "exponent": exponent, "rows": rows, "more": 0, "sections": 0, "terms": 0,
         }, (0, 1, 0, 0, 0)),
         Instruction(Opcode.POST, {
             "acc_bank": 1, "row_group": 0, "row_first": 0, "rows": rows,

@@ -45,6 +45,8 @@ BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
     (Opcode.MATRIX, {"groups": 11}, InstructionRule.GROUPS),
     (Opcode.MATRIX, {"blocks": 17}, InstructionRule.OUTPUTS),
     (Opcode.MATRIX, {"blocks": 3}, InstructionRule.OUTPUTS),
+    (Opcode.FRONT, {"terms": 1, "dual": 0}, InstructionRule.TERMS),
+    (Opcode.MATRIX, {"terms": 1, "dual": 0, "groups": 3}, InstructionRule.TERMS),
     (Opcode.POST, {"rows": 0}, InstructionRule.ROWS),
     (Opcode.POST, {"rows": 8, "row_first": 9}, InstructionRule.ROWS),
     (Opcode.POST, {"acc_bank": 5}, InstructionRule.BANK),
@@ -166,6 +168,20 @@ def test_unused_bits_must_be_zero() -> None:
             raw[bit // 8] |= 1 << bit % 8
             words.append((bytes(raw), 0, op is Opcode.END))
     assert set(_first_broken(words)) == {int(InstructionRule.UNUSED)}
+
+
+def test_two_terms_fit_the_bank_and_are_not_dual() -> None:
+    two = CONFIG.model_copy(update={"input_terms": 2})
+    most = two.bank_groups // 2
+    cases = {0: (most, 0), InstructionRule.GROUPS: (most + 1, 0), InstructionRule.TERMS: (most, 1)}
+    words = [
+        (encode(Instruction(op, {**good, "groups": groups, "terms": 1, "dual": dual}), 0), 0, False)
+        for op in (Opcode.FRONT, Opcode.MATRIX)
+        for good in [operands(two, op, random.Random(1)) | {"norm": 0} if op is Opcode.FRONT
+                     else operands(two, op, random.Random(1))]
+        for groups, dual in cases.values()
+    ]  # fmt: skip
+    assert _first_broken(words, two) == [int(rule) for rule in cases] * 2
 
 
 def test_dual_needs_a_dual_format(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,7 @@ class Harness:
                 "row_first": job.row_first, "bank": job.bank, "groups": width // 128,
                 "norm": job.norm, "rotate": job.rotate, "dual": job.dual, "scale": vectors[0],
                 "shift": vectors[1], "inverse_width": int(floats[0]), "epsilon": int(floats[1]),
-                "sections": job.sections,
+                "sections": job.sections, "terms": 0,
             }  # fmt: skip
             bits = sum(values[name] << at.offset for name, at in layout)
             commands += bits.to_bytes(4 * words, "little")

@@ -191,7 +191,7 @@ class Work:
             "bank": self.bank, "acc_bank": self.acc_bank, "groups": inputs // GROUP,
             "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.rows,
             "exponent": np.array([self.layer.exponent]), "more": self.more,
-            "sections": SECTIONS.index(self.sections), "index": self.index,
+            "sections": SECTIONS.index(self.sections), "terms": 0, "index": self.index,
         }  # fmt: skip
         return pack(payload_layout(Opcode.MATRIX), **fields)
 

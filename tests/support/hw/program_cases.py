@@ -58,7 +58,7 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
             "groups": groups, "norm": int(norm), "rotate": rng.randint(0, 1),
             "dual": rng.randint(0, 1), "scale": where(), "shift": where(),
             "inverse_width": rng.getrandbits(32), "epsilon": rng.getrandbits(32),
-            "sections": sections,
+            "sections": sections, "terms": 0,
         }  # fmt: skip
     if op is Opcode.MATRIX:
         blocks = 4 * up_to(min(127, count * config.acc_depth // 128))
@@ -66,7 +66,7 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
             "bank": bank, "acc_bank": up_to(config.acc_banks - 1, 0),
             "groups": groups, "blocks": blocks,
             "dual": rng.randint(0, 1), "exponent": up_to(31, -32), "rows": up_to(tile),
-            "more": rng.randint(0, 1), "sections": sections,
+            "more": rng.randint(0, 1), "sections": sections, "terms": 0,
         }  # fmt: skip
     if op is Opcode.POST:
         rows = up_to(16)

@@ -130,6 +130,8 @@ def broken_rules(
             mine[Rule.ALIGNMENT] = Cat(place[:6] != 0 for place in places).any()
         if "dual" in f and config.quant_config.dual_format is None:
             mine[Rule.DUAL] = f["dual"] != 0
+        if "terms" in f:
+            mine[Rule.TERMS] = (f["terms"] != 0) & ((config.input_terms == 1) | (f["dual"] != 0))
         # Row groups of a section, and sections; their field has values that mean none.
         row_groups: Value = Const(array)
         sections: Value = Const(1)
@@ -150,11 +152,12 @@ def broken_rules(
             mine[Rule.ROWS] = (f["rows"] == 0) | (f["row_first"] + f["rows"] > rows)
             mine[Rule.BANK] = f["bank"] >= config.act_banks
             limit = Mux(f["norm"], min(width // 128, groups), groups)
-            mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > limit)
+            more = f["groups"] << f["terms"] > groups
+            mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > limit) | more
         elif op is Opcode.MATRIX:
             mine[Rule.ROWS] = (f["rows"] == 0) | (f["rows"] > rows)
             mine[Rule.BANK] = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
-            mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > groups)
+            mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] << f["terms"] > groups)
             outputs = f["blocks"] * 32
             part = (f["blocks"] & 3) != 0
             mine[Rule.OUTPUTS] = (outputs == 0) | (outputs > depth) | part

@@ -31,9 +31,11 @@ def _weight_credit(c: Check[WeightCredit]) -> None:
         for code in (Opcode.FETCH, Opcode.MATRIX)
     )
     is_fetch, is_matrix = op == Opcode.FETCH, op == Opcode.MATRIX
-    # Other values of `repeat` break the rule BEATS (`sequencer.rules`).
+    # Other values of `repeat` break the rule BEATS, both bits the rule TERMS (`sequencer.rules`).
     legal = ~is_fetch | (fetch["repeat"] == 1) | (fetch["repeat"] == 2)
-    brings, needs = fetch["panels"] * fetch["repeat"], matrix["groups"] * (matrix["dual"] + 1)
+    legal = legal & ~(is_matrix & matrix["dual"] & matrix["terms"])
+    brings = fetch["panels"] * fetch["repeat"]
+    needs = matrix["groups"] * (matrix["dual"] + matrix["terms"] + 1)
     counts, afters = [], []
     for port in range(dut.ports):
         count = Signal(signed(_WIDE), name=f"count_{port}")
@@ -82,8 +84,9 @@ def properties() -> Iterator[Property]:
         # A name that is looked up late: mutants replace it.
         lambda: WeightCredit(_PORTS), _weight_credit, depth=CHECK_LATENCY + 1,
         mutants=(
-            Mutant("dual-once", _WEIGHTS, 'Mux(matrix["dual"], matrix["groups"] << 1',
-                   'Mux(matrix["dual"], matrix["groups"]'),
+            Mutant("dual-once", _WEIGHTS, 'Mux(twice, matrix["groups"] << 1',
+                   'Mux(twice, matrix["groups"]'),
+            Mutant("terms-once", _WEIGHTS, 'matrix["dual"] | matrix["terms"]', 'matrix["dual"]'),
             Mutant("end-ignored", _WEIGHTS, "following[-1] | (ended & (following != 0))",
                    "following[-1]"),
             Mutant("first-port-only", _WEIGHTS, "stripes > port if port else Const(1)", "Const(1)"),
