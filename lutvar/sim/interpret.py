@@ -60,6 +60,11 @@ def _rows(head: int, first: int, count: int) -> slice:
     return slice(start, start + count)
 
 
+def _groups(o: Operands) -> slice:
+    """Groups of a bank that an instruction fills or reads."""
+    return slice(0, o["groups"] * (1 + o["terms"]))
+
+
 class Machine:
     """An accelerator's memory, banks and units.
 
@@ -162,9 +167,9 @@ class Machine:
             patterns = hadamard_fp16(patterns, sign_vector(self.quant.hadamard_seed))
         fmt = self.quant.dual_format if o["dual"] else self.quant.plain_format
         assert fmt is not None
-        codes = quantize_activations(patterns, fmt, self.quant.ties)
+        codes = quantize_activations(patterns, fmt, self.quant.ties, 1 + o["terms"])
         for head in self._heads(o):
-            at = o["bank"], _rows(head, o["row_first"], rows), slice(0, o["groups"])
+            at = o["bank"], _rows(head, o["row_first"], rows), _groups(o)
             self._codes[at] = codes.codes.reshape(rows, -1, GROUP)
             self._scale[at], self._negative[at] = codes.scale, codes.scale_neg
         self._dual[o["bank"]] = bool(o["dual"])
@@ -178,7 +183,7 @@ class Machine:
         parts = []
         for group in range(o["groups"]):
             panel = self._panel(outputs, group)
-            if o["dual"] and not np.array_equal(panel, self._panel(outputs, group)):
+            if (o["dual"] or o["terms"]) and not np.array_equal(panel, self._panel(outputs, group)):
                 raise ProgramError(f"the two passes of group {group} get different weights")
             parts.append(
                 packed_memory.unpack_panel(panel, outputs, self.quant.code_bits, group == 0, ports)
@@ -229,7 +234,7 @@ class Machine:
             o["exponent"], np.zeros(outputs, np.float32), self.quant.weight_format, fmt, False,
             self.quant.ties,
         )  # fmt: skip
-        at = o["bank"], _rows(head, 0, rows), slice(0, o["groups"])
+        at = o["bank"], _rows(head, 0, rows), _groups(o)
         codes = ActivationCodes(
             self._codes[at].reshape(rows, -1), self._scale[at].copy(), self._negative[at].copy()
         )

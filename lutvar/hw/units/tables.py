@@ -9,9 +9,8 @@ from amaranth.hdl import C, Cat, Mux, Value
 
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule, nearest_rank
+from lutvar.contract.two_terms import PLACES
 
-#: Binary places of the reciprocal table; with them `(f, tie)` is exact (contract, section 4).
-PLACES = 22
 #: The reciprocal enters the multiplier's 27-bit signed port.
 MAX_RECIPROCAL_BITS = 26
 #: Significands of normal FP16 numbers.

@@ -29,7 +29,8 @@ class GoldenResult(NamedTuple):
         inputs: [R, I] FP16 patterns that were quantized (after the rotation, if any).
         activations: codes and scales.
         group_sums: [R, O, P] int32 exact sums in the order they are added (for a dual format
-            negative and positive half of each group in turn), or None unless asked for.
+            negative and positive half of each group in turn, for two terms both), or None
+            unless asked for.
     """
 
     y: NDArray[np.float32]
@@ -51,13 +52,15 @@ class GoldenLinear:
         self._scales_GO = torch.from_numpy(layer.scale_values()).T.contiguous()
         self._bias_O = torch.from_numpy(layer.bias)
 
-    def quantize(self, x: Tensor | NDArray[np.float32]) -> tuple[Patterns, ActivationCodes]:
+    def quantize(
+        self, x: Tensor | NDArray[np.float32], terms: int = 1
+    ) -> tuple[Patterns, ActivationCodes]:
         """FP16 patterns (rotated if the layer says so) and codes of float32 rows [R, I]."""
         patterns = to_fp16(x)
         if self.layer.rotate:
             patterns = hadamard_fp16(patterns, self.layer.signs)
         fmt, ties = self.layer.activation_format, self.layer.ties
-        return patterns, quantize_activations(patterns, fmt, ties)
+        return patterns, quantize_activations(patterns, fmt, ties, terms)
 
     def multiply(
         self,
@@ -67,6 +70,7 @@ class GoldenLinear:
     ) -> tuple[NDArray[np.float32], NDArray[np.int32] | None]:
         """y [R, O] float32, and the group sums [R, O, P] int32 if `keep_sums`.
 
+        Activations with twice the layer's groups are in two terms, which meet the same weights.
         `start`: what the sums begin with instead of the bias, [O] or [R, O].
         """
         halves_RI = self._halves(activations)
@@ -76,7 +80,14 @@ class GoldenLinear:
         rows, outputs = activations.codes.shape[0], self.layer.outputs
         begin = self._bias_O if start is None else torch.from_numpy(start)
         y_RO = begin.expand(rows, outputs).clone()
-        passes = self.layer.groups * len(halves_RI)
+        groups = activations.scale.shape[1]
+        terms, over = divmod(groups, self.layer.groups)
+        if over or terms not in (1, 2):
+            raise ValueError(
+                f"activations have {groups} groups; the layer has {self.layer.groups}, each in one "
+                "or two terms"
+            )
+        passes = groups * len(halves_RI)
         sums = np.empty((rows, outputs, passes), np.int32) if keep_sums else None
         step = max(1, _CHUNK_RESULTS // outputs)
         for first in range(0, rows, step):
@@ -84,9 +95,9 @@ class GoldenLinear:
             acc = y_RO[chunk]
             product, factor = torch.empty_like(acc), torch.empty_like(acc)
             number = 0
-            for g in range(self.layer.groups):
-                columns = slice(g * GROUP, (g + 1) * GROUP)
-                weight = self._weight_OI[:, columns].T
+            for g in range(groups):
+                columns, own = (slice(n * GROUP, (n + 1) * GROUP) for n in (g, g // terms))
+                weight = self._weight_OI[:, own].T
                 for half, scale in zip(halves_RI, scales_RG, strict=True):
                     # Integers below 2**24: exact in float32 whatever the order of summation.
                     torch.mm(half[chunk, columns], weight, out=product)
@@ -94,7 +105,7 @@ class GoldenLinear:
                         sums[chunk, :, number] = product.numpy()
                     # m * ws is exact (22 bits), so the product is rounded once. Product and sum
                     # are separate operations on purpose: a fused one would round once less.
-                    torch.outer(scale[chunk, g], self._scales_GO[g], out=factor)
+                    torch.outer(scale[chunk, g], self._scales_GO[g // terms], out=factor)
                     product *= factor
                     acc += product
                     number += 1

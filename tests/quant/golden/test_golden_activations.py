@@ -15,21 +15,10 @@ from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.golden import hadamard_fp16, quantize_activations, to_fp16
 from lutvar.quant.golden.fp16 import patterns_of, values_of
 from support.quant import golden_reference as ref
+from support.quant.golden_cases import random_groups
 
 FORMATS = ("E2M1", "E2M3", "DUAL4", "DUAL6", "E1M2", "E3M2", "INT4", "INT6")
 SIGNS = sign_vector(42)
-
-
-def random_groups(seed: int, rows: int) -> np.ndarray:
-    """Rows of 128 patterns: normal data, wide ranges, one-signed, short (many ties), subnormal."""
-    rng = np.random.default_rng(seed)
-    x = rng.standard_normal((rows, 128))
-    x[1::6] *= np.exp2(rng.uniform(-16, 12, (len(x[1::6]), 128)))
-    x[2::6] = np.abs(x[2::6])
-    x[3::6] = -np.abs(x[3::6])
-    x[4::6] = np.round(x[4::6] * 8) * 105 / 64
-    x[5::6] *= 2.0**-15
-    return x.astype(np.float16).view(np.uint16)
 
 
 def test_fp16_values_of_every_pattern() -> None:

@@ -16,33 +16,9 @@ from lutvar.quant.golden import ActivationCodes, GoldenLinear, linear
 from lutvar.quant.ptq.linear import QuantizationError, QuantizedLinear
 from lutvar.quant.var.sites import LinearSite
 from support.quant import golden_reference as ref
+from support.quant.golden_cases import make_layer
 
 PAIRS = (("E2M1", "E2M1"), ("E2M3", "E2M3"), ("DUAL4", "E2M1"), ("DUAL6", "E2M3"))
-
-
-def make_layer(
-    activation: str, weight: str, outputs: int, groups: int, seed: int, **changes: object
-) -> QuantizedLinear:
-    """A layer of arbitrary codes and scales (subnormal, zero and largest ones included)."""
-    rng = np.random.default_rng(seed)
-    fmt = get_format(weight)
-    scales = rng.integers(1, 0x6800, (outputs, groups)).astype(np.uint16)
-    scales[rng.random(scales.shape) < 0.2] = 0
-    scales[0] = 0x67FF
-    scales[-1] = rng.integers(1, 0x400, groups)
-    bias = (rng.standard_normal(outputs) * np.exp2(rng.integers(-40, 20, outputs))).astype("f4")
-    bias[1] = 0
-    layer = QuantizedLinear(
-        site=LinearSite(0, "fc2"),
-        codes=rng.choice(np.array(fmt.codes_used, np.uint8), (outputs, groups * 128)),
-        scales=scales,
-        exponent=-18,
-        bias=bias,
-        weight_format=fmt,
-        activation_format=get_format(activation),
-        rotate=False,
-    )
-    return replace(layer, **changes)  # type: ignore[arg-type]
 
 
 def random_activations(fmt: NumberFormat, rows: int, groups: int, seed: int) -> ActivationCodes:

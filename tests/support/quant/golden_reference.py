@@ -136,3 +136,37 @@ def result(
             constant = fp16_value(scale) * fp16_value(weight_scales[g]) * Fraction(2) ** exponent
             acc = round_fp32(acc + round_fp32(total * constant))
     return acc, sums
+
+
+def rest_of_group(
+    patterns: Sequence[int], codes: Sequence[int], m: int, top: int, fmt: NumberFormat
+) -> list[int]:
+    """Section 4, what term 1 leaves: w_j of each value, m the pattern of the maximum."""
+    rest = []
+    s_m = (m & 1023) + 1024
+    for pattern, code in zip(patterns, codes, strict=True):
+        if m == 0:
+            rest.append(0)
+            continue
+        field = pattern >> 10 & 31
+        s_x = pattern & 1023 | (1024 if field else 0)
+        d = (m >> 10) - max(field, 1)
+        product = s_x * -(-(2 * top * 2**22) // s_m)
+        w = product // 2 ** (14 + d) - 512 * abs(grid(code, fmt))
+        rest.append(-w if pattern & 0x8000 else w)
+    return rest
+
+
+def quantize_two_terms(
+    patterns: Sequence[int], fmt: NumberFormat, ties: str
+) -> tuple[tuple[list[int], int], tuple[list[int], int]]:
+    """Section 4 in two terms, for one group: codes and scale pattern of each."""
+    codes, m, _ = quantize_group(patterns, fmt, ties)
+    top = fmt.positive.top
+    rest = rest_of_group(patterns, codes, m, top, fmt)
+    largest = max(abs(w) for w in rest)
+    exact = largest * fp16_value(m) / (512 * top)
+    if largest < 8 or exact < Fraction(2) ** -14:
+        return (codes, m), ([0] * len(codes), 0)
+    second = [_code(w, largest, fmt, ties) for w in rest]
+    return (codes, m), (second, round_fp16(exact))
