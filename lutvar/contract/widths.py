@@ -7,6 +7,7 @@ from .accelerator import LANES, ROW_GROUP, AcceleratorConfig
 from .quant_preset import GROUP
 
 WORDS = GROUP // LANES  #: words of 16 codes in a group
+FRONT_SLOTS = 2  #: FRONT instructions in progress: a third one waits until the first is done
 DRAIN_VALUES = 2 * ROW_GROUP  #: float32 values of a drain request: two columns of 16 rows
 #: Cycles from a drain request to its values, without the chain of row groups.
 DRAIN_LATENCY_BASE = 4

@@ -227,6 +227,23 @@ class Emitter:
         return op.block * 4 + SITE_NAMES.index(op.site)
 
     # ATTEND ----------------------------------------------------------------------------------
+    def attended(self, seq: TokenRows, tiles: range) -> Iterator[Rows]:
+        """Rows of a sequence for each of its tiles, each row once.
+
+        A part that ends within a block of query rows takes the first rows of the next tile along,
+        until the block is full, where that spares the next part a pass over the keys.
+        """
+        share, end = self.config.attention_rows, seq.first + seq.tokens
+        ends = [min(self.tiles[t].first + self.tiles[t].count, end) for t in tiles]
+        at = seq.first
+        for tile, stop, following in zip(tiles, ends, [*ends[1:], end], strict=True):
+            free, rest = (at - stop) % share, following - stop
+            if -(-(rest - free) // share) < -(-rest // share):
+                stop = min(stop + free, following)
+            if at < stop:
+                yield Rows(tile, at, stop - at)
+                at = stop
+
     def attend(self, block: int, seq: TokenRows, part: Rows) -> Iterator[Draft]:
         """Attention of some rows of a sequence, whose records must all be written before.
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from lutvar.contract.isa import UNITS, Opcode, Unit
 from lutvar.contract.quant_preset import SITE_NAMES
-from lutvar.contract.widths import WORDS
+from lutvar.contract.widths import FRONT_SLOTS, WORDS
 
 from .costs import CostModel
 from .draft import Draft, Operation
@@ -77,9 +77,11 @@ class Timeline:
         unit = _NUMBER[draft.opcode]
         need = needed(draft.reads, draft.writes)
         cost = self.costs.of(draft.opcode, draft.operands)
-        start = max(self.free[unit], self.ready(need))
-        item = Scheduled(draft, need, start)
         items, done = self.items[unit], self.done[unit]
+        start = max(self.free[unit], self.ready(need))
+        if unit == Unit.FRONT and len(done) > FRONT_SLOTS:
+            start = max(start, done[-FRONT_SLOTS])
+        item = Scheduled(draft, need, start)
         items.append(item)
         record(unit, len(items), draft.reads, draft.writes + draft.extends)
         self.free[unit] = end = start + cost.occupied
@@ -247,11 +249,9 @@ class Scheduler:
             tiles = _tiles_of(self.rows, seq.first, seq.tokens)
             if any(self._qkv_done[t] <= block for t in tiles):
                 continue
-            for tile in tiles:
-                for other, part in self.rows.segments(tile):
-                    if other is seq:
-                        for draft in self.emitter.attend(block, seq, part):
-                            self.timeline.add(draft)
+            for part in self.emitter.attended(seq, tiles):
+                for draft in self.emitter.attend(block, seq, part):
+                    self.timeline.add(draft)
         for tile in range(self.rows.tiles):
             own = {t for s in sequences_in(self.rows, tile)
                    for t in _tiles_of(self.rows, s.first, s.tokens)}  # fmt: skip

@@ -8,11 +8,11 @@ from amaranth.lib import data
 
 from lutvar.contract.accelerator import LANES, AcceleratorConfig
 from lutvar.contract.isa import Opcode
-from lutvar.contract.widths import WORDS
+from lutvar.contract.widths import FRONT_SLOTS, WORDS
 from lutvar.hw.links import payload_layout
 
 #: Instructions in progress at once: one of them ends while the next one's rows come in.
-SLOTS = 2
+SLOTS = FRONT_SLOTS
 #: Bits of a position that tells a full set of slots from an empty one.
 TURN_BITS = 2
 #: Bits of a word's position in its group.

@@ -15,6 +15,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, field
 
 from lutvar.contract.isa import UNITS, Unit
+from lutvar.contract.widths import FRONT_SLOTS
 from lutvar.host.compile.costs import Cost, CostModel
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
@@ -113,6 +114,7 @@ class _Simulator:
         self.running: list[_Running | None] = [None] * len(UNITS)
         self.finishing: list[tuple[float, int]] = []  # heap of (time, unit)
         self.last_done = [0.0] * len(UNITS)
+        self.in_progress = [0] * len(UNITS)  # started and not done
         self.now, self.next, self.dispatch_at = 0.0, 0, 0.0
         self.weights = _Weights(costs.config.weight_fifo)
         self._upcoming = [0] * len(UNITS)
@@ -170,6 +172,8 @@ class _Simulator:
         for unit, queue in enumerate(self.queues):
             if not queue or self.running[unit] is not None or self._late(queue[0]):
                 continue
+            if unit == _FRONT and self.in_progress[unit] == FRONT_SLOTS:
+                continue
             index = queue[0]
             cost = self.cost[index]
             occupied: float = cost.occupied
@@ -186,6 +190,7 @@ class _Simulator:
                     moved += size
                     self.result.traffic[port] += size
             queue.popleft()
+            self.in_progress[unit] += 1
             left = max(occupied, 1.0)
             self.running[unit] = _Running(unit, cost, index, self.now, left, moved / left, left)
             any_started = True
@@ -249,7 +254,9 @@ class _Simulator:
                 self.last_done[unit] = end
                 heapq.heappush(finishing, (end, unit))
         while finishing and finishing[0][0] <= then:
-            self.done[heapq.heappop(finishing)[1]] += 1
+            unit = heapq.heappop(finishing)[1]
+            self.done[unit] += 1
+            self.in_progress[unit] -= 1
 
     def _account(self, step: float) -> None:
         """Why MATRIX stands still."""

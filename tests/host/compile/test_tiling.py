@@ -8,8 +8,9 @@ import itertools
 import pytest
 
 from lutvar.contract.accelerator import AcceleratorConfig
-from lutvar.contract.isa import Opcode
+from lutvar.contract.isa import Opcode, Unit
 from lutvar.contract.sections import SECTIONS, head_ports, section_heads, section_port, tile_rows
+from lutvar.contract.widths import FRONT_SLOTS
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.errors import CompileError
 from lutvar.host.compile.model_layout import ModelLayout, split_outputs
@@ -17,7 +18,7 @@ from lutvar.host.compile.program import Program
 from lutvar.host.compile.steps import StepShape
 from lutvar.host.compile.store import PassStore
 from lutvar.host.compile.tiling import array_time
-from support.host.compile_cases import ODD, accelerator, compiler, staggered
+from support.host.compile_cases import DIGITS, ODD, accelerator, compiler, staggered
 
 WIDE = accelerator("small-fp4", rows=112, weight_ports=4, max_sections=4)  # seven row groups
 
@@ -124,6 +125,43 @@ def test_forced_tiles(rows: int, sections: int | None) -> None:
 def test_impossible_tiles_are_refused(options: dict[str, int], message: str) -> None:
     with pytest.raises(CompileError, match=message):
         Compiler(ModelLayout.of(ODD, WIDE, labels=range(11)), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("query_rows", "blocks"), [(5, 17), (4, 21), (16, 6), (7, 12)])
+def test_query_rows_fill_their_blocks_across_tiles(query_rows: int, blocks: int) -> None:
+    """81 rows of each sequence in tiles of 16: hardly a pass over the keys more than they need."""
+    config = accelerator("small-fp4", attention_rows=query_rows)
+    compiled = compiler(ODD, config).compile(last_scale(), check=True)
+    plan, tokens = compiled.plan, last_scale()[0].tokens
+    found = [i.operands for i in compiled.program.instructions if i.opcode == Opcode.ATTEND]
+    rows: dict[tuple[int, int], list[int]] = {}  # of (keys' address, query of row 0)
+    passes = 0
+    for o in found:
+        first, head = divmod(o["query"] - plan.q(0), plan.q_stride)
+        for h in range(o["heads"]):
+            key = o["keys_address"] + h * plan.head_stride, head // 64 + h
+            rows.setdefault(key, []).extend(range(first, first + o["rows"]))
+        passes += o["heads"] * -(-o["rows"] // query_rows)
+    halves = {tuple(range(at, at + tokens)) for at in {r[0] for r in rows.values()}}
+    assert {tuple(r) for r in rows.values()} == halves and len(halves) == 2
+    assert passes == len(rows) * blocks
+    assert len(rows) == 2 * ODD.heads * ODD.depth
+
+
+def test_a_third_front_instruction_waits_for_the_first() -> None:
+    """Short rows of many classes: what an instruction takes beyond its rows is what counts."""
+    own, steps = compiler(DIGITS, accelerator("small-fp4")), staggered(DIGITS)
+    line = own._scheduled(own.place(steps, own.tiling(steps))).timeline
+    fronts, done = line.items[Unit.FRONT], line.done[Unit.FRONT]
+    ends = [0] * FRONT_SLOTS
+    held = 0
+    for number, (item, before) in enumerate(itertools.pairwise(fronts), start=1):
+        cost = line.costs.of(item.draft.opcode, item.draft.operands)
+        free = max(item.start + cost.occupied, line.ready(before.need))
+        ends.append(done[number])
+        assert before.start >= ends[-FRONT_SLOTS]
+        held += before.start > free
+    assert held > 10
 
 
 def test_without_sections_tiles_are_whole() -> None:
