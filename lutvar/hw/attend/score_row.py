@@ -23,7 +23,7 @@ class ScoreRow(wiring.Component):
 
     No handshake; one key in each cycle. A key's operand is here in cycle `lag`.
 
-    Cost: a dot product of 64 lanes, 2 DSP58, about 150 LUTs.
+    Cost: a dot product of 64 lanes, 2 DSP (of 27 x 18 bits), about 150 LUTs.
     """
 
     key: Signal  #: in: operand of the K codes (`ScoreForm.make_operands`), cycle `lag`
@@ -86,13 +86,19 @@ class ScoreRow(wiring.Component):
             scale.eq(scale_m),
             shift_early.eq(~(exponent + self.exponent)),
         ]
-        width = len(dot.sum) + 2 * SIGNIFICAND
+        # D has one bit more than a port takes: for the lowest one the multiplier's adder adds half
+        # the scale.
+        odd = dot.sum[0]
+        width = len(dot.sum) - 1 + 2 * SIGNIFICAND
         product_m = Signal(signed(width), reset_less=True)
-        product = Signal(signed(width), reset_less=True)
+        half = Signal(2 * SIGNIFICAND - 1, reset_less=True)
+        upper = Signal(signed(width), reset_less=True)
         m.d.sync += [
-            product_m.eq(dot.sum * Cat(scale, Const(0, 1)).as_signed()),
-            product.eq(product_m),
+            product_m.eq(dot.sum[1:].as_signed() * Cat(scale, Const(0, 1)).as_signed()),
+            half.eq(Mux(odd, scale[1:], 0)),
+            upper.eq(product_m + Cat(half, Const(0, 1)).as_signed()),
         ]
+        product = Cat(delay(m, odd & scale[0], 2, "lowest"), upper)
         shift = delay(m, shift_early, 3, "shift_line")
 
         # Left by 24, right by 0, 16, 32 or 48. A value too large for what is kept saturates.

@@ -63,8 +63,8 @@ class GroupAccumulator(wiring.Component):
         timing = scale_add_timing(config)
         # Cycles from the sums to the adder's operand registers, to the read, to the results.
         self._operands, self._result = timing.stored, timing.total
-        self._read = timing.stored - 1 - READ_LATENCY
-        assert self._read >= 2, "the read is decided a cycle before its address is out"
+        self._read = timing.stored - 2 - READ_LATENCY
+        assert self._read >= 1, "the read is decided a cycle before its address is out"
         self.latency = accumulator_latency(config)
         # A read in the cycle before it: no write has to wait.
         self.min_interval = self.latency - 1 - self._read
@@ -85,7 +85,8 @@ class GroupAccumulator(wiring.Component):
         m = Module()
         config, width = self.config, 32 * ROW_GROUP
         vector = self.vector
-        valid = valid_line(m, self.valid, self._result, "valid")
+        # In cycle t, counted from the sums.
+        valid = [self.valid, *valid_line(m, self.valid, self._result, "valid")]
 
         def at(value: Value, cycle: int, name: str, start: int = 0) -> Value:
             return delay(m, Value.cast(value), cycle - start, name)
@@ -93,25 +94,29 @@ class GroupAccumulator(wiring.Component):
         # The lowest bit of a column says which half of the word it is.
         place_then = Cat(vector.column, vector.bank)
         reading = at(place_then, self._read - 1, "read_line")
-        odd_then = at(reading[0], self._operands - 1, "odd_line", self._read - 1)
+        odd_then = at(reading[0], self._operands - 2, "odd_line", self._read - 1)
         writing = at(reading, self._result - 1, "write_line", self._read - 1)
         odd_written = at(writing[0], 1, "odd_write_line")
-        first = at(vector.first, self._operands - 1, "first_line")
-        bias = at(vector.bias, self._operands - 1, "bias_line")
+        first = at(vector.first, self._operands - 2, "first_line")
+        bias = at(vector.bias, self._operands - 2, "bias_line")
 
-        stored = Signal(width, reset_less=True)
+        # The bias takes no LUT for each row: where a sum starts from it, one register is reset, and
+        # the next one is set at the bits of the bias.
+        chosen, stored = Signal(width), Signal(width)
+        ones = Signal(32, reset_less=True)
         sums = Signal(width)
         m.submodules.banks = banks = SharedMemory(2 * width, config.acc_words)
         odd_stored = Signal(width, reset_less=True)  # until its sums come
         m.d.sync += [
-            stored.eq(
-                Mux(
-                    first,
-                    bias.replicate(ROW_GROUP),
-                    Mux(odd_then, odd_stored, banks.data[:width]),
-                )
-            ),
+            chosen.eq(Mux(odd_then, odd_stored, banks.data[:width])),
+            ones.eq(Mux(first, bias, 0)),
+            stored.eq(chosen),
         ]
+        with m.If(first):
+            m.d.sync += chosen.eq(0)
+        for bit in range(32):
+            with m.If(ones[bit]):
+                m.d.sync += [stored[32 * row + bit].eq(1) for row in range(ROW_GROUP)]
         with m.If(valid[self._operands - 2] & ~odd_then):
             m.d.sync += odd_stored.eq(banks.data[width:])
 
@@ -124,7 +129,7 @@ class GroupAccumulator(wiring.Component):
         address, write = Signal.like(banks.addr, reset_less=True), Signal()
         m.d.comb += [
             complete.eq(valid[-2] & writing[0]),
-            read_next.eq(valid[self._read - 2] & ~reading[0]),
+            read_next.eq(valid[self._read - 1] & ~reading[0]),
             banks.write.eq(write),
             banks.addr.eq(address),
             banks.write_data.eq(pair),
