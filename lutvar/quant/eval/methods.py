@@ -18,13 +18,13 @@ from lutvar.quant.methods.recipes.build import quantize_var
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.recipes.recipe import load_recipe
 from lutvar.quant.models import LoadedModel
-from lutvar.quant.ptq.linear import QuantizationError
 from lutvar.quant.ptq.model import quantize_model
 from lutvar.quant.ptq.transformer import (
     QuantizedTransformer,
     check_transformer,
     quantize_transformer,
 )
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearBackend
 

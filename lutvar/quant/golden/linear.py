@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -28,9 +29,9 @@ class GoldenResult(NamedTuple):
         y: [R, O] float32.
         inputs: [R, I] FP16 patterns that were quantized (after the rotation, if any).
         activations: codes and scales.
-        group_sums: [R, O, P] int32 exact sums in the order they are added (for a dual format
-            negative and positive half of each group in turn, for two terms both), or None
-            unless asked for.
+        group_sums: [R, O, P] int32 exact sums in the order they are added (all groups with the
+            first set of weights, then with the second; for a dual format negative and positive half
+            of each group in turn, for inputs in two terms both), or None unless asked for.
     """
 
     y: NDArray[np.float32]
@@ -48,19 +49,29 @@ class GoldenLinear:
 
     def __init__(self, layer: QuantizedLinear) -> None:
         self.layer = layer
-        self._weight_OI = codec(layer.weight_format).grid(torch.from_numpy(layer.codes))
-        self._scales_GO = torch.from_numpy(layer.scale_values()).T.contiguous()
+        grid = codec(layer.weight_format).grid
+        #: Of each set of weights: grid integers [O, I], unfolded scales [G, O].
+        self._sets = [
+            (
+                grid(torch.from_numpy(weights.codes)),
+                torch.from_numpy(layer.scale_values(number)).T.contiguous(),
+            )
+            for number, weights in enumerate(layer.sets)
+        ]
         self._bias_O = torch.from_numpy(layer.bias)
 
     def quantize(
-        self, x: Tensor | NDArray[np.float32], terms: int = 1
+        self, x: Tensor | NDArray[np.float32], terms: int | None = None
     ) -> tuple[Patterns, ActivationCodes]:
-        """FP16 patterns (rotated if the layer says so) and codes of float32 rows [R, I]."""
+        """FP16 patterns (rotated if the layer says so) and codes of float32 rows [R, I].
+
+        `terms`: of the inputs, instead of the layer's.
+        """
         patterns = to_fp16(x)
         if self.layer.rotate:
             patterns = hadamard_fp16(patterns, self.layer.signs)
         fmt, ties = self.layer.activation_format, self.layer.ties
-        return patterns, quantize_activations(patterns, fmt, ties, terms)
+        return patterns, quantize_activations(patterns, fmt, ties, terms or self.layer.input_terms)
 
     def multiply(
         self,
@@ -87,7 +98,7 @@ class GoldenLinear:
                 f"activations have {groups} groups; the layer has {self.layer.groups}, each in one "
                 "or two terms"
             )
-        passes = groups * len(halves_RI)
+        passes = len(self._sets) * groups * len(halves_RI)
         sums = np.empty((rows, outputs, passes), np.int32) if keep_sums else None
         step = max(1, _CHUNK_RESULTS // outputs)
         for first in range(0, rows, step):
@@ -95,9 +106,9 @@ class GoldenLinear:
             acc = y_RO[chunk]
             product, factor = torch.empty_like(acc), torch.empty_like(acc)
             number = 0
-            for g in range(groups):
+            for (weight_OI, scales_GO), g in itertools.product(self._sets, range(groups)):
                 columns, own = (slice(n * GROUP, (n + 1) * GROUP) for n in (g, g // terms))
-                weight = self._weight_OI[:, own].T
+                weight = weight_OI[:, own].T
                 for half, scale in zip(halves_RI, scales_RG, strict=True):
                     # Integers below 2**24: exact in float32 whatever the order of summation.
                     torch.mm(half[chunk, columns], weight, out=product)
@@ -105,7 +116,7 @@ class GoldenLinear:
                         sums[chunk, :, number] = product.numpy()
                     # m * ws is exact (22 bits), so the product is rounded once. Product and sum
                     # are separate operations on purpose: a fused one would round once less.
-                    torch.outer(scale[chunk, g], self._scales_GO[g // terms], out=factor)
+                    torch.outer(scale[chunk, g], scales_GO[g // terms], out=factor)
                     product *= factor
                     acc += product
                     number += 1

@@ -16,7 +16,8 @@ from lutvar.quant.var import Var
 from lutvar.quant.var.model import Conditioning
 from lutvar.quant.var.sites import FloatLinear, LinearSite, SiteName
 
-from .linear import PrequantizedWeight, QuantizationError
+from .linear import PrequantizedWeight
+from .weights import QuantizationError
 
 #: Vectors of a block and of the head for a class, in the order of `ClassVectors`.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")

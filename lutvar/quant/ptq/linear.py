@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One quantized linear layer: codes, scales, bias, from a float weight (contract, section 6)."""
+"""One quantized linear layer: codes, scales, bias, from a float weight."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,21 +15,27 @@ from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule, check_ties
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.quant_preset import GROUP, QuantConfig
-from lutvar.quant.formats.codec import codec
-from lutvar.quant.formats.quantize import check_finite, quantize
-from lutvar.quant.formats.rounding import FP16, round_float
+from lutvar.contract.terms import ONE_TERM, Terms, check_terms
 from lutvar.quant.var.sites import LinearSite
 
-from .rotation import signed_hadamard
+from .weights import (
+    EXPONENT_RANGE,
+    QuantizationError,
+    checked_bias,
+    fold_scales,
+    folded_constant,
+    grid_values,
+    need_groups,
+    round_weight,
+)
 
-EXPONENT_RANGE = (-32, 31)  #: of SCALE_EXP
-BIAS_LARGEST, BIAS_SMALLEST = 2.0**64, 2.0**-80
-#: Output rows rotated and encoded at a time; bounds the float64 temporaries.
-_CHUNK_VALUES = 1 << 21
 
+class WeightSet(NamedTuple):
+    """One set of codes that stands for a weight, or a part of it. As in `QuantizedLinear`."""
 
-class QuantizationError(ValueError):
-    """A layer that cannot be quantized for the accelerator; names the layer, value and rule."""
+    codes: NDArray[np.uint8]
+    scales: NDArray[np.uint16]
+    exponent: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +52,8 @@ class QuantizedLinear:
         rotate: the input passes the Hadamard transform.
         ties: tie rule of the activations.
         hadamard_seed: seed of the sign vector.
+        second: the second set of a weight in two terms, which is added to the first; else None.
+        input_terms: codes whose sum an input is, 1 or 2.
     """
 
     site: LinearSite
@@ -58,41 +66,20 @@ class QuantizedLinear:
     rotate: bool
     ties: TieRule = TieRule.EVEN
     hadamard_seed: int = 42
+    second: WeightSet | None = None
+    input_terms: int = 1
 
     def __post_init__(self) -> None:
         if self.codes.ndim != 2:
             raise QuantizationError(f"{self.site}: codes are {self.codes.shape}, expected [O, I]")
-        outputs, inputs = self.codes.shape
-        need_groups(str(self.site), inputs)
-        expected = {
-            "codes": (np.uint8, (outputs, inputs)),
-            "scales": (np.uint16, (outputs, inputs // GROUP)),
-            "bias": (np.float32, (outputs,)),
-        }
-        for name, (dtype, shape) in expected.items():
-            value = getattr(self, name)
-            if value.dtype != dtype or value.shape != shape:
-                raise QuantizationError(
-                    f"{self.site}: {name} is {value.dtype} {value.shape}, "
-                    f"expected {np.dtype(dtype)} {shape}"
-                )
-        low, high = EXPONENT_RANGE
-        if not low <= self.exponent <= high:
-            raise QuantizationError(
-                f"{self.site}: exponent {self.exponent} is outside {low}..{high}"
-            )
-        present = np.flatnonzero(np.bincount(self.codes.ravel(), minlength=256))
-        unused = np.setdiff1d(present, self.weight_format.codes_used)
-        if unused.size:
-            raise QuantizationError(
-                f"{self.site}: weight code {unused[0]:#x} is not a code that "
-                f"{self.weight_format.name} uses; the codes belong to another format"
-            )
-        if self.scales.size and int(self.scales.max()) > 0x7BFF:
-            raise QuantizationError(
-                f"{self.site}: weight scale pattern {int(self.scales.max()):#06x} is not a finite "
-                "FP16 value of at least 0"
-            )
+        need_groups(str(self.site), self.inputs)
+        self._need_array("bias", self.bias, np.float32, (self.outputs,))
+        for number, weights in enumerate(self.sets):
+            self._check_set("second " if number else "", weights)
+        try:
+            check_terms(str(self.site), self.terms, self.dual)
+        except ValueError as error:
+            raise QuantizationError(str(error)) from error
         largest = GROUP * self.activation_top * self.weight_format.positive.top
         if largest >= 1 << 24:
             raise QuantizationError(
@@ -101,6 +88,48 @@ class QuantizedLinear:
                 "exact float32 sums must stay below 2**24, use narrower formats"
             )
         check_ties(self.ties)
+
+    def _need_array(
+        self, name: str, value: NDArray[Any], dtype: type, shape: tuple[int, ...]
+    ) -> None:
+        if value.dtype != dtype or value.shape != shape:
+            raise QuantizationError(
+                f"{self.site}: {name} is {value.dtype} {value.shape}, "
+                f"expected {np.dtype(dtype)} {shape}"
+            )
+
+    def _check_set(self, which: str, weights: WeightSet) -> None:
+        """Raise QuantizationError for codes, scales or an exponent that the device cannot take."""
+        self._need_array(f"{which}codes", weights.codes, np.uint8, (self.outputs, self.inputs))
+        self._need_array(f"{which}scales", weights.scales, np.uint16, (self.outputs, self.groups))
+        low, high = EXPONENT_RANGE
+        if not low <= weights.exponent <= high:
+            raise QuantizationError(
+                f"{self.site}: {which}exponent {weights.exponent} is outside {low}..{high}"
+            )
+        present = np.flatnonzero(np.bincount(weights.codes.ravel(), minlength=256))
+        unused = np.setdiff1d(present, self.weight_format.codes_used)
+        if unused.size:
+            raise QuantizationError(
+                f"{self.site}: {which}weight code {unused[0]:#x} is not a code that "
+                f"{self.weight_format.name} uses; the codes belong to another format"
+            )
+        if weights.scales.size and int(weights.scales.max()) > 0x7BFF:
+            raise QuantizationError(
+                f"{self.site}: {which}weight scale pattern {int(weights.scales.max()):#06x} is not "
+                "a finite FP16 value of at least 0"
+            )
+
+    @property
+    def sets(self) -> tuple[WeightSet, ...]:
+        """The set of weight codes, or both."""
+        first = WeightSet(self.codes, self.scales, self.exponent)
+        return (first,) if self.second is None else (first, self.second)
+
+    @property
+    def terms(self) -> Terms:
+        """Codes whose sum a weight is, and an input."""
+        return Terms(len(self.sets), self.input_terms)
 
     @property
     def name(self) -> str:
@@ -143,17 +172,19 @@ class QuantizedLinear:
         """The constant `c` that the weight scales contain."""
         return folded_constant(self.activation_format, self.weight_format, self.rotate)
 
-    def scale_values(self) -> NDArray[np.float32]:
-        """[O, G] float32: `ws * 2**e`, exact."""
-        values = self.scales.view(np.float16).astype(np.float32)
-        return np.ldexp(values, self.exponent)
+    def scale_values(self, number: int = 0) -> NDArray[np.float32]:
+        """[O, G] float32: `ws * 2**e` of a set, exact."""
+        weights = self.sets[number]
+        values = weights.scales.view(np.float16).astype(np.float32)
+        return np.ldexp(values, weights.exponent)
 
     def dequantized(self) -> Tensor:
         """[O, I] float32: the weight that the codes stand for, in the rotated basis if `rotate`."""
-        amax = torch.from_numpy(self.scale_values()).double() / self.constant
-        grid = codec(self.weight_format).grid(torch.from_numpy(self.codes), torch.float64)
-        scales = (amax / self.weight_format.scale_top()).repeat_interleave(GROUP, 1)
-        return (grid * scales).float()
+        total = torch.zeros(self.outputs, self.inputs, dtype=torch.float64)
+        for number, weights in enumerate(self.sets):
+            amax = torch.from_numpy(self.scale_values(number)).double() / self.constant
+            total += grid_values(torch.from_numpy(weights.codes), amax, self.weight_format)
+        return total.float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,25 +195,21 @@ class PrequantizedWeight:
         codes: [O, I] uint8, codes of the preset's weight format.
         amax: [O, I / 128] float64, absolute maximum of each group (the value of `scale_top`).
         bias: [O], or None for zeros.
+        second: codes and amax of the second set of a weight in two terms, or None.
+        input_terms: codes whose sum an input is, 1 or 2.
     """
 
     codes: NDArray[np.uint8]
     amax: Tensor
     bias: Tensor | None
+    second: tuple[NDArray[np.uint8], Tensor] | None = None
+    input_terms: int = 1
 
-
-def folded_constant(activation: NumberFormat, weight: NumberFormat, rotate: bool) -> float:
-    """`c = 1 / (M_activation M_weight) * (2**3.5 if rotated else 1)`, contract section 6."""
-    return (2.0**3.5 if rotate else 1.0) / (activation.scale_top() * weight.scale_top())
-
-
-def need_groups(name: str, inputs: int) -> None:
-    """Raise QuantizationError unless an input width is a whole number of groups."""
-    if inputs < GROUP or inputs % GROUP:
-        raise QuantizationError(
-            f"{name}: input width {inputs} is not a multiple of {GROUP}; scales and the Hadamard "
-            f"transform work on groups of {GROUP}. Use a model whose widths are multiples of it"
-        )
+    @property
+    def sets(self) -> tuple[tuple[NDArray[np.uint8], Tensor], ...]:
+        """Codes and amax of each set."""
+        first = self.codes, self.amax
+        return (first,) if self.second is None else (first, self.second)
 
 
 def quantize_linear(
@@ -191,6 +218,7 @@ def quantize_linear(
     bias: Tensor | None,
     config: QuantConfig,
     prequantized: PrequantizedWeight | None = None,
+    terms: tuple[int, int] = ONE_TERM,
 ) -> QuantizedLinear:
     """Quantize one layer as its site in the preset says.
 
@@ -199,7 +227,9 @@ def quantize_linear(
         weight: [O, I] in float32 (shorter types are widened), I a multiple of 128.
         bias: [O], or None for zeros.
         config: preset.
-        prequantized: codes and scales instead of those of `weight`; its bias replaces `bias`.
+        prequantized: codes and scales instead of those of `weight`; its bias replaces `bias`, its
+            terms `terms`.
+        terms: codes whose sum the weights and the inputs are.
 
     Raises:
         QuantizationError: shape, range or a value that is not finite.
@@ -211,98 +241,29 @@ def quantize_linear(
     need_groups(str(site), inputs)
     if prequantized is None:
         seed = config.hadamard_seed if treatment.rotate else None
-        codes, amax = round_weight(site, weight, weight_format, seed)
+        rounded = round_weight(site, weight, weight_format, seed, terms[0])
     else:
-        codes, amax, bias = prequantized.codes, prequantized.amax, prequantized.bias
-        if codes.shape != (outputs, inputs) or not bool((amax.isfinite() & (amax >= 0)).all()):
-            raise QuantizationError(
-                f"{site}: prequantized codes are {codes.shape}, the weight is {(outputs, inputs)}; "
-                "scales must be finite and at least 0"
-            )
+        rounded, bias = prequantized.sets, prequantized.bias
+        terms = len(rounded), prequantized.input_terms
+        for codes, amax in rounded:
+            if codes.shape != (outputs, inputs) or not bool((amax.isfinite() & (amax >= 0)).all()):
+                raise QuantizationError(
+                    f"{site}: prequantized codes are {codes.shape}, the weight is "
+                    f"{(outputs, inputs)}; scales must be finite and at least 0"
+                )
     constant = folded_constant(treatment.format, weight_format, treatment.rotate)
-    scales, exponent = fold_scales(site, amax * constant)
+    sets = [WeightSet(codes, *fold_scales(site, amax * constant)) for codes, amax in rounded]
     return QuantizedLinear(
         site=site,
-        codes=codes,
-        scales=scales,
-        exponent=exponent,
+        codes=sets[0].codes,
+        scales=sets[0].scales,
+        exponent=sets[0].exponent,
         bias=checked_bias(site, bias, outputs),
         weight_format=weight_format,
         activation_format=treatment.format,
         rotate=treatment.rotate,
         ties=config.ties,
         hadamard_seed=config.hadamard_seed,
+        second=sets[1] if len(sets) == 2 else None,
+        input_terms=terms[1],
     )
-
-
-def round_weight(
-    site: LinearSite, weight: Tensor, fmt: NumberFormat, seed: int | None
-) -> tuple[NDArray[np.uint8], Tensor]:
-    """Round a weight to nearest, every decision exact (contract, section 6).
-
-    Args:
-        site: for messages.
-        weight: [O, I].
-        fmt: a format with one scale.
-        seed: of the signs of the Hadamard transform that comes first; None: there is none.
-
-    Returns:
-        Codes [O, I] and absolute maxima of the groups, float64 [O, I / 128].
-
-    Raises:
-        QuantizationError: a value that is not finite.
-    """
-    outputs, inputs = weight.shape
-    weight = weight.detach().cpu().float()
-    try:
-        check_finite(weight)
-    except ValueError as error:
-        raise QuantizationError(f"{site}: weight: {error}") from error
-    codes = np.empty((outputs, inputs), np.uint8)
-    amax = torch.empty(outputs, inputs // GROUP, dtype=torch.float64)
-    step = max(1, _CHUNK_VALUES // inputs)
-    for start in range(0, outputs, step):
-        rows = slice(start, start + step)
-        part = weight[rows]
-        if seed is not None:
-            part = (signed_hadamard(part.double(), sign_vector(seed)) / math.sqrt(GROUP)).float()
-        quantized = quantize(part, fmt, ties=TieRule.EVEN)
-        codes[rows] = quantized.codes.numpy()
-        amax[rows] = quantized.scales.double()
-    return codes, amax
-
-
-def fold_scales(site: LinearSite, values: Tensor) -> tuple[NDArray[np.uint16], int]:
-    """FP16 patterns and exponent e of folded scales (float64 [O, G]).
-
-    e puts the largest pattern, after rounding, in [2**10, 2**11): the scales then use FP16's
-    range downward. A layer with tiny scales stops at the smallest e that the register holds.
-    """
-    low, high = EXPONENT_RANGE
-    largest = float(values.max())
-    exponent = math.frexp(largest)[1] - 11 if largest else 0
-    exponent = max(exponent, low)
-    if float(round_float(values.max() * 2.0**-exponent, FP16)) >= 2.0**11:
-        exponent += 1
-    if exponent > high:
-        raise QuantizationError(
-            f"{site}: the largest folded weight scale is {largest:g}; scales of 2**42 and more do "
-            f"not fit exponent {high}. The weights are out of any useful range"
-        )
-    rounded = round_float(values * 2.0**-exponent, FP16)
-    return rounded.half().numpy().view(np.uint16), exponent
-
-
-def checked_bias(site: LinearSite, bias: Tensor | None, outputs: int) -> NDArray[np.float32]:
-    """Bias as float32: rejected if the device could not add it, flushed to 0 if too small."""
-    if bias is None:
-        return np.zeros(outputs, np.float32)
-    values = bias.detach().cpu().float().numpy().copy()
-    bad = ~(np.abs(values) <= BIAS_LARGEST)
-    if bad.any():
-        index = int(bad.argmax())
-        raise QuantizationError(
-            f"{site}: bias[{index}] is {values[index]}; it must be finite and at most 2**64"
-        )
-    values[np.abs(values) < BIAS_SMALLEST] = 0.0
-    return values

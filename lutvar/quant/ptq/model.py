@@ -13,7 +13,8 @@ from tqdm import tqdm
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.quant.var.sites import LinearSite
 
-from .linear import QuantizationError, QuantizedLinear, need_groups, quantize_linear
+from .linear import QuantizedLinear, quantize_linear
+from .weights import QuantizationError, need_groups
 
 
 class HasSites(Protocol):
@@ -46,8 +47,8 @@ class QuantizedModel:
 
     @property
     def weights(self) -> int:
-        """Number of weights in all layers."""
-        return sum(layer.codes.size for layer in self.layers.values())
+        """Number of weight codes in all layers."""
+        return sum(layer.codes.size * layer.terms.weights for layer in self.layers.values())
 
 
 def quantize_model(model: HasSites, config: QuantConfig, progress: bool = True) -> QuantizedModel:

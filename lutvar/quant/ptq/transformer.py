@@ -16,6 +16,7 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import NumberFormat, get_format
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.contract.terms import ONE_TERM
 from lutvar.quant.generators import ParConfig, RarConfig
 from lutvar.quant.generators.accelerator import refusal
 from lutvar.quant.var import Var, VarConfig
@@ -32,13 +33,8 @@ from .class_vectors import (
     check_shifts,
     hidden_vectors,
 )
-from .linear import (
-    PrequantizedWeight,
-    QuantizationError,
-    QuantizedLinear,
-    need_groups,
-    quantize_linear,
-)
+from .linear import PrequantizedWeight, QuantizedLinear, quantize_linear
+from .weights import QuantizationError, need_groups
 
 #: With up to so many classes, null class included, all vectors are computed with the model.
 MAX_TABLE_CLASSES = 64
@@ -169,6 +165,7 @@ def quantize_transformer(
     progress: bool = True,
     prequantized: Mapping[LinearSite, PrequantizedWeight] | None = None,
     shifts: Shifts | None = None,
+    terms: Mapping[LinearSite, tuple[int, int]] | None = None,
 ) -> QuantizedTransformer:
     """Quantize all linears, the head included (the model itself is not changed).
 
@@ -183,6 +180,8 @@ def quantize_transformer(
         shifts: vectors t of sites qkv, fc1, fc2 or head, added to the norm's or, in FP16, to
             GELU's output after the factors; the site must be in `prequantized`, whose bias takes
             them back.
+        terms: codes whose sum the weights and inputs of a site are, (weights, inputs); default one
+            each, and for sites in `prequantized` what is said there.
 
     Raises:
         QuantizationError: a model without attn_l2_norm or with heads that are not 64 columns, or
@@ -206,7 +205,9 @@ def quantize_transformer(
         divided = weight.detach().cpu()
         if site in factors and site not in prequantized:
             divided = divided.float() / torch.from_numpy(factors[site])
-        layers[site] = quantize_linear(site, divided, bias, config, prequantized.get(site))
+        layers[site] = quantize_linear(
+            site, divided, bias, config, prequantized.get(site), (terms or {}).get(site, ONE_TERM)
+        )
     result = QuantizedTransformer(
         shape=var.config.shape,
         classes=var.config.num_classes,

@@ -35,8 +35,8 @@ from lutvar.quant.methods.quantizers.static import StaticQuantizer
 from lutvar.quant.methods.recipes.build import check_model
 from lutvar.quant.methods.recipes.recipe import Recipe
 from lutvar.quant.methods.resumable import quantize_to_file
-from lutvar.quant.ptq.linear import QuantizationError
 from lutvar.quant.ptq.transformer import quantize_transformer
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 from support.quant.generator_cases import CASES, GeneratorCase, model_of

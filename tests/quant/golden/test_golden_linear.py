@@ -13,7 +13,8 @@ import torch
 from lutvar.contract.formats import NumberFormat, get_format
 from lutvar.contract.hadamard import sign_vector
 from lutvar.quant.golden import ActivationCodes, GoldenLinear, linear
-from lutvar.quant.ptq.linear import QuantizationError, QuantizedLinear
+from lutvar.quant.ptq.linear import QuantizedLinear
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var.sites import LinearSite
 from support.quant import golden_reference as ref
 from support.quant.golden_cases import make_layer

@@ -20,7 +20,7 @@ from lutvar.quant.methods.hardware.report import hardware
 from lutvar.quant.methods.layers import state
 from lutvar.quant.methods.recipes.recipe import Recipe
 from lutvar.quant.ptq import QuantizationError, QuantizedTransformer, quantize_transformer
-from lutvar.quant.ptq.linear import fold_scales, folded_constant
+from lutvar.quant.ptq.weights import fold_scales, folded_constant
 from lutvar.quant.var import Var, VarConfig
 from lutvar.quant.var.sites import LinearSite
 from lutvar.sim.run.session import quantize

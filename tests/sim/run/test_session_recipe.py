@@ -9,7 +9,7 @@ import pytest
 from lutvar.quant.methods import load_recipe, quantize_var
 from lutvar.quant.methods.errors import QuantizedFileError
 from lutvar.quant.models import load_model
-from lutvar.quant.ptq.linear import QuantizationError
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var.sites import LinearSite
 from lutvar.sim.run.session import quantize
 

@@ -15,7 +15,7 @@ from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.quant_preset import GROUP
 from lutvar.quant.formats.scales import ScaleRule
 from lutvar.quant.methods.attention.plain import PlainAttention
-from lutvar.quant.methods.layers.grid import grid_weight
+from lutvar.quant.methods.layers.grid import on_grid as is_on_grid
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import (
     VECTOR_SITES,
@@ -55,7 +55,7 @@ def layer_problems(layer: Layer, on_grid: bool | None = None) -> Iterator[str]:
         yield f"a low-rank branch of rank {rank}; there is no array for float products"
     yield from _operation_problems(layer)
     if on_grid is None:
-        on_grid = grid_weight(layer) is not None
+        on_grid = is_on_grid(layer)
     if layer.weight is not None and not on_grid:
         yield "weights that are not grid integers times known scales"
 

@@ -18,14 +18,15 @@ from torch import Tensor
 
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.quant_preset import GROUP
-from lutvar.quant.methods.layers.grid import GridWeight, grid_weight
+from lutvar.quant.methods.layers.grid import GridWeight, grid_weight, second_grid
 from lutvar.quant.methods.layers.layer import Layer
 from lutvar.quant.methods.layers.operations import channel_affine
 from lutvar.quant.methods.recipes import files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.recipes.recipe import Recipe
-from lutvar.quant.ptq.linear import PrequantizedWeight, QuantizationError
+from lutvar.quant.ptq.linear import PrequantizedWeight
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import LinearSite
 
@@ -67,7 +68,9 @@ def export_file(
     described = QuantizedVar(content.recipe, content.unpacked(weights=False), attention)
     transformer = _export(
         described, var, kv_format, content.on_grid(),
-        lambda layer: _prequantized(layer, content.grid(layer.site)),
+        lambda layer: _prequantized(
+            layer, content.grid(layer.site), content.grid(layer.site, second=True)
+        ),
     )  # fmt: skip
     return content.recipe, transformer
 
@@ -106,13 +109,23 @@ def prequantized_weight(layer: Layer) -> PrequantizedWeight:
     Raises:
         QuantizationError: the weight is not on the grid of its scales.
     """
-    return _prequantized(layer, grid_weight(layer))
+    return _prequantized(layer, grid_weight(layer), second_grid(layer))
 
 
-def _prequantized(layer: Layer, grid: GridWeight | None) -> PrequantizedWeight:
-    quantizer = layer.weight
-    if grid is None or quantizer is None:
+def _prequantized(
+    layer: Layer, grid: GridWeight | None, second: GridWeight | None
+) -> PrequantizedWeight:
+    weights, inputs = layer.terms
+    if grid is None or (weights == 2 and second is None):
         raise QuantizationError(f"{layer.site}: weights are not grid integers times known scales")
+    more = None if second is None else _coded(layer, second)
+    return PrequantizedWeight(*_coded(layer, grid), layer.bias_O, more, inputs)
+
+
+def _coded(layer: Layer, grid: GridWeight) -> tuple[NDArray[np.uint8], Tensor]:
+    """Codes [O, I] and absolute maxima [O, I / 128] of one set."""
+    quantizer = layer.weight
+    assert quantizer is not None
     codes_OI = codes_of(grid, quantizer.format)
     if grid.scales.amax is None:
         amax_OG = grid.scales.positive.squeeze(-1).double() * quantizer.format.scale_top()
@@ -120,7 +133,7 @@ def _prequantized(layer: Layer, grid: GridWeight | None) -> PrequantizedWeight:
         amax_OG = grid.scales.amax.squeeze(-1).double()
     # A group of zeros has no scale; what the quantizer puts there must not set the exponent.
     used_OG = grid.integers_OI.unflatten(-1, (-1, GROUP)).ne(0).any(-1)
-    return PrequantizedWeight(codes_OI.numpy(), torch.where(used_OG, amax_OG, 0.0), layer.bias_O)
+    return codes_OI.numpy(), torch.where(used_OG, amax_OG, 0.0)
 
 
 def codes_of(weight: GridWeight, fmt: NumberFormat) -> Tensor:

@@ -26,8 +26,8 @@ from lutvar.quant.methods.quantizers.fake import FakeQuantizer
 from lutvar.quant.methods.quantizers.spec import Sharing
 from lutvar.quant.methods.recipes.build import iter_linears
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
-from lutvar.quant.ptq.linear import QuantizationError
 from lutvar.quant.ptq.transformer import check_transformer
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.var import Var
 from lutvar.quant.var.sites import SITE_NAMES, LinearSite, SiteName
 
@@ -241,6 +241,7 @@ def _sizes(quantized: QuantizedVar, var: Model) -> tuple[float, float]:
             layer, bits = quantized.layers.get(site), FLOAT_BITS * count
             if layer is not None and layer.weight is not None:
                 bits = (layer.weight.bits + scale_bits(layer.weight, weight_OI.shape[1])) * count
+                bits *= layer.terms[0]
                 quantized_bits += bits
                 quantized_weights += count
             if layer is not None and layer.low_rank is not None:

@@ -45,6 +45,19 @@ def grid_weight(layer: Layer) -> GridWeight | None:
     return None
 
 
+def second_grid(layer: Layer) -> GridWeight | None:
+    """The same of the second set of a weight in two terms; None for one term."""
+    if layer.weight is None or layer.second_OI is None or layer.second_scales is None:
+        return None
+    return _try(layer.weight, layer.second_OI, layer.second_scales)
+
+
+def on_grid(layer: Layer) -> bool:
+    """Whether the weight is grid integers times known scales, in both terms if it has two."""
+    second = layer.second_OI is None or second_grid(layer) is not None
+    return second and grid_weight(layer) is not None
+
+
 def _try(quantizer: FakeQuantizer, rounded_OI: Tensor, scales: Scales) -> GridWeight | None:
     scale = scales.positive
     blocks = quantizer.blocks(rounded_OI)

@@ -55,6 +55,11 @@ class Layer:
         weight: quantizer of the weight, or None for float.
         weight_scales: scales that a step chose for the weight; None for those of its extremes.
         rounded_OI: the weight as it is used; None until rounding was decided (`finish`).
+        aim_OI: what the weight's terms shall come to together, where a step that rounded it knows
+            better than `weight_OI`.
+        second_OI: what a second set of codes stands for, which is added to `rounded_OI`; None for
+            weights of one term, and until `finish`.
+        second_scales: its scales, where the quantizer has known ones.
         low_rank: (down_RI, up_OR) of a branch that sees the input before it is quantized, or None.
         notes: remarks of steps for reports.
     """
@@ -67,6 +72,9 @@ class Layer:
     weight: FakeQuantizer | None = None
     weight_scales: Scales | None = None
     rounded_OI: Tensor | None = None
+    aim_OI: Tensor | None = None
+    second_OI: Tensor | None = None
+    second_scales: Scales | None = None
     low_rank: tuple[Tensor, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -76,20 +84,44 @@ class Layer:
             x = operation(x)
         return x
 
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Codes whose sum a weight is, and an input: (weights, inputs), each 1 or 2."""
+        weight = 1 if self.weight is None else self.weight.terms
+        return weight, getattr(self.activation, "terms", 1)
+
+    @property
+    def used_OI(self) -> Tensor:
+        """The weight of a finished layer, [O, I]: the sum of its terms."""
+        assert self.rounded_OI is not None, f"{self.site}: finish() was not called"
+        return self.rounded_OI if self.second_OI is None else self.rounded_OI + self.second_OI
+
     def finish(self) -> None:
         """Round the weight to nearest unless a step has rounded it."""
         self.rounded_OI = self.current().contiguous()
+        if self.terms[0] == 2 and self.second_OI is None:
+            self.add_second(self.weight_OI if self.aim_OI is None else self.aim_OI)
+
+    def add_second(self, target_OI: Tensor) -> None:
+        """Quantize what the first set leaves of a weight [O, I]: the second set of codes."""
+        assert self.weight is not None and self.rounded_OI is not None
+        left_OI = (target_OI.double() - self.rounded_OI.double()).float()
+        if self.weight.spec.exact_rule is not None:
+            self.second_OI = self.weight.one(left_OI).contiguous()
+            return
+        self.second_scales = self.weight.scales(left_OI)
+        self.second_OI = self.weight.apply(left_OI, self.second_scales).contiguous()
 
     def current(self) -> Tensor:
         """The weight as the steps so far have rounded it, else rounded to nearest, [O, I]."""
         return self.nearest() if self.rounded_OI is None else self.rounded_OI
 
     def nearest(self) -> Tensor:
-        """The weight rounded to nearest with the scales chosen so far, [O, I]."""
+        """The weight rounded to nearest, in one code, with the scales chosen so far, [O, I]."""
         if self.weight is None:
             return self.weight_OI
         if self.weight_scales is None:
-            return self.weight(self.weight_OI)
+            return self.weight.one(self.weight_OI)
         return self.weight.apply(self.weight_OI, self.weight_scales)
 
     def grid(self) -> tuple[FakeQuantizer, Scales]:
@@ -113,10 +145,9 @@ class Layer:
 
     def __call__(self, x: Tensor, scale_index: int) -> Tensor:
         """Output [..., O] for input [..., l, I] of one scale step."""
-        assert self.rounded_OI is not None, f"{self.site}: finish() was not called"
         x = self.prepared(x)
         quantized = x if self.activation is None else self.activation(x, scale_index)
-        y = F.linear(quantized, self.rounded_OI, self.bias_O)
+        y = F.linear(quantized, self.used_OI, self.bias_O)
         if self.low_rank is not None:
             down_RI, up_OR = self.low_rank
             y = y + F.linear(F.linear(x, down_RI), up_OR)

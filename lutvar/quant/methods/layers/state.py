@@ -21,7 +21,7 @@ from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec
 from lutvar.quant.var.sites import LinearSite
 
-from .grid import GridWeight, grid_weight, values
+from .grid import GridWeight, grid_weight, on_grid, second_grid, values
 from .layer import Layer
 from .ranged import RangedLayer
 
@@ -93,7 +93,8 @@ def pack(value: Any, name: str, tensors: Tensors) -> Any:
         tensors[name] = tensor
         return {"tensor": name}
     if type(value) is FakeQuantizer:
-        return {"quantizer": value.spec.model_dump()}
+        packed = {"quantizer": value.spec.model_dump()}
+        return packed if value.terms == 1 else packed | {"terms": value.terms}
     if isinstance(value, QuantizerSpec):
         return {"spec": value.model_dump()}
     if isinstance(value, list | tuple):
@@ -129,7 +130,7 @@ def unpack(data: Any, tensors: Mapping[str, Tensor]) -> Any:
     if "tensor" in data:
         return tensors[data["tensor"]]
     if "quantizer" in data:
-        return FakeQuantizer(QuantizerSpec.model_validate(data["quantizer"]))
+        return FakeQuantizer(QuantizerSpec.model_validate(data["quantizer"]), data.get("terms", 1))
     if "spec" in data:
         return QuantizerSpec.model_validate(data["spec"])
     if "list" in data:
@@ -164,15 +165,19 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         return {**first, "parts": parts, "starts": list(layer.starts), "notes": layer.notes,
                 "grid": all(part["grid"] for part in parts)}  # fmt: skip
     assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
-    grid = grid_weight(layer)
-    if grid is None:
-        tensors[f"{name}.weight"] = layer.rounded_OI.detach().contiguous()
-    else:
-        tensors[f"{name}.integers"] = grid.integers_OI.contiguous()
+    whole = on_grid(layer)
+    sets = {name: (layer.rounded_OI, grid_weight(layer) if whole else None)}
+    if layer.second_OI is not None:
+        sets[f"{name}.second"] = layer.second_OI, second_grid(layer) if whole else None
+    for prefix, (weight_OI, grid) in sets.items():
+        if grid is None:
+            tensors[f"{prefix}.weight"] = weight_OI.detach().contiguous()
+            continue
+        tensors[f"{prefix}.integers"] = grid.integers_OI.contiguous()
         for key, scale in grid.scales._asdict().items():
             if scale is not None:
                 stored, sign = _stored("Scales", key)
-                tensors[f"{name}.scales.{stored}"] = (scale if sign == 1 else -scale).contiguous()
+                tensors[f"{prefix}.scales.{stored}"] = (scale if sign == 1 else -scale).contiguous()
     if layer.bias_O is not None:
         tensors[f"{name}.bias"] = layer.bias_O.detach().contiguous()
     return {
@@ -185,7 +190,7 @@ def pack_layer(layer: Layer, tensors: Tensors, name: str | None = None) -> dict[
         "weight": pack(layer.weight, f"{name}.quantizer", tensors),
         "low_rank": pack(layer.low_rank, f"{name}.low_rank", tensors),
         "notes": layer.notes,
-        "grid": grid is not None,
+        "grid": whole,
     }
 
 
@@ -199,9 +204,16 @@ def _scales(name: str, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     return fields
 
 
-def unpack_grid(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> GridWeight:
-    """Integers and scales of a layer whose entry says `grid`, as `pack_layer` put them down."""
-    name = data["prefix"]
+def unpack_grid(
+    data: Mapping[str, Any], tensors: Mapping[str, Tensor], second: bool = False
+) -> GridWeight | None:
+    """Integers and scales of a layer whose entry says `grid`, as `pack_layer` put them down.
+
+    With `second` those of the second set of a weight in two terms, None for one term.
+    """
+    name = f"{data['prefix']}.second" if second else data["prefix"]
+    if second and f"{name}.integers" not in tensors:
+        return None
     return GridWeight(tensors[f"{name}.integers"], Scales(**_scales(name, tensors)))
 
 
@@ -225,14 +237,20 @@ def unpack_layer(
         )  # fmt: skip
     quantizer = cast("FakeQuantizer | None", unpack(data["weight"], tensors))
     scales: Scales | None = None
+    second_OI: Tensor | None = None
+    second_scales: Scales | None = None
     if not weights:
         weight_OI = torch.empty(data["shape"], device="meta", dtype=torch.float32)
     elif data["grid"]:
         assert quantizer is not None
-        grid = unpack_grid(data, tensors)
+        grid, second = unpack_grid(data, tensors), unpack_grid(data, tensors, second=True)
+        assert grid is not None
         scales, weight_OI = grid.scales, values(quantizer, grid)
+        if second is not None:
+            second_scales, second_OI = second.scales, values(quantizer, second)
     else:
         weight_OI = tensors[f"{name}.weight"]
+        second_OI = tensors.get(f"{name}.second.weight")
     return Layer(
         site,
         weight_OI,
@@ -242,6 +260,8 @@ def unpack_layer(
         weight=quantizer,
         rounded_OI=weight_OI,
         weight_scales=scales,
+        second_OI=second_OI,
+        second_scales=second_scales,
         low_rank=unpack(data["low_rank"], tensors),
         notes=list(data["notes"]),
     )

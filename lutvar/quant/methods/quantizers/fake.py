@@ -115,22 +115,29 @@ class _Half:
 
 
 class FakeQuantizer:
-    """Quantizes and dequantizes along the last axis; see `QuantizerSpec`."""
+    """Quantizes and dequantizes along the last axis; see `QuantizerSpec`.
 
-    def __init__(self, spec: QuantizerSpec) -> None:
-        self.spec, self.format = spec, get_format(spec.format)
+    Args:
+        spec: format, groups, scales.
+        terms: 1, or 2 for sums of two codes with scales of their own: the second quantizes what the
+            first leaves. Only calls know of it; all other methods are those of one code.
+    """
+
+    def __init__(self, spec: QuantizerSpec, terms: int = 1) -> None:
+        self.spec, self.format, self.terms = spec, get_format(spec.format), terms
         self.bits = float(spec.bits)
         fmt, self._ties_up = self.format, spec.exact_rule == ScaleRule.FPQVAR
         self._positive = _Half.of(fmt.positive, fmt.scale_top())
         self._negative = _Half.of(fmt.negative, fmt.scale_top(True)) if fmt.dual else self._positive
 
     def __repr__(self) -> str:
-        return f"FakeQuantizer({self.spec!r})"
+        terms = "" if self.terms == 1 else f", terms={self.terms}"
+        return f"FakeQuantizer({self.spec!r}{terms})"
 
     @property
     def two_sided(self) -> bool:
         """Each sign has a scale of its own."""
-        return self.spec.by_sign or self.format.dual
+        return self.spec.two_sided
 
     def blocks(self, x: Tensor) -> Tensor:
         """[..., I] to [..., G, values of a block] (a view where possible)."""
@@ -265,6 +272,11 @@ class FakeQuantizer:
 
     def __call__(self, x: Tensor, scale_index: int = 0) -> Tensor:
         """Fake-quantize [..., I] with its own scales; the scale step does not matter here."""
+        y = self.one(x)
+        return y if self.terms == 1 else y + self.one(x - y)
+
+    def one(self, x: Tensor) -> Tensor:
+        """Fake-quantize [..., I] to one code with its own scales."""
         if self.spec.exact_rule is None or self._ties_up:
             return self.apply(x, self.scales(x))
         y = quantize(x, self.format, _granularity(self.spec), self.spec.exact_rule).dequantize()

@@ -97,10 +97,15 @@ class QuantizerSpec(BaseModel):
         """Bits of a code."""
         return get_format(self.format).bits
 
+    @property
+    def two_sided(self) -> bool:
+        """Each sign has a scale of its own."""
+        return self.by_sign or get_format(self.format).dual
+
     def scale_bits(self) -> float:
         """Bits of scales for each value, tensor-wide ones left out; a row counts as 0."""
         if not isinstance(self.group, int):
             return 0.0
         each = 8 if self.scale in (ScaleType.POW2, ScaleType.E4M3) else 16
-        count = 2 if self.by_sign or get_format(self.format).dual or self.asymmetric else 1
+        count = 2 if self.two_sided or self.asymmetric else 1
         return each * count / self.group

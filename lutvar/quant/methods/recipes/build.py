@@ -80,7 +80,7 @@ def quantize_blocks(
         def build(
             index: int, block_data: BlockData | None, specs: Mapping[SiteName, LayerSpec]
         ) -> dict[SiteName, Layer]:
-            return _block(var, recipe, _layers(var, specs, index), index, block_data, steps)
+            return _block(var, recipe, _layers(var, recipe, specs, index), index, block_data, steps)
 
         assert isinstance(var, Var)
         choices = plan_mixed(var, recipe, calibration, build).choices
@@ -108,7 +108,7 @@ def quantize_blocks(
             for site, choice in choices.items()
             if recipe.mixed is not None and site.block == index
         }
-        layers = whole.pop(index) if whole else _layers(var, specs, index)
+        layers = whole.pop(index) if whole else _layers(var, recipe, specs, index)
         layers = _block(var, recipe, layers, index, block_data, steps)
         for site, choice in choices.items():
             if site.block == index:
@@ -121,7 +121,7 @@ def _whole_model(
     var: Model, recipe: Recipe, calibration: CalibrationSet, steps: list[Step]
 ) -> tuple[dict[int, dict[SiteName, Layer]], list[Step]]:
     """All layers after the last step that works on the whole model, and the steps that are left."""
-    blocks = {i: _layers(var, recipe.layers, i) for i in range(var.config.depth + 1)}
+    blocks = {i: _layers(var, recipe, recipe.layers, i) for i in range(var.config.depth + 1)}
     model = WholeModel(
         var, blocks, calibration, recipe.calibration.mask, recipe.attention, recipe.seed
     )
@@ -185,7 +185,9 @@ def measured_attention(
     return method
 
 
-def _layers(var: Model, specs: Mapping[SiteName, LayerSpec], index: int) -> dict[SiteName, Layer]:
+def _layers(
+    var: Model, recipe: Recipe, specs: Mapping[SiteName, LayerSpec], index: int
+) -> dict[SiteName, Layer]:
     """The linears of a block that have quantizers, as the float model has them."""
     layers: dict[SiteName, Layer] = {}
     for site, weight_OI, bias_O in iter_linears(var, index):
@@ -196,12 +198,13 @@ def _layers(var: Model, specs: Mapping[SiteName, LayerSpec], index: int) -> dict
             check_finite(weight_OI)
         except ValueError as error:
             raise RecipeError(f"{site}: weight: {error}") from error
+        weights, inputs = recipe.terms_of(site)
         layers[site.name] = Layer(
             site,
             weight_OI.detach().float(),
             None if bias_O is None else bias_O.detach().float(),
-            activation=None if spec.input is None else FakeQuantizer(spec.input),
-            weight=None if spec.weight is None else FakeQuantizer(spec.weight),
+            activation=None if spec.input is None else FakeQuantizer(spec.input, inputs),
+            weight=None if spec.weight is None else FakeQuantizer(spec.weight, weights),
         )
     return layers
 
@@ -222,10 +225,23 @@ def _block(
         block.following = tuple(steps[number + 1 :])
         step.apply(block)
     for layer in layers.values():
+        _check_terms(layer, recipe)
         layer.finish()
         if not bool(torch.isfinite(layer.rounded_OI).all()):  # type: ignore[arg-type]
             raise RecipeError(f"{layer.site}: the recipe made a weight that is not finite")
     return layers
+
+
+def _check_terms(layer: Layer, recipe: Recipe) -> None:
+    """Raise RecipeError if a step put a quantizer with one term in place of one with two."""
+    wanted = recipe.terms_of(layer.site)
+    for what, want, has in zip(("weight", "input"), wanted, layer.terms, strict=True):
+        if has < want:
+            kind = type(getattr(layer, "weight" if what == "weight" else "activation")).__name__
+            raise RecipeError(
+                f"{layer.site}: terms ask for {what}s in two terms, but a step of the recipe left "
+                f"the quantizer {kind}, which has one; leave the terms or that step out"
+            )
 
 
 def iter_linears(model: Model, index: int) -> Iterator[tuple[LinearSite, Tensor, Tensor | None]]:
@@ -242,6 +258,12 @@ def check_model(model: Model, recipe: Recipe) -> None:
     for name, reason in generator_of(model).absent.items():
         if name in recipe.layers:
             raise RecipeError(f"layers.{name}: {reason}")
+    for key in recipe.terms:
+        block = key.split(".")[1] if "." in key else ""
+        if block and int(block) >= model.config.depth:
+            raise RecipeError(
+                f"terms.{key}: the model has blocks 0 to {model.config.depth - 1}; name one of them"
+            )
     parts = [f"step {settings['step']}" for settings in recipe.steps]
     parts += ["mixed"] if recipe.mixed is not None else []
     parts += ["tune"] if recipe.tune is not None else []

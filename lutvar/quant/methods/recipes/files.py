@@ -2,9 +2,9 @@
 """Files of quantized models: one safetensors file with the recipe inside, under one SHA-256.
 
 Tensors: for each linear `SITE.integers` and `SITE.scales.*` (or `SITE.weight` where the
-weight is no grid), `SITE.bias`, and what operations and quantizers hold. One metadata entry
-holds the recipe, the layers, the state of the attention method, the fingerprint of the model
-and the hash over all of it.
+weight is no grid), the same under `SITE.second` for weights in two terms, `SITE.bias`, and
+what operations and quantizers hold. One metadata entry holds the recipe, the layers, the state of
+the attention method, the fingerprint of the model and the hash over all of it.
 
 What an attention method keeps is described at `attention.AttentionMethod`; without it the method
 is made again from the recipe alone.
@@ -56,11 +56,14 @@ class RecipeFile(NamedTuple):
         layers = [unpack_layer(item, self.tensors, weights) for item in self.layers]
         return {layer.site: layer for layer in layers}
 
-    def grid(self, site: LinearSite) -> GridWeight | None:
-        """Integers and scales of a layer, mapped from the file; None: its weight is no grid."""
+    def grid(self, site: LinearSite, second: bool = False) -> GridWeight | None:
+        """Integers and scales of a layer, mapped from the file; None: its weight is no grid.
+
+        With `second` those of the second set; None besides for a weight of one term.
+        """
         for item in self.layers:
             if (item["block"], item["name"]) == site and item["grid"] and "parts" not in item:
-                return unpack_grid(item, self.tensors)
+                return unpack_grid(item, self.tensors, second)
         return None
 
     def on_grid(self) -> dict[LinearSite, bool]:

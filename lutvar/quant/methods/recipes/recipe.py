@@ -6,6 +6,7 @@
     layers:
       qkv: {weight: {format: E2M1}, input: {format: E2M1}}
       ...
+    terms: {head: [2, 2], proj: [2, 1], "blocks.3.fc1": [1, 2]}
     steps:
       - {step: channel-factors, sites: [qkv, fc1]}
       - {step: hadamard, sites: [qkv, fc1]}
@@ -22,7 +23,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from typing_extensions import Self
 
 from lutvar.contract.names import Name, Seed
@@ -32,10 +40,11 @@ from lutvar.quant.methods.attention.registry import attention_needs_data, check_
 from lutvar.quant.methods.calibration.prepare import CalibrationSpec
 from lutvar.quant.methods.errors import RecipeError
 from lutvar.quant.methods.steps import make_step
-from lutvar.quant.var.sites import SiteName
+from lutvar.quant.var.sites import LinearSite, SiteName
 from lutvar.yaml_files import YamlError, load_named, shipped
 
 from .specs import ALL_SITES, LayerSpec, MixedSpec, TuneSpec
+from .terms import ONE_TERM, Terms, check_terms
 
 
 class Recipe(BaseModel):
@@ -46,6 +55,8 @@ class Recipe(BaseModel):
         title: one line for tables.
         source: paper (arXiv number, section) or project.
         layers: kind of linear -> quantizers; what is not named stays float.
+        terms: linear, of all blocks or of one ("blocks.3.fc1", which goes before "fc1"), -> codes
+            whose sum its weights and its inputs are, (weights, inputs), each 1 or 2.
         steps: settings of each step; the key `step` names it.
         attention: settings of the attention products (`attention.make_attention`), or None.
         cache: quantizer of cached keys and values, or None. `group: row` is one scale for each
@@ -63,6 +74,7 @@ class Recipe(BaseModel):
     title: str = ""
     source: str = ""
     layers: dict[SiteName, LayerSpec] = {}
+    terms: dict[str, Terms] = {}
     steps: tuple[dict[str, Any], ...] = ()
     attention: dict[str, Any] | None = None
     cache: CacheSpec | None = None
@@ -84,6 +96,32 @@ class Recipe(BaseModel):
     def _check_attention(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         check_attention(value)
         return value
+
+    @model_serializer(mode="wrap")
+    def _without_empty_terms(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Recipes without terms stay what they were for what hashes or compares them."""
+        data: dict[str, Any] = dump(self)
+        if not self.terms:
+            data.pop("terms", None)
+        return data
+
+    @model_validator(mode="after")
+    def _check_terms(self) -> Self:
+        check_terms(self.terms, self._specs())
+        return self
+
+    def _specs(self) -> dict[SiteName, list[LayerSpec]]:
+        """Linear -> the quantizers that it may get."""
+        specs = {name: [spec] for name, spec in self.layers.items()}
+        for choice in self.mixed.choices.values() if self.mixed is not None else ():
+            for name, spec in choice.items():
+                specs.setdefault(name, []).append(spec)
+        return specs
+
+    def terms_of(self, site: LinearSite) -> Terms:
+        """Codes whose sum the weights and the inputs of a linear are."""
+        own = self.terms.get(f"blocks.{site.block}.{site.name}")
+        return own or self.terms.get(site.name, ONE_TERM)
 
     @model_validator(mode="after")
     def _one_cache(self) -> Self:

@@ -32,6 +32,7 @@ class TunedLayer:
             the scales cannot move: float weights, and scale rules with few values (pow2, e4m3).
         latent_OI: what is rounded to the grid; None where the integers stay as they are.
         change: (up_OR, down_RI) whose product is added to the latent, instead of training that.
+        second: whether the weight is in two terms: the second set quantizes what the first leaves.
         bias_O: its bias; zeros for a layer without.
     """
 
@@ -42,8 +43,8 @@ class TunedLayer:
                 "range of scale steps, leave tune or that step out"
             )
         self.layer = layer
-        assert layer.rounded_OI is not None, f"{layer.site}: finish() was not called"
-        self.start_OI = layer.rounded_OI
+        self.start_OI = layer.used_OI
+        self.second = layer.second_OI is not None
         self.grid: GridWeight | None = None
         if layer.weight is not None and layer.weight.spec.scale in (ScaleType.FP32, ScaleType.FP16):
             self.grid = grid_weight(layer)
@@ -73,11 +74,19 @@ class TunedLayer:
         quantizer = self._quantizer
         latent_OI = self.latent()
         if latent_OI is not None:
-            return straight_apply(quantizer, latent_OI, self._scales(self.log_scale))
+            weight_OI = straight_apply(quantizer, latent_OI, self._scales(self.log_scale))
+            if self.second:
+                # Its scales are those of what is left; gradients reach it through the latent.
+                left_OI = latent_OI - weight_OI
+                scales = quantizer.scales(left_OI.detach())
+                weight_OI = weight_OI + straight_apply(quantizer, left_OI, scales)
+            return weight_OI
         if not self.log_scale.requires_grad:
             return self.start_OI
-        blocks = quantizer.blocks(self.start_OI)
-        return (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
+        assert self.layer.rounded_OI is not None
+        blocks = quantizer.blocks(self.layer.rounded_OI)
+        weight_OI = (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
+        return weight_OI + self.layer.second_OI if self.second else weight_OI
 
     def latent(self) -> Tensor | None:
         """What is rounded to the grid now, [O, I]; None where the integers stay as they are."""
@@ -105,6 +114,8 @@ class TunedLayer:
             layer.rounded_OI = values(quantizer, GridWeight(self.grid.integers_OI, scales))
         else:
             layer.rounded_OI = quantizer.apply(latent_OI.detach(), scales)
+            if self.second:
+                layer.add_second(latent_OI.detach())
             grid = grid_weight(layer)
             assert grid is not None, f"{layer.site}: weights that are not on their grid"
             share = float((grid.integers_OI != self.grid.integers_OI).float().mean())

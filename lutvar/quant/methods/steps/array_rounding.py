@@ -9,6 +9,7 @@ Source: docs/arithmetic.md, section 6. Presets of the accelerator become recipes
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from lutvar.contract.names import Seed
 from lutvar.contract.quant_preset import GROUP
@@ -18,7 +19,7 @@ from lutvar.quant.methods.layers.layer import Block, Layer
 from lutvar.quant.methods.layers.operations import hadamard_matrix, rotate
 from lutvar.quant.methods.quantizers.fake import FakeQuantizer, Scales
 from lutvar.quant.methods.quantizers.spec import QuantizerSpec
-from lutvar.quant.ptq.linear import (
+from lutvar.quant.ptq.weights import (
     checked_bias,
     fold_scales,
     folded_constant,
@@ -63,16 +64,21 @@ class ArrayRounding(StepBase):
             )
         need_groups(str(layer.site), layer.weight_OI.shape[1])
         rotated = layer.site.name in self.rotate
-        codes_OI, amax_OG = round_weight(
-            layer.site, layer.weight_OI, fmt, self.seed if rotated else None
+        sets = round_weight(
+            layer.site, layer.weight_OI, fmt, self.seed if rotated else None, layer.terms[0]
         )
-        # Only for their errors: what the array could not hold is named here, not when it is packed.
-        fold_scales(layer.site, amax_OG * folded_constant(activation.format, fmt, rotated))
-        checked_bias(layer.site, layer.bias_O, len(codes_OI))
+        rounded: list[tuple[Tensor, Scales]] = []
+        for codes_OI, amax_OG in sets:
+            # Only for its errors: what the array could not hold is named here, not when packed.
+            fold_scales(layer.site, amax_OG * folded_constant(activation.format, fmt, rotated))
+            amax_OG1 = amax_OG.float().unsqueeze(-1)
+            scales_OG1 = torch.where(amax_OG1 == 0, 1.0, amax_OG1 / fmt.scale_top())
+            scales = Scales(scales_OG1, amax=amax_OG1)
+            integers_OI = codec(fmt).grid(torch.from_numpy(codes_OI), torch.float32)
+            rounded.append((values(quantizer, GridWeight(integers_OI, scales)), scales))
+        checked_bias(layer.site, layer.bias_O, len(layer.weight_OI))
         if rotated:
             rotate(layer, hadamard_matrix(GROUP, self.seed), self.seed)
-        amax_OG1 = amax_OG.float().unsqueeze(-1)
-        scales_OG1 = torch.where(amax_OG1 == 0, 1.0, amax_OG1 / fmt.scale_top())
-        layer.weight_scales = Scales(scales_OG1, amax=amax_OG1)
-        integers_OI = codec(fmt).grid(torch.from_numpy(codes_OI), torch.float32)
-        layer.rounded_OI = values(quantizer, GridWeight(integers_OI, layer.weight_scales))
+        layer.rounded_OI, layer.weight_scales = rounded[0]
+        if len(rounded) == 2:
+            layer.second_OI, layer.second_scales = rounded[1]

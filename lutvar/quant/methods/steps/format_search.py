@@ -88,4 +88,5 @@ def _candidates(quantizer: object, formats: tuple[str, ...]) -> list[FakeQuantiz
     if not formats:
         return [quantizer]
     settings = quantizer.spec.model_dump()
-    return [FakeQuantizer(QuantizerSpec(**{**settings, "format": name})) for name in formats]
+    specs = (QuantizerSpec(**{**settings, "format": name}) for name in formats)
+    return [FakeQuantizer(spec, quantizer.terms) for spec in specs]

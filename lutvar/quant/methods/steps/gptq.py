@@ -51,11 +51,12 @@ class Gptq(StepBase):
                 continue
             moments = layer_moments(block, layer, self.step, self.weighting)
             before = moments.loss(layer.nearest(), layer.weight_OI)
-            layer.rounded_OI = self._round(layer, moments)
+            layer.aim_OI, layer.rounded_OI = self._round(layer, moments)
             after = moments.loss(layer.rounded_OI, layer.weight_OI)
             layer.notes.append(f"{self.step}: output error {before:.4g} to {after:.4g}")
 
-    def _round(self, layer: Layer, moments: Moments) -> Tensor:
+    def _round(self, layer: Layer, moments: Moments) -> tuple[Tensor, Tensor]:
+        """The weight that is aimed at, and the one that was rounded to the grid, [O, I] both."""
         quantizer, scales = layer.grid()
         hessian_II = moments.quantized_II.double()
         damping = self.damping * float(hessian_II.diagonal().mean()) or 1.0
@@ -64,6 +65,7 @@ class Gptq(StepBase):
         if self.target == "output":
             target_OI = weight_OI @ moments.mixed_II.double().mT + damping * weight_OI
             weight_OI = torch.linalg.solve(hessian_II, target_OI.mT).mT
+        aim_OI = weight_OI.float()
         columns = torch.arange(weight_OI.shape[1])
         if self.order == "activation":
             columns = torch.argsort(hessian_II.diagonal(), descending=True, stable=True)
@@ -78,7 +80,7 @@ class Gptq(StepBase):
             scales,
             self.chunk,
         )
-        return rounded_OI[:, torch.argsort(columns)].contiguous()
+        return aim_OI, rounded_OI[:, torch.argsort(columns)].contiguous()
 
 
 def _sweep(
