@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.passes import ImageStep
+from lutvar.contract.quant_preset import SITE_NAMES
 
 from .check import check_program
 from .costs import CostModel, UnitTimes
@@ -111,8 +112,8 @@ class Compiler:
 
     Args:
         layout: where the packed model lies; has sizes and configuration.
-        exponents: scale exponent e of each layer, in the order of `layout.layers`; zeros will do
-            for estimates.
+        exponents: scale exponent e of each set of weights, in the order of `layout.layers`; zeros
+            will do for estimates.
         epsilon: of the norms.
         null_label: class of the unconditional halves.
         model_hash: identifies the packed model, for the program's header.
@@ -136,10 +137,11 @@ class Compiler:
         sections: int | None = None,
     ) -> None:
         self.layout, self.config, self.shape = layout, layout.config, layout.shape
-        self.exponents = list(exponents) if exponents is not None else [0] * len(layout.layers)
-        if len(self.exponents) != len(layout.layers):
+        self.exponents = list(exponents) if exponents is not None else [0] * layout.sets
+        if len(self.exponents) != layout.sets:
             raise CompileError(
-                f"{len(self.exponents)} exponents; the model has {len(layout.layers)} layers"
+                f"{len(self.exponents)} exponents; the model has {layout.sets} sets of weights in "
+                f"{len(layout.layers)} layers"
             )
         self.epsilon, self.model_hash = epsilon, model_hash
         self.null_label = layout.labels[-1] if null_label is None else null_label
@@ -188,7 +190,8 @@ class Compiler:
             return self
         if self._proxy is None:
             own = self.layout
-            layout = ModelLayout.of(shape, self.config, own.labels, own.quant, own.hidden)
+            terms = (*own.terms[: shape.depth * len(SITE_NAMES)], own.terms[-1])
+            layout = ModelLayout.of(shape, self.config, own.labels, own.quant, own.hidden, terms)
             self._proxy = Compiler(
                 layout, None, self.epsilon, self.null_label, times=self.costs.times
             )

@@ -17,14 +17,14 @@ import numpy as np
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, LANES, ROW_GROUP
 from lutvar.contract.isa import Opcode, Region, address
 from lutvar.contract.memory import RECORD_BYTES, panel_shares
-from lutvar.contract.quant_preset import GROUP, SITE_NAMES
+from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.sections import SECTIONS, section_heads
 
 from .draft import Draft, Operation
 from .emit_post import PostEmitter
 from .hazards import Access
 from .memory_plan import MemoryPlan
-from .model_layout import HEAD, InputSlice, ModelLayout, WeightTile
+from .model_layout import HEAD, NORM_SITES, InputSlice, ModelLayout, WeightTile
 from .steps import PassRows, Rows, TokenRows
 from .tensors import Tensors
 
@@ -46,7 +46,7 @@ class Emitter:
     Args:
         layout: where the model lies.
         plan: where the tensors of the pass lie.
-        exponents: scale exponent e of each layer, in the order of `layout.layers`.
+        exponents: scale exponent e of each set of weights, in the order of `layout.layers`.
         epsilon: of the norms.
     """
 
@@ -87,9 +87,9 @@ class Emitter:
         """Fill the next activation bank with a part of the inputs."""
         bank = self._bank = self.next_bank
         layer, first = self.layout.layer(op.block, op.site), self.tiles[op.tile].first
-        norm = op.site in ("qkv", "fc1", HEAD)
+        norm = op.site in NORM_SITES
         source, embedded = self._sources[op.site], self._embedded(op)
-        rotate, dual = int(layer.rotate), int(layer.dual)
+        rotate, dual, terms = int(layer.rotate), int(layer.dual), layer.terms.inputs - 1
         vectors: dict[int, tuple[int, int]] = {}
         for label, rows in self._chunks(op.tile, norm, part.groups):
             if label not in vectors:
@@ -106,7 +106,7 @@ class Emitter:
                     "rotate": rotate, "dual": dual, "scale": scale, "shift": shift,
                     "inverse_width": self.inverse if norm else 0,
                     "epsilon": self.epsilon if norm else 0,
-                    "sections": SECTIONS.index(self._sections[op.tile]), "terms": 0,
+                    "sections": SECTIONS.index(self._sections[op.tile]), "terms": terms,
                 },
                 op, rows,
                 () if embedded else (Access(source, rows.first, rows.first + rows.count),),
@@ -176,12 +176,13 @@ class Emitter:
         return self._accumulator
 
     def matrix(
-        self, op: Operation, part: InputSlice, tile: WeightTile, accumulator: int
+        self, op: Operation, part: InputSlice, tile: WeightTile, accumulator: int, number: int = 0
     ) -> tuple[list[Draft], Draft]:
-        """Fetch the weights of a part of the inputs and a tile of outputs; multiply them."""
+        """Fetch a set of weights of a part of the inputs and a tile of outputs; multiply them."""
         layer, tile_rows = self.layout.layer(op.block, op.site), self.tiles[op.tile]
-        index = len(self.layout.layers) - 1 if op.site == HEAD else self._index(op)
-        start = address(Region.MODEL, layer.slice_offset(tile, part))
+        index = self.layout.set_index(op.block, op.site, number)
+        more = part.first > 0 or number > 0
+        start = address(Region.MODEL, layer.slice_offset(tile, part, number))
         # The first panel has biases and so another length: an instruction of its own.
         fetches = [
             Draft(
@@ -206,12 +207,12 @@ class Emitter:
                 "bank": self._bank, "acc_bank": accumulator, "groups": part.groups,
                 "blocks": tile.blocks, "dual": int(layer.dual),
                 "exponent": self.exponents[index], "rows": tile_rows.count,
-                "more": int(part.first > 0), "sections": SECTIONS.index(self._sections[op.tile]),
-                "terms": 0,
+                "more": int(more), "sections": SECTIONS.index(self._sections[op.tile]),
+                "terms": layer.terms.inputs - 1,
             },
             op, tile_rows, self._bank_rows(op.tile, 0, tile_rows.count),
-            () if part.first else sums,
-            sums if part.first else (),
+            () if more else sums,
+            sums if more else (),
         )  # fmt: skip
         return fetches, matrix
 
@@ -222,9 +223,6 @@ class Emitter:
             bits, ports = self.config.quant_config.code_bits, self.config.weight_ports
             self._shares[key] = asdict(panel_shares(outputs, bits, biased, ports))
         return self._shares[key]
-
-    def _index(self, op: Operation) -> int:
-        return op.block * 4 + SITE_NAMES.index(op.site)
 
     # ATTEND ----------------------------------------------------------------------------------
     def attended(self, seq: TokenRows, tiles: range) -> Iterator[Rows]:

@@ -2,7 +2,8 @@
 """Where the parts of a packed transformer lie in region MODEL, from sizes alone.
 
 Order: the layers (block by block: qkv, proj, fc1, fc2; then the head), each as its tiles of
-outputs, each tile as its weight panels in order of groups; then kappa of each block; then, block by
+outputs, each tile as its weight panels in order of groups (of weights in two terms those of the
+second set behind those of the first); then kappa of each block; then, block by
 block, what GELU's results are multiplied with and get added; then the class vectors, label by
 label. Tiles start at multiples of 4 KiB, vectors at multiples of 64 bytes.
 """
@@ -17,7 +18,6 @@ from typing import NamedTuple
 
 from lutvar.contract.accelerator import (
     BEAT_BYTES,
-    HEAD_DIM,
     STRIPE,
     WEIGHT_BLOCK,
     AcceleratorConfig,
@@ -25,11 +25,15 @@ from lutvar.contract.accelerator import (
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.contract.terms import ONE_TERM, Terms, check_terms
 
 from .errors import CompileError
+from .limits import check_limits
 
 PAGE = 4096
 HEAD = "head"
+#: Layers whose rows pass a norm first, and so come whole.
+NORM_SITES = ("qkv", "fc1", HEAD)
 #: Vectors of a block for a class, in memory order, each C values of FP16.
 BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
 HEAD_VECTORS = ("scale", "shift")
@@ -80,7 +84,7 @@ class LayerPlan:
     """One linear layer: I = 128 * groups inputs, O outputs (padded to a multiple of 128).
 
     `slices`: its inputs in parts that fit an activation bank. The first panel of each has place
-    for biases, though only those of the first slice are used.
+    for biases, though only those of the first slice, and of the first set of weights, are used.
     """
 
     name: str
@@ -89,26 +93,36 @@ class LayerPlan:
     outputs: int
     rotate: bool
     dual: bool
+    terms: Terms
     tiles: tuple[WeightTile, ...]
     slices: tuple[InputSlice, ...]
 
     @property
     def passes(self) -> int:
-        """Passes over the weights: 2 for a dual format, else 1."""
-        return 2 if self.dual else 1
+        """Passes over each panel: 2 for a dual format and for inputs in two terms, else 1."""
+        return 2 if self.dual else self.terms.inputs
+
+    @property
+    def array_passes(self) -> int:
+        """Passes of the array over each group of inputs, those of all sets of weights."""
+        return self.terms.weights * self.passes
 
     def panel_bytes(self, tile: WeightTile) -> int:
-        """Bytes of a tile's panels, each counted once."""
+        """Bytes of a tile's panels, each counted once; those of all sets."""
+        return self.terms.weights * self._set_bytes(tile)
+
+    def _set_bytes(self, tile: WeightTile) -> int:
         return _panel_bytes(self.slices, tile.first_beats, tile.beats)
 
-    def slice_offset(self, tile: WeightTile, part: InputSlice) -> int:
-        """Byte offset in MODEL of the first panel of a slice; the others follow."""
+    def slice_offset(self, tile: WeightTile, part: InputSlice, number: int = 0) -> int:
+        """Byte offset in MODEL of the first panel of a slice of a set; the others follow."""
         before = self.slices[: self.slices.index(part)]
-        return tile.offset + _panel_bytes(before, tile.first_beats, tile.beats)
+        start = tile.offset + number * self._set_bytes(tile)
+        return start + _panel_bytes(before, tile.first_beats, tile.beats)
 
-    def panels(self, tile: WeightTile, part: InputSlice) -> list[Panel]:
-        """The panels of a slice, in their order in memory."""
-        at = self.slice_offset(tile, part)
+    def panels(self, tile: WeightTile, part: InputSlice, number: int = 0) -> list[Panel]:
+        """The panels of a slice of a set of weights, in their order in memory."""
+        at = self.slice_offset(tile, part, number)
         panels = []
         for group in range(part.first, part.first + part.groups):
             beats = tile.beats if group > part.first else tile.first_beats
@@ -156,6 +170,7 @@ class ModelLayout:
         kappa_base, class_base, size: byte offsets.
         quant: how the model's linears are treated; a preset that the accelerator runs.
         hidden: which of `HIDDEN_VECTORS` the model has.
+        terms: of each layer's operands, in the order of `layers`.
     """
 
     shape: TransformerShape
@@ -176,8 +191,9 @@ class ModelLayout:
         labels: Sequence[int] = (),
         quant: QuantConfig | None = None,
         hidden: Sequence[str] = (),
+        terms: Sequence[tuple[int, int]] = (),
     ) -> ModelLayout:
-        """Lay out a transformer; `quant` None is the accelerator's own preset.
+        """Lay out a transformer; `quant` None is the accelerator's own preset, no terms one each.
 
         Raises CompileError for sizes or formats that the accelerator cannot run.
         """
@@ -198,17 +214,21 @@ class ModelLayout:
         layers: list[LayerPlan] = []
         at = 0
         names = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITE_NAMES]
-        for name, site in [*names, (HEAD, HEAD)]:
+        names.append((HEAD, HEAD))
+        if terms and len(terms) != len(names):
+            raise CompileError(f"terms of {len(terms)} layers; the model has {len(names)}")
+        each = [Terms(*pair) for pair in terms] or [ONE_TERM] * len(names)
+        for (name, site), own in zip(names, each, strict=True):
             inputs, outputs = sizes[site]
             # The head is treated as fc1 is: contract, section 12.
             treatment = quant.sites["fc1" if site == HEAD else site]
             groups = inputs // GROUP
-            slices = split_inputs(groups, config.bank_groups)
+            slices = _slices(name, site, groups, own, treatment.format.dual, config)
             tiles = []
             for first, count in split_outputs(outputs, config.acc_depth, config.max_sections):
                 beats = panel_beats(count, bits, first=True), panel_beats(count, bits, first=False)
                 tiles.append(WeightTile(first, count, at, *beats))
-                size = _panel_bytes(slices, *beats)
+                size = own.weights * _panel_bytes(slices, *beats)
                 at += -(-size // PAGE) * PAGE
             layers.append(
                 LayerPlan(
@@ -218,6 +238,7 @@ class ModelLayout:
                     outputs,
                     treatment.rotate,
                     treatment.format.dual,
+                    own,
                     tuple(tiles),
                     slices,
                 )
@@ -228,6 +249,29 @@ class ModelLayout:
         size = class_base + len(layout.labels) * layout.class_stride
         object.__setattr__(layout, "size", -(-size // PAGE) * PAGE)
         return layout
+
+    @property
+    def terms(self) -> tuple[Terms, ...]:
+        """Terms of each layer's operands."""
+        return tuple(layer.terms for layer in self.layers)
+
+    @cached_property
+    def _first_sets(self) -> tuple[int, ...]:
+        counts = (layer.terms.weights for layer in self.layers)
+        return tuple(itertools.accumulate(counts, initial=0))
+
+    @property
+    def sets(self) -> int:
+        """Sets of weights of all layers; each has a scale exponent."""
+        return self._first_sets[-1]
+
+    def set_index(self, block: int, site: str, number: int = 0) -> int:
+        """Place of a layer's set of weights among those of all layers, which are in order."""
+        return self._first_sets[self._layer_index(block, site)] + number
+
+    @staticmethod
+    def _layer_index(block: int, site: str) -> int:
+        return -2 if site == HEAD else block * len(SITE_NAMES) + SITE_NAMES.index(site)
 
     @property
     def vector_bytes(self) -> int:
@@ -246,7 +290,7 @@ class ModelLayout:
 
     def layer(self, block: int, site: str) -> LayerPlan:
         """A block's layer, or the head (`site` HEAD, any block)."""
-        return self.layers[-1 if site == HEAD else block * len(SITE_NAMES) + SITE_NAMES.index(site)]
+        return self.layers[-1 if site == HEAD else self._layer_index(block, site)]
 
     def kappa(self, block: int) -> int:
         """Offset of a block's kappa vector: [C], each head's value 64 times."""
@@ -277,21 +321,22 @@ class ModelLayout:
         return self.class_offset(label) + index * self.vector_bytes
 
 
-def check_limits(shape: TransformerShape, config: AcceleratorConfig) -> None:
-    """Raise CompileError naming the first limit of the accelerator that a model exceeds."""
+def _slices(
+    name: str, site: str, groups: int, terms: Terms, dual: bool, config: AcceleratorConfig
+) -> tuple[InputSlice, ...]:
+    """Parts of a layer's inputs; each term of a group takes a place of its own in a bank.
 
-    def fail(what: str, value: object, rule: str) -> None:
-        raise CompileError(f"{what} is {value}; {config.name} {rule}")
-
-    if shape.width % GROUP:
-        fail("the model's width", shape.width, f"needs a multiple of {GROUP}")
-    if shape.width != shape.heads * HEAD_DIM:
-        fail("the model's heads", shape.heads, f"needs width / {HEAD_DIM} of {HEAD_DIM} columns")
-    if shape.width > config.max_width:
-        fail("the model's width", shape.width, f"has max_width {config.max_width}")
-    if shape.hidden % GROUP:
-        fail("the hidden width", shape.hidden, f"needs a multiple of {GROUP}")
-    if shape.tokens > config.max_keys:
-        fail("the number of tokens of an image", shape.tokens, f"has max_keys {config.max_keys}")
-    if config.rows < 16:
-        fail("rows", config.rows, "needs 16")
+    Raises CompileError for terms that the accelerator cannot run.
+    """
+    try:
+        check_terms(name, terms, dual)
+    except ValueError as error:
+        raise CompileError(str(error)) from error
+    fit = config.bank_groups // terms.inputs
+    if not fit or (site in NORM_SITES and groups > fit):
+        raise CompileError(
+            f"{name}: {groups} groups of inputs in {terms.inputs} terms take "
+            f"{groups * terms.inputs} of a bank's, and rows are normalised whole; {config.name} "
+            f"has bank_groups {config.bank_groups}. Use one term for these inputs"
+        )
+    return split_inputs(groups, fit)

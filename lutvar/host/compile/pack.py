@@ -6,6 +6,7 @@ Its input is a protocol, so the host need not know how the model was quantized.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
@@ -23,8 +24,8 @@ from .model_layout import HEAD, HIDDEN_VECTORS, LayerPlan, ModelLayout
 from .packed import Allocate, Bytes, PackedTransformer
 
 
-class CodedLinear(Protocol):
-    """A linear layer as codes. O outputs, I inputs, G = I / 128 groups."""
+class CodedWeights(Protocol):
+    """A set of weight codes. O outputs, I inputs, G = I / 128 groups."""
 
     @property
     def codes(self) -> NDArray[np.uint8]:
@@ -38,7 +39,21 @@ class CodedLinear(Protocol):
 
     @property
     def exponent(self) -> int:
-        """The layer's power of two."""
+        """The power of two of its scales."""
+        ...
+
+
+class CodedLinear(Protocol):
+    """A linear layer as codes."""
+
+    @property
+    def sets(self) -> Sequence[CodedWeights]:
+        """Its weights: one set, or two whose sum they are."""
+        ...
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Codes whose sum a weight is, and an input."""
         ...
 
     @property
@@ -157,17 +172,19 @@ def pack_transformer(
         for name in HIDDEN_VECTORS
     }
     present = [name for name, rows in hidden.items() if any(row is not None for row in rows)]
+    depth = transformer.shape.depth
+    blocks = [[transformer.layer(i, site) for site in SITE_NAMES] for i in range(depth)]
+    layers = [*itertools.chain(*blocks), transformer.head]
     layout = ModelLayout.of(
-        transformer.shape, config, (*classes, null), transformer.config, present
-    )
+        transformer.shape, config, (*classes, null), transformer.config, present,
+        [layer.terms for layer in layers],
+    )  # fmt: skip
     image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
-    exponents = []
-    for block in range(layout.shape.depth):
-        for site in SITE_NAMES:
-            layer = transformer.layer(block, site)
+    exponents = tuple(int(weights.exponent) for layer in layers for weights in layer.sets)
+    for block in range(depth):
+        for site, layer in zip(SITE_NAMES, blocks[block], strict=True):
             order = qkv_order(layout.shape.width) if site == "qkv" else None
             _pack_layer(image, layout.layer(block, site), layer, config, order)
-            exponents.append(int(layer.exponent))
         kappa = np.repeat(transformer.kappa[block].astype(np.float16), HEAD_DIM)
         _put(image, layout.kappa(block), kappa)
         for name in layout.hidden:
@@ -176,12 +193,11 @@ def pack_transformer(
                 vector = np.full(layout.shape.hidden, name == "factor", np.float16)
             _put(image, layout.hidden_vector(block, name), vector)
     _pack_layer(image, layout.layer(0, HEAD), transformer.head, config, None)
-    exponents.append(int(transformer.head.exponent))
     each = transformer.each_class(layout.labels)
     for label, vectors in zip(layout.labels, each, strict=True):
         _put(image, layout.class_offset(label), class_image(vectors))
     return PackedTransformer(
-        layout, image, tuple(exponents), float(np.float32(transformer.eps)), null, model or {}
+        layout, image, exponents, float(np.float32(transformer.eps)), null, model or {}
     )
 
 
@@ -208,7 +224,22 @@ def _pack_layer(
             f"{plan.name}: rotate {layer.rotate}, dual {layer.dual}; the accelerator's preset has "
             f"{plan.rotate}, {plan.dual}"
         )
-    codes, scales, bias = layer.codes, layer.scales, layer.bias
+    for number, weights in enumerate(layer.sets):
+        bias = np.zeros_like(layer.bias) if number else layer.bias
+        _pack_set(image, plan, number, weights, bias, config, order)
+
+
+def _pack_set(
+    image: Bytes,
+    plan: LayerPlan,
+    number: int,
+    weights: CodedWeights,
+    bias: NDArray[np.float32],
+    config: AcceleratorConfig,
+    order: NDArray[np.int64] | None,
+) -> None:
+    """All panels of a set of weights."""
+    codes, scales = weights.codes, weights.scales
     if order is not None:
         codes, scales, bias = codes[order], scales[order], bias[order]
     pad = plan.outputs - codes.shape[0]
@@ -219,7 +250,7 @@ def _pack_layer(
     for tile in plan.tiles:
         part = slice(tile.first, tile.first + tile.outputs)
         for inputs in plan.slices:
-            for panel in plan.panels(tile, inputs):
+            for panel in plan.panels(tile, inputs, number):
                 group = panel.group
                 raw = pack_panel(
                     codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],

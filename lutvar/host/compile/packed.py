@@ -27,10 +27,11 @@ from safetensors import SafetensorError, safe_open
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.contract.terms import ONE_TERM
 from lutvar.files import OutputError, json_text, write_file
 
 from .compiler import Compiler
-from .errors import ImageError
+from .errors import CompileError, ImageError
 from .model_layout import PAGE, ModelLayout
 from .program import accelerator_hash
 
@@ -53,7 +54,7 @@ class PackedTransformer:
     Attributes:
         layout: where everything lies.
         image: contents of region MODEL, uint8 [layout.size].
-        exponents: scale exponent of each layer, in the order of `layout.layers`.
+        exponents: scale exponent of each set of weights, in the order of `layout.layers`.
         epsilon: of the norms, a float32 value.
         null_label: class of the unconditional halves.
         model: free description (name, source, digest), kept in the file.
@@ -78,7 +79,10 @@ class PackedTransformer:
         )
 
     def _meta(self) -> dict[str, Any]:
+        terms = self.layout.terms
         return {
+            # Only where there is something to say: images of one term each are what they were.
+            **({"terms": [list(pair) for pair in terms]} if set(terms) != {ONE_TERM} else {}),
             "shape": asdict(self.layout.shape),
             "accelerator": f"{accelerator_hash(self.layout.config):016x}",
             "labels": list(self.layout.labels),
@@ -129,7 +133,11 @@ class PackedTransformer:
             **{**meta["shape"], "patch_nums": tuple(meta["shape"]["patch_nums"])}
         )
         quant = QuantConfig(**meta["quant"])
-        layout = ModelLayout.of(shape, config, meta["labels"], quant, meta["hidden"])
+        terms = meta.get("terms", [])
+        try:
+            layout = ModelLayout.of(shape, config, meta["labels"], quant, meta["hidden"], terms)
+        except CompileError as error:
+            raise ImageError(f"{path}: {error}; pack again") from error
         if layout.size != image.nbytes:
             raise ImageError(
                 f"{path} holds {image.nbytes} bytes, its sizes need {layout.size}; pack again"
@@ -208,6 +216,14 @@ def _digest(meta: dict[str, Any], image: Bytes) -> str:
     return digest.hexdigest()
 
 
+def _pairs(value: Any) -> list[tuple[int, int]]:
+    """Terms of layers. Raises ValueError for anything else."""
+    pairs = [(weights, inputs) for weights, inputs in value]
+    if any(type(n) is not int or n not in (1, 2) for pair in pairs for n in pair):
+        raise ValueError(f"terms {value}: each layer has two numbers, 1 or 2")
+    return pairs
+
+
 def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
     """Metadata and image, a view of the mapped file. The library checks the structure first."""
     if path.exists() and not path.is_file():
@@ -227,7 +243,8 @@ def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
         )
     try:
         meta = json.loads(text)
-        meta = {key: meta[key] for key in _KEYS}
+        more = {"terms": _pairs(meta["terms"])} if "terms" in meta else {}
+        meta = {key: meta[key] for key in _KEYS} | more
     except (ValueError, TypeError, KeyError) as error:
         raise ImageError(f"{path}: its metadata was altered ({error}); pack again") from error
     raw = np.memmap(path, dtype=np.uint8, mode="r")

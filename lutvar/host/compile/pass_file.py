@@ -95,6 +95,7 @@ def pass_key(compiler: Compiler, steps: Sequence[StepShape]) -> str:
         "shape": asdict(layout.shape),
         "labels": layout.labels,
         "exponents": compiler.exponents,
+        "terms": layout.terms,
         "epsilon": float(compiler.epsilon).hex(),
         "null_label": compiler.null_label,
         "model": f"{compiler.model_hash:016x}",

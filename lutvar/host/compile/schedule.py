@@ -10,7 +10,8 @@ Instructions get their starting time in the model, which orders the program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,7 +24,7 @@ from .costs import CostModel
 from .draft import Draft, Operation
 from .emit import Emitter, sequences_in
 from .hazards import Access, Counts, needed, record
-from .model_layout import HEAD, InputSlice, WeightTile
+from .model_layout import HEAD, LayerPlan, WeightTile
 from .steps import PassRows
 
 _UNIT = {
@@ -200,21 +201,20 @@ class Scheduler:
             }  # fmt: skip
             layers = {site: layout.layer(0, site) for site in drains}
             sections = rows.sections_of(tile)
-            shares.append({
-                s: n * sections / (layers[s].groups * layers[s].passes) for s, n in drains.items()
-            })  # fmt: skip
+            work = {s: layers[s].groups * layers[s].array_passes for s in drains}
+            shares.append({s: n * sections / work[s] for s, n in drains.items()})
             cycles += [n * layers[s].outputs for s, n in drains.items()]
         return shares, sum(cycles) / len(cycles)
 
     # Commitment ------------------------------------------------------------------------------
     def _commit(self, op: Operation) -> None:
         emitter = self.emitter
-        parts = emitter.layout.layer(op.block, op.site).slices
-        tiles = list(enumerate(emitter.layout.layer(op.block, op.site).tiles))
+        layer = emitter.layout.layer(op.block, op.site)
+        tiles = list(enumerate(layer.tiles))
         # Sums of a layer in parts stay in their banks until the last part.
-        share = len(tiles) if len(parts) == 1 else emitter.config.acc_banks
+        share = len(tiles) if len(layer.slices) == 1 else emitter.config.acc_banks
         for first in range(0, len(tiles), share):
-            self._multiply(op, parts, tiles[first : first + share])
+            self._multiply(op, layer, tiles[first : first + share])
         self._next[op.tile] += 1
         self._ready[op.tile] = None
         if op.site == SITE_NAMES[-1]:
@@ -224,22 +224,30 @@ class Scheduler:
             self._attend(op.block, op.tile)
 
     def _multiply(
-        self, op: Operation, parts: Sequence[InputSlice], tiles: list[tuple[int, WeightTile]]
+        self, op: Operation, layer: LayerPlan, tiles: list[tuple[int, WeightTile]]
     ) -> None:
-        """All parts of the inputs through some tiles of outputs."""
+        """All parts of the inputs through some tiles of outputs, set by set of the weights.
+
+        Inputs in one part stay in their bank for both sets, and each tile is done with both before
+        the next. Those in several are loaded again for the second set, so that the order of sums
+        does not depend on the parts.
+        """
         emitter, line = self.emitter, self.timeline
         banks: dict[int, int] = {}
-        for part in parts:
+        sets, parts = range(layer.terms.weights), layer.slices
+        single = len(parts) == 1
+        for turn, part in itertools.product([0] if single else sets, parts):
             for draft in emitter.front(op, part):
                 line.add(draft)
             for number, tile in tiles:
-                if part.first == 0:
+                if turn == 0 and part.first == 0:
                     banks[number] = emitter.accumulator()
-                fetches, matrix = emitter.matrix(op, part, tile, banks[number])
-                line.add(matrix)
-                for fetch in fetches:
-                    line.add(fetch)
-                if part.last:
+                for which in sets if single else (turn,):
+                    fetches, matrix = emitter.matrix(op, part, tile, banks[number], which)
+                    line.add(matrix)
+                    for fetch in fetches:
+                        line.add(fetch)
+                if part.last and (single or turn == sets[-1]):
                     for draft in emitter.post(op, tile, number, banks[number]):
                         line.add(draft)
 

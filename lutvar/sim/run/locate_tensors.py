@@ -95,7 +95,12 @@ def part_of_model(layout: ModelLayout, offset: int) -> str:
             inside = offset - tile.offset
             if not 0 <= inside < layer.panel_bytes(tile):
                 continue
-            panels = [(p, p.group == s.first) for s in layer.slices for p in layer.panels(tile, s)]
+            panels = [
+                (p, p.group == s.first)
+                for number in range(layer.terms.weights)
+                for s in layer.slices
+                for p in layer.panels(tile, s, number)
+            ]
             panel, biased = max(
                 (place for place in panels if place[0].offset <= offset), key=lambda f: f[0].offset
             )

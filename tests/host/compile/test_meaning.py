@@ -9,57 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.isa import Opcode, Region
-from lutvar.contract.passes import ImageStep
-from lutvar.host.compile.compiler import CompiledPass
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.steps import StepShape
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.sim.interpret import Machine
 from support.host.compile_cases import transformer
+from support.host.interpreted import Device, step
 
 
 @cache
 def packed(preset: str, changes: tuple[tuple[str, int], ...] = ()) -> PackedTransformer:
     config = AcceleratorConfig(**{**load_accelerator(preset).model_dump(), **dict(changes)})
     return pack_transformer(transformer(preset), config)
-
-
-class Device:
-    """The interpreter behind the transformer protocol."""
-
-    def __init__(self, model: PackedTransformer, rng: np.random.Generator | None) -> None:
-        self.model, self.rng, self.compiler = model, rng, model.compiler()
-        self.cache = np.zeros(0, np.uint8)
-        self.compiled: CompiledPass | None = None
-
-    def run(self, steps: list[ImageStep]) -> list[NDArray[np.float32]]:
-        compiled = self.compiler.compile([StepShape.of(s) for s in steps], check=True)
-        plan = compiled.plan
-        machine = Machine(
-            self.model.layout.config,
-            {Region.WORK: plan.work_size, Region.IO: plan.io_size},
-        )
-        grown = np.zeros(max(plan.cache_size, self.cache.size), np.uint8)
-        grown[: self.cache.size] = self.cache
-        machine.memory |= {Region.MODEL: self.model.image, Region.CACHE: grown}
-        raw = compiled.embeddings(steps).view(np.uint8).reshape(-1)
-        machine.memory[Region.IO][: raw.size] = raw
-        machine.run(compiled.program, self.rng)
-        self.cache, self.compiled = grown, compiled
-        first = compiled.logits_first
-        return compiled.logits(machine.memory[Region.IO][first : first + compiled.logits_bytes])
-
-
-def step(rng: Any, slot: int, label: int, position: int, tokens: int, **more: Any) -> ImageStep:
-    x = [rng.standard_normal((tokens, 256)).astype(np.float32) for _ in range(2)]
-    if not more.get("guided", True):
-        return ImageStep(slot, label, position, x[0], None)
-    return ImageStep(slot, label, position, x[0], x[1], more.get("guidance", 0.5))
 
 
 PASSES = [

@@ -48,7 +48,11 @@ def staggered(shape: TransformerShape, guided: bool = True) -> list[StepShape]:
 
 @cache
 def transformer(
-    preset: str, width: int = 256, vocab: int = 200, hidden: tuple[str, ...] = ()
+    preset: str,
+    width: int = 256,
+    vocab: int = 200,
+    hidden: tuple[str, ...] = (),
+    terms: tuple[tuple[LinearSite, tuple[int, int]], ...] = (),
 ) -> QuantizedTransformer:
     """Random weights; logits of every row differ. `hidden`: vectors behind GELU, of block 1."""
     torch.manual_seed(1)
@@ -72,5 +76,6 @@ def transformer(
         amax = plain.scales.view(np.float16).astype(np.float64)
         weights[site] = PrequantizedWeight(plain.codes, torch.from_numpy(amax), None)
     return quantize_transformer(
-        var, quant, factors=factors, progress=False, prequantized=weights, shifts=shifts
-    )
+        var, quant, factors=factors, progress=False, prequantized=weights, shifts=shifts,
+        terms=dict(terms),
+    )  # fmt: skip
