@@ -19,10 +19,12 @@ from lutvar.quant.methods import (
     load_recipe,
     quantize_var,
 )
+from lutvar.quant.methods.calibration.output_kl import OutputKl
+from lutvar.quant.methods.calibration.programme import greedy, solve
 from lutvar.quant.methods.calibration.samples import data_by_block, replay
 from lutvar.quant.methods.layers.layer import Layer
-from lutvar.quant.methods.recipes.mixed import choose, greedy, multiplier_luts, plan_mixed, solve
-from lutvar.quant.methods.recipes.sensitivity import OutputKl, insertion_distance, z_fraction
+from lutvar.quant.methods.recipes.mixed import choose, multiplier_luts, plan_mixed
+from lutvar.quant.methods.recipes.sensitivity import insertion_distance, z_fraction
 from lutvar.quant.methods.recipes.specs import MixedSpec
 from lutvar.quant.models import LoadedModel, load_model
 from lutvar.quant.var.sites import LinearSite
