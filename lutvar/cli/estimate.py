@@ -62,6 +62,12 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     help="Quantization preset of the model, one that the accelerator runs: fp4 passes over fc2 "
     "twice. Default: fp4-single or fp6-single, which pass once.",
 )
+@click.option(
+    "--recipe",
+    metavar="NAME|FILE",
+    help="Formats and terms of a recipe (a shipped one, a YAML file) or of a file of `lutvar "
+    "quantize`, in place of a preset.",
+)
 @click.option("--no-guidance", is_flag=True, help="Conditional rows only.")
 @click.option("--full", is_flag=True, help="Compile every block of the model; slower.")
 @click.option(
@@ -100,8 +106,9 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
 @json_option
 def estimate(
     config: str, model: str, clock: float, schedule: str, batch: int, preset: str | None,
-    no_guidance: bool, full: bool, changes: tuple[str, ...], tile_rows: int | None,
-    sections: int | None, as_table: bool, as_comparison: bool, host: str, as_json: bool,
+    recipe: str | None, no_guidance: bool, full: bool, changes: tuple[str, ...],
+    tile_rows: int | None, sections: int | None, as_table: bool, as_comparison: bool, host: str,
+    as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
@@ -155,9 +162,14 @@ def estimate(
         )
         return
     shape = _shape(model)
+    quant, terms = _quant(preset, hardware), ()
+    if recipe is not None:
+        from lutvar.sim.model.recipe_terms import recipe_terms
+
+        quant, terms = recipe_terms(recipe, shape.depth)
     request = Request(
-        hardware, shape, model, schedule, batch, guided, clock, full, _quant(preset, hardware),
-        tile_rows, sections,
+        hardware, shape, model, schedule, batch, guided, clock, full, quant, tile_rows, sections,
+        terms,
     )  # fmt: skip
     result = estimate_one(request)
     used, times = resources(hardware), HostTimes.of(host, shape)
@@ -172,8 +184,11 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
     """Refuse options that would be ignored."""
     if as_comparison:
         refuse_with(
-            "--compare (device alone, formats of its own)", host="--host", preset="--preset"
-        )
+            "--compare (device alone, formats of its own)", host="--host", preset="--preset",
+            recipe="--recipe",
+        )  # fmt: skip
+    if given("recipe"):
+        refuse_with("--recipe (its formats)", preset="--preset")
     if as_table and as_comparison:
         raise click.UsageError("--table and --compare exclude each other; give one")
     every = "" if as_table else f"--config {config} (all schedules)"
@@ -181,8 +196,9 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
         refuse_with("--table (all released models)", model="--model")
     if as_table or as_comparison or config in BOARDS:
         refuse_with(
-            "an estimate of several accelerators", tile_rows="--tile-rows", sections="--sections"
-        )
+            "an estimate of several accelerators", tile_rows="--tile-rows", sections="--sections",
+            recipe="--recipe",
+        )  # fmt: skip
     if as_table or config in BOARDS:
         refuse_with(every or "--table (all schedules)", schedule="--schedule", batch="--batch")
     if config in BOARDS and as_comparison:

@@ -213,8 +213,8 @@ class ModelLayout:
         }
         layers: list[LayerPlan] = []
         at = 0
-        names = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITE_NAMES]
-        names.append((HEAD, HEAD))
+        blocks = [(f"block{i}.{s}", s) for i in range(shape.depth) for s in SITE_NAMES]
+        names: list[tuple[str, str]] = [*blocks, (HEAD, HEAD)]
         if terms and len(terms) != len(names):
             raise CompileError(f"terms of {len(terms)} layers; the model has {len(names)}")
         each = [Terms(*pair) for pair in terms] or [ONE_TERM] * len(names)

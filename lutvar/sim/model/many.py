@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.contract.terms import Terms
 
 from .model import Estimate, Estimator
 
@@ -32,6 +33,7 @@ class Request:
     quant: QuantConfig | None = None
     tile_rows: int | None = None
     sections: int | None = None
+    terms: tuple[Terms, ...] = ()
 
 
 def estimate_one(request: Request) -> Estimate:
@@ -43,7 +45,7 @@ def estimate_one(request: Request) -> Estimate:
     try:
         estimator = Estimator(
             r.config, r.shape, r.model, clock=r.clock, full=r.full, quant=r.quant,
-            tile_rows=r.tile_rows, sections=r.sections,
+            tile_rows=r.tile_rows, sections=r.sections, terms=r.terms,
         )  # fmt: skip
         return estimator.estimate(r.schedule, r.batch, r.guided)
     finally:

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS, Unit
-from lutvar.contract.quant_preset import QuantConfig
+from lutvar.contract.quant_preset import SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
+from lutvar.contract.terms import Terms
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.costs import PORTS, UnitTimes
 from lutvar.host.compile.model_layout import HIDDEN_VECTORS, ModelLayout
@@ -186,6 +188,8 @@ class Estimator:
         quant: preset of the model, by default the accelerator's own. Without the dual format in
             fc2 GELU's results have factors and shifts, which POST reads.
         tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
+        terms: of all layers, in their order; none: one term everywhere. Blocks that differ are
+            all compiled.
 
     Raises:
         ValueError: a clock that is not finite and above 0.
@@ -197,20 +201,28 @@ class Estimator:
         clock: float = 250.0, full: bool = False,
         times: UnitTimes | None = None, quant: QuantConfig | None = None,
         tile_rows: int | None = None, sections: int | None = None,
+        terms: Sequence[Terms] = (),
     ) -> None:  # fmt: skip
         if not (math.isfinite(clock) and clock > 0):
             raise ValueError(f"clock = {clock}: must be a finite number above 0")
         self.config, self.shape, self.model = config, shape, model
         self.preset = (quant or config.quant_config).name
         self.clock, self.memory = clock, MEMORY_GBS
-        self.full = full or shape.depth <= 2 * SHORT[1]
+        count = len(SITE_NAMES)
+        alike = all(terms[i] == terms[i % count] for i in range(len(terms) - 1))
+        self.full = full or shape.depth <= 2 * SHORT[1] or not alike
         hidden = () if quant is None or quant.sites["fc2"].format.dual else HIDDEN_VECTORS
-        ModelLayout.of(shape, config, (), quant, hidden)  # limits of the whole model
+        ModelLayout.of(shape, config, (), quant, hidden, terms)  # limits of the whole model
         depths = (shape.depth,) if self.full else SHORT
         self._compilers = [
             Compiler(
                 ModelLayout.of(
-                    dataclasses.replace(shape, depth=d), config, range(1 << 12), quant, hidden
+                    dataclasses.replace(shape, depth=d),
+                    config,
+                    range(1 << 12),
+                    quant,
+                    hidden,
+                    (*terms[: d * count], *terms[-1:]),
                 ),
                 times=times,
                 tile_rows=tile_rows,
