@@ -63,7 +63,8 @@ class _Checker:
         self.memory = {region: _Shared() for region in Region}
         self.banks = _Shared(config.act_banks * config.rows)
         self.accumulators = _Shared(config.acc_banks)
-        self.bank_groups = np.zeros(config.act_banks * config.rows, np.int64)
+        #: Of each row: groups of inputs, and 1 where each is in two terms.
+        self.bank_contents = np.zeros((config.act_banks * config.rows, 2), np.int64)
         self.accumulated = [(0, 0, 0)] * config.acc_banks  # blocks of 32, rows, sections
 
     def add(self, index: int, item: Instruction) -> None:
@@ -139,13 +140,14 @@ class _Checker:
         """Banks hold what their readers expect."""
         o = item.operands
         for bank, first, n in touched.bank_writes:
-            self.bank_groups[self._cells(bank, first, n)] = o["groups"]
+            self.bank_contents[self._cells(bank, first, n)] = o["groups"], o["terms"]
         for bank, first, n in touched.bank_reads:
-            groups = self.bank_groups[self._cells(bank, first, n)]
-            if (groups != o["groups"]).any():
+            groups, terms = self.bank_contents[self._cells(bank, first, n)].T
+            if (groups != o["groups"]).any() or (terms != o["terms"]).any():
                 raise OrderError(
-                    f"{where} multiplies {o['groups']} groups; the rows of bank {bank} hold "
-                    f"{sorted(set(groups.tolist()))}"
+                    f"{where} multiplies {o['groups']} groups in {1 + o['terms']} terms; the rows "
+                    f"of bank {bank} hold {sorted(set(groups.tolist()))} in "
+                    f"{sorted(set((terms + 1).tolist()))}"
                 )
         if item.opcode == Opcode.MATRIX:
             sums = o["blocks"], o["rows"], SECTIONS[o["sections"]]
@@ -181,15 +183,18 @@ class _Checker:
                 raise OrderError(f"{where}: sections is {o['sections']}, out of limits")
             rows = tile_rows(c, SECTIONS[o["sections"]])
             depth = c.acc_depth // STRIPE * SECTIONS[o["sections"]] * STRIPE
+        if o.get("terms") and (c.input_terms < 2 or o["dual"]):
+            bad.append("terms")
+        groups = c.bank_groups // (1 + o.get("terms", 0))
         if item.opcode == Opcode.FRONT:
-            limits = {"bank": c.act_banks - 1, "groups": c.bank_groups}
+            limits = {"bank": c.act_banks - 1, "groups": groups}
             if o["row_first"] + o["rows"] > rows:
                 bad.append("rows")
             if o["norm"] and o["groups"] * GROUP > c.max_width:
                 bad.append("groups")
         elif item.opcode == Opcode.MATRIX:
             limits = {
-                "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": c.bank_groups,
+                "bank": c.act_banks - 1, "acc_bank": c.acc_banks - 1, "groups": groups,
                 "blocks": depth // WEIGHT_BLOCK, "rows": rows,
             }  # fmt: skip
             if o["blocks"] * WEIGHT_BLOCK % STRIPE:
@@ -254,7 +259,7 @@ def _check_weights(program: Program, config: AcceleratorConfig) -> None:
         o = item.operands
         for group in range(o["groups"]):
             shares = panel_shares(o["blocks"] * WEIGHT_BLOCK, bits, not group, ports)
-            want = (astuple(shares), 1 + o["dual"])
+            want = (astuple(shares), 1 + o["dual"] + o["terms"])
             if at >= len(panels) or panels[at] != want:
                 delivery = panels[at] if at < len(panels) else "nothing"
                 raise OrderError(

@@ -133,7 +133,9 @@ class CostModel:
         return self._front_cost(o["rows"], o["groups"], o["norm"])
 
     def _of_matrix(self, o: Mapping[str, int]) -> Cost:
-        return self._matrix_cost(o["groups"], o["blocks"], o["dual"], SECTIONS[o["sections"]])
+        return self._matrix_cost(
+            o["groups"], o["blocks"], o["dual"] + o["terms"], SECTIONS[o["sections"]]
+        )
 
     def _of_post(self, o: Mapping[str, int]) -> Cost:
         vectors, op = o["vector"], o["op"]
@@ -156,8 +158,9 @@ class CostModel:
         traffic = ((name, n * panels * BEAT_BYTES) for name, n in zip(WEIGHTS, each, strict=False))
         return Cost(beats * panels, self.times.memory, tuple(traffic))
 
-    def _matrix(self, groups: int, blocks: int, dual: int, sections: int) -> Cost:
-        t, passes, bits = self.times, 2 if dual else 1, self.config.quant_config.code_bits
+    def _matrix(self, groups: int, blocks: int, again: int, sections: int) -> Cost:
+        """`again`: passes over a group after the first, for a dual format or a second term."""
+        t, passes, bits = self.times, 1 + again, self.config.quant_config.code_bits
         outputs, ports = blocks * WEIGHT_BLOCK, self.config.weight_ports
         columns = rounds(outputs, sections) * STRIPE
         # A vector for each section a cycle; 32 vectors are 33 beats (49 at 6 bits), and each port

@@ -332,6 +332,11 @@ def _slices(
         check_terms(name, terms, dual)
     except ValueError as error:
         raise CompileError(str(error)) from error
+    if terms.inputs > config.input_terms:
+        raise CompileError(
+            f"{name}: inputs in {terms.inputs} terms; {config.name} has input_terms "
+            f"{config.input_terms}. Use an accelerator with input_terms 2, or one term"
+        )
     fit = config.bank_groups // terms.inputs
     if not fit or (site in NORM_SITES and groups > fit):
         raise CompileError(

@@ -128,12 +128,14 @@ def test_refuses_altered_terms(tmp_path: Path, terms: Any, message: str) -> None
 
 
 def test_refuses_what_no_bank_holds() -> None:
-    config = accelerator(bank_groups=4, max_width=512)
+    config = accelerator(bank_groups=4, max_width=512, input_terms=2)
     terms = [(1, 1)] * 16 + [(1, 2)]
     assert ModelLayout.of(DIGITS, config, terms=terms).layer(0, "head").passes == 2
-    wide = accelerator(bank_groups=1, max_width=128)
+    wide = accelerator(bank_groups=1, max_width=128, input_terms=2)
     with pytest.raises(CompileError, match="head: 1 groups of inputs in 2 terms take 2 of a bank"):
         ModelLayout.of(DIGITS, wide, terms=terms)
+    with pytest.raises(CompileError, match="head: inputs in 2 terms; small-fp4 has input_terms 1"):
+        ModelLayout.of(DIGITS, accelerator(), terms=terms)
     terms[3] = (1, 2)
     with pytest.raises(CompileError, match=r"block0\.fc2: inputs in two terms in a dual format"):
         ModelLayout.of(DIGITS, config, terms=terms)

@@ -199,9 +199,7 @@ def test_greedy_takes_the_cheapest_damage_first() -> None:
     assert greedy(damage, costs, 16.0) == {a: "w8", b: "w8"}
     assert greedy(damage, costs, 12.0) == {a: "w8", b: "w4"}  # 1 for 4 saved, not 4 for 4
     assert greedy(damage, costs, 8.0) == {a: "w4", b: "w4"}
-    with pytest.raises(
-        RecipeError, match="7 cannot be met; the cheapest choice costs 8"
-    ):
+    with pytest.raises(RecipeError, match="7 cannot be met; the cheapest choice costs 8"):
         greedy(damage, costs, 7.0)
     # Never better than the programme.
     damage, costs, _ = _random_case(3)
