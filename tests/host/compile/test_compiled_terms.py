@@ -50,6 +50,22 @@ def test_programs_compute_what_the_golden_transformer_does(changes: dict[str, in
             assert not np.array_equal(b, other)
 
 
+@pytest.mark.parametrize("changes", [{}, SMALLER], ids=["plain", "smaller"])
+@pytest.mark.parametrize("preset", ["fp4-single", "fp6-single"])
+def test_inputs_in_two_terms(preset: str, changes: dict[str, int]) -> None:
+    """Both operands in two terms; fc2 then comes in four parts of two groups."""
+    build = f"small-{preset[:3]}"
+    terms = ((1, 2), (2, 2), (2, 2), (2, 2))
+    coded = transformer(preset, terms=tuple(zip(SITES, terms, strict=True)))
+    rng, golden = np.random.default_rng(8), GoldenTransformer(coded)
+    made = pack_transformer(coded, accelerator(build, input_terms=2, **changes))
+    assert [p.groups for p in made.layout.layer(1, "fc2").slices] == [2, 2, 2, 2]
+    device = Device(made, np.random.default_rng(9))
+    for shapes in ([(0, 1, 0, 1)], [(0, 1, 1, 4)]):
+        steps = [step(rng, *s) for s in shapes]
+        np.testing.assert_array_equal(device.run(steps)[0], golden.run(steps)[0])
+
+
 def test_fp6() -> None:
     rng, golden = np.random.default_rng(4), GoldenTransformer(model("small-fp6"))
     steps = [step(rng, 0, 1, 0, 4)]
