@@ -88,8 +88,8 @@ def round_weight(
             part = (signed_hadamard(part.double(), sign_vector(seed)) / math.sqrt(GROUP)).float()
         for number, (codes, amax) in enumerate(sets):
             if number:
-                codes_before, amax_before = (values[rows] for values in sets[number - 1])
-                first = grid_values(torch.from_numpy(codes_before), amax_before, fmt)
+                before, its_amax = sets[number - 1]
+                first = grid_values(torch.from_numpy(before[rows]), its_amax[rows], fmt)
                 part = (part.double() - first).float()
             quantized = quantize(part, fmt, ties=TieRule.EVEN)
             codes[rows] = quantized.codes.numpy()

@@ -27,8 +27,8 @@ _BLOCK_SITE = re.compile(r"blocks\.(0|[1-9][0-9]*)\.([a-z0-9_]+)", re.ASCII)
 
 def _pair(value: object) -> object:
     """Refuse, in one line, what is no pair of 1 and 2."""
-    pair = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
-    if not pair or not all(type(n) is int and n in (1, 2) for n in value):  # type: ignore[union-attr]
+    pair = list(value) if isinstance(value, list | tuple) else []
+    if len(pair) != 2 or not all(type(n) is int and n in (1, 2) for n in pair):
         raise ValueError(f"{value!r}: terms are [weights, inputs], each 1 or 2, such as [2, 1]")
     return value
 
@@ -49,7 +49,7 @@ def check_terms(
                 f"terms.{key}: no such linear; name one of {', '.join(TERM_SITES)}, or one of a "
                 f"block such as blocks.0.{SITE_NAMES[-1]}"
             )
-        own = specs.get(name, ())  # type: ignore[call-overload]
+        own = specs.get(name, ())
         for what, count in (("weight", weights), ("input", inputs)):
             quantizers = [getattr(spec, what) for spec in own]
             if count == 2 and (not quantizers or None in quantizers):

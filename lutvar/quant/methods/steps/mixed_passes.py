@@ -28,6 +28,8 @@ from lutvar.quant.var.sites import LinearSite
 
 from .base import ModelStep, register_step
 
+#: (site, its terms) -> KL.
+Damage = dict[tuple[LinearSite, Terms], float]
 #: Linears that the array computes.
 _SITES = (*SITE_NAMES, "head")
 
@@ -56,32 +58,20 @@ class MixedPasses(ModelStep):
         Raises:
             RecipeError: terms that the recipe gives take more than the budget.
         """
-        from lutvar.quant.methods.calibration.programme import solve  # SciPy's solver is slow
-
         assert isinstance(model.var, Var)
         layers = {site: layer for site, layer in model.layers.items() if self._covers(layer)}
         work = array_work(model.var, model.layers)
         output = OutputKl(model.var, model.calibration.first(self.samples))
-        damage: dict[tuple[LinearSite, Terms], float] = {}
-        cost: dict[tuple[LinearSite, Terms], float] = {}
-        for site, layer in layers.items():
-            for terms in choices(layer):
-                cost[site, terms] = work[site] * terms.products
-                damage[site, terms] = output({site: with_terms(layer, terms)}, "kl")
-        total = sum(work.values())
-        rest = total - sum(work[site] for site in layers)
-        limit = total * (1 + self.budget / 100)
-        chosen = solve(damage, cost, limit - rest, f"step {self.step}: budget {self.budget:g} %")
-        taken = rest + sum(cost[key] for key in chosen.items())
+        damage = term_damage(layers, output)
+        what = f"step {self.step}: budget {self.budget:g} %"
+        chosen = choose_terms(damage, work, self.budget, what)
         for site, terms in chosen.items():
             trial = with_terms(layers[site], terms, finish=False)
             layers[site].weight, layers[site].activation = trial.weight, trial.activation
             if terms != ONE_TERM:
                 layers[site].notes.append(f"{self.step}: terms {terms.weights}, {terms.inputs}")
-        first = next(iter(layers.values()))
-        first.notes.append(
-            f"{self.step}: {100 * (taken / total - 1):.2f} % more cycles of the array"
-        )
+        note = f"{self.step}: {more_work(work, chosen):.2f} % more cycles of the array"
+        next(iter(layers.values())).notes.append(note)
 
     def _covers(self, layer: Layer) -> bool:
         wanted = _SITES if self.sites is None else self.sites
@@ -91,6 +81,43 @@ class MixedPasses(ModelStep):
             and not isinstance(layer, RangedLayer)
             and layer.weight is not None
         )
+
+
+def term_damage(layers: Mapping[LinearSite, Layer], output: OutputKl) -> Damage:
+    """KL of the model's output with one linear alone quantized, for all terms that it can have."""
+    return {
+        (site, terms): output({site: with_terms(layer, terms)}, "kl")
+        for site, layer in layers.items()
+        for terms in choices(layer)
+    }
+
+
+def choose_terms(
+    damage: Damage, work: Mapping[LinearSite, float], budget: float, what: str
+) -> dict[LinearSite, Terms]:
+    """Terms of each linear in `damage` with the smallest sum of damage.
+
+    Args:
+        damage: (site, terms) -> KL.
+        work: cycles of every linear of the array with one term (`array_work`).
+        budget: percent more than all of that.
+        what: begins the message of an error.
+
+    Raises:
+        RecipeError: even the fewest terms take more.
+    """
+    from lutvar.quant.methods.calibration.programme import solve  # SciPy's solver loads slowly
+
+    cost = {(site, terms): work[site] * terms.products for site, terms in damage}
+    total, covered = sum(work.values()), {site for site, _ in damage}
+    rest = sum(cycles for site, cycles in work.items() if site not in covered)
+    return solve(damage, cost, total * (1 + budget / 100) - rest, what)
+
+
+def more_work(work: Mapping[LinearSite, float], chosen: Mapping[LinearSite, Terms]) -> float:
+    """Percent of the array's cycles that terms take beyond those of one term everywhere."""
+    more = sum(work[site] * (terms.products - 1) for site, terms in chosen.items())
+    return 100 * more / sum(work.values())
 
 
 def choices(layer: Layer) -> Iterator[Terms]:
