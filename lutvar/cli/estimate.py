@@ -14,6 +14,7 @@ from .common import Number, command, emit, given, json_option, progress, refuse_
 if TYPE_CHECKING:
     from lutvar.contract.accelerator import AcceleratorConfig
     from lutvar.contract.quant_preset import QuantConfig
+    from lutvar.contract.terms import Terms
 
 MAX_CLOCK = 10_000.0  #: MHz; an order of magnitude beyond any FPGA
 MODELS = ("d16", "d20", "d24", "d30", "d36-s")
@@ -162,7 +163,8 @@ def estimate(
         )
         return
     shape = _shape(model)
-    quant, terms = _quant(preset, hardware), ()
+    quant = _quant(preset, hardware)
+    terms: tuple[Terms, ...] = ()
     if recipe is not None:
         from lutvar.sim.model.recipe_terms import recipe_terms
 

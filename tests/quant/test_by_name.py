@@ -12,7 +12,7 @@ from lutvar.quant.methods.errors import RecipeError
 from lutvar.quant.methods.recipes.recipe import load_recipe
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import load_model
-from lutvar.quant.ptq.linear import QuantizationError
+from lutvar.quant.ptq.weights import QuantizationError
 from lutvar.quant.runnable import quantize
 
 RECIPE = "fp4-single"  # seconds

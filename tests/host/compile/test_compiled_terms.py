@@ -38,7 +38,7 @@ def packed(preset: str = "small-fp4", **changes: Any) -> PackedTransformer:
 
 
 @pytest.mark.parametrize("changes", [{}, SMALLER, HALVES], ids=["plain", "smaller", "halves"])
-def test_programs_compute_what_the_golden_transformer_does(changes: dict[str, int]) -> None:
+def test_programs_compute_what_the_golden_transformer_does(changes: dict[str, Any]) -> None:
     rng, golden = np.random.default_rng(3), GoldenTransformer(model())
     one = GoldenTransformer(transformer("small-fp4"))
     device = Device(packed(**changes), np.random.default_rng(7))
@@ -52,7 +52,7 @@ def test_programs_compute_what_the_golden_transformer_does(changes: dict[str, in
 
 @pytest.mark.parametrize("changes", [{}, SMALLER], ids=["plain", "smaller"])
 @pytest.mark.parametrize("preset", ["fp4-single", "fp6-single"])
-def test_inputs_in_two_terms(preset: str, changes: dict[str, int]) -> None:
+def test_inputs_in_two_terms(preset: str, changes: dict[str, Any]) -> None:
     """Both operands in two terms; fc2 then comes in four parts of two groups."""
     build = f"small-{preset[:3]}"
     terms = ((1, 2), (2, 2), (2, 2), (2, 2))

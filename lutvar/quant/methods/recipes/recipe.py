@@ -44,7 +44,7 @@ from lutvar.quant.var.sites import LinearSite, SiteName
 from lutvar.yaml_files import YamlError, load_named, shipped
 
 from .specs import ALL_SITES, LayerSpec, MixedSpec, TuneSpec
-from .terms import ONE_TERM, Terms, check_terms
+from .terms import Terms, check_terms
 
 
 class Recipe(BaseModel):
@@ -120,8 +120,8 @@ class Recipe(BaseModel):
 
     def terms_of(self, site: LinearSite) -> Terms:
         """Codes whose sum the weights and the inputs of a linear are."""
-        own = self.terms.get(f"blocks.{site.block}.{site.name}")
-        return own or self.terms.get(site.name, ONE_TERM)
+        own = self.terms.get(f"blocks.{site.block}.{site.name}") or self.terms.get(site.name)
+        return own or (1, 1)
 
     @model_validator(mode="after")
     def _one_cache(self) -> Self:

@@ -86,7 +86,7 @@ class TunedLayer:
         assert self.layer.rounded_OI is not None
         blocks = quantizer.blocks(self.layer.rounded_OI)
         weight_OI = (blocks * self.log_scale.exp()).reshape(self.start_OI.shape)
-        return weight_OI + self.layer.second_OI if self.second else weight_OI
+        return weight_OI if self.layer.second_OI is None else weight_OI + self.layer.second_OI
 
     def latent(self) -> Tensor | None:
         """What is rounded to the grid now, [O, I]; None where the integers stay as they are."""

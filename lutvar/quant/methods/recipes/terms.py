@@ -15,7 +15,6 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator
 
-from lutvar.contract.terms import ONE_TERM as ONE_TERM
 from lutvar.quant.var.sites import SITE_NAMES, SiteName
 
 from .specs import LayerSpec
