@@ -148,7 +148,7 @@ class Compiler:
         self.costs = CostModel(self.config, times)
         self._hash = accelerator_hash(self.config)
         self.tile_rows, self.max_sections = check_tiling(self.config, tile_rows, sections)
-        self._tilings: dict[tuple[StepShape, ...], Tiling] = {}
+        self._tilings: dict[tuple[int, tuple[StepShape, ...]], Tiling] = {}
         self._proxy: Compiler | None = None
 
     def place(self, steps: Sequence[StepShape], tiling: Tiling) -> PassRows:
@@ -171,15 +171,20 @@ class Compiler:
         whole = Tiling(self.config.rows, self.max_sections)
         return most_rows(self.config, self.place(steps, whole))
 
-    def tiling(self, steps: Sequence[StepShape]) -> Tiling:
-        """How a pass is cut into tiles: by the schedules of a proxy of few blocks."""
-        key = tuple(steps)
+    def tiling(self, steps: Sequence[StepShape], depth: int | None = None) -> Tiling:
+        """How a pass is cut into tiles: by the schedules of a proxy of few blocks.
+
+        depth: blocks of the model that it is for, by default this one: with few blocks it counts
+        more how a pass begins and ends.
+        """
+        depth = self.shape.depth if depth is None else depth
+        key = depth, tuple(steps)
         if key not in self._tilings:
             found = self.tilings(steps)
             proxy = self._shallow()
             times = [0]
             if len(found) > 1:
-                times = [proxy._time(rows, self.shape.depth) for _, rows in found]
+                times = [proxy._time(rows, depth) for _, rows in found]
             self._tilings[key] = found[times.index(min(times))][0]
         return self._tilings[key]
 

@@ -250,7 +250,7 @@ class Estimator:
     def _pass(self, what: PassPlan) -> PassEstimate:
         budget = self.memory * 1e9 / (self.clock * 1e6)
         results = []
-        tiling = self._compilers[-1].tiling(what.steps)
+        tiling = self._compilers[-1].tiling(what.steps, self.shape.depth)
         rows = self._compilers[-1].place(what.steps, tiling)
         for compiler in self._compilers:
             compiled = compiler.compile(what.steps, tiling=tiling)
