@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,7 +26,7 @@ from .common import (
     refuse_with,
     require_simulator,
 )
-from .loaded import Loaded, onnx_decoder, packed_file
+from .loaded import Loaded, golden_decoder, onnx_decoder, packed_file
 from .row import Row
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
+#: As a value of --decoder.
+GOLDEN_DECODER = Path("golden")
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _OPTIONS = (
     model_option,
@@ -62,8 +64,9 @@ _OPTIONS = (
     click.option(
         "--decoder",
         type=_FILE,
-        metavar="FILE",
-        help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`. Default: PyTorch.",
+        metavar="FILE|golden",
+        help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`; golden: at code "
+        "level, in the accelerator's formats. Default: PyTorch.",
     ),
     click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all."),
     click.option(
@@ -128,23 +131,32 @@ class Backend:
             )
         if self.device is None and self.backend == "float":
             refuse_with("--backend float (unquantized)", recipe="--quantized", config="--config")
+            if self.decoder == GOLDEN_DECODER:
+                raise click.UsageError(
+                    "--backend float is unquantized; --decoder golden goes with the other backends"
+                )
         elif self.device is None and self.backend == "sim":
             require_simulator()
 
     def load(self) -> Loaded:
         """The float model, which embeds and decodes, and what the backend computes with."""
-        decode = None if self.decoder is None else onnx_decoder(self.decoder)
+        golden = self.decoder == GOLDEN_DECODER
+        decode = None if self.decoder is None or golden else onnx_decoder(self.decoder)
         if self.packed is not None:
-            return Loaded(*packed_file(self.packed, self.model, self.config), decode)
-        if self.device is None and self.backend == "float":
+            loaded = Loaded(*packed_file(self.packed, self.model, self.config), decode)
+        elif self.device is None and self.backend == "float":
             from lutvar.quant.models import load_model
 
-            return Loaded(load_model(self.model), None, decode)
-        from lutvar.quant.runnable import quantize
+            loaded = Loaded(load_model(self.model), None, decode)
+        else:
+            from lutvar.quant.runnable import quantize
 
-        with progress("quantize") as update:
-            quantized = quantize(self.model, self.config, self.recipe, update)
-        return Loaded(quantized.loaded, quantized, decode)
+            with progress("quantize") as update:
+                quantized = quantize(self.model, self.config, self.recipe, update)
+            loaded = Loaded(quantized.loaded, quantized, decode)
+        if golden:
+            return replace(loaded, decode=golden_decoder(loaded.model.vqvae, self.config))
+        return loaded
 
     def draw(
         self,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lutvar.host.compile.packed import PackedTransformer
     from lutvar.quant.models import LoadedModel
     from lutvar.quant.runnable import Quantized
+    from lutvar.quant.var import Vqvae
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,14 @@ def onnx_decoder(path: Path) -> Callable[[Tensor], Tensor]:
 
     decoder = OnnxDecoder(path)
     return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
+
+
+def golden_decoder(vqvae: Vqvae, config: str) -> Callable[[Tensor], Tensor]:
+    """The decoder at code level, in the formats of an accelerator."""
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.quant.golden.decoder import GoldenDecoder, quantize_decoder
+
+    return GoldenDecoder(quantize_decoder(vqvae, load_accelerator(config).quant_config))
 
 
 def packed_file(path: Path, model: str, config: str) -> tuple[LoadedModel, PackedTransformer]:

@@ -22,6 +22,7 @@ from .bench import bench
 from .board import board
 from .common import SETTINGS, debug_option
 from .coverage import coverage
+from .decoder import decoder
 from .demo import demo
 from .disassemble import disassemble
 from .doctor import doctor
@@ -50,9 +51,9 @@ from .verilog import verilog
 from .vivado import vivado
 
 COMMANDS = (
-    demo, generate, edit, quantize, pack, quality, evaluate, results, verilog, vivado, board,
-    estimate, explore, disassemble, sim, fake_board, fuzz, formal, study, evidence, export_vectors,
-    coverage, train, bench, list_names, inspect, doctor, selftest,
+    demo, generate, edit, quantize, pack, quality, evaluate, decoder, results, verilog, vivado,
+    board, estimate, explore, disassemble, sim, fake_board, fuzz, formal, study, evidence,
+    export_vectors, coverage, train, bench, list_names, inspect, doctor, selftest,
 )  # fmt: skip
 INTERRUPTED = 130  # 128 and the signal's number, as a shell reports it
 TERMINATED = 143

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -24,6 +25,9 @@ GELU_ONE = 16  #: a gate of 1.0 is 2**GELU_ONE
 GELU_RANGE = 8  #: from here on the gate is 1
 GELU_INDEX, GELU_STEP = 9, 9  #: bits of the segment and of the position within it
 GELU_FRACTION = GELU_INDEX + GELU_STEP - 3  #: fraction bits of |y|
+
+SILU_RANGE = 16  #: from here on SiLU's gate is 1; its table is otherwise like GELU's
+SILU_FRACTION = GELU_FRACTION - 1
 
 
 @cache
@@ -58,8 +62,25 @@ def gelu_gate(y: float) -> float:
 @cache
 def gelu_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Gate at the start of each of 512 segments of 1/64, and its rise over the segment."""
+    return _gate_tables(gelu_gate, GELU_RANGE)
+
+
+def silu_gate(y: float) -> float:
+    """The factor of SiLU: `silu(y) = y * gate(y)`, and `gate(-y) = 1 - gate(y)`."""
+    return 1 / (1 + math.exp(-y))
+
+
+@cache
+def silu_tables() -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Gate at the start of each of 512 segments of 1/32, and its rise over the segment."""
+    return _gate_tables(silu_gate, SILU_RANGE)
+
+
+def _gate_tables(
+    gate: Callable[[float], float], reach: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     n = 1 << GELU_INDEX
-    points = [round(2**GELU_ONE * gelu_gate(i * GELU_RANGE / n)) for i in range(n)]
+    points = [round(2**GELU_ONE * gate(i * reach / n)) for i in range(n)]
     points.append(1 << GELU_ONE)
     return tuple(points[:-1]), tuple(b - a for a, b in itertools.pairwise(points))
 
@@ -87,10 +108,12 @@ def rsqrt(v: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 @cache
-def _gelu_gates() -> NDArray[np.int32]:
-    """The gate of every position in 0 .. GELU_RANGE, that one included (1 MB)."""
+def _gates(
+    tables: Callable[[], tuple[tuple[int, ...], tuple[int, ...]]],
+) -> NDArray[np.int32]:
+    """The gate of every position of a table, that behind its last one included (1 MB)."""
     position = np.arange(1 << GELU_INDEX + GELU_STEP)
-    start, rise = (np.array(t, np.int64) for t in gelu_tables())
+    start, rise = (np.array(t, np.int64) for t in tables())
     index, step = position >> GELU_STEP, position & (1 << GELU_STEP) - 1
     gate = start[index] + ((rise[index] * step + (1 << GELU_STEP - 1)) >> GELU_STEP)
     return np.append(gate, 1 << GELU_ONE).astype(np.int32)
@@ -98,16 +121,25 @@ def _gelu_gates() -> NDArray[np.int32]:
 
 def gelu_factor(y: NDArray[np.float32]) -> NDArray[np.int32]:
     """The gate of tanh-GELU in units of 2**-16, 0 to 65536, for float32 values."""
+    return _factor(y, _gates(gelu_tables), GELU_FRACTION)
+
+
+def silu_factor(y: NDArray[np.float32]) -> NDArray[np.int32]:
+    """The gate of SiLU in units of 2**-16, 0 to 65536, for float32 values."""
+    return _factor(y, _gates(silu_tables), SILU_FRACTION)
+
+
+def _factor(y: NDArray[np.float32], gates: NDArray[np.int32], fraction: int) -> NDArray[np.int32]:
     y = np.asarray(y, np.float32)
     # A power of two: exact. The cast rounds towards zero, down for what is not negative.
-    scaled = np.abs(y) * np.float32(1 << GELU_FRACTION)
-    position = np.minimum(scaled, np.float32(GELU_RANGE << GELU_FRACTION)).astype(np.int32)
-    gate = _gelu_gates().take(position, mode="clip")  # in range; the mode is the fastest
+    scaled = np.abs(y) * np.float32(1 << fraction)
+    position = np.minimum(scaled, np.float32(len(gates) - 1)).astype(np.int32)
+    gate = gates.take(position, mode="clip")  # in range; the mode is the fastest
     return np.where(y < 0, (1 << GELU_ONE) - gate, gate)
 
 
 def as_json() -> dict[str, object]:
-    """What the configuration hash covers."""
+    """What the configuration hash covers: the tables that units have, SiLU's not yet."""
     return {
         "exp2": list(exp2_table()),
         "rsqrt": [list(t) for t in rsqrt_tables()],

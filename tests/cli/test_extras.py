@@ -52,6 +52,7 @@ def test_works_without_any_extra(arguments: list[str], tmp_path: Path) -> None:
         (["generate", "--class", "3", "-o", "x.png"], "torch", "model"),
         (["quantize", "--recipe", "fpqvar-fp4", "-o", "x.safetensors"], "torch", "model"),
         (["quality"], "torch", "model"),
+        (["decoder"], "torch", "model"),
         (["eval", "-o", "x.json"], "torch", "model"),
         (["train", "-o", "x"], "torch", "model"),
         (["verilog", "small-fp4", "-o", "x"], "amaranth", "hw"),

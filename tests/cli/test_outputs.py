@@ -118,6 +118,7 @@ def test_every_command_takes_the_same_seeds(
 
 def test_the_commands_with_seeds_are_those_that_draw() -> None:
     assert {c.name for c in SEEDED} == {
+        "decoder",
         "demo",
         "edit",
         "eval",

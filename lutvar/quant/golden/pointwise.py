@@ -91,13 +91,22 @@ def gelu(
         shift: FP16 [N].
     """
     y = np.asarray(y, np.float32)
-    gate = functions.gelu_factor(y).astype(np.float64)
-    # 24 significant bits times 17: exact in float64.
-    exact = y.astype(np.float64) * gate * 2.0**-functions.GELU_ONE
-    scaled = multiply(_odd(exact), _gate(g))
+    scaled = multiply(_gated(y, functions.gelu_factor(y)), _gate(g))
     if shift is not None:
         scaled = scaled + float32(np.asarray(shift, np.float16))
     return fp16(scaled)
+
+
+def silu(y: Float32) -> Half:
+    """SiLU: `fp16(y * gate(y))`, one rounding of the exact product."""
+    y = np.asarray(y, np.float32)
+    return fp16(_gated(y, functions.silu_factor(y)))
+
+
+def _gated(y: Float32, gate: NDArray[np.int32]) -> Float32:
+    """`y * gate` in 24 bits, rounded to odd; the gate in units of 2**-16."""
+    # 24 significant bits times 17: exact in float64.
+    return _odd(y.astype(np.float64) * gate.astype(np.float64) * 2.0**-functions.GELU_ONE)
 
 
 def _odd(x: NDArray[np.float64]) -> Float32:

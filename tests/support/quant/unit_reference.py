@@ -6,7 +6,7 @@ FP16 numbers are patterns, float32 numbers fractions. Tables are computed here, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from decimal import ROUND_HALF_EVEN, Decimal, getcontext
 from fractions import Fraction
 from functools import cache
@@ -97,13 +97,27 @@ def _gate_point(i: int) -> int:
     return 2**16 if i == 512 else nearest(2**16 * grown / (grown + 1))
 
 
+@cache
+def _silu_point(i: int) -> int:
+    return 2**16 if i == 512 else nearest(2**16 / (1 + (-Decimal(i) / 32).exp()))
+
+
 def gelu(y: Fraction) -> int:
     """Section 10, for one float32 number."""
+    return _gated(y, 8, _gate_point)
+
+
+def silu(y: Fraction) -> int:
+    """Section 14, for one float32 number."""
+    return _gated(y, 16, _silu_point)
+
+
+def _gated(y: Fraction, reach: int, point: Callable[[int], int]) -> int:
     gate = 2**16
-    if abs(y) < 8:
-        a = int(abs(y) * 2**15)
-        start = _gate_point(a >> 9)
-        gate = start + (((_gate_point((a >> 9) + 1) - start) * (a & 511) + 256) >> 9)
+    if abs(y) < reach:
+        a = int(abs(y) * 2**18 / reach)
+        start = point(a >> 9)
+        gate = start + (((point((a >> 9) + 1) - start) * (a & 511) + 256) >> 9)
     if y < 0:
         gate = 2**16 - gate
     return fp16(y * Fraction(gate, 2**16))
