@@ -83,12 +83,12 @@ def slices(conv: Conv, terms: Terms, config: AcceleratorConfig) -> int:
 
 
 def tilings(conv: Conv, terms: Terms, config: AcceleratorConfig) -> Iterator[Tiling]:
-    """Every way that divides the lines into equal pieces."""
+    """Every way that divides the lines into equal pieces, of 16 rows or more where there are."""
     parts = 1 if conv.taps == 1 else 3
     resident = slices(conv, terms, config)
     for across in range(1, conv.rows + 1):
         width = conv.rows // across
-        if conv.rows % across or width > config.rows:
+        if conv.rows % across or width > config.rows or width < min(ROW_GROUP, conv.rows):
             continue
         bands = min(config.rows // width, conv.side)
         lines = -(-conv.side // bands)

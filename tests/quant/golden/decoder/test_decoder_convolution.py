@@ -16,8 +16,7 @@ from lutvar.contract.quant_preset import load_quant
 from lutvar.contract.terms import Terms
 from lutvar.quant.golden.decoder.convolution import GoldenConvolution
 from lutvar.quant.golden.decoder.maps import ActivatedMap, need_finite
-from lutvar.quant.golden.decoder.weights import part_matrices, quantize_conv, unrolled
-from lutvar.quant.golden.decoder.weights import Tap
+from lutvar.quant.golden.decoder.weights import Tap, part_matrices, quantize_conv, unrolled
 from lutvar.quant.golden.fp16 import values_of
 from lutvar.quant.ptq.weights import QuantizationError
 from support.quant import golden_reference as ref

@@ -119,6 +119,5 @@ def test_silu_error_against_float64() -> None:
     y = np.linspace(-24, 24, 1 << 19).astype(np.float32)
     product = y.astype(np.float64) * functions.silu_factor(y) * 2.0**-16
     expected = F.silu(torch.from_numpy(y).double()).numpy()
-    error = np.abs(product - expected)
-    assert 1e-4 < error.max() < 1.3e-4
-    print(error.max(), y[error.argmax()])
+    error = np.abs(product - expected).max()
+    assert 1e-4 < error < 1.1e-4
