@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,22 +106,24 @@ def decoder(
 def _measure(
     model: str, chosen: Forms, images: int, side: int, samples: int, seeds: int, seed: int
 ) -> dict[str, Any]:
+    from lutvar.contract.decoder import DecoderShape
     from lutvar.quant.eval.decoder import Case, frechet, official, pixels, sampled
     from lutvar.quant.golden.decoder import decoder_shape
     from lutvar.quant.models import load_model
 
     data: dict[str, Any] = {"model": model, "pixels": [], "samples": []}
     loaded = None if model == OFFICIAL else load_model(model)
-    case: Case | None = None
     if loaded is None:
-        case = official(side, max(1, images), seed)
-    elif images:
-        case = Case(loaded.vqvae, sampled(loaded, images, seed))
-    if case is not None and images:
+        data["shape"] = DecoderShape.official((1, side))
+    else:
+        data["shape"] = decoder_shape(loaded.vqvae)
+    if images:
+        if loaded is None:
+            case = official(side, images, seed)
+        else:
+            case = Case(loaded.vqvae, sampled(loaded, images, seed))
         with progress("forms") as update:
             data["pixels"] = [asdict(row) for row in pixels(case, chosen, update)]
-    vqvae = loaded.vqvae if loaded is not None else cast(Case, case).vqvae
-    data["shape"] = decoder_shape(vqvae)
     if samples and loaded is not None:
         first = [seed + number * samples for number in range(seeds)]
         with progress("samples") as update:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -26,8 +27,8 @@ def test_the_steps_name_every_weight_of_the_decoder_and_count_its_work() -> None
     vqvae = Vqvae(config).eval()
     counted: dict[str, int] = {}
 
-    def hook(name: str):  # type: ignore[no-untyped-def]
-        def count(module, _inputs, output) -> None:  # type: ignore[no-untyped-def]
+    def hook(name: str) -> Any:
+        def count(module: torch.nn.Conv2d, _inputs: object, output: torch.Tensor) -> None:
             counted[name] = output[0].numel() * module.weight[0].numel()
 
         return count

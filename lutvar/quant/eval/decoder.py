@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lutvar.contract.decoder import DecoderShape
 from lutvar.contract.decoder_form import DecoderForm
-from lutvar.contract.errors import ConfigError
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import PATCH_NUMS_256
 from lutvar.quant.golden.decoder import GoldenDecoder, quantize_decoder
@@ -67,10 +67,12 @@ def official(side: int, count: int, seed: int) -> Case:
         side: of the latent map; 16 makes images of 256 pixels.
         count: images.
         seed: of weights and tokens.
+
+    Raises:
+        ConfigError: lines that rows do not divide.
     """
     scales = (*(p for p in PATCH_NUMS_256 if p < side), side)
-    if len(scales) < 2:
-        raise ConfigError(f"latent side {side}: must be at least 2")
+    DecoderShape.official(scales)  # ConfigError first: the rest takes seconds
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         vqvae = Vqvae(VqvaeConfig.official(scales)).eval()

@@ -38,6 +38,7 @@ def test_more_terms_are_nearer() -> None:
     assert values == sorted(values) and values[0] > 34 and values[-1] > 60
 
 
+@pytest.mark.slow
 def test_the_released_architecture() -> None:
     """64 pixels to a side instead of 256; every channel count there is."""
     found = official(4, 1, 0)
