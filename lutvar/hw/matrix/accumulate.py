@@ -102,7 +102,8 @@ class GroupAccumulator(wiring.Component):
 
         # The bias takes no LUT for each row: where a sum starts from it, one register is reset, and
         # the next one is set at the bits of the bias.
-        chosen, stored = Signal(width), Signal(width)
+        chosen = Signal(width, reset_less=True)
+        stored = Signal(width, reset_less=True)
         ones = Signal(32, reset_less=True)
         sums = Signal(width)
         m.submodules.banks = banks = SharedMemory(2 * width, config.acc_words)
