@@ -12,6 +12,7 @@ record repeat the scale of the same token's V; the rest is 0.
 block is one beat of 32 FP16 scales, two beats of 16 float32 biases each (in the first panel of a
 slice only), and the codes `[32][128]` packed b bits each (32 beats at 4 bits, 48 at 6). A layer
 is its slices of inputs, each the panels of its groups in order; biases of later slices are not
+used. Weights in two terms are two such sets, one behind the other; biases of the second are not
 used.
 
 A block is stored in this order: scales, first biases, codes of 16 outputs, second biases, codes of

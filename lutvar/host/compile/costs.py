@@ -130,7 +130,7 @@ class CostModel:
         return self._fetch_cost(o["beats"], o["full"], o["rest"], o["panels"] * o["repeat"])
 
     def _of_front(self, o: Mapping[str, int]) -> Cost:
-        return self._front_cost(o["rows"], o["groups"], o["norm"])
+        return self._front_cost(o["rows"], o["groups"], o["norm"], 1 + o["terms"])
 
     def _of_matrix(self, o: Mapping[str, int]) -> Cost:
         return self._matrix_cost(
@@ -174,15 +174,16 @@ class CostModel:
         tail, starts = t.matrix_start + t.matrix_tail, groups * passes * (operand - vectors)
         return Cost(cycles, tail, (), groups * passes * columns, starts)
 
-    def _front(self, rows: int, groups: int, norm: int) -> Cost:
+    def _front(self, rows: int, groups: int, norm: int, terms: int) -> Cost:
+        """In two terms each word takes two cycles."""
         t, width = self.times, groups * GROUP
         words = width // LANES
         tail = t.front_tail + t.memory
         if norm:
             moved = rows * width * 4 + 2 * width * 2
             tail += t.front_statistics + words
-            return Cost(rows * (words + 1) + 2 * words, tail, (("front", moved),))
-        return Cost(rows * words, tail, (("front", rows * width * 2),))
+            return Cost(rows * (terms * words + 1) + 2 * words, tail, (("front", moved),))
+        return Cost(rows * terms * words, tail, (("front", rows * width * 2),))
 
     def _post(self, rows: int, blocks: int, op: int, vectors: int) -> Cost:
         t, columns = self.times, blocks * GROUP

@@ -174,14 +174,16 @@ class Scheduler:
         return self.timeline.ready(need)
 
     def _front_times(self) -> list[dict[str, int]]:
-        shape, times = self.emitter.shape, []
+        times: list[dict[str, int]] = []
         for tile in range(self.rows.tiles):
             rows = self.rows.tile(tile).count
             tail = self.costs.times.front_tail + self.costs.times.memory
-            norm = rows * shape.width // 16 + tail
-            part = self.emitter.layout.layer(0, "fc2").slices[0]
-            hidden = rows * part.groups * WORDS + tail
-            times.append({"qkv": norm, "proj": norm, "fc1": norm, "fc2": hidden, HEAD: norm})
+            each = {}
+            for site in (*SITE_NAMES, HEAD):
+                layer = self.emitter.layout.layer(0, site)
+                words = layer.slices[0].groups * WORDS * layer.terms.inputs
+                each[site] = rows * words + tail
+            times.append(each)
         return times
 
     def _post_work(self) -> tuple[list[dict[str, float]], float]:

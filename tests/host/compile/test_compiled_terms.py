@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Instruction, Opcode
 from lutvar.contract.memory import unpack_panel
 from lutvar.host.compile import packed as packed_module
+from lutvar.host.compile.check import check_program
 from lutvar.host.compile.compiler import Compiler
-from lutvar.host.compile.errors import CompileError, ImageError
+from lutvar.host.compile.costs import CostModel
+from lutvar.host.compile.errors import CompileError, ImageError, OrderError
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.program import Program
+from lutvar.host.compile.steps import StepShape
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.var.sites import LinearSite
@@ -161,3 +167,50 @@ def test_needs_an_exponent_for_each_set() -> None:
     made = packed()
     with pytest.raises(CompileError, match="9 exponents; the model has 13 sets of weights in 9"):
         Compiler(made.layout, made.exponents[:9])
+
+
+def two_term_head() -> tuple[Program, AcceleratorConfig]:
+    """A pass of one token whose head has inputs in two terms."""
+    config = accelerator(input_terms=2)
+    layout = ModelLayout.of(DIGITS, config, range(11), terms=[(1, 1)] * 16 + [(1, 2)])
+    compiled = Compiler(layout).compile([StepShape(0, 1, 0, 1)], check=True)
+    return compiled.program, config
+
+
+@pytest.mark.parametrize(
+    ("opcode", "change", "message"),
+    [
+        (Opcode.FRONT, {"terms": 0}, r"multiplies 1 groups in 2 terms; the rows of bank \d hold"),
+        (Opcode.MATRIX, {"terms": 0}, r"multiplies 1 groups in 1 terms; the rows of bank \d hold"),
+        (Opcode.FRONT, {"dual": 1}, r"\(FRONT\): terms is 1, out of limits"),
+        (Opcode.FRONT, {"groups": 3}, r"\(FRONT\): groups is 3, out of limits"),
+        (Opcode.FETCH, {"repeat": 1}, r"group 0 needs beats, full, rest and repeats .*, 2\)"),
+    ],
+)
+def test_the_checker_knows_terms(opcode: Opcode, change: dict[str, int], message: str) -> None:
+    program, config = two_term_head()
+    items = list(program.instructions)
+    last = max(i for i, item in enumerate(items) if item.opcode == opcode)
+    items[last] = replace(items[last], operands={**items[last].operands, **change})
+    with pytest.raises(OrderError, match=message):
+        check_program(replace(program, instructions=tuple(items)), config)
+
+
+def test_the_checker_refuses_terms_that_a_build_lacks() -> None:
+    program, _ = two_term_head()
+    with pytest.raises(OrderError, match="terms is 1, out of limits"):
+        check_program(program, accelerator())
+
+
+def test_what_terms_cost() -> None:
+    program, config = two_term_head()
+    costs = CostModel(config)
+    for opcode, more in ((Opcode.FRONT, 8), (Opcode.MATRIX, 128)):
+        last = [item for item in program.instructions if item.opcode == opcode][-1]
+        one = replace(last, operands={**last.operands, "terms": 0})
+        # A row of 8 words again; 128 weight vectors again, for each row and group.
+        assert costs.instruction(last).occupied - costs.instruction(one).occupied >= more * (
+            last.operands["rows"] if opcode == Opcode.FRONT else 1
+        )
+    last = [item for item in program.instructions if item.opcode == Opcode.MATRIX][-1]
+    assert costs.instruction(last).issue == 256

@@ -25,6 +25,7 @@ from lutvar.hw.accelerator.export import Manifest, export
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.ptq.transformer import QuantizedTransformer, quantize_transformer
 from lutvar.quant.var import Var, VarConfig
+from lutvar.quant.var.sites import LinearSite
 from lutvar.sim.device import MemoryTiming, VerilatedDevice
 from lutvar.sim.run.comparing import ComparingTransformer, Comparison
 from lutvar.sim.run.session import Quantized, quantize
@@ -55,7 +56,9 @@ def digits(config: str = CONFIG.name) -> Quantized:
 
 
 @cache
-def random_transformer(width: int = 256, depth: int = 2) -> QuantizedTransformer:
+def random_transformer(
+    width: int = 256, depth: int = 2, terms: tuple[tuple[LinearSite, tuple[int, int]], ...] = ()
+) -> QuantizedTransformer:
     """Random weights; two groups in a row, several tiles of outputs, a vocabulary with padding."""
     torch.manual_seed(1)
     config = VarConfig(
@@ -66,7 +69,7 @@ def random_transformer(width: int = 256, depth: int = 2) -> QuantizedTransformer
     with torch.no_grad():
         for p in var.parameters():
             p.add_(torch.randn_like(p) * 0.05)
-    return quantize_transformer(var, CONFIG.quant_config, progress=False)
+    return quantize_transformer(var, CONFIG.quant_config, progress=False, terms=dict(terms))
 
 
 @cache
