@@ -111,6 +111,20 @@ def _sizes() -> Names:
     return {name: shape_text(asdict(TransformerShape.official(name))) for name in OFFICIAL_SIZES}
 
 
+def _forms() -> Names:
+    from lutvar.contract.decoder_form import FORMS, SHIPPED
+
+    names: Names = {}
+    for form in FORMS.values():
+        parts = (("straight", form.straight), ("coarse", form.coarse), ("fine", form.fine))
+        terms = ", ".join(f"{what} {tuple(terms)}" for what, terms in parts)
+        ships = "".join(
+            f"; ships with {n} bits" for n, name in SHIPPED.items() if name == form.name
+        )
+        names[form.name] = f"terms (weights, inputs): {terms}{', rotated' * form.rotate}{ships}"
+    return names
+
+
 #: Kind -> where its names are given, and what they are.
 KINDS: dict[str, tuple[str, Callable[[], Names]]] = {
     "models": ("--model, shipped", _models),
@@ -121,6 +135,7 @@ KINDS: dict[str, tuple[str, Callable[[], Names]]] = {
     "steps": ("`step` in recipes", _steps),
     "attention": ("`attention.kind` in recipes", _attention),
     "sizes": ("estimate --model, released", _sizes),
+    "forms": ("decoder --form", _forms),
 }
 
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,3 +133,13 @@ def test_forms() -> None:
     assert shipped_form(load_quant("fp6")).name == "graded"
     with pytest.raises(ConfigError, match=r"unknown form 'x' of the decoder; known: one, straight"):
         get_form("x")
+
+
+def test_the_page_lists_the_forms() -> None:
+    page = (Path(__file__).parents[2] / "docs/decoder.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z]+)` \| (\d), (\d) \| (\d), (\d) \| (\d), (\d) \|$", page, re.M)
+    assert len(rows) == 7
+    for name, *numbers in rows:
+        form = FORMS[name]
+        assert (*form.straight, *form.coarse, *form.fine) == tuple(map(int, numbers))
+        assert not form.rotate

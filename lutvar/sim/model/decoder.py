@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from lutvar.contract.accelerator import LANES, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.decoder import Conv, DecoderShape, Norm, stored_channels
 from lutvar.contract.decoder_form import DecoderForm
+from lutvar.contract.decoder_memory import check_decoder
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.terms import Terms
@@ -146,7 +147,12 @@ def _tiled(conv: Conv, norm: int, tiling: Tiling, terms: Terms, costs: CostModel
 def decoder_cycles(
     shape: DecoderShape, form: DecoderForm, config: AcceleratorConfig
 ) -> list[Cycles]:
-    """Cycles of all convolutions of one image, in order; attention is the host's."""
+    """Cycles of all convolutions of one image, in order; attention is the host's.
+
+    Raises:
+        ConfigError: the accelerator does not run it.
+    """
+    check_decoder(shape, form, config)
     costs, found, norms = CostModel(config), list[Cycles](), list[Norm]()
     for step in shape.steps:
         if isinstance(step, Norm):

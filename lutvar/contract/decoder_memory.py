@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a decoder fits an accelerator: its rows in the banks, its maps in memory."""
+
+from __future__ import annotations
+
+from .accelerator import AcceleratorConfig
+from .decoder import Conv, DecoderShape, Step, stored_channels
+from .decoder_form import DecoderForm
+from .errors import ConfigError
+from .quant_preset import GROUP
+
+SLACK_BYTES = 2 * GROUP  #: zeros behind an activated map
+
+
+def activated_bytes(side: int, channels: int) -> int:
+    """Bytes of an activated map with its border and the zeros behind it."""
+    return (side + 2) ** 2 * stored_channels(channels) * 2 + SLACK_BYTES
+
+
+def raw_bytes(side: int, channels: int) -> int:
+    """Bytes of a raw map."""
+    return side**2 * stored_channels(channels) * 4
+
+
+def map_bytes(shape: DecoderShape) -> dict[str, int]:
+    """Bytes of each map by its name: what the largest step needs that writes it."""
+    found = {"z": activated_bytes(shape.latent_side, shape.z_channels)}
+    for step in shape.steps:
+        found[step.target] = max(found.get(step.target, 0), _target_bytes(step))
+    return found
+
+
+def _target_bytes(step: Step) -> int:
+    if isinstance(step, Conv):
+        return raw_bytes(step.side * (2 if step.double else 1), step.outputs)
+    return activated_bytes(step.side, step.channels)
+
+
+def check_decoder(
+    shape: DecoderShape, form: DecoderForm, config: AcceleratorConfig, memory: int | None = None
+) -> None:
+    """Raise ConfigError for a decoder that an accelerator does not run; names the limit.
+
+    Args:
+        shape, form: the decoder.
+        config: accelerator.
+        memory: bytes there are for maps; None: enough.
+    """
+    for conv in shape.convolutions:
+        if conv.columns > config.acc_depth:
+            raise ConfigError(
+                f"{conv.name}: rows of {conv.columns} results; acc_depth of {config.name} is "
+                f"{config.acc_depth}. Use an accelerator with deeper accumulators"
+            )
+        terms = form.terms(shape, conv)
+        if terms.inputs > config.bank_groups:
+            raise ConfigError(
+                f"{conv.name}: inputs in {terms.inputs} terms; bank_groups of {config.name} is "
+                f"{config.bank_groups}. Use a form with one term"
+            )
+    need = sum(map_bytes(shape).values())
+    if memory is not None and need > memory:
+        raise ConfigError(
+            f"maps of {shape.image_side} x {shape.image_side} pixels take {need} bytes; there are "
+            f"{memory}. Decode smaller images, or give the device more memory"
+        )
