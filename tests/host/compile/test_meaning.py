@@ -69,7 +69,7 @@ def test_every_way_to_cut_the_rows_computes_the_same() -> None:
     found = device.compiler.tilings(shapes)
     assert len(found) > 2
     for tiling, rows in found:
-        device.compiler._tilings[tuple(shapes)] = tiling
+        device.compiler._tilings[model.layout.shape.depth, tuple(shapes)] = tiling
         for a, b in zip(device.run(steps), expected, strict=True):
             np.testing.assert_array_equal(a, b, err_msg=str(tiling))
         assert device.compiled is not None and device.compiled.rows == rows
