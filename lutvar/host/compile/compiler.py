@@ -28,7 +28,14 @@ from .model_layout import ModelLayout, padded
 from .program import Program, accelerator_hash, assemble
 from .schedule import Scheduler
 from .steps import PassRows, StepShape, Tiling, place_rows
-from .tiling import candidates, check_tiling, most_rows, proxy_shape, total_rows
+from .tiling import (
+    candidates,
+    check_tiling,
+    most_rows,
+    proxy_shape,
+    total_rows,
+    with_memory,
+)
 
 
 class CompiledPass:
@@ -203,11 +210,15 @@ class Compiler:
         return self._proxy
 
     def _time(self, rows: PassRows, depth: int) -> int:
-        """Cycles of a pass in a model of so many blocks, like those of this one after the first."""
+        """Cycles of a pass in a model of so many blocks, like those of this one after the first.
+
+        The schedule does not know that all ports share a memory: `with_memory` counts it.
+        """
         scheduler = self._scheduled(rows)
-        ends = scheduler.block_ends
+        ends, line = scheduler.block_ends, scheduler.timeline
         each = (ends[-1] - ends[0]) // (len(ends) - 1) if len(ends) > 1 else 0
-        return scheduler.timeline.end + (depth - len(ends)) * each
+        share = line.moved / (line.end * self.costs.times.memory_bytes)
+        return round(with_memory(line.end + (depth - len(ends)) * each, share))
 
     def _scheduled(self, rows: PassRows) -> Scheduler:
         emitter = Emitter(self.layout, MemoryPlan(self.shape, rows), self.exponents, self.epsilon)

@@ -40,6 +40,8 @@ class UnitTimes:
 
     Attributes:
         memory: from a read request to its first beat; from a write to its response.
+        memory_bytes: bytes a cycle of all ports together, for the choice of tiles: 68 GB/s at 250
+            MHz, the memory of the VCK190.
         fill: MATRIX, from the start of an operand to its first vector.
         operand: MATRIX, from the start of an operand to that of the next, at least.
         matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
@@ -54,6 +56,7 @@ class UnitTimes:
     """
 
     memory: int = 100
+    memory_bytes: int = 272
     fill: int = 1
     operand: int = 13
     matrix_start: int = 16

@@ -66,6 +66,7 @@ class Timeline:
     items: list[list[Scheduled]] = field(default_factory=lambda: [[] for _ in UNITS])
     done: list[list[int]] = field(default_factory=lambda: [[0] for _ in UNITS])
     free: list[int] = field(default_factory=lambda: [0 for _ in UNITS])
+    moved: int = 0  # bytes of all memory ports
 
     def ready(self, need: Counts) -> int:
         """When so many instructions of each unit are complete."""
@@ -86,6 +87,7 @@ class Timeline:
         items.append(item)
         record(unit, len(items), draft.reads, draft.writes + draft.extends)
         self.free[unit] = end = start + cost.occupied
+        self.moved += sum(size for _, size in cost.traffic)
         done.append(max(done[-1], end + cost.tail))
         return item
 
