@@ -57,7 +57,7 @@ def test_constants_are_those_of_the_attend_unit() -> None:
 
 def test_formulas() -> None:
     costs = CostModel(SMALL)
-    matrix = {"groups": 3, "blocks": 8, "dual": 1, "sections": 0}
+    matrix = {"groups": 3, "blocks": 8, "dual": 1, "terms": 0, "sections": 0}
     cost = costs.of(Opcode.MATRIX, matrix)
     assert cost.issue == 3 * 2 * 256
     assert cost.occupied == 3 * 2 * 8 * 33 + 2 * 8 * 2
@@ -75,7 +75,7 @@ WIDER = TransformerShape(256, 2, 4, 1024, 256, (1, 2, 3))
 
 def test_two_weight_ports() -> None:
     """A vector in each cycle at 4 and 6 bits, half of the weights through each port."""
-    matrix = {"groups": 3, "blocks": 8, "dual": 1, "sections": 0}
+    matrix = {"groups": 3, "blocks": 8, "dual": 1, "terms": 0, "sections": 0}
     fetch = {"beats": 4 * 49, "full": 2, "rest": 0, "panels": 2, "repeat": 2}
     for name in ("small-fp4", "small-fp6"):
         one, two = (CostModel(accelerator(name, weight_ports=ports)) for ports in (1, 2))
@@ -105,7 +105,7 @@ def test_sections_take_a_vector_each() -> None:
     costs = CostModel(config)
     for stripes, sections, issue, beats in ((4, 0, 512, 132), (4, 1, 256, 132), (3, 1, 256, 132),
                                             (2, 1, 128, 132), (9, 1, 640, 396)):  # fmt: skip
-        operands = {"groups": 5, "blocks": 4 * stripes, "dual": 0, "sections": sections}
+        operands = {"groups": 5, "blocks": 4 * stripes, "dual": 0, "terms": 0, "sections": sections}
         cost = costs.of(Opcode.MATRIX, operands)
         assert cost.issue == 5 * issue
         assert cost.occupied >= 5 * max(issue, beats)
