@@ -85,8 +85,13 @@ class InstructionCheck(wiring.Component):
         """A bit is set that no field covers; one cycle late, for there are hundreds of them."""
         used = sorted((f.low, f.low + f.width) for f in (*HEADER_FIELDS, *PAYLOAD_FIELDS[op]))
         gaps = zip([0, *(end for _, end in used)], [*(low for low, _ in used), WORD], strict=True)
-        bits = Cat(self.word[low:high] for low, high in gaps if low < high)
-        pieces = range(0, len(bits), UNUSED_PIECE)
+        mask = sum((1 << high) - (1 << low) for low, high in gaps)
+        # Pieces lie at the same places for all opcodes, so that they share what they can whole:
+        # parts of each other would become long chains.
+        bits = self.word & Const(mask, WORD)
+        pieces = [
+            low for low in range(0, WORD, UNUSED_PIECE) if mask >> low & (1 << UNUSED_PIECE) - 1
+        ]
         unused = Signal(len(pieces), name=f"{op.name.lower()}_unused_pieces")
         m.d.sync += unused.eq(Cat(bits[low : low + UNUSED_PIECE].any() for low in pieces))
         return unused.any()
@@ -120,9 +125,8 @@ class InstructionCheck(wiring.Component):
             return broken
 
         if op is Opcode.FETCH:
-            rules[Rule.BEATS] = (
-                (f["beats"] == 0) | (f["panels"] == 0) | (f["repeat"] == 0) | (f["repeat"] == 3)
-            )
+            counts = [f["beats"] == 0, f["panels"] == 0, f["repeat"] == 0, f["repeat"] == 3]
+            rules[Rule.BEATS] = total("counts", Cat(counts)).any()
             # Several ports: the first ones have `beats`, the others fewer.
             ports = config.weight_ports
             fewer = total("fewer", f["rest"] < f["beats"]) if ports > 1 else Const(0)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -104,6 +104,12 @@ def _unit_queue(c: Check[UnitQueue]) -> None:
     )  # fmt: skip
 
 
+def _places(f: Mapping[str, Value], config: AcceleratorConfig) -> Value:
+    """Groups that an instruction takes of a bank: a build without terms refuses them by TERMS."""
+    twice = f["terms"] & int(config.input_terms > 1)
+    return Mux(twice, f["groups"] << 1, f["groups"])
+
+
 def broken_rules(
     word: Value, index: Value, last: Value, config: AcceleratorConfig
 ) -> dict[Rule, Any]:
@@ -152,12 +158,12 @@ def broken_rules(
             mine[Rule.ROWS] = (f["rows"] == 0) | (f["row_first"] + f["rows"] > rows)
             mine[Rule.BANK] = f["bank"] >= config.act_banks
             limit = Mux(f["norm"], min(width // 128, groups), groups)
-            more = f["groups"] << f["terms"] > groups
+            more = _places(f, config) > groups
             mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] > limit) | more
         elif op is Opcode.MATRIX:
             mine[Rule.ROWS] = (f["rows"] == 0) | (f["rows"] > rows)
             mine[Rule.BANK] = (f["bank"] >= config.act_banks) | (f["acc_bank"] >= config.acc_banks)
-            mine[Rule.GROUPS] = (f["groups"] == 0) | (f["groups"] << f["terms"] > groups)
+            mine[Rule.GROUPS] = (f["groups"] == 0) | (_places(f, config) > groups)
             outputs = f["blocks"] * 32
             part = (f["blocks"] & 3) != 0
             mine[Rule.OUTPUTS] = (outputs == 0) | (outputs > depth) | part
