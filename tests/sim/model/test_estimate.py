@@ -61,7 +61,7 @@ def test_formulas() -> None:
     cost = costs.of(Opcode.MATRIX, matrix)
     assert cost.issue == 3 * 2 * 256
     assert cost.occupied == 3 * 2 * 8 * 33 + 2 * 8 * 2
-    front = costs.of(Opcode.FRONT, {"rows": 5, "groups": 2, "norm": 1})
+    front = costs.of(Opcode.FRONT, {"rows": 5, "groups": 2, "norm": 1, "terms": 0})
     assert front.occupied == 5 * 17 + 32
     assert dict(front.traffic)["front"] == 5 * 1024 + 1024
     post = costs.of(Opcode.POST, {"rows": 16, "blocks": 2, "op": PostOp.ADD, "vector": 1})
