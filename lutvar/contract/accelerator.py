@@ -13,9 +13,11 @@ from typing_extensions import Self
 
 from lutvar.yaml_files import shipped
 
+from .errors import ConfigError
 from .formats import NumberFormat, get_format
 from .names import Name
 from .quant_preset import GROUP, QuantConfig, _Strict, load_config, load_quant
+from .two_terms import check_two_terms
 
 LANES = 16  #: values in a beat of the vector units
 ROW_GROUP = 16  #: token rows that share weights registers and drain together
@@ -69,7 +71,7 @@ class AcceleratorConfig(_Strict):
         "own weight ports",
     )
     input_terms: Literal[1, 2] = Field(
-        default=1, description="most terms that inputs of a single-scale format are quantized in"
+        default=2, description="most terms that inputs of a single-scale format are quantized in"
     )
     weight_fifo: int = Field(
         default=256, ge=64, description="beats of weights fetched ahead on each weight port"
@@ -159,5 +161,10 @@ class AcceleratorConfig(_Strict):
 def load_accelerator(name_or_path: str | Path) -> AcceleratorConfig:
     """Read an accelerator size by name or from a YAML file. Raises ConfigError."""
     config = load_config(AcceleratorConfig, "accelerator", name_or_path)
-    load_quant(config.quant)
+    quant = load_quant(config.quant)
+    if config.input_terms > 1:
+        try:
+            check_two_terms(quant.plain_format)
+        except ValueError as error:
+            raise ConfigError(f"{config.name}: input_terms is 2; {error}; set it to 1") from None
     return config

@@ -12,13 +12,14 @@ PLACES = 22
 #: Binary places that are kept of `2 y`; what term 1 leaves counts `2**-(FRACTION_BITS + 1)` grid
 #: steps.
 FRACTION_BITS = 8
-#: A group whose values leave less everywhere is a zero group in term 2: its reciprocal, brought to
-#: the place of the largest one, has then a factor of at most `2**7` and fits a 27-bit multiplier.
-REST_THRESHOLD = 8
 #: What is left must be a significand of FP16.
 _REST_BITS = 11
-#: Reciprocals have 13 bits more than M, and 7 more when brought to the place of the largest one.
-_MOST_TOP = (1 << 26 - 13 - 7) - 1
+#: Bits that reciprocals of term 2 are shifted by at most: they fit a 27-bit multiplier.
+REST_SHIFT = 7
+#: A group whose values leave less everywhere is a zero group in term 2.
+REST_THRESHOLD = 1 << _REST_BITS - 1 - REST_SHIFT
+#: Reciprocals have 13 bits more than M, and those of term 2 `REST_SHIFT` more.
+_MOST_TOP = (1 << 26 - 13 - REST_SHIFT) - 1
 
 
 def check_two_terms(fmt: NumberFormat) -> None:

@@ -7,7 +7,7 @@ import copy
 
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.sim.fuzz.draft import Full, Pieces
-from lutvar.sim.fuzz.wellformed import Generator, Wellformed
+from lutvar.sim.fuzz.wellformed import DUAL, PLAIN, TERMS, Generator, Wellformed
 
 KINDS = (Opcode.ATTEND, Opcode.FRONT, Opcode.POST, Opcode.FETCH)
 
@@ -54,7 +54,8 @@ class Crowd(Generator):
             sums = matrix["acc_bank"], matrix["blocks"] // 4, matrix["rows"], matrix["sections"]
             self._post(*sums, op)
             return
+        treatment = DUAL if matrix["dual"] else TERMS if matrix["terms"] else PLAIN
         self._matrix(
-            matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"],
-            matrix["dual"], matrix["rows"], matrix["sections"], more=1,
+            matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"], treatment,
+            matrix["rows"], matrix["sections"], more=1,
         )  # fmt: skip

@@ -46,6 +46,7 @@ class UnitTimes:
         operand: MATRIX, from the start of an operand to that of the next, at least.
         matrix_start, matrix_tail: from the command to the first vector; from the last one to done.
         front_tail: FRONT, from the last word to done; with norm the statistics and a row more.
+        front_second: from the last word of term 1 to that of term 2.
         post_issue: POST, between instructions: pauses where the path changes, on average.
         post_tail: from the last block's first value to the last write, without its rows.
         post_gelu, post_records: more of it for GELU, and when records are made.
@@ -62,6 +63,7 @@ class UnitTimes:
     matrix_start: int = 16
     matrix_tail: int = 34
     front_tail: int = 95
+    front_second: int = 32
     front_statistics: int = 136
     post_issue: int = 2
     post_tail: int = 107
@@ -133,7 +135,7 @@ class CostModel:
         return self._fetch_cost(o["beats"], o["full"], o["rest"], o["panels"] * o["repeat"])
 
     def _of_front(self, o: Mapping[str, int]) -> Cost:
-        return self._front_cost(o["rows"], o["groups"], o["norm"], 1 + o["terms"])
+        return self._front_cost(o["rows"], o["groups"], o["norm"], o["terms"])
 
     def _of_matrix(self, o: Mapping[str, int]) -> Cost:
         return self._matrix_cost(
@@ -178,15 +180,17 @@ class CostModel:
         return Cost(cycles, tail, (), groups * passes * columns, starts)
 
     def _front(self, rows: int, groups: int, norm: int, terms: int) -> Cost:
-        """In two terms each word takes two cycles."""
         t, width = self.times, groups * GROUP
         words = width // LANES
         tail = t.front_tail + t.memory
+        cycles, moved = rows * words, rows * width * 2
         if norm:
             moved = rows * width * 4 + 2 * width * 2
             tail += t.front_statistics + words
-            return Cost(rows * (terms * words + 1) + 2 * words, tail, (("front", moved),))
-        return Cost(rows * terms * words, tail, (("front", rows * width * 2),))
+            cycles += rows + 2 * words
+        if terms:  # the quantizer takes each word twice, the last ones after all others
+            cycles, tail = max(cycles, 2 * rows * words), tail + t.front_second
+        return Cost(cycles, tail, (("front", moved),))
 
     def _post(self, rows: int, blocks: int, op: int, vectors: int) -> Cost:
         t, columns = self.times, blocks * GROUP

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,14 +13,18 @@ from lutvar.hw.links import bank_write_layout
 from lutvar.hw.port_types import Stream, View
 from lutvar.hw.units.quantizer import code_layout
 
-from .slots import GROUP_WORD, TURN_BITS, group_ends, slot_layout
+from .slots import TURN_BITS, slot_layout
 
 
 class BankWriter(wiring.Component):
-    """Gives each beat of codes its bank, row, word and sections."""
+    """Gives each beat of codes its bank, row, word and sections.
+
+    Beats of term 1 and of term 2 come in an order of their own each. Term 2 ends an instruction of
+    two terms; beats of the next one may come before.
+    """
 
     slot: View  #: in: operands of the instruction that `turn` names
-    turn: Signal  #: out: instructions written completely, modulo 4
+    turn: Signal  #: out: of the beat that is here: instructions written completely, modulo 4
     codes: Stream  #: in: beats, always taken
     write: View  #: out: words for the bank, registered
     done: Signal  #: out: with the instruction's last word
@@ -31,7 +35,11 @@ class BankWriter(wiring.Component):
             {
                 "slot": In(slot_layout()),
                 "turn": Out(TURN_BITS),
-                "codes": In(stream.Signature(code_layout(LANES, config.quant_config.code_bits))),
+                "codes": In(
+                    stream.Signature(
+                        code_layout(LANES, config.quant_config.code_bits, config.input_terms > 1)
+                    )
+                ),
                 "write": Out(bank_write_layout(config)),
                 "done": Out(1),
             }
@@ -40,34 +48,50 @@ class BankWriter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         slot, codes = self.slot, self.codes.payload
-        word = Signal(len(self.write.word))
-        row = Signal(len(slot.last_row))
-        # Of the last group, of the last row: one cycle late, but it takes 8 words from where they
-        # change to the next word that asks.
-        last_group, last_row = Signal(), Signal()
+        two = self.config.input_terms > 1
+        second = codes.second if two else Const(0, 1)
+        places = [_Place(self, name) for name in ("first", "second")[: 1 + two]]
+        word, row, turn = (
+            Mux(second, getattr(places[-1], name), getattr(places[0], name))
+            for name in ("word", "row", "turn")
+        )
         last_word, last = Signal(), Signal()
         scales = Cat(codes.scale, codes.scale_neg, Const(0, 32))
+        whole = Cat(Const(WORDS - 1, 3), slot.last_group)[: len(self.write.word)]
+        twice = Cat(word[:3], second, word[3:])[: len(self.write.word)]
         m.d.comb += [
+            self.turn.eq(turn),
             self.codes.ready.eq(1),
-            last_word.eq(last_group & (word[:GROUP_WORD] == WORDS - 1)),
-            last.eq(self.codes.valid & last_word & last_row),
+            last_word.eq(word == whole),
+            last.eq(self.codes.valid & last_word & (row == slot.last_row)),
         ]
+        ends = last & (second | ~slot.terms) if two else last
         m.d.sync += [
-            last_group.eq(group_ends(word, slot.last_group)),
-            last_row.eq(row == slot.last_row),
             self.write.valid.eq(self.codes.valid),
             self.write.bank.eq(slot.bank),
             self.write.row.eq(slot.row_first + row),
-            self.write.word.eq(word),
+            self.write.word.eq(Mux(slot.terms, twice, word) if two else word),
             self.write.codes.eq(Cat(codes.codes)),
-            self.write.scales.eq(scales.word_select(word[:GROUP_WORD], 8)),
+            self.write.scales.eq(scales.word_select(word[:3], 8)),
             self.write.sections.eq(slot.sections),
-            self.done.eq(last),
+            self.done.eq(ends),
         ]
-        with m.If(self.codes.valid):
-            m.d.sync += word.eq(word + 1)
-            with m.If(last_word):
-                m.d.sync += [word.eq(0), row.eq(row + 1)]
-            with m.If(last):
-                m.d.sync += [row.eq(0), self.turn.eq(self.turn + 1)]
+        for number, place in enumerate(places):
+            mine = self.codes.valid & (second == number)
+            with m.If(mine):
+                m.d.sync += place.word.eq(word + 1)
+                with m.If(last_word):
+                    m.d.sync += [place.word.eq(0), place.row.eq(row + 1)]
+            # An instruction without term 2 has none to wait for.
+            with m.If(last & (mine if number == 0 else mine | ~slot.terms)):
+                m.d.sync += [place.row.eq(0), place.turn.eq(turn + 1)]
         return m
+
+
+class _Place:
+    """Where beats of a term go next."""
+
+    def __init__(self, writer: BankWriter, name: str) -> None:
+        self.word = Signal(len(writer.write.word), name=f"{name}_word")
+        self.row = Signal(len(writer.slot.last_row), name=f"{name}_row")
+        self.turn = Signal(TURN_BITS, name=f"{name}_turn")

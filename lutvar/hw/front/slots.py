@@ -19,7 +19,7 @@ TURN_BITS = 2
 GROUP_WORD = (WORDS - 1).bit_length()
 
 _KEPT = (
-    "row_first", "bank", "norm", "rotate", "dual", "inverse_width", "epsilon", "sections",
+    "row_first", "bank", "norm", "rotate", "dual", "inverse_width", "epsilon", "sections", "terms",
 )  # fmt: skip
 #: Kept less 1, which spares every stage a subtraction before it compares: name -> operand.
 _LAST = {"last_row": "rows", "last_group": "groups"}

@@ -55,7 +55,8 @@ class FrontUnit(UnitComponent):
     back `rows * W` for each instruction, with norm `rows * (W + 1) + 2 * W` (the vectors take
     `2 * W`). From the first beat of an instruction to its `done`: about 100 more, with norm
     another 125 + W. As two are in progress at most, short ones take half of that whole time at
-    least.
+    least. In two terms each word counts twice; when an instruction of one term follows, some 40
+    cycles are lost.
 
     `config.pipelined = False`: one group at a time between the ring and the bank, one row at a
     time in the ring.
@@ -86,9 +87,10 @@ class FrontUnit(UnitComponent):
         m.submodules.receiver = receiver = Receiver(config, RowSums.GAP)
         m.submodules.ring = ring = WordRing(depth)
         m.submodules.issue = issue = RowIssue(config, alone_first=not config.pipelined)
-        m.submodules.hadamard = hadamard = Hadamard(LANES, sign_vector(quant.hadamard_seed))
+        terms = config.input_terms > 1
+        m.submodules.hadamard = hadamard = Hadamard(LANES, sign_vector(quant.hadamard_seed), terms)
         m.submodules.quantizer = quantizer = Quantizer(
-            LANES, quant.plain_format, quant.dual_format, quant.ties
+            LANES, quant.plain_format, quant.dual_format, quant.ties, terms=terms
         )
         m.submodules.writer = writer = BankWriter(config)
         wiring.connect(m, reader.memory, wiring.flipped(self.memory))
@@ -127,8 +129,9 @@ class FrontUnit(UnitComponent):
         if config.pipelined:
             m.d.comb += receiver.start.eq(1)
         else:
-            words = Signal(8)  # issued and not written: one group at most
-            m.d.sync += words.eq(words + issue.issue - self.bank_write.valid)
+            words = Signal(8)  # issued and not written, in each of its terms: one group at most
+            issued = Cat(issue.issue & ~issue.slot.terms, issue.issue & issue.slot.terms)
+            m.d.sync += words.eq(words + issued - self.bank_write.valid)
             m.d.comb += [issue.alone.eq(words == 0), receiver.start.eq(ring.empty & issue.alone)]
 
         m.d.comb += [
@@ -203,7 +206,7 @@ class FrontUnit(UnitComponent):
         self, m: Module, platform: Any, receiver: Receiver, ring: WordRing, issue: RowIssue
     ) -> OutputQueue:
         """Words out of the ring, normalised or as they are, into a queue."""
-        layout = beat_layout(LANES)
+        layout = beat_layout(LANES, self.config.input_terms > 1)
         m.submodules.queue = queue = OutputQueue(layout, 1, OutputQueue.depth_for(1, PASS_CYCLES))
         m.d.comb += [
             issue.some.eq(ring.some),
@@ -252,12 +255,13 @@ class FrontUnit(UnitComponent):
             results.append(lane.z)
 
         slot = issue.slot
-        flags = delay(
-            m, Cat(slot.rotate, slot.dual, issue.last, slot.norm), PASS_CYCLES, "flags_line"
-        )
+        marks = [slot.rotate, slot.dual, issue.last]
+        if self.config.input_terms > 1:
+            marks.append(slot.terms)
+        flags = delay(m, Cat(slot.norm, *marks), PASS_CYCLES, "flags_line")
         history = valid_line(m, issue.issue, PASS_CYCLES, "history")
         m.d.comb += [
             queue.push.eq(history[-1]),
-            Value.cast(queue.data).eq(Cat(Mux(flags[3], Cat(results), plain), flags[:3])),
+            Value.cast(queue.data).eq(Cat(Mux(flags[0], Cat(results), plain), flags[1:])),
         ]
         return queue

@@ -25,7 +25,7 @@ def walk_layout(config: AcceleratorConfig) -> data.StructLayout:
         {
             "groups": 8,
             "stripes": STRIPES,
-            "dual": 1,
+            "twice": 1,
             "acc_bank": range(config.acc_banks),
             "exponent": signed(6),
             "more": 1,
@@ -167,7 +167,7 @@ class Conductor(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 work.eq(coming),
-                passes_left.eq(Mux(coming.dual, coming.groups << 1, coming.groups) - 1),
+                passes_left.eq(Mux(coming.twice, coming.groups << 1, coming.groups) - 1),
                 first.eq(1),
                 column.eq(0),
                 left.eq(coming.stripes),

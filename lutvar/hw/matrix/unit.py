@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal, Value
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -56,8 +56,8 @@ class MatrixUnit(UnitComponent):
     `done` comes nor that of a later one. Ports run ahead, so with several of them the `done` of
     instructions that are still multiplied does not come either.
 
-    Cycles. With G groups, P passes for each (2 if dual), N outputs and s sections, weights that
-    come without pause and commands that come early enough, an instruction takes
+    Cycles. With G groups, P passes for each (2 if dual or in two terms), N outputs and s sections,
+    weights that come without pause and commands that come early enough, an instruction takes
 
         G * P * max(v + fill - 1, operand_cycles) + b
 
@@ -201,11 +201,12 @@ class MatrixUnit(UnitComponent):
             loads.i.valid.eq(accepted),
             walks.i.valid.eq(accepted),
             loads.i.payload.address.eq(_bank_address(m, config, payload.bank, "load_bank")),
-            loads.i.payload.groups.eq(payload.groups),
+            # Terms are groups of their own to the loader.
+            loads.i.payload.groups.eq(Mux(payload.terms, payload.groups << 1, payload.groups)),
             loads.i.payload.dual.eq(payload.dual),
             walks.i.payload.groups.eq(payload.groups),
             walks.i.payload.stripes.eq(stripes),
-            walks.i.payload.dual.eq(payload.dual),
+            walks.i.payload.twice.eq(payload.dual | payload.terms),
             walks.i.payload.acc_bank.eq(payload.acc_bank),
             walks.i.payload.exponent.eq(payload.exponent),
             walks.i.payload.more.eq(payload.more),
@@ -219,7 +220,7 @@ class MatrixUnit(UnitComponent):
                 due.eq(accepted & (stripes > number)),  # else it has no stripe
                 work.groups.eq(payload.groups),
                 work.blocks.eq(share << (STRIPE // WEIGHT_BLOCK).bit_length() - 1),
-                work.dual.eq(payload.dual),
+                work.twice.eq(payload.dual | payload.terms),
                 work.index.eq(payload.index),
             ]
             m.d.comb += [

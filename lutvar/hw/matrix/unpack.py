@@ -21,7 +21,7 @@ def work_layout() -> data.StructLayout:
 
     blocks: of 32 outputs, of those on the port.
     """
-    return data.StructLayout({"groups": 8, "blocks": 9, "dual": 1, "index": INDEX_BITS})
+    return data.StructLayout({"groups": 8, "blocks": 9, "twice": 1, "index": INDEX_BITS})
 
 
 def vector_item_layout(config: AcceleratorConfig) -> data.StructLayout:
@@ -125,7 +125,7 @@ class WeightUnpack(wiring.Component):
             Signal(name=n)
             for n in ("step", "produce", "boundary", "block_end", "pass_end", "all_end")
         )
-        following_biased = Mux(final_block, Mux(final_pass, Const(1), first & work.dual), biased)
+        following_biased = Mux(final_block, Mux(final_pass, Const(1), first & work.twice), biased)
         known = active & ~halted
         scales, biases = self._sides(m, half, biased, following_biased, boundary, known)
         takes, gives, codes = self._gear(m, step)
@@ -175,7 +175,7 @@ class WeightUnpack(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 work.eq(following),
-                passes_left.eq(Mux(following.dual, following.groups << 1, following.groups) - 1),
+                passes_left.eq(Mux(following.twice, following.groups << 1, following.groups) - 1),
                 blocks_left.eq(following.blocks - 1),
                 first.eq(1),
             ]

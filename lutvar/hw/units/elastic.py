@@ -23,13 +23,15 @@ from .pipeline import data_register
 STORE_BEATS = 32
 
 
-def beat_layout(lanes: int) -> data.StructLayout:
+def beat_layout(lanes: int, terms: bool = False) -> data.StructLayout:
     """One beat of activations: `lanes` FP16 patterns and the treatment of their group.
 
-    `rotate` and `dual` are constant over a group; `last` marks the last beat of a job.
+    `rotate`, `dual` and `terms` (there if asked for: the group is quantized in two terms) are
+    constant over a group; `last` marks the last beat of a job.
     """
+    marks = ("rotate", "dual", "last", *(("terms",) if terms else ()))
     return data.StructLayout(
-        {"data": data.ArrayLayout(unsigned(16), lanes), "rotate": 1, "dual": 1, "last": 1}
+        {"data": data.ArrayLayout(unsigned(16), lanes), **dict.fromkeys(marks, 1)}
     )
 
 

@@ -12,8 +12,9 @@ from lutvar.contract.quant_preset import GROUP
 from lutvar.hw.port_types import View, view_signal
 
 from .elastic import beat_layout, beats_per_group
-from .pipeline import delay_stages, valid_line
+from .pipeline import delay, delay_stages, valid_line
 from .quantizer_lane import QuantizerFormats
+from .second_scale import SecondScale
 from .tables import reciprocals, rescaled
 
 MIN_NORMAL = 0x0400  #: pattern of 2**-14; a smaller maximum makes a zero group
@@ -21,6 +22,8 @@ MIN_NORMAL = 0x0400  #: pattern of 2**-14; a smaller maximum makes a zero group
 
 class GroupMaxima(wiring.Component):
     """Absolute maxima of each group, of the negative and of the other values.
+
+    With `rest_bits` beats of groups that came back may come between those of a group of new ones.
 
     Latency `log2(lanes) + 1` cycles from a group's last beat. One beat in each cycle.
     """
@@ -31,12 +34,17 @@ class GroupMaxima(wiring.Component):
     positive: Signal  #: out: maximum of the other values, 15-bit pattern
     dual: Signal  #: out: `dual` of the group
     done: Signal  #: out: one cycle for each group
+    back: Signal  #: in: a beat that came back is here; not together with `valid`
+    rest: Signal  #: out: maximum of the values that came back
+    done_back: Signal  #: out: one cycle for each group of them
 
-    def __init__(self, lanes: int, group: int = GROUP) -> None:
-        self.lanes, self.beats = lanes, beats_per_group(lanes, group)
+    def __init__(self, lanes: int, group: int = GROUP, rest_bits: int = 0) -> None:
+        self.lanes, self.beats, self.rest_bits = lanes, beats_per_group(lanes, group), rest_bits
+        back = {"back": In(1), "rest": Out(rest_bits), "done_back": Out(1)}
         super().__init__(
             {
-                "beat": In(beat_layout(lanes)),
+                **(back if rest_bits else {}),
+                "beat": In(beat_layout(lanes, bool(rest_bits))),
                 "valid": In(1),
                 "negative": Out(15),
                 "positive": Out(15),
@@ -47,7 +55,11 @@ class GroupMaxima(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        patterns = [self.beat.data[lane] for lane in range(self.lanes)]
+        patterns: list[Value] = [self.beat.data[lane] for lane in range(self.lanes)]
+        back: Value = C(0)
+        if self.rest_bits:  # signs do not matter there
+            back = self.back
+            patterns = [Cat(p[:15], p[15] & ~back) for p in patterns]
         sides = [
             [Mux(p[15], p[:15], 0) for p in patterns],
             [Mux(p[15], 0, p[:15]) for p in patterns],
@@ -67,6 +79,10 @@ class GroupMaxima(wiring.Component):
             registered = Signal(name=f"valid_{level}")
             m.d.sync += registered.eq(valid)
             valid, dual = registered, delay_stages(m, dual, 1, f"dual_{level}")
+            if self.rest_bits:
+                came = Signal(name=f"back_{level}")
+                m.d.sync += came.eq(back)
+                back = came
 
         position = Signal(range(self.beats))
         first = position == 0
@@ -76,6 +92,13 @@ class GroupMaxima(wiring.Component):
             for result, (maximum,) in zip((self.negative, self.positive), sides, strict=True):
                 with m.If(first | (maximum > result)):
                     m.d.sync += result.eq(maximum)
+        if self.rest_bits:
+            place, largest = Signal(range(self.beats)), sides[1][0][: self.rest_bits]
+            m.d.sync += self.done_back.eq(back & (place == self.beats - 1))
+            with m.If(back):
+                m.d.sync += place.eq(place + 1)
+                with m.If((place == 0) | (largest > self.rest)):
+                    m.d.sync += self.rest.eq(largest)
         return m
 
 
@@ -83,10 +106,19 @@ class GroupScales(wiring.Component):
     """From a group's maxima to everything that its lanes and its receiver need.
 
     One group in each cycle. Two block memories: the reciprocal table, read for both halves through
-    its two ports, and for dual formats the table of the derived scale.
+    its two ports, and for dual formats the table of the derived scale. With two terms
+    (`SecondScale`) the constants come 4 cycles later.
+
+    Args:
+        slots: places of groups that come in two terms.
     """
 
     LATENCY = 4
+
+    @staticmethod
+    def latency(formats: QuantizerFormats) -> int:
+        """Cycles from maxima to constants."""
+        return SecondScale.LATENCY if formats.terms else GroupScales.LATENCY
 
     @staticmethod
     def layout(formats: QuantizerFormats) -> data.StructLayout:
@@ -105,13 +137,23 @@ class GroupScales(wiring.Component):
     positive: Signal  #: in: from `GroupMaxima`
     dual: Signal  #: in: from `GroupMaxima`
     valid: Signal  #: in: a group's maxima are here
-    params: View  #: out: the result (`layout`), `LATENCY` cycles later
+    params: View  #: out: the result (`layout`), `latency` cycles later
     done: Signal  #: out: one cycle for it
+    rest: Signal  #: in: from `GroupMaxima`; of two terms
+    back: Signal  #: in: a group that came back is here; of two terms, not together with `valid`
+    slot: Signal  #: in: place of the group; of two terms
+    done_back: Signal  #: out: one cycle for the result of a group that came back
+    done_slot: Signal  #: out: its place, or that of the group of `done`
 
-    def __init__(self, formats: QuantizerFormats) -> None:
-        self.formats = formats
+    def __init__(self, formats: QuantizerFormats, slots: int = 4) -> None:
+        self.formats, self.slots = formats, slots
+        two = {
+            "rest": In(formats.rest_bits), "back": In(1), "slot": In(range(slots)),
+            "done_back": Out(1), "done_slot": Out(range(slots)),
+        }  # fmt: skip
         super().__init__(
             {
+                **(two if formats.terms else {}),
                 "negative": In(15),
                 "positive": In(15),
                 "dual": In(1),
@@ -135,7 +177,8 @@ class GroupScales(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         fmt = self.formats
-        history = valid_line(m, self.valid, self.LATENCY, "history")
+        latency = self.latency(fmt)
+        history = valid_line(m, self.valid, latency, "history")
         m.d.comb += self.done.eq(history[-1])
 
         # 1: which maximum counts for which side; both are the same in a plain group.
@@ -147,6 +190,26 @@ class GroupScales(wiring.Component):
             m.d.sync += maximum.eq(Mux(dual, largest, larger))
             maxima.append(maximum)
         dual_1 = delay_stages(m, dual, 1, "dual_early")
+        second: SecondScale | None = None
+        if fmt.terms:
+            m.submodules.second = second = SecondScale(fmt, self.slots)
+            history_back = valid_line(m, self.back, latency, "history_back")
+            m.d.comb += [
+                second.maximum.eq(larger),
+                second.write.eq(self.valid),
+                second.rest.eq(self.rest),
+                second.slot.eq(self.slot),
+                self.done_back.eq(history_back[-1]),
+                self.done_slot.eq(delay(m, self.slot, latency, "slot_line")),
+            ]
+            # One more cycle: the maximum of what came back is brought to 11 bits.
+            chosen = []
+            for number, maximum in enumerate(maxima):
+                pattern = Signal(15, name=f"pattern_{number}", reset_less=True)
+                m.d.sync += pattern.eq(Mux(history_back[0], second.pattern, maximum))
+                chosen.append(pattern)
+            maxima = chosen
+            dual_1 = delay_stages(m, dual_1 & ~history_back[0], 1, "dual_chosen")
 
         # 2, 3: the tables, with the output register of a block memory.
         contents = [entry for top in fmt.tops for entry in reciprocals(top)]
@@ -170,18 +233,30 @@ class GroupScales(wiring.Component):
             increment = delay_stages(m, scale_port.data, 1, "increment")
 
         # 4: zero groups, and the scales.
-        dual_3 = delay_stages(m, dual_1, 2, "dual_late")
+        late = latency - (5 if fmt.terms else 4)
+        dual_3 = delay_stages(m, dual_1, 2 + late, "dual_late")
+        if late:
+            entries = [delay_stages(m, e, late, f"entry_late_{k}") for k, e in enumerate(entries)]
+            increment = delay_stages(m, increment, late, "increment_late")
         params = view_signal(self.layout(fmt), reset_less=True)
         scales = []
         for side, maximum in enumerate(maxima):
-            value = delay_stages(m, maximum, 2, f"maximum_{side}")
+            value = delay_stages(m, maximum, 2 + late, f"maximum_{side}")
             live = value >= MIN_NORMAL
+            entry = entries[side]
+            if second is not None:
+                came = history_back[-2]
+                shifted = (entries[0] << second.shift)[: fmt.reciprocal_bits]
+                live = Mux(came, second.live, live)
+                entry = Mux(came, shifted, entry)
             m.d.sync += [
-                params.reciprocal[side].eq(Mux(live, entries[side], 0)),
+                params.reciprocal[side].eq(Mux(live, entry, 0)),
                 params.exponent[side].eq(value[10:]),
             ]
             scales.append((value, live))
         (scale, live), (scale_neg, live_neg) = scales
+        if second is not None:
+            scale = Mux(history_back[-2], second.scale, scale)
         raised = Signal(16)
         m.d.comb += raised.eq(Cat(C(0, 10), scale_neg[10:]) + increment)
         m.d.sync += [

@@ -33,6 +33,7 @@ class Hadamard(wiring.Component):
     Args:
         lanes: FP16 values in a beat, a power of two from 2 to 128.
         signs: the 128 signs `d_j`, each +1 or -1.
+        terms: beats have `terms` (`beat_layout`), which pass as they are.
 
     Latency, first beat in to first beat out: `128 / lanes + latency + 3` cycles. A complete
     group comes out without further input. Throughput: one beat in each cycle.
@@ -49,7 +50,7 @@ class Hadamard(wiring.Component):
     i: Stream  #: in: beats (`beat_layout`)
     o: Stream  #: out: beats; a zero sum is +0
 
-    def __init__(self, lanes: int, signs: Sequence[int]) -> None:
+    def __init__(self, lanes: int, signs: Sequence[int], terms: bool = False) -> None:
         self.lanes, self.beats = lanes, beats_per_group(lanes)
         self.signs = check_signs(signs)
         #: Distance, in beats, of the elements that each stage over beats joins.
@@ -57,12 +58,12 @@ class Hadamard(wiring.Component):
         stages = GROUP.bit_length() - 1
         #: Cycles from a beat's departure from the store to its result.
         self.latency = TO_FIXED_LATENCY + stages + sum(self.distances) + FROM_SUM_LATENCY
-        layout = beat_layout(lanes)
+        self.layout = layout = beat_layout(lanes, terms)
         super().__init__({"i": In(stream.Signature(layout)), "o": Out(stream.Signature(layout))})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        layout = beat_layout(self.lanes)
+        layout = self.layout
         depth = OutputQueue.depth_for(self.beats, self.latency)
         m.submodules.store = store = GroupStore(layout, self.beats)
         m.submodules.queue = queue = OutputQueue(layout, self.beats, depth)

@@ -30,6 +30,8 @@ from .order import needed_waits
 
 #: Stripes of 128 outputs of a program's layer, at most: memory is small.
 MOST_STRIPES = 8
+#: How a bank's groups are quantized.
+PLAIN, DUAL, TERMS = range(3)
 
 
 @dataclass(frozen=True)
@@ -69,20 +71,20 @@ class Generator(Draft):
         bank = int(self.rng.integers(config.act_banks))
         if bank not in draft.banks or not self.one_in(4):
             self._front(bank)
-        rows, groups, dual, sections = draft.banks[bank]
+        rows, groups, treatment, sections = draft.banks[bank]
         acc = int(self.rng.integers(config.acc_banks))
         step = 4  # outputs that POST takes are multiples of 128
         most = SECTIONS[sections] * config.acc_depth // WEIGHT_BLOCK // step
         blocks = step * self.upto(1, min(most, MOST_STRIPES))
         used = rows if self.one_in(3) else self.upto(1, rows)
-        self._matrix(bank, acc, groups, blocks, dual, used, sections, more=0)
+        self._matrix(bank, acc, groups, blocks, treatment, used, sections, more=0)
         while self.one_in(4):
             if self.one_in(2):
                 bank = int(self.rng.integers(config.act_banks))
                 self._front(bank, used, sections)
-            rows, groups, dual, others = draft.banks[bank]
+            rows, groups, treatment, others = draft.banks[bank]
             if rows >= used and others == sections:
-                self._matrix(bank, acc, groups, blocks, dual, used, sections, more=1)
+                self._matrix(bank, acc, groups, blocks, treatment, used, sections, more=1)
         for _ in range(1 if self.small else self.upto(1, 3)):
             self._post(acc, blocks // step, used, sections, op)
 
@@ -93,7 +95,11 @@ class Generator(Draft):
         total = max(least, self.upto(1, tile_rows(config, SECTIONS[sections])))
         norm = int(self.rng.integers(2))
         limit = min(config.max_width // GROUP, config.bank_groups) if norm else config.bank_groups
-        dual = int(config.quant_config.dual_format is not None and self.one_in(3))
+        treatment = PLAIN
+        if config.quant_config.dual_format is not None and self.one_in(3):
+            treatment = DUAL
+        elif config.input_terms > 1 and config.bank_groups > 1 and self.one_in(2):
+            treatment, limit = TERMS, min(limit, config.bank_groups // 2)
         kind = "float" if norm else "half"
         old = [
             r for r in draft.rows
@@ -111,8 +117,9 @@ class Generator(Draft):
             rows = source or self.input(kind, count, groups * GROUP)
             operands = {
                 "address": rows.at, "stride": rows.stride, "rows": count, "row_first": first,
-                "bank": bank, "groups": groups, "norm": norm, "dual": dual,
-                "rotate": int(self.rng.integers(2)), "sections": sections, "terms": 0,
+                "bank": bank, "groups": groups, "norm": norm, "dual": int(treatment == DUAL),
+                "rotate": int(self.rng.integers(2)), "sections": sections,
+                "terms": int(treatment == TERMS),
             }  # fmt: skip
             if norm:
                 for name in ("scale", "shift"):
@@ -123,13 +130,13 @@ class Generator(Draft):
                 operands |= {"inverse_width": int(inverse), "epsilon": int(epsilon)}
             self.emit(Opcode.FRONT, **operands)
             first += count
-        draft.banks[bank] = (total, groups, dual, sections)
+        draft.banks[bank] = (total, groups, treatment, sections)
 
     def _matrix(
-        self, bank: int, acc: int, groups: int, blocks: int, dual: int, rows: int, sections: int,
-        more: int,
+        self, bank: int, acc: int, groups: int, blocks: int, treatment: int, rows: int,
+        sections: int, more: int,
     ) -> None:  # fmt: skip
-        bits = self.config.quant_config.code_bits
+        bits, twice = self.config.quant_config.code_bits, treatment != PLAIN
         left = groups
         while left:
             first = left == groups
@@ -141,14 +148,15 @@ class Generator(Draft):
             for panel in range(panels):
                 self.fill("panel", where + panel * beats * BEAT_BYTES, blocks * WEIGHT_BLOCK,
                            int(first))  # fmt: skip
-            self.emit(Opcode.FETCH, address=where, **shares, panels=panels, repeat=1 + dual)
+            self.emit(Opcode.FETCH, address=where, **shares, panels=panels, repeat=1 + twice)
             left -= panels
         exponent = (
             int(self.rng.integers(-32, 32)) if self.one_in(6) else -int(self.rng.integers(3, 12))
         )
         self.emit(
-            Opcode.MATRIX, bank=bank, acc_bank=acc, groups=groups, blocks=blocks, dual=dual,
-            exponent=exponent, rows=rows, more=more, sections=sections, terms=0,
+            Opcode.MATRIX, bank=bank, acc_bank=acc, groups=groups, blocks=blocks,
+            dual=int(treatment == DUAL), exponent=exponent, rows=rows, more=more,
+            sections=sections, terms=int(treatment == TERMS),
         )  # fmt: skip
 
     def _post(self, acc: int, blocks: int, rows: int, sections: int, op: int | None) -> None:

@@ -205,12 +205,16 @@ def test_the_checker_refuses_terms_that_a_build_lacks() -> None:
 def test_what_terms_cost() -> None:
     program, config = two_term_head()
     costs = CostModel(config)
-    for opcode, more in ((Opcode.FRONT, 8), (Opcode.MATRIX, 128)):
+    costs_of = {}
+    for opcode in (Opcode.FRONT, Opcode.MATRIX):
         last = [item for item in program.instructions if item.opcode == opcode][-1]
         one = replace(last, operands={**last.operands, "terms": 0})
-        # A row of 8 words again; 128 weight vectors again, for each row and group.
-        assert costs.instruction(last).occupied - costs.instruction(one).occupied >= more * (
-            last.operands["rows"] if opcode == Opcode.FRONT else 1
-        )
+        costs_of[opcode] = last.operands, costs.instruction(last), costs.instruction(one)
+    # A row of 8 words twice, and later than once; 128 weight vectors again for each group.
+    o, two, single = costs_of[Opcode.FRONT]
+    assert two.occupied >= 2 * 8 * o["groups"] * o["rows"]
+    assert two.occupied + two.tail > single.occupied + single.tail
+    _, two, single = costs_of[Opcode.MATRIX]
+    assert two.occupied - single.occupied >= 128
     last = [item for item in program.instructions if item.opcode == Opcode.MATRIX][-1]
     assert costs.instruction(last).issue == 256

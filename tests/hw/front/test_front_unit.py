@@ -50,7 +50,7 @@ def test_raw(harness: Harness) -> None:
     ("latency", "jitter", "stall"), [(1, 0, 0.0), (60, 50, 0.0), (5, 9, 0.3), (40, 0, 0.7)]
 )
 def test_mixed(harness: Harness, latency: int, jitter: int, stall: float) -> None:
-    jobs = mixed(24, seed=latency)
+    jobs = mixed(24, seed=latency, kinds=(0, 1, 2))
     harness.run(jobs, latency=latency, jitter=jitter, stall=stall, seed=latency)
 
 
@@ -66,6 +66,32 @@ def test_cycles(harness: Harness, width: int, norm: int) -> None:
     assert abs(np.diff(done) - work).max() <= 1
     first = cycles(records, READ)[0] + 8
     assert abs(done[0] - first - work - 100 - (125 + words) * norm) <= 10
+
+
+@pytest.mark.parametrize(("latency", "stall"), [(1, 0.0), (30, 0.5)])
+def test_two_terms(harness: Harness, latency: int, stall: float) -> None:
+    """Rows of all widths, alone and after each other, and what follows in one term."""
+    jobs = [
+        norm_job(16, 512, 1, rotate=1, terms=1), raw_job(1, 128, 2, terms=1, bank=1),
+        raw_job(16, 1024, 3, rotate=1, terms=1, bank=2), norm_job(3, 128, 4, terms=1, bank=3),
+        raw_job(1, 128, 5), raw_job(2, 256, 6, terms=1, bank=1), raw_job(3, 384, 7, dual=1),
+    ]  # fmt: skip
+    harness.run(jobs, latency=latency, stall=stall)
+
+
+@pytest.mark.parametrize("width", [256, 512])
+@pytest.mark.parametrize("norm", [0, 1])
+def test_two_terms_take_twice_as_long(harness: Harness, width: int, norm: int) -> None:
+    """Where the work of an instruction is longer than half of its whole time."""
+    words = width // 16
+    make = norm_job if norm else raw_job
+    jobs = [make(16, width, n, terms=1, bank=n % 4) for n in range(6)]
+    records = harness.run(jobs, latency=8)
+    done = cycles(records, DONE)
+    assert abs(np.diff(done)[1:].mean() / (2 * 16 * words) - 1) < 0.01
+    first = cycles(records, READ)[0] + 8
+    alone = done[0] - first - 2 * 16 * words - 100 - (125 + 3 * words) * norm
+    assert 20 <= alone <= 60, alone
 
 
 def test_stop_and_error(harness: Harness) -> None:
@@ -85,5 +111,7 @@ def test_stop_and_error(harness: Harness) -> None:
 @pytest.mark.parametrize("stop", [60, 150, 330, 460, 650])
 def test_reset_in_the_middle(harness: Harness, stop: int) -> None:
     """Whatever was under way when the unit was stopped leaves no trace after a reset."""
-    jobs = [norm_job(7, 256, 1, rotate=1), raw_job(5, 512, 2, dual=1), norm_job(3, 128, 4)]
+    jobs = [
+        norm_job(7, 256, 1, rotate=1, terms=1), raw_job(5, 512, 2, dual=1), norm_job(3, 128, 4),
+    ]  # fmt: skip
     harness.run(jobs, latency=30, jitter=9, stop=stop, restart=1)

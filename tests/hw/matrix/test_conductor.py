@@ -30,7 +30,7 @@ def _works(sections: int, rng: random.Random) -> list[dict[Any, int]]:
     rng.shuffle(shapes)
     return [
         {
-            "groups": rng.randint(1, 2), "stripes": n, "dual": rng.randint(0, 1),
+            "groups": rng.randint(1, 2), "stripes": n, "twice": rng.randint(0, 1),
             "acc_bank": rng.randint(0, 1), "exponent": rng.randint(-32, 31),
             "more": rng.randint(0, 1), "sections": SECTIONS.index(s),
         }
@@ -47,7 +47,7 @@ def _expected(
     number = 0
     for work in works:
         sections, stripes = SECTIONS[work["sections"]], work["stripes"]
-        passes = work["groups"] * (1 + work["dual"])
+        passes = work["groups"] * (1 + work["twice"])
         for p in range(passes):
             base = number + 1
             number += stripes * STRIPE

@@ -38,14 +38,19 @@ def units(request):
 def works(config, rng, shapes):
     return [
         Work(
-            config, rng, groups=groups, outputs=outputs, dual=dual, bank=i % config.act_banks,
-            acc_bank=i % config.acc_banks, exponent=int(rng.integers(-20, 10)),
+            config, rng, groups=groups, outputs=outputs, dual=kind is True,
+            bank=i % config.act_banks, acc_bank=i % config.acc_banks,
+            exponent=int(rng.integers(-20, 10)), terms=kind == "terms",
         )
-        for i, (groups, outputs, dual) in enumerate(shapes)
+        for i, (groups, outputs, kind) in enumerate(shapes)
     ]  # fmt: skip
 
 
-SHAPES = [(1, 128, False), (3, 128, True), (4, 256, False), (1, 256, True), (2, 128, False)]
+#: Groups, outputs, and whether the format is dual or there are two terms.
+SHAPES = [
+    (1, 128, False), (3, 128, True), (2, 128, "terms"), (4, 256, False), (1, 256, True),
+    (1, 256, "terms"), (2, 128, False),
+]  # fmt: skip
 #: More stripes than ports, and a number of them that ports do not divide.
 SHAPES_LONG = [(2, 640, True), (1, 384, False)]
 
@@ -61,7 +66,7 @@ def test_back_to_back_instructions(units, name, stall):
     for job, values in zip(jobs, run_works(unit, jobs), strict=True):
         job.check(values)
     assert unit.count("issues") == sum(
-        job.layer.outputs * job.layer.groups * (1 + job.dual) for job in jobs
+        job.layer.outputs * job.layer.groups * job.passes for job in jobs
     )
     # A second round on the same unit: nothing is left over from the first.
     jobs = works(unit.config, rng, SHAPES[:2])
@@ -89,10 +94,12 @@ def test_sums_that_go_on(units, name, stall):
     for which in (WRITES, COMMANDS, BEATS, DRAINS):
         unit.pauses(which, stall, which + 7)
     config, jobs = unit.config, []
-    for part, (groups, dual) in enumerate([(2, False), (1, False), (3, True), (1, True)]):
+    parts = [(2, False), (1, "terms"), (3, True), (2, "terms")]
+    for part, (groups, kind) in enumerate(parts):
         jobs.append(
             Work(
-                config, rng, groups=groups, outputs=128, dual=dual, bank=part % config.act_banks,
+                config, rng, groups=groups, outputs=128, dual=kind is True,
+                terms=kind == "terms", bank=part % config.act_banks,
                 acc_bank=1, after=jobs[-1] if part else None,
             )
         )  # fmt: skip

@@ -105,7 +105,7 @@ def test_unpack_finds_every_vector(quant, stall):
             ctx.set(Value.cast(dut.beats.payload), beat)
             ctx.set(dut.work.valid, offered)
             if offered:
-                for name, value in zip(("groups", "blocks", "dual"), works[0], strict=True):
+                for name, value in zip(("groups", "blocks", "twice"), works[0], strict=True):
                     ctx.set(getattr(dut.work.payload, name), value)
             ready = pause.random() >= stall
             ctx.set(dut.vectors.ready, ready)
@@ -273,7 +273,7 @@ def test_unpack_stops_at_a_wrong_mark(quant, slow):
             ctx.set(dut.work.valid, offered)
             if works:
                 number, (groups, blocks, dual) = works[0]
-                values = {"groups": groups, "blocks": blocks, "dual": dual, "index": 7 + number}
+                values = {"groups": groups, "blocks": blocks, "twice": dual, "index": 7 + number}
                 for name, value in values.items():
                     ctx.set(getattr(dut.work.payload, name), value)
             shown = bool(queue) and rng.random() >= slow

@@ -45,8 +45,10 @@ BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
     (Opcode.MATRIX, {"groups": 11}, InstructionRule.GROUPS),
     (Opcode.MATRIX, {"blocks": 17}, InstructionRule.OUTPUTS),
     (Opcode.MATRIX, {"blocks": 3}, InstructionRule.OUTPUTS),
-    (Opcode.FRONT, {"terms": 1, "dual": 0}, InstructionRule.TERMS),
-    (Opcode.MATRIX, {"terms": 1, "dual": 0, "groups": 3}, InstructionRule.TERMS),
+    (Opcode.FRONT, {"terms": 1, "dual": 1, "groups": 4}, InstructionRule.TERMS),
+    (Opcode.FRONT, {"terms": 1, "dual": 0, "groups": 6, "norm": 0}, InstructionRule.GROUPS),
+    (Opcode.MATRIX, {"terms": 1, "dual": 1, "groups": 3}, InstructionRule.TERMS),
+    (Opcode.MATRIX, {"terms": 1, "dual": 0, "groups": 6}, InstructionRule.GROUPS),
     (Opcode.POST, {"rows": 0}, InstructionRule.ROWS),
     (Opcode.POST, {"rows": 8, "row_first": 9}, InstructionRule.ROWS),
     (Opcode.POST, {"acc_bank": 5}, InstructionRule.BANK),
@@ -170,10 +172,13 @@ def test_unused_bits_must_be_zero() -> None:
     assert set(_first_broken(words)) == {int(InstructionRule.UNUSED)}
 
 
-def test_two_terms_fit_the_bank_and_are_not_dual() -> None:
-    two = CONFIG.model_copy(update={"input_terms": 2})
+@pytest.mark.parametrize("terms", [1, 2])
+def test_two_terms_fit_the_bank_and_are_not_dual(terms: int) -> None:
+    two = CONFIG.model_copy(update={"input_terms": terms})
     most = two.bank_groups // 2
     cases = {0: (most, 0), InstructionRule.GROUPS: (most + 1, 0), InstructionRule.TERMS: (most, 1)}
+    if terms == 1:
+        cases = {InstructionRule.TERMS: (most, 0)}
     words = [
         (encode(Instruction(op, {**good, "groups": groups, "terms": 1, "dual": dual}), 0), 0, False)
         for op in (Opcode.FRONT, Opcode.MATRIX)

@@ -74,7 +74,6 @@ def test_right_programs_are_not_refused(config: str) -> None:
         (InstructionRule.BANK, Opcode.MATRIX, "acc_bank", CONFIG.acc_banks),
         (InstructionRule.GROUPS, Opcode.MATRIX, "groups", CONFIG.bank_groups + 1),
         (InstructionRule.OUTPUTS, Opcode.MATRIX, "blocks", 3),
-        (InstructionRule.TERMS, Opcode.MATRIX, "terms", 1),
         (InstructionRule.HEADS, Opcode.ATTEND, "heads", CONFIG.max_width // 64 + 1),
         (InstructionRule.KEYS, Opcode.ATTEND, "keys", CONFIG.max_keys + 1),
         (InstructionRule.BEATS, Opcode.FETCH, "repeat", 3),
@@ -86,6 +85,16 @@ def test_each_rule_of_instructions(
 ) -> None:
     words, index = with_field(words_of(program().program), opcode, name, value)
     assert refusal(CONFIG, words) == (DeviceError.BAD_INSTRUCTION, index | int(rule) << 24)
+
+
+def test_two_terms_of_a_dual_format() -> None:
+    words = words_of(program().program)
+    for opcode in (Opcode.FRONT, Opcode.MATRIX):
+        both, index = words, 0
+        for name in ("dual", "terms", "groups"):
+            both, index = with_field(both, opcode, name, 1)
+        where = index | int(InstructionRule.TERMS) << 24
+        assert refusal(CONFIG, both) == (DeviceError.BAD_INSTRUCTION, where)
 
 
 @pytest.mark.parametrize("rule", HeaderRule)

@@ -64,6 +64,10 @@ def test_formulas() -> None:
     front = costs.of(Opcode.FRONT, {"rows": 5, "groups": 2, "norm": 1, "terms": 0})
     assert front.occupied == 5 * 17 + 32
     assert dict(front.traffic)["front"] == 5 * 1024 + 1024
+    twice = costs.of(Opcode.FRONT, {"rows": 5, "groups": 2, "norm": 1, "terms": 1})
+    assert twice.occupied == 2 * 5 * 16 and twice.traffic == front.traffic
+    terms = costs.of(Opcode.MATRIX, {**matrix, "dual": 0, "terms": 1})
+    assert terms == cost
     post = costs.of(Opcode.POST, {"rows": 16, "blocks": 2, "op": PostOp.ADD, "vector": 1})
     assert post.occupied == unit_times(SMALL).post_issue + 2 * 132
     assert dict(post.traffic)["post_write"] == 16 * 256 * 4

@@ -36,12 +36,13 @@ class Job:
     row_first: int = 0
     padding: int = 0  #: bytes between rows
     sections: int = 0  #: base-2 logarithm of their number
+    terms: int = 0  #: two terms
     eps: float = 1e-6
     scale: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
     shift: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float16))
 
     def expected(self, config: AcceleratorConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes [rows, width], scales and negative scales [rows, groups]."""
+        """Codes [rows, width], scales and negative scales [rows, groups]; of both terms."""
         x = self.x
         if self.norm:
             x = layer_norm(x, self.scale, self.shift, self.eps).view(np.uint16)
@@ -50,7 +51,7 @@ class Job:
             x = hadamard_fp16(x, sign_vector(quant.hadamard_seed))
         fmt = quant.dual_format if self.dual else quant.plain_format
         assert fmt is not None
-        return quantize_activations(x, fmt, quant.ties)
+        return quantize_activations(x, fmt, quant.ties, 1 + self.terms)
 
 
 class Harness:
@@ -91,7 +92,7 @@ class Harness:
                 "row_first": job.row_first, "bank": job.bank, "groups": width // 128,
                 "norm": job.norm, "rotate": job.rotate, "dual": job.dual, "scale": vectors[0],
                 "shift": vectors[1], "inverse_width": int(floats[0]), "epsilon": int(floats[1]),
-                "sections": job.sections, "terms": 0,
+                "sections": job.sections, "terms": job.terms,
             }  # fmt: skip
             bits = sum(values[name] << at.offset for name, at in layout)
             commands += bits.to_bytes(4 * words, "little")
@@ -141,14 +142,16 @@ class Harness:
         bits = config.quant_config.code_bits
         layout = bank_write_layout(config)
         done = 0
-        seen: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+        # Words of the next job may come before the last ones of a job in two terms.
+        seen: dict[tuple[int, int, int], list[tuple[int, int, int]]] = {}
         for record in records:
             if record["kind"] == WRITE:
                 word = int.from_bytes(record["data"].tobytes(), "little")
                 part = {name: word >> at.offset & (1 << at.width) - 1 for name, at in layout}
                 key = part["bank"], part["row"], part["word"]
-                assert key not in seen, f"word {key} came twice"
-                seen[key] = part["codes"], part["scales"], part["sections"]
+                words = seen.setdefault(key, [])
+                assert len(words) < 1 + jobs[done].terms, f"word {key} came twice"
+                words.append((part["codes"], part["scales"], part["sections"]))
             elif record["kind"] == DONE:
                 job = jobs[done]
                 done += 1
@@ -159,15 +162,16 @@ class Harness:
                         both = int(scale[i, group]) | int(negative[i, group]) << 16
                         want_scale = both >> 8 * k & 255 if k < 4 else 0
                         want = sum(int(c) << bits * n for n, c in enumerate(row[16 * w :][:16]))
-                        got = seen.pop((job.bank, job.row_first + i, w))
+                        got = seen[job.bank, job.row_first + i, w].pop(0)
                         # A build without sections does not hand the field on.
                         sections = job.sections if layout["sections"].width else 0
                         assert got == (want, want_scale, sections), (
                             f"job {done - 1}, row {i}, word {w}"
                         )
-                assert not seen, f"words {sorted(seen)} do not belong to job {done - 1}"
+                left = sorted(key for key, words in seen.items() if words)
+                assert job.terms or not left, f"words {left} do not belong to job {done - 1}"
         assert done == len(jobs)
-        assert not seen
+        assert not any(seen.values())
         end = records[records["kind"] == END][0]
         assert not end["data"][[0, 4, 5]].any(), "error, or reads under way at the end"
 
@@ -194,17 +198,22 @@ def raw_job(rows: int, width: int, seed: int, **options: Any) -> Job:
     return Job(patterns, **options)
 
 
-def mixed(count: int, seed: int) -> list[Job]:
-    """Instructions of all kinds and sizes, banks and first rows, one after the other."""
+def mixed(count: int, seed: int, kinds: tuple[int, ...] = (0, 1)) -> list[Job]:
+    """Instructions of all kinds and sizes, banks and first rows, one after the other.
+
+    kinds: plain (0), dual (1), two terms (2).
+    """
     rng = random.Random(seed)
     jobs = []
     for number in range(count):
-        rows, norm = rng.choice((1, 2, 3, 16)), rng.getrandbits(1)
-        make, widths = (norm_job, (128, 256, 384, 512)) if norm else (raw_job, (128, 384, 2048))
+        rows, norm, kind = rng.choice((1, 2, 3, 16)), rng.getrandbits(1), rng.choice(kinds)
+        make, widths = (norm_job, [128, 256, 384, 512]) if norm else (raw_job, [128, 384, 2048])
+        if kind == 2:  # half as many groups fit
+            widths = [width for width in widths if width <= 1024]
         job = make(
             rows, rng.choice(widths), seed + number, rotate=rng.getrandbits(1),
-            dual=rng.getrandbits(1), bank=rng.randrange(4), row_first=rng.randint(0, 16 - rows),
-            sections=rng.randrange(3),
+            dual=int(kind == 1), terms=int(kind == 2), bank=rng.randrange(4),
+            row_first=rng.randint(0, 16 - rows), sections=rng.randrange(3),
             padding=64 * rng.choice((0, 0, 1, 7)),
         )  # fmt: skip
         jobs.append(job)

@@ -139,6 +139,7 @@ class Work:
     """One instruction: random operands, and the accumulators that must result.
 
     `after`: the one whose sums it goes on with, in the same bank. `sections`: of the array.
+    `terms`: two of each group.
     """
 
     index = 0  #: in the program
@@ -146,16 +147,18 @@ class Work:
     def __init__(
         self, config: AcceleratorConfig, rng: np.random.Generator, *, groups: int, outputs: int,
         dual: bool, bank: int, acc_bank: int, exponent: int = -3, after: Work | None = None,
-        sections: int = 1,
+        sections: int = 1, terms: bool = False,
     ) -> None:  # fmt: skip
         self.config, self.dual, self.bank, self.acc_bank = config, dual, bank, acc_bank
+        self.terms, self.passes = terms, 1 + dual + terms
         self.sections, self.rows = sections, tile_rows(config, sections)
         quant = config.quant_config
         self.bits = quant.code_bits
         fmt = quant.dual_format if dual else quant.plain_format
         assert fmt is not None
         weight, inputs, rows = quant.weight_format, groups * GROUP, self.rows
-        codes = rng.choice(np.array(fmt.codes_used, np.uint8), size=(rows, inputs))
+        twice = 1 + terms
+        codes = rng.choice(np.array(fmt.codes_used, np.uint8), size=(rows, twice * inputs))
         weights = rng.choice(np.array(weight.codes_used, np.uint8), size=(outputs, inputs))
         # Rows and outputs of the largest magnitudes, and of nothing.
         codes[0] = max(fmt.codes_used, key=lambda c: fmt.decode_int(c) or 0)
@@ -163,7 +166,7 @@ class Work:
         codes[2] = 0
         weights[0] = max(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
         weights[1] = min(weight.codes_used, key=lambda c: weight.decode_int(c) or 0)
-        scale = patterns(rng, (rows, groups))
+        scale = patterns(rng, (rows, twice * groups))
         negative = patterns(rng, (rows, groups), extended=True) if dual else np.zeros_like(scale)
         if config.float32 == "dsp58":
             # It counts a subnormal scale of a row as zero, and the quantizer never gives one.
@@ -191,7 +194,7 @@ class Work:
             "bank": self.bank, "acc_bank": self.acc_bank, "groups": inputs // GROUP,
             "blocks": outputs // WEIGHT_BLOCK, "dual": self.dual, "rows": self.rows,
             "exponent": np.array([self.layer.exponent]), "more": self.more,
-            "sections": SECTIONS.index(self.sections), "terms": 0, "index": self.index,
+            "sections": SECTIONS.index(self.sections), "terms": self.terms, "index": self.index,
         }  # fmt: skip
         return pack(payload_layout(Opcode.MATRIX), **fields)
 
@@ -222,7 +225,7 @@ class Work:
             bias = None if g else layer.bias
             panel = pack_panel(codes, layer.scales[:, g], bias, self.bits, ports)
             for port, share in enumerate(shares(panel, layer.outputs, self.bits, not g, ports)):
-                raw[port] += with_last(share) * (2 if self.dual else 1)
+                raw[port] += with_last(share) * self.passes
         return raw
 
     @property

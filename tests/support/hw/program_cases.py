@@ -130,10 +130,11 @@ def random_program(config: AcceleratorConfig, length: int, seed: int) -> list[In
 
 
 def _needs(config: AcceleratorConfig, credit: int, rng: random.Random) -> dict[str, int]:
-    """Groups and dual of a MATRIX instruction that needs no more than so many readings."""
-    dual = rng.randint(0, 1) if credit > 1 else 0
-    most = min(config.bank_groups, credit >> dual)
-    return {"groups": rng.choice([1, most, most]), "dual": dual}
+    """Groups, dual and terms of a MATRIX that needs no more than so many readings."""
+    twice, dual = rng.randint(0, 1) if credit > 1 else 0, rng.randint(0, 1)
+    terms = twice & ~dual & 1
+    most = min(config.bank_groups >> terms, credit >> twice)
+    return {"groups": rng.choice([1, most, most]), "dual": twice & dual, "terms": terms}
 
 
 def paired(

@@ -24,6 +24,27 @@ def random_groups(seed: int, rows: int) -> np.ndarray:
     return x.astype(np.float16).view(np.uint16)
 
 
+def special_groups(top: int) -> np.ndarray:
+    """Groups at the edges of two terms: rows of patterns."""
+    halves = np.arange(128) * 0.5 % (top + 0.5)
+    alone, small = np.zeros(128), np.full(128, 2.0**-24)
+    alone[77] = -3.7
+    small[5] = 2.0**-14
+    nearly = np.full(128, 6 / top)  # all on the grid but for some last bits
+    nearly[0], nearly[1] = 6, np.float16(6 / top) + 2.0**-11
+    tiny = np.linspace(-1, 1, 128) * 2.0**-13  # the second scale is below the normal numbers
+    edge = np.linspace(-1, 1, 128) * top * 2.0**-12
+    dominated = np.full(128, 60000.0)
+    dominated[1:] = np.linspace(-20, 20, 127)
+    rows = [
+        np.zeros(128), -np.zeros(128), np.full(128, 2.0**-15), small, tiny, edge,
+        np.where(np.arange(128) % 2, -halves, halves), np.full(128, float(top)), alone, nearly,
+        dominated, np.linspace(-65504, 65504, 128), np.full(128, 65504.0),
+    ]  # fmt: skip
+    rows[6][0] = top  # decision points, met exactly
+    return np.stack(rows).astype(np.float16).view(np.uint16)
+
+
 def make_layer(
     activation: str, weight: str, outputs: int, groups: int, seed: int, **changes: object
 ) -> QuantizedLinear:

@@ -49,7 +49,7 @@ def _steps(c: Check[Conductor]) -> None:
     count = Signal(3)
     m.d.comb += [
         count.eq(Mux(o.sections[1], 4, Mux(o.sections[0], 2, 1))),
-        total.eq(Mux(o.dual, o.groups << 1, o.groups)),
+        total.eq(Mux(o.twice, o.groups << 1, o.groups)),
     ]
     round_ends = column == STRIPE - 1
     pass_ends = c.wire("pass_ends", round_ends & (stripe + count >= o.stripes))

@@ -40,12 +40,12 @@ def _unpack(c: Check[WeightUnpack]) -> None:
 
     # The work under way, its passes and the beats of the current one.
     here, wrong, early = Signal(), Signal(), Signal()
-    groups, blocks, dual = Signal(8), Signal(9), Signal()
+    groups, blocks, twice = Signal(8), Signal(9), Signal()
     passes, count = Signal(10), Signal(_BEATS)  # complete ones; beats of this one
     total, length, now = Signal(9), Signal(_BEATS), Signal(_BEATS)
-    biased = (passes == 0) | ((passes == 1) & dual)
+    biased = (passes == 0) | ((passes == 1) & twice)
     m.d.comb += [
-        total.eq(Mux(dual, groups << 1, groups)),
+        total.eq(Mux(twice, groups << 1, groups)),
         length.eq(Mux(biased, _times(blocks, _BIASED), _times(blocks, _PLAIN))),
         now.eq(count + 1),
     ]
@@ -54,7 +54,7 @@ def _unpack(c: Check[WeightUnpack]) -> None:
     with m.If(accepted):
         m.d.sync += [
             here.eq(1), groups.eq(work.payload.groups), blocks.eq(work.payload.blocks),
-            dual.eq(work.payload.dual), passes.eq(0), count.eq(0),
+            twice.eq(work.payload.twice), passes.eq(0), count.eq(0),
         ]  # fmt: skip
     with m.Elif(over):
         m.d.sync += here.eq(0)
@@ -101,7 +101,7 @@ def _unpack(c: Check[WeightUnpack]) -> None:
     c.lemma("active", implies(alive, active == here))
     c.lemma("halted", halted == error)
     c.lemma("its work", implies(here, (kept[:8] == groups) & (kept[8:17] == blocks)))
-    c.lemma("its kind", implies(here, (kept[17] == dual) & (groups != 0) & (blocks != 0)))
+    c.lemma("its kind", implies(here, (kept[17] == twice) & (groups != 0) & (blocks != 0)))
     c.lemma("place", implies(running, own == count))
     c.lemma("beats", implies(running, count < length))
     c.lemma("blocks", implies(running, left < blocks))
@@ -119,7 +119,7 @@ def _unpack(c: Check[WeightUnpack]) -> None:
     known = here & (place != 0)
     c.lemma("last block", implies(known, last_block == (left == 0)))
     c.lemma("last pass", implies(known, last_pass == (passes_left == 0)))
-    following: Value = Mux(left == 0, Mux(passes_left == 0, 1, (passes == 0) & dual), own_biased)
+    following: Value = Mux(left == 0, Mux(passes_left == 0, 1, (passes == 0) & twice), own_biased)
     later = running & (place > 1)
     coming = c.probe("dut.scales_coming"), c.probe("dut.bias_coming")
     c.lemma("scales to come", implies(later, coming[0] == half))
