@@ -157,7 +157,7 @@ def test_refuses_what_no_bank_holds() -> None:
     with pytest.raises(CompileError, match="head: 1 groups of inputs in 2 terms take 2 of a bank"):
         ModelLayout.of(DIGITS, wide, terms=terms)
     with pytest.raises(CompileError, match="head: inputs in 2 terms; small-fp4 has input_terms 1"):
-        ModelLayout.of(DIGITS, accelerator(), terms=terms)
+        ModelLayout.of(DIGITS, accelerator(input_terms=1), terms=terms)
     terms[3] = (1, 2)
     with pytest.raises(CompileError, match=r"block0\.fc2: inputs in two terms in a dual format"):
         ModelLayout.of(DIGITS, config, terms=terms)
@@ -199,7 +199,7 @@ def test_the_checker_knows_terms(opcode: Opcode, change: dict[str, int], message
 def test_the_checker_refuses_terms_that_a_build_lacks() -> None:
     program, _ = two_term_head()
     with pytest.raises(OrderError, match="terms is 1, out of limits"):
-        check_program(program, accelerator())
+        check_program(program, accelerator(input_terms=1))
 
 
 def test_what_terms_cost() -> None:
