@@ -31,9 +31,8 @@ class TwoTermStore(wiring.Component):
     back_valid: Signal  #: in: it is here; takes precedence over `i`
     enter: View  #: out: the beat that enters now, of either kind
     enter_new: Signal  #: out: it is a new one
-    #: in: the maximum of a group of new beats, or of beats that came back, is known; never both
-    known: Signal
-    known_back: Signal
+    known: Signal  #: in: the maximum of a group of new beats is known
+    known_back: Signal  #: in: that of a group of beats that came back; never together with `known`
     slot: Signal  #: out: place of that group
     params: View  #: in: constants of a group
     params_slot: Signal  #: in: its place
