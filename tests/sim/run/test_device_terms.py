@@ -16,11 +16,15 @@ pytestmark = pytest.mark.verilator
 
 #: Layers of one tile and of several, of one part of the inputs and of two (fc2), the dual format.
 SITES = (LinearSite(0, "qkv"), LinearSite(1, "proj"), LinearSite(1, "fc2"), LinearSite(2, "head"))
+WEIGHTS = ((2, 1), (2, 1), (2, 1), (2, 1))
+#: A dual format has one term of inputs.
+BOTH = ((1, 2), (2, 2), (2, 1), (2, 2))
 
 
-def test_weights_in_two_terms(verilog: Path) -> None:
-    model = random_transformer(terms=tuple((site, (2, 1)) for site in SITES))
-    assert [layer.terms.weights for layer in model.layers.values()].count(2) == len(SITES)
+@pytest.mark.parametrize("terms", [WEIGHTS, BOTH], ids=["weights", "both"])
+def test_operands_in_two_terms(verilog: Path, terms: tuple[tuple[int, int], ...]) -> None:
+    model = random_transformer(terms=tuple(zip(SITES, terms, strict=True)))
+    assert [layer.terms for layer in model.layers.values()].count((1, 1)) == 9 - len(SITES)
     rng, one = np.random.default_rng(11), GoldenTransformer(random_transformer())
     with open_rig(verilog, model) as rig:
         for position, tokens in ((0, 1), (1, 4)):
