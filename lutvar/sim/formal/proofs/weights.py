@@ -35,7 +35,7 @@ def _weight_credit(c: Check[WeightCredit]) -> None:
     legal = ~is_fetch | (fetch["repeat"] == 1) | (fetch["repeat"] == 2)
     legal = legal & ~(is_matrix & matrix["dual"] & matrix["terms"])
     brings = fetch["panels"] * fetch["repeat"]
-    needs = matrix["groups"] * (matrix["dual"] + matrix["terms"] + 1)
+    needs = Mux(matrix["dual"] ^ matrix["terms"], 2 * matrix["groups"], matrix["groups"])
     counts, afters = [], []
     for port in range(dut.ports):
         count = Signal(signed(_WIDE), name=f"count_{port}")
