@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lutvar.contract.terms import Terms
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var.sites import LinearSite
 from support.sim.device_rig import image_step, open_rig, random_transformer
@@ -24,7 +25,7 @@ BOTH = ((1, 2), (2, 2), (2, 1), (2, 2))
 @pytest.mark.parametrize("terms", [WEIGHTS, BOTH], ids=["weights", "both"])
 def test_operands_in_two_terms(verilog: Path, terms: tuple[tuple[int, int], ...]) -> None:
     model = random_transformer(terms=tuple(zip(SITES, terms, strict=True)))
-    assert [layer.terms for layer in model.layers.values()].count((1, 1)) == 9 - len(SITES)
+    assert [layer.terms for layer in model.layers.values()].count(Terms(1, 1)) == 9 - len(SITES)
     rng, one = np.random.default_rng(11), GoldenTransformer(random_transformer())
     with open_rig(verilog, model) as rig:
         for position, tokens in ((0, 1), (1, 4)):
