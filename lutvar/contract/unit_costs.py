@@ -58,11 +58,12 @@ _LIMITS = ("rows", "act_banks", "bank_groups", "acc_banks", "acc_depth", "max_wi
 _BANKS = ("act_banks", "bank_groups", "acc_banks", "acc_depth")
 #: `matrix` is MATRIX without its row groups, each of which is a `row_group`.
 UNIT_FIELDS: dict[str, UnitFields] = {
-    "sequencer": UnitFields(("quant", "pipelined"), _PORTS, _LIMITS),
+    "sequencer": UnitFields(("quant", "pipelined"), _PORTS, (*_LIMITS, "input_terms")),
     "control": UnitFields(("quant", "pipelined"), _PORTS, (*_LIMITS, "attention_rows", "dot")),
     "fetch": UnitFields(("pipelined",), _PORTS, ("weight_fifo",)),
     "front": UnitFields(
-        ("quant", "pipelined"), ("max_sections",), ("max_width", "bank_groups", "read_fifo", "rows")
+        ("quant", "pipelined", "input_terms"), ("max_sections",),
+        ("max_width", "bank_groups", "read_fifo", "rows"),
     ),
     "post": UnitFields(
         ("kv_format", "pipelined"), ("max_sections",), ("acc_banks", "read_fifo", "rows")
@@ -73,7 +74,8 @@ UNIT_FIELDS: dict[str, UnitFields] = {
         ("max_keys", "read_fifo"),
     ),
     "matrix": UnitFields(
-        ("quant", "dot", "float32", "pipelined"), _PORTS, (*_BANKS, "weight_fifo", "rows")
+        ("quant", "dot", "float32", "pipelined"), _PORTS,
+        (*_BANKS, "weight_fifo", "rows", "input_terms"),
     ),
     "row_group": UnitFields(
         ("quant", "dot", "float32", "pipelined"), ("max_sections",), _BANKS
