@@ -30,7 +30,7 @@ def test_tiles_cover_the_map(config: str, terms: Terms) -> None:
 
 
 def test_a_window_is_loaded_once_where_banks_hold_it() -> None:
-    size = load_accelerator("vck190-fp4")
+    size = load_accelerator("vck190-latency-fp4")
     fine = Conv("fine", "a", "x", 160, 160, 256)
     assert slices(fine, TWO, size) == 1
     for tiling in tilings(fine, TWO, size):
@@ -46,7 +46,7 @@ def test_a_window_is_loaded_once_where_banks_hold_it() -> None:
 def test_work_of_one_convolution_by_hand() -> None:
     """160 channels at 256 pixels, FP4, one term: 3 parts of 8 groups, 640 columns of 4 pixels."""
     (cycles,) = [
-        c for c in decoder_cycles(OFFICIAL, get_form("one"), load_accelerator("vck190-fp4"))
+        c for c in decoder_cycles(OFFICIAL, get_form("one"), load_accelerator("vck190-latency-fp4"))
         if c.name == "decoder.up.0.block.1.conv1"
     ]  # fmt: skip
     assert cycles.macs == 256 * 256 * 160 * 160 * 9
@@ -61,6 +61,6 @@ def test_work_of_one_convolution_by_hand() -> None:
 
 def test_decoding_fits_its_share_of_a_second() -> None:
     """What ships: at most 0.25 s at 250 MHz for 256 pixels."""
-    for config, form in (("vck190-fp4", "two-rotated"), ("vck190-fp6", "graded")):
+    for config, form in (("vck190-latency-fp4", "two-rotated"), ("vck190-fp6", "graded")):
         found = decoder_cycles(OFFICIAL, get_form(form), load_accelerator(config))
         assert sum(c.total for c in found) / 250e6 < 0.25
