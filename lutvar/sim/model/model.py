@@ -283,8 +283,15 @@ class Estimator:
             issue=value(lambda s: s.issue),
             busy={u.name: busy(u) for u in UNITS},
             traffic=traffic,
-            waits={name: wait(name) for name in reasons},
+            waits=_not_negative({name: wait(name) for name in reasons}),
             memory=sum(traffic.values()) / budget,
             useful=rows.used / (array_time(rows) * self.config.rows),
             sections=tuple(rows.sections_of(tile) for tile in range(rows.tiles)),
         )
+
+
+def _not_negative(waits: dict[str, float]) -> dict[str, float]:
+    """Waits of a deep model can come out below 0 from two shallow ones: 0 then, the sum kept."""
+    total, kept = sum(waits.values()), {name: max(n, 0.0) for name, n in waits.items()}
+    share = total / sum(kept.values()) if total > 0 else 0.0
+    return {name: n * share for name, n in kept.items()}

@@ -256,3 +256,12 @@ def test_command() -> None:
     assert wrong.exit_code == 2 and "greater than or equal to 16" in wrong.output
     wrong = CliRunner().invoke(cli, ["estimate", "--set", "row=16"])
     assert wrong.exit_code == 2 and "KEY=VALUE" in wrong.output
+
+
+def test_no_wait_is_negative() -> None:
+    """d16 ends in fewer waits for POST the deeper it is: extrapolated they would be below 0."""
+    size = accelerator("vck190-fp4", rows=288, attention_rows=18, act_banks=4, bank_groups=18)
+    found = Estimator(size, TransformerShape.official("d16"), "d16").estimate("stagger")
+    for each in found.passes:
+        assert min(each.waits.values()) >= 0
+        assert sum(each.waits.values()) == pytest.approx(each.cycles - each.issue)
