@@ -117,6 +117,11 @@ class Backend:
             UsageError: options that exclude each other.
             ToolError: a simulator is needed and missing.
         """
+        if self.decoder not in (None, GOLDEN_DECODER) and not self.decoder.is_file():
+            raise click.UsageError(
+                f"--decoder {self.decoder} is neither a file nor {GOLDEN_DECODER}; "
+                "`lutvar pack --decoder` makes such a file"
+            )
         if self.device is not None:
             refuse_with("--device", backend="--backend")
             from lutvar.host.open import parse

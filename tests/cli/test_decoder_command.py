@@ -75,3 +75,9 @@ def test_a_float_model_has_no_formats(capsys: pytest.CaptureFixture[str]) -> Non
     assert run(["generate", "--backend", "float", "--decoder", "golden"]) == 2
     assert "--backend float is unquantized; --decoder golden goes" in capsys.readouterr().err
     assert torch.is_grad_enabled()
+
+
+def test_a_decoder_that_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any library that would read it is asked for."""
+    assert run(["generate", "--decoder", "missing.onnx"]) == 2
+    assert "missing.onnx is neither a file nor golden" in capsys.readouterr().err
