@@ -117,11 +117,6 @@ class Backend:
             UsageError: options that exclude each other.
             ToolError: a simulator is needed and missing.
         """
-        if self.decoder not in (None, GOLDEN_DECODER) and not self.decoder.is_file():
-            raise click.UsageError(
-                f"--decoder {self.decoder} is neither a file nor {GOLDEN_DECODER}; "
-                "`lutvar pack --decoder` makes such a file"
-            )
         if self.device is not None:
             refuse_with("--device", backend="--backend")
             from lutvar.host.open import parse
@@ -145,6 +140,11 @@ class Backend:
 
     def load(self) -> Loaded:
         """The float model, which embeds and decodes, and what the backend computes with."""
+        if self.decoder not in (None, GOLDEN_DECODER) and not self.decoder.is_file():
+            raise click.UsageError(
+                f"--decoder {self.decoder} is neither a file nor {GOLDEN_DECODER}; "
+                "`lutvar pack --decoder` makes such a file"
+            )
         golden = self.decoder == GOLDEN_DECODER
         decode = None if self.decoder is None or golden else onnx_decoder(self.decoder)
         if self.packed is not None:
