@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -251,19 +252,40 @@ def quantize_linear(
                     f"{site}: prequantized codes are {codes.shape}, the weight is "
                     f"{(outputs, inputs)}; scales must be finite and at least 0"
                 )
-    constant = folded_constant(treatment.format, weight_format, treatment.rotate)
+    return rounded_linear(site, rounded, bias, config, treatment.format, treatment.rotate, terms[1])
+
+
+def rounded_linear(
+    site: LinearSite,
+    rounded: Sequence[tuple[NDArray[np.uint8], Tensor]],
+    bias: Tensor | None,
+    config: QuantConfig,
+    activation_format: NumberFormat,
+    rotate: bool,
+    input_terms: int,
+) -> QuantizedLinear:
+    """A layer of rounded weights: every constant folded into their scales.
+
+    Args:
+        site: its name, for errors.
+        rounded: for each set of weights codes [O, I] and absolute maxima [O, G].
+        bias: [O], or None for zeros.
+        config: preset, for the weights' format, ties and the rotation's seed.
+        activation_format, rotate, input_terms: what its inputs are made to.
+    """
+    constant = folded_constant(activation_format, config.weight_format, rotate)
     sets = [WeightSet(codes, *fold_scales(site, amax * constant)) for codes, amax in rounded]
     return QuantizedLinear(
         site=site,
         codes=sets[0].codes,
         scales=sets[0].scales,
         exponent=sets[0].exponent,
-        bias=checked_bias(site, bias, outputs),
-        weight_format=weight_format,
-        activation_format=treatment.format,
-        rotate=treatment.rotate,
+        bias=checked_bias(site, bias, len(rounded[0][0])),
+        weight_format=config.weight_format,
+        activation_format=activation_format,
+        rotate=rotate,
         ties=config.ties,
         hadamard_seed=config.hadamard_seed,
         second=sets[1] if len(sets) == 2 else None,
-        input_terms=terms[1],
+        input_terms=input_terms,
     )

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lutvar.contract.decoder import Conv, stored_channels
 from lutvar.contract.quant_preset import GROUP, QuantConfig
 from lutvar.contract.terms import ONE_TERM, Terms
-from lutvar.quant.ptq.linear import QuantizedLinear, WeightSet
-from lutvar.quant.ptq.weights import checked_bias, fold_scales, folded_constant, round_weight
+from lutvar.quant.ptq.linear import QuantizedLinear, rounded_linear
+from lutvar.quant.ptq.weights import round_weight
 from lutvar.quant.var.sites import LinearSite
 
 
@@ -158,19 +158,4 @@ def _layer(
     rounded = round_weight(
         site, matrix, weights, preset.hadamard_seed if rotate else None, terms.weights
     )
-    constant = folded_constant(inputs, weights, rotate)
-    sets = [WeightSet(codes, *fold_scales(site, amax * constant)) for codes, amax in rounded]
-    return QuantizedLinear(
-        site=site,
-        codes=sets[0].codes,
-        scales=sets[0].scales,
-        exponent=sets[0].exponent,
-        bias=checked_bias(site, bias, len(matrix)),
-        weight_format=weights,
-        activation_format=inputs,
-        rotate=rotate,
-        ties=preset.ties,
-        hadamard_seed=preset.hadamard_seed,
-        second=sets[1] if len(sets) == 2 else None,
-        input_terms=terms.inputs,
-    )
+    return rounded_linear(site, rounded, bias, preset, inputs, rotate, terms.inputs)
