@@ -74,6 +74,14 @@ recipe_option = click.option(
     help="A file of `lutvar quantize` for this model, or a shipped recipe, which is carried out "
     "first. Default: round to nearest in the accelerator's formats.",
 )
+presets_option = click.option(
+    "--preset",
+    "presets",
+    multiple=True,
+    default=("fp4", "fp6"),
+    metavar="NAME|FILE",
+    help="Quantization preset; repeat for several.",
+)
 #: Endings of Markdown pages.
 MARKDOWN = (".md", ".markdown")
 SEED = click.IntRange(0, MAX_SEED)

@@ -10,7 +10,15 @@ import click
 
 from lutvar.text import table
 
-from .common import command, emit, json_option, progress, refuse_with, seed_option
+from .common import (
+    command,
+    emit,
+    json_option,
+    presets_option,
+    progress,
+    refuse_with,
+    seed_option,
+)
 
 if TYPE_CHECKING:
     from lutvar.contract.decoder import DecoderShape
@@ -33,14 +41,7 @@ MEGAHERTZ = 250
     help=f"A shipped model, a model folder, or {OFFICIAL!r}: the released tokenizer's architecture "
     "with random weights.",
 )
-@click.option(
-    "--preset",
-    "presets",
-    multiple=True,
-    default=("fp4", "fp6"),
-    metavar="NAME|FILE",
-    help="Quantization preset; repeat for several.",
-)
+@presets_option
 @click.option(
     "--form",
     "forms",

@@ -15,6 +15,7 @@ from .common import (
     given,
     json_option,
     model_option,
+    presets_option,
     progress,
     refuse_with,
     seed_option,
@@ -23,14 +24,7 @@ from .common import (
 
 @command("quality")
 @model_option
-@click.option(
-    "--preset",
-    "presets",
-    multiple=True,
-    default=("fp4", "fp6"),
-    metavar="NAME|FILE",
-    help="Quantization preset; repeat for several.",
-)
+@presets_option
 @click.option(
     "--recipe",
     "recipes",
