@@ -253,6 +253,9 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
     try:
         return type(config)(**{**values, "name": f"{config.name}-changed"})
     except ValidationError as error:
-        raise click.BadParameter(
-            str(error.errors()[0]["msg"]).removeprefix("Value error, "), param_hint="--set"
-        ) from None
+        first = error.errors()[0]
+        text = str(first["msg"]).removeprefix("Value error, ")
+        if first["loc"]:  # a rule of several fields names them itself
+            key = str(first["loc"][0])
+            text = f"{key} is {values[key]!r}: {text}"
+        raise click.BadParameter(text, param_hint="--set") from None

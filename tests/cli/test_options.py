@@ -143,6 +143,7 @@ def test_nothing_warns_after_ctrl_c(
         (["sim", "--match", "("], "'(' is no regular expression"),
         (["estimate", "--model", "nope"], "known are d16, d20, d24, d30, d36-s, cifar10, digits"),
         (["estimate", "--set", "rows=17"], "rows is 17"),
+        (["estimate", "--set", "input_terms=3"], "input_terms is 3: Input should be 1 or 2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
