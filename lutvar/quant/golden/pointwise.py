@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lutvar.contract import functions
+from lutvar.contract import decoder_host, functions
 from lutvar.contract.accelerator import HEAD_DIM
 from lutvar.contract.formats import NumberFormat
 from lutvar.contract.formats.ties import TieRule
@@ -24,7 +24,7 @@ from lutvar.quant.formats.quantize import quantize
 Float32 = NDArray[np.float32]
 Half = NDArray[np.float16]
 
-FP16_LARGEST = 65504.0
+FP16_LARGEST = decoder_host.FP16_LARGEST
 RecordKind = Literal["q", "k", "v"]
 
 
@@ -45,13 +45,13 @@ def fp16(y: NDArray[Any]) -> Half:
 
     An exact zero gives +0; a negative value that rounds to zero gives -0.
     """
-    limited = np.clip(y + 0.0, -FP16_LARGEST, FP16_LARGEST)
-    if limited.dtype == np.float32 and limited.ndim:
+    if y.dtype == np.float32 and y.ndim:
         # torch uses the processor's instruction, NumPy does not; the same rounding, many times
         # as fast. From float64 torch would round twice.
+        limited = np.clip(y + np.float32(0), -FP16_LARGEST, FP16_LARGEST)
         result: Half = torch.from_numpy(limited).half().numpy()
         return result
-    return limited.astype(np.float16)
+    return decoder_host.fp16(y)
 
 
 def float32(x: Half) -> Float32:

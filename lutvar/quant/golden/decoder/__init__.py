@@ -2,7 +2,7 @@
 """The tokenizer's decoder at code level: latent maps to pixels (contract, section 14).
 
 Reading order: `lutvar/contract/decoder.py` (the steps), `maps`, `weights`, `convolution`, `norm`,
-`attention`, `quantized`, `decoder`.
+`lutvar/contract/decoder_host.py` (vectors, attention, pixels), `quantized`, `decoder`.
 """
 
 from .decoder import GoldenDecoder

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from lutvar.contract.decoder import Attend, Conv, Norm
+from lutvar.contract.decoder_host import Sums, attention, need_finite, pixels, vectors
 from lutvar.quant.golden.pointwise import Float32, Half, fp16
 
-from .attention import attention
 from .convolution import GoldenConvolution
-from .maps import ActivatedMap, need_finite
-from .norm import Sums, norm, sums, vectors
+from .maps import ActivatedMap
+from .norm import norm, sums
 from .quantized import QuantizedDecoder
 
 #: Pixels decoded at a time: bounds the temporaries.
@@ -52,8 +52,8 @@ class GoldenDecoder:
 
     def __call__(self, latent_BZHW: Tensor) -> Tensor:
         """Images in [0, 1], [B, channels, H, W], of latent maps [B, Z, h, w]."""
-        raw = torch.from_numpy(self.raw_image(latent_BZHW.detach().float().numpy()))
-        return (raw.permute(0, 3, 1, 2).contiguous().clamp(-1, 1) + 1) * 0.5
+        image_BHWC = pixels(self.raw_image(latent_BZHW.detach().float().numpy()))
+        return torch.from_numpy(image_BHWC).permute(0, 3, 1, 2).contiguous()
 
     def run(self, step: Conv, state: _Run) -> Float32:
         """Raw map of one convolution."""
@@ -69,8 +69,8 @@ class _Run:
 
     def __init__(self, decoder: GoldenDecoder, latent_BZHW: Float32) -> None:
         self._decoder = decoder
-        pixels = np.ascontiguousarray(latent_BZHW.transpose(0, 2, 3, 1))
-        self.activated = {"z": ActivatedMap(fp16(pixels))}
+        z_BHWZ = np.ascontiguousarray(latent_BZHW.transpose(0, 2, 3, 1))
+        self.activated = {"z": ActivatedMap(fp16(z_BHWZ))}
         self.raw: dict[str, Float32] = {}
         self._sums: dict[str, Sums] = {}
 

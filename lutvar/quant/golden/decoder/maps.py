@@ -7,7 +7,6 @@ An activated map is FP16, a raw map float32. B images, S pixels to a side, C cha
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lutvar.contract.decoder import stored_channels
 from lutvar.contract.quant_preset import GROUP
@@ -61,14 +60,3 @@ class ActivatedMap:
         shape = (self.images, self.side + taps - 1, self.side // span, groups * GROUP)
         strides = (self.patterns.strides[0], line * size, span * pixel * size, size)
         return np.lib.stride_tricks.as_strided(self.patterns[:, first:], shape, strides)
-
-
-def need_finite(name: str, values: NDArray[np.float32]) -> None:
-    """Raise ValueError naming the first value of a map that is not finite."""
-    finite = np.isfinite(values)
-    if not finite.all():
-        index = tuple(int(i) for i in np.argwhere(~finite)[0])
-        raise ValueError(
-            f"{name}: value {values[index]} at {index} is not finite; the decoder needs finite "
-            "feature maps (find where it arises: latent map or weights)"
-        )

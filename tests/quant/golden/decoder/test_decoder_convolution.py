@@ -12,10 +12,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from lutvar.contract.decoder import Conv, stored_channels
+from lutvar.contract.decoder_host import need_finite
 from lutvar.contract.quant_preset import load_quant
 from lutvar.contract.terms import Terms
 from lutvar.quant.golden.decoder.convolution import GoldenConvolution
-from lutvar.quant.golden.decoder.maps import ActivatedMap, need_finite
+from lutvar.quant.golden.decoder.maps import ActivatedMap
 from lutvar.quant.golden.decoder.weights import Tap, part_matrices, quantize_conv, unrolled
 from lutvar.quant.golden.fp16 import values_of
 from lutvar.quant.ptq.weights import QuantizationError

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lutvar.contract import functions
-from lutvar.quant.golden.decoder.attention import attention
+from lutvar.contract.decoder_host import attention
 
 
 def qkv(seed: int, pixels: int, channels: int, sharpness: float = 1.0) -> np.ndarray:
