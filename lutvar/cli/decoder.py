@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 OFFICIAL = "official"
 #: Accelerator sizes whose cycles are modelled, by bits of a code.
-CONFIGS = {4: "vck190-latency-fp4", 6: "vck190-fp6"}
+CONFIGS = {4: "vck190-fp4", 6: "vck190-fp6"}
 MEGAHERTZ = 250
 
 
@@ -82,7 +82,7 @@ def decoder(
     """Compare the decoder in FP4 and FP6 with the float one, and say what it takes.
 
     PSNR is that of the golden model's images against the float decoder's, for the latent maps of
-    samples. Cycles are modelled from counts for one image, on vck190-latency-fp4 and vck190-fp6 at
+    samples. Cycles are modelled from counts for one image, on vck190-fp4 and vck190-fp6 at
     250 MHz.
     """
     from lutvar.contract.decoder_form import FORMS, get_form, shipped_form

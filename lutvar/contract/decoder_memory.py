@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from .accelerator import AcceleratorConfig
 from .decoder import Conv, DecoderShape, Step, stored_channels
 from .decoder_form import DecoderForm
@@ -22,11 +24,48 @@ def raw_bytes(side: int, channels: int) -> int:
     return side**2 * stored_channels(channels) * 4
 
 
-def map_bytes(shape: DecoderShape) -> dict[str, int]:
-    """Bytes of each map by its name: what the largest step needs that writes it."""
-    found = {"z": activated_bytes(shape.latent_side, shape.z_channels)}
+class Place(NamedTuple):
+    """Where a map lies. Raw maps of a name share their place, whatever their sizes.
+
+    Activated maps of other sizes have places of their own: a border is written once, with zeros,
+    and no map of another size leaves values there. `side` and `channels` are 0 for raw maps.
+    """
+
+    name: str
+    side: int = 0
+    channels: int = 0
+
+    @property
+    def activated(self) -> bool:
+        """It has a border, and zeros behind it."""
+        return self.side > 0
+
+
+def target_place(step: Step) -> Place:
+    """Where a step's result lies."""
+    if isinstance(step, Conv):
+        return Place(step.target)
+    return Place(step.target, step.side, stored_channels(step.channels))
+
+
+def source_place(conv: Conv) -> Place:
+    """Where a convolution's input lies."""
+    return Place(conv.source, conv.side, stored_channels(conv.inputs))
+
+
+def shortcut_place(conv: Conv) -> Place:
+    """Where the input of a convolution's shortcut lies."""
+    return Place(conv.shortcut, conv.side, stored_channels(conv.shortcut_inputs))
+
+
+def map_bytes(shape: DecoderShape) -> dict[Place, int]:
+    """Bytes of each place: what the largest step needs that writes it. The latent map is first."""
+    found = {
+        source_place(shape.convolutions[0]): activated_bytes(shape.latent_side, shape.z_channels)
+    }
     for step in shape.steps:
-        found[step.target] = max(found.get(step.target, 0), _target_bytes(step))
+        place = target_place(step)
+        found[place] = max(found.get(place, 0), _target_bytes(step))
     return found
 
 
@@ -53,6 +92,11 @@ def check_decoder(
                 f"{config.acc_depth}. Use an accelerator with deeper accumulators"
             )
         terms = form.terms(shape, conv)
+        if terms.inputs > config.input_terms:
+            raise ConfigError(
+                f"{conv.name}: inputs in {terms.inputs} terms; {config.name} has input_terms "
+                f"{config.input_terms}. Use a form with one term, or an accelerator with two"
+            )
         if terms.inputs > config.bank_groups:
             raise ConfigError(
                 f"{conv.name}: inputs in {terms.inputs} terms; bank_groups of {config.name} is "

@@ -9,7 +9,7 @@ import pytest
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.decoder import DecoderShape
 from lutvar.contract.decoder_form import FORMS, get_form
-from lutvar.contract.decoder_memory import activated_bytes, check_decoder, map_bytes
+from lutvar.contract.decoder_memory import Place, activated_bytes, check_decoder, map_bytes
 from lutvar.contract.errors import ConfigError
 from lutvar.quant.golden.decoder.maps import ActivatedMap
 
@@ -25,12 +25,18 @@ def test_an_activated_map_takes_what_the_golden_model_has() -> None:
 
 def test_maps_of_256_pixels() -> None:
     found = map_bytes(OFFICIAL)
-    assert set(found) == {"z", "h", "a", "c", "x", "q", "image"}
-    assert found["x"] == 256 * 256 * 160 * 4 == found["h"]
-    assert found["a"] == 258 * 258 * 160 * 2 + 256
-    assert found["c"] == 130 * 130 * 320 * 2 + 256
-    assert found["q"] == 16 * 16 * 1920 * 4
-    assert found["image"] == 256 * 256 * 32 * 4
+    assert {place.name for place in found} == {"z", "h", "a", "c", "x", "q", "image"}
+    assert found[Place("x")] == 256 * 256 * 160 * 4 == found[Place("h")]
+    assert found[Place("c", 128, 320)] == 130 * 130 * 320 * 2 + 256
+    assert found[Place("q")] == 16 * 16 * 1920 * 4
+    assert found[Place("image")] == 256 * 256 * 32 * 4
+    activated = {p: size for p, size in found.items() if p.activated}
+    assert all(n == activated_bytes(p.side, p.channels) for p, n in activated.items())
+    assert {p for p in activated if p.name == "a"} == {
+        Place("a", side, channels)
+        for side, channels in ((16, 32), (16, 640), (32, 640), (32, 320), (64, 320), (128, 320),
+                               (128, 160), (256, 160))
+    }  # fmt: skip
 
 
 def test_the_large_accelerators_run_the_released_decoder_in_every_form() -> None:

@@ -15,61 +15,15 @@ from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import HEAD_DIM, AcceleratorConfig
 from lutvar.contract.formats import NumberFormat
-from lutvar.contract.memory import pack_panel, qkv_order
-from lutvar.contract.quant_preset import GROUP, SITE_NAMES, QuantConfig
+from lutvar.contract.memory import qkv_order
+from lutvar.contract.quant_preset import SITE_NAMES, QuantConfig
 from lutvar.contract.shape import TransformerShape
 
+from .decoder.pack import CodedDecoder, plan_decoder, put_decoder
 from .errors import CompileError
-from .model_layout import HEAD, HIDDEN_VECTORS, LayerPlan, ModelLayout
-from .packed import Allocate, Bytes, PackedTransformer
-
-
-class CodedWeights(Protocol):
-    """A set of weight codes. O outputs, I inputs, G = I / 128 groups."""
-
-    @property
-    def codes(self) -> NDArray[np.uint8]:
-        """Weight codes, [O, I]."""
-        ...
-
-    @property
-    def scales(self) -> NDArray[np.uint16]:
-        """FP16 patterns of the weight scales, [O, G]."""
-        ...
-
-    @property
-    def exponent(self) -> int:
-        """The power of two of its scales."""
-        ...
-
-
-class CodedLinear(Protocol):
-    """A linear layer as codes."""
-
-    @property
-    def sets(self) -> Sequence[CodedWeights]:
-        """Its weights: one set, or two whose sum they are."""
-        ...
-
-    @property
-    def terms(self) -> tuple[int, int]:
-        """Codes whose sum a weight is, and an input."""
-        ...
-
-    @property
-    def bias(self) -> NDArray[np.float32]:
-        """[O]."""
-        ...
-
-    @property
-    def rotate(self) -> bool:
-        """The input passes the Hadamard transform."""
-        ...
-
-    @property
-    def dual(self) -> bool:
-        """The input has a scale for each sign."""
-        ...
+from .model_layout import HEAD, HIDDEN_VECTORS, ModelLayout
+from .pack_layer import CodedLinear, pack_layer, put
+from .packed import Allocate, PackedTransformer
 
 
 class CodedVectors(Protocol):
@@ -143,6 +97,7 @@ def pack_transformer(
     labels: Iterable[int] | None = None,
     model: dict[str, str] | None = None,
     allocate: Allocate | None = None,
+    decoder: CodedDecoder | None = None,
 ) -> PackedTransformer:
     """Pack a quantized transformer for an accelerator.
 
@@ -152,6 +107,7 @@ def pack_transformer(
         labels: classes to hold vectors of; the null class comes along. Default: all of them.
         model: free description for the file.
         allocate: makes the image; `packed.scratch` keeps large ones out of RAM.
+        decoder: of the tokenizer, which then runs on the accelerator too.
 
     Raises:
         CompileError: a model that the accelerator cannot run.
@@ -179,81 +135,32 @@ def pack_transformer(
         transformer.shape, config, (*classes, null), transformer.config, present,
         [layer.terms for layer in layers],
     )  # fmt: skip
-    image = np.zeros(layout.size, np.uint8) if allocate is None else allocate(layout.size)
+    pixels = None if decoder is None else plan_decoder(decoder, config, layout.size)
+    size = layout.size if pixels is None else pixels.layout.end
+    image = np.zeros(size, np.uint8) if allocate is None else allocate(size)
     exponents = tuple(int(weights.exponent) for layer in layers for weights in layer.sets)
     for block in range(depth):
         for site, layer in zip(SITE_NAMES, blocks[block], strict=True):
             order = qkv_order(layout.shape.width) if site == "qkv" else None
-            _pack_layer(image, layout.layer(block, site), layer, config, order)
+            pack_layer(image, layout.layer(block, site), layer, config, order)
         kappa = np.repeat(transformer.kappa[block].astype(np.float16), HEAD_DIM)
-        _put(image, layout.kappa(block), kappa)
+        put(image, layout.kappa(block), kappa)
         for name in layout.hidden:
             vector = hidden[name][block]
             if vector is None:
                 vector = np.full(layout.shape.hidden, name == "factor", np.float16)
-            _put(image, layout.hidden_vector(block, name), vector)
-    _pack_layer(image, layout.layer(0, HEAD), transformer.head, config, None)
+            put(image, layout.hidden_vector(block, name), vector)
+    pack_layer(image, layout.layer(0, HEAD), transformer.head, config)
     each = transformer.each_class(layout.labels)
     for label, vectors in zip(layout.labels, each, strict=True):
-        _put(image, layout.class_offset(label), class_image(vectors))
+        put(image, layout.class_offset(label), class_image(vectors))
+    if decoder is not None and pixels is not None:
+        put_decoder(image, decoder, pixels)
     return PackedTransformer(
-        layout, image, exponents, float(np.float32(transformer.eps)), null, model or {}
+        layout, image, exponents, float(np.float32(transformer.eps)), null, model or {}, pixels
     )
 
 
 def class_image(vectors: CodedVectors) -> NDArray[np.float16]:
     """The vectors of a class as they lie in MODEL: blocks [depth, 6, C], then head [2, C]."""
     return np.concatenate([vectors.blocks.reshape(-1), vectors.head.reshape(-1)])
-
-
-def _put(image: Bytes, offset: int, values: NDArray[Any]) -> None:
-    raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
-    image[offset : offset + raw.nbytes] = raw
-
-
-def _pack_layer(
-    image: Bytes,
-    plan: LayerPlan,
-    layer: CodedLinear,
-    config: AcceleratorConfig,
-    order: NDArray[np.int64] | None,
-) -> None:
-    """All panels of a layer; outputs are padded with zero weights."""
-    if (layer.rotate, layer.dual) != (plan.rotate, plan.dual):
-        raise CompileError(
-            f"{plan.name}: rotate {layer.rotate}, dual {layer.dual}; the accelerator's preset has "
-            f"{plan.rotate}, {plan.dual}"
-        )
-    for number, weights in enumerate(layer.sets):
-        bias = np.zeros_like(layer.bias) if number else layer.bias
-        _pack_set(image, plan, number, weights, bias, config, order)
-
-
-def _pack_set(
-    image: Bytes,
-    plan: LayerPlan,
-    number: int,
-    weights: CodedWeights,
-    bias: NDArray[np.float32],
-    config: AcceleratorConfig,
-    order: NDArray[np.int64] | None,
-) -> None:
-    """All panels of a set of weights."""
-    codes, scales = weights.codes, weights.scales
-    if order is not None:
-        codes, scales, bias = codes[order], scales[order], bias[order]
-    pad = plan.outputs - codes.shape[0]
-    if pad:
-        codes, scales = np.pad(codes, ((0, pad), (0, 0))), np.pad(scales, ((0, pad), (0, 0)))
-        bias = np.pad(bias, (0, pad))
-    bits = config.quant_config.code_bits
-    for tile in plan.tiles:
-        part = slice(tile.first, tile.first + tile.outputs)
-        for inputs in plan.slices:
-            for panel in plan.panels(tile, inputs, number):
-                group = panel.group
-                raw = pack_panel(
-                    codes[part, group * GROUP : (group + 1) * GROUP], scales[part, group],
-                    bias[part] if group == inputs.first else None, bits, config.weight_ports,
-                )  # fmt: skip
-                image[panel.offset : panel.offset + len(raw)] = np.frombuffer(raw, np.uint8)

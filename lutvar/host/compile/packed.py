@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A quantized transformer as the bytes of region MODEL, and the file that holds it.
 
+Behind it may lie the tokenizer's decoder.
+
 A file is safetensors: one uint8 tensor, the image, which starts at a multiple of 4 KiB, and JSON
 metadata: sizes, labels, scale exponents, the hash of the accelerator, and a SHA-256 over
 everything. Loading checks all of it once, then hands out a view of the mapped file. Neither torch
@@ -31,6 +33,7 @@ from lutvar.contract.terms import ONE_TERM
 from lutvar.files import OutputError, json_text, write_file
 
 from .compiler import Compiler
+from .decoder.pack import PackedDecoder
 from .errors import CompileError, ImageError
 from .model_layout import PAGE, ModelLayout
 from .program import accelerator_hash
@@ -53,11 +56,12 @@ class PackedTransformer:
 
     Attributes:
         layout: where everything lies.
-        image: contents of region MODEL, uint8 [layout.size].
+        image: contents of region MODEL, uint8.
         exponents: scale exponent of each set of weights, in the order of `layout.layers`.
         epsilon: of the norms, a float32 value.
         null_label: class of the unconditional halves.
         model: free description (name, source, digest), kept in the file.
+        decoder: the tokenizer's, which lies behind the transformer; or None.
     """
 
     layout: ModelLayout
@@ -66,6 +70,7 @@ class PackedTransformer:
     epsilon: float
     null_label: int
     model: dict[str, str]
+    decoder: PackedDecoder | None = None
 
     @property
     def hash(self) -> int:
@@ -83,6 +88,7 @@ class PackedTransformer:
         return {
             # Only where there is something to say: images of one term each are what they were.
             **({"terms": [list(pair) for pair in terms]} if set(terms) != {ONE_TERM} else {}),
+            **({"decoder": self.decoder.as_json()} if self.decoder is not None else {}),
             "shape": asdict(self.layout.shape),
             "accelerator": f"{accelerator_hash(self.layout.config):016x}",
             "labels": list(self.layout.labels),
@@ -136,15 +142,19 @@ class PackedTransformer:
         terms = meta.get("terms", [])
         try:
             layout = ModelLayout.of(shape, config, meta["labels"], quant, meta["hidden"], terms)
+            decoder, size = None, layout.size
+            if "decoder" in meta:
+                decoder = PackedDecoder.of_json(meta["decoder"], config, size)
+                size = decoder.layout.end
         except CompileError as error:
             raise ImageError(f"{path}: {error}; pack again") from error
-        if layout.size != image.nbytes:
+        if size != image.nbytes:
             raise ImageError(
-                f"{path} holds {image.nbytes} bytes, its sizes need {layout.size}; pack again"
+                f"{path} holds {image.nbytes} bytes, its sizes need {size}; pack again"
             )
         return cls(
             layout, image, tuple(meta["exponents"]), meta["epsilon"], meta["null_label"],
-            meta["model"],
+            meta["model"], decoder,
         )  # fmt: skip
 
 
@@ -243,7 +253,8 @@ def _map_file(path: Path) -> tuple[dict[str, Any], Bytes]:
         )
     try:
         meta = json.loads(text)
-        more = {"terms": _pairs(meta["terms"])} if "terms" in meta else {}
+        more: dict[str, Any] = {"terms": _pairs(meta["terms"])} if "terms" in meta else {}
+        more |= {"decoder": dict(meta["decoder"])} if "decoder" in meta else {}
         meta = {key: meta[key] for key in _KEYS} | more
     except (ValueError, TypeError, KeyError) as error:
         raise ImageError(f"{path}: its metadata was altered ({error}); pack again") from error
