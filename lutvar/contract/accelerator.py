@@ -73,6 +73,9 @@ class AcceleratorConfig(_Strict):
     input_terms: Literal[1, 2] = Field(
         default=2, description="most terms that inputs of a single-scale format are quantized in"
     )
+    decoder: bool = Field(
+        default=True, description="POST has what the tokenizer's decoder needs: NORM, sums and SUMS"
+    )
     weight_fifo: int = Field(
         default=256, ge=64, description="beats of weights fetched ahead on each weight port"
     )

@@ -19,8 +19,6 @@ from .shape import PATCH_NUMS_256
 
 CHANNEL_MULTIPLE = 32  #: channels of a map in memory: pixels of FP16 begin at multiples of 64 bytes
 NORM_GROUPS = 32  #: of every group norm
-STATISTICS_FRACTION = 10  #: fraction bits of the integers that POST sums
-STATISTICS_BITS = 24  #: of these integers, sign included
 MAX_PIXELS = 1 << 18  #: of a map: sums of squares then fit 64 bits
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import functions
-from .decoder import NORM_GROUPS, STATISTICS_FRACTION
+from . import column_sums, functions
+from .decoder import NORM_GROUPS
 
 Float32 = NDArray[np.float32]
 Half = NDArray[np.float16]
@@ -74,7 +74,7 @@ def vectors(found: Sums, pixels: int, weight_C: Float32, bias_C: Float32, eps: f
     B, C = found.values.shape
     share = C // NORM_GROUPS
     count = np.float64(pixels * share)
-    unit = np.float64(2.0**-STATISTICS_FRACTION)
+    unit = np.float64(2.0**-column_sums.FRACTION)
     values = found.values.reshape(B, NORM_GROUPS, share).sum(-1).astype(np.float64)
     squares = _total(found.squares.reshape(B, NORM_GROUPS, share))
     mean = values / count

@@ -139,9 +139,10 @@ def _factor(y: NDArray[np.float32], gates: NDArray[np.int32], fraction: int) -> 
 
 
 def as_json() -> dict[str, object]:
-    """What the configuration hash covers: the tables that units have, SiLU's not yet."""
+    """What the configuration hash covers."""
     return {
         "exp2": list(exp2_table()),
         "rsqrt": [list(t) for t in rsqrt_tables()],
         "gelu": [list(t) for t in gelu_tables()],
+        "silu": [list(t) for t in silu_tables()],
     }

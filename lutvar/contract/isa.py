@@ -10,7 +10,7 @@ the program's start modulo 2**16, as the five `wait` fields say; nothing else or
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 INSTRUCTION_BYTES = 64
@@ -61,6 +61,8 @@ class PostOp(IntEnum):
     ADD = 1  #: out = in + y * g, float32: residual, guidance
     GELU = 2  #: out = gelu(y) * g + shift, FP16
     QKV = 3  #: records of q, k and v
+    NORM = 4  #: out = in * g + shift, then SiLU with `gate`, FP16; no accumulators
+    SUMS = 5  #: S1 and S2 of each column, 16 bytes; no accumulators
 
 
 REGION_BITS, OFFSET_BITS = 2, 38
@@ -82,9 +84,7 @@ class OperandField:
 def _place(start: int, fields: Iterable[OperandField]) -> tuple[OperandField, ...]:
     placed, low = [], start
     for item in fields:
-        placed.append(
-            OperandField(item.name, item.width, item.description, low, item.signed, item.kind)
-        )
+        placed.append(replace(item, low=low))
         low += item.width
     if low > INSTRUCTION_BYTES * 8:
         raise ValueError(f"fields end at bit {low}; an instruction has {INSTRUCTION_BYTES * 8}")
@@ -157,21 +157,23 @@ PAYLOAD_FIELDS: Mapping[Opcode, tuple[OperandField, ...]] = {
         _F("row_first", 4, "first of these rows to use"),
         _F("rows", 5, "rows to use, 1 to 16"),
         _F("blocks", 8, "columns / 128"),
-        _F("op", 2, "PostOp"),
+        _F("op", 3, "PostOp"),
         _F("vector", 1, "g is the vector at `vector_address`; else the scalar"),
         _F("scalar", 16, "g as an FP16 pattern", kind="float16"),
-        _address("output", "results of the first row used (QKV: its q records)"),
+        _address("output", "results of the first row used (QKV: its q records; SUMS: column 0)"),
         _F("output_stride", 24, "bytes from row to row"),
-        _address("input", "rows to add, float32 (ADD); shift of these columns, FP16 (GELU)"),
+        _address("input", "rows of float32 (ADD, NORM); shift of these columns, FP16 (GELU)"),
         _F("input_stride", 24, "bytes from row to row"),
         _address("vector_address", "g of these columns, FP16 (QKV: kappa of each q column's head)"),
         _F("heads", 6, "attention heads (QKV only)"),
         _F("block_first", 8, "index of the first block of 128 columns in the layer (QKV only)"),
-        _address("keys", "K record of head 0 and the first row used (QKV only)"),
+        _address("keys", "K record of head 0 and the first row used (QKV); shift, FP16 (NORM)"),
         _address("values", "V record of head 0 and the first row used (QKV only)"),
         _F("head_stride", 24, "bytes from one head's records to the next's (QKV only)"),
-        _F("shift", 1, "GELU adds the vector at `input`; else nothing"),
+        _F("shift", 1, "a shift is added: GELU's at `input`, NORM's at `keys`; else nothing"),
         _F("sections", 2, "log2 of the sections that the array splits into"),
+        _F("gate", 1, "NORM is followed by SiLU"),
+        _F("sums", 2, "SumMode: sums of the columns' results (STORE and ADD; else 0)"),
     ]),
     Opcode.ATTEND: _place(PAYLOAD_LOW, [
         _F("rows", 10, "query rows, all of one sequence"),
@@ -272,9 +274,8 @@ def check_readings(program: Sequence[Instruction], ports: int) -> None:
 
 
 def _encode(word: int, item: OperandField, value: int, where: str) -> int:
-    low, high = (
-        (-(1 << item.width - 1), 1 << item.width - 1) if item.signed else (0, 1 << item.width)
-    )
+    low = -(1 << item.width - 1) if item.signed else 0
+    high = low + (1 << item.width)
     if not low <= value < high:
         raise ProgramError(f"{where}: {item.name} is {value}; it must be from {low} to {high - 1}")
     return word | (value & (1 << item.width) - 1) << item.low
@@ -318,9 +319,8 @@ def decode(raw: bytes, index: int) -> Instruction:
         opcode = Opcode(header["opcode"])
     except ValueError:
         raise ProgramError(f"{where}: unknown opcode {header['opcode']}") from None
-    mask = 0
-    for item in (*HEADER_FIELDS, *PAYLOAD_FIELDS[opcode]):
-        mask |= (1 << item.width) - 1 << item.low
+    fields = (*HEADER_FIELDS, *PAYLOAD_FIELDS[opcode])
+    mask = sum((1 << item.width) - 1 << item.low for item in fields)
     if word & ~mask:
         raise ProgramError(f"{where} ({opcode.name}): unused bits are not 0")
     operands = {item.name: _decode(word, item) for item in PAYLOAD_FIELDS[opcode]}

@@ -16,6 +16,7 @@ from pathlib import Path
 from lutvar.files import write_file
 
 from . import isa, memory, register_map
+from .column_sums import SumMode
 from .isa import Opcode, OperandField, PostOp, Region, Unit
 from .register_map import DeviceError, HeaderRule, InstructionRule, ReadRule
 
@@ -106,6 +107,17 @@ FETCH comes before the MATRIX that uses its panels: in program order the reading
 FETCH brings (`panels * repeat`), less those that MATRIX needs (`groups * (1 + dual + terms)`), are
 never below 0, and are 0 at END. Each weight port counts for itself: FETCH brings readings on the
 ports that have a share of the panel, MATRIX needs them on those that have a stripe of its outputs.
+"""
+
+_DECODER = """\
+NORM and SUMS read no accumulators; `acc_bank`, `row_group`, `row_first` and `sections` have no
+meaning there but keep their rules, and 0 does. NORM reads and writes `rows` rows of `blocks`
+blocks; its vectors are as wide as a row. SUMS writes, from column 0 on, S1 of a column as 64 bits
+with a sign and S2 as 64 bits, whatever `rows` is; it follows all POST instructions before it, so
+their sums are in it. Up to 16 blocks of columns have sums, of which an instruction with `sums`
+has the first `blocks`; sums that no instruction has begun are undefined. A build without
+`decoder` refuses NORM, SUMS and `sums`. The arithmetic is section 14 of
+[arithmetic.md](arithmetic.md#14-decoder).
 """
 
 _SECTIONS = """\
@@ -226,7 +238,8 @@ def instructions_page() -> str:
         if isa.PAYLOAD_FIELDS[opcode]:
             parts.append(_fields(isa.PAYLOAD_FIELDS[opcode]))
         if opcode is Opcode.POST:
-            parts += ["Operations:\n", _members(PostOp, ("op", "name", "result"))]
+            parts += ["Operations:\n", _members(PostOp, ("op", "name", "result")), _DECODER]
+            parts += ["Sums:\n", _members(SumMode, ("sums", "name", "what STORE and ADD do"))]
     parts += [
         "## Regions\n", _members(Region, ("region", "name", "contents")),
         "## What lies in memory\n", layout + "\n",

@@ -21,7 +21,7 @@ __all__ = [
 
 #: The last version that changed a result: what was measured with it holds for later ones.
 ARITHMETIC_VERSION = 0x0002_0001
-VERSION = 0x0004_0000  #: register map and contract version, major in the upper half
+VERSION = 0x0005_0000  #: register map and contract version, major in the upper half
 #: Memory ports with an AR and R channel, and those with AW, W and B. Names as in `m_axi_<name>`.
 #: The register map has all of them; bits and counters of weight ports that a build lacks read 0.
 READ_PORTS = ("prog", "wgt", "front", "post", "keys", "values", "wgt1", "wgt2", "wgt3")
@@ -98,10 +98,11 @@ class InstructionRule(IntEnum):
     OUTPUTS = 11  #: none, not a multiple of 128 (MATRIX), or more than a bank of each section holds
     DUAL = 12  #: the accelerator has no dual format
     TERMS = 13  #: two terms, and the accelerator has one only or the format is dual
-    HEADS = 14  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
-    KEYS = 15  #: none, or more than max_keys
-    BEATS = 16  #: no beats or panels, ports or shares that do not add up, or repeat not 1 or 2
-    WEIGHTS = 17  #: MATRIX before FETCH has its panels, panels left at END, or 2**20 ahead
+    OPERATION = 14  #: no such op or sums, one that the build lacks, or sums of 17 blocks or more
+    HEADS = 15  #: none, odd (QKV), more than max_width holds, or blocks beyond the layer's
+    KEYS = 16  #: none, or more than max_keys
+    BEATS = 17  #: no beats or panels, ports or shares that do not add up, or repeat not 1 or 2
+    WEIGHTS = 18  #: MATRIX before FETCH has its panels, panels left at END, or 2**20 ahead
 
 
 _R, _A = Register, Access

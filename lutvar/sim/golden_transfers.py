@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, AcceleratorConfig
+from lutvar.contract.column_sums import COLUMN_BYTES
 from lutvar.contract.isa import Instruction, Opcode, PostOp
 from lutvar.contract.memory import RECORD_BYTES, port_beats
 from lutvar.contract.quant_preset import GROUP
@@ -91,14 +92,19 @@ def _post(o: Mapping[str, int]) -> list[Piece]:
     if o["op"] == PostOp.QKV:
         return _records(o)
     rows, blocks, result = o["rows"], o["blocks"], []
+    if o["op"] == PostOp.SUMS:
+        # A block's 32 beats are four writes.
+        size = GROUP * COLUMN_BYTES // 4
+        return [Piece("post", True, o["output"], size, ((4 * blocks, size),))]
     if o["vector"]:
         result.append(Piece("post", False, o["vector_address"], 2 * GROUP, ((blocks, 2 * GROUP),)))
-    if o["op"] == PostOp.GELU and o["shift"]:
-        result.append(Piece("post", False, o["input"], 2 * GROUP, ((blocks, 2 * GROUP),)))
-    size = GROUP * (2 if o["op"] == PostOp.GELU else 4)
-    if o["op"] == PostOp.ADD:
-        repeats = ((blocks, size), (rows, o["input_stride"]))
-        result.append(Piece("post", False, o["input"], size, repeats))
+    shifts = {PostOp.GELU: "input", PostOp.NORM: "keys"}.get(PostOp(o["op"]))
+    if shifts and o["shift"]:
+        result.append(Piece("post", False, o[shifts], 2 * GROUP, ((blocks, 2 * GROUP),)))
+    if o["op"] in (PostOp.ADD, PostOp.NORM):
+        repeats = ((blocks, 4 * GROUP), (rows, o["input_stride"]))
+        result.append(Piece("post", False, o["input"], 4 * GROUP, repeats))
+    size = GROUP * (4 if o["op"] in (PostOp.STORE, PostOp.ADD) else 2)
     repeats = ((blocks, size), (rows, o["output_stride"]))
     return [*result, Piece("post", True, o["output"], size, repeats)]
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lutvar.contract import column_sums
 from lutvar.contract import memory as packed_memory
 from lutvar.contract.accelerator import (
     BEAT_BYTES,
@@ -24,6 +25,7 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
+from lutvar.contract.column_sums import SumMode
 from lutvar.contract.hadamard import sign_vector
 from lutvar.contract.isa import (
     UNITS,
@@ -80,6 +82,9 @@ class Machine:
         self._codes = np.zeros((*shape, GROUP), np.uint8)
         self._scale, self._negative = np.zeros(shape, np.uint16), np.zeros(shape, np.uint16)
         self._dual = np.zeros(config.act_banks, bool)
+        columns = column_sums.MAX_BLOCKS * GROUP
+        self._values, self._squares = np.zeros(columns, np.int64), np.zeros(columns, np.uint64)
+        self._begun = 0  #: blocks whose sums some instruction has begun
         size = (config.acc_banks, config.rows, config.acc_depth)
         self._accumulators = np.zeros(size, np.float32)
         #: Shares of panels by weight port, each as often as it is read.
@@ -242,6 +247,21 @@ class Machine:
 
     def _post(self, o: Operands) -> None:
         rows, columns = o["rows"], o["blocks"] * GROUP
+        if o["op"] == PostOp.SUMS:
+            self._check_begun(o)
+            raw = column_sums.pack(self._values[:columns], self._squares[:columns])
+            self._view(o["output"], 0, 1, len(raw))[0] = raw
+            return
+        g: Any = np.uint16(o["scalar"]).view(np.float16)
+        if o["vector"] and o["op"] != PostOp.QKV:
+            g = self._half(o["vector_address"], columns)
+        if o["op"] == PostOp.NORM:
+            x = np.ascontiguousarray(self._view(o["input"], o["input_stride"], rows, columns * 4))
+            shift = self._half(o["keys"], columns) if o["shift"] else None
+            self._rows_out(
+                o, pointwise.normalise(x.view(np.float32), g, shift, gate=bool(o["gate"]))
+            )
+            return
         first = o["row_group"] * ROW_GROUP + o["row_first"]
         y = np.empty((rows, columns), np.float32)
         heads = self._heads(o)
@@ -252,10 +272,7 @@ class Machine:
         if o["op"] == PostOp.QKV:
             self._records(o, y)
             return
-        g: Any = np.uint16(o["scalar"]).view(np.float16)
-        if o["vector"]:
-            g = self._half(o["vector_address"], columns)
-        result: NDArray[Any]
+        result: Any
         if o["op"] == PostOp.GELU:
             shift = self._half(o["input"], columns) if o["shift"] else None
             result = pointwise.gelu(y, g, shift)
@@ -264,8 +281,29 @@ class Machine:
             result = pointwise.add(x.view(np.float32), y, g)
         else:
             result = pointwise.store(y, g)
+        if o["sums"]:
+            self._sum(o, result)
+        self._rows_out(o, result)
+
+    def _rows_out(self, o: Operands, result: NDArray[Any]) -> None:
         raw = np.ascontiguousarray(result).view(np.uint8)
-        self._view(o["output"], o["output_stride"], rows, raw.shape[1])[:] = raw
+        self._view(o["output"], o["output_stride"], o["rows"], raw.shape[1])[:] = raw
+
+    def _check_begun(self, o: Operands) -> None:
+        if o["blocks"] > self._begun:
+            raise ProgramError(
+                f"sums of {o['blocks']} blocks; instructions have begun those of {self._begun}"
+            )
+
+    def _sum(self, o: Operands, result: NDArray[np.float32]) -> None:
+        """Add results [rows, columns] to the sums of their columns."""
+        n, at = column_sums.integers(result), slice(0, result.shape[1])
+        if o["sums"] == SumMode.BEGIN:
+            self._values[at], self._squares[at] = 0, 0
+            self._begun = max(self._begun, o["blocks"])
+        self._check_begun(o)
+        self._values[at] = column_sums.wrapped(self._values[at] + n.sum(0))
+        self._squares[at] += (n * n).astype(np.uint64).sum(0)
 
     def _records(self, o: Operands, y: NDArray[np.float32]) -> None:
         rows, heads, fmt = o["rows"], o["heads"], self.config.kv

@@ -111,6 +111,7 @@ def _chain() -> list[Instruction]:
             "output": address(Region.IO, 0x1000), "output_stride": 512,
             "input": address(Region.IO, 0), "input_stride": 512, "vector_address": 0, "heads": 0,
             "block_first": 0, "keys": 0, "values": 0, "head_stride": 0, "sections": 0, "shift": 0,
+            "gate": 0, "sums": 0,
         }, (0, 0, 1, 0, 0)),
         Instruction(Opcode.END),
     ]  # fmt: skip

@@ -51,8 +51,10 @@ def _used(item: Instruction, name: str) -> bool:
     if item.opcode is Opcode.POST:
         return {
             "output": True,
-            "input": o["op"] == PostOp.ADD or (o["op"] == PostOp.GELU and bool(o["shift"])),
-            "vector_address": bool(o["vector"]),
+            "input": o["op"] in (PostOp.ADD, PostOp.NORM)
+            or (o["op"] == PostOp.GELU and bool(o["shift"])),
+            "vector_address": bool(o["vector"]) and o["op"] != PostOp.SUMS,
+            "keys": o["op"] == PostOp.QKV or (o["op"] == PostOp.NORM and bool(o["shift"])),
         }.get(name, o["op"] == PostOp.QKV)
     return True
 

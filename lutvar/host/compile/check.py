@@ -12,16 +12,19 @@ It works from the encoded operands (`footprint`), independently of the compiler.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import ROW_GROUP, STRIPE, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.column_sums import MAX_BLOCKS, SumMode
 from lutvar.contract.isa import (
     UNITS,
     Instruction,
     Opcode,
+    PostOp,
     ProgramError,
     Region,
     Unit,
@@ -159,7 +162,7 @@ class _Checker:
                     f"{sections}"
                 )
             self.accumulated[o["acc_bank"]] = sums
-        elif item.opcode == Opcode.POST:
+        elif item.opcode == Opcode.POST and touched.accumulator_reads:
             blocks, rows, sections = self.accumulated[o["acc_bank"]]
             first, count = row_range(o)
             if o["blocks"] * GROUP != blocks * WEIGHT_BLOCK or first + count > rows:
@@ -204,6 +207,7 @@ class _Checker:
                       "blocks": depth // GROUP}  # fmt: skip
             if o["row_first"] + o["rows"] > ROW_GROUP:
                 bad.append("rows")
+            self._operation(where, o)
         else:
             limits = {"keys": c.max_keys, "heads": c.max_width // 64} if "keys" in o else {}
         bad += [name for name, limit in limits.items() if o[name] > limit]
@@ -212,6 +216,19 @@ class _Checker:
         zero = [name for name in counted if name in o and not o[name]]
         if bad or zero:
             raise OrderError(f"{where}: {(bad + zero)[0]} is {o[(bad + zero)[0]]}, out of limits")
+
+    def _operation(self, where: str, o: Mapping[str, int]) -> None:
+        """POST's operation, and its sums."""
+        kept = o["op"] == PostOp.SUMS or o["sums"] != SumMode.NONE
+        if (kept or o["op"] == PostOp.NORM) and not self.config.decoder:
+            raise OrderError(
+                f"{where}: {self.config.name} is built without NORM, sums and SUMS; use an "
+                "accelerator with `decoder: true`"
+            )
+        if kept and o["blocks"] > MAX_BLOCKS:
+            raise OrderError(f"{where}: sums of {o['blocks']} blocks; there are {MAX_BLOCKS}")
+        if o["sums"] != SumMode.NONE and o["op"] not in (PostOp.STORE, PostOp.ADD):
+            raise OrderError(f"{where}: sums is {o['sums']}; only STORE and ADD have sums")
 
     @staticmethod
     def _regions(where: str, touched: Footprint) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from lutvar.contract.column_sums import SumMode
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     UNITS,
@@ -29,6 +30,8 @@ def _value(item: OperandField, value: int) -> str:
         return f"{struct.unpack('<e', struct.pack('<H', value))[0]:g}"
     if item.name == "op":
         return PostOp(value).name
+    if item.name == "sums":
+        return SumMode(value).name
     return str(value)
 
 

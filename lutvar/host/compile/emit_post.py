@@ -70,6 +70,7 @@ class PostEmitter:
             "acc_bank": accumulator, "blocks": tile.outputs // GROUP, "scalar": ONE,
             "vector": 0, "input": 0, "input_stride": 0, "vector_address": 0,
             "heads": 0, "block_first": 0, "keys": 0, "values": 0, "head_stride": 0, "shift": 0,
+            "gate": 0, "sums": 0,
             "sections": SECTIONS.index(self._rows.sections_of(op.tile)),
         }  # fmt: skip
         sums = Access(self._tensors.accumulators, 0, 1, accumulator, accumulator + 1)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, AcceleratorConfig
+from lutvar.contract.column_sums import COLUMN_BYTES
 from lutvar.contract.isa import ALIGN, Instruction, Opcode, PostOp, Region, split_address
 from lutvar.contract.memory import port_beats
 from lutvar.contract.quant_preset import GROUP
@@ -26,7 +27,8 @@ Operands = Mapping[str, int]
 class Footprint:
     """Lines by region; bank rows as (bank, first, count), rows of the array; accumulator banks.
 
-    Vectors and weights in MODEL are only listed as `model`: (address, bytes).
+    Weights and vectors in MODEL are only listed as `model`: (address, bytes). Vectors of NORM may
+    lie anywhere and are among `reads`.
     """
 
     reads: list[tuple[Region, Lines]] = field(default_factory=list)
@@ -81,19 +83,25 @@ def _matrix(o: Operands, config: AcceleratorConfig) -> Footprint:
 
 
 def _post(o: Operands, _config: AcceleratorConfig) -> Footprint:
-    result = Footprint(accumulator_reads=[o["acc_bank"]])
     rows, columns = o["rows"], o["blocks"] * GROUP
-    if o["vector"] and o["op"] != PostOp.QKV:
+    if o["op"] == PostOp.SUMS:
+        return Footprint(writes=[_lines(o["output"], columns * COLUMN_BYTES)])
+    norm = o["op"] == PostOp.NORM
+    result = Footprint(accumulator_reads=[] if norm else [o["acc_bank"]])
+    if norm:
+        vectors = {"vector": "vector_address", "shift": "keys"}
+        result.reads = [_lines(o[at], columns * 2) for name, at in vectors.items() if o[name]]
+    elif o["vector"] and o["op"] != PostOp.QKV:
         result.model = [(o["vector_address"], columns * 2)]
     if o["op"] == PostOp.GELU and o["shift"]:
         result.model.append((o["input"], columns * 2))
     if o["op"] == PostOp.QKV:
         _records(o, result)
         return result
-    size = columns * (2 if o["op"] == PostOp.GELU else 4)
+    size = columns * (2 if o["op"] in (PostOp.GELU, PostOp.NORM) else 4)
     result.writes = [_lines(o["output"], size, (rows, o["output_stride"]))]
-    if o["op"] == PostOp.ADD:
-        result.reads = [_lines(o["input"], size, (rows, o["input_stride"]))]
+    if o["op"] in (PostOp.ADD, PostOp.NORM):
+        result.reads.append(_lines(o["input"], columns * 4, (rows, o["input_stride"])))
     return result
 
 

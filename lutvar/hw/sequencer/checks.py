@@ -15,6 +15,7 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
+from lutvar.contract.column_sums import MAX_BLOCKS
 from lutvar.contract.isa import (
     HEADER_FIELDS,
     INSTRUCTION_BYTES,
@@ -166,12 +167,22 @@ class InstructionCheck(wiring.Component):
             rules[Rule.OUTPUTS] = self._by_sections(
                 f, lambda s: outside(f["blocks"], s * config.acc_depth // STRIPE)
             )
+            rules[Rule.OPERATION] = self._operation(f, outside(f["blocks"], MAX_BLOCKS))
             rules[Rule.HEADS] = qkv & (heads | (blocks > layer))
         elif op is Opcode.ATTEND:
             rules[Rule.ROWS] = f["rows"] == 0
             rules[Rule.HEADS] = outside(f["heads"], config.max_width // HEAD_DIM)
             rules[Rule.KEYS] = outside(f["keys"], config.max_keys)
         return rules
+
+    def _operation(self, f: dict[str, Value], many: Value) -> Value:
+        """An operation or sums that are not there, or not of so many blocks."""
+        op, some = f["op"], f["sums"].any()
+        adds = (op == int(PostOp.STORE)) | (op == int(PostOp.ADD))
+        if not self._config.decoder:
+            return (op > int(PostOp.QKV)) | some
+        broken = (op > max(PostOp)) | f["sums"].all() | (some & ~adds)
+        return broken | ((some | (op == int(PostOp.SUMS))) & many)
 
     def _by_sections(self, f: dict[str, Value], broken: Callable[[int], Value]) -> Value:
         """A limit that depends on the number of sections; too many of them break another rule."""

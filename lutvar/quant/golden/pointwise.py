@@ -103,6 +103,26 @@ def silu(y: Float32) -> Half:
     return fp16(_gated(y, functions.silu_factor(y)))
 
 
+def normalise(
+    x: Float32,
+    g: NDArray[np.float16] | float = 1.0,
+    shift: NDArray[np.float16] | None = None,
+    *,
+    gate: bool = False,
+) -> Half:
+    """NORM: `t = RNE(RNE(x * g) + shift)`, then `fp16(t)` or SiLU of t.
+
+    Args:
+        x: float32 [..., N].
+        g, shift: FP16, broadcast against x; a scalar g is an FP16 number.
+        gate: SiLU follows.
+    """
+    t = multiply(np.asarray(x, np.float32), _gate(g))
+    if shift is not None:
+        t = t + float32(np.asarray(shift, np.float16))
+    return silu(t) if gate else fp16(t)
+
+
 def _gated(y: Float32, gate: NDArray[np.int32]) -> Float32:
     """`y * gate` in 24 bits, rounded to odd; the gate in units of 2**-16."""
     # 24 significant bits times 17: exact in float64.

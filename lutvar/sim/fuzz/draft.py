@@ -47,6 +47,7 @@ class Pieces:
         used: bytes of each region that are given away.
         rows: what instructions have written and others may read.
         banks: by activation bank: rows from 0 that are filled, groups, dual, field `sections`.
+        summed: blocks of columns whose sums have begun.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
@@ -54,6 +55,7 @@ class Pieces:
     used: dict[Region, int] = field(default_factory=lambda: dict.fromkeys(Region, 0))
     rows: list[Rows] = field(default_factory=list)
     banks: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
+    summed: int = 0
 
 
 class Full(Exception):

@@ -17,6 +17,7 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
+from lutvar.contract.column_sums import MAX_BLOCKS, SumMode
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     ALIGN,
@@ -151,12 +152,19 @@ def _post(config: AcceleratorConfig, o: Operands) -> Rules:
     layer = heads + heads // 2  # blocks of 128 columns of q, k and v
     bad_heads = not heads or heads % 2 == 1 or heads * HEAD_DIM > config.max_width
     qkv = o["op"] == PostOp.QKV
+    kept = o["op"] == PostOp.SUMS or o["sums"] != 0
+    unknown = o["op"] not in list(PostOp) or o["sums"] not in list(SumMode)
+    absent = not config.decoder and (kept or o["op"] == PostOp.NORM)
+    wrong = o["sums"] != 0 and o["op"] not in (PostOp.STORE, PostOp.ADD)
     many, groups, sections = _sections(config, o)
     return {
         InstructionRule.SECTIONS: many,
         InstructionRule.ROWS: not o["rows"] or o["row_first"] + o["rows"] > ROW_GROUP,
         InstructionRule.BANK: o["acc_bank"] >= config.acc_banks or o["row_group"] >= groups,
         InstructionRule.OUTPUTS: _unfit(config, o["blocks"], sections),
+        InstructionRule.OPERATION: (
+            unknown or absent or wrong or (kept and o["blocks"] > MAX_BLOCKS)
+        ),
         InstructionRule.HEADS: qkv and (bad_heads or o["block_first"] + o["blocks"] > layer),
     }
 

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK
+from lutvar.contract.column_sums import MAX_BLOCKS, SumMode
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit
 from lutvar.contract.memory import RECORD_BYTES, panel_beats, panel_shares
 from lutvar.contract.quant_preset import GROUP
@@ -169,7 +170,7 @@ class Generator(Draft):
         operands = {
             "acc_bank": acc, "row_group": group, "row_first": first, "rows": count,
             "sections": sections,
-            "blocks": blocks, "op": op, "scalar": int(
+            "blocks": blocks, "op": op, "sums": self._sums(op, blocks), "scalar": int(
                 np.float16(np.clip(self.rng.standard_normal() * 4, -50, 50)).view(np.uint16)
             ),
         }  # fmt: skip
@@ -199,6 +200,18 @@ class Generator(Draft):
         operands |= {"output": result.at, "output_stride": result.stride}
         self.emit(Opcode.POST, **operands)
         self.pieces.rows.append(result)
+
+    def _sums(self, op: int, blocks: int) -> int:
+        """Whether the columns of an instruction are summed."""
+        draft = self.pieces
+        if not self.config.decoder or op not in (PostOp.STORE, PostOp.ADD) or blocks > MAX_BLOCKS:
+            return SumMode.NONE
+        if blocks <= draft.summed and self.one_in(2):
+            return SumMode.ON
+        if not self.one_in(2):
+            return SumMode.NONE
+        draft.summed = max(draft.summed, blocks)
+        return SumMode.BEGIN
 
     def _qkv(self, operands: dict[str, int], blocks: int, rows: int) -> None:
         limit = self.config.max_width // HEAD_DIM

@@ -189,6 +189,7 @@ def _bad_instructions(case: UnitsCase) -> list[tuple[InstructionRule, int, bytes
         payload(rule.GROUPS, Opcode.MATRIX, "groups", 0),
         payload(rule.OUTPUTS, Opcode.MATRIX, "blocks", 1),
         *([both] if config.input_terms == 1 or config.quant_config.dual_format else []),
+        payload(rule.OPERATION, Opcode.POST, "op", 7),
         payload(rule.HEADS, Opcode.ATTEND, "heads", 0),
         payload(rule.KEYS, Opcode.ATTEND, "keys", config.max_keys + 1),
         payload(rule.BEATS, Opcode.FETCH, "beats", 0),

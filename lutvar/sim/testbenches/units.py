@@ -115,6 +115,7 @@ def _operands(
             "output_stride": 4 * outputs, "input": io(0), "input_stride": 4 * outputs,
             "vector_address": address(Region.MODEL, model), "heads": 0, "block_first": 0,
             "keys": 0, "values": 0, "head_stride": 0, "sections": 0, "shift": 0,
+            "gate": 0, "sums": 0,
         }, (0, 0, 1, 0, 0)),
         Instruction(Opcode.END),
     ]  # fmt: skip

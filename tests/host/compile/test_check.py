@@ -115,6 +115,7 @@ def first(program: Program, opcode: Opcode, **operands: int) -> int:
         (Opcode.POST, {"blocks": 1}, "holds"),
         (Opcode.POST, {"row_first": 15}, "rows is"),
         (Opcode.POST, {"output": 0}, "writes to MODEL"),
+        (Opcode.POST, {"sums": 1, "op": 2}, "only STORE and ADD have sums"),
         (Opcode.ATTEND, {"keys": 300}, "keys is 300"),
         (Opcode.ATTEND, {"query": 1 << 38}, "nobody wrote|waits|reads"),
         (Opcode.FETCH, {"beats": 3}, "FETCH brings"),
@@ -132,6 +133,24 @@ def test_wrong_operands_are_found(
         operands["rows"] = 4
     with pytest.raises(OrderError, match=message):
         check_program(changed(program, at, operands=operands), SMALL)
+
+
+def test_a_build_without_the_decoder(program: Program) -> None:
+    small = SMALL.model_copy(update={"decoder": False, "name": "plain"})
+    at = first(program, Opcode.POST)
+    for change in ({"op": 0, "sums": 1}, {"op": 4}, {"op": 5}):
+        operands = {**program.instructions[at].operands, **change}
+        with pytest.raises(OrderError, match="plain is built without NORM, sums and SUMS"):
+            check_program(changed(program, at, operands=operands), small)
+
+
+def test_sums_of_too_many_blocks(program: Program) -> None:
+    deep = SMALL.model_copy(update={"acc_depth": 4096})
+    at = first(program, Opcode.POST)
+    for change in ({"op": 0, "sums": 1}, {"op": 5}):
+        operands = {**program.instructions[at].operands, **change, "blocks": 17}
+        with pytest.raises(OrderError, match="sums of 17 blocks; there are 16"):
+            check_program(changed(program, at, operands=operands), deep)
 
 
 def test_a_missing_instruction_is_found(program: Program) -> None:

@@ -55,10 +55,16 @@ BROKEN: list[tuple[Opcode, dict[str, int], InstructionRule]] = [
     (Opcode.POST, {"row_group": 1}, InstructionRule.BANK),
     (Opcode.POST, {"blocks": 0}, InstructionRule.OUTPUTS),
     (Opcode.POST, {"blocks": 5}, InstructionRule.OUTPUTS),
-    (Opcode.POST, {"heads": 3, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 0, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 10, "op": int(PostOp.QKV)}, InstructionRule.HEADS),
-    (Opcode.POST, {"heads": 4, "block_first": 5, "blocks": 2, "op": int(PostOp.QKV)},
+    (Opcode.POST, {"op": 6}, InstructionRule.OPERATION),
+    (Opcode.POST, {"op": 7}, InstructionRule.OPERATION),
+    (Opcode.POST, {"op": int(PostOp.STORE), "sums": 3}, InstructionRule.OPERATION),
+    (Opcode.POST, {"op": int(PostOp.GELU), "sums": 1}, InstructionRule.OPERATION),
+    (Opcode.POST, {"op": int(PostOp.NORM), "sums": 2}, InstructionRule.OPERATION),
+    (Opcode.POST, {"op": int(PostOp.SUMS), "sums": 1}, InstructionRule.OPERATION),
+    (Opcode.POST, {"heads": 3, "op": int(PostOp.QKV), "sums": 0}, InstructionRule.HEADS),
+    (Opcode.POST, {"heads": 0, "op": int(PostOp.QKV), "sums": 0}, InstructionRule.HEADS),
+    (Opcode.POST, {"heads": 10, "op": int(PostOp.QKV), "sums": 0}, InstructionRule.HEADS),
+    (Opcode.POST, {"heads": 4, "block_first": 5, "blocks": 2, "op": int(PostOp.QKV), "sums": 0},
      InstructionRule.HEADS),
     (Opcode.POST, {"vector_address": 63}, InstructionRule.ALIGNMENT),
     (Opcode.POST, {"head_stride": 16}, InstructionRule.ALIGNMENT),
@@ -200,3 +206,22 @@ def test_dual_needs_a_dual_format(monkeypatch: pytest.MonkeyPatch) -> None:
         good = operands(CONFIG, op, random.Random(1))
         words += [(encode(Instruction(op, {**good, "dual": d}), 0), 0, False) for d in (0, 1)]
     assert _first_broken(words) == [0, int(InstructionRule.DUAL)] * 2
+
+
+def test_operations_of_the_decoder() -> None:
+    """A build without them refuses NORM, SUMS and sums; one with them, sums of 17 blocks."""
+    deep = CONFIG.model_copy(update={"acc_depth": 4096})
+    without = deep.model_copy(update={"decoder": False})
+    good = operands(deep, Opcode.POST, random.Random(1)) | {"heads": 4, "block_first": 0}
+    decoder = [(PostOp.STORE, 1), (PostOp.ADD, 2), (PostOp.NORM, 0), (PostOp.SUMS, 0)]
+    others = [(PostOp.STORE, 0), (PostOp.ADD, 0), (PostOp.GELU, 0)]
+
+    def broken(config: AcceleratorConfig, blocks: int) -> list[int]:
+        changes = [{"op": int(op), "sums": sums} for op, sums in (*decoder, *others)]
+        items = [Instruction(Opcode.POST, good | c | {"blocks": blocks}) for c in changes]
+        return _first_broken([(encode(item, 0), 0, False) for item in items], config)
+
+    refused = int(InstructionRule.OPERATION)
+    assert broken(deep, 16) == [0] * 7
+    assert broken(deep, 17) == [refused, refused, 0, refused, 0, 0, 0]
+    assert broken(without, 16) == [refused] * 4 + [0] * 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lutvar.cli.main import run as command
-from lutvar.contract.isa import Instruction, Opcode, Region, address
+from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, address
 from lutvar.contract.register_map import DeviceError, InstructionRule
 from lutvar.sim.coverage.bins import Bin, error_bins, field_bins
 from lutvar.sim.coverage.points import (
@@ -115,7 +115,7 @@ def test_bins_of_fields() -> None:
     assert counts[Bin("FETCH.address", "MODEL")] == 2
     assert counts[Bin("FETCH.address", "IO")] == 0 and counts[Bin("FETCH.repeat", "2")] == 0
     assert Bin("ATTEND.keys", f"most ({CONFIG.max_keys})") in counts
-    assert {b.name for b in counts if b.group == "POST.op"} == {"STORE", "ADD", "GELU", "QKV"}
+    assert {b.name for b in counts if b.group == "POST.op"} == {op.name for op in PostOp}
 
 
 def test_bins_of_errors() -> None:

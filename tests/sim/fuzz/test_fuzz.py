@@ -141,7 +141,7 @@ def test_surplus_beats_are_found_made_small_and_written(
     for module in (run_module, oracle_module):
         monkeypatch.setattr(module, "Bench", _BrokenBench)
     monkeypatch.setattr(run_module, "random_event", lambda *_: None)
-    fuzzer = Fuzzer(Path("none"), CONFIG, 19, tmp_path)
+    fuzzer = Fuzzer(Path("none"), CONFIG, 8, tmp_path)
     report = fuzzer.run(programs=600, seconds=600, max_deviations=1)
     assert [d.kind for d in report.deviations] == ["memory"]
     case = read_case(report.cases[0])
@@ -161,7 +161,7 @@ def test_a_device_without_a_fault_gives_no_case(
     monkeypatch.setattr(run_module, "random_event", lambda *_: None)
     monkeypatch.setitem(globals(), "_surplus", lambda *_: False)
     # A seed without transfers outside all regions, which this device in software does not see.
-    report = Fuzzer(Path("none"), CONFIG, 6, tmp_path).run(programs=30)
+    report = Fuzzer(Path("none"), CONFIG, 8, tmp_path).run(programs=30)
     assert report.programs == 30 and not report.deviations and not list(tmp_path.iterdir())
     assert report.as_dict()["field_values"]["FRONT.rows"] > 1
 

@@ -74,6 +74,8 @@ def test_right_programs_are_not_refused(config: str) -> None:
         (InstructionRule.BANK, Opcode.MATRIX, "acc_bank", CONFIG.acc_banks),
         (InstructionRule.GROUPS, Opcode.MATRIX, "groups", CONFIG.bank_groups + 1),
         (InstructionRule.OUTPUTS, Opcode.MATRIX, "blocks", 3),
+        (InstructionRule.OPERATION, Opcode.POST, "op", 6),
+        (InstructionRule.OPERATION, Opcode.POST, "sums", 3),
         (InstructionRule.HEADS, Opcode.ATTEND, "heads", CONFIG.max_width // 64 + 1),
         (InstructionRule.KEYS, Opcode.ATTEND, "keys", CONFIG.max_keys + 1),
         (InstructionRule.BEATS, Opcode.FETCH, "repeat", 3),

@@ -5,6 +5,7 @@ import random
 from collections.abc import Sequence
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.column_sums import MAX_BLOCKS, SumMode
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
@@ -71,16 +72,23 @@ def operands(config: AcceleratorConfig, op: Opcode, rng: random.Random) -> dict[
     if op is Opcode.POST:
         rows = up_to(16)
         blocks = up_to(min(255, count * config.acc_depth // 128, heads + heads // 2))
+        kind = rng.choice([op for op in PostOp if op <= PostOp.QKV or config.decoder])
+        sums = int(rng.choice(list(SumMode)))
+        if kind not in (PostOp.STORE, PostOp.ADD) or not config.decoder:
+            sums = 0
+        if sums or kind is PostOp.SUMS:
+            blocks = min(blocks, MAX_BLOCKS)
         return {
             "acc_bank": up_to(config.acc_banks - 1, 0),
             "row_group": up_to(config.row_groups // count - 1, 0),
             "row_first": up_to(16 - rows, 0), "rows": rows, "blocks": blocks,
-            "op": int(rng.choice(list(PostOp))), "vector": rng.randint(0, 1),
+            "op": int(kind), "vector": rng.randint(0, 1),
             "scalar": rng.getrandbits(16), "output": where(), "output_stride": stride(),
             "input": where(), "input_stride": stride(), "vector_address": where(),
             "heads": heads, "block_first": up_to(heads + heads // 2 - blocks, 0),
             "keys": where(), "values": where(), "head_stride": stride(),
             "sections": sections, "shift": rng.randint(0, 1),
+            "gate": rng.randint(0, 1), "sums": sums,
         }  # fmt: skip
     if op is Opcode.ATTEND:
         return {

@@ -172,6 +172,16 @@ def broken_rules(
             mine[Rule.BANK] = (f["acc_bank"] >= config.acc_banks) | (f["row_group"] >= row_groups)
             columns = f["blocks"] * 128
             mine[Rule.OUTPUTS] = (f["blocks"] == 0) | (columns > depth)
+            # Sums are of up to 16 blocks, and belong to STORE and ADD.
+            summed = (f["sums"] != 0) | (f["op"] == PostOp.SUMS)
+            mine[Rule.OPERATION] = (
+                (f["op"] > max(PostOp))
+                | (f["sums"] == 3)
+                | (summed & (f["blocks"] > 16))
+                | ((f["sums"] != 0) & (f["op"] != PostOp.STORE) & (f["op"] != PostOp.ADD))
+            )
+            if not config.decoder:
+                mine[Rule.OPERATION] |= summed | (f["op"] == PostOp.NORM)
             heads = f["heads"]
             # q, k and v of two heads of 64 are three blocks of 128.
             past = 2 * (f["block_first"] + f["blocks"]) > 3 * heads
