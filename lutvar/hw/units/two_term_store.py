@@ -115,17 +115,20 @@ class TwoTermStore(wiring.Component):
             Signal(range(self.slots + 1), name=n) for n in ("ready_first", "ready_second")
         )
         outstanding = Signal(range(self.slots + 1))  # second bursts to come
-        some_first, some_second, clear = Signal(), Signal(), Signal(init=1)
-        busy, second, keep = Signal(), Signal(), Signal()  # in a burst, after its first beat
-        now_second, now_keep, get, alone = Signal(), Signal(), Signal(), Signal()
+        some_first, some_second = Signal(name="some_first"), Signal(name="some_second")
+        clear = Signal(init=1)
+        # In a burst, after its first beat.
+        busy, is_second, is_keep = (Signal(name=n) for n in ("busy", "is_second", "is_keep"))
+        now_second, now_keep = Signal(name="now_second"), Signal(name="now_keep")
+        get, alone = Signal(name="get"), Signal(name="alone")
         keeps = terms.bit_select(first_at[low:], 1)
-        start_first, start_second = Signal(), Signal()
+        start_first, start_second = Signal(name="start_first"), Signal(name="start_second")
         m.d.comb += [
             start_second.eq(some_second & self.room & ~busy),
             start_first.eq(~some_second & some_first & (keeps | clear) & self.room & ~busy),
             self.start.eq(start_first | start_second),
-            now_second.eq(Mux(busy, second, some_second)),
-            now_keep.eq(Mux(busy, keep, keeps & ~some_second)),
+            now_second.eq(Mux(busy, is_second, some_second)),
+            now_keep.eq(Mux(busy, is_keep, keeps & ~some_second)),
             get.eq(self.start | busy),
             alone.eq(get & ~now_second & ~now_keep),  # the group has no second burst
             read.addr.eq(Mux(now_second, second_at, first_at)),
@@ -147,8 +150,8 @@ class TwoTermStore(wiring.Component):
                 Value.cast(beat).eq(Value.cast(read.data)),
                 self.keep.eq(now_keep),
                 self.second.eq(now_second),
-                second.eq(now_second),
-                keep.eq(now_keep),
+                is_second.eq(now_second),
+                is_keep.eq(now_keep),
                 position.eq(position + 1),
                 busy.eq(position != self.beats - 1),
             ]

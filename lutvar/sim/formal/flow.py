@@ -95,7 +95,7 @@ def _script(design: Design) -> str:
             *probes,
             "cd ..",
             "opt -full -nodffe -nosdff",
-            "techmap t:$mul",
+            "techmap t:$mul t:$shr t:$shl t:$shift t:$shiftx",
             "simplemap",
             "dffunmap",
             "simplemap",

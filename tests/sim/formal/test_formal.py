@@ -17,9 +17,10 @@ from lutvar.hw.sequencer.queue import UnitQueue
 from lutvar.hw.units.count import Level
 from lutvar.hw.units.elastic import GroupStore, OutputQueue
 from lutvar.hw.units.memory import Fifo
+from lutvar.hw.units.two_term_store import TwoTermStore
 from lutvar.sim.formal.aiger import Aig, bounded, induction, read_aiger, write_aiger
 from lutvar.sim.formal.mutants import MutantError, applied
-from lutvar.sim.formal.proofs import PROPERTIES, queues, sequencer
+from lutvar.sim.formal.proofs import PROPERTIES, queues, sequencer, terms
 from lutvar.sim.formal.property import Mutant
 from lutvar.sim.formal.run import prove
 from lutvar.sim.formal.selects import decide_selects
@@ -179,6 +180,7 @@ def test_the_sizes_proved_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> N
     watch(Fifo, "depth")
     watch(GroupStore, "beats", "depth")
     watch(OutputQueue, "beats", "depth")
+    watch(TwoTermStore, "beats")
     watch(UnitQueue, "depth")
     count = Level.__init__
 
@@ -197,6 +199,7 @@ def test_the_sizes_proved_are_those_in_use(monkeypatch: pytest.MonkeyPatch) -> N
     assert used["Fifo"] == set(queues.FIFO_DEPTHS)
     assert used["GroupStore"] == set(queues.STORES)
     assert used["OutputQueue"] == set(queues.OUTPUT_QUEUES)
+    assert used["TwoTermStore"] <= set(terms.BEATS)
     assert used["Level"] <= set(queues.LEVELS)
     assert used["UnitQueue"] == {sequencer.DEPTH}
 

@@ -18,6 +18,7 @@ from . import (
     selects,
     sequencer,
     steps,
+    terms,
     unpack,
     weights,
 )
@@ -45,6 +46,7 @@ PROPERTIES = _by_name(
     weights.properties(),
     dispatch.properties(),
     unpack.properties(),
+    terms.properties(),
     steps.properties(),
     selects.properties(),
 )
