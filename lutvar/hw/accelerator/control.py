@@ -210,7 +210,8 @@ class Control(wiring.Component):
             ]
         # The port keeps its address; it is here before anybody can read the code. Decode and
         # selection are separate steps, which keeps the wide selection shallow.
-        address, chosen = Signal(BEAT_ADDRESS), Signal(len(numbers))
+        address = Signal(BEAT_ADDRESS)
+        chosen = Signal(len(numbers))
         found = Cat(errors.info[0], errors.code)
         starts = []
         for master in numbers:
@@ -228,7 +229,9 @@ class Control(wiring.Component):
         return errors
 
     def _control_register(self, m: Module, registers: Any, settling: Signal) -> None:
-        done, pending, begin = Signal(), Signal(), Signal()
+        done = Signal()
+        pending = Signal()
+        begin = Signal()
         with m.If(self.finished):
             m.d.sync += done.eq(1)
         with m.Elif(registers.ctrl_seen):
@@ -256,7 +259,8 @@ class Control(wiring.Component):
             registers.cycles_hi.eq(counters.cycles_hi),
         ]  # fmt: skip
         # A soft reset keeps this one: what it counts is no program's doing.
-        dropped, unsolicited = Signal(range(len(READ_PORTS) + len(WRITE_PORTS) + 1)), Signal(32)
+        dropped = Signal(range(len(READ_PORTS) + len(WRITE_PORTS) + 1))
+        unsolicited = Signal(32)
         m.d.bus += [
             dropped.eq(sum(report.unsolicited for report in self.reports)),
             unsolicited.eq(unsolicited + dropped),
@@ -269,7 +273,8 @@ class Control(wiring.Component):
             m.d.comb += value.eq(self.completed[int(unit)])
 
     def _interrupts(self, m: Module, registers: Any, raised: Signal) -> None:
-        pending, events = Signal(2), Signal(2)
+        pending = Signal(2)
+        events = Signal(2)
         fields = {f.name: f.low for f in BY_NAME["ISR"].fields}
         m.d.comb += [
             events[fields["done"]].eq(self.finished),

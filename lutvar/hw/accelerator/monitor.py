@@ -36,7 +36,8 @@ class EventCounters(wiring.Component):
         m.d.sync += events.eq(self.events)
         for number in range(self._counters):
             m.d.sync += self.counts[number].eq(self.counts[number] + events[number])
-        upper, carry = Signal(32), Signal()
+        upper = Signal(32)
+        carry = Signal()
         m.d.comb += carry.eq(self.running & self.cycles_lo.all())
         m.d.sync += [self.cycles_lo.eq(self.cycles_lo + self.running), upper.eq(upper + carry)]
         with m.If(self.cycles_lo_seen):
@@ -54,7 +55,8 @@ class Watchdog(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        waited, moved = Signal(32), Signal(init=1)
+        waited = Signal(32)
+        moved = Signal(init=1)
         m.d.sync += [
             moved.eq(self.progress | ~self.active | (self.limit == 0)),
             waited.eq(Mux(moved, 0, waited + 1)),
@@ -83,7 +85,8 @@ class FirstError(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # A register first: the hits come from all over the chip.
-        hits, infos = Signal(len(self._codes)), Signal.like(self.infos, reset_less=True)
+        hits = Signal(len(self._codes))
+        infos = Signal.like(self.infos, reset_less=True)
         m.d.sync += [hits.eq(self.hits), infos.eq(self.infos)]
         m.d.sync += self.raised.eq(~self.halt & hits.any())
         with m.If(~self.halt & hits.any()):

@@ -80,10 +80,15 @@ class QueryKeyAddresses(_AddressGenerator):
         command, load = self._begin(m)
         rows = Signal.like(command.rows)  # of the head, not yet in a block
         heads = Signal.like(command.heads)  # with a block to come
-        count, left = Signal(range(sizes.rows + 1)), Signal(range(sizes.rows + 1))
+        count = Signal(range(sizes.rows + 1))
+        left = Signal(range(sizes.rows + 1))
         # All that changes with a block does so in SPLIT: what ends one reaches far as it is.
-        first, last, final, over = Signal(), Signal(), Signal(), Signal()
-        head_query, query = Signal(64, reset_less=True), Signal(64, reset_less=True)
+        first = Signal()
+        last = Signal()
+        final = Signal()
+        over = Signal()
+        head_query = Signal(64, reset_less=True)
+        query = Signal(64, reset_less=True)
         keys = Signal(64, reset_less=True)
         m.d.comb += [
             self.block.payload.rows.eq(count),
@@ -114,7 +119,8 @@ class QueryKeyAddresses(_AddressGenerator):
                     ]
                     m.next = "SPLIT"
             with m.State("SPLIT"):
-                size, ends = Signal(range(sizes.rows + 1)), Signal()
+                size = Signal(range(sizes.rows + 1))
+                ends = Signal()
                 m.d.comb += [
                     ends.eq(rows <= sizes.rows),
                     size.eq(Mux(ends, rows, sizes.rows)),
@@ -176,10 +182,13 @@ class ValueAddresses(_AddressGenerator):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         command, load = self._begin(m)
-        rows, heads = Signal.like(command.rows), Signal.like(command.heads)
+        rows = Signal.like(command.rows)
+        heads = Signal.like(command.heads)
         values = Signal(64, reset_less=True)
         # A head is offered to both sides at once, and is over when both have taken their part.
-        busy, asked, last = Signal(), Signal(), Signal()
+        busy = Signal()
+        asked = Signal()
+        last = Signal()
         m.d.comb += [
             last.eq(rows <= self.sizes.rows),
             self.command.ready.eq(~busy),
@@ -226,9 +235,12 @@ class ResultAddresses(_AddressGenerator):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         command, load = self._begin(m)
-        rows, heads = Signal.like(command.rows), Signal.like(command.heads)
-        head_output, output = Signal(64, reset_less=True), Signal(64, reset_less=True)
-        busy, last_row = Signal(), Signal()
+        rows = Signal.like(command.rows)
+        heads = Signal.like(command.heads)
+        head_output = Signal(64, reset_less=True)
+        output = Signal(64, reset_less=True)
+        busy = Signal()
+        last_row = Signal()
         m.d.comb += [
             self.command.ready.eq(~busy),
             self.request.valid.eq(busy),

@@ -95,14 +95,19 @@ class HeadMemory(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        push, pop, out_en = Signal(), Signal(), Signal()
+        push = Signal()
+        pop = Signal()
+        out_en = Signal()
         level = Signal(range(self.depth + 1))  # records ahead of the pass
         some = Signal()  # it is not 0: in a register, for `pop` reaches far
-        write_addr, read_addr = Signal(range(self.depth)), Signal(range(self.depth))
+        write_addr = Signal(range(self.depth))
+        read_addr = Signal(range(self.depth))
         staged = Signal()  # the read latch holds a record
         current = view_signal(pass_layout(self.sizes), reset_less=True)
         left = Signal.like(current.keys, reset_less=True)
-        busy, final, again = Signal(), Signal(), Signal()
+        busy = Signal()
+        final = Signal()
+        again = Signal()
         stored = Level(m, "stored", self.depth, push, pop & current.last)
         m.d.comb += [
             self.records.ready.eq(stored.room),

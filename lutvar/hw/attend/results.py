@@ -109,8 +109,10 @@ class ResultPhase(wiring.Component):
     def _sequence(self, m: Module) -> tuple[Signal, Signal]:
         """Words of a block, from one cycle after `done`: whether there is one, its quarter."""
         sizes = self.sizes
-        active, position = Signal(), Signal(range(QUARTERS))
-        row, left = Signal(range(sizes.rows)), Signal(range(sizes.rows + 1))
+        active = Signal()
+        position = Signal(range(QUARTERS))
+        row = Signal(range(sizes.rows))
+        left = Signal(range(sizes.rows + 1))
         m.d.sync += position.eq(position + active)
         with m.If(self.done):
             m.d.sync += [active.eq(1), row.eq(0), left.eq(self.rows)]
@@ -160,7 +162,8 @@ class ResultPhase(wiring.Component):
         # A block takes room for R rows when it ends, and gives back what it does not need.
         # All a cycle late: the next block cannot end before `done`.
         block_beats = BEATS_A_ROW * sizes.rows
-        freed, ended = Signal(), Signal()
+        freed = Signal()
+        ended = Signal()
         returned = Signal(range(block_beats + 1))
         m.d.sync += [
             freed.eq(queue.taken),

@@ -74,7 +74,8 @@ class ScorePhase(wiring.Component):
         m = Module()
         sizes, units = self.sizes, self.units
         record = Signal(BEAT, reset_less=True)
-        take_query, take_key = Signal(), Signal()
+        take_query = Signal()
+        take_key = Signal()
         block = view_signal(block_layout(sizes), reset_less=True)
         row, first, last = self._control(m, take_query, take_key, block)
         m.d.sync += record.eq(Mux(take_query, self.queries.payload, self.beats.payload))
@@ -145,11 +146,13 @@ class ScorePhase(wiring.Component):
         sizes = self.sizes
         row = Signal(range(sizes.rows))
         left = Signal(range(sizes.max_keys + 1))
-        first, last = Signal(), Signal()
+        first = Signal()
+        last = Signal()
         blocks = Signal(range(BLOCKS + 1))
         room = Signal()  # the ring has it
         may = Signal()  # the datapath is free; always, when pipelined
-        popped, loaded = Signal(), Signal()
+        popped = Signal()
+        loaded = Signal()
         m.d.comb += [
             popped.eq(self.scored.valid & self.scored.ready),
             take_query.eq(0),

@@ -59,7 +59,8 @@ class RecordSorter(wiring.Component):
         m.submodules.queue = queue = WideQueue(codes + 16, self.depth)
         wiring.connect(m, wiring.flipped(self.block), blocks.i)
         left = Signal(range(max(self.sizes.max_keys, self.sizes.rows) + 1))
-        final, block = Signal(), Signal.like(blocks.o.payload, reset_less=True)
+        final = Signal()
+        block = Signal.like(blocks.o.payload, reset_less=True)
         m.d.comb += [
             queue.data.eq(Cat(record[:codes], record[8 * SCALE_BYTE :][:16])),
             self.queries.valid.eq(queue.o.valid),

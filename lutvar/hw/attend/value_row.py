@@ -102,7 +102,8 @@ class ValueRow(wiring.Component):
         bits, width = self.sizes.code_bits, sum_bits(self.sizes)
         # Input, product and sum registers of a DSP58. A key that does not count has the weight 0,
         # and sums start at 0, both by the reset of their registers: there is no enable.
-        weight, grid = Signal(WEIGHT), Signal(len(self.grid), reset_less=True)
+        weight = Signal(WEIGHT)
+        grid = Signal(len(self.grid), reset_less=True)
         low_weight = Signal(2)  # in step with `units`
         m.d.sync += [weight.eq(0), grid.eq(self.grid), low_weight.eq(weight)]
         with m.If(self.add):

@@ -187,8 +187,11 @@ class ValuePhase(wiring.Component):
         """Which key is taken when: taken, the first, the last of its block."""
         sizes = self.sizes
         left = Signal(range(sizes.max_keys + 1))
-        take, first, last = Signal(), Signal(), Signal()
-        busy, may = Signal(), Signal()
+        take = Signal()
+        first = Signal()
+        last = Signal()
+        busy = Signal()
+        may = Signal()
         if sizes.pipelined:
             m.d.comb += may.eq(1)
         else:

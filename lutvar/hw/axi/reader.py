@@ -79,7 +79,9 @@ class BurstReader(wiring.Component):
         free = Signal(range(self.depth + 1), init=self.depth)  # places not promised to a burst
         bursts = Signal(range(self.outstanding + 1))
         several = Signal()  # more than one of them
-        burst, issue, granted = split.o.payload, Signal(), Signal()
+        burst = split.o.payload
+        issue = Signal()
+        granted = Signal()
         refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
         ended = Signal()
         m.d.comb += [
@@ -141,7 +143,9 @@ class BurstReader(wiring.Component):
             attrs=ram_attributes(self.outstanding),
         )
         write, read = started.write_port(), started.read_port(domain="comb")
-        owned, wrong, lost = Signal(), Signal(), Signal()
+        owned = Signal()
+        wrong = Signal()
+        lost = Signal()
         position = Signal(4)  # of the beat in its burst
         m.d.comb += [
             write.en.eq(granted),
@@ -162,7 +166,8 @@ class BurstReader(wiring.Component):
         m.d.comb += queue.data.eq(beat)
 
         # What is wrong with a beat is told a cycle later; the ways up to here are long enough.
-        failed, start = Signal(), Signal(BEAT_ADDRESS, reset_less=True)
+        failed = Signal()
+        start = Signal(BEAT_ADDRESS, reset_less=True)
         m.d.sync += [failed.eq(owned & (axi.rresp != 0)), start.eq(read.data.address)]
         drive_report(
             m,

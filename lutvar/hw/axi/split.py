@@ -49,10 +49,12 @@ class BurstSplitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # Two places for transfers, so that ready is a register.
-        has_first, has_second = Signal(), Signal()
+        has_first = Signal()
+        has_second = Signal()
         first = Signal.like(self.i.payload, reset_less=True)
         second = Signal.like(self.i.payload, reset_less=True)
-        accept, load = Signal(), Signal()
+        accept = Signal()
+        load = Signal()
         upcoming = Signal.like(self.i.payload)
         room = Signal(_ALIGNED + 1, reset_less=True)  # beats up to the end of the block
         large = Signal(reset_less=True)  # more beats than any block has
@@ -132,7 +134,8 @@ def enough(m: Module, source: Any, amount: Signal, issue: Signal) -> Signal:
     Issues take from `amount`, everything else adds. With room for two of the largest bursts one
     can be issued in each cycle; with less, one in two, for the comparison takes a cycle.
     """
-    plenty, fits = Signal(), Signal()
+    plenty = Signal()
+    fits = Signal()
     m.d.sync += [
         plenty.eq(amount[_ALIGNED + 1 :].any()),
         fits.eq(source.valid & (amount >= source.payload.beats) & ~issue),

@@ -47,7 +47,8 @@ class WindowCheck(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         address = self.transfer.address[6:]
-        above, below = Signal(WINDOWS, reset_less=True), Signal(WINDOWS, reset_less=True)
+        above = Signal(WINDOWS, reset_less=True)
+        below = Signal(WINDOWS, reset_less=True)
         with m.If(self.load):
             for number in range(WINDOWS):
                 window = self.windows[number]

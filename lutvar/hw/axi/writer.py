@@ -74,14 +74,17 @@ class BurstWriter(wiring.Component):
         axi = self.memory
         m.submodules.split = split = BurstSplitter()
         wiring.connect(m, wiring.flipped(self.request), split.i)
-        burst, issue, granted = split.o.payload, Signal(), Signal()
+        burst = split.o.payload
+        issue = Signal()
+        granted = Signal()
         refused = Signal()  # a transfer: sticky, for nothing behind it may overtake the error
 
         # Beats: `free` places of the queue, `here` beats not yet promised to a burst.
         m.submodules.queue = queue = WideQueue(BEAT, self.depth)
         free = Signal(range(self.depth + 1), init=self.depth)
         here = Signal(range(self.depth + 3))
-        take, freed = Signal(), Signal()
+        take = Signal()
+        freed = Signal()
         beat = Signal(BEAT, reset_less=True)
         m.d.comb += [
             self.data.ready.eq(free != 0),
@@ -133,7 +136,9 @@ class BurstWriter(wiring.Component):
         write, read = lengths.write_port(), lengths.read_port(domain="comb")
         waiting = Signal(range(self.outstanding + 1))
         left = Signal(len(beats))  # of the current burst
-        active, sent, load = Signal(), Signal(), Signal()
+        active = Signal()
+        sent = Signal()
+        load = Signal()
         m.d.comb += [
             write.en.eq(issue),
             write.data.eq(beats),

@@ -41,7 +41,9 @@ class Handout(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         head = view_signal(counts_layout(), reset_less=True)
-        head_valid, refill, load = Signal(), Signal(), Signal()
+        head_valid = Signal()
+        refill = Signal()
+        load = Signal()
         # Not in the cycle of a refill, which comes from the array's ready: the path would be long.
         m.d.comb += [
             self.counts.ready.eq(~head_valid),
@@ -53,11 +55,14 @@ class Handout(wiring.Component):
         m.d.sync += head_valid.eq(load | (head_valid & ~refill & ~skip))
 
         giving = Signal()
-        beats, left = Signal(20, reset_less=True), Signal(20, reset_less=True)
-        last, one = Signal(), Signal()  # last beat of a reading; readings of a single beat
+        beats = Signal(20, reset_less=True)
+        left = Signal(20, reset_less=True)
+        last = Signal()  # last beat of a reading
+        one = Signal()  # readings of a single beat
         readings = Signal(READINGS, reset_less=True)  # that are not handed out completely
         ending = Signal()  # only one of them is left
-        handshake, over = Signal(), Signal()
+        handshake = Signal()
+        over = Signal()
         m.d.comb += [
             self.weights.valid.eq(self.beats.valid & giving),
             self.weights.payload.data.eq(self.beats.payload),

@@ -55,7 +55,8 @@ class BankWriter(wiring.Component):
             Mux(second, getattr(places[-1], name), getattr(places[0], name))
             for name in ("word", "row", "turn")
         )
-        last_word, last = Signal(), Signal()
+        last_word = Signal()
+        last = Signal()
         scales = Cat(codes.scale, codes.scale_neg, Const(0, 32))
         whole = Cat(Const(WORDS - 1, 3), slot.last_group)[: len(self.write.word)]
         twice = Cat(word[:3], second, word[3:])[: len(self.write.word)]

@@ -65,13 +65,12 @@ class RowIssue(wiring.Component):
         first = Signal(init=1)
         rows = Signal(len(slot.last_row))  # issued
         # As in the receiver: one cycle late, and in time for the next word that asks.
-        last_group, last_row = Signal(), Signal()
+        last_group = Signal()
+        last_row = Signal()
         begin = first & slot.norm
         # The next row's statistics, in a register: the queue's ready must not depend on `may`.
-        row_statistics, has_statistics = (
-            Signal.like(self.statistics.payload, reset_less=True),
-            Signal(),
-        )
+        row_statistics = Signal.like(self.statistics.payload, reset_less=True)
+        has_statistics = Signal()
         may = (self.turn != self.accepted) & self.room & self.some
         if self.alone_first:
             may &= self.alone | word[:GROUP_WORD].any()

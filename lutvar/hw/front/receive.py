@@ -76,12 +76,15 @@ class Receiver(wiring.Component):
         rows = Signal(len(slot.last_row))  # received, of this instruction
         # Of the last group, of the last row: one cycle late, but it takes 8 words from where they
         # change to the next word that asks.
-        last_group, last_row = Signal(), Signal()
+        last_group = Signal()
+        last_row = Signal()
         history = Signal(self.gap)  # bit t: a float32 row's last word was emitted t + 1 cycles ago
 
         is_vector = slot.norm & ~vectors[1]
         wide = slot.norm & vectors[1]
-        may, emit, last = Signal(), Signal(), Signal()
+        may = Signal()
+        emit = Signal()
+        last = Signal()
         m.d.comb += [
             may.eq(
                 (self.turn != self.accepted) & self.room & ~history[-1] & ~pending

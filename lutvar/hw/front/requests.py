@@ -36,7 +36,8 @@ class RowRequests(wiring.Component):
         stride = Signal(len(work.stride), reset_less=True)
         row = Signal(ADDRESS, reset_less=True)
         # The vectors' addresses move up by one when the first was requested.
-        vector, later = Signal(ADDRESS, reset_less=True), Signal(ADDRESS, reset_less=True)
+        vector = Signal(ADDRESS, reset_less=True)
+        later = Signal(ADDRESS, reset_less=True)
 
         wide = norm & (vectors == 0)
         m.d.comb += [

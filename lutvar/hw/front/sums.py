@@ -57,7 +57,8 @@ class PartialSums(wiring.Component):
         early = delay(m, Cat(self.index, self.fresh), self.LATENCY - 2, "early")
         low, high = early[:2], early[2:_SELECT]
         quarter = Signal(4 * 32, reset_less=True)
-        high_1, fresh_1 = Signal(len(high), reset_less=True), Signal(reset_less=True)
+        high_1 = Signal(len(high), reset_less=True)
+        fresh_1 = Signal(reset_less=True)
         operand = Signal(32, reset_less=True)
         m.d.sync += [
             quarter.eq(

@@ -100,7 +100,8 @@ class FrontUnit(UnitComponent):
         wiring.connect(m, quantizer.o, writer.codes)
 
         # Instructions in progress.
-        accepted, progress = Signal(TURN_BITS), Signal(range(SLOTS + 1))
+        accepted = Signal(TURN_BITS)
+        progress = Signal(range(SLOTS + 1))
         slots = view_signal(data.ArrayLayout(slot_layout(), SLOTS), reset_less=True)
         accept = Signal()
         m.d.comb += [

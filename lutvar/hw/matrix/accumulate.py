@@ -126,8 +126,11 @@ class GroupAccumulator(wiring.Component):
         pair = Signal(2 * width, reset_less=True)
         pair_place = Signal(len(writing) - 1, reset_less=True)
         # Each a cycle ahead of the memory's port: a pair completes, one waits, the port reads.
-        complete, waiting, read_next = Signal(), Signal(), Signal()
-        address, write = Signal.like(banks.addr, reset_less=True), Signal()
+        complete = Signal()
+        waiting = Signal()
+        read_next = Signal()
+        address = Signal.like(banks.addr, reset_less=True)
+        write = Signal()
         m.d.comb += [
             complete.eq(valid[-2] & writing[0]),
             read_next.eq(valid[self._read - 1] & ~reading[0]),

@@ -188,7 +188,8 @@ class DaRows(GroupDot):
         design = self.design
         word = Signal(len(self.load_codes), reset_less=True)
         number = Signal(range(WORDS), reset_less=True)
-        dual, negative = Signal(reset_less=True), Signal(reset_less=True)
+        dual = Signal(reset_less=True)
+        negative = Signal(reset_less=True)
         phase = Signal(range(design.phases))
         storing = Signal()
         with m.If(self.load_valid):

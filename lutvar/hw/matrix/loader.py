@@ -57,7 +57,8 @@ class OperandLoader(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         active = Signal()
-        dual, negative = Signal(reset_less=True), Signal(reset_less=True)
+        dual = Signal(reset_less=True)
+        negative = Signal(reset_less=True)
         groups_left = Signal(8, reset_less=True)  # after this one
         address = Signal(len(self.load.address), reset_less=True)
         word = Signal(range(WORDS))

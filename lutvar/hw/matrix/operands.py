@@ -126,8 +126,10 @@ class GroupOperands(wiring.Component):
         """The words of the 16 rows lie one after the other, and are read in this order."""
         depth = ROW_GROUP * operand_words(self.config)
         m.submodules.store = store = ChunkMemory(bits, bits, depth)
-        load, reading = view_signal(self.load.shape(), reset_less=True), Signal()
-        row, end = Signal(range(ROW_GROUP)), Signal()
+        load = view_signal(self.load.shape(), reset_less=True)
+        reading = Signal()
+        row = Signal(range(ROW_GROUP))
+        end = Signal()
         m.d.comb += [
             end.eq(reading & (row == ROW_GROUP - 1)),
             store.write_en.eq(self.write_valid),

@@ -190,7 +190,9 @@ class MatrixUnit(UnitComponent):
         sinks = [loads.i, walks.i, *(port.work for port in ports)]
         # A command in every third cycle at most: the ports learn of it a cycle later, for what is
         # theirs of it takes the rest of this one, and their queues must have counted it.
-        every, accepted, late = Signal(), Signal(), Signal()
+        every = Signal()
+        accepted = Signal()
+        late = Signal()
         m.d.sync += [
             every.eq(Cat(sink.ready for sink in sinks).all() & ~accepted & ~late),
             late.eq(accepted),
@@ -256,7 +258,8 @@ class MatrixUnit(UnitComponent):
             marks.start.eq(gate.start),
             marks.load.eq(loader.load_valid),
         ]
-        write, words = self.bank_write, view_signal(write_layout(config), reset_less=True)
+        write = self.bank_write
+        words = view_signal(write_layout(config), reset_less=True)
         m.d.sync += [
             marks.write.eq(write.valid),
             words.row.eq(write.row),

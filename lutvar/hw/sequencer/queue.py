@@ -55,9 +55,12 @@ class UnitQueue(wiring.Component):
         m = Module()
         size = self.layout.size
         m.submodules.queue = queue = WideQueue(size + WAITS, self.depth)
-        head, over = queue.o, Signal(len(UNITS))
+        head = queue.o
+        over = Signal(len(UNITS))
         looked = Signal()  # `over` is about the instruction that is at the head now
-        offered, leave, left = Signal(), Signal(), Signal()
+        offered = Signal()
+        leave = Signal()
+        left = Signal()
         m.d.comb += [
             queue.push.eq(self.push),
             queue.data[:size].eq(Value.cast(self.payload)),

@@ -102,7 +102,8 @@ class Sequencer(wiring.Component):
         wiring.connect(m, reader.memory, wiring.flipped(self.memory))
         word = reader.data.payload
         # Of the instruction at hand: its position, and how many there are from it on.
-        index, remaining = Signal(INDEX_BITS), Signal(INDEX_BITS + 1)
+        index = Signal(INDEX_BITS)
+        remaining = Signal(INDEX_BITS + 1)
         last = Signal()
         m.d.sync += last.eq(remaining == 1)
         m.d.comb += [
@@ -115,7 +116,8 @@ class Sequencer(wiring.Component):
         ]  # fmt: skip
         opcode = Signal(3)
         m.d.sync += opcode.eq(operand(word, HEADER_FIELDS[0])[:3])
-        push, clear = Signal(), Signal()
+        push = Signal()
+        clear = Signal()
         m.submodules.credit = credit = WeightCredit(self._config.weight_ports)
         m.d.comb += [credit.word.eq(word), credit.push.eq(push), credit.clear.eq(clear)]
         room = self._queues(m, word, resolve.addresses, index, opcode, push)
@@ -133,7 +135,8 @@ class Sequencer(wiring.Component):
         self, m: Module, reader: BurstReader, broken: Value, header: Signal, s: dict[str, Any]
     ) -> None:
         settle = Signal(range(CHECK_LATENCY + 3))
-        has_broken, is_end = Signal(), Signal()
+        has_broken = Signal()
+        is_end = Signal()
         m.d.sync += [
             has_broken.eq(broken.any()),
             is_end.eq(s["opcode"] == int(Opcode.END)),
@@ -239,7 +242,8 @@ class Sequencer(wiring.Component):
         address = Signal(BEAT_ADDRESS, reset_less=True)
         request = reader.request
         bits = CHUNK.bit_length() - 1
-        whole, size = Signal(), Signal(bits + 1)
+        whole = Signal()
+        size = Signal(bits + 1)
         m.d.comb += [
             whole.eq(left[bits:].any()),
             size.eq(Mux(whole, CHUNK, left[:bits])),
@@ -267,7 +271,8 @@ class Sequencer(wiring.Component):
 
         A queue gets an instruction every seven cycles at most, so what was true stays true.
         """
-        room, rooms = Signal(), Signal(len(UNITS))
+        room = Signal()
+        rooms = Signal(len(UNITS))
         m.d.sync += room.eq(rooms.any())
         waits = [f for f in HEADER_FIELDS if f.name.startswith("wait_")]
         completed = Cat(self.completed[int(unit)][:16] for unit in UNITS)

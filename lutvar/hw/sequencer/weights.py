@@ -57,9 +57,11 @@ class WeightCredit(wiring.Component):
         assert len(brings) <= _BITS and len(needs) <= _BITS
         readings = Signal(max(len(brings), len(needs)))
         is_fetch, is_matrix = op == int(Opcode.FETCH), op == int(Opcode.MATRIX)
-        ends, ended = Signal(), Signal()
+        ends = Signal()
+        ended = Signal()
         # An opcode and a port's share each have a register: together they are a long way.
-        fetches, multiplies = Signal(), Signal()
+        fetches = Signal()
+        multiplies = Signal()
         m.d.sync += [
             fetches.eq(is_fetch),
             multiplies.eq(is_matrix),

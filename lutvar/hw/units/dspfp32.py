@@ -143,7 +143,8 @@ class DspFp32(wiring.Component):
             )  # fmt: skip
             return m
         m.submodules.product, m.submodules.adder = product, adder
-        added, addend = delay(m, self.d, 1, "d_1"), Signal(32)
+        added = delay(m, self.d, 1, "d_1")
+        addend = Signal(32)
         m.d.comb += [
             product.x.eq(delay(m, self.a, 1, "a_1")),
             product.y.eq(delay(m, self.b, 1, "b_1")),

@@ -28,8 +28,11 @@ class Fp32Product(wiring.Component):
         m = Module()
         x, y, one = self.x, self.y, Const(1, 1)
         product = Signal(2 * FRACTION + 2)
-        high, up, present = Signal(), Signal(), Signal()
-        exponent, packed = Signal(signed(10)), Signal(signed(FRACTION + 11))
+        high = Signal()
+        up = Signal()
+        present = Signal()
+        exponent = Signal(signed(10))
+        packed = Signal(signed(FRACTION + 11))
         m.d.comb += [
             product.eq(Cat(x[:FRACTION], one) * Cat(y[:FRACTION], one)),
             high.eq(product[-1]),
@@ -62,18 +65,22 @@ class Fp32Sum(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        swap, subtract = Signal(), Signal()
-        big, little = Signal(32), Signal(32)
+        swap = Signal()
+        subtract = Signal()
+        big = Signal(32)
+        little = Signal(32)
         m.d.comb += [
             swap.eq(self.x[:31] < self.y[:31]),
             big.eq(Mux(swap, self.y, self.x)),
             little.eq(Mux(swap, self.x, self.y)),
             subtract.eq(big[31] ^ little[31]),
         ]
-        wide, lost = Signal(2 * _SUM), Signal()
+        wide = Signal(2 * _SUM)
+        lost = Signal()
         distance = Signal(8)
         shift = Signal(range(_SUM + 1))
-        total, shifted = Signal(_SUM), Signal(_SUM)
+        total = Signal(_SUM)
+        shifted = Signal(_SUM)
         left = Signal(range(_SUM))
 
         def significand(pattern: Signal) -> Cat:
@@ -94,7 +101,8 @@ class Fp32Sum(wiring.Component):
                 m.d.comb += left.eq(_SUM - 1 - place)
         m.d.comb += shifted.eq(total << left)
         mantissa, rest = shifted[_EXTRA + 1 : -1], shifted[: _EXTRA + 1]
-        exponent, packed = Signal(signed(10)), Signal(signed(FRACTION + 11))
+        exponent = Signal(signed(10))
+        packed = Signal(signed(FRACTION + 11))
         present = Signal()
         m.d.comb += [
             exponent.eq(big[23:31] + 1 - left),

@@ -87,7 +87,8 @@ class GroupStore(wiring.Component):
         position = Signal(range(self.beats))  # of the beat that is read
         busy = Signal()  # in a burst, after its first beat
 
-        put, get = Signal(), Signal()
+        put = Signal()
+        get = Signal()
         whole = Signal()  # a group becomes complete
         final = position == self.beats - 1
         m.d.comb += [

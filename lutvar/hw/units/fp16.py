@@ -45,7 +45,8 @@ class ToFixed(wiring.Component):
         m = Module()
         field = exponent(self.x)
 
-        negative_1, negative_2 = Signal(reset_less=True), Signal(reset_less=True)
+        negative_1 = Signal(reset_less=True)
+        negative_2 = Signal(reset_less=True)
         significand_1 = Signal(11, reset_less=True)
         shift_1 = Signal(5, reset_less=True)
         magnitude_2 = Signal(FIXED_BITS - 1, reset_less=True)
@@ -95,8 +96,10 @@ class FromSum(wiring.Component):
 
         # 2: coarse shift by 0, 8, 16 or 24 bits. Of the result only the 19 bits that can still
         # reach the significand or its guard bit are kept; the others only matter as "not zero".
-        negative_2, sticky_2 = Signal(reset_less=True), Signal(reset_less=True)
-        coarse, coarse_2 = Signal(2), Signal(2, reset_less=True)
+        negative_2 = Signal(reset_less=True)
+        sticky_2 = Signal(reset_less=True)
+        coarse = Signal(2)
+        coarse_2 = Signal(2, reset_less=True)
         window = Signal(19, reset_less=True)
         below = width - len(window)
         with m.If(magnitude[40:48].any()):
@@ -119,7 +122,8 @@ class FromSum(wiring.Component):
 
         # 3: fine shift by the leading zeros of the top byte, 0 to 7, but 6 after the largest
         # coarse shift: 24 + 6 = 30.
-        negative_3, sticky_3 = Signal(reset_less=True), Signal(reset_less=True)
+        negative_3 = Signal(reset_less=True)
+        sticky_3 = Signal(reset_less=True)
         fine = Signal(3)
         aligned = Signal(len(window), reset_less=True)
         shift_3 = Signal(5, reset_less=True)

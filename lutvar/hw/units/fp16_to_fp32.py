@@ -31,7 +31,8 @@ class Fp16ToFp32(wiring.Component):
         for place in range(10):  # the last assignment that applies wins
             with m.If(fraction[place]):
                 m.d.comb += shift.eq(10 - place)
-        negative_1, normal_1 = Signal(reset_less=True), Signal(reset_less=True)
+        negative_1 = Signal(reset_less=True)
+        normal_1 = Signal(reset_less=True)
         zero_1 = Signal(reset_less=True)
         fraction_1 = Signal(10, reset_less=True)
         field_1 = Signal(5, reset_less=True)

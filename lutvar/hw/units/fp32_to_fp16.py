@@ -37,9 +37,12 @@ class Fp32ToFp16(wiring.Component):
         below = field < SMALLEST
         distance = (SMALLEST - field)[:8]
         shift_1 = Signal(4, reset_less=True)
-        field_1, field_2 = Signal(5, reset_less=True), Signal(5, reset_less=True)
-        above_1, above_2 = Signal(reset_less=True), Signal(reset_less=True)
-        negative_1, negative_2 = Signal(reset_less=True), Signal(reset_less=True)
+        field_1 = Signal(5, reset_less=True)
+        field_2 = Signal(5, reset_less=True)
+        above_1 = Signal(reset_less=True)
+        above_2 = Signal(reset_less=True)
+        negative_1 = Signal(reset_less=True)
+        negative_2 = Signal(reset_less=True)
         significand_1 = Signal(FRACTION + 1, reset_less=True)
         m.d.sync += [
             shift_1.eq(Mux(below, Mux(distance > FAR, FAR, distance), 0)),

@@ -93,7 +93,8 @@ class GroupMaxima(wiring.Component):
                 with m.If(first | (maximum > result)):
                     m.d.sync += result.eq(maximum)
         if self.rest_bits:
-            place, largest = Signal(range(self.beats)), sides[1][0][: self.rest_bits]
+            place = Signal(range(self.beats))
+            largest = sides[1][0][: self.rest_bits]
             m.d.sync += self.done_back.eq(back & (place == self.beats - 1))
             with m.If(back):
                 m.d.sync += place.eq(place + 1)

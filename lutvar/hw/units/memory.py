@@ -278,7 +278,8 @@ class Fifo(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         places = self.depth - 1  # of the memory
-        push, pop = Signal(), Signal()
+        push = Signal()
+        pop = Signal()
         level = Level(m, "level", places, push, pop)
         m.d.comb += [
             push.eq(self.i.valid & level.room),

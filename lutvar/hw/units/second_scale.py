@@ -68,7 +68,9 @@ class SecondScale(wiring.Component):
         rest_1 = register(m, self.rest, "rest_1")
 
         # 2: leading zeros, at most those of the threshold.
-        shift, aligned, wide = Signal(range(REST_SHIFT + 1)), Signal(11), Signal(11)
+        shift = Signal(range(REST_SHIFT + 1))
+        aligned = Signal(11)
+        wide = Signal(11)
         m.d.comb += [wide.eq(rest_1), shift.eq(REST_SHIFT), aligned.eq(wide << REST_SHIFT)]
         for zeros in reversed(range(REST_SHIFT)):
             with m.If(wide[10 - zeros]):
