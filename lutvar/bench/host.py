@@ -55,11 +55,12 @@ class InstantDevice:
         """Fill IO with random logits."""
         rng = np.random.default_rng(1)
         self.io = (rng.standard_normal(io // 4, np.float32) * 2).view(np.uint8)
+        self.inputs = np.zeros(io, np.uint8)  # a device's logits would overwrite them
         self.program = np.zeros(1 << 24, np.uint8)
 
     def write(self, _region: Region, offset: int, data: NDArray[np.uint8]) -> None:
         """Copy embeddings."""
-        self.io[offset : offset + len(data)] = data
+        self.inputs[offset : offset + len(data)] = data
 
     def read(self, _region: Region, offset: int, count: int) -> NDArray[np.uint8]:
         """Copy logits."""

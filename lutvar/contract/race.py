@@ -3,10 +3,11 @@
 
 Top-k and top-p let a token take part by its rank and by the probability of all above it. A draw
 takes the largest ratio of probability to an exponential variable (`sampling`). So instead of
-sorting every row, the ratios of all tokens are bounded, the winner is found, and two sums say
-whether the filter lets it through; if it does not, those above it race again. All comparisons keep
-a margin far beyond what float32 rounds, and a row that one of them cannot decide is left to the
-filter. So the tokens are those of `filter_logits` and a draw from what it leaves.
+sorting every row, a sample of it says above which logit its k largest ones lie, and only those are
+looked at further. Their ratios are bounded, the winner is found, and two sums say whether the
+filter lets it through; if it does not, those above it race again. All comparisons keep a margin
+far beyond what float32 rounds, and a row that one of them cannot decide is left to the filter. So
+the tokens are those of `filter_logits` and a draw from what it leaves.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 Flags = NDArray[np.bool_]
+Bits = NDArray[np.uint64]
 
 UNDECIDED = -1  #: instead of a token
 _MARGIN = 1e-5  #: relative; five float32 operations err by a thirtieth of it
-_SAMPLE = 32  #: every so many-th logit of a row is in the sample that estimates its k-th largest
-_CAUTION = 0.85  #: of k: a threshold with fewer than k tokens above it bounds their sum best
+_SAMPLE = 8  #: every so many-th logit of a row is in the sample that estimates its k-th largest
+_DEVIATIONS = 2.5  #: of that estimate, so that few rows have fewer than k above it
+_NEAR = 0.5  #: of a row's largest bound: what lies below seldom has the largest ratio
 _UPPER = 21  #: bits of a variable's 53 that are in the upper word
 
 
@@ -35,123 +39,217 @@ class Filter(NamedTuple):
     top_p: float
 
 
-def exponential(bits: NDArray[np.uint64]) -> Floats:
+def exponential(bits: Bits) -> Floats:
     """Exponential variables of 64 random bits each: -log1p(-u) of the lower 53."""
     mantissa = bits & np.uint64((1 << 53) - 1)
     return (-np.log1p(mantissa * -(2.0**-53))).astype(np.float32)
 
 
-def race(logits: Floats, bits: NDArray[np.uint64], rule: Filter) -> Integers:
+def race(logits: Floats, bits: Bits, rule: Filter) -> Integers:
     """The token that each row draws, [n], or UNDECIDED.
 
     Args:
-        logits: [n, V], no NaN; the largest of a row is finite.
+        logits: [n, V], no NaN, C-contiguous; the largest of a row is finite.
         bits: [n * V], random.
         rule: which tokens take part.
     """
     count, vocab = logits.shape
-    share = logits - logits.max(-1, keepdims=True)
+    tokens = np.full(count, UNDECIDED, np.int64)
+    if not count:
+        return tokens
+    referee = _Referee(logits, bits, rule)
+    rows, field = np.arange(count), referee.field
+    while len(rows):
+        winner = _winners(field)
+        kept, dropped = referee.decide(rows, field, winner)
+        tokens[rows[kept]] = field.place[winner[kept]] % vocab
+        # With a token that the filter drops it drops all that are not above it.
+        again = np.flatnonzero(dropped)
+        rows = rows[again]
+        field = field.above(again, field.value[winner[again]])
+    return tokens
+
+
+class _Field(NamedTuple):
+    """Tokens of several rows that may be drawn, row after row, none of them empty.
+
+    Attributes:
+        start, count: of each row: where its tokens begin, and how many there are.
+        place: of each token, where it is among all logits; ascending.
+        value, share: its logit; its probability over that of the row's most likely token.
+        bits: the random ones of its exponential variable.
+        bound: no ratio of share to 2**21 variables is larger.
+    """
+
+    start: Integers
+    count: Integers
+    place: Integers
+    value: Floats
+    share: Floats
+    bits: Bits
+    bound: Floats
+
+    def flags(self, values: Floats, least: Floats) -> Flags:
+        """Which of values, one for each token, are at least what its row demands."""
+        if len(values) == len(least) * self.count.max():
+            return (values.reshape(len(least), -1) >= least[:, None]).reshape(-1)
+        return values >= np.repeat(least, self.count)
+
+    def not_below(self, least: Floats) -> tuple[Integers, Integers]:
+        """Where the logits are at least a value for each row, and how many these are by row."""
+        found = np.flatnonzero(self.flags(self.value, least))
+        return found, np.diff(np.searchsorted(found, np.append(self.start, len(self.value))))
+
+    def above(self, rows: Integers, least: Floats) -> _Field:
+        """Tokens of some rows whose logits are above a value for each, of which there is one."""
+        count = self.count[rows]
+        first = np.cumsum(count) - count
+        at = np.arange(count.sum()) + np.repeat(self.start[rows] - first, count)
+        flags = self.value[at] > np.repeat(least, count)
+        at = at[flags]
+        count = np.add.reduceat(flags, first, dtype=np.int64) if len(rows) else count
+        return _Field(np.cumsum(count) - count, count, *(x[at] for x in self[2:]))
+
+
+def _field(logits: Floats, bits: Bits, keep: int) -> _Field:
+    """All tokens, or the `keep` largest of each row and some more, all their equals among them."""
+    count, vocab = logits.shape
+    value = logits.reshape(-1)
+    if keep < vocab:
+        place, ends = _largest(logits, keep)
+        value, bits = value.take(place), bits.take(place)
+        share = value - np.repeat(logits.max(-1), np.diff(ends))
+    else:
+        place, ends = np.arange(len(value)), np.arange(count + 1) * vocab
+        share = (logits - logits.max(-1, keepdims=True)).reshape(-1)
     np.exp(share, out=share)
     # A variable is at least its u, and u at least what the bits of the upper word say of it.
     words = bits.view(np.uint32)[sys.byteorder == "little" :: 2]
     bound = (words & np.uint32((1 << _UPPER) - 1)).view(np.int32).astype(np.float32)
-    bound = bound.reshape(count, vocab)
     with np.errstate(divide="ignore", invalid="ignore"):
         np.divide(share, bound, out=bound)
-    tokens = np.full(count, UNDECIDED, np.int64)
-    referee = _Referee(logits, share, rule)
-    rows = np.arange(count)
-    while len(rows):
-        winner = _winner(bound, share, bits, rows)
-        rows, winner = rows[winner >= 0], winner[winner >= 0]
-        kept, dropped = referee.decide(rows, winner)
-        tokens[rows[kept]] = winner[kept]
-        rows, winner = rows[dropped], winner[dropped]
-        # With a token that the filter drops it drops all that are not above it.
-        bound[rows] = np.where(logits[rows] > logits[rows, winner, None], bound[rows], 0)
-    return tokens
+    return _Field(ends[:-1], np.diff(ends), place, value, share, bits, bound)
 
 
-def _winner(bound: Floats, share: Floats, bits: NDArray[np.uint64], rows: Integers) -> Integers:
-    """By row the token with the largest ratio, or UNDECIDED where another one is near it."""
-    part, vocab = (bound if len(rows) == len(bound) else bound[rows]), bound.shape[1]
-    if not len(rows):
-        return rows
+def _largest(logits: Floats, keep: int) -> tuple[Integers, Integers]:
+    """Where the tokens of `_field` are, and where each row's begin and end."""
+    count, vocab = logits.shape
+    rows = np.arange(count + 1) * vocab
+    sample = logits[:, ::_SAMPLE]
+    size, part = sample.shape[1], keep / vocab
+    rank = size * part + _DEVIATIONS * np.sqrt(size * part * (1 - part)) + 1
+    if rank < size:
+        at = size - int(rank)
+        least = np.partition(sample, at, axis=-1)[:, at]
+    else:
+        least = np.full(count, -np.inf, np.float32)
+    while True:
+        place = np.flatnonzero(logits >= least[:, None])
+        ends = np.searchsorted(place, rows)
+        few = np.flatnonzero(np.diff(ends) < keep)
+        if not len(few):
+            return place, ends
+        least[few] = np.partition(logits[few], vocab - keep, axis=-1)[:, vocab - keep]
 
-    def ratios(row: Integers, token: Integers) -> NDArray[np.float64]:
-        at = rows[row]
-        variable = exponential(bits[at * vocab + token]).astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return share[at, token] / (variable * 2.0**_UPPER)
 
-    ordinal = np.arange(len(rows))
-    best = ratios(ordinal, part.argmax(-1))
-    clear = best > 0  # not where neither a probability nor its variable is above 0
-    reach = np.where(clear, best * (1 - _MARGIN), np.inf).astype(np.float32)
-    found = np.flatnonzero(part >= reach[:, None])
-    row, token = np.divmod(found, vocab)
-    start = np.searchsorted(row, ordinal[clear])
-    winner = np.full(len(rows), UNDECIDED, np.int64)
-    if not clear.any():
-        return winner
-    value = ratios(row, token)
-    largest = np.maximum.reduceat(value, start)
-    position = np.searchsorted(ordinal[clear], row)
-    first = np.flatnonzero(value == largest[position])
-    first = first[np.searchsorted(row[first], ordinal[clear])]
-    value[first] = -1
-    apart = np.maximum.reduceat(value, start) < largest * (1 - _MARGIN)
-    winner[clear] = np.where(apart, token[first], UNDECIDED)
+def _winners(field: _Field) -> Integers:
+    """By row which token has the largest ratio, or UNDECIDED where another one is near it."""
+    most = np.maximum.reduceat(field.bound, field.start)
+    reach = most * np.float32(_NEAR)
+    winner, ratio = _first(field, reach)
+    # Ratios of tokens with smaller bounds may be larger than this one.
+    open_ = np.flatnonzero((ratio > 0) & (ratio * (1 - 2 * _MARGIN) < reach))
+    if len(open_):
+        reach = np.full(len(reach), np.inf, np.float32)
+        reach[open_] = ratio[open_] * (1 - _MARGIN)
+        again, _ = _first(field, reach)
+        winner[open_] = again[open_]
     return winner
 
 
+def _first(field: _Field, reach: Floats) -> tuple[Integers, Doubles]:
+    """By row, of the tokens whose bounds are at least `reach`: the one with the largest ratio, or
+    UNDECIDED where another one is near it; and this ratio, 0 where there is no token."""
+    winner = np.full(len(reach), UNDECIDED, np.int64)
+    largest = np.zeros(len(reach))
+    found = np.flatnonzero(field.flags(field.bound, reach))
+    ends = np.searchsorted(found, np.append(field.start, len(field.bound)))
+    some = np.flatnonzero(np.diff(ends))
+    if not len(some):
+        return winner, largest
+    start = ends[some]
+    variable = exponential(field.bits[found]).astype(np.float64)
+    with np.errstate(divide="ignore"):
+        ratio = field.share[found] / (variable * 2.0**_UPPER)
+    largest[some] = np.maximum.reduceat(ratio, start)
+    row = np.repeat(np.arange(len(some)), np.diff(ends)[some])
+    first = np.flatnonzero(ratio == largest[some][row])
+    first = first[np.searchsorted(row[first], np.arange(len(some)))]
+    ratio[first] = -1
+    apart = np.maximum.reduceat(ratio, start) < largest[some] * (1 - _MARGIN)
+    winner[some] = np.where(apart, found[first], UNDECIDED)
+    return winner, largest
+
+
 class _Referee:
-    """Whether the filter keeps a token."""
+    """Whether the filter keeps a token.
 
-    def __init__(self, logits: Floats, share: Floats, rule: Filter) -> None:
-        self.logits, self.share = logits, share
-        self.keep = rule.top_k or logits.shape[1]
-        #: Of the sum of all that may take part by rank: so much may lie above a token.
+    Attributes:
+        field: all tokens that it may keep.
+        keep: the k largest, which it keeps by rank.
+        most: of their sum, so much may lie above a token.
+        total: no less than that sum, by row.
+    """
+
+    def __init__(self, logits: Floats, bits: Bits, rule: Filter) -> None:
+        vocab = logits.shape[1]
+        self.keep = min(rule.top_k or vocab, vocab)
         self.most = 1 - float(np.float32(1 - rule.top_p)) if rule.top_p > 0 else np.inf
-        self.total = share.sum(-1, dtype=np.float64)  # no sum of tokens is larger
-        self.least = self._least() if self.keep < logits.shape[1] else self.total
+        self.field = _field(logits, bits, self.keep)
+        self.total = np.add.reduceat(self.field.share, self.field.start, dtype=np.float64)
 
-    def _least(self) -> NDArray[np.float64]:
-        """A lower bound of the sum of the k largest of each row, which ties make larger."""
-        logits = self.logits
-        sample = logits[:, ::_SAMPLE]
-        rank = min(int(_CAUTION * self.keep / logits.shape[1] * sample.shape[1]) + 1,
-                   sample.shape[1])  # fmt: skip
-        threshold = np.partition(sample, sample.shape[1] - rank, axis=-1)[:, -rank, None]
-        count, sums, _ = self._above(np.arange(len(logits)), threshold)
-        return sums * np.minimum(1, self.keep / count)
+    def decide(self, rows: Integers, field: _Field, winner: Integers) -> tuple[Flags, Flags]:
+        """(kept for certain, dropped for certain) of one token in each of some rows.
 
-    def _above(
-        self, rows: Integers, threshold: Floats
-    ) -> tuple[Integers, NDArray[np.float64], Floats]:
-        """Of each row the number of logits from a threshold [n, 1] on, at least one, and the sum
-        of their shares; all these shares."""
-        logits, share = self.logits, self.share
-        if len(rows) != len(logits):
-            logits, share = logits[rows], share[rows]
-        found = np.flatnonzero(logits >= threshold)
-        values = share.reshape(-1)[found]
-        ends = np.searchsorted(found, np.arange(len(rows) + 1) * logits.shape[1])
-        sums = np.add.reduceat(values, ends[:-1], dtype=np.float64)
-        return ends[1:] - ends[:-1], sums, values
-
-    def decide(self, rows: Integers, tokens: Integers) -> tuple[Flags, Flags]:
-        """(kept for certain, dropped for certain) of one token in each of some rows."""
-        if not len(rows):
-            return np.zeros(0, np.bool_), np.zeros(0, np.bool_)
-        own = self.share[rows, tokens]
-        count, sums, values = self._above(rows, self.logits[rows, tokens, None])
-        above = sums - own
+        Args:
+            rows: their numbers.
+            field: all their tokens from these on.
+            winner: which one; UNDECIDED is neither.
+        """
+        value, share = field.value[winner], field.share[winner]
+        found, rank = field.not_below(value)
+        start = np.cumsum(rank) - rank
+        equal = field.value[found] == np.repeat(value, rank)
         # Of equal ones the order of the sort decides.
-        start = np.cumsum(count) - count
-        alone = np.add.reduceat(values == np.repeat(own, count), start, dtype=np.int64) == 1
-        kept = (count <= self.keep) & (
-            (count == 1) | (above < (self.most - _MARGIN) * self.least[rows])
-        )
-        dropped = (count > self.keep) | (above > (self.most + _MARGIN) * self.total[rows])
-        return kept & alone, dropped & alone
+        alone = np.add.reduceat(equal, start, dtype=np.int64) == 1
+        clear = alone & (winner != UNDECIDED)
+        outer = rank > self.keep
+        top = np.add.reduceat(field.share[found], start, dtype=np.float64)
+        above = top - share
+        # Bounds of the sum of the k largest: of the others those left out are the least likely.
+        most, count = self.total[rows], self.field.count[rows]
+        part = np.clip((self.keep - rank) / np.maximum(count - rank, 1), 0, 1)
+        least = top + np.maximum(most - top, 0) * part
+
+        def judged() -> tuple[Flags, Flags]:
+            likely = above < (self.most - _MARGIN) * least
+            unlikely = above > (self.most + _MARGIN) * most
+            return clear & ~outer & (likely | (rank == 1)), clear & (outer | unlikely)
+
+        kept, dropped = judged()
+        unsure = np.flatnonzero(clear & ~kept & ~dropped & (count > self.keep))
+        if not len(unsure):
+            return kept, dropped
+        least[unsure] = most[unsure] = self._sums(rows[unsure])
+        return judged()
+
+    def _sums(self, rows: Integers) -> Doubles:
+        """The sums of the shares of the k largest tokens of some rows and their equals."""
+        start, count = self.field.start[rows, None], self.field.count[rows, None]
+        column = np.arange(count.max())
+        at = np.minimum(start + column, len(self.field.value) - 1)
+        value = np.where(column < count, self.field.value[at], np.float32(-np.inf))
+        place = len(column) - self.keep
+        least = np.partition(value, place, axis=-1)[:, place, None]
+        taken = (value >= least) & (column < count)
+        return np.where(taken, self.field.share[at], 0).sum(-1, dtype=np.float64)

@@ -5,8 +5,8 @@ It gives the tokens that PyTorch's `multinomial` draws with a generator of the s
 sample for each row, on a CPU, in the version that the constraints pin): the index of the largest
 ratio of probability to an exponential variable, which is -log1p(-u) of 53 bits of the 64 that
 MT19937 brings for each value. PyTorch makes all variables and sorts all of a row; here only tokens
-that may be drawn cost anything beyond their random bits, and rows are sorted above the k-th value
-only.
+that may be drawn cost anything beyond their random bits (`race`), and these can be made while a
+device computes the logits (`TokenStream.ahead`).
 
 Two libraries differ in the last bit of an exponential and in the order of equal values, and so may
 a token once in millions. `Library` is whose arithmetic decides.
@@ -15,12 +15,13 @@ a token once in millions. `Library` is whose arithmetic decides.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .race import UNDECIDED, Filter, exponential, race
+from .race import UNDECIDED, Bits, Filter, exponential, race
 from .seeds import check_seed
 
 Floats = NDArray[np.float32]
@@ -50,8 +51,9 @@ class Library(NamedTuple):
 NUMPY = Library()
 #: What stands for an exponential variable of 0 where its logarithm is taken.
 LEAST_EXPONENTIAL = np.float32(2.0**-54)
+_NONE: Bits = np.zeros(0, np.uint64)
 _PART = 1 << 16  #: logits that are worked on at a time
-_RACE_PART = 1 << 19  #: the same where numpy's calls, not its passes, take the time
+_RACE_PART = 1 << 19  #: the same where few of them are looked at closely
 
 
 class TokenStream:
@@ -63,6 +65,20 @@ class TokenStream:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.RandomState(check_seed(seed))
+        self._made = _NONE  # and not used yet
+        self._worker: ThreadPoolExecutor | None = None
+        self._making: Future[Bits] | None = None
+
+    def ahead(self, count: int) -> None:
+        """Begin to make the random bits of the next `count` values in a thread.
+
+        They depend on the seed alone, so that they can be made before there are logits; numpy lets
+        other threads run meanwhile. What is drawn stays the same.
+        """
+        missing = count - len(self._ready())
+        if missing > 0:
+            self._worker = self._worker or ThreadPoolExecutor(1, "random bits")
+            self._making = self._worker.submit(self._new_words, missing)
 
     def draw(self, logits: Floats, library: Library = NUMPY) -> NDArray[np.int64]:
         """One token for each row of filtered logits, [n, V] to [n]."""
@@ -73,7 +89,8 @@ class TokenStream:
         self, logits: Floats, top_k: int, top_p: float, library: Library = NUMPY
     ) -> NDArray[np.int64]:
         """`draw` from `filter_logits` of logits [n, V] without NaN, in half the time: [n]."""
-        parts, rule = _parts(logits, _RACE_PART), Filter(top_k, top_p)
+        few = 0 < top_k < logits.shape[-1]
+        parts, rule = _parts(logits, _RACE_PART if few else _RACE_PART // 2), Filter(top_k, top_p)
         tokens = [self._race(part, rule, library) for part in parts]
         return np.concatenate([np.zeros(0, np.int64), *tokens])
 
@@ -99,8 +116,26 @@ class TokenStream:
             tokens[rows] = _winners(left, own, library)
         return tokens
 
-    def _words(self, count: int) -> NDArray[np.uint64]:
-        """The next random bits, 64 for each value: of two words the first is the upper one."""
+    def _words(self, count: int) -> Bits:
+        """The next random bits, 64 for each value."""
+        made = self._ready()
+        if not len(made):
+            return self._new_words(count)
+        if len(made) < count:
+            made = np.concatenate([made, self._new_words(count - len(made))])
+        # An empty view would keep all of it in memory.
+        self._made = made[count:] if len(made) > count else _NONE
+        return made[:count]
+
+    def _ready(self) -> Bits:
+        """What has been made ahead."""
+        if self._making is not None:
+            new, self._making = self._making.result(), None
+            self._made = np.concatenate([self._made, new]) if len(self._made) else new
+        return self._made
+
+    def _new_words(self, count: int) -> Bits:
+        """Of two words of MT19937 the first is the upper one."""
         return self._bits.randint(0, 1 << 64, count, np.uint64)
 
     def _gumbel(self, logits: Floats, library: Library) -> Floats:
@@ -113,7 +148,7 @@ class TokenStream:
         return noise.reshape(logits.shape)
 
 
-def _winners(logits: Floats, bits: NDArray[np.uint64], library: Library) -> NDArray[np.int64]:
+def _winners(logits: Floats, bits: Bits, library: Library) -> NDArray[np.int64]:
     """The tokens of rows of filtered logits [n, V] with random bits [n * V]."""
     ratios = library.softmax(logits).reshape(-1)
     likely = np.flatnonzero(ratios != 0)  # of flags: ten times faster than of floats
@@ -148,7 +183,7 @@ def filter_logits(logits: Floats, top_k: int, top_p: float, library: Library = N
 
 def _filter(logits: Floats, top_k: int, top_p: float, library: Library, out: Floats) -> None:
     count, vocab = logits.shape
-    keep = top_k or vocab
+    keep = min(top_k or vocab, vocab)
     above = vocab - keep
     if above:
         ascending = np.partition(logits, above, axis=-1)

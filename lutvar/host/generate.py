@@ -217,6 +217,8 @@ def generate(
             ImageStep(i, label, position, x[i][0], x[i][1] if cfg else None, guidance)
             for i, label in enumerate(classes)
         ]
+        for stream in streams:
+            stream.ahead(side * side * len(model.codebook) * (2 if smooth else 1))
         with times("transformer"):
             results = transformer.run(steps)
         for i, logits in enumerate(results):

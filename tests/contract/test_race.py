@@ -14,7 +14,7 @@ from lutvar.quant.var.sampling import TORCH
 VOCAB = 4096
 SETTINGS = [
     (900, 0.96), (0, 0.97), (900, 0.0), (0, 0.0), (1, 0.0), (1, 0.5), (50, 0.5), (VOCAB, 0.9),
-    (0, 1.0), (40, 1e-6), (0, 0.05), (VOCAB - 1, 0.999),
+    (0, 1.0), (40, 1e-6), (0, 0.05), (VOCAB - 1, 0.999), (900, 1.0), (VOCAB + 7, 0.96),
 ]  # fmt: skip
 Rng = np.random.Generator
 KINDS: dict[str, Callable[[Rng, tuple[int, int]], Any]] = {
@@ -25,6 +25,12 @@ KINDS: dict[str, Callable[[Rng, tuple[int, int]], Any]] = {
     "two": lambda rng, shape: rng.integers(0, 2, shape) * 5.0,
     # One token has nearly all of the probability; most have none in float32.
     "peak": lambda rng, shape: rng.standard_normal(shape) * 90,
+    # The sample that estimates the k-th largest misleads.
+    "sorted": lambda rng, shape: np.sort(rng.standard_normal(shape)),
+    "sampled": lambda rng, shape: rng.standard_normal(shape) + 9 * (np.arange(shape[1]) % 8 == 0),
+    "missed": lambda rng, shape: rng.standard_normal(shape) - 9 * (np.arange(shape[1]) % 8 == 0),
+    # 1,000 of a row tie with its 900th.
+    "ties": lambda rng, shape: np.clip(rng.standard_normal(shape) * 3, 2, 2.5).round(1),
     "impossible": lambda rng, shape: np.where(
         rng.random(shape) < 0.5, -np.inf, rng.standard_normal(shape)
     ),
@@ -57,9 +63,7 @@ def test_another_library_decides_what_the_race_leaves() -> None:
 def test_small_vocabularies(vocab: int) -> None:
     rng = np.random.default_rng(vocab)
     for top_k in {0, 1, vocab // 2, vocab, vocab + 3}:
-        if top_k > vocab:
-            continue
-        for top_p in (0.0, 0.4, 0.9):
+        for top_p in (0.0, 0.4, 0.9, 1.0):
             logits = rng.standard_normal((200, vocab)).astype(np.float32)
             one, other = TokenStream(7), TokenStream(7)
             expected = one.draw(filter_logits(logits, top_k, top_p))

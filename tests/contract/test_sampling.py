@@ -77,6 +77,27 @@ def test_the_same_tokens_are_drawn(seed: int) -> None:
         np.testing.assert_array_equal(streams[1].draw(left), theirs)
 
 
+@pytest.mark.parametrize("ahead", [(1, 1), (0, 3), (5, 0), (40, 20), (2, 300)])
+def test_bits_made_ahead_are_those_of_the_draw(ahead: tuple[int, ...]) -> None:
+    """As many as the draw takes, fewer, or more, in one or two calls; noise follows."""
+    values = logits("different", 20)
+    one, other = TokenStream(5), TokenStream(5)
+    for round_ in range(3):
+        for rows in ahead:
+            one.ahead(rows * values.shape[1])
+        wanted = other.draw_filtered(values, 9, 0.9)
+        np.testing.assert_array_equal(one.draw_filtered(values, 9, 0.9), wanted)
+        if round_:
+            np.testing.assert_array_equal(one.gumbel(values), other.gumbel(values))
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all() -> None:
+    values = logits("ties", 30)
+    for top_p in (0.0, 0.9):
+        wanted = filter_logits(values, 0, top_p)
+        np.testing.assert_array_equal(filter_logits(values, values.shape[1] + 5, top_p), wanted)
+
+
 def test_draws_follow_the_probabilities() -> None:
     values = np.tile(np.log(np.array([[1, 2, 3, 4]], np.float32)), (40000, 1))
     drawn = np.bincount(TokenStream(3).draw(values), minlength=4) / 40000

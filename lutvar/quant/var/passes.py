@@ -70,6 +70,11 @@ class _Image:
             guidance=guidance_at(cfg, self.scale, len(sides)),
         )
 
+    def make_bits(self, var: Var, smooth: bool) -> None:
+        """Begin to make what the draw of this scale takes, while the transformer runs."""
+        tokens = var.config.patch_nums[self.scale] ** 2
+        self.stream.ahead(tokens * var.config.vocab * (2 if smooth else 1))
+
     def take(
         self, var: Var, vqvae: Vqvae, logits: NDArray[np.float32], how: _Sampling, times: Times
     ) -> None:
@@ -171,6 +176,8 @@ def generate_passes(
             begun, last_start = begun + 1, number
         # A long stagger may leave nothing to do for some passes.
         if active:
+            for image in active:
+                image.make_bits(var, smooth)
             with times("transformer"):
                 results = transformer.run([image.step(var, cfg) for image in active])
             if keep_logits:
