@@ -74,7 +74,7 @@ class _Field(NamedTuple):
     """Tokens of several rows that may be drawn, row after row, none of them empty.
 
     Attributes:
-        start, count: of each row: where its tokens begin, and how many there are.
+        start, size: of each row: where its tokens begin, and how many there are.
         place: of each token, where it is among all logits; ascending.
         value, share: its logit; its probability over that of the row's most likely token.
         bits: the random ones of its exponential variable.
@@ -82,7 +82,7 @@ class _Field(NamedTuple):
     """
 
     start: Integers
-    count: Integers
+    size: Integers
     place: Integers
     value: Floats
     share: Floats
@@ -91,9 +91,9 @@ class _Field(NamedTuple):
 
     def flags(self, values: Floats, least: Floats) -> Flags:
         """Which of values, one for each token, are at least what its row demands."""
-        if len(values) == len(least) * self.count.max():
+        if len(values) == len(least) * self.size.max():
             return (values.reshape(len(least), -1) >= least[:, None]).reshape(-1)
-        return values >= np.repeat(least, self.count)
+        return values >= np.repeat(least, self.size)
 
     def not_below(self, least: Floats) -> tuple[Integers, Integers]:
         """Where the logits are at least a value for each row, and how many these are by row."""
@@ -102,7 +102,7 @@ class _Field(NamedTuple):
 
     def above(self, rows: Integers, least: Floats) -> _Field:
         """Tokens of some rows whose logits are above a value for each, of which there is one."""
-        count = self.count[rows]
+        count = self.size[rows]
         first = np.cumsum(count) - count
         at = np.arange(count.sum()) + np.repeat(self.start[rows] - first, count)
         flags = self.value[at] > np.repeat(least, count)
@@ -227,7 +227,7 @@ class _Referee:
         top = np.add.reduceat(field.share[found], start, dtype=np.float64)
         above = top - share
         # Bounds of the sum of the k largest: of the others those left out are the least likely.
-        most, count = self.total[rows], self.field.count[rows]
+        most, count = self.total[rows], self.field.size[rows]
         part = np.clip((self.keep - rank) / np.maximum(count - rank, 1), 0, 1)
         least = top + np.maximum(most - top, 0) * part
 
@@ -245,7 +245,7 @@ class _Referee:
 
     def _sums(self, rows: Integers) -> Doubles:
         """The sums of the shares of the k largest tokens of some rows and their equals."""
-        start, count = self.field.start[rows, None], self.field.count[rows, None]
+        start, count = self.field.start[rows, None], self.field.size[rows, None]
         column = np.arange(count.max())
         at = np.minimum(start + column, len(self.field.value) - 1)
         value = np.where(column < count, self.field.value[at], np.float32(-np.inf))
