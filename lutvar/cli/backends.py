@@ -26,14 +26,24 @@ from .common import (
     refuse_with,
     require_simulator,
 )
-from .loaded import Loaded, golden_decoder, onnx_decoder, packed_file
+from .loaded import (
+    Loaded,
+    golden_decoder,
+    onnx_decoder,
+    packed_file,
+    tensor_decoder,
+    with_device_decoder,
+)
 from .row import Row
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from lutvar.contract.editing import Edit
     from lutvar.contract.labels import Label
     from lutvar.contract.passes import Transformer
-    from lutvar.host.transformer import PassReport
+    from lutvar.host.device_decoder import DecodeReport
+    from lutvar.host.transformer import DeviceTransformer, PassReport
     from lutvar.quant.models import ModelInfo
     from lutvar.quant.runnable import Quantized
     from lutvar.quant.var import GenerationResult
@@ -42,8 +52,9 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-#: As a value of --decoder.
-GOLDEN_DECODER = Path("golden")
+#: As values of --decoder.
+GOLDEN_DECODER, DEVICE_DECODER, HOST_DECODER = map(Path, ("golden", "device", "host"))
+_NAMED = GOLDEN_DECODER, DEVICE_DECODER, HOST_DECODER
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _OPTIONS = (
     model_option,
@@ -64,9 +75,10 @@ _OPTIONS = (
     click.option(
         "--decoder",
         type=_FILE,
-        metavar="FILE|golden",
-        help="Decode with ONNX Runtime, from a file of `lutvar pack --decoder`; golden: at code "
-        "level, in the accelerator's formats. Default: PyTorch.",
+        metavar="FILE|device|golden|host",
+        help="device: on the accelerator; golden: at code level on this host, in the "
+        "accelerator's formats; host: PyTorch; a file of `lutvar pack --decoder`: ONNX Runtime. "
+        "Default: device where the logits come from one that has what it takes, else host.",
     ),
     click.option("--slots", type=click.IntRange(1), help="Images at a time. Default: all."),
     click.option(
@@ -106,6 +118,11 @@ class Backend:
         """Which of the two options chose it."""
         return "backend" if self.device is None else "device"
 
+    @property
+    def on_device(self) -> bool:
+        """The logits come from a device, simulated or not."""
+        return self.device is not None or self.backend == "sim"
+
     def check(self, packed_option: str, backend_chosen: bool = True) -> None:
         """Refuse what does not go together, before anything is loaded.
 
@@ -123,11 +140,15 @@ class Backend:
 
             if parse(self.device).scheme == "sim":  # first: mistakes must not wait for torch
                 require_simulator()
-        on_device = self.device is not None or self.backend == "sim"
         wrong = backend_chosen and self.packed is not None
-        if wrong and (not on_device or self.recipe is not None):
+        if wrong and (not self.on_device or self.recipe is not None):
             raise click.UsageError(
                 f"{packed_option} goes with --backend sim or --device, without --quantized"
+            )
+        if self.decoder == DEVICE_DECODER and not self.on_device:
+            raise click.UsageError(
+                f"--decoder {DEVICE_DECODER} goes with --backend sim or --device; without, "
+                f"--decoder {GOLDEN_DECODER} makes the same pixels"
             )
         if self.device is None and self.backend == "float":
             refuse_with("--backend float (unquantized)", recipe="--quantized", config="--config")
@@ -140,13 +161,13 @@ class Backend:
 
     def load(self) -> Loaded:
         """The float model, which embeds and decodes, and what the backend computes with."""
-        if self.decoder not in (None, GOLDEN_DECODER) and not self.decoder.is_file():
+        file = None if self.decoder in _NAMED else self.decoder
+        if file is not None and not file.is_file():
             raise click.UsageError(
-                f"--decoder {self.decoder} is neither a file nor {GOLDEN_DECODER}; "
+                f"--decoder {file} is neither a file nor {', '.join(map(str, _NAMED))}; "
                 "`lutvar pack --decoder` makes such a file"
             )
-        golden = self.decoder == GOLDEN_DECODER
-        decode = None if self.decoder is None or golden else onnx_decoder(self.decoder)
+        decode = None if file is None else onnx_decoder(file)
         if self.packed is not None:
             loaded = Loaded(*packed_file(self.packed, self.model, self.config), decode)
         elif self.device is None and self.backend == "float":
@@ -159,8 +180,11 @@ class Backend:
             with progress("quantize") as update:
                 quantized = quantize(self.model, self.config, self.recipe, update)
             loaded = Loaded(quantized.loaded, quantized, decode)
-        if golden:
+        if self.decoder == GOLDEN_DECODER:
             return replace(loaded, decode=golden_decoder(loaded.model.vqvae, self.config))
+        golden = (self.device or "").startswith("golden:")  # simulations decode when asked to
+        if self.decoder == DEVICE_DECODER or (golden and self.decoder is None):
+            return with_device_decoder(loaded, needed=self.decoder is not None)
         return loaded
 
     def draw(
@@ -184,6 +208,7 @@ class Backend:
 
         count, info = self.slots or len(labels), loaded.model.info
         reports: list[PassReport] = []
+        decodes: list[DecodeReport] = []
         with (
             self._transformer(loaded, count, folder, reports) as transformer,
             progress(f"{self.name}: scales") as update,
@@ -191,9 +216,9 @@ class Backend:
             result = generate_passes(
                 loaded.model.var, loaded.model.vqvae, transformer, labels, seeds,
                 **sampling.settings(info), slots=count, stagger=self.stagger, progress=update,
-                decode=loaded.decode, edits=edits,
+                decode=_decode(loaded, transformer, decodes), edits=edits,
             )  # fmt: skip
-        return Drawn(result, reports)
+        return Drawn(result, reports, decodes)
 
     @contextmanager
     def _transformer(
@@ -208,7 +233,7 @@ class Backend:
                 opened = DeviceSession.open(
                     self.device, packed, slots=slots, on_pass=reports.append, say=note,
                     progress=lambda done: update(done >> 20, len(packed.image) >> 20),
-                    dump=folder / "device-dump.json",
+                    dump=folder / "device-dump.json", decode=loaded.on_device,
                 )  # fmt: skip
             with opened:
                 yield opened.transformer
@@ -226,9 +251,21 @@ class Backend:
             note(f"building the simulation of {loaded.accelerator} (kept for the next time)")
             with Session(
                 loaded.runs, folder / "verilog", slots=slots, on_pass=reports.append,
-                stages=Stages(note),
+                stages=Stages(note), decoder=loaded.decoder, decode=loaded.on_device,
             ) as session:  # fmt: skip
                 yield session.transformer
+
+
+def _decode(
+    loaded: Loaded, transformer: Transformer, reports: list[DecodeReport]
+) -> Callable[[Tensor], Tensor] | None:
+    """What makes the images: the device, or what was loaded for it; None: the tokenizer."""
+    if not loaded.on_device:
+        return loaded.decode
+    decoder = cast("DeviceTransformer", transformer).decoder
+    assert decoder is not None
+    decoder.on_image = reports.append
+    return tensor_decoder(decoder)
 
 
 @dataclass(frozen=True)
@@ -237,6 +274,7 @@ class Drawn:
 
     result: GenerationResult
     reports: list[PassReport] = field(default_factory=list)
+    decodes: list[DecodeReport] = field(default_factory=list)
 
     def row(self, info: ModelInfo) -> Row:
         """For the report of a command."""
@@ -249,6 +287,7 @@ class Drawn:
             [class_name(info.classes, label) for label in labels],
             self.result.seconds,
             self.reports,
+            self.decodes,
         )
 
 

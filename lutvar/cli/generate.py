@@ -23,8 +23,8 @@ from .sampling import Sampling, class_option, labels_of, sampling_options
     "--host-model",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="With --device, --image and --decoder: embeddings and codebook, from `lutvar pack "
-    "--host-model`. Nothing else of the model is needed, and no PyTorch.",
+    help="With --device and --image: embeddings and codebook, from `lutvar pack --host-model`. "
+    "Nothing else of the model is needed, and no PyTorch; --decoder FILE decodes on this host.",
 )
 @class_option("every class once")
 @seed_option

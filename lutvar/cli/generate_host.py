@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lutvar generate --host-model`: images on a device from files alone, without PyTorch.
 
-The driver, the sampler and the feature map are those of `lutvar.host`, the decoder runs on ONNX
-Runtime. Nothing here may import PyTorch, which a board's host does not have.
+The driver, the sampler and the feature map are those of `lutvar.host`, the decoder runs on the
+device or on ONNX Runtime. Nothing here may import PyTorch, which a board's host does not have.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import click
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.text import class_name
 
-from .backends import Backend
+from .backends import DEVICE_DECODER, GOLDEN_DECODER, HOST_DECODER, Backend
 from .common import note, progress, refuse_with
 from .row import Row
 from .sampling import Sampling
@@ -29,12 +29,12 @@ class HostFiles(NamedTuple):
     Attributes:
         image: the device's memory.
         model: embeddings and codebook.
-        decoder: for ONNX Runtime.
+        decoder: for ONNX Runtime; None: the image's, on the device.
     """
 
     image: Path
     model: Path
-    decoder: Path
+    decoder: Path | None
 
 
 def host_files(
@@ -45,11 +45,13 @@ def host_files(
         "--host-model", model="--model", backend="--backend", recipe="--quantized",
         stagger="--stagger",
     )  # fmt: skip
-    if device is None or image is None or decoder is None:
+    if device is None or image is None or decoder in (GOLDEN_DECODER, HOST_DECODER):
         raise click.UsageError(
-            "--host-model goes with --device, --image and --decoder (lutvar pack writes the three "
-            "files); lutvar.host.generate in Python stops at the decoder's input"
+            "--host-model goes with --device, --image and, unless the device decodes, --decoder "
+            "FILE (lutvar pack writes the files); lutvar.host.generate in Python stops at the "
+            "decoder's input"
         )
+    decoder = None if decoder == DEVICE_DECODER else decoder
     if find_spec("PIL") is None:
         raise ImportError("PIL is not installed; run: pip install 'lutvar[board]'")
     return HostFiles(image, model, decoder)
@@ -80,6 +82,7 @@ def generate_host(
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.host.compile.packed import PackedTransformer
     from lutvar.host.decoder import OnnxDecoder
+    from lutvar.host.device_decoder import DecodeReport
     from lutvar.host.errors import BadInput
     from lutvar.host.generate import Generated, HostModel, generate
     from lutvar.host.session import Session
@@ -93,7 +96,9 @@ def generate_host(
             f"{files.model}: of a model with fingerprint {model.fingerprint[:16] or 'none'}, "
             f"{files.image} of one with {str(here)[:16]}; take both from one run of lutvar pack"
         )
-    decode = OnnxDecoder(files.decoder)
+    decode = None if files.decoder is None else OnnxDecoder(files.decoder)
+    if decode is None and packed.decoder is None:
+        raise BadInput(f"{files.image}: has no decoder; pack it with one, or give --decoder FILE")
     null = len(model.classes) - 1
     names = model.names or tuple(map(str, range(null)))
     wanted = labels or range(null)
@@ -101,12 +106,14 @@ def generate_host(
     classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
     count = min(how.slots or len(classes), len(classes))
     reports: list[PassReport] = []
+    decodes: list[DecodeReport] = []
     times = Times()
     made: list[Generated] = []
     with progress("model to the device: MiB") as update:
         session = Session.open(
             str(how.device), packed, slots=count, on_pass=reports.append, say=note,
             progress=lambda done: update(done >> 20, len(packed.image) >> 20), dump=dump,
+            decode=decode is None,
         )  # fmt: skip
     with session, progress(f"{how.device}: images") as update:
         for first in range(0, len(classes), count):
@@ -116,8 +123,10 @@ def generate_host(
                 **sampling.settings(model), times=times,
             )  # fmt: skip
             update(min(first + count, len(classes)), len(classes))
-    with times("decoder"):
-        images = [decode(one.latent[None]) for one in made]
+        if decode is None:
+            session.decoder.on_image = decodes.append
+        with times("decoder"):
+            images = [(decode or session.decoder)(one.latent[None]) for one in made]
     import numpy as np
 
     return Row(
@@ -127,4 +136,5 @@ def generate_host(
         [class_name(names, label) for label in classes],
         times.seconds,
         reports,
+        decodes,
     )

@@ -4,14 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from .common import note
+
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
+    from lutvar.contract.accelerator import AcceleratorConfig
     from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.quant.golden.decoder import QuantizedDecoder
     from lutvar.quant.models import LoadedModel
     from lutvar.quant.runnable import Quantized
     from lutvar.quant.var import Vqvae
@@ -25,11 +31,15 @@ class Loaded:
         model: float; embeds and decodes.
         runs: what computes the logits; None: the float model itself.
         decode: instead of the tokenizer's decoder.
+        decoder: of the tokenizer at code level, to be packed with the transformer.
+        on_device: the device decodes.
     """
 
     model: LoadedModel
     runs: Quantized | PackedTransformer | None
     decode: Callable[[Tensor], Tensor] | None
+    decoder: QuantizedDecoder | None = None
+    on_device: bool = False
 
     def packed(self) -> PackedTransformer:
         """What lies in the device's memory."""
@@ -39,7 +49,7 @@ class Loaded:
         if isinstance(self.runs, PackedTransformer):
             return self.runs
         runs = cast("Quantized", self.runs)
-        return pack_transformer(runs.transformer, runs.config)
+        return pack_transformer(runs.transformer, runs.config, decoder=self.decoder)
 
     @property
     def accelerator(self) -> str:
@@ -51,14 +61,63 @@ class Loaded:
         return cast("Quantized", self.runs).config.name
 
 
-def onnx_decoder(path: Path) -> Callable[[Tensor], Tensor]:
-    """ONNX Runtime's decoder."""
+def tensor_decoder(
+    decode: Callable[[NDArray[np.float32]], NDArray[np.float32]],
+) -> Callable[[Tensor], Tensor]:
+    """A decoder of arrays as one of tensors."""
     import torch
 
+    return lambda f_hat_BZHW: torch.from_numpy(decode(f_hat_BZHW.numpy()))
+
+
+def onnx_decoder(path: Path) -> Callable[[Tensor], Tensor]:
+    """ONNX Runtime's decoder."""
     from lutvar.host.decoder import OnnxDecoder
 
-    decoder = OnnxDecoder(path)
-    return lambda f_hat_BZHW: torch.from_numpy(decoder(f_hat_BZHW.numpy()))
+    return tensor_decoder(OnnxDecoder(path))
+
+
+def with_device_decoder(loaded: Loaded, needed: bool) -> Loaded:
+    """The same with its decoder on the device, where that has what it takes.
+
+    Args:
+        loaded: what a device runs.
+        needed: it was asked for; otherwise a line on standard error says why not.
+
+    Raises:
+        ConfigError: it is needed, and accelerator or packed model do not have it.
+        QuantizationError: a weight that the device cannot take.
+    """
+    from lutvar.contract.errors import ConfigError
+    from lutvar.host.compile.packed import PackedTransformer
+
+    try:
+        if isinstance(loaded.runs, PackedTransformer):
+            if loaded.runs.decoder is None:
+                raise ConfigError("the packed model has no decoder; pack it again to have one")
+            return replace(loaded, on_device=True)
+        config = cast("Quantized", loaded.runs).config
+        decoder = device_decoder(loaded.model.vqvae, config)
+    except ConfigError as error:
+        if needed:
+            raise
+        note(f"decoding on this host: {error}")
+        return loaded
+    return replace(loaded, decoder=decoder, on_device=True)
+
+
+def device_decoder(vqvae: Vqvae, config: AcceleratorConfig) -> QuantizedDecoder:
+    """A tokenizer's decoder as an accelerator runs it.
+
+    Raises ConfigError for one that does not fit it, QuantizationError for its weights.
+    """
+    from lutvar.contract.decoder_form import shipped_form
+    from lutvar.contract.decoder_memory import check_decoder
+    from lutvar.quant.golden.decoder import decoder_shape, quantize_decoder
+
+    preset = config.quant_config
+    check_decoder(decoder_shape(vqvae), shipped_form(preset), config)
+    return quantize_decoder(vqvae, preset)
 
 
 def golden_decoder(vqvae: Vqvae, config: str) -> Callable[[Tensor], Tensor]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,8 +17,15 @@ from .common import (
     emit,
     json_option,
     model_option,
+    note,
     out_option,
 )
+from .loaded import device_decoder
+
+if TYPE_CHECKING:
+    from lutvar.contract.accelerator import AcceleratorConfig
+    from lutvar.quant.golden.decoder import QuantizedDecoder
+    from lutvar.quant.var import Vqvae
 
 
 @command("pack")
@@ -43,6 +51,13 @@ from .common import (
     metavar="FILE",
     help="Write the image decoder too, for ONNX Runtime (`lutvar.host.decoder`).",
 )
+@click.option(
+    "--device-decoder/--no-device-decoder",
+    "on_device",
+    default=None,
+    help="Pack the image decoder too, which then runs on the device. Default: where the "
+    "accelerator and the tokenizer's sizes allow it.",
+)
 @out_option("Image to write.", endings=(".img",))
 @json_option
 def pack(
@@ -52,6 +67,7 @@ def pack(
     classes: str | None,
     host_model: Path | None,
     decoder: Path | None,
+    on_device: bool | None,
     out: Path,
     as_json: bool,
 ) -> None:
@@ -76,6 +92,7 @@ def pack(
     from lutvar.quant.runnable import quantize
 
     quantized = quantize(model, accelerator, file)
+    coded = _device_decoder(quantized.loaded.vqvae, accelerator, on_device)
     if host_model is not None:
         from lutvar.sim.run.host_model import host_model as of_model
 
@@ -89,23 +106,42 @@ def pack(
     with scratch(out.resolve().parent) as allocate:
         packed = pack_transformer(
             quantized.transformer, accelerator, labels,
-            quantized.origin | {"accelerator": accelerator.name}, allocate,
+            quantized.origin | {"accelerator": accelerator.name}, allocate, coded,
         )  # fmt: skip
         digest = packed.save(out)
         data = {
             "file": str(out),
             "sha256": digest,
-            "bytes": packed.layout.size,
+            "bytes": len(packed.image),
+            "decoder": None if packed.decoder is None else packed.decoder.layout.form.name,
             "accelerator": accelerator.name,
             "classes": [label for label in packed.layout.labels if label != packed.null_label],
             "model": packed.model,
         }
+    what = f"{len(packed.layout.labels) - 1} classes"
+    what += "" if coded is None else f" and the decoder, {coded.form.name}"
     emit(
         as_json,
         data,
-        f"{out}: {data['bytes']:,} bytes for {accelerator.name}, "
-        f"{len(packed.layout.labels) - 1} classes, SHA-256 {digest}",
+        f"{out}: {data['bytes']:,} bytes for {accelerator.name}, {what}, SHA-256 {digest}",
     )
+
+
+def _device_decoder(
+    vqvae: Vqvae, accelerator: AcceleratorConfig, wanted: bool | None
+) -> QuantizedDecoder | None:
+    """The decoder to pack; None, with a line on standard error, for one that does not fit."""
+    from lutvar.contract.errors import ConfigError
+
+    if wanted is False:
+        return None
+    try:
+        return device_decoder(vqvae, accelerator)
+    except ConfigError as error:
+        if wanted:
+            raise
+        note(f"packed without the image decoder: {error}")
+        return None
 
 
 def parse_classes(text: str) -> list[int]:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from lutvar.host.device_decoder import DecodeReport
     from lutvar.host.transformer import PassReport
 
 
@@ -32,6 +33,7 @@ class Row:
         names: what stands above each image.
         seconds: of all images by part, as `GenerationResult.seconds`.
         reports: of the passes on a device.
+        decodes: of the images that it decoded.
     """
 
     images_BCHW: NDArray[np.float32]
@@ -40,6 +42,7 @@ class Row:
     names: Sequence[str]
     seconds: Mapping[str, float]
     reports: Sequence[PassReport]
+    decodes: Sequence[DecodeReport] = ()
 
 
 def finish(
@@ -85,8 +88,24 @@ def describe(row: Row, data: dict[str, Any], text: str, backend: str) -> str:
         titles = _titles(backend)
         data["passes"] = [dict(zip(titles, cells, strict=True)) for cells in rows]
         text = f"{table(titles, rows)}\n{text}"
+    if row.decodes:
+        data["decoder"] = [asdict(report) for report in row.decodes]
+        text = f"{text}\n{_decoded(row.decodes, backend)}"
     data["time"] = spent = breakdown(row.seconds, row.reports, len(row.labels), backend)
     return f"{text}\n{breakdown_text(spent, backend)}"
+
+
+def _decoded(reports: Sequence[DecodeReport], backend: str) -> str:
+    """What decoding took on a device, all images together."""
+    programs, instructions, cycles = (
+        sum(getattr(report, name) for report in reports)
+        for name in ("programs", "instructions", "cycles")
+    )
+    how = "modelled cycles" if backend.startswith("golden") else "device cycles"
+    return (
+        f"decoded on the device: {programs} programs, {instructions:,} instructions, "
+        f"{cycles:,} {how}"
+    )
 
 
 def _titles(backend: str) -> tuple[str, ...]:

@@ -85,6 +85,11 @@ def check_decoder(
         config: accelerator.
         memory: bytes there are for maps; None: enough.
     """
+    if not config.decoder:
+        raise ConfigError(
+            f"{config.name} is built without what the decoder needs of POST (decoder: false); "
+            "decode on the host, or use an accelerator with it"
+        )
     for conv in shape.convolutions:
         if conv.columns > config.acc_depth:
             raise ConfigError(

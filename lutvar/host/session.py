@@ -18,8 +18,9 @@ from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.pass_file import default_folder
 
 from .device import Device
+from .device_decoder import DeviceDecoder
 from .dump import dump as dump_device
-from .errors import HostError
+from .errors import BadInput, HostError
 from .load import Progress
 from .open import open_transport
 from .transformer import DeviceTransformer, PassReport
@@ -34,12 +35,14 @@ class Options(TypedDict, total=False):
         on_pass: called after each pass.
         progress: called with the bytes of the model that are in the device's memory.
         dump: file for everything that the device says, when a session ends with a HostError.
+        decode: leave room for the maps of a packed decoder. Default: yes.
     """
 
     slots: int
     on_pass: Callable[[PassReport], None] | None
     progress: Progress | None
     dump: Path | None
+    decode: bool
 
 
 class Session:
@@ -66,6 +69,7 @@ class Session:
             self.transformer = DeviceTransformer(
                 self.device, packed, options.get("slots", 1), on_pass=options.get("on_pass"),
                 keep=True, progress=options.get("progress"), cache=default_folder(),
+                decode=options.get("decode", True),
             )  # fmt: skip
             self._opened, self._dump, self._say = opened.pop_all(), options.get("dump"), say
 
@@ -94,6 +98,16 @@ class Session:
         """
         transport = open_transport(url, packed.layout.config, say)
         return cls(transport, packed, say=say, **options)
+
+    @property
+    def decoder(self) -> DeviceDecoder:
+        """Latent maps to images on the device. Raises BadInput where that has no decoder."""
+        if self.transformer.decoder is None:
+            raise BadInput(
+                "the packed model has no decoder, or the session was opened without room for its "
+                "maps; pack the model with one"
+            )
+        return self.transformer.decoder
 
     def close(self) -> None:
         """Leave the device idle, then release the transport. Calling it again does nothing."""

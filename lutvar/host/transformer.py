@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from lutvar.contract.isa import Region
 from lutvar.contract.passes import ImageStep
 from lutvar.host.compile.compiler import CompiledPass, Compiler
+from lutvar.host.compile.decoder.plan import page
 from lutvar.host.compile.memory_plan import MemoryPlan
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.steps import StepShape
 from lutvar.host.compile.store import PassStore
 
 from .device import Device
+from .device_decoder import DeviceDecoder
 from .device_status import DeviceCounters
 from .load import Progress
 from .transport import as_bytes
@@ -69,6 +71,10 @@ class DeviceTransformer:
         cache: folder of compiled passes for this and other processes
             (`compile.pass_file.default_folder`); None: none.
         tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
+        decode: leave room for the maps of a packed decoder.
+
+    Attributes:
+        decoder: the packed model's on the same device; None without one, or without `decode`.
 
     Raises:
         BadInput: the device's memory is too small.
@@ -88,6 +94,7 @@ class DeviceTransformer:
         cache: Path | None = None,
         tile_rows: int | None = None,
         sections: int | None = None,
+        decode: bool = True,
     ) -> None:
         self.device, self.packed, self.on_pass = device, packed, on_pass
         self.slots = slots
@@ -98,9 +105,18 @@ class DeviceTransformer:
         )  # fmt: skip
         self.passes = PassStore(self.compiler, cache, check=check)
         largest = self._largest()
+        work, io, kept = largest.work_size, largest.io_size, slots * largest.slot_bytes
+        self.decoder: DeviceDecoder | None = None
+        if packed.decoder is not None and decode:
+            self.decoder = DeviceDecoder(device, packed, page(work), check=check)
+            io = max(io, self.decoder.plan.io_size)
+            others = sum(map(page, (len(packed.image), work, io, kept)))
+            if others <= device.transport.size:  # else `place` says so
+                self.decoder.check_memory(device.transport.size - others)
+            work = self.decoder.plan.work_size
         device.place(
-            packed.image, largest.work_size, largest.io_size, slots * largest.slot_bytes,
-            digest=packed.digest() if keep else None, progress=progress,
+            packed.image, work, io, kept, digest=packed.digest() if keep else None,
+            progress=progress,
         )  # fmt: skip
 
     def _largest(self) -> MemoryPlan:

@@ -90,6 +90,25 @@ def test_the_same_images_without_pytorch(
     assert made[1].read_bytes() == made[0].read_bytes()
 
 
+def test_a_device_decodes_without_pytorch_and_onnx(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every value that the host hands the device is in a record, which a bare host plays back."""
+    record = str(tmp_path / "run.rec")
+    whole = on_host(files)[:-2]
+    made, played = tmp_path / "made.png", tmp_path / "played.png"
+    capsys.readouterr()
+    golden = ["--device", f"golden:small-fp4?record={record}", "--json", "-o", str(made)]
+    assert run([*whole, *DRAW, *golden]) == OK
+    first = json.loads(capsys.readouterr().out)
+    assert [report["programs"] for report in first["decoder"]] == [20, 20]
+    replay = ["--device", f"replay:{record}", "--decoder", "device", "-o", str(played)]
+    done = without({*EXTRAS} - {"PIL"}, [*whole, *DRAW, *replay])
+    assert done.returncode == 0, done.stderr
+    assert "decoded on the device: 40 programs" in done.stdout
+    assert played.read_bytes() == made.read_bytes()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not AARCH64, reason="LUTVAR_AARCH64 names no Python of aarch64")
 def test_on_an_emulated_a72(files: Path, tmp_path: Path) -> None:
@@ -132,8 +151,12 @@ def test_what_does_not_go_together(
         return capsys.readouterr().err
 
     device, whole = ["--device", "golden:small-fp4"], on_host(files)
-    assert "goes with --device, --image and --decoder" in error(*whole)
-    assert "goes with --device, --image and --decoder" in error(*whole[:-2], *device)
+    assert "--host-model goes with --device, --image and" in error(*whole)
+    assert "unless the device decodes" in error(*whole[:-2], *device, "--decoder", "golden")
+    alone = [*whole[:2], str(files / "alone.img"), *whole[3:-2]]
+    quantized = ["pack", str(files / "q.safetensors"), "--config", "small-fp4"]
+    assert run([*quantized, "--no-device-decoder", "-o", alone[2]]) == OK
+    assert "alone.img: has no decoder; pack it with one, or give" in error(*alone, *device)
     assert "makes no use of --model" in error(*whole, *device, "--model", "digits")
     assert "makes no use of --stagger" in error(*whole, *device, "--stagger", "1")
     assert "class 11: the model has classes 0 to 9" in error(*whole, *device, "--class", "11")

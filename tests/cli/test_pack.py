@@ -20,6 +20,7 @@ from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.decoder import OnnxDecoder
 from lutvar.host.generate import HostModel
 from lutvar.host.transformer import DeviceTransformer
+from lutvar.quant.golden.decoder import quantize_decoder
 from lutvar.quant.models import load_model
 from lutvar.quant.runnable import quantize
 from lutvar.sim.run.decoder_file import write_decoder
@@ -54,8 +55,12 @@ def error_of(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_the_image_is_what_is_packed_in_memory(image: Path) -> None:
     loaded = PackedTransformer.load(image, CONFIG)
-    expected = pack_transformer(quantize("digits", "small-fp4").transformer, CONFIG)
+    model = quantize("digits", "small-fp4")
+    decoder = quantize_decoder(model.loaded.vqvae, CONFIG.quant_config)
+    expected = pack_transformer(model.transformer, CONFIG, decoder=decoder)
     np.testing.assert_array_equal(loaded.image, expected.image)
+    assert loaded.decoder is not None and expected.decoder is not None
+    assert loaded.decoder.exponents == expected.decoder.exponents
     assert loaded.layout == expected.layout and loaded.exponents == expected.exponents
     assert loaded.model["model"] == "digits" and loaded.model["recipe"] == "fp4"
     assert sorted(p.suffix for p in image.parent.iterdir()) == [".img", ".safetensors"]
@@ -95,7 +100,7 @@ def test_a_device_computes_the_same_with_it(image: Path) -> None:
         PackedTransformer.load(image, CONFIG),
         pack_transformer(quantize("digits", "small-fp4").transformer, CONFIG),
     ):
-        transformer = DeviceTransformer(SoftwareDevice(), packed, 1)  # type: ignore[arg-type]
+        transformer = DeviceTransformer(SoftwareDevice(), packed, 1, decode=False)  # type: ignore[arg-type]
         results.append([transformer.run(one) for one in steps])
     assert all(same(a, b) for a, b in zip(*results, strict=True))
     assert np.abs(results[0][1][0]).max() > 0.1
@@ -125,7 +130,7 @@ def test_some_classes(quantized: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert data["classes"] == [2, 3, 7]
     packed = PackedTransformer.load(path, CONFIG)
     assert packed.layout.labels == (2, 3, 7, 10)
-    assert data["sha256"] == packed.digest() and data["bytes"] == packed.layout.size
+    assert data["sha256"] == packed.digest() and data["bytes"] == len(packed.image)
     path.unlink()
     assert parse_classes("5") == [5]
     out = quantized.with_name("no.img")

@@ -10,6 +10,7 @@ import pytest
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.column_sums import SumMode, unpack
+from lutvar.contract.decoder_host import Vectors
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     Instruction,
@@ -19,7 +20,7 @@ from lutvar.contract.isa import (
     Region,
     address,
 )
-from lutvar.quant.golden.decoder.norm import Vectors, norm, sums
+from lutvar.quant.golden.decoder.norm import norm, sums
 from lutvar.sim.interpret import Machine
 
 CONFIG = load_accelerator("small-fp4")

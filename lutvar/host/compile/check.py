@@ -12,7 +12,7 @@ It works from the encoded operands (`footprint`), independently of the compiler.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple
 
 import numpy as np
@@ -41,7 +41,7 @@ from .footprint import Footprint, Lines, footprint, row_range
 from .program import Program
 from .schedule import unit_of
 
-#: Regions that a program may read without having written.
+#: Regions that any program may read without having written.
 _INPUTS = (Region.MODEL, Region.IO, Region.CACHE)
 
 
@@ -60,8 +60,8 @@ class _Shared:
 
 
 class _Checker:
-    def __init__(self, config: AcceleratorConfig) -> None:
-        self.config = config
+    def __init__(self, config: AcceleratorConfig, begun: Collection[Region]) -> None:
+        self.config, self._inputs = config, {*_INPUTS, *begun}
         self.clocks = Clocks()
         self.memory = {region: _Shared() for region in Region}
         self.banks = _Shared(config.act_banks * config.rows)
@@ -93,7 +93,7 @@ class _Checker:
                           write)  # fmt: skip
         for region, lines in touched.reads:
             if (
-                region not in _INPUTS
+                region not in self._inputs
                 and not self.memory[region].written[:, lines].any(axis=0).all()
             ):
                 raise OrderError(f"{where} reads lines of {region.name} that nobody wrote")
@@ -240,12 +240,19 @@ class _Checker:
             raise OrderError(f"{where} writes to MODEL")
 
 
-def check_program(program: Program, config: AcceleratorConfig) -> None:
+def check_program(
+    program: Program, config: AcceleratorConfig, begun: Collection[Region] = ()
+) -> None:
     """Raise OrderError, naming instruction and rule, unless a program's result is determined.
 
     Takes time and memory in proportion to the memory that the program touches.
+
+    Args:
+        program: compiled, or decoded with exact waits.
+        config: of the accelerator.
+        begun: regions that it may read without having written: earlier programs have.
     """
-    checker = _Checker(config)
+    checker = _Checker(config, begun)
     if not program.instructions or program.instructions[-1].opcode != Opcode.END:
         raise OrderError("the last instruction is not END")
     for index, item in enumerate(program.instructions[:-1]):

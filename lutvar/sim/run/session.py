@@ -20,6 +20,7 @@ from lutvar.host.compile.pass_file import default_folder
 from lutvar.host.device import Device
 from lutvar.host.transformer import DeviceTransformer, PassReport
 from lutvar.hw.accelerator.export import Manifest, export
+from lutvar.quant.golden.decoder import QuantizedDecoder
 from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.runnable import Quantized as Quantized
 from lutvar.quant.runnable import quantize as quantize
@@ -78,6 +79,8 @@ class Session:
         on_pass: called after each pass.
         stages: collects times.
         tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
+        decoder: of the tokenizer, to be packed with the model.
+        decode: leave room for the maps of a packed decoder.
     """
 
     def __init__(
@@ -95,6 +98,8 @@ class Session:
         stages: Stages | None = None,
         tile_rows: int | None = None,
         sections: int | None = None,
+        decoder: QuantizedDecoder | None = None,
+        decode: bool = True,
     ) -> None:
         stages = stages or Stages()
         if isinstance(quantized, PackedTransformer):
@@ -102,7 +107,7 @@ class Session:
         else:
             config = quantized.config
             with stages("pack the model"):
-                self.packed = pack_transformer(quantized.transformer, config)
+                self.packed = pack_transformer(quantized.transformer, config, decoder=decoder)
         if manifest is None:
             with stages("export Verilog"):
                 manifest = export(config, out)
@@ -114,13 +119,13 @@ class Session:
             )  # fmt: skip
         self.device = Device(SimulatedMemory(self.simulation, watch), config)
         self.device.open()
-        self.slots, self.on_pass = slots, on_pass
+        self.slots, self.on_pass, self._decode = slots, on_pass, decode
         self.transformer = self._transformer(tile_rows, sections)
 
     def _transformer(self, tile_rows: int | None, sections: int | None) -> DeviceTransformer:
         return DeviceTransformer(
             self.device, self.packed, self.slots, on_pass=self.on_pass, cache=default_folder(),
-            tile_rows=tile_rows, sections=sections,
+            tile_rows=tile_rows, sections=sections, decode=self._decode,
         )  # fmt: skip
 
     def set_tiles(self, tile_rows: int | None, sections: int | None) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from lutvar.contract.isa import Region
 from lutvar.contract.passes import ImageStep
 from lutvar.host.compile.compiler import CompiledPass
 from lutvar.host.compile.packed import PackedTransformer
+from lutvar.host.compile.program import Program
 from lutvar.host.compile.steps import StepShape
 from lutvar.sim.interpret import Machine
 
@@ -40,6 +42,30 @@ class Device:
         self.cache, self.compiled = grown, compiled
         first = compiled.logits_first
         return compiled.logits(machine.memory[Region.IO][first : first + compiled.logits_bytes])
+
+
+class Driver:
+    """The interpreter with what `host.device.Device` offers; memory holds anything at first."""
+
+    def __init__(
+        self, model: PackedTransformer, work: int, io: int, rng: np.random.Generator | None
+    ) -> None:
+        self.machine = Machine(model.layout.config, {Region.WORK: work, Region.IO: io})
+        for raw in self.machine.memory.values():
+            raw[:] = 0xFF  # of FP16 and float32 no number
+        self.machine.memory[Region.MODEL] = model.image
+        self.rng = rng
+
+    def write(self, region: Region, offset: int, data: NDArray[np.uint8]) -> None:
+        self.machine.memory[region][offset : offset + len(data)] = data
+
+    def read(self, region: Region, offset: int, count: int) -> NDArray[np.uint8]:
+        return self.machine.memory[region][offset : offset + count].copy()
+
+    def run(self, program: bytes, limit: int, what: str = "program") -> Any:
+        assert limit > 0 and what
+        self.machine.run(Program.decode(program), self.rng)
+        return SimpleNamespace(cycles=len(program))
 
 
 def step(rng: Any, slot: int, label: int, position: int, tokens: int, **more: Any) -> ImageStep:

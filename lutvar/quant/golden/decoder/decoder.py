@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from lutvar.contract.decoder import Attend, Conv, Norm
+from lutvar.contract.decoder import Attend, Conv, Norm, Step
 from lutvar.contract.decoder_host import Sums, attention, need_finite, pixels, vectors
 from lutvar.quant.golden.pointwise import Float32, Half, fp16
 
@@ -15,6 +17,8 @@ from .convolution import GoldenConvolution
 from .maps import ActivatedMap
 from .norm import norm, sums
 from .quantized import QuantizedDecoder
+
+Watch = Callable[[Step, "Float32 | Half"], None]
 
 #: Pixels decoded at a time: bounds the temporaries.
 _PIXELS = 1 << 16
@@ -33,8 +37,13 @@ class GoldenDecoder:
             name: GoldenConvolution(weights) for name, weights in quantized.convolutions.items()
         }
 
-    def raw_image(self, latent_BZHW: Float32) -> Float32:
+    def raw_image(self, latent_BZHW: Float32, watch: Watch | None = None) -> Float32:
         """Image before it is limited, [B, H, W, channels] float32.
+
+        Args:
+            latent_BZHW: latent maps [B, Z, h, w].
+            watch: called with each step and its result, [b, S, S, C] float32 or FP16, for some
+                images at a time.
 
         Raises:
             ValueError: a latent map of another size, or with a value that is not finite.
@@ -48,7 +57,7 @@ class GoldenDecoder:
         need_finite("latent map", latent_BZHW)
         share = max(1, _PIXELS // shape.image_side**2)
         chunks = [latent_BZHW[i : i + share] for i in range(0, len(latent_BZHW), share)]
-        return np.concatenate([_Run(self, chunk).image() for chunk in chunks])
+        return np.concatenate([_Run(self, chunk, watch).image() for chunk in chunks])
 
     def __call__(self, latent_BZHW: Tensor) -> Tensor:
         """Images in [0, 1], [B, channels, H, W], of latent maps [B, Z, h, w]."""
@@ -67,8 +76,8 @@ class GoldenDecoder:
 class _Run:
     """One pass: the maps that exist."""
 
-    def __init__(self, decoder: GoldenDecoder, latent_BZHW: Float32) -> None:
-        self._decoder = decoder
+    def __init__(self, decoder: GoldenDecoder, latent_BZHW: Float32, watch: Watch | None) -> None:
+        self._decoder, self._watch = decoder, watch
         z_BHWZ = np.ascontiguousarray(latent_BZHW.transpose(0, 2, 3, 1))
         self.activated = {"z": ActivatedMap(fp16(z_BHWZ))}
         self.raw: dict[str, Float32] = {}
@@ -78,16 +87,18 @@ class _Run:
         """Run all steps."""
         shape = self._decoder.quantized.shape
         for step in shape.steps:
+            result: Float32 | Half
             if isinstance(step, Conv):
                 result = self._decoder.run(step, self)
                 need_finite(step.name, result)
                 self.raw[step.target] = result
                 if step.statistics:
                     self._sums[step.target] = sums(result)
-            elif isinstance(step, Norm):
-                self.activated[step.target] = ActivatedMap(self._norm(step))
             else:
-                self.activated[step.target] = ActivatedMap(self._attend(step))
+                result = self._norm(step) if isinstance(step, Norm) else self._attend(step)
+                self.activated[step.target] = ActivatedMap(result)
+            if self._watch is not None:
+                self._watch(step, result)
         return self.raw["image"][..., : shape.image_channels]
 
     def _norm(self, step: Norm) -> Half:
