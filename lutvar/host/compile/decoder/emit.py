@@ -176,12 +176,17 @@ class DecoderEmitter:
             plan: its weights.
             tiling: of its map.
             norms: steps, with their numbers, that make its inputs: each line is normed a little
-                before it is needed, so that POST does it while the array multiplies.
+                before it is needed, so that POST does it while the array multiplies, unless the
+                results overwrite the source.
             summed: with the sums of its columns.
         """
         conv, terms = plan.conv, self._terms(plan)
         mode = SumMode.BEGIN if summed else SumMode.NONE
         normed: list[set[int]] = [set() for _ in norms]
+        for (index, norm), done in zip(norms, normed, strict=True):
+            if norm.source == conv.target:  # which the results overwrite: all of it first
+                done |= set(range(conv.side))
+                yield from self.norm(index, norm, range(conv.side))
         for across in range(tiling.across):
             products = list(uses(conv, terms, self.config, across, tiling.lines))
             held = hold([use.window for use in products], self.config.act_banks)

@@ -11,6 +11,7 @@ import pytest
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.decoder import Attend, Conv, DecoderShape, Norm
 from lutvar.contract.isa import Region
+from lutvar.host.compile.decoder import emit
 from lutvar.host.compile.decoder.compiler import DecoderCompiler
 from lutvar.host.compile.decoder.emit import Run, runs
 from lutvar.host.compile.decoder.stages import stages
@@ -73,6 +74,15 @@ def test_wide_rows_and_doubled_maps_of_many_channels() -> None:
     config = accelerator(acc_depth=2048, bank_groups=8, max_width=1024, act_banks=3, rows=32)
     decoder = quantized(config, "straight", vqvae(ch=160, ch_mult=(1, 2)))
     comparison, _, _ = decode(config, decoder, None)
+    assert not comparison.mismatches, comparison.first[:3]
+
+
+def test_maps_of_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A doubled map, and one with a shortcut, overwrite what their inputs are copied from."""
+    monkeypatch.setattr(emit, "AHEAD", 0)
+    config = accelerator()
+    decoder = quantized(config, "one", vqvae(side=8))
+    comparison, _, _ = decode(config, decoder, np.random.default_rng(2))
     assert not comparison.mismatches, comparison.first[:3]
 
 
