@@ -33,7 +33,8 @@ from .tiling import Tiling
 
 #: Bytes of memory that are waited for together.
 BLOCK = 4096
-#: Tiles that NORM is ahead of the one that is multiplied.
+#: Tiles that NORM is ahead of the one that is multiplied: at least 1, for a window runs on into the
+#: line that follows.
 AHEAD = 2
 _STRIDES = 1 << 24  #: strides are below
 _QUIET = {

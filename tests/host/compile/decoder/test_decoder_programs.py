@@ -10,11 +10,15 @@ import pytest
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.decoder import Attend, Conv, DecoderShape, Norm
-from lutvar.contract.isa import Region
+from lutvar.contract.decoder_form import get_form
+from lutvar.contract.isa import Opcode, PostOp, Region
 from lutvar.host.compile.decoder import emit
 from lutvar.host.compile.decoder.compiler import DecoderCompiler
 from lutvar.host.compile.decoder.emit import Run, runs
+from lutvar.host.compile.decoder.layout import DecoderLayout
+from lutvar.host.compile.decoder.pack import PackedDecoder
 from lutvar.host.compile.decoder.stages import stages
+from lutvar.host.compile.footprint import footprint
 from lutvar.host.device import Device
 from lutvar.host.device_decoder import DecodeReport, DeviceDecoder
 from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder
@@ -77,13 +81,41 @@ def test_wide_rows_and_doubled_maps_of_many_channels() -> None:
     assert not comparison.mismatches, comparison.first[:3]
 
 
-def test_maps_of_many_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A doubled map, and one with a shortcut, overwrite what their inputs are copied from."""
-    monkeypatch.setattr(emit, "AHEAD", 0)
+def test_windows_that_run_on_into_a_line_normed_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps of several tiles, with the least lead of NORM that there may be."""
+    monkeypatch.setattr(emit, "AHEAD", 1)
     config = accelerator()
     decoder = quantized(config, "one", vqvae(side=8))
     comparison, _, _ = decode(config, decoder, np.random.default_rng(2))
     assert not comparison.mismatches, comparison.first[:3]
+
+
+def test_no_map_is_overwritten_before_it_is_copied() -> None:
+    """A doubled map, and one with a shortcut, write over what their inputs are copied from.
+
+    In every program POST reads what earlier steps wrote before later steps write over it.
+    """
+    config = accelerator(acc_depth=2048, max_width=512)
+    layout = DecoderLayout.of(DecoderShape.official((1, 4)), get_form("one"), config, 0)
+    packed = PackedDecoder(layout, (0,) * layout.sets, (1e-6,) * len(layout.norms))
+    compiler, overwritten = DecoderCompiler(packed), 0
+    for stage in compiler.stages:
+        if not any(isinstance(step, Norm) and not step.name for step in stage.steps):
+            continue
+        program = compiler.compile(stage).program
+        last_write: dict[int, int] = {}  # line of WORK: the step that wrote it last
+        for item, note in zip(program.instructions, program.notes, strict=True):
+            if item.opcode != Opcode.POST:
+                continue
+            touched = footprint(item, config)
+            for region, lines in touched.reads:
+                if region == Region.WORK and item.operands["op"] == PostOp.NORM:
+                    assert max(last_write.get(n, -1) for n in lines.tolist()) < note.block
+            for region, lines in touched.writes:
+                if region == Region.WORK:
+                    overwritten += sum(n in last_write for n in lines.tolist())
+                    last_write |= dict.fromkeys(lines.tolist(), note.block)
+    assert overwritten
 
 
 def test_one_image_after_the_other() -> None:
