@@ -65,6 +65,11 @@ MEGAHERTZ = 250
 )
 @click.option("--seeds", default=3, type=click.IntRange(1), help="Seeds of --frechet.")
 @click.option("--steps", is_flag=True, help="Cycles of every convolution.")
+@click.option(
+    "--programs",
+    is_flag=True,
+    help="Compile what decodes an image, and say what that takes in the compiler's cycle model.",
+)
 @seed_option
 @json_option
 def decoder(
@@ -76,6 +81,7 @@ def decoder(
     samples: int,
     seeds: int,
     steps: bool,
+    programs: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -97,8 +103,10 @@ def decoder(
     else:
         refuse_with(f"--model {model}", side="--side")
     data = _measure(model, chosen, images, side, samples, seeds, seed)
-    work = _work(data.pop("shape"), chosen)
-    data["work"] = work
+    shape = data.pop("shape")
+    work = data["work"] = _work(shape, chosen)
+    if programs:
+        data["programs"] = _programs(shape, chosen)
     if not steps:
         for row in work:
             del row["steps"]
@@ -156,6 +164,41 @@ def _work(shape: DecoderShape, chosen: Forms) -> list[dict[str, Any]]:
     return rows
 
 
+def _programs(shape: DecoderShape, chosen: Forms) -> list[dict[str, Any]]:
+    from lutvar.contract.accelerator import load_accelerator
+    from lutvar.sim.model.decoder import decoder_programs
+
+    rows = []
+    with progress("programs") as update:
+        for done, (preset, form) in enumerate(chosen, 1):
+            config = CONFIGS[preset.code_bits]
+            found = decoder_programs(shape, form, load_accelerator(config))
+            rows.append(
+                {
+                    "preset": preset.name, "form": form.name, "config": config, **asdict(found),
+                    "milliseconds": found.cycles / MEGAHERTZ / 1000,
+                }
+            )  # fmt: skip
+            update(done, len(chosen))
+    return rows
+
+
+def _programs_text(rows: list[dict[str, Any]]) -> str:
+    head = (
+        "preset", "form", "programs on", "programs", "instructions", "weights, MiB", "maps, MiB",
+        "cycles, M", "ms",
+    )  # fmt: skip
+    lines = [
+        (
+            r["preset"], r["form"], r["config"], r["programs"], f"{r['instructions']:,}",
+            f"{r['weight_bytes'] / 2**20:.1f}", f"{r['map_bytes'] / 2**20:.1f}",
+            f"{r['cycles'] / 1e6:.2f}", f"{r['milliseconds']:.1f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    return table(head, lines)
+
+
 def _text(data: dict[str, Any], steps: bool) -> str:
     parts = []
     if data["pixels"]:
@@ -168,6 +211,8 @@ def _text(data: dict[str, Any], steps: bool) -> str:
         ]
         parts.append(table(head, lines))
     parts.append(_work_text(data["work"]))
+    if "programs" in data:
+        parts.append(_programs_text(data["programs"]))
     if steps:
         parts += [_steps(row) for row in data["work"]]
     return "\n\n".join(parts)

@@ -49,6 +49,13 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     default=None,
     help="Smooth sampling. Default: with --edit only.",
 )
+@click.option(
+    "--decode",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Images that the simulated accelerator decodes too, the first N; their maps and pixels "
+    "are compared. Default: none.",
+)
 @json_option
 def demo(
     out: Path,
@@ -61,18 +68,19 @@ def demo(
     stagger: int,
     edit: bool,
     smooth: bool | None,
+    decode: int | None,
     as_json: bool,
 ) -> int:
-    """Generate images with the whole transformer in simulated Verilog, and compare all of it.
+    """Generate images with transformer and decoder in simulated Verilog, and compare all of it.
 
     Writes sheet.png, timeline.png, roofline.png, report.html, report.md and report.json. Exit code
-    1 when a record, a logit, a token or an image differs from the golden model.
+    1 when a record, a logit, a token, a map or an image differs from the golden model.
     """
     from lutvar.contract.accelerator import load_accelerator
 
     load_accelerator(config)  # first: a wrong name must not wait for torch
     require_simulator()
-    from lutvar.sim.run.demo import run_demo
+    from lutvar.sim.run.demo import DECODED, run_demo
 
     report = run_demo(
         out,
@@ -85,6 +93,7 @@ def demo(
         recipe=recipe,
         edit=edit,
         smooth=edit if smooth is None else smooth,
+        decode=DECODED if decode is None else decode,
     )
     if as_json:
         click.echo(json_text(report.as_dict(), indent=2, default=str))

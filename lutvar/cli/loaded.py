@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from lutvar.contract.accelerator import AcceleratorConfig
     from lutvar.host.compile.packed import PackedTransformer
     from lutvar.quant.golden.decoder import QuantizedDecoder
     from lutvar.quant.models import LoadedModel
@@ -90,6 +89,7 @@ def with_device_decoder(loaded: Loaded, needed: bool) -> Loaded:
     """
     from lutvar.contract.errors import ConfigError
     from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.quant.golden.decoder import decoder_for
 
     try:
         if isinstance(loaded.runs, PackedTransformer):
@@ -97,27 +97,13 @@ def with_device_decoder(loaded: Loaded, needed: bool) -> Loaded:
                 raise ConfigError("the packed model has no decoder; pack it again to have one")
             return replace(loaded, on_device=True)
         config = cast("Quantized", loaded.runs).config
-        decoder = device_decoder(loaded.model.vqvae, config)
+        decoder = decoder_for(loaded.model.vqvae, config)
     except ConfigError as error:
         if needed:
             raise
         note(f"decoding on this host: {error}")
         return loaded
     return replace(loaded, decoder=decoder, on_device=True)
-
-
-def device_decoder(vqvae: Vqvae, config: AcceleratorConfig) -> QuantizedDecoder:
-    """A tokenizer's decoder as an accelerator runs it.
-
-    Raises ConfigError for one that does not fit it, QuantizationError for its weights.
-    """
-    from lutvar.contract.decoder_form import shipped_form
-    from lutvar.contract.decoder_memory import check_decoder
-    from lutvar.quant.golden.decoder import decoder_shape, quantize_decoder
-
-    preset = config.quant_config
-    check_decoder(decoder_shape(vqvae), shipped_form(preset), config)
-    return quantize_decoder(vqvae, preset)
 
 
 def golden_decoder(vqvae: Vqvae, config: str) -> Callable[[Tensor], Tensor]:

@@ -20,7 +20,6 @@ from .common import (
     note,
     out_option,
 )
-from .loaded import device_decoder
 
 if TYPE_CHECKING:
     from lutvar.contract.accelerator import AcceleratorConfig
@@ -132,11 +131,12 @@ def _device_decoder(
 ) -> QuantizedDecoder | None:
     """The decoder to pack; None, with a line on standard error, for one that does not fit."""
     from lutvar.contract.errors import ConfigError
+    from lutvar.quant.golden.decoder import decoder_for
 
     if wanted is False:
         return None
     try:
-        return device_decoder(vqvae, accelerator)
+        return decoder_for(vqvae, accelerator)
     except ConfigError as error:
         if wanted:
             raise

@@ -71,3 +71,24 @@ class ComparingDecoder:
                 "maps", f"image {self.images}: {what} -> {step.target}",
                 np.ascontiguousarray(expected).view(kind), actual.view(kind),
             )  # fmt: skip
+
+
+class FirstImages:
+    """Decodes the first images on the device, the others on the golden model alone.
+
+    Args:
+        comparing: both, and what compares them.
+        count: images of the device.
+    """
+
+    def __init__(self, comparing: ComparingDecoder, count: int) -> None:
+        self._comparing, self._left = comparing, count
+
+    def __call__(self, latents_BZHW: Tensor) -> Tensor:
+        """Images in [0, 1], [B, channels, H, W]; see `GoldenDecoder`."""
+        images = []
+        for latent_1ZHW in latents_BZHW.split(1):
+            of = self._comparing if self._left > 0 else self._comparing.golden
+            images.append(of(latent_1ZHW))
+            self._left -= 1
+        return torch.cat(images)

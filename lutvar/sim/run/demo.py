@@ -13,15 +13,19 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 import lutvar
+from lutvar.contract.errors import ConfigError
 from lutvar.contract.labels import Label, resolve_classes
 from lutvar.contract.passes import ImageStep, Transformer
 from lutvar.files import prepare_output, write_file
+from lutvar.host.device_decoder import DecodeReport
 from lutvar.host.errors import HostError
 from lutvar.host.transformer import PassReport
 from lutvar.progress import as_callback, progress_bar
+from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder, decoder_for
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var import GenerationResult
 from lutvar.quant.var.passes import FloatTransformer, generate_passes
@@ -31,6 +35,7 @@ from lutvar.text import class_name
 
 from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
+from .comparing_decoder import ComparingDecoder, FirstImages
 from .demo_edits import DemoEdits, demo_edits
 from .locate import locate
 from .measure import figures, lanes, port_bytes, total
@@ -39,6 +44,10 @@ from .report import RunReport
 from .session import Quantized, Session, Stages, quantize
 from .sheet import SheetRow, write_sheet
 
+Decode = Callable[[Tensor], Tensor]
+
+#: Images that the device decodes unless another number is asked for.
+DECODED = 0
 #: File in the output folder that says which instruction differed first; only if one did.
 DIVERGENCE = "divergence.txt"
 
@@ -55,6 +64,7 @@ def run_demo(
     recipe: Path | str | None = None,
     edit: bool = False,
     smooth: bool = False,
+    decode: int = DECODED,
 ) -> RunReport:
     """Generate one image for each label on the simulated device, and compare all of it.
 
@@ -70,6 +80,8 @@ def run_demo(
         recipe: file of a quantized model, or a recipe's name (`session.quantize`).
         edit: edit the unquantized model's images of these classes (`demo_edits`).
         smooth: smooth sampling.
+        decode: images whose pixels the device makes too, the first ones; the golden model makes
+            those of the others.
     """
 
     def say(line: str) -> None:
@@ -91,7 +103,9 @@ def run_demo(
             edited = demo_edits(quantized.loaded, classes, seeds)
         drawn_as = list(edited.labels)
 
-    def generate(transformer: Transformer, name: str) -> GenerationResult:
+    def generate(
+        transformer: Transformer, name: str, pixels: Decode | None = None
+    ) -> GenerationResult:
         loaded = quantized.loaded
         with (
             stages(f"generate: {name}"),
@@ -100,16 +114,21 @@ def run_demo(
             return generate_passes(
                 loaded.var, loaded.vqvae, transformer, drawn_as, seeds, info.cfg, info.top_k,
                 info.top_p, slots=slots, stagger=stagger, progress=as_callback(bar),
-                edits=None if edited is None else edited.edits, smooth=smooth,
+                edits=None if edited is None else edited.edits, smooth=smooth, decode=pixels,
             )  # fmt: skip
 
     unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
-    golden = generate(GoldenTransformer(quantized.transformer), "golden model")
+    coded = _decoder(quantized, say) if decode else None
+    golden_decoder = None if coded is None else GoldenDecoder(coded)
+    golden = generate(GoldenTransformer(quantized.transformer), "golden model", golden_decoder)
     comparison = Comparison()
     reports: list[PassReport] = []
+    decoded: list[DecodeReport] = []
     traces: list[StepTrace] = []
     timing = MemoryTiming()
-    with Session(quantized, out, slots=slots, timing=timing, stages=stages) as session:
+    with Session(
+        quantized, out, slots=slots, timing=timing, stages=stages, decoder=coded
+    ) as session:
 
         def finished(report: PassReport) -> None:
             changes = session.simulation.take_trace()
@@ -131,7 +150,12 @@ def run_demo(
             say,
             session.simulation.start_trace,
         )
-        simulated = generate(device, "simulated accelerator")
+        pixels = None
+        if golden_decoder is not None and session.transformer.decoder is not None:
+            session.transformer.decoder.on_image = decoded.append
+            comparing = ComparingDecoder(golden_decoder, session.transformer.decoder, comparison)
+            pixels = FirstImages(comparing, decode)
+        simulated = generate(device, "simulated accelerator", pixels)
         violations = session.simulation.violations
         hashes = {
             "configuration": str(session.manifest.data["config_hash"]),
@@ -164,6 +188,7 @@ def run_demo(
         end_to_end=compare_generations(golden, simulated),
         against_float=compare_generations(unquantized, golden),
         passes=passes,
+        decoded=decoded,
         overall=overall,
         last=last,
         memory=f"latency {timing.latency[0]} to {timing.latency[1]} cycles",
@@ -173,7 +198,9 @@ def run_demo(
         pictures=pictures,
         violations=violations,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=_command(model, config, recipe, classes, seed, slots, stagger, edit, smooth, out),
+        command=_command(
+            model, config, recipe, classes, seed, slots, stagger, edit, smooth, decode, out
+        ),
         tasks=[] if edited is None else list(edited.tasks),
     )
     _draw(report, quantized, [unquantized, golden, simulated], traces, edited)
@@ -184,7 +211,7 @@ def run_demo(
 
 def _command(
     model: str, config: str, recipe: Path | str | None, labels: Sequence[int], seed: int,
-    slots: int, stagger: int, edit: bool, smooth: bool, out: Path,
+    slots: int, stagger: int, edit: bool, smooth: bool, decode: int, out: Path,
 ) -> str:  # fmt: skip
     """The command line that repeats the run."""
     words = ["lutvar", "demo", "--model", model, "--config", config]
@@ -192,7 +219,17 @@ def _command(
     words += [f"--class={label}" for label in labels]
     words += ["--seed", str(seed), "--slots", str(slots), "--stagger", str(stagger)]
     words += (["--edit"] if edit else []) + ["--smooth" if smooth else "--no-smooth"]
+    words += [] if decode == DECODED else ["--decode", str(decode)]
     return shlex.join([*words, "-o", str(out)])
+
+
+def _decoder(quantized: Quantized, say: Callable[[str], None]) -> QuantizedDecoder | None:
+    """The tokenizer's decoder as the accelerator runs it; None where it does not."""
+    try:
+        return decoder_for(quantized.loaded.vqvae, quantized.config)
+    except ConfigError as error:
+        say(f"decoding on this host: {error}")
+        return None
 
 
 class _Locating:

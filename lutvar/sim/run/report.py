@@ -10,6 +10,7 @@ from pathlib import Path
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import UNITS
 from lutvar.files import json_text, write_file
+from lutvar.host.device_decoder import DecodeReport
 
 from .compare import GenerationComparison
 from .comparing import Comparison
@@ -20,6 +21,8 @@ _KINDS = {
     "logits": "guided logits (float32)",
     "keys": "K records (codes and scales, bytes)",
     "values": "V records (codes and scales, bytes)",
+    "maps": "maps of the decoder (float32 and FP16)",
+    "pixels": "decoded pixels (float32)",
 }
 
 
@@ -42,6 +45,7 @@ class RunReport:
         comparison: what was compared with the golden model, and what differed.
         end_to_end: images of accelerator and golden model, each generating on its own.
         against_float: images of golden and unquantized model.
+        decoded: what each image took that the accelerator decoded.
         passes: figures of each pass; overall: of all; last: of each image's last two scales.
         memory: how the simulated memory behaved.
         seconds: time of each stage of the run.
@@ -73,6 +77,7 @@ class RunReport:
     date: str
     command: str
     tasks: Sequence[str] = ()
+    decoded: Sequence[DecodeReport] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,6 +92,20 @@ class RunReport:
         images = self.end_to_end
         same = f"{images.images - images.images_different} of {images.images} images identical"
         return f"{equal}; {same}"
+
+    @property
+    def decoding(self) -> str:
+        """Whose pixels these are, in a sentence."""
+        if not self.decoded:
+            return "decoded on this host: all images"
+        cycles = sum(report.cycles for report in self.decoded)
+        rest = self.end_to_end.images - len(self.decoded)
+        others = f"; the other {rest} by the golden model" if rest else ""
+        return (
+            f"decoded by the accelerator, simulated: {len(self.decoded)} of "
+            f"{self.end_to_end.images} images, {cycles // len(self.decoded):,} cycles and "
+            f"{self.decoded[0].programs} programs each{others}"
+        )
 
     def as_dict(self) -> dict[str, object]:
         """Plain data for JSON."""
@@ -108,6 +127,7 @@ class RunReport:
             "first_differences": [str(d) for d in self.comparison.first[:10]],
             "end_to_end": self.end_to_end.as_dict(),
             "against_float": self.against_float.as_dict(),
+            "decoded": [asdict(report) for report in self.decoded],
             "passes": [_figures(p) for p in self.passes],
             "overall": _figures(self.overall),
             "last_two_scales": _figures(self.last),
@@ -133,6 +153,7 @@ class RunReport:
             f"{o.transfer_seconds:.1f} s, simulated device {o.device_seconds:.1f} s "
             f"({o.cycles / max(o.device_seconds, 1e-9):,.0f} cycles/s); "
             f"whole run {sum(t.values()):.0f} s",
+            self.decoding,
             *(f"{name}: {path}" for name, path in self.pictures.items()),
         ]
         return "\n".join(lines)
@@ -165,6 +186,7 @@ class RunReport:
             *pictures[:1],
             Heading("Compared with the golden model"),
             Table(["tensor", "values", "different"], compared),
+            Paragraph(f"{self.decoding}."),
             Heading("Passes"),
             Paragraph(
                 f"Simulated: {self.config.name}, {lanes(self.config):,} multiplier lanes, memory "

@@ -20,8 +20,8 @@ from lutvar.sim.run import demo
 class GoldenSession:
     """What `run_demo` uses of a session; the device is the golden model behind the driver."""
 
-    def __init__(self, quantized: Any, out: Path, *, slots: int, **_: Any) -> None:
-        self.packed = pack_transformer(quantized.transformer, quantized.config)
+    def __init__(self, quantized: Any, out: Path, *, slots: int, decoder: Any, **_: Any) -> None:
+        self.packed = pack_transformer(quantized.transformer, quantized.config, decoder=decoder)
         self.inner = host_session.Session.open("golden:small-fp4", self.packed, slots=slots)
         busy = np.array([[0, 1, 1], [5, 0, 0]])
         self.simulation = SimpleNamespace(
@@ -45,7 +45,13 @@ class GoldenSession:
 @pytest.mark.parametrize("edit", [False, True])
 def test_a_run(edit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "Session", GoldenSession)
-    report = demo.run_demo(tmp_path, labels=[None, 10], seed=4, edit=edit, smooth=edit)
+    report = demo.run_demo(
+        tmp_path, labels=[None, 10], seed=4, edit=edit, smooth=edit, decode=1 + edit
+    )
+    compared = report.comparison.compared
+    assert len(report.decoded) == 1 + edit and compared["pixels"] == (1 + edit) * 64
+    assert compared["maps"] > 40_000 and f"{1 + edit} of 2 images" in report.summary()
+    assert f"--decode {1 + edit}" in report.command
     assert report.ok and report.comparison.total > 0
     assert report.comparison.compared["logits"] == 2 * 30 * 96
     drawn = random_class(4, 10)

@@ -6,6 +6,6 @@ Reading order: `lutvar/contract/decoder.py` (the steps), `maps`, `weights`, `con
 """
 
 from .decoder import GoldenDecoder
-from .quantized import QuantizedDecoder, decoder_shape, quantize_decoder
+from .quantized import QuantizedDecoder, decoder_for, decoder_shape, quantize_decoder
 
-__all__ = ["GoldenDecoder", "QuantizedDecoder", "decoder_shape", "quantize_decoder"]
+__all__ = ["GoldenDecoder", "QuantizedDecoder", "decoder_for", "decoder_shape", "quantize_decoder"]

@@ -10,8 +10,10 @@ from typing import cast
 import numpy as np
 from torch import nn
 
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.decoder import Conv, DecoderShape, Norm
 from lutvar.contract.decoder_form import DecoderForm, shipped_form
+from lutvar.contract.decoder_memory import check_decoder
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.quant.golden.pointwise import Float32
 from lutvar.quant.ptq.weights import QuantizationError
@@ -85,6 +87,18 @@ def quantize_decoder(
         elif isinstance(step, Norm) and step.name:
             norms[step.name] = _norm(step.name, cast(nn.GroupNorm, modules[step.name]))
     return QuantizedDecoder(shape, form, convolutions, norms)
+
+
+def decoder_for(vqvae: Vqvae, config: AcceleratorConfig) -> QuantizedDecoder:
+    """A tokenizer's decoder in the form that ships for an accelerator.
+
+    Raises:
+        ConfigError: channels or sizes that the accelerator cannot take.
+        QuantizationError: a weight that the device cannot take; names it.
+    """
+    preset = config.quant_config
+    check_decoder(decoder_shape(vqvae), shipped_form(preset), config)
+    return quantize_decoder(vqvae, preset)
 
 
 def _norm(name: str, module: nn.GroupNorm) -> NormWeights:
