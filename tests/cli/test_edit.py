@@ -78,7 +78,7 @@ def test_golden_model_and_device_agree(
     """The same tokens and pixels, smoothing and all, and the kept tokens on both."""
     results = [
         edited(capsys, image, tmp_path / "e.png", *BOX, "--class", "5", *where)
-        for where in ([], ["--device", "golden:small-fp4"], ["--no-smooth"])
+        for where in (["--decoder", "golden"], ["--device", "golden:small-fp4"], ["--no-smooth"])
     ]
     assert results[0]["tokens"] == results[1]["tokens"] and results[1]["passes"]
     assert results[0]["kept_psnr"] == results[1]["kept_psnr"]
