@@ -20,6 +20,7 @@ Half = NDArray[np.float16]
 
 FP16_LARGEST = 65504.0
 LEVELS = 2047  #: largest integer of q, k and v
+_LEAST_NORMAL = 0x3880_0000  #: the bits of 2**-14 in float32, FP16's smallest normal value
 
 
 def fp16(y: NDArray[Any]) -> Half:
@@ -92,8 +93,10 @@ def vectors(found: Sums, pixels: int, weight_C: Float32, bias_C: Float32, eps: f
 
 def _total(squares: NDArray[np.uint64]) -> NDArray[np.float64]:
     """Exact sums over the last axis, which may need more than 64 bits, rounded once."""
-    exact = [float(sum(map(int, row))) for row in squares.reshape(-1, squares.shape[-1])]
-    return np.array(exact, np.float64).reshape(squares.shape[:-1])
+    # Both halves of the sums are exact, and so is their rounding.
+    upper = (squares >> np.uint64(32)).sum(-1).astype(np.float64)
+    lower = (squares & np.uint64(0xFFFF_FFFF)).sum(-1).astype(np.float64)
+    return upper * 2.0**32 + lower
 
 
 def attention(qkv_BNC: Float32) -> Half:
@@ -108,27 +111,53 @@ def attention(qkv_BNC: Float32) -> Half:
         [B, N, C].
     """
     C = qkv_BNC.shape[-1] // 3
-    q, k, v = (fp16(qkv_BNC[..., i * C : (i + 1) * C]).astype(np.float64) for i in range(3))
-    codes_q, scale_q = _integers(q, -1)
-    codes_k, scale_k = _integers(k, -1)
-    codes_v, scale_v = _integers(v, -2)
+    q, scale_q = _integers(_fp16_values(qkv_BNC[..., :C]), -1)
+    k, scale_k = _integers(_fp16_values(qkv_BNC[..., C : 2 * C]), -1)
+    v, scale_v = _integers(_fp16_values(qkv_BNC[..., 2 * C :]), -2)
     factor = np.float64(math.log2(math.e) * 2**functions.EXP2_FRACTION / LEVELS**2) / np.sqrt(
         np.float64(C)
     )
-    dots = codes_q @ codes_k.swapaxes(-1, -2)
-    scores = dots * (scale_q * scale_k.swapaxes(-1, -2))
-    scores = np.floor(scores * factor + 0.5)
-    distance = scores.max(-1, keepdims=True) - scores
-    weights = functions.exp2(np.minimum(distance, 1 << 20).astype(np.int64)).astype(np.float64)
+    # In place: fresh memory would take as long as the arithmetic.
+    scores = q @ k.swapaxes(-1, -2)
+    scores *= scale_q * scale_k.swapaxes(-1, -2)
+    scores *= factor
+    scores += 0.5
+    np.floor(scores, out=scores)
+    np.subtract(scores.max(-1, keepdims=True), scores, out=scores)
+    weights = functions.exp2(np.minimum(scores, 1 << 20, out=scores).astype(np.int64))
     total = weights.sum(-1, keepdims=True)
-    result = (weights @ codes_v) * scale_v
-    return fp16(result / (total * LEVELS))
+    result = np.matmul(weights.astype(np.float64), v, out=q)
+    result *= scale_v
+    result /= total.astype(np.float64) * LEVELS
+    return fp16(result)
 
 
-def _integers(x: NDArray[np.float64], axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Integers of -2047 to 2047 and the largest magnitudes along an axis, which stand for 2047."""
-    largest = np.abs(x).max(axis, keepdims=True)
-    return np.rint(x * LEVELS / np.where(largest == 0, 1.0, largest)), largest
+def _fp16_values(x: Float32) -> Float32:
+    """`fp16` that stays float32: numpy's conversions to FP16 and back take ten times as long."""
+    limited = np.empty(x.shape, np.float32)
+    np.clip(x, -FP16_LARGEST, FP16_LARGEST, out=limited)
+    bits = limited.reshape(-1).view(np.uint32)
+    small = np.flatnonzero(bits & 0x7FFF_FFFF < _LEAST_NORMAL)
+    # Steps of 2**-24 are those of float32 from 1/2 to 1.
+    steps = (limited.reshape(-1)[small] + np.float32(0.75)) - np.float32(0.75)
+    bits += ((bits >> 13) & 1) + 0xFFF
+    bits &= 0xFFFF_E000
+    limited.reshape(-1)[small] = steps
+    return limited
+
+
+def _integers(x: Float32, axis: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Integers of -2047 to 2047 and the largest magnitudes along an axis, which stand for 2047.
+
+    x is overwritten. For FP16 values float32 gives the integers of float64: the product is exact,
+    and an inexact quotient is farther from every tie (1 / (2 * m) with m of 11 bits) than what it
+    is rounded by.
+    """
+    largest = np.maximum(x.max(axis, keepdims=True), -x.min(axis, keepdims=True))
+    x *= np.float32(LEVELS)
+    x /= np.where(largest == 0, np.float32(1), largest)
+    np.rint(x, out=x)
+    return x.astype(np.float64), largest.astype(np.float64)
 
 
 def pixels(raw: Float32) -> Float32:

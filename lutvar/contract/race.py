@@ -64,7 +64,9 @@ def race(logits: Floats, bits: Bits, rule: Filter) -> Integers:
         kept, dropped = referee.decide(rows, field, winner)
         tokens[rows[kept]] = field.place[winner[kept]] % vocab
         # With a token that the filter drops it drops all that are not above it.
-        again = np.flatnonzero(dropped)
+        (again,) = dropped.nonzero()
+        if not len(again):
+            break
         rows = rows[again]
         field = field.above(again, field.value[winner[again]])
     return tokens
@@ -89,26 +91,34 @@ class _Field(NamedTuple):
     bits: Bits
     bound: Floats
 
-    def flags(self, values: Floats, least: Floats) -> Flags:
-        """Which of values, one for each token, are at least what its row demands."""
+    def at_least(self, values: Floats, least: Floats) -> tuple[Integers, Integers, Integers]:
+        """Where values, one for each token, are at least what their row demands; by row where these
+        begin, and how many they are."""
         if len(values) == len(least) * self.size.max():
-            return (values.reshape(len(least), -1) >= least[:, None]).reshape(-1)
-        return values >= np.repeat(least, self.size)
-
-    def not_below(self, least: Floats) -> tuple[Integers, Integers]:
-        """Where the logits are at least a value for each row, and how many these are by row."""
-        found = np.flatnonzero(self.flags(self.value, least))
-        return found, np.diff(np.searchsorted(found, np.append(self.start, len(self.value))))
+            flags = (values.reshape(len(least), -1) >= least[:, None]).reshape(-1)
+        else:
+            flags = values >= least.repeat(self.size)
+        (found,) = flags.nonzero()
+        start = found.searchsorted(self.start)
+        return found, start, _sizes(start, len(found))
 
     def above(self, rows: Integers, least: Floats) -> _Field:
         """Tokens of some rows whose logits are above a value for each, of which there is one."""
         count = self.size[rows]
         first = np.cumsum(count) - count
-        at = np.arange(count.sum()) + np.repeat(self.start[rows] - first, count)
-        flags = self.value[at] > np.repeat(least, count)
+        at = np.arange(count.sum()) + (self.start[rows] - first).repeat(count)
+        flags = self.value[at] > least.repeat(count)
         at = at[flags]
-        count = np.add.reduceat(flags, first, dtype=np.int64) if len(rows) else count
+        count = np.add.reduceat(flags, first, dtype=np.int64)
         return _Field(np.cumsum(count) - count, count, *(x[at] for x in self[2:]))
+
+
+def _sizes(start: Integers, end: int) -> Integers:
+    """Sizes of parts that follow each other, from where they begin and the end of the last."""
+    size = np.empty_like(start)
+    np.subtract(start[1:], start[:-1], out=size[:-1])
+    size[-1] = end - start[-1]
+    return size
 
 
 def _field(logits: Floats, bits: Bits, keep: int) -> _Field:
@@ -116,11 +126,12 @@ def _field(logits: Floats, bits: Bits, keep: int) -> _Field:
     count, vocab = logits.shape
     value = logits.reshape(-1)
     if keep < vocab:
-        place, ends = _largest(logits, keep)
+        place, start, size = _largest(logits, keep)
         value, bits = value.take(place), bits.take(place)
-        share = value - np.repeat(logits.max(-1), np.diff(ends))
+        share = value - logits.max(-1).repeat(size)
     else:
-        place, ends = np.arange(len(value)), np.arange(count + 1) * vocab
+        place, start = np.arange(len(value)), np.arange(count) * vocab
+        size = np.full(count, vocab)
         share = (logits - logits.max(-1, keepdims=True)).reshape(-1)
     np.exp(share, out=share)
     # A variable is at least its u, and u at least what the bits of the upper word say of it.
@@ -128,13 +139,13 @@ def _field(logits: Floats, bits: Bits, keep: int) -> _Field:
     bound = (words & np.uint32((1 << _UPPER) - 1)).view(np.int32).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         np.divide(share, bound, out=bound)
-    return _Field(ends[:-1], np.diff(ends), place, value, share, bits, bound)
+    return _Field(start, size, place, value, share, bits, bound)
 
 
-def _largest(logits: Floats, keep: int) -> tuple[Integers, Integers]:
-    """Where the tokens of `_field` are, and where each row's begin and end."""
+def _largest(logits: Floats, keep: int) -> tuple[Integers, Integers, Integers]:
+    """Where the tokens of `_field` are, and by row where they begin and how many they are."""
     count, vocab = logits.shape
-    rows = np.arange(count + 1) * vocab
+    rows = np.arange(count) * vocab
     sample = logits[:, ::_SAMPLE]
     size, part = sample.shape[1], keep / vocab
     rank = size * part + _DEVIATIONS * np.sqrt(size * part * (1 - part)) + 1
@@ -144,11 +155,12 @@ def _largest(logits: Floats, keep: int) -> tuple[Integers, Integers]:
     else:
         least = np.full(count, -np.inf, np.float32)
     while True:
-        place = np.flatnonzero(logits >= least[:, None])
-        ends = np.searchsorted(place, rows)
-        few = np.flatnonzero(np.diff(ends) < keep)
+        (place,) = (logits >= least[:, None]).reshape(-1).nonzero()
+        start = place.searchsorted(rows)
+        size = _sizes(start, len(place))
+        (few,) = (size < keep).nonzero()
         if not len(few):
-            return place, ends
+            return place, start, size
         least[few] = np.partition(logits[few], vocab - keep, axis=-1)[:, vocab - keep]
 
 
@@ -158,7 +170,7 @@ def _winners(field: _Field) -> Integers:
     reach = most * np.float32(_NEAR)
     winner, ratio = _first(field, reach)
     # Ratios of tokens with smaller bounds may be larger than this one.
-    open_ = np.flatnonzero((ratio > 0) & (ratio * (1 - 2 * _MARGIN) < reach))
+    (open_,) = ((ratio > 0) & (ratio * (1 - 2 * _MARGIN) < reach)).nonzero()
     if len(open_):
         reach = np.full(len(reach), np.inf, np.float32)
         reach[open_] = ratio[open_] * (1 - _MARGIN)
@@ -172,19 +184,17 @@ def _first(field: _Field, reach: Floats) -> tuple[Integers, Doubles]:
     UNDECIDED where another one is near it; and this ratio, 0 where there is no token."""
     winner = np.full(len(reach), UNDECIDED, np.int64)
     largest = np.zeros(len(reach))
-    found = np.flatnonzero(field.flags(field.bound, reach))
-    ends = np.searchsorted(found, np.append(field.start, len(field.bound)))
-    some = np.flatnonzero(np.diff(ends))
+    found, start, size = field.at_least(field.bound, reach)
+    (some,) = size.nonzero()
     if not len(some):
         return winner, largest
-    start = ends[some]
+    start, size = start[some], size[some]
     variable = exponential(field.bits[found]).astype(np.float64)
     with np.errstate(divide="ignore"):
         ratio = field.share[found] / (variable * 2.0**_UPPER)
     largest[some] = np.maximum.reduceat(ratio, start)
-    row = np.repeat(np.arange(len(some)), np.diff(ends)[some])
-    first = np.flatnonzero(ratio == largest[some][row])
-    first = first[np.searchsorted(row[first], np.arange(len(some)))]
+    (first,) = (ratio == largest[some].repeat(size)).nonzero()
+    first = first[first.searchsorted(start)]
     ratio[first] = -1
     apart = np.maximum.reduceat(ratio, start) < largest[some] * (1 - _MARGIN)
     winner[some] = np.where(apart, found[first], UNDECIDED)
@@ -217,9 +227,8 @@ class _Referee:
             winner: which one; UNDECIDED is neither.
         """
         value, share = field.value[winner], field.share[winner]
-        found, rank = field.not_below(value)
-        start = np.cumsum(rank) - rank
-        equal = field.value[found] == np.repeat(value, rank)
+        found, start, rank = field.at_least(field.value, value)
+        equal = field.value[found] == value.repeat(rank)
         # Of equal ones the order of the sort decides.
         alone = np.add.reduceat(equal, start, dtype=np.int64) == 1
         clear = alone & (winner != UNDECIDED)
@@ -237,7 +246,7 @@ class _Referee:
             return clear & ~outer & (likely | (rank == 1)), clear & (outer | unlikely)
 
         kept, dropped = judged()
-        unsure = np.flatnonzero(clear & ~kept & ~dropped & (count > self.keep))
+        (unsure,) = (clear & ~kept & ~dropped & (count > self.keep)).nonzero()
         if not len(unsure):
             return kept, dropped
         least[unsure] = most[unsure] = self._sums(rows[unsure])

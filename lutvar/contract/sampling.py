@@ -80,6 +80,10 @@ class TokenStream:
             self._worker = self._worker or ThreadPoolExecutor(1, "random bits")
             self._making = self._worker.submit(self._new_words, missing)
 
+    def wait(self) -> None:
+        """Until the bits that `ahead` began to make are there; a draw waits by itself."""
+        self._ready()
+
     def draw(self, logits: Floats, library: Library = NUMPY) -> NDArray[np.int64]:
         """One token for each row of filtered logits, [n, V] to [n]."""
         tokens = [self._draw(part, library) for part in _parts(logits)]

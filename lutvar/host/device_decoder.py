@@ -194,7 +194,7 @@ class DeviceDecoder:
         made = vectors(self._sums[norm.source], norm.side**2, weight, bias, eps)
         ready = time.monotonic()
         for offset, vector in zip((plan.scale, plan.shift), made, strict=True):
-            self.device.write(Region.IO, offset, as_bytes(np.tile(vector[0], times)))
+            self.device.write(Region.IO, offset, as_bytes(vector.repeat(times, 0)))
         self._report.host_seconds += ready - started
         self._report.transfer_seconds += time.monotonic() - ready
 

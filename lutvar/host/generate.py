@@ -110,8 +110,10 @@ class HostModel:
         at = sum(p * p for p in self.patch_nums[:scale])
         average = _average(latent.shape[-1], side)
         small = average @ latent.astype(np.float64) @ average.T
-        words = small.reshape(len(small), -1).T @ self.words.T.astype(np.float64) + self.words_bias
-        return (words + self.positions[at : at + side * side]).astype(np.float32)
+        words = small.reshape(len(small), -1).T @ self.words.T.astype(np.float64)
+        words += self.words_bias
+        words += self.positions[at : at + side * side]
+        return words.astype(np.float32)
 
     def contribution(self, scale: int, tokens: NDArray[np.int64]) -> Floats:
         """What the tokens of a scale add to the latent map, [Z, p_last, p_last]."""
@@ -127,10 +129,13 @@ class HostModel:
         if not self.ratio:
             return h.astype(np.float32)
         index = self.phi_of_scale[scale]
-        framed = np.pad(h, ((0, 0), (1, 1), (1, 1)))
-        windows = np.lib.stride_tricks.sliding_window_view(framed, (3, 3), axis=(1, 2))
-        around = windows.transpose(1, 2, 0, 3, 4).reshape(full * full, -1)
-        moved = around @ self.phi[index].reshape(len(h), -1).T + self.phi_bias[index]
+        # Channels last: a window's lines are contiguous.
+        framed = np.zeros((full + 2, full + 2, len(h)))
+        framed[1:-1, 1:-1] = h.transpose(1, 2, 0)
+        windows = np.lib.stride_tricks.sliding_window_view(framed, (3, 3), axis=(0, 1))
+        around = windows.transpose(0, 1, 3, 4, 2).reshape(full * full, -1)
+        weights = self.phi[index].transpose(2, 3, 1, 0).reshape(-1, len(h))
+        moved = around @ weights.astype(np.float64) + self.phi_bias[index]
         mixed = h * (1 - self.ratio) + moved.T.reshape(h.shape) * self.ratio
         return mixed.astype(np.float32)
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from lutvar.contract import functions
-from lutvar.contract.decoder_host import attention
+from lutvar.contract import decoder_host, functions
+from lutvar.contract.decoder_host import attention, fp16
 
 
 def qkv(seed: int, pixels: int, channels: int, sharpness: float = 1.0) -> np.ndarray:
@@ -62,3 +62,30 @@ def test_every_operation_with_integers() -> None:
 
 def test_zeros_stay_zeros() -> None:
     assert (attention(np.zeros((1, 4, 96), np.float32)) == 0).all()
+
+
+def test_fp16_values_are_those_of_fp16() -> None:
+    """Every FP16 value, every tie between two of them and its neighbours, and what lies beyond."""
+    half = np.arange(1 << 16, dtype=np.uint32).astype(np.uint16).view(np.float16)
+    exact = np.sort(half[np.isfinite(half)].astype(np.float32))
+    ties = ((exact[1:].astype(np.float64) + exact[:-1]) / 2).astype(np.float32)
+    around = (np.nextafter(ties, np.float32(side)) for side in (-np.inf, np.inf))
+    bits = np.random.default_rng(6).integers(0, 1 << 32, 100_000, np.uint32)
+    values = bits.view(np.float32)
+    x = np.concatenate([exact, ties, *around, values[np.isfinite(values)]])
+    before = x.copy()
+    found = decoder_host._fp16_values(x)
+    np.testing.assert_array_equal(found, fp16(x).astype(np.float32))
+    np.testing.assert_array_equal(x, before)
+
+
+@pytest.mark.parametrize("shift", [0, 1, 3, 8, 15])
+def test_integers_in_float32_are_those_of_float64(shift: int) -> None:
+    """Significands of a value and of the largest one; the value is `shift` places smaller."""
+    largest = np.arange(1024, 2048, dtype=np.float32)[::7, None]
+    x = np.arange(0, 2048, dtype=np.float32) * np.float32(2.0**-shift)
+    x = np.concatenate([np.where(x <= largest, x, 0), largest], 1)
+    wanted = np.rint(x.astype(np.float64) * 2047 / largest.astype(np.float64))
+    codes, found = decoder_host._integers(x.copy(), -1)
+    np.testing.assert_array_equal(codes, wanted)
+    np.testing.assert_array_equal(found, largest)

@@ -69,7 +69,8 @@ class CompiledPass:
     def embeddings(self, steps: Sequence[ImageStep]) -> NDArray[np.float32]:
         """What to write to IO at offset 0 before the run: [rows, C] float32, unused rows 0."""
         width = self.plan.shape.width
-        result = np.zeros((self.rows.rows, width), np.float32)
+        result = np.empty((self.rows.rows, width), np.float32)
+        used = 0
         for seq in self.rows.sequences:
             step = steps[seq.step]
             x = step.x_cond if seq.conditional else step.x_uncond
@@ -78,7 +79,10 @@ class CompiledPass:
                     f"image step {seq.step} has embeddings {None if x is None else x.shape}; the "
                     f"program is for ({seq.tokens}, {width})"
                 )
-            result[seq.first : seq.first + seq.tokens] = x
+            result[used : seq.first] = 0
+            used = seq.first + seq.tokens
+            result[seq.first : used] = x
+        result[used:] = 0
         return result
 
     @property
@@ -92,12 +96,15 @@ class CompiledPass:
         return self.plan.io_size - self.logits_first
 
     def logits(self, raw: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """Logits of each image step, [tokens, vocab], from the bytes at `logits_first`."""
+        """Logits of each image step, [tokens, vocab], from the bytes at `logits_first`.
+
+        They are views of these bytes where the vocabulary fills whole blocks.
+        """
         vocab = self.plan.shape.vocab
         values = raw.view(np.float32).reshape(-1, padded(vocab))
         result, at = [], 0
         for step in self.rows.steps:
-            result.append(values[at : at + step.tokens, :vocab].copy())
+            result.append(np.ascontiguousarray(values[at : at + step.tokens, :vocab]))
             at += step.tokens
         return result
 

@@ -285,6 +285,11 @@ class ModelLayout:
         return count * self.vector_bytes
 
     @cached_property
+    def sorted_labels(self) -> tuple[int, ...]:
+        """`labels` in ascending order."""
+        return tuple(sorted(self.labels))
+
+    @cached_property
     def _class_index(self) -> dict[int, int]:
         return {label: i for i, label in enumerate(self.labels)}
 

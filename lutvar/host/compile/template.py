@@ -56,7 +56,7 @@ class Pattern:
     def of(cls, steps: Sequence[StepShape], layout: ModelLayout, null_label: int) -> Pattern:
         """Raises CompileError for an unpacked class, equal slots, or a strength out of range."""
         check_slots(steps)
-        known = sorted(label for label in layout.labels if label != null_label)
+        known = [x for x in layout.sorted_labels[: len(steps) + 1] if x != null_label]
         stands: dict[int, int] = {null_label: null_label}
         for i, step in enumerate(steps):
             check_guidance(i, step)
