@@ -13,7 +13,9 @@ from .common import Number, command, emit, given, json_option, progress, refuse_
 
 if TYPE_CHECKING:
     from lutvar.contract.accelerator import AcceleratorConfig
+    from lutvar.contract.decoder import DecoderShape
     from lutvar.contract.quant_preset import QuantConfig
+    from lutvar.contract.shape import TransformerShape
     from lutvar.contract.terms import Terms
 
 MAX_CLOCK = 10_000.0  #: MHz; an order of magnitude beyond any FPGA
@@ -104,22 +106,31 @@ PLANS = (("single", 1), ("batch", 2), ("batch", 4), ("batch", 8), ("stagger", 1)
     help="Whose times for sampling, decoder and the rest are added: the board's cores (stated) or "
     "a desktop's (measured).",
 )
+@click.option(
+    "--decoder",
+    type=click.Choice(["device", "host"]),
+    default="device",
+    help="Who decodes: the device, if it can decode this model's images, or the host.",
+)
 @json_option
 def estimate(
     config: str, model: str, clock: float, schedule: str, batch: int, preset: str | None,
     recipe: str | None, no_guidance: bool, full: bool, changes: tuple[str, ...],
     tile_rows: int | None, sections: int | None, as_table: bool, as_comparison: bool, host: str,
-    as_json: bool,
+    decoder: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Model speed, memory traffic and resources of a transformer on an accelerator.
 
     The program is compiled and run on the cycle model; every figure of the device is modelled.
-    Beside each rate of the device stands the one with a host that samples and decodes in turn.
+    Beside the transformer stand decoder, sampling and the rest of the host, and all of it end to
+    end: what a user waits for pixels.
     """
     from lutvar.contract.accelerator import load_accelerator
     from lutvar.sim.model.compare import compare, compare_dict, compare_text
+    from lutvar.sim.model.end_to_end import EndToEnd, decoder_seconds
     from lutvar.sim.model.hosts import HostTimes
     from lutvar.sim.model.many import Request, estimate_many, estimate_one
+    from lutvar.sim.model.model import Estimate
     from lutvar.sim.model.resources import resources
     from lutvar.sim.model.text import estimate_text, resources_text, table_text
 
@@ -128,6 +139,18 @@ def estimate(
     def load(name: str) -> AcceleratorConfig:
         base = load_accelerator(name)
         return _changed(base, changes) if changes else base
+
+    decoding: dict[tuple[AcceleratorConfig, DecoderShape], float | None] = {}
+
+    def whole(result: Estimate, request: Request) -> EndToEnd:
+        tokenizer = None if decoder == "host" else _tokenizer(request.model, request.shape)
+        seconds = None
+        if tokenizer is not None:
+            key = request.config, tokenizer
+            if key not in decoding:
+                decoding[key] = decoder_seconds(tokenizer, request.config, clock)
+            seconds = decoding[key]
+        return EndToEnd(result, HostTimes.of(host, request.shape), seconds)
 
     guided = not no_guidance
     if as_table or config in BOARDS:
@@ -142,11 +165,11 @@ def estimate(
         ]
         with progress("modelling schedules") as update:
             results = estimate_many(requests, on_done=update)
-        hosts = [HostTimes.of(host, request.shape) for request in requests]
+        wholes = [whole(result, request) for result, request in zip(results, requests, strict=True)]
         emit(
             as_json,
-            [{**r.as_dict(), "host": h.as_dict(r)} for r, h in zip(results, hosts, strict=True)],
-            table_text(results, hosts) + _changes_note(changes),
+            [{**w.estimate.as_dict(), "end_to_end": w.as_dict()} for w in wholes],
+            table_text(results, wholes) + _changes_note(changes),
         )
         return
     hardware = load(config)
@@ -174,11 +197,11 @@ def estimate(
         terms,
     )  # fmt: skip
     result = estimate_one(request)
-    used, times = resources(hardware), HostTimes.of(host, shape)
+    used, image = resources(hardware), whole(result, request)
     emit(
         as_json,
-        {**result.as_dict(), "host": times.as_dict(result), "resources": used.as_dict()},
-        f"{estimate_text(result, times)}\n\n{resources_text(used)}{_changes_note(changes)}",
+        {**result.as_dict(), "end_to_end": image.as_dict(), "resources": used.as_dict()},
+        f"{estimate_text(result, image)}\n\n{resources_text(used)}{_changes_note(changes)}",
     )
 
 
@@ -187,7 +210,7 @@ def _refuse_conflicts(as_table: bool, as_comparison: bool, config: str, schedule
     if as_comparison:
         refuse_with(
             "--compare (device alone, formats of its own)", host="--host", preset="--preset",
-            recipe="--recipe",
+            recipe="--recipe", decoder="--decoder",
         )  # fmt: skip
     if given("recipe"):
         refuse_with("--recipe (its formats)", preset="--preset")
@@ -236,6 +259,22 @@ def _shape(model: str) -> Any:
             param_hint="--model",
         )
     return load_model(model).var.config.shape
+
+
+def _tokenizer(model: str, shape: TransformerShape) -> DecoderShape | None:
+    """Sizes of a model's decoder; None: no accelerator decodes its images."""
+    from lutvar.contract.decoder import DecoderShape
+    from lutvar.contract.errors import ConfigError
+
+    if model in MODELS:
+        return DecoderShape.official(shape.patch_nums)
+    from lutvar.quant.golden.decoder import decoder_shape
+    from lutvar.quant.models import load_model
+
+    try:
+        return decoder_shape(load_model(model).vqvae)
+    except ConfigError:
+        return None
 
 
 def _changed(config: Any, changes: Sequence[str]) -> Any:

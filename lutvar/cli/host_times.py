@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lutvar.text import table
 
 if TYPE_CHECKING:
+    from lutvar.host.device_decoder import DecodeReport
     from lutvar.host.transformer import PassReport
 
 #: What a backend's own time is: on a board the device's, else that of what stands for it.
@@ -18,7 +19,11 @@ CLOCK = 250e6
 
 
 def breakdown(
-    seconds: Mapping[str, float], reports: Sequence[PassReport], images: int, backend: str
+    seconds: Mapping[str, float],
+    reports: Sequence[PassReport],
+    images: int,
+    backend: str,
+    decodes: Sequence[DecodeReport] = (),
 ) -> dict[str, Any]:
     """Seconds of an image by part, and images a second, end to end.
 
@@ -27,6 +32,7 @@ def breakdown(
         reports: of the passes on a device; empty for a model on this host.
         images: how many were made.
         backend: "float", "golden", "sim" or a device's URL.
+        decodes: of the images that the device decoded; empty where the host did.
     """
     parts: dict[str, float] = {}
     device = DEVICES.get(backend.partition(":")[0], "device")
@@ -40,6 +46,10 @@ def breakdown(
     else:
         parts["transformer on this host"] = seconds.get("transformer", 0.0)
     parts |= {name: value for name, value in seconds.items() if name != "transformer"}
+    decoding = sum(d.device_seconds for d in decodes)
+    if decodes:
+        parts[f"decoder, {device}"] = decoding
+        parts["decoder, host"] = max(0.0, parts.pop("decoder", 0.0) - decoding)
     each = {name: value / images for name, value in parts.items()}
     whole = sum(each.values())
     result: dict[str, Any] = {
@@ -48,12 +58,15 @@ def breakdown(
         "images_per_second": 1 / whole if whole else None,
     }
     if reports and device != "device":
-        cycles = sum(r.counters.cycles for r in reports) / images
-        host = whole - each[device]
+        passes = sum(r.counters.cycles for r in reports) / images / CLOCK
+        decoder = sum(d.cycles for d in decodes) / images / CLOCK
+        host = whole - each[device] - decoding / images
         result |= {
             "host_seconds_per_image": host,
-            "device_seconds_modelled": cycles / CLOCK,
-            "images_per_second_modelled": 1 / (host + cycles / CLOCK),
+            "device_seconds_modelled": passes + decoder,
+            "transformer_seconds_modelled": passes,
+            "decoder_seconds_modelled": decoder if decodes else None,
+            "images_per_second_modelled": 1 / (host + passes + decoder),
         }
     return result
 
@@ -71,9 +84,12 @@ def breakdown_text(data: Mapping[str, Any], backend: str) -> str:
     if "device_seconds_modelled" in data:
         what = "simulation" if backend.partition(":")[0] == "sim" else "golden model"
         lines[-1] += f" with the {what}"
+        device = [f"transformer {1e3 * data['transformer_seconds_modelled']:.1f} ms"]
+        if data["decoder_seconds_modelled"] is not None:
+            device.append(f"decoder {1e3 * data['decoder_seconds_modelled']:.1f} ms")
         lines.append(
-            f"with a device at 250 MHz ({1e3 * data['device_seconds_modelled']:.1f} ms an image, "
-            f"modelled from its cycles) and this host: {data['images_per_second_modelled']:.2f} "
-            "image/s"
+            f"with a device at 250 MHz ({', '.join(device)} of an image, modelled from its "
+            f"cycles) and this host ({1e3 * data['host_seconds_per_image']:.1f} ms): "
+            f"{data['images_per_second_modelled']:.2f} image/s end to end"
         )
     return "\n".join(lines)

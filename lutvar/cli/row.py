@@ -91,7 +91,9 @@ def describe(row: Row, data: dict[str, Any], text: str, backend: str) -> str:
     if row.decodes:
         data["decoder"] = [asdict(report) for report in row.decodes]
         text = f"{text}\n{_decoded(row.decodes, backend)}"
-    data["time"] = spent = breakdown(row.seconds, row.reports, len(row.labels), backend)
+    data["time"] = spent = breakdown(
+        row.seconds, row.reports, len(row.labels), backend, row.decodes
+    )
     return f"{text}\n{breakdown_text(spent, backend)}"
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import pytest
 
-from lutvar.bench import host
+from lutvar.bench import host, host_parts
+from lutvar.contract.decoder import DecoderShape
 from lutvar.contract.shape import TransformerShape
 from lutvar.quant.var import Var, VarConfig, Vqvae, VqvaeConfig
 
@@ -27,10 +28,17 @@ def test_every_part_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_models", small)
     monkeypatch.setattr(host, "RUNS", 1)
     monkeypatch.setattr(host, "TOP_K", 50)
-    compiling, loading, image, torch_decoder, onnx_decoder = host.host_speed()
-    for line in (compiling, loading, image, torch_decoder, onnx_decoder):
+    monkeypatch.setattr(host_parts, "RUNS", 1)
+    monkeypatch.setattr(host_parts, "TOP_K", 50)
+    monkeypatch.setattr(host_parts, "CONFIG", "small-fp4")
+    monkeypatch.setattr(DecoderShape, "official", lambda: DecoderShape(8, 32, (1, 2), 2, 3, 4))
+    lines = host.host_speed()
+    compiling, _, image, sampling, bits, *_ = lines
+    assert len(lines) == 10
+    for line in lines:
         assert line.value is not None and line.value > 0, line.detail
         assert "of processor" in line.unit and line.how == "timed"
+    assert sampling.target == 20 and bits.target is None
     assert (compiling.target, image.target) == (1.5, 0.15)
     assert compiling.detail["passes"] == 3
     assert set(image.detail) == {

@@ -47,6 +47,20 @@ def test_what_stands_for_a_device_is_named(backend: str, what: str) -> None:
     assert f"measured here with the {what}" in text and "modelled from its cycles" in text
 
 
+def test_a_device_that_decodes() -> None:
+    """Its time and its host's share stand apart, and its cycles count."""
+    decodes: Any = [SimpleNamespace(device_seconds=0.4, cycles=5_000_000) for _ in range(2)]
+    data = breakdown(SECONDS, REPORTS, 2, "sim", decodes)
+    parts = data["seconds_per_image"]
+    assert parts["decoder, simulation of the device"] == pytest.approx(0.4)
+    assert parts["decoder, host"] == pytest.approx(0.2) and "decoder" not in parts
+    assert data["total_seconds_per_image"] == pytest.approx(3.0)
+    assert data["device_seconds_modelled"] == pytest.approx(0.1 + 0.02)
+    assert data["images_per_second_modelled"] == pytest.approx(1 / (3.0 - 1.4 + 0.12))
+    text = breakdown_text(data, "sim")
+    assert "transformer 100.0 ms, decoder 20.0 ms of an image" in text
+
+
 def test_a_model_on_the_host() -> None:
     data = breakdown(SECONDS, [], 1, "float")
     assert data["seconds_per_image"]["transformer on this host"] == 4.0

@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the host adds to an estimate: measured or stated times of its work for an image.
-
-The driver runs a pass, then samples, then the next pass: host and device take turns. So an image
-takes the device's share and all of the host's.
-"""
+"""What the host does for an image: measured or stated times, scaled to a model's sizes."""
 
 from __future__ import annotations
 
@@ -16,18 +12,24 @@ from typing import Any
 from lutvar.contract.shape import TransformerShape
 from lutvar.yaml_files import read_yaml
 
-from .model import Estimate
-
 HOSTS = ("a72", "desktop")
-PIXELS = 16  #: of an image, for each cell of the last token map, along a side
+SAMPLING = "sampling"
+HIDDEN = "random bits"  #: made while the device computes
+DECODER = "decoder"  #: all of it on the host
+PRODUCTS = "matrix products of attention"  #: BLAS spreads them over all cores
+SHARE = ("norms and maps", "attention", PRODUCTS)  #: of the host where the device decodes
 
 #: What the work of each part grows with.
 _WORK: dict[str, Callable[[TransformerShape], int]] = {
     "driver": lambda s: s.tokens * (2 * s.width + s.vocab),  # bytes between host and device
     "embeddings": lambda s: s.tokens * s.width,
-    "sampling": lambda s: s.tokens * s.vocab,
+    SAMPLING: lambda s: s.tokens * s.vocab,
+    HIDDEN: lambda s: s.tokens * s.vocab,
     "feature map": lambda s: len(s.patch_nums) * s.patch_nums[-1] ** 2,
-    "decoder": lambda s: s.patch_nums[-1] ** 2,
+    DECODER: lambda s: s.patch_nums[-1] ** 2,
+    "norms and maps": lambda s: s.patch_nums[-1] ** 2,
+    "attention": lambda s: s.patch_nums[-1] ** 2,  # cells
+    PRODUCTS: lambda s: s.patch_nums[-1] ** 4,  # of all cells over one another
 }
 
 
@@ -38,11 +40,13 @@ class HostTimes:
     Attributes:
         name: a name of `HOSTS`.
         how: where the figures come from: measured, or stated.
-        seconds: by part.
+        cores: that it has for lutvar.
+        seconds: by part, both ways to decode.
     """
 
     name: str
     how: str
+    cores: int
     seconds: dict[str, float]
 
     @classmethod
@@ -55,44 +59,16 @@ class HostTimes:
             * data[name]["factor"]
             * work(shape)
             / work(reference)
+            / (data[name]["cores"] if part == PRODUCTS else 1)
             for part, work in _WORK.items()
         }
-        return cls(name, " ".join(str(data[name]["how"]).split()), seconds)
+        how = " ".join(str(data[name]["how"]).split())
+        return cls(name, how, int(data[name]["cores"]), seconds)
 
-    @property
-    def total(self) -> float:
-        """All parts."""
-        return sum(self.seconds.values())
-
-    @property
-    def without_decoder(self) -> float:
-        """All parts but the decoder."""
-        return self.total - self.seconds["decoder"]
-
-    def images_per_second(self, estimate: Estimate) -> float:
-        """What a user gets: device and host in turn, on one core."""
-        return 1 / (1 / estimate.images_per_second + self.total)
-
-    def as_dict(self, estimate: Estimate) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "host": self.name,
-            "how": self.how,
-            "seconds_per_image": self.seconds,
-            "images_per_second_with_host": self.images_per_second(estimate),
-        }
-
-    def text(self, estimate: Estimate) -> str:
-        """The lines below an estimate."""
-        parts = ", ".join(f"{name} {1e3 * t:.0f} ms" for name, t in self.seconds.items())
-        each = 1 / estimate.images_per_second
-        decoder = 1 / (each + self.without_decoder)
-        return (
-            f"  images a second with host {self.name}  {self.images_per_second(estimate):.2f} "
-            f"(device {each:.2f} s modelled, host {self.total:.2f} s an image, in turn; "
-            f"{decoder:.2f} with the decoder elsewhere)\n"
-            f"  host {self.name}: {parts}\n  {self.how}"
-        )
+    def parts(self, device_decodes: bool) -> dict[str, float]:
+        """What an image waits for, by part."""
+        left_out = {HIDDEN, *((DECODER,) if device_decodes else SHARE)}
+        return {name: t for name, t in self.seconds.items() if name not in left_out}
 
 
 @cache

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from lutvar.text import table
 
-from .hosts import HostTimes
+from .end_to_end import EndToEnd
+from .hosts import HIDDEN
 from .model import MEMORY_GBS, Estimate, PassEstimate
 from .resources import KINDS, Resources
 
@@ -17,8 +18,8 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def estimate_text(e: Estimate, host: HostTimes) -> str:
-    """One estimate: the figures, with what the host adds, then pass by pass what bounds it."""
+def estimate_text(e: Estimate, whole: EndToEnd) -> str:
+    """One estimate: the figures, from class to pixels as well, then what bounds each pass."""
     what = e.schedule if e.schedule == "single" else f"{e.schedule}, {e.batch} image(s)"
     if e.schedule == "stagger":
         what += " at each scale"
@@ -26,9 +27,8 @@ def estimate_text(e: Estimate, host: HostTimes) -> str:
     head = [
         f"{e.model} in {e.preset} on {e.config} at {e.clock:g} MHz, {what}, {guided}: modelled, "
         "not measured",
-        f"  images a second (modelled)     {e.images_per_second:.2f}, the device alone",
-        host.text(e),
-        f"  latency of an image (modelled) {e.latency:.2f} s",
+        f"  images a second (modelled)     {e.images_per_second:.2f}, transformer on the device",
+        f"  latency of an image (modelled) {e.latency:.2f} s, of its transformer passes",
         f"  array takes a vector (modelled) {percent(e.utilisation)} of all cycles, "
         f"{percent(e.useful)} counting only rows with tokens",
         f"  memory traffic (modelled)      {e.gigabytes_per_second:.1f} GB/s of {MEMORY_GBS:g}",
@@ -45,7 +45,42 @@ def estimate_text(e: Estimate, host: HostTimes) -> str:
     ]  # fmt: skip
     names = ["pass", "rows", "tiles", "cycles", "bound", "reached", "FRONT", "MATRIX", "POST",
              "ATTEND", "GB/s"]  # fmt: skip
-    return "\n".join([*head, "modelled, pass by pass:", table(names, rows), _waits_text(e)])
+    return "\n".join(
+        [
+            *head,
+            end_to_end_text(whole),
+            "modelled, pass by pass:",
+            table(names, rows),
+            _waits_text(e),
+        ]
+    )
+
+
+def end_to_end_text(whole: EndToEnd) -> str:
+    """Transformer, decoder, sampling, the rest of the host and all together, side by side."""
+    host = whole.host
+    device = [("transformer", "device", whole.transformer)]
+    if whole.decoder is not None:
+        device.append(("decoder", "device", whole.decoder))
+    mine = [(name, f"host {host.name}", t) for name, t in whole.host_parts.items()]
+    total = whole.device + whole.host_seconds
+    rows = [
+        (name, where, f"{1e3 * t:.1f}", percent(t / total)) for name, where, t in (*device, *mine)
+    ]
+    rows.append(("all, in turn", "", f"{1e3 * total:.1f}", percent(1)))
+    lines = [
+        "modelled, an image from class to pixels:",
+        table(("part", "where", "ms", "share"), rows),
+        f"  end to end {whole.images_per_second:.2f} image/s: device and one core of host "
+        f"{host.name} in turn, as the driver does; {1e3 * host.seconds[HIDDEN]:.0f} ms of random "
+        "bits are made while the device computes",
+    ]
+    if whole.overlapped is not None:
+        lines.append(
+            f"  {whole.overlapped:.2f} image/s if the host worked for some images while the device "
+            "does for others, which no driver does yet"
+        )
+    return "\n".join([*lines, f"  host {host.name}: {host.how}"])
 
 
 def _tiles(p: PassEstimate) -> str:
@@ -76,27 +111,36 @@ def _waits_text(e: Estimate) -> str:
     return "modelled, all cycles of the array, or what it waits for:\n" + table(head, rows)
 
 
-def table_text(estimates: Sequence[Estimate], hosts: Sequence[HostTimes]) -> str:
-    """Many estimates, one line each, and what the same host makes of each."""
+def table_text(estimates: Sequence[Estimate], wholes: Sequence[EndToEnd]) -> str:
+    """Many estimates, one line each, with the same host."""
+
+    def cell(seconds: float | None) -> str:
+        return "" if seconds is None else f"{seconds:.2f}"
+
     rows = [
         (
             e.model, e.config, f"{e.schedule} {e.batch}" if e.schedule != "single" else "single",
-            f"{e.images_per_second:.2f}", f"{host.images_per_second(e):.2f}",
-            f"{1 / (1 / e.images_per_second + host.without_decoder):.2f}",
+            f"{e.images_per_second:.2f}", cell(w.transformer), cell(w.decoder),
+            cell(w.sampling), cell(w.host_seconds - w.sampling), f"{w.images_per_second:.2f}",
+            cell(w.overlapped),
             f"{e.latency:.2f}", percent(e.utilisation),
             percent(e.useful), f"{e.gigabytes_per_second:.1f}", e.bound, percent(e.reached),
         )
-        for e, host in zip(estimates, hosts, strict=True)
+        for e, w in zip(estimates, wholes, strict=True)
     ]  # fmt: skip
-    names = ["model", "accelerator", "schedule", "image/s", "with host", "no decoder", "latency s",
-             "array busy", "useful",
+    names = ["model", "accelerator", "schedule", "image/s", "transformer", "decoder", "sampling",
+             "host", "end to end", "overlapped", "latency s", "array busy", "useful",
              "GB/s", "bound by", "reached"]  # fmt: skip
     clock = estimates[0].clock if estimates else 0
     text = f"modelled at {clock:g} MHz, guidance as asked:\n{table(names, rows)}"
-    if hosts:
+    if wholes:
+        host = wholes[0].host
         text += (
-            f"\nimage/s: the device alone. With host: device and {hosts[0].name} in turn, with and "
-            f"without the decoder; {hosts[0].how}"
+            "\nimage/s: transformer on the device alone. Seconds of an image: transformer and "
+            f"decoder on the device, sampling and the rest on host {host.name}. End to end: "
+            "image/s, device and host in turn on one core; overlapped: image/s if the host worked "
+            "for some images while the device does for others, which no driver does yet. Without "
+            f"a figure for the decoder the host decodes; host {host.name}: {host.how}"
         )
     return text
 
