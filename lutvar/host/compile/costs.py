@@ -19,6 +19,7 @@ from lutvar.contract.accelerator import (
     WEIGHT_BLOCK,
     AcceleratorConfig,
 )
+from lutvar.contract.column_sums import COLUMN_BYTES
 from lutvar.contract.isa import Instruction, Opcode, PostOp
 from lutvar.contract.memory import panel_shares, port_beats
 from lutvar.contract.quant_preset import GROUP
@@ -32,6 +33,7 @@ PORTS = (*WEIGHTS, "front", "post_read", "post_write", "keys", "values", "attend
 
 
 _GELU, _QKV = int(PostOp.GELU), int(PostOp.QKV)
+_NORM, _SUMS = int(PostOp.NORM), int(PostOp.SUMS)
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class UnitTimes:
         post_issue: POST, between instructions: pauses where the path changes, on average.
         post_tail: from the last block's first value to the last write, without its rows.
         post_gelu, post_records: more of it for GELU, and when records are made.
+        post_norm, post_sums: of NORM and SUMS, from the first beat in the lanes to the last write,
+            without what they take for their beats.
         post_drain: from the start to a block's first value in the lanes, beyond what its fetch
             takes without the memory.
         attend_min: ATTEND, fewest cycles of a block of n query rows beyond `4 n`.
@@ -69,6 +73,8 @@ class UnitTimes:
     post_tail: int = 107
     post_gelu: int = 16
     post_records: int = 27
+    post_norm: int = 64
+    post_sums: int = 57
     post_drain: int = 59
     attend_min: int = 12
     attend_tail: int = 120
@@ -86,6 +92,8 @@ def unit_times(config: AcceleratorConfig) -> UnitTimes:
         post = replace(
             post, post_tail=post.post_tail - _DSP58_SAVES_POST,
             post_records=post.post_records + _DSP58_SAVES_POST,
+            post_norm=post.post_norm - _DSP58_SAVES_POST,
+            post_sums=post.post_sums - _DSP58_SAVES_POST,
         )  # fmt: skip
     if config.dot == "da":
         return replace(post, fill=78, operand=191, matrix_start=215, matrix_tail=35 + chain)
@@ -146,7 +154,7 @@ class CostModel:
         vectors, op = o["vector"], o["op"]
         if op == _QKV:  # k and v have no factors
             vectors &= o["block_first"] < o["heads"] // 2
-        elif op == _GELU:
+        elif op in (_GELU, _NORM):
             vectors += o["shift"]
         return self._post_cost(o["rows"], o["blocks"], op, vectors)
 
@@ -194,7 +202,16 @@ class CostModel:
 
     def _post(self, rows: int, blocks: int, op: int, vectors: int) -> Cost:
         t, columns = self.times, blocks * GROUP
+        if op == _SUMS:
+            written = columns * COLUMN_BYTES
+            cycles = t.post_issue + written // BEAT_BYTES
+            return Cost(cycles, t.post_sums + t.memory, (("post_write", written),))
         read = columns * 2 * vectors
+        if op == _NORM:
+            # Bound by reading: a row's eight beats, a vector's four.
+            traffic = ("post_read", read + rows * columns * 4), ("post_write", rows * columns * 2)
+            cycles = t.post_issue + blocks * (8 * rows + 4 * vectors)
+            return Cost(cycles, t.post_norm + 2 * t.memory, traffic)
         written = rows * columns * 4
         # 16 rows are drained, whatever part of them is used.
         drain = GROUP * ROW_GROUP // DRAIN_VALUES

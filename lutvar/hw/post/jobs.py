@@ -7,6 +7,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.contract.column_sums import SumMode
 from lutvar.hw.links import BEAT_ADDRESS
 from lutvar.hw.port_types import view_signal
 
@@ -45,9 +46,9 @@ class JobGenerator(wiring.Component):
         end = last_row & (upper | ~heads)  # of the block
         row_beats = Signal(4)
         with m.Switch(order.path):
-            with m.Case(Path.SUM):
+            with m.Case(Path.SUM, Path.COLUMNS):
                 m.d.comb += row_beats.eq(8)
-            with m.Case(Path.GELU):
+            with m.Case(Path.GELU, Path.NORM):
                 m.d.comb += row_beats.eq(4)
             with m.Default():
                 m.d.comb += row_beats.eq(2)
@@ -58,6 +59,9 @@ class JobGenerator(wiring.Component):
             job.add.eq(order.add),
             job.vector.eq(order.vector & ~heads),
             job.shift.eq(order.shift),
+            job.gate.eq(order.gate),
+            # Sums begin with the first row.
+            job.sums.eq(Mux(order.sums.any() & (row != 0), SumMode.ON, order.sums)),
             job.scalar.eq(Mux(records & heads, ONE, order.scalar)),
             job.row.eq(order.row_first + row),
             job.upper.eq(upper),
@@ -65,6 +69,10 @@ class JobGenerator(wiring.Component):
             job.release.eq(end),
             job.last.eq(end & final),
             job.request.eq(~heads | (row == 0)),
+            job.single.eq((order.path != Path.GELU) & (order.path != Path.RECORD)),
+            job.pairs.eq(order.path == Path.NORM),
+            job.fours.eq(order.path == Path.RECORD),
+            job.alone.eq((order.path == Path.NORM) | (order.path == Path.COLUMNS)),
             job.address.eq(Mux(heads, Mux(upper, keys, values), at)),
             job.beats.eq(Mux(heads, order["rows"], row_beats)),
             self.order.ready.eq(~running | (self.job.ready & job.last)),

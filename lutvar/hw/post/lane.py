@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands before and behind `MultiplyAdd` in a lane: GELU's product, and rounding to FP16."""
+"""What stands before and behind `MultiplyAdd` in a lane: products with gates, rounding to FP16."""
 
 from typing import Any
 
@@ -19,17 +19,31 @@ class GeluLane(wiring.Component):
     """`y * gate(y)`, rounded to odd: what follows rounds as if it had the exact product.
 
     Throughput: one value in each cycle. Cost: two DSPs (interpolation and product) and half a
-    BRAM36.
+    BRAM36; with `silu` a whole one.
+
+    Args:
+        silu: SiLU's gate, too (`GeluGate`).
     """
 
     LATENCY = GeluGate.LATENCY + Fp32Multiply.LATENCY
 
-    y: In(32)  #: float32 result of the matrix unit
-    t: Out(32)  #: float32, `LATENCY` cycles after `y`
+    y: Signal  #: in: float32 result of the matrix unit, or of `MultiplyAdd`
+    t: Signal  #: out: float32, `LATENCY` cycles after `y`
+    norm: Signal  #: in: y is NORM's, with `y` (`silu` only)
+    gate: Signal  #: in: with `norm`: SiLU's gate, or else `t` is `y` (`silu` only)
+
+    def __init__(self, silu: bool = False) -> None:
+        self.silu = silu
+        ports = {"y": In(32), "t": Out(32)}
+        if silu:
+            ports |= {"norm": In(1), "gate": In(1)}
+        super().__init__(ports)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.gate = gate = GeluGate()
+        m.submodules.gate = gate = GeluGate(self.silu)
+        if self.silu:
+            m.d.comb += [gate.other.eq(self.norm), gate.one.eq(~self.gate)]
         m.submodules.product = product = Fp32Multiply(GATE_BITS, odd=True)
         m.d.comb += [
             gate.x.eq(self.y),
@@ -48,7 +62,7 @@ class HalfLane(wiring.Component):
 
     LATENCY = Fp32ToFp16.LATENCY + 1
 
-    y: In(32)  #: float32 result of the matrix unit
+    y: In(32)  #: float32 result of the matrix unit, or of NORM
     scaled: In(32)  #: float32 result of `MultiplyAdd`
     direct: In(1)  #: convert `y`, not `scaled`
     half: Out(16)  #: FP16 pattern, `LATENCY` cycles later

@@ -31,16 +31,18 @@ class LaneTimes:
     """Cycles of the lanes, which depend on the form of `MultiplyAdd`.
 
     Attributes:
-        shifts: from `fire` to the shifts of GELU.
-        sums, gelu: from `fire` to `push`.
+        shifts, norm_shifts: from `fire` to the shifts of GELU, of NORM.
+        sums, gelu, norm: from `fire` to `push`; of NORM, of the beat's second half.
         near: of `RecordMaker`.
         gelu_to_sum, gelu_to_record: between a value for GELU and one of another path, both
             excluded: sums would overtake it, values for records meet its results in `HalfLane`.
     """
 
     shifts: int
+    norm_shifts: int
     sums: int
     gelu: int
+    norm: int
     near: int
     gelu_to_sum: int
     gelu_to_record: int
@@ -52,7 +54,8 @@ class LaneTimes:
         scaled = AT_SCALED + form.LATENCY
         sums, gelu = AT_SUM + form.LATENCY + 1, scaled + HalfLane.LATENCY + 1
         times = cls(
-            shifts=AT_SCALED + form.X_LAG - 1, sums=sums, gelu=gelu, near=sums,
+            shifts=AT_SCALED + form.X_LAG - 1, norm_shifts=AT_SUM + form.X_LAG - 1, sums=sums,
+            gelu=gelu, norm=gelu, near=sums,
             gelu_to_sum=gelu - sums, gelu_to_record=scaled - AT_HALF,
         )  # fmt: skip
         # Neither in `MultiplyAdd` nor where its operands are read do sums meet GELU; sums and
@@ -64,22 +67,24 @@ class LaneTimes:
 class Lanes(wiring.Component):
     """32 lanes for FP16 values, the record maker behind these; sums take half of 16 of them.
 
-    `MultiplyAdd` of the first 16 lanes serves sums and GELU. Nothing is refused; `Issue` sees to
-    it that results leave one at a time and in order. Cost: 32 of each kind of lane (96 DSPs, 16
-    BRAM36), a record maker.
+    The first 16 lanes serve NORM, too, which passes `MultiplyAdd`, then `GeluLane`, then
+    `HalfLane`; `MultiplyAdd` of these lanes serves sums and GELU. Nothing is refused; `Issue` sees
+    to it that results leave one at a time and in order. Cost: 32 of each kind of lane (96 DSPs, 16
+    BRAM36, with NORM 24), a record maker.
     """
 
     fire: In(1)  #: values enter (`Issue`): of the sums 16, of the other paths 32
     job: In(job_layout())  #: what they belong to, with `fire`
     part: In(range(PARTS))  #: which part of the row, with `fire`
-    row: In(BEAT)  #: the float32 summands, with `fire`
+    row: In(BEAT)  #: the float32 summands, or NORM's values, with `fire`
     #: factors (`VectorReader`), `AT_SUM` cycles after `fire`, for GELU `AT_SCALED`
     factors: In(WORDS)
-    shifts: In(WORDS)  #: shifts of GELU (`VectorReader`), `LaneTimes.shifts` cycles after `fire`
-    late: In(1)  #: comes with `shifts` that belong to GELU
+    #: shifts (`VectorReader`), `LaneTimes.shifts` cycles after `fire`, for NORM `norm_shifts`
+    shifts: In(WORDS)
+    shifted: In(1)  #: comes with `shifts` that belong to GELU or NORM
     values: In(PART * 32)  #: the 32 float32 values that `BlockBuffer` reads
-    #: a beat of results, `LaneTimes.sums` or `gelu` cycles after `fire`, or for a record whenever
-    #: it is done
+    #: a beat of results, `LaneTimes.sums`, `gelu` or `norm` cycles after `fire`, or for a record
+    #: whenever it is done
     push: Out(1)
     beat: Out(BEAT)  #: the beat
     near: Out(1)  #: one cycle for each record, `LaneTimes.near + 1` cycles before its `push`
@@ -99,16 +104,18 @@ class Lanes(wiring.Component):
         summed = fired(Path.SUM, times.sums - 1)
         recorded = fired(Path.RECORD, AT_HALF + HalfLane.LATENCY)
         gated = fired(Path.GELU, times.gelu - 1)
-        scaled = self._multiply_add(m, platform, gated)
+        # NORM's values at `MultiplyAdd`, then at `GeluLane`, at `HalfLane`, in the beat.
+        normed = fired(Path.NORM, times.norm - 1) if self.config.decoder else Const(0, times.norm)
+        scaled, products = self._multiply_add(m, platform, gated, normed)
+        last = times.norm - 2 - HalfLane.LATENCY  # in `normed`, of products at `HalfLane`
         halves = []
         for k in range(PART):
             lane = HalfLane()
             place(m, platform, f"half_lane_{k}", lane, "post_half_lane")
-            m.d.comb += [
-                lane.y.eq(self.values.word_select(k, 32)),
-                lane.scaled.eq(scaled[k]),
-                lane.direct.eq(recorded[AT_HALF - 1]),
-            ]
+            direct, y = recorded[AT_HALF - 1], self.values.word_select(k, 32)
+            if self.config.decoder and k < LANES:
+                direct, y = direct | normed[last], Mux(normed[last], products[k], y)
+            m.d.comb += [lane.y.eq(y), lane.scaled.eq(scaled[k]), lane.direct.eq(direct)]
             halves.append(lane.half)
 
         m.submodules.records = records = RecordMaker(self.config.kv, times.near)
@@ -123,43 +130,73 @@ class Lanes(wiring.Component):
             self.near.eq(records.near),
         ]
 
-        m.d.sync += self.push.eq(summed[-1] | gated[-1] | records.done)
         beat = data_register(m, self.beat, "beat_register")
-        with m.If(summed[-1]):
-            m.d.sync += beat.eq(Cat(*scaled[:LANES]))
-        with m.Elif(gated[-1]):
-            m.d.sync += beat.eq(Cat(*halves))
-        with m.Else():
-            m.d.sync += beat.eq(records.record)
+        first = Signal(LANES * 16, name="first_half", reset_less=True)
+        pushed = summed[-1] | gated[-1] | records.done
+        if self.config.decoder:
+            # Two of NORM's parts are a beat: the first one waits.
+            second = Signal()
+            with m.If(normed[-1]):
+                m.d.sync += [first.eq(Cat(*halves[:LANES])), second.eq(~second)]
+            pushed = pushed | (normed[-1] & second)
+        m.d.sync += self.push.eq(pushed)
+        # Four sources at most, and the choice in two registers: a LUT for each bit.
+        choice = Signal(2, name="choice", reset_less=True)
+        m.d.sync += choice.eq(Cat(summed[-2] | normed[-2], gated[-2] | normed[-2]))
+        with m.Switch(choice):
+            with m.Case(1):
+                m.d.sync += beat.eq(Cat(*scaled[:LANES]))
+            with m.Case(2):
+                m.d.sync += beat.eq(Cat(*halves))
+            if self.config.decoder:
+                with m.Case(3):
+                    m.d.sync += beat.eq(Cat(first, *halves[:LANES]))
+            with m.Default():
+                m.d.sync += beat.eq(records.record)
         return m
 
-    def _multiply_add(self, m: Module, platform: Any, gated: Signal) -> list[Value]:
-        """GELU's product, and `MultiplyAdd` for sums and GELU; its 32 results."""
-        form = multiply_add(self.config)
-        products = []
+    def _multiply_add(
+        self, m: Module, platform: Any, gated: Signal, normed: Value
+    ) -> tuple[list[Value], list[Value]]:
+        """`MultiplyAdd` for sums, GELU and NORM, and products with gates; their 32 results."""
+        config = self.config
+        form = multiply_add(config)
+        gates = []
+        gate = delay(m, self.job.gate, AT_SUM + form.LATENCY, "gate_line")
+        at_gate = normed[AT_SUM + form.LATENCY - 1]
         for k in range(PART):
-            gelu = GeluLane()
-            place(m, platform, f"gelu_lane_{k}", gelu, "post_gelu_lane")
-            m.d.comb += gelu.y.eq(self.values.word_select(k, 32))
-            products.append(gelu.t)
+            silu = config.decoder and k < LANES
+            lane = GeluLane(silu)
+            name = "post_norm_lane" if silu else "post_gelu_lane"
+            place(m, platform, f"gelu_lane_{k}", lane, name)
+            if silu:
+                m.d.comb += [lane.norm.eq(at_gate), lane.gate.eq(gate)]
+            gates.append(lane)
+        products: list[Value] = [lane.t for lane in gates]
 
         summands = Signal(BEAT, name="row", reset_less=True)
         m.d.sync += summands.eq(Mux(self.job.add, self.row, 0))
-        row = delay(m, summands, AT_SUM + form.X_LAG - 2, "row_line")
-        high = delay(m, self.part[0], AT_HALF, "high_line")
-        ready = gated[AT_SCALED - 2]  # a product for GELU is there
+        begun = delay(m, summands, AT_HALF - 1, "row_begun")
+        row = delay(m, begun, form.X_LAG, "row_line")
+        high = delay(m, self.part[0], AT_HALF - 1, "high_line")
+        # What `MultiplyAdd` takes, chosen a cycle ahead: a part's half, NORM's row, or the product
+        # for GELU that is there.
+        ready, to_norm = gated[AT_SCALED - 3], normed[AT_HALF - 2]
+        source = Signal(2, name="source", reset_less=True)
+        m.d.sync += source.eq(Cat(Mux(ready | to_norm, ready, high), ready | to_norm))
         results: list[Value] = []
         for k in range(PART):
             y = Signal(32, name=f"y_{k}", reset_less=True)
             x = Signal(32, name=f"x_{k}", reset_less=True)
             shift = Cat(Const(0, 32 - HALF_AS_FLOAT), self.shifts.word_select(k, HALF_AS_FLOAT))
             if k < LANES:
-                halves = (self.values.word_select(LANES * h + k, 32) for h in (1, 0))
-                value = Mux(high, *halves)
-                m.d.sync += [
-                    y.eq(Mux(ready, products[k], value)),
-                    x.eq(Mux(self.late, shift, row.word_select(k, 32))),
-                ]
+                values = [self.values.word_select(LANES * h + k, 32) for h in range(2)]
+                values += [begun.word_select(k, 32) if config.decoder else products[k], products[k]]
+                with m.Switch(source):
+                    for number, value in enumerate(values):
+                        with m.Case(number):
+                            m.d.sync += y.eq(value)
+                m.d.sync += x.eq(Mux(self.shifted, shift, row.word_select(k, 32)))
             else:
                 m.d.sync += [y.eq(products[k]), x.eq(shift)]
             unit = form()
@@ -170,4 +207,7 @@ class Lanes(wiring.Component):
                 unit.x.eq(x),
             ]
             results.append(unit.s)
-        return results
+        for k, lane in enumerate(gates):
+            value = self.values.word_select(k, 32)
+            m.d.comb += lane.y.eq(Mux(at_gate, results[k], value) if lane.silu else value)
+        return results, products

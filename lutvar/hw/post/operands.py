@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads ahead what POST needs from memory: factors g, rows to add, shifts of GELU's results."""
+"""Reads ahead what POST needs from memory: factors g, shifts, rows to add or to normalise."""
 
 from typing import Any
 
@@ -42,18 +42,26 @@ class OperandReader(wiring.Component):
         blocks, factors = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
         rows = Signal(5, reset_less=True)
         vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
-        row = Signal(BEAT_ADDRESS, reset_less=True)
+        row, shifts = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
         more = Signal(reset_less=True)  # factors are left
-        is_row, offer, accept = Signal(), Signal(), Signal()  # is_row: of the order's `input`
-        # A vector of shifts is read like a row of its own length.
-        length = Mux(order.shift, VECTOR_BEATS, ROW_BEATS)
+        is_row, is_shift, offer, accept = Signal(), Signal(), Signal(), Signal()
+
+        def next_block() -> None:
+            m.d.sync += [block.eq(block + ROW_BEATS), blocks.eq(blocks - 1)]
+            with m.If(blocks == 1):
+                m.next = "idle"
+            with m.Else():
+                m.next = "factors"
+
         m.d.comb += [
             self.request.valid.eq(offer & tags.i.ready),
-            self.request.payload.address.eq(Cat(Const(0, 6), Mux(is_row, row, vector))),
-            self.request.payload.beats.eq(Mux(is_row, length, VECTOR_BEATS)),
+            self.request.payload.address.eq(
+                Cat(Const(0, 6), Mux(is_row, row, Mux(is_shift, shifts, vector)))
+            ),
+            self.request.payload.beats.eq(Mux(is_row, ROW_BEATS, VECTOR_BEATS)),
             accept.eq(self.request.valid & self.request.ready),
             tags.i.valid.eq(accept),
-            tags.i.payload.eq(Cat(is_row & ~order.shift, is_row & order.shift)),
+            tags.i.payload.eq(Cat(is_row, is_shift)),
         ]
         with m.FSM():
             with m.State("idle"):
@@ -65,6 +73,7 @@ class OperandReader(wiring.Component):
                     factors.eq(o.vector_blocks),
                     more.eq(o.vector_blocks != 0),
                     vector.eq(o.vector),
+                    shifts.eq(o.shifts),
                     block.eq(o.input),
                 ]
                 with m.If(self.order.valid):
@@ -79,20 +88,26 @@ class OperandReader(wiring.Component):
                         vector.eq(vector + VECTOR_BEATS),
                     ]
                 with m.If(accept | ~more):
-                    with m.If(order.add):
+                    with m.If(order.shift):
+                        m.next = "shifts"
+                    with m.Elif(order.add):
                         m.next = "rows"
                     with m.Elif(~more | (factors == 1)):
                         m.next = "idle"
+            with m.State("shifts"):
+                m.d.comb += [is_shift.eq(1), offer.eq(1)]
+                with m.If(accept):
+                    m.d.sync += shifts.eq(shifts + VECTOR_BEATS)
+                    with m.If(order.add):
+                        m.next = "rows"
+                    with m.Else():
+                        next_block()
             with m.State("rows"):
                 m.d.comb += [is_row.eq(1), offer.eq(1)]
                 with m.If(accept):
                     m.d.sync += [row.eq(row + order.input_stride), rows.eq(rows - 1)]
                     with m.If(rows == 1):
-                        m.d.sync += [block.eq(block + length), blocks.eq(blocks - 1)]
-                        with m.If(blocks == 1):
-                            m.next = "idle"
-                        with m.Else():
-                            m.next = "factors"
+                        next_block()
 
     def _deliver(self, m: Module, tags: Fifo) -> None:
         position = Signal(range(ROW_BEATS))  # in the request whose beats come

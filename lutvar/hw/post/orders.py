@@ -23,6 +23,8 @@ class Path(IntEnum):
     SUM = 0  #: STORE and ADD: every part of 16 values is a beat
     GELU = 1  #: two parts, which enter together
     RECORD = 2  #: four parts, in two cycles
+    NORM = 3  #: two parts, one after the other; no accumulators
+    COLUMNS = 4  #: sums of columns: each cycle a beat of four of them; no accumulators
 
 
 def drain_order(config: AcceleratorConfig) -> data.StructLayout:
@@ -41,13 +43,13 @@ def drain_order(config: AcceleratorConfig) -> data.StructLayout:
 
 
 def operand_order() -> data.StructLayout:
-    """What to read: for each of the first `vector_blocks` blocks the factors; when `add`, for
-    each block all rows at `input`, or with `shift` its shifts there, `rows` being 1.
-    Addresses and strides in beats."""
+    """What to read: for each of the first `vector_blocks` blocks the factors; for each block with
+    `shift` its shifts and with `add` all rows at `input`. Addresses and strides in beats."""
     return data.StructLayout(
         {
             "add": 1, "shift": 1, "rows": 5, "blocks": 8, "vector_blocks": 8,
-            "vector": BEAT_ADDRESS, "input": BEAT_ADDRESS, "input_stride": STRIDE,
+            "vector": BEAT_ADDRESS, "shifts": BEAT_ADDRESS, "input": BEAT_ADDRESS,
+            "input_stride": STRIDE,
         }
     )  # fmt: skip
 
@@ -60,8 +62,9 @@ def job_order() -> data.StructLayout:
     """
     return data.StructLayout(
         {
-            "path": 2, "add": 1, "vector": 1, "shift": 1, "scalar": 16, "row_first": 4, "rows": 5,
-            "blocks": 8, "row_blocks": 8, "output": BEAT_ADDRESS, "output_stride": STRIDE,
+            "path": Path, "add": 1, "vector": 1, "shift": 1, "gate": 1, "sums": 2, "scalar": 16,
+            "row_first": 4, "rows": 5, "blocks": 8, "row_blocks": 8, "output": BEAT_ADDRESS,
+            "output_stride": STRIDE,
             "keys": BEAT_ADDRESS, "values": BEAT_ADDRESS, "head_stride": STRIDE,
         }
     )  # fmt: skip
@@ -70,15 +73,17 @@ def job_order() -> data.StructLayout:
 def job_layout() -> data.StructLayout:
     """One row of a block, or its half: parts `4 * upper ..`, 8 of them when `whole`, else 4.
 
-    Sums take a cycle for each part, the other paths for two.
+    Sums, NORM and COLUMNS take a cycle for each part, the other paths for two. A job of COLUMNS is
+    a quarter of a block.
 
-    release: the block is not needed afterwards. request: a write of `beats` beats begins with
-    this job. last: of its instruction.
+    alone: values do not come from the accumulators. single: a part a cycle. pairs, fours: so many
+    parts are a beat, and do not enter together. release: the block is not needed afterwards.
+    request: a write of `beats` beats begins with this job. last: of its instruction.
     """
     return data.StructLayout(
         {
-            "path": 2, "kind": 2, "add": 1, "vector": 1, "shift": 1, "scalar": 16, "row": 4,
-            "upper": 1, "whole": 1, "release": 1, "last": 1, "request": 1,
-            "address": BEAT_ADDRESS, "beats": 5,
+            "path": Path, "kind": 2, "add": 1, "vector": 1, "shift": 1, "gate": 1, "sums": 2,
+            "scalar": 16, "row": 4, "upper": 1, "whole": 1, "release": 1, "last": 1, "request": 1,
+            "alone": 1, "single": 1, "pairs": 1, "fours": 1, "address": BEAT_ADDRESS, "beats": 5,
         }
     )  # fmt: skip

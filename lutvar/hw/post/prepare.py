@@ -23,9 +23,9 @@ class Prepare(wiring.Component):
 
     What to drain is known at once, mostly also what to read, and goes ahead of the rest.
 
-    An ADD whose rows overlap those that earlier instructions, not complete yet, store as float32
-    waits until they are complete: rows are read ahead of the writes before them. The overlap is
-    decided by the range of addresses that all of them cover together.
+    An ADD or NORM whose rows overlap those that earlier instructions, not complete yet, store as
+    float32 waits until they are complete: rows are read ahead of the writes before them. The
+    overlap is decided by the range of addresses that all of them cover together.
     """
 
     command: Stream  #: in: instructions
@@ -61,6 +61,7 @@ class Prepare(wiring.Component):
             return Signal(width, name=name, reset_less=True)
 
         qkv = p.op == PostOp.QKV
+        reads = (p.op == PostOp.ADD) | (p.op == PostOp.NORM)
         ahead = held(signed(9), "ahead")  # q blocks from the first one of this instruction on
         vk_first = held(8, "vk_first")
         row_blocks = held(8, "row_blocks")
@@ -82,6 +83,9 @@ class Prepare(wiring.Component):
                 m.d.comb += self.command.ready.eq(level.room)
                 with m.If(accept):
                     m.d.sync += p.eq(self.command.payload)
+                    if self.config.decoder:
+                        op = self.command.payload.op
+                        m.d.sync += pushed[0].eq((op == PostOp.NORM) | (op == PostOp.SUMS))
                     m.next = "difference"
             with m.State("difference"):
                 m.d.sync += ahead.eq(p.heads[1:] - p.block_first)
@@ -121,7 +125,7 @@ class Prepare(wiring.Component):
             with m.State("decide"):
                 # This instruction is one of `started`.
                 alone = started == 1
-                with m.If((p.op != PostOp.ADD) | alone | ~some | above | below):
+                with m.If(~reads | alone | ~some | above | below):
                     m.next = "push"
                     with m.If(alone):
                         m.d.sync += some.eq(0)
@@ -137,7 +141,7 @@ class Prepare(wiring.Component):
                     m.d.sync += pushed.eq(0)
                     m.next = "idle"
         # Nothing in the way of reading: no need to know yet where results go.
-        free = ~qkv & ((p.op != PostOp.ADD) | (started == 1) | ~some)
+        free = ~qkv & (~reads | (started == 1) | ~some)
         m.d.comb += [
             self.drain.valid.eq(~fsm.ongoing("idle") & ~pushed[0]),
             self.operands.valid.eq(
@@ -153,34 +157,45 @@ class Prepare(wiring.Component):
         self, m: Module, p: Any, output: Value, keys: Value, values: Value, row_blocks: Value
     ) -> None:
         drain, operands, jobs = self.drain.payload, self.operands.payload, self.jobs.payload
-        path: Value = Const(Path.SUM, 2)
-        for op, other in ((PostOp.GELU, Path.GELU), (PostOp.QKV, Path.RECORD)):
+        paths = {PostOp.GELU: Path.GELU, PostOp.QKV: Path.RECORD}
+        norm: Value = Const(0)
+        columns: Value = Const(0)
+        if self.config.decoder:
+            paths |= {PostOp.NORM: Path.NORM, PostOp.SUMS: Path.COLUMNS}
+            norm, columns = p.op == PostOp.NORM, p.op == PostOp.SUMS
+            m.d.comb += [jobs.gate.eq(p.gate), jobs.sums.eq(p.sums)]
+        path: Value = Const(Path.SUM)
+        for op, other in paths.items():
             path = Mux(p.op == op, other, path)
-        shift = p.shift & (p.op == PostOp.GELU)
+        shift = p.shift & ((p.op == PostOp.GELU) | norm)
+        add = (p.op == PostOp.ADD) | norm
+        vector = p.vector & ~columns
         m.d.comb += [
             drain.bank.eq(p.acc_bank),
             drain.row_group.eq(p.row_group),
             drain.blocks.eq(p.blocks),
             drain.sections.eq(p.sections),
-            operands.add.eq((p.op == PostOp.ADD) | shift),
+            operands.add.eq(add),
             operands.shift.eq(shift),
-            operands["rows"].eq(Mux(shift, 1, p.rows)),
+            operands["rows"].eq(p.rows),
             operands.blocks.eq(p.blocks),
             operands.vector_blocks.eq(
-                Mux(p.vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)
+                Mux(vector, Mux(p.op == PostOp.QKV, row_blocks, p.blocks), 0)
             ),
+            operands.shifts.eq(Mux(norm, p["keys"][6:], p.input[6:])),
             operands.vector.eq(p.vector_address[6:]),
             operands.input.eq(p.input[6:]),
             operands.input_stride.eq(p.input_stride[6:]),
             jobs.path.eq(path),
-            jobs.add.eq(p.op == PostOp.ADD),
-            jobs.vector.eq(p.vector),
+            jobs.add.eq(add),
+            jobs.vector.eq(vector),
             jobs.shift.eq(shift),
             jobs.scalar.eq(p.scalar),
             jobs.row_first.eq(p.row_first),
-            jobs["rows"].eq(p.rows),
-            jobs.blocks.eq(p.blocks),
-            jobs.row_blocks.eq(row_blocks),
+            jobs["rows"].eq(Mux(columns, 1, p.rows)),
+            # A block's sums are four writes of 8 beats.
+            jobs.blocks.eq(Mux(columns, p.blocks << 2, p.blocks)),
+            jobs.row_blocks.eq(Mux(columns, p.blocks << 2, row_blocks)),
             jobs.output.eq(output),
             jobs.output_stride.eq(p.output_stride[6:]),
             jobs["keys"].eq(keys),

@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal, unsigned
+from amaranth.hdl import Module, Mux, Signal, unsigned
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -24,6 +24,7 @@ from lutvar.hw.links import (
 from lutvar.hw.port_types import AxiReadPort, AxiWritePort, View
 from lutvar.hw.units.memory import Fifo
 
+from .column_sums import ColumnSums
 from .drain import Drain
 from .issue import Issue
 from .jobs import JobGenerator
@@ -55,6 +56,11 @@ class PostUnit(UnitComponent):
     4 cycles sooner. With `float32: dsp58` results other than records are 10 cycles earlier, the
     pause from GELU to QKV is 21 cycles and that from QKV 43. An ADD of rows that instructions
     under way store begins when they are complete (`Prepare`).
+
+    NORM takes `blocks * (8 * rows + 4 * v)` cycles with v vectors, for so many beats are read;
+    alone 64 and twice the memory's latency more. SUMS takes `32 * blocks`; alone 57 and a write
+    response's latency more. With `float32: dsp58` both are 10 cycles earlier. Their pauses are at
+    most 60 cycles: the lanes empty. Sums take no time of their own.
     """
 
     drain: View  #: out: requests to the matrix unit
@@ -87,8 +93,10 @@ class PostUnit(UnitComponent):
         m.submodules.buffer = buffer = BlockBuffer()
         m.submodules.lanes = lanes = Lanes(config)
         times = lanes.times
-        m.submodules.vectors = vectors = VectorReader(AT_SUM, AT_SCALED, times.shifts)
-        m.submodules.issue = issue = Issue(times, WRITE_PLACES, config.pipelined)
+        m.submodules.vectors = vectors = VectorReader(
+            AT_SUM, AT_SCALED, times.shifts, times.norm_shifts if config.decoder else None
+        )
+        m.submodules.issue = issue = Issue(times, WRITE_PLACES, config.pipelined, config.decoder)
         m.submodules.jobs = jobs = Fifo(generator.job.payload.shape(), JOBS)
         wiring.connect(m, wiring.flipped(self.command), prepare.command)
         for name, port in (("drain", drainer), ("operands", operands), ("jobs", generator)):
@@ -119,6 +127,7 @@ class PostUnit(UnitComponent):
             vectors.beat.eq(operands.row),
             vectors.fire.eq(issue.fire),
             vectors.gelu.eq(issue.job.payload.path == Path.GELU),
+            vectors.norm.eq(issue.job.payload.path == Path.NORM),
             vectors.part.eq(issue.part),
             vectors.vector.eq(issue.job.payload.vector),
             vectors.scalar.eq(issue.job.payload.scalar),
@@ -129,13 +138,25 @@ class PostUnit(UnitComponent):
             lanes.row.eq(operands.row),
             lanes.factors.eq(vectors.factors),
             lanes.shifts.eq(vectors.shifts),
-            lanes.late.eq(vectors.late),
+            lanes.shifted.eq(vectors.shifted),
             lanes.values.eq(buffer.part),
-            writer.data.valid.eq(lanes.push),  # there is a place: `issue` has counted
-            writer.data.payload.eq(lanes.beat),
-            issue.left.eq(lanes.push),
+            issue.left.eq(writer.data.valid),
             issue.near.eq(lanes.near),
         ]
+        # There is a place: `issue` has counted.
+        pushed, beat = lanes.push, lanes.beat
+        if config.decoder:
+            m.submodules.sums = sums = ColumnSums(times.sums)
+            m.d.comb += [
+                sums.fire.eq(issue.fire),
+                sums.job.eq(issue.job.payload),
+                sums.block.eq(issue.block),
+                sums.quarter.eq(issue.quarter),
+                sums.part.eq(issue.part),
+                sums.results.eq(lanes.beat),
+            ]
+            pushed, beat = lanes.push | sums.push, Mux(sums.push, sums.beat, lanes.beat)
+        m.d.comb += [writer.data.valid.eq(pushed), writer.data.payload.eq(beat)]
         for name in ("factors", "shifts"):
             m.d.comb += [
                 getattr(operands, f"{name}_room").eq(getattr(vectors, f"{name}_room")),

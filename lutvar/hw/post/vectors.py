@@ -3,7 +3,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, unsigned
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -89,7 +89,8 @@ class VectorReader(wiring.Component):
     Args:
         early: cycles from `fire` to `factors` for all but GELU.
         late: the same for GELU.
-        shift_late: cycles from `fire` to `shifts`.
+        shift_late: cycles from `fire` to `shifts` for GELU.
+        shift_early: the same for NORM; None without it.
     """
 
     CONVERT = Fp16ToFp32.LATENCY
@@ -108,16 +109,20 @@ class VectorReader(wiring.Component):
     part: In(range(PARTS))  #: which 16 columns, or the first 16 of 32
     vector: In(1)  #: factors are the vector, else the scalar
     scalar: In(16)  #: FP16 factor
+    norm: In(1)  #: for NORM
     shift: In(1)  #: shifts are the vector, else +0
     #: factors of 32 columns, or in the lower half of 16; float32's upper bits
     factors: Out(WORDS)
-    shifts: Out(WORDS)  #: shifts of 32 columns
-    late: Out(1)  #: `shifts` belong to values for GELU that entered
+    shifts: Out(WORDS)  #: shifts of 32 columns, or in the lower half of 16
+    shifted: Out(1)  #: `shifts` belong to values for GELU or NORM that entered
 
-    def __init__(self, early: int, late: int, shift_late: int) -> None:
+    def __init__(
+        self, early: int, late: int, shift_late: int, shift_early: int | None = None
+    ) -> None:
         if early < self.CONVERT + 2 or not early < late <= shift_late + 1:
             raise ValueError(f"factors after {early} or {late}, shifts after {shift_late} cycles")
         self.early, self.late_cycles, self.shift_late = early, late, shift_late
+        self.shift_early = shift_early
         super().__init__()
 
     def elaborate(self, platform: Any) -> Module:
@@ -143,14 +148,29 @@ class VectorReader(wiring.Component):
         gelu = valid_line(m, self.fire & self.gelu, self.shift_late, "gelu_line")
         self._factors(m, factors, gelu, read_early, read_late)
 
-        # Shifts: read, then a register.
-        where = delay(m, Cat(self.part[1:], shifts.oldest, self.shift), read_shift, "shift_where")
-        present = where[-1]
-        m.d.comb += Cat(shifts.read_beat, shifts.read_place).eq(where)
-        words_read = Signal(WORDS, name="shifts_read", reset_less=True)
-        m.d.sync += words_read.eq(Mux(present, shifts.read, 0))
-        m.d.comb += [self.shifts.eq(words_read), self.late.eq(gelu[-1])]
+        self._shifts(m, shifts, gelu, read_shift)
         return m
+
+    def _shifts(self, m: Module, store: VectorStore, gelu: Signal, read_late: int) -> None:
+        """Read, of NORM's choose the half: a register."""
+        word: Value = Cat(self.part, store.oldest, self.shift)
+        shifted: Value = gelu[-1]
+        high: Value = Const(0)
+        if self.shift_early is None:
+            where = delay(m, word, read_late, "shift_where")
+        else:
+            read_early = self.shift_early - 1
+            norm = valid_line(m, self.fire & self.norm, self.shift_early, "norm_line")
+            early = delay(m, word, read_early, "shift_where")
+            late = delay(m, early, read_late - read_early, "shift_where_late")
+            is_early = norm[read_early - 1]
+            where, high = Mux(is_early, early, late), is_early & early[0]
+            shifted = shifted | norm[-1]
+        m.d.comb += Cat(store.read_beat, store.read_place).eq(where[1:])
+        words_read, half = Signal(WORDS, name="shifts_read", reset_less=True), WORDS // 2
+        words = Cat(Mux(high, store.read[half:], store.read[:half]), store.read[half:])
+        m.d.sync += words_read.eq(Mux(where[-1], words, 0))
+        m.d.comb += [self.shifts.eq(words_read), self.shifted.eq(shifted)]
 
     def _factors(
         self, m: Module, store: VectorStore, gelu: Signal, read_early: int, read_late: int

@@ -167,7 +167,7 @@ class InstructionCheck(wiring.Component):
             rules[Rule.OUTPUTS] = self._by_sections(
                 f, lambda s: outside(f["blocks"], s * config.acc_depth // STRIPE)
             )
-            rules[Rule.OPERATION] = self._operation(f, outside(f["blocks"], MAX_BLOCKS))
+            rules[Rule.OPERATION] = self._operation(f, f["blocks"] > MAX_BLOCKS)
             rules[Rule.HEADS] = qkv & (heads | (blocks > layer))
         elif op is Opcode.ATTEND:
             rules[Rule.ROWS] = f["rows"] == 0

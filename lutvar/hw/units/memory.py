@@ -199,6 +199,9 @@ class SharedMemory(wiring.Component):
     simulation of the Verilog wrong ones). Cost: `width` / 72 UltraRAM for each 4096 words, with
     their output registers and without further logic; a small memory (below
     `ram_style.ULTRA_WORDS`) is in block RAM.
+
+    Args:
+        style: of the memory; default: by its depth.
     """
 
     addr: Signal  #: in: word that the first port reads or writes
@@ -209,9 +212,9 @@ class SharedMemory(wiring.Component):
     other_addr: Signal  #: in: word that the second port reads; a new one in each cycle
     other_data: Signal  #: out: the word, `READ_LATENCY` cycles later
 
-    def __init__(self, width: int, depth: int) -> None:
+    def __init__(self, width: int, depth: int, *, style: RamStyle | None = None) -> None:
         self.width, self.depth = width, depth
-        style = ram_style(depth, ultra=True)
+        style = style or ram_style(depth, ultra=True)
         # LUTs have one port that reads and writes, and one that reads, but no output registers.
         self.style = RamStyle.ULTRA if style is RamStyle.ULTRA else RamStyle.BLOCK
         super().__init__(

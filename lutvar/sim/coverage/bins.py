@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from lutvar.contract.accelerator import HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.column_sums import SumMode
 from lutvar.contract.isa import (
     PAYLOAD_FIELDS,
     Instruction,
@@ -71,7 +72,9 @@ def _choices(config: AcceleratorConfig) -> dict[str, tuple[int, ...]]:
         "repeat": (1, 2) if dual or config.input_terms > 1 else (1,),
         "dual": (0, 1) if dual else (0,),
         "terms": tuple(range(config.input_terms)),
-        "op": tuple(map(int, PostOp)),
+        "op": tuple(op for op in map(int, PostOp) if config.decoder or op <= PostOp.QKV),
+        "gate": (0, 1) if config.decoder else (0,),
+        "sums": tuple(map(int, SumMode)) if config.decoder else (0,),
         "full": tuple(range(1, config.weight_ports + 1)),
         "sections": tuple(range(SECTIONS.index(config.max_sections) + 1)),
     }
@@ -82,7 +85,8 @@ def bins_of(config: AcceleratorConfig, opcode: Opcode, item: OperandField) -> Bi
     choices = _choices(config)
     if item.name in choices or item.width == 1:
         values = choices.get(item.name, (0, 1))
-        names = [PostOp(v).name if item.name == "op" else str(v) for v in values]
+        kind = {"op": PostOp, "sums": SumMode}.get(item.name)
+        names = [kind(v).name if kind else str(v) for v in values]
         return {name: lambda v, k=k: v == k for name, k in zip(names, values, strict=True)}  # type: ignore[misc]
     if item.kind == "address":
         return {r.name: lambda v, r=r: split_address(v)[0] == r for r in Region}  # type: ignore[misc]

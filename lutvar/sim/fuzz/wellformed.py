@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK
-from lutvar.contract.column_sums import MAX_BLOCKS, SumMode
+from lutvar.contract.column_sums import COLUMN_BYTES, MAX_BLOCKS, SumMode
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit
 from lutvar.contract.memory import RECORD_BYTES, panel_beats, panel_shares
 from lutvar.contract.quant_preset import GROUP
@@ -166,7 +166,13 @@ class Generator(Draft):
         limit = min(ROW_GROUP, rows - group * ROW_GROUP)
         first = int(self.rng.integers(limit)) if self.one_in(2) else 0
         count = self.upto(1, limit - first)
-        op = int(self.rng.integers(4)) if op is None else op
+        choices = 1 + (PostOp.SUMS if self.config.decoder else PostOp.QKV)
+        op = int(self.rng.integers(choices)) if op is None else op
+        if op == PostOp.SUMS and not self.pieces.summed:
+            op = int(PostOp.STORE)
+        if op in (PostOp.NORM, PostOp.SUMS):
+            self._alone(op, blocks, count)
+            return
         operands = {
             "acc_bank": acc, "row_group": group, "row_first": first, "rows": count,
             "sections": sections,
@@ -199,6 +205,34 @@ class Generator(Draft):
         result = self.output(kind, count, columns)
         operands |= {"output": result.at, "output_stride": result.stride}
         self.emit(Opcode.POST, **operands)
+        self.pieces.rows.append(result)
+
+    def _alone(self, op: int, blocks: int, count: int) -> None:
+        """NORM of rows in memory, or SUMS; fields of the accumulators keep their rules."""
+        operands = {
+            "acc_bank": 0, "row_group": 0, "row_first": 0, "rows": count, "sections": 0, "op": op,
+            "sums": 0, "blocks": min(blocks, self.config.acc_depth // GROUP),
+        }  # fmt: skip
+        columns = operands["blocks"] * GROUP
+        if op == PostOp.SUMS:
+            operands["blocks"] = self.upto(1, min(self.pieces.summed, operands["blocks"]))
+            size = operands["blocks"] * GROUP * COLUMN_BYTES
+            self.emit(Opcode.POST, **operands, output=self.space(Region.WORK, size, Region.IO))
+            return
+        old = [r for r in self.pieces.rows
+               if r.kind == "float" and r.size == columns and r.rows >= count]  # fmt: skip
+        source = self.input("float", count, columns)
+        if old and self.one_in(2):
+            source = old[int(self.rng.integers(len(old)))]
+        scalar = int(np.float16(self.rng.standard_normal()).view(np.uint16))
+        operands |= {"input": source.at, "input_stride": source.stride, "scalar": scalar}
+        for flag, field in (("vector", "vector_address"), ("shift", "keys")):
+            operands[flag] = int(self.rng.integers(2))
+            if operands[flag]:
+                operands[field] = self.space(Region.MODEL, 2 * columns, Region.IO)
+                self.fill("half", operands[field], columns)
+        result = self.output("half", count, columns)
+        self.emit(Opcode.POST, **operands, output=result.at, output_stride=result.stride)
         self.pieces.rows.append(result)
 
     def _sums(self, op: int, blocks: int) -> int:

@@ -49,6 +49,31 @@ class HalfChain(wiring.Component):
         return m
 
 
+class NormChain(wiring.Component):
+    """NORM's way through the same parts."""
+
+    y: In(32)
+    g: In(HALF_AS_FLOAT)
+    x: In(32)
+    gate: In(1)
+    half: Out(16)
+
+    def __init__(self, form: type[MultiplyAdd]) -> None:
+        self.form = form
+        super().__init__()
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        m.submodules.scale, m.submodules.gelu = scale, gelu = self.form(), GeluLane(silu=True)
+        m.submodules.half = half = HalfLane()
+        m.d.comb += [
+            scale.y.eq(self.y), scale.g.eq(self.g), scale.x.eq(self.x),
+            gelu.y.eq(scale.s), gelu.norm.eq(1), gelu.gate.eq(self.gate),
+            half.y.eq(gelu.t), half.direct.eq(1), self.half.eq(half.half),
+        ]  # fmt: skip
+        return m
+
+
 def run_lane(lane, lags: dict[str, int], fed: dict[str, np.ndarray], output: str, latency: int):
     """Patterns of `output`; each input is fed back to back, `lags` cycles late."""
     count, found = len(fed["y"]), []
@@ -196,3 +221,25 @@ def test_gelu_ties(form) -> None:
     y = y.astype(np.float32)  # from 8 on the gate is 1: exact ties
     y = np.concatenate([y, np.nextafter(y, np.float32(0)), np.nextafter(y, np.float32(1e9))])
     assert np.array_equal(run_gelu(form, y), exact_gelu(y))
+
+
+@FORMS
+def test_norm(form) -> None:
+    """With and without gate in turn; where the factor is 1 and nothing is added, a copy."""
+    y, g, x = vectors(9, 3000)
+    rng = np.random.default_rng(9)
+    shift = np.clip(x, -65504, 65504).astype(np.float16)
+    shift[::9] = (shift[::9].astype(np.float32) * 2.0**-20).astype(np.float16)  # subnormal
+    g[1::5], shift[1::5] = 1, 0
+    gate = rng.integers(0, 2, len(y))
+    fed = {
+        "y": y.view(np.uint32), "g": as_float(g), "gate": gate,
+        "x": shift.astype(np.float32).view(np.uint32),
+    }  # fmt: skip
+    lags = {"y": 0, "g": 0, "x": form.X_LAG, "gate": form.LATENCY}
+    latency = form.LATENCY + GeluLane.LATENCY + HalfLane.LATENCY
+    found = run_lane(NormChain(form), lags, fed, "half", latency).astype(np.uint16)
+    want = [pointwise.normalise(y, g, shift, gate=bool(n)).view(np.uint16) for n in range(2)]
+    assert np.array_equal(found, np.where(gate == 1, want[1], want[0]))
+    copied = (gate == 0) & (np.arange(len(y)) % 5 == 1)
+    assert np.array_equal(found[copied], pointwise.fp16(y[copied]).view(np.uint16))

@@ -141,7 +141,7 @@ def test_surplus_beats_are_found_made_small_and_written(
     for module in (run_module, oracle_module):
         monkeypatch.setattr(module, "Bench", _BrokenBench)
     monkeypatch.setattr(run_module, "random_event", lambda *_: None)
-    fuzzer = Fuzzer(Path("none"), CONFIG, 8, tmp_path)
+    fuzzer = Fuzzer(Path("none"), CONFIG, 1, tmp_path)
     report = fuzzer.run(programs=600, seconds=600, max_deviations=1)
     assert [d.kind for d in report.deviations] == ["memory"]
     case = read_case(report.cases[0])

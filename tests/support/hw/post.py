@@ -13,6 +13,7 @@ from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.column_sums import MAX_BLOCKS, SumMode, integers, pack
 from lutvar.contract.isa import PAYLOAD_FIELDS, Opcode, PostOp
 from lutvar.contract.memory import pack_records
 from lutvar.contract.sections import SECTIONS, section_heads
@@ -36,7 +37,7 @@ class Case:
     """An instruction, the accumulators that it finds and the rows that it adds."""
 
     operands: dict[str, int]
-    y: np.ndarray  #: float32 [16, columns]: the drained rows
+    y: np.ndarray  #: float32 [16, columns]: the drained rows, none without accumulators
     g: np.ndarray | None  #: FP16 [columns]
 
     @property
@@ -59,7 +60,12 @@ class Spec:
     in_place: bool = False
     tight: bool = False  #: rows without a gap between them
     shift: bool = False
+    gate: bool = False
+    sums: int = 0
     base: int | None = None
+    source: int | None = None  #: where NORM's rows lie, float32 and tight
+    #: range of exponents of values, beside those of all
+    large: bool = False
 
 
 def _values(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -80,6 +86,9 @@ class Program:
         self.before: dict[int, bytes] = {}
         self.after: dict[int, bytes] = {}
         self.next = 0x1_0000_0000 + (seed << 20)
+        #: S1 and S2 of the columns, as they are after the latest case.
+        self.values = np.zeros(128 * MAX_BLOCKS, np.int64)
+        self.squares = np.zeros(128 * MAX_BLOCKS, np.uint64)
         self.cases = [self._case(number, spec) for number, spec in enumerate(specs)]
 
     def _place(self, size: int) -> int:
@@ -90,7 +99,7 @@ class Program:
     def _case(self, number: int, spec: Spec) -> Case:
         rng, blocks = self.rng, spec.blocks
         columns = 128 * blocks
-        item = {PostOp.GELU: 2, PostOp.QKV: 1}.get(spec.op, 4)
+        item = {PostOp.GELU: 2, PostOp.NORM: 2, PostOp.QKV: 1}.get(spec.op, 4)
         stride = columns * item + (0 if spec.tight else 64 * int(rng.integers(0, 5)))
         in_stride = stride if spec.in_place else columns * 4 + 64 * int(rng.integers(0, 5))
         output = self._place(16 * stride) if spec.base is None else spec.base
@@ -103,8 +112,17 @@ class Program:
             "vector": int(spec.vector), "output": output, "output_stride": stride,
             "scalar": int(np.array(rng.normal(), np.float16).view(np.uint16)),
             "heads": spec.heads, "block_first": spec.block_first, "shift": int(spec.shift),
+            "gate": int(spec.gate),
+            "sums": spec.sums,
         }  # fmt: skip
         y = _values(rng, (16, columns))
+        if spec.large:
+            y *= (2.0 ** rng.integers(-20, 20, y.shape)).astype(np.float32)
+        if spec.op is PostOp.SUMS:
+            raw = pack(self.values[:columns], self.squares[:columns]).tobytes()
+            for beat in range(0, len(raw), 64):
+                self.after[output + beat] = raw[beat : beat + 64]
+            return Case(o, y[:, :0], None)
         used = y[spec.row_first : spec.row_first + spec.rows]
         g = None
         if spec.vector:
@@ -118,8 +136,11 @@ class Program:
             self._records(spec, o, used, factor)
             return Case(o, y, g)
         results: np.ndarray
-        if spec.op is PostOp.ADD:
-            o["input"] = output if spec.in_place else self._place(16 * in_stride)
+        if spec.op in (PostOp.ADD, PostOp.NORM):
+            place = output if spec.in_place else spec.source
+            if spec.source is not None:
+                in_stride = 4 * columns
+            o["input"] = self._place(16 * in_stride) if place is None else place
             o["input_stride"] = in_stride
             x = _values(rng, used.shape)
             for i, row in enumerate(x):
@@ -128,20 +149,38 @@ class Program:
                     x[i] = np.frombuffer(self.after[at], np.float32)
                 else:
                     self.before[at] = row.tobytes()
+        if spec.op is PostOp.NORM:
+            shift = self._shift(o, "keys", columns) if spec.shift else None
+            results = pointwise.normalise(x, factor, shift, gate=spec.gate)
+        elif spec.op is PostOp.ADD:
             results = pointwise.add(x, used, factor)
         elif spec.op is PostOp.STORE:
             results = pointwise.store(used, factor)
         else:
-            shift = None
-            if spec.shift:
-                shift = rng.normal(0, 1, columns).astype(np.float16)
-                shift[rng.random(columns) < 0.1] = np.float16(-0.0)
-                o["input"] = self._place(columns * 2)
-                self.before[o["input"]] = shift.tobytes()
+            shift = self._shift(o, "input", columns) if spec.shift else None
             results = pointwise.gelu(used, factor, shift)
+        if spec.sums:
+            self._sum(results, spec.sums)
         for i, row in enumerate(results):
             self.after[output + i * stride] = row.tobytes()
-        return Case(o, y, g)
+        return Case(o, y[:, :0] if spec.op is PostOp.NORM else y, g)
+
+    def _shift(self, o: dict[str, int], name: str, columns: int) -> np.ndarray:
+        """A vector of shifts in memory."""
+        shift = self.rng.normal(0, 1, columns).astype(np.float16)
+        shift[self.rng.random(columns) < 0.1] = np.float16(-0.0)
+        o[name] = self._place(columns * 2)
+        self.before[o[name]] = shift.tobytes()
+        return shift
+
+    def _sum(self, results: np.ndarray, mode: int) -> None:
+        """By definition, in Python's integers."""
+        at = slice(0, results.shape[1])
+        if mode == SumMode.BEGIN:
+            self.values[at], self.squares[at] = 0, 0
+        n = integers(results)
+        self.values[at] += n.sum(0)
+        self.squares[at] += (n * n).sum(0).astype(np.uint64)
 
     def _records(self, spec: Spec, o: dict[str, int], used: np.ndarray, factor: Any) -> None:
         heads, fmt = spec.heads, self.config.kv
@@ -279,6 +318,8 @@ def run_program(
             value = rng.getrandbits(1024)
             if valid:
                 result.drains.append(cycle)
+                while not program.cases[number].y.size:
+                    number += 1
                 case = program.cases[number]
                 seen = (bank, group, at)
                 o = case.operands

@@ -14,6 +14,7 @@ from . import (
     dispatch,
     places,
     ports,
+    post,
     queues,
     selects,
     sequencer,
@@ -48,5 +49,6 @@ PROPERTIES = _by_name(
     unpack.properties(),
     terms.properties(),
     steps.properties(),
+    post.properties(),
     selects.properties(),
 )

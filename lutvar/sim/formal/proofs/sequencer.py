@@ -246,5 +246,7 @@ def properties() -> Iterator[Property]:
                 Mutant("whole-array", _CHECKS, "result = Mux(f[\"sections\"] == number",
                        "result = Mux(f[\"sections\"] == 3"),
                 Mutant("rest-of-none", _CHECKS, "f[\"rest\"] != 0, ~fewer", "Const(0), ~fewer"),
+                Mutant("sums-of-17", _CHECKS, "int(PostOp.SUMS))) & many)",
+                       "int(PostOp.SUMS))) & 0)"),
             ),
         )  # fmt: skip
