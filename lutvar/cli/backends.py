@@ -182,8 +182,7 @@ class Backend:
             loaded = Loaded(quantized.loaded, quantized, decode)
         if self.decoder == GOLDEN_DECODER:
             return replace(loaded, decode=golden_decoder(loaded.model.vqvae, self.config))
-        golden = (self.device or "").startswith("golden:")  # simulations decode when asked to
-        if self.decoder == DEVICE_DECODER or (golden and self.decoder is None):
+        if self.on_device and self.decoder in (None, DEVICE_DECODER):
             return with_device_decoder(loaded, needed=self.decoder is not None)
         return loaded
 

@@ -54,7 +54,7 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     type=click.IntRange(0),
     metavar="N",
     help="Images that the simulated accelerator decodes too, the first N; their maps and pixels "
-    "are compared. Default: none.",
+    "are compared. Default: 4.",
 )
 @json_option
 def demo(

@@ -46,8 +46,8 @@ from .sheet import SheetRow, write_sheet
 
 Decode = Callable[[Tensor], Tensor]
 
-#: Images that the device decodes unless another number is asked for.
-DECODED = 0
+#: Images that the device decodes unless another number is asked for: some 3 s each of a digit.
+DECODED = 4
 #: File in the output folder that says which instruction differed first; only if one did.
 DIVERGENCE = "divergence.txt"
 

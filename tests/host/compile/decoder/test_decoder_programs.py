@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, cast
 
 import numpy as np
@@ -21,7 +22,8 @@ from lutvar.host.compile.decoder.stages import stages
 from lutvar.host.compile.footprint import footprint
 from lutvar.host.device import Device
 from lutvar.host.device_decoder import DecodeReport, DeviceDecoder
-from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder
+from lutvar.quant.eval.decoder import official
+from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder, decoder_for
 from lutvar.sim.run.comparing import Comparison
 from lutvar.sim.run.comparing_decoder import ComparingDecoder
 from support.host.decoder_cases import accelerator, latents, packed, quantized, vqvae
@@ -31,7 +33,11 @@ BASE = 3 << 12
 
 
 def decode(
-    config: AcceleratorConfig, decoder: QuantizedDecoder, rng: Any, images: int = 1
+    config: AcceleratorConfig,
+    decoder: QuantizedDecoder,
+    rng: Any,
+    images: int = 1,
+    check: bool = True,
 ) -> tuple[Comparison, list[DecodeReport], np.ndarray]:
     """Decode one image after the other, and compare all maps."""
     model = packed(config, decoder)
@@ -39,7 +45,7 @@ def decode(
     plan = DecoderCompiler(model.decoder, BASE).plan
     driver = Driver(model, plan.work_size, plan.io_size, rng)
     reports: list[DecodeReport] = []
-    device = DeviceDecoder(cast(Device, driver), model, BASE, check=True, on_image=reports.append)
+    device = DeviceDecoder(cast(Device, driver), model, BASE, check=check, on_image=reports.append)
     comparison = Comparison()
     comparing = ComparingDecoder(GoldenDecoder(decoder), device, comparison)
     made = [comparing.image(latent) for latent in latents(decoder, images)]
@@ -116,6 +122,29 @@ def test_no_map_is_overwritten_before_it_is_copied() -> None:
                     overwritten += sum(n in last_write for n in lines.tolist())
                     last_write |= dict.fromkeys(lines.tolist(), note.block)
     assert overwritten
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "side",
+    [
+        4,
+        pytest.param(
+            16,
+            marks=pytest.mark.skipif(
+                not os.environ.get("LUTVAR_SLOW"), reason="LUTVAR_SLOW is not set"
+            ),
+        ),
+    ],
+)
+def test_the_released_architecture_on_the_large_accelerator(side: int) -> None:
+    """64 pixels to a side, or 256: some 33,000 instructions and 219 million values of maps."""
+    config = accelerator("vck190-fp4")
+    decoder = decoder_for(official(side, 1, 0).vqvae, config)
+    comparison, reports, _ = decode(config, decoder, None, check=side < 16)
+    assert not comparison.mismatches, comparison.first[:3]
+    assert comparison.compared["pixels"] == 3 * (16 * side) ** 2
+    assert reports[0].programs == 44
 
 
 def test_one_image_after_the_other() -> None:
