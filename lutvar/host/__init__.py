@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Host side: driver, transport, and the transformer on a device."""
+"""Host side: driver, transport, transformer and image decoder on a device."""
 
 from .device import Device
+from .device_decoder import DecodeReport, DeviceDecoder
 from .device_errors import DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, BusError, HostError, IncompatibleDevice
@@ -14,9 +15,11 @@ __all__ = [
     "AcceleratorError",
     "BadInput",
     "BusError",
+    "DecodeReport",
     "Device",
     "DeviceBusy",
     "DeviceCounters",
+    "DeviceDecoder",
     "DeviceSnapshot",
     "DeviceTransformer",
     "HostError",

@@ -4,10 +4,12 @@
     model = HostModel.load("digits.host")
     with Session.open("uio:lutvar", packed) as session:
         made = generate(model, session.transformer, labels=[3], seeds=[0], cfg=1.5)
+        pixels = session.decoder(made[0].latent[None])
 
-`lutvar pack --host-model` writes the file. What is left to do is the decoder: `made[i].latent` is
-its input. Sums are taken in float64 and rounded once, so that all processors make the same
-embeddings; PyTorch's may differ in the last bits. The sampler is the same.
+`lutvar pack --host-model` writes the file. `session.decoder` needs a packed model with a decoder; a
+host that decodes takes `lutvar.host.decoder`. Sums are taken in float64 and rounded once, so that
+all processors make the same embeddings; PyTorch's may differ in the last bits. The sampler is the
+same.
 """
 
 from __future__ import annotations
