@@ -36,6 +36,25 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Pixels:
+    """The accelerator decodes images of a shipped model, one after the other.
+
+    Attributes:
+        model: its name.
+        labels: class of each image; seeds count from 1.
+    """
+
+    model: str
+    labels: tuple[int, ...]
+
+    @property
+    def what(self) -> str:
+        """For the table."""
+        count = len(self.labels)
+        return f"{count} image{'s' if count > 1 else ''} of {self.model} decoded"
+
+
+@dataclass(frozen=True)
 class Layers:
     """One pass of one guided image over the first blocks of a released size, and the head.
 
@@ -87,7 +106,7 @@ class Item:
 
     name: str
     config: str
-    work: Images | Layers
+    work: Images | Pixels | Layers
 
     @property
     def definition(self) -> dict[str, object]:
@@ -107,6 +126,8 @@ _CIFAR = Images("cifar10", (3,))
 ITEMS: tuple[Item, ...] = (
     *(Item(f"digits-{c}", c, _DIGITS) for c in _SHIPPED),
     *(Item(f"cifar10-{c}", c, _CIFAR) for c in _SHIPPED),
+    *(Item(f"digits-pixels-{c}", c, Pixels("digits", (0, 1, 2))) for c in _SHIPPED),
+    *(Item(f"cifar10-pixels-{c}", c, Pixels("cifar10", (3,))) for c in _SHIPPED),
     *(Item(f"d30-{rows}-rows-{c}", c, Layers("d30", 1, scale))
       for scale, rows in ((0, 2), (6, 128), (8, 338), (9, 512)) for c in _BOARD),
     *(Item(f"d30-30-blocks-{c}", c, Layers("d30", 30, 0)) for c in _BOARD),

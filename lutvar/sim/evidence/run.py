@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
@@ -21,10 +22,13 @@ from lutvar.contract.register_map import BY_NAME
 from lutvar.host.compile.costs import CostModel, unit_times
 from lutvar.host.compile.pack import pack_transformer
 from lutvar.host.compile.packed import PackedTransformer, scratch
+from lutvar.host.compile.program import Program
+from lutvar.host.device_decoder import DecodeReport
 from lutvar.host.device_errors import ProgramTimeout
 from lutvar.host.transformer import PassReport
 from lutvar.host.transport import as_bytes
 from lutvar.hw.accelerator.export import Manifest
+from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder, decoder_for
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var import GenerationResult
 from lutvar.quant.var.passes import generate_passes
@@ -32,9 +36,10 @@ from lutvar.sim.device import MemoryTiming
 from lutvar.sim.model.simulate import simulate
 from lutvar.sim.run.compare import compare_generations
 from lutvar.sim.run.comparing import Comparison
+from lutvar.sim.run.comparing_decoder import ComparingDecoder
 from lutvar.sim.run.session import MEMORY_BYTES, Quantized, Session, Stages, quantize
 
-from .items import Images, Item, Layers
+from .items import Images, Item, Layers, Pixels
 from .random_model import random_records, random_transformer
 from .written import WrittenTransformer
 
@@ -104,6 +109,8 @@ def run_item(
     work = item.work
     if isinstance(work, Images):
         return run.images(work)
+    if isinstance(work, Pixels):
+        return run.pixels(work)
     return run.layers(work)
 
 
@@ -125,6 +132,7 @@ class _Run:
         self.config = load_accelerator(item.config)
         self.timing, self.comparison = MemoryTiming(), Comparison()
         self.reports: list[PassReport] = []
+        self.decoded: list[DecodeReport] = []
         self.modelled = 0
         self.started = (0.0, 0)
         self.expected = 0
@@ -132,26 +140,52 @@ class _Run:
     def images(self, work: Images) -> Outcome | None:
         with self.stages("load and quantize the model"):
             quantized = quantize(work.model, self.config)
-        info, loaded = quantized.loaded.info, quantized.loaded
-
-        def generate(transformer: Transformer) -> GenerationResult:
-            return generate_passes(
-                loaded.var, loaded.vqvae, transformer,
-                work.labels, [1 + i for i in range(len(work.labels))], info.cfg, info.top_k,
-                info.top_p, slots=len(work.labels),
-            )  # fmt: skip
-
         with self.stages("generate: golden model"):
-            golden = generate(GoldenTransformer(quantized.transformer))
+            golden = _generate(work, quantized, GoldenTransformer(quantized.transformer))
         with self._session(quantized, MEMORY_BYTES, len(work.labels)) as session:
             device = WrittenTransformer(quantized.transformer, session.transformer, self.comparison)
             if self.dry:
-                self._first_cycles(session, _first_pass(work, loaded.var.config.width))
+                width = quantized.loaded.var.config.width
+                self._first_cycles(session, _first_pass(work, width))
                 return None
             with self.stages("generate: simulated accelerator"):
-                simulated = generate(device)
+                simulated = _generate(work, quantized, device)
             equal = compare_generations(golden, simulated).equal
             return self._outcome(session, equal)
+
+    def pixels(self, work: Pixels) -> Outcome | None:
+        with self.stages("load and quantize the model"):
+            quantized = quantize(work.model, self.config)
+            coded = decoder_for(quantized.loaded.vqvae, self.config)
+        latents: list[Tensor] = []
+
+        def keep(f_hat_BZHW: Tensor) -> Tensor:
+            latents.append(f_hat_BZHW)
+            return quantized.loaded.vqvae.to_image(f_hat_BZHW)
+
+        with self.stages("generate: golden model"):
+            _generate(work, quantized, GoldenTransformer(quantized.transformer), keep)
+        with self._session(quantized, MEMORY_BYTES, 1, coded) as session:
+            decoder = session.transformer.decoder
+            assert decoder is not None
+            decoder.on_image = self._image
+            if self.dry:
+                self._first_of(session, decoder.programs[0][1])
+                return None
+            self._expect(self._modelled([compiled.program for compiled, _ in decoder.programs]))
+            both = ComparingDecoder(GoldenDecoder(coded), decoder, self.comparison)
+            with self.stages("decode on golden model and simulated accelerator"):
+                for latent in latents:
+                    both(latent)
+            return self._outcome(session, None)
+
+    def _image(self, report: DecodeReport) -> None:
+        self.modelled += self.expected
+        self.decoded.append(report)
+        self.say(
+            f"image {len(self.decoded)}: {report.cycles:,} cycles in {report.device_seconds:.0f} s"
+        )
+        self.started = (0.0, 0)
 
     def layers(self, work: Layers) -> Outcome | None:
         shape = work.sizes
@@ -179,18 +213,21 @@ class _Run:
                 device.run([step])
             return self._outcome(session, None)
 
-    def _session(self, what: Quantized | PackedTransformer, memory: int, slots: int) -> Session:
+    def _session(
+        self,
+        what: Quantized | PackedTransformer,
+        memory: int,
+        slots: int,
+        decoder: QuantizedDecoder | None = None,
+    ) -> Session:
         return Session(
             what, self.folder / "verilog", build_dir=self.build_dir, slots=slots,
             timing=self.timing, manifest=self.manifest, memory=memory, watch=self._watch,
-            on_pass=self._finished, stages=self.stages,
+            on_pass=self._finished, stages=self.stages, decoder=decoder,
         )  # fmt: skip
 
     def _finished(self, report: PassReport) -> None:
-        costs = CostModel(
-            self.config, replace(unit_times(self.config), memory=sum(self.timing.latency) // 2)
-        )
-        self.modelled += simulate(report.compiled.program, costs).cycles
+        self.modelled += self._modelled([report.compiled.program])
         self.reports.append(report)
         self.say(
             f"pass {len(self.reports)}: {report.counters.cycles:,} cycles in "
@@ -198,9 +235,16 @@ class _Run:
         )
         self.started = (0.0, 0)
 
+    def _modelled(self, programs: Sequence[Program]) -> int:
+        """Cycles of programs, one after the other, with the mean latency of the memory."""
+        costs = CostModel(
+            self.config, replace(unit_times(self.config), memory=sum(self.timing.latency) // 2)
+        )
+        return sum(simulate(program, costs).cycles for program in programs)
+
     def _expect(self, cycles: int) -> None:
         self.expected = cycles
-        self.say(f"the scheduler expects {cycles:,} cycles")
+        self.say(f"the cycle model expects {cycles:,} cycles")
 
     def _watch(self, cycles: int) -> None:
         now = time.monotonic()
@@ -217,30 +261,50 @@ class _Run:
         """Start a pass and stop it after some cycles; it must have begun."""
         compiled = session.transformer.compile(steps)
         session.device.write(Region.IO, 0, as_bytes(compiled.embeddings(steps)))
+        self._first_of(session, compiled.program.encode())
+
+    def _first_of(self, session: Session, program: bytes) -> None:
+        """Start a program and stop it after some cycles; it must have begun."""
         with self.stages("first cycles"):
             try:
-                session.device.run(compiled.program.encode(), _DRY_CYCLES, "the first cycles")
+                session.device.run(program, _DRY_CYCLES, "the first cycles")
             except ProgramTimeout as stop:
                 if BY_NAME["CTRL"].field_value(stop.snapshot.ctrl, "idle"):
                     raise
             session.device.soft_reset()
 
     def _outcome(self, session: Session, equal: bool | None) -> Outcome:
-        c, reports = self.comparison, self.reports
+        c, reports = self.comparison, [*self.reports, *self.decoded]
         return Outcome(
             compared=dict(c.compared),
             different=dict(c.different),
             first=[str(d) for d in c.first[:8]],
             images_equal=equal,
-            cycles=sum(r.counters.cycles for r in reports),
+            cycles=sum(
+                r.cycles if isinstance(r, DecodeReport) else r.counters.cycles for r in reports
+            ),
             modelled=self.modelled,
-            passes=len(reports),
+            passes=len(self.reports) + sum(r.programs for r in self.decoded),
             instructions=sum(r.instructions for r in reports),
             simulate_seconds=sum(r.device_seconds for r in reports),
             seconds=dict(self.stages.seconds),
             peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             violations=session.simulation.violations,
         )
+
+
+def _generate(
+    work: Images | Pixels,
+    quantized: Quantized,
+    transformer: Transformer,
+    decode: Callable[[Tensor], Tensor] | None = None,
+) -> GenerationResult:
+    """All images of an item at once."""
+    info, loaded, count = quantized.loaded.info, quantized.loaded, len(work.labels)
+    return generate_passes(
+        loaded.var, loaded.vqvae, transformer, work.labels, [1 + i for i in range(count)],
+        info.cfg, info.top_k, info.top_p, slots=count, decode=decode,
+    )  # fmt: skip
 
 
 def _first_pass(work: Images, width: int) -> list[ImageStep]:
