@@ -284,7 +284,8 @@ def _draw(
             strict=True,
         )
     ]
-    title = f"lutvar: model {info.name}, whole transformer on {config.name}, seed {report.seed}"
+    what = "transformer and decoder" if report.decoded else "whole transformer"
+    title = f"lutvar: model {info.name}, {what} on {config.name}, seed {report.seed}"
     columns = [class_name(info.classes, label) for label in report.labels]
     if edited is not None:
         columns = list(edited.tasks)
