@@ -38,7 +38,8 @@ def test_the_demo_on_a_fake_board(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The picture and tokens of the golden model, recorded; the second time nothing is placed."""
-    picture, right = drawn(capsys, tmp_path / "a.png", "--backend", "golden")
+    golden = ("--backend", "golden", "--decoder", "golden")
+    picture, right = drawn(capsys, tmp_path / "a.png", *golden)
     record = tmp_path / "run.rec"
     with golden_board(tmp_path / "board") as board:
         monkeypatch.setenv("LUTVAR_ROOT", str(board.root))
@@ -54,7 +55,7 @@ def test_the_demo_on_a_fake_board(
     assert run(["inspect", str(record), "--json"]) == OK
     told = json.loads(capsys.readouterr().out)
     assert told["kind"] == "recorded traffic of a device" and told["format"] == "lutvar-record-1"
-    assert told["calls"]["arm"] == 4 and "uio:lutvar" in told["device"]
+    assert told["calls"]["arm"] == 4 + 20 and "uio:lutvar" in told["device"]
 
 
 def test_another_bitstream(
