@@ -85,7 +85,7 @@ def results(
     if page + listing > 1 or ((again or only) and (page or listing)):
         raise click.UsageError("--page and --list measure nothing; leave the other options out")
     settings = load_plan(plan)
-    unknown = [name for name in only if name not in (FLOAT, *settings.recipes())]
+    unknown = [name for name in only if name not in (FLOAT, *settings.all_recipes())]
     if unknown:
         raise click.BadParameter(f"{unknown[0]!r} is no recipe of the plan", param_hint="--only")
     target = out / "results.md" if markdown is None else markdown
@@ -109,6 +109,7 @@ def results(
 def _write(comparison: Comparison, reference: Reference, target: Path) -> dict[str, Any]:
     """Page, picture and results.json; the JSON values."""
     from lutvar.quant.eval.results import sheet_rows
+    from lutvar.quant.eval.results_passes import draw_passes
     from lutvar.quant.eval.results_text import document_text
     from lutvar.sim.run.sheet import SheetRow, write_sheet
 
@@ -116,7 +117,9 @@ def _write(comparison: Comparison, reference: Reference, target: Path) -> dict[s
     rows = [SheetRow(name, words[on], images) for name, on, images in sheet_rows(comparison)]
     picture = beside(target, ".png")
     shown = [row.label for row in rows] if picture is not None else []
-    write_file(target, document_text(comparison, reference, shown))
+    curve = target.with_name(f"{target.stem}-passes.png")
+    drawn = picture is not None and draw_passes(comparison, curve)
+    write_file(target, document_text(comparison, reference, shown, curve.name if drawn else ""))
     if picture is not None and rows:
         names = comparison.model.info.classes[: len(rows[0].images_BCHW)]
         write_sheet(

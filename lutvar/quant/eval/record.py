@@ -79,7 +79,12 @@ class Key(BaseModel):
 
 
 class Hardware(BaseModel):
-    """What the recipe asks of hardware, as far as the page tells; see `HardwareReport`."""
+    """What the recipe asks of hardware, as far as the page tells; see `HardwareReport`.
+
+    Attributes:
+        more_cycles: percent more cycles of the array than with one term everywhere; None: not
+            reckoned.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -88,6 +93,7 @@ class Hardware(BaseModel):
     preset: str | None
     kv_format: str
     missing: tuple[str, ...]
+    more_cycles: float | None = None
 
 
 class Row(BaseModel):

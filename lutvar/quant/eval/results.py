@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 import lutvar
+from lutvar.contract.terms import Terms
 from lutvar.files import finite, json_text, make_folder
 from lutvar.quant.methods import QuantizedFileError, Recipe, load_recipe
 from lutvar.quant.methods.hardware.report import HardwareReport, hardware
 from lutvar.quant.methods.recipes import files as recipe_files
 from lutvar.quant.methods.recipes.quantized_var import QuantizedVar
 from lutvar.quant.methods.resumable import quantize_to_file
+from lutvar.quant.methods.steps.mixed_passes import array_work, more_work
 from lutvar.quant.models import LoadedModel, load_model
 
 from .evaluate import Bars, Plan, Run, Samples, evaluate
@@ -63,6 +65,8 @@ class Comparison:
     def __post_init__(self) -> None:
         self.model = load_model(self.plan.model)
         self.recipes = {name: load_recipe(name) for name in self.plan.recipes()}
+        if self.plan.passes is not None:
+            self.recipes |= self.plan.passes.recipes()
         self._fingerprint = model_fingerprint(self.model)
 
     def hardware(self, name: str) -> Hardware | None:
@@ -97,7 +101,7 @@ class Comparison:
         if name == FLOAT:
             return [self.record.state(self.key(part, name, FLOAT))]
         known = self.hardware(name)
-        ways = ["golden", "fake"] if known is not None and known.runs else ["fake"]
+        ways = self._ways(name, known is not None and known.runs)
         return [self.record.state(self.key(part, name, on, known)) for on in ways]
 
     def all_states(self) -> Iterator[tuple[Part, State]]:
@@ -144,7 +148,7 @@ class Comparison:
         if name != FLOAT and self.hardware(name) is None:
             say(f"quantize {name}")
             report = self._quantized(name, bars)
-            return ["golden", "fake"] if report.runs else ["fake"]
+            return self._ways(name, report.runs)
         missing = [s for s in self.states(part, name) if again or s.state in ("to do", "stale")]
         return ["golden" if s.key.on == "golden" else "fake" for s in missing]
 
@@ -155,7 +159,7 @@ class Comparison:
         known: Hardware | None = None
         methods: tuple[str, ...] = ()
         if name != FLOAT:
-            known = hardware_row(self._quantized(name, bars))
+            known = hardware_row(self._quantized(name, bars), self._more_cycles(name))
             methods = (str(self.file(name)),)
         plan = Plan(
             model=self.plan.model,
@@ -192,6 +196,19 @@ class Comparison:
                 )
             )
         return rows
+
+    def _ways(self, name: str, runs: bool) -> list[On]:
+        """How a recipe is measured; with a budget of the accelerator's cycles as golden model."""
+        if not runs:
+            return ["fake"]
+        passes = self.plan.passes
+        return ["golden"] if passes and name in passes.names() else ["golden", "fake"]
+
+    def _more_cycles(self, name: str) -> float:
+        """Percent more cycles of the array than with one term everywhere."""
+        layers = QuantizedVar.load(self.file(name), self.model.var).layers
+        terms = {site: Terms(*layer.terms) for site, layer in layers.items()}
+        return more_work(array_work(self.model.var, layers), terms)
 
     def file(self, name: str) -> Path:
         """Where a recipe's quantized model is kept; a recipe given by path has its stem's name."""
@@ -257,7 +274,7 @@ def recipe_hash(recipe: Recipe) -> str:
     return hashlib.sha256(json_text(settings, sort_keys=True).encode()).hexdigest()
 
 
-def hardware_row(report: HardwareReport) -> Hardware:
+def hardware_row(report: HardwareReport, more_cycles: float) -> Hardware:
     """A report as it goes into a row."""
     missing = [*report.missing]
     if report.unshipped is not None:
@@ -268,6 +285,7 @@ def hardware_row(report: HardwareReport) -> Hardware:
         preset=report.preset,
         kv_format=report.kv_format,
         missing=tuple(missing),
+        more_cycles=round(more_cycles, 2),
     )
 
 

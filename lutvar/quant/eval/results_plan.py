@@ -13,7 +13,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
-from lutvar.quant.methods import RecipeError
+from lutvar.quant.methods import Recipe, RecipeError, load_recipe
 from lutvar.yaml_files import YamlError, read_model
 
 from .methods import FLOAT
@@ -82,6 +82,41 @@ class Tasks(BaseModel):
     seeds: tuple[int, ...] = Field(min_length=3)
 
 
+class Passes(BaseModel):
+    """A recipe with several budgets of the array's cycles, measured on the golden model.
+
+    Attributes:
+        recipe: with a step `mixed-passes`, whose budget is replaced; of the plan's.
+        budgets: percent more cycles than with one term everywhere.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    recipe: str
+    budgets: tuple[float, ...] = Field(min_length=2)
+
+    def names(self) -> list[str]:
+        """What the recipe is called with each of the budgets: "fp4-passes-25"."""
+        stem = Path(self.recipe).stem
+        return [f"{stem}-{budget:g}".replace(".", "_") for budget in self.budgets]
+
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe with each of the budgets, by name. Raises RecipeError."""
+        recipe = load_recipe(self.recipe)
+        if not any(step["step"] == "mixed-passes" for step in recipe.steps):
+            raise RecipeError(
+                f"recipe {recipe.name}: has no step mixed-passes, whose budget passes.budgets sets"
+            )
+        found = {}
+        for name, budget in zip(self.names(), self.budgets, strict=True):
+            steps = tuple(
+                {**step, "budget": budget} if step["step"] == "mixed-passes" else step
+                for step in recipe.steps
+            )
+            found[name] = recipe.model_copy(update={"name": name, "steps": steps})
+        return found
+
+
 class ResultsPlan(BaseModel):
     """What is compared; see lutvar/configs/results.yaml.
 
@@ -94,6 +129,7 @@ class ResultsPlan(BaseModel):
         sheet: rows of the picture.
         focus: some of the recipes with more samples, or None.
         tasks: editing with some of the recipes, or None.
+        passes: a recipe over the array's cycles, or None.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -110,13 +146,18 @@ class ResultsPlan(BaseModel):
     groups: tuple[Group, ...]
     focus: Focus | None = None
     tasks: Tasks | None = None
+    passes: Passes | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         names = self.recipes()
         if len(set(names)) != len(names):
             raise ValueError("a recipe is named in two groups; name it once")
-        if len({Path(name).stem for name in names}) != len(names):
+        stems = [
+            *(Path(name).stem for name in names),
+            *(self.passes.names() if self.passes else ()),
+        ]
+        if len(set(stems)) != len(stems):
             raise ValueError("two recipes have the same name; rename one, and its file")
         methods = {FLOAT, *names}
         some: list[str] = []
@@ -126,19 +167,25 @@ class ResultsPlan(BaseModel):
             if len(set(named)) != len(named):
                 raise ValueError(f"{part}.recipes: a recipe is named twice; name it once")
             some += named
+        if self.passes is not None:
+            some.append(self.passes.recipe)
         for name in (self.plain, self.best, self.worst, self.six, *self.sheet, *some):
             if name not in methods:
                 raise ValueError(f"{name!r} is in no group; add it to one")
         return self
 
     def recipes(self) -> list[str]:
-        """All recipes, in order."""
+        """All recipes of the groups, in order."""
         return [name for group in self.groups for name in group.recipes]
+
+    def all_recipes(self) -> list[str]:
+        """All recipes, in order."""
+        return [*self.recipes(), *(self.passes.names() if self.passes else ())]
 
     @property
     def main(self) -> Part:
-        """The rows of the groups."""
-        return Part(GENERATE, tuple(self.recipes()), self.samples, self.seeds)
+        """The rows of the groups, then those of `passes`."""
+        return Part(GENERATE, tuple(self.all_recipes()), self.samples, self.seeds)
 
     @property
     def larger(self) -> Part | None:

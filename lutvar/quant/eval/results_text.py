@@ -11,7 +11,8 @@ from .evaluate import NOTE
 from .reference import Reference
 from .results import Comparison
 from .results_order import best_lines, order_lines
-from .results_tables import COLUMNS, EDIT_COLUMNS, table_lines
+from .results_passes import passes_rows
+from .results_tables import COLUMNS, EDIT_COLUMNS, cell, table_lines
 
 _TASKS = {
     "inpaint": "In-painting: the box is drawn again, no class is asked for",
@@ -34,6 +35,35 @@ def larger_lines(comparison: Comparison) -> list[str]:
         "",
         *table_lines(comparison, part, part.recipes, COLUMNS),
     ]
+
+
+def passes_lines(comparison: Comparison, picture: str) -> list[str]:
+    """The section of one recipe over the array's cycles; nothing without."""
+    passes = comparison.plan.passes
+    if passes is None:
+        return []
+    lines = [
+        "",
+        "## Precision over the array's cycles",
+        "",
+        f"`{passes.recipe}` with other budgets for second terms of operands, on the golden model. "
+        "A budget is in percent of the cycles that the array takes with one term and one scale "
+        "everywhere; `mixed-passes` spends it by integer programme, and weights are rounded for "
+        "the inputs as they then are.",
+        "",
+        "| recipe | cycles, % more | Fréchet | Fréchet to float | KL, nat | same tokens |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in passes_rows(comparison):
+        known = None if row is None else row.hardware
+        cycles = "" if known is None or known.more_cycles is None else f"{known.more_cycles:.1f}"
+        cells = [cell(row, c) for c in COLUMNS[:4]]
+        if row is None:
+            cells[0] = "not measured"
+        lines.append(f"| {' | '.join([f'`{name}`', cycles, *cells])} |")
+    if picture:
+        lines += ["", f"![KL and both Fréchet distances over cycles]({picture})"]
+    return lines
 
 
 def edit_lines(comparison: Comparison) -> list[str]:
@@ -84,13 +114,16 @@ def state_lines(comparison: Comparison) -> list[str]:
     return lines
 
 
-def document_text(comparison: Comparison, reference: Reference, picture: Sequence[str]) -> str:
+def document_text(
+    comparison: Comparison, reference: Reference, picture: Sequence[str], curve: str = ""
+) -> str:
     """The whole page, Markdown.
 
     Args:
         comparison: plan and record.
         reference: what the samples were compared with.
         picture: rows of the picture beside the page; none: no picture.
+        curve: name of the picture of `passes` beside the page; "": no picture.
     """
     plan, real = comparison.plan, reference.real
     lines = [
@@ -121,6 +154,7 @@ def document_text(comparison: Comparison, reference: Reference, picture: Sequenc
         lines += table_lines(comparison, plan.main, group.recipes, COLUMNS)
     lines += edit_lines(comparison)
     lines += larger_lines(comparison)
+    lines += passes_lines(comparison, curve)
     lines += [
         "",
         "## The paper's order",

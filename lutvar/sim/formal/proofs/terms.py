@@ -7,7 +7,7 @@ Both are queues in one RAM, the second in the places that the first keeps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from amaranth.hdl import Cat, Mux, Signal, Value
@@ -227,6 +227,11 @@ _MUTANTS = (
 )  # fmt: skip
 
 
+def _make(beats: int) -> Callable[[], TwoTermStore]:
+    beat = data.StructLayout({"data": WIDTH, "terms": 1})
+    return lambda: TwoTermStore(beat, data.StructLayout({"value": WIDTH}), beats)
+
+
 def properties() -> Iterator[Property]:
     """All of this file."""
     for beats in BEATS:
@@ -235,9 +240,6 @@ def properties() -> Iterator[Property]:
             "first bursts and second bursts give the beats, and the constants, in the order in "
             "which they came: none lost, doubled or overwritten; a group whose constants are here "
             "starts when there is room",
-            lambda beats=beats: TwoTermStore(
-                data.StructLayout({"data": WIDTH, "terms": 1}),
-                data.StructLayout({"value": WIDTH}), beats,
-            ),
-            _two_term_store, mutants=_MUTANTS if beats == min(BEATS) else (),
+            _make(beats), _two_term_store,
+            mutants=_MUTANTS if beats == min(BEATS) else (),
         )  # fmt: skip
