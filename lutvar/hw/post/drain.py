@@ -52,10 +52,13 @@ class Drain(wiring.Component):
         left = Signal(8, reset_less=True)  # blocks, the current one included
         block = Signal(8, reset_less=True)
         pair = Signal(range(PAIRS))
-        slot, free = Signal(range(SLOTS)), Signal(range(SLOTS + 1), init=SLOTS)
+        slot = Signal(range(SLOTS))
+        free = Signal(range(SLOTS + 1), init=SLOTS)
 
         head, place = self._section(m, order.sections, block)
-        fire, end, claim = Signal(), Signal(), Signal()
+        fire = Signal()
+        end = Signal()
+        claim = Signal()
         m.d.comb += [
             fire.eq(running & ((pair != 0) | (free != 0))),
             claim.eq(fire & (pair == 0)),

@@ -83,7 +83,8 @@ class Issue(wiring.Component):
 
         path = Signal(Path)  # of the last values
         alone, pairs = (job.alone, job.pairs) if self.decoder else (Const(0), Const(0))
-        begin, end = Signal(), Signal()  # of a beat; of the job
+        begin = Signal()  # of a beat
+        end = Signal()  # of the job
         done = Signal()  # of a block, or of COLUMNS a quarter
         m.d.comb += [
             begin.eq(~(job.fours & step[1]) & ~(pairs & step[0])),

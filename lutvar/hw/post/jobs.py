@@ -32,8 +32,10 @@ class JobGenerator(wiring.Component):
         m = Module()
         order = view_signal(job_order(), reset_less=True)
         running = Signal()
-        blocks, row_blocks = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
-        row, rows = Signal(4, reset_less=True), Signal(5, reset_less=True)  # number; left
+        blocks = Signal(8, reset_less=True)  # left
+        row_blocks = Signal(8, reset_less=True)  # left
+        row = Signal(4, reset_less=True)  # number
+        rows = Signal(5, reset_less=True)  # left
         heads = Signal(reset_less=True)  # a block of v and k
         final = Signal(reset_less=True)  # block
         upper = Signal(reset_less=True)

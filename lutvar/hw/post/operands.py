@@ -39,12 +39,18 @@ class OperandReader(wiring.Component):
 
     def _request(self, m: Module, tags: Fifo) -> None:
         order = view_signal(operand_order(), reset_less=True)
-        blocks, factors = Signal(8, reset_less=True), Signal(8, reset_less=True)  # left
+        blocks = Signal(8, reset_less=True)  # left
+        factors = Signal(8, reset_less=True)  # left
         rows = Signal(5, reset_less=True)
-        vector, block = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
-        row, shifts = Signal(BEAT_ADDRESS, reset_less=True), Signal(BEAT_ADDRESS, reset_less=True)
+        vector = Signal(BEAT_ADDRESS, reset_less=True)
+        block = Signal(BEAT_ADDRESS, reset_less=True)
+        row = Signal(BEAT_ADDRESS, reset_less=True)
+        shifts = Signal(BEAT_ADDRESS, reset_less=True)
         more = Signal(reset_less=True)  # factors are left
-        is_row, is_shift, offer, accept = Signal(), Signal(), Signal(), Signal()
+        is_row = Signal()
+        is_shift = Signal()
+        offer = Signal()
+        accept = Signal()
 
         def next_block() -> None:
             m.d.sync += [block.eq(block + ROW_BEATS), blocks.eq(blocks - 1)]
@@ -112,7 +118,9 @@ class OperandReader(wiring.Component):
     def _deliver(self, m: Module, tags: Fifo) -> None:
         position = Signal(range(ROW_BEATS))  # in the request whose beats come
         is_row, is_shift = tags.o.payload[0], tags.o.payload[1]
-        take, end, vector = Signal(), Signal(), Signal()
+        take = Signal()
+        end = Signal()
+        vector = Signal()
         final = Mux(is_row, ROW_BEATS - 1, VECTOR_BEATS - 1)
         m.d.comb += [
             self.row.eq(self.data.payload),

@@ -65,3 +65,8 @@ def test_icarus_reads_it_as_verilog_2005(name: str, folder: Path) -> None:
 def test_yosys_finds_no_problem(name: str, folder: Path) -> None:
     manifest = exported(name, folder)
     assert lint.check_yosys(manifest.verilog, manifest.data["verilog"]["module"]) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_signal_has_a_name_of_its_own(name: str, folder: Path) -> None:
+    assert r"\$signal" not in exported(name, folder).verilog.read_text(encoding="utf-8")
