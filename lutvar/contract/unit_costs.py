@@ -66,7 +66,8 @@ UNIT_FIELDS: dict[str, UnitFields] = {
         ("max_width", "bank_groups", "read_fifo", "rows"),
     ),
     "post": UnitFields(
-        ("kv_format", "pipelined"), ("max_sections",), ("acc_banks", "read_fifo", "rows")
+        ("kv_format", "pipelined", "decoder"), ("max_sections",),
+        ("acc_banks", "read_fifo", "rows"),
     ),
     "attend": UnitFields(
         # The first row with its scores in multipliers makes the others' operands later.

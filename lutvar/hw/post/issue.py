@@ -82,6 +82,7 @@ class Issue(wiring.Component):
         inside = Signal(range(self.places + 1))  # beats of results in the lanes
 
         path = Signal(Path)  # of the last values
+        bits = len(path) if self.decoder else 2  # the other paths need no more
         alone, pairs = (job.alone, job.pairs) if self.decoder else (Const(0), Const(0))
         begin = Signal()  # of a beat
         end = Signal()  # of the job
@@ -90,7 +91,7 @@ class Issue(wiring.Component):
             begin.eq(~(job.fours & step[1]) & ~(pairs & step[0])),
             end.eq((step[0] | ~job.single) & step[1] & (step[2] | ~job.whole)),
             self.fire.eq(
-                self.job.valid & (blocks.some | alone) & (path == job.path)
+                self.job.valid & (blocks.some | alone) & (path[:bits] == job.path[:bits])
                 & (~job.vector | self.factors_valid)
                 & (~job.shift | self.shifts_valid)
                 & (~job.add | self.row_valid)

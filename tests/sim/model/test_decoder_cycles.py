@@ -23,7 +23,8 @@ def test_work_of_one_convolution_by_hand() -> None:
     rows = 256 * 256 // 4
     assert rows * 64 < cycles.front < rows * 64 * 1.3  # 1,024 values at 16 a cycle
     assert cycles.groups * 8 == cycles.front
-    assert cycles.norm == 256 * 256 * 160 // 16
+    # Rows of 4 pixels, 5 blocks: of each block 16 rows and two vectors are read.
+    assert cycles.norm == rows // 16 * (5 * (16 * 8 + 2 * 4) + 2)
     assert cycles.post - cycles.norm > rows * 5 * 8  # 640 float32 values, 16 a cycle
     tiles = -(-rows // 352)
     assert tiles * 24 * 640 <= cycles.matrix < tiles * 24 * 640 * 1.3

@@ -191,7 +191,7 @@ def test_more_images_fill_the_array() -> None:
 
 
 def test_resources_have_limits() -> None:
-    found = resources(accelerator("vck190-fp4", rows=368, bank_groups=18))
+    found = resources(accelerator("vck190-fp4", rows=368, bank_groups=18, decoder=False))
     assert found.limit("lut") == 629_888 and found.limit("dsp") == 1476
     banks = found.lines[-1].amounts
     # Of each 16 rows: 54 groups of 8 words of 72 bits; 1024 bits of accumulators side by side.

@@ -8,11 +8,12 @@ serve as the line below, the line itself and the line above of three tiles in tu
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lutvar.contract.accelerator import LANES, ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.accelerator import ROW_GROUP, WEIGHT_BLOCK, AcceleratorConfig
 from lutvar.contract.decoder import Conv, Norm, stored_channels
 from lutvar.contract.isa import Opcode, PostOp
 from lutvar.contract.quant_preset import GROUP
@@ -98,8 +99,20 @@ def conv_cycles(
     conv: Conv, norms: list[Norm], terms: Terms, config: AcceleratorConfig, costs: CostModel
 ) -> Cycles:
     """Cycles of a convolution in its best tiling."""
-    norm = sum(step.side**2 * stored_channels(step.channels) // LANES for step in norms)
+    norm = sum(norm_cycles(step, costs) for step in norms)
     return _best(conv, norm, terms, config, costs)[1]
+
+
+def norm_cycles(step: Norm, costs: CostModel) -> int:
+    """Cycles of POST's instructions of a norm, 16 rows of whole blocks each."""
+    channels = stored_channels(step.channels)
+    span = GROUP // math.gcd(GROUP, channels)
+    rows, vectors = step.side**2 // span, int(bool(step.name))
+    operands = {
+        "rows": min(rows, ROW_GROUP), "blocks": span * channels // GROUP, "op": int(PostOp.NORM),
+        "vector": vectors, "shift": vectors,
+    }  # fmt: skip
+    return -(-rows // ROW_GROUP) * costs.of(Opcode.POST, operands).occupied
 
 
 def _best(
