@@ -105,7 +105,10 @@ EXPECTED: dict[str, tuple[str, dict[str, object]]] = {
     "picture": ("picture", {"pixels": "765 x 482"}),
     "card": ("page for people", {}),
     "quantized": ("quantized model", {"recipe": "fp4", "format": "lutvar-recipe-1", "layers": 17}),
-    "image": ("packed model", {"classes": [3], "null_class": 10, "format": "lutvar-image-1"}),
+    "image": (
+        "packed model",
+        {"classes": [3], "null_class": 10, "format": "lutvar-image-1", "decoder": "two-rotated"},
+    ),
     "eval": ("result of `lutvar eval`", {"methods": ["float"], "samples": 80, "seeds": [0]}),
     "samples": ("samples of `lutvar eval`", {"chunks": 2, "samples": 80}),
     "chunk": ("chunk of samples", {"samples": 40}),

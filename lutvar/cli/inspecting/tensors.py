@@ -116,6 +116,7 @@ def _image(path: Path) -> FileReport:
             "accelerator_hash": meta["accelerator"],
             "classes": [label for label in meta["labels"] if label != null],
             "null_class": null,
+            "decoder": meta["decoder"]["form"] if "decoder" in meta else "none",
             "image_bytes": int(image.nbytes),
             "made_from": meta["model"],
             "model_hash": meta["sha256"][:16],
