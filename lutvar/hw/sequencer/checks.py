@@ -32,7 +32,7 @@ from lutvar.hw.links import INDEX_BITS, sections_of
 from lutvar.hw.units.pipeline import data_register
 
 CHECK_LATENCY = 3  #: cycles from a stable `word` to `broken`
-UNUSED_PIECE = 36  #: unused bits that are looked at in one step: two levels of LUT6
+UNUSED_PIECE = 30  #: unused bits that are looked at in one step: two levels of LUT6
 WORD = INSTRUCTION_BYTES * 8
 
 
