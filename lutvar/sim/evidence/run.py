@@ -274,7 +274,8 @@ class _Run:
             session.device.soft_reset()
 
     def _outcome(self, session: Session, equal: bool | None) -> Outcome:
-        c, reports = self.comparison, [*self.reports, *self.decoded]
+        c = self.comparison
+        reports: list[PassReport | DecodeReport] = [*self.reports, *self.decoded]
         return Outcome(
             compared=dict(c.compared),
             different=dict(c.different),
