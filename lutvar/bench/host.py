@@ -28,6 +28,7 @@ from lutvar.host.device import Device
 from lutvar.host.device_status import DeviceCounters
 from lutvar.host.generate import HostModel, generate
 from lutvar.host.transformer import DeviceTransformer
+from lutvar.host.turns import Turns
 from lutvar.sim.model.plans import plan
 from lutvar.sim.run.host_model import host_model
 from lutvar.times import Times
@@ -52,6 +53,7 @@ class InstantDevice:
 
     def __init__(self) -> None:
         self.config = load_accelerator(CONFIG)
+        self.turns = Turns()
 
     def place(self, _model: object, _work: int, io: int, _cache: int, **_more: object) -> None:
         """Fill IO with random logits."""

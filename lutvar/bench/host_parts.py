@@ -28,6 +28,7 @@ from lutvar.host.compile.decoder.pack import PackedDecoder
 from lutvar.host.device import Device
 from lutvar.host.device_decoder import DeviceDecoder
 from lutvar.host.device_status import DeviceCounters
+from lutvar.host.turns import Turns
 
 from .report import Measurement
 
@@ -74,6 +75,7 @@ class _DecodingDevice:
     def __init__(self, size: int) -> None:
         self.data = np.random.default_rng(1).standard_normal(size // 4, np.float32).view(np.uint8)
         self.memory = np.zeros(size, np.uint8)
+        self.turns = Turns()
 
     def read(self, _region: Region, _offset: int, count: int) -> NDArray[np.uint8]:
         """Copy a map or sums."""

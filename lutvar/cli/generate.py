@@ -11,7 +11,7 @@ from lutvar.files import prepare_output
 
 from . import token_images
 from .backends import Backend, backend_options
-from .common import command, json_option, out_option, seed_option
+from .common import command, given, json_option, out_option, seed_option
 from .generate_host import generate_host, host_files
 from .row import finish
 from .sampling import Sampling, class_option, labels_of, sampling_options
@@ -25,6 +25,13 @@ from .sampling import Sampling, class_option, labels_of, sampling_options
     metavar="FILE",
     help="With --device and --image: embeddings and codebook, from `lutvar pack --host-model`. "
     "Nothing else of the model is needed, and no PyTorch; --decoder FILE decodes on this host.",
+)
+@click.option(
+    "--groups",
+    type=click.IntRange(1),
+    default=1,
+    help="With --host-model: groups of images that use the device in turn; while it computes for "
+    "one, this host works for another. --slots counts the images of all groups.",
 )
 @class_option("every class once")
 @seed_option
@@ -41,6 +48,7 @@ from .sampling import Sampling, class_option, labels_of, sampling_options
 def generate(
     how: Backend,
     host_model: Path | None,
+    groups: int,
     labels: tuple[int | str, ...],
     seed: int,
     sampling: Sampling,
@@ -61,10 +69,13 @@ def generate(
     how.check("--image", backend_chosen=host_model is None)
     wanted = labels_of(labels)
     if host_model is not None:
-        files = host_files(how.device, how.packed, host_model, how.decoder)
+        files = host_files(how.device, how.packed, host_model, how.decoder, groups)
         prepare_output(out)
-        row = generate_host(files, how, wanted, seed, sampling, out.parent / "device-dump.json")
+        dump = out.parent / "device-dump.json"
+        row = generate_host(files, how, wanted, seed, sampling, dump, groups)
     else:
+        if given("groups"):
+            raise click.UsageError("--groups goes with --host-model")
         prepare_output(out)
         if token_images.is_token_model(how.model):
             token_images.generate(how, sampling, wanted, seed, zoom, names, out, as_json)

@@ -7,6 +7,7 @@ device or on ONNX Runtime. Nothing here may import PyTorch, which a board's host
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,12 +16,39 @@ from typing import NamedTuple
 import click
 
 from lutvar.contract.labels import Label, resolve_classes
+from lutvar.host.open import parse
 from lutvar.text import class_name
 
 from .backends import DEVICE_DECODER, GOLDEN_DECODER, HOST_DECODER, Backend
 from .common import note, progress, refuse_with
 from .row import Row
 from .sampling import Sampling
+
+
+class Schedule(NamedTuple):
+    """Which images are in progress at once.
+
+    Attributes:
+        slots: images, all groups together.
+        stagger: passes of a group between the starts of two images.
+        groups: that take turns on the device.
+    """
+
+    slots: int
+    stagger: int
+    groups: int
+
+    @classmethod
+    def of(cls, how: Backend, groups: int, images: int, scales: int) -> Schedule:
+        """What the options say; as many slots as are of use. Raises UsageError."""
+        useful = groups * -(-scales // how.stagger) if how.stagger else images
+        slots = min(how.slots or images, images, useful)
+        if groups > slots:
+            raise click.UsageError(
+                f"--groups {groups}: each needs an image in progress, and there "
+                f"{'is' if slots == 1 else 'are'} {slots}; draw more images, or give more --slots"
+            )
+        return cls(slots, how.stagger, groups)
 
 
 class HostFiles(NamedTuple):
@@ -38,19 +66,23 @@ class HostFiles(NamedTuple):
 
 
 def host_files(
-    device: str | None, image: Path | None, model: Path, decoder: Path | None
+    device: str | None, image: Path | None, model: Path, decoder: Path | None, groups: int = 1
 ) -> HostFiles:
-    """Check the options that go with --host-model. Raises UsageError."""
-    refuse_with(
-        "--host-model", model="--model", backend="--backend", recipe="--quantized",
-        stagger="--stagger",
-    )  # fmt: skip
+    """Check the options that go with --host-model. Raises UsageError, and BadInput for a URL."""
+    refuse_with("--host-model", model="--model", backend="--backend", recipe="--quantized")
     if device is None or image is None or decoder in (GOLDEN_DECODER, HOST_DECODER):
         raise click.UsageError(
             "--host-model goes with --device, --image and, unless the device decodes, --decoder "
             "FILE (lutvar pack writes the files); lutvar.host.generate in Python stops at the "
             "decoder's input"
         )
+    if groups > 1:
+        address = parse(device)
+        if address.scheme == "replay" or "record" in address.settings:
+            raise click.UsageError(
+                f"--groups {groups} uses the device in another order each time, which no record "
+                "plays back; record and replay with one group"
+            )
     decoder = None if decoder == DEVICE_DECODER else decoder
     if find_spec("PIL") is None:
         raise ImportError("PIL is not installed; run: pip install 'lutvar[board]'")
@@ -64,18 +96,21 @@ def generate_host(
     seed: int,
     sampling: Sampling,
     dump: Path,
+    groups: int = 1,
 ) -> Row:
     """Generate one image for each class.
 
     Args:
         files: what `host_files` returned.
-        how: device, accelerator and images at a time.
+        how: device, accelerator, images at a time and passes between their starts.
         labels: classes, None for a random one; no label: every class once.
         seed: of the first image; the next one has the next.
         sampling: guidance and the rest.
         dump: file for what the device says when it fails.
+        groups: of images; host and device are at work at the same time, each for other groups.
 
     Raises:
+        UsageError: a group would have no image.
         BadInput: a file that is none of `lutvar pack`'s, or of another model than the image.
         HostError: what the device raises.
     """
@@ -84,7 +119,8 @@ def generate_host(
     from lutvar.host.decoder import OnnxDecoder
     from lutvar.host.device_decoder import DecodeReport
     from lutvar.host.errors import BadInput
-    from lutvar.host.generate import Generated, HostModel, generate
+    from lutvar.host.generate import HostModel, generate
+    from lutvar.host.overlap import generate_overlapped
     from lutvar.host.session import Session
     from lutvar.host.transformer import PassReport
     from lutvar.times import Times
@@ -104,37 +140,42 @@ def generate_host(
     wanted = labels or range(null)
     seeds = [seed + i for i in range(len(wanted))]
     classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
-    count = min(how.slots or len(classes), len(classes))
+    slots, stagger, _ = Schedule.of(how, groups, len(classes), len(model.patch_nums))
     reports: list[PassReport] = []
     decodes: list[DecodeReport] = []
     times = Times()
-    made: list[Generated] = []
     with progress("model to the device: MiB") as update:
         session = Session.open(
-            str(how.device), packed, slots=count, on_pass=reports.append, say=note,
+            str(how.device), packed, slots=slots, on_pass=reports.append, say=note,
             progress=lambda done: update(done >> 20, len(packed.image) >> 20), dump=dump,
-            decode=decode is None,
+            decode=decode is None, groups=groups,
         )  # fmt: skip
     with session, progress(f"{how.device}: images") as update:
-        for first in range(0, len(classes), count):
-            part = classes[first : first + count]
-            made += generate(
-                model, session.transformer, part, seeds[first : first + count],
-                **sampling.settings(model), times=times,
+        for decoder in session.transformer.decoders:
+            decoder.on_image = decodes.append
+        decoders = [decode] if decode is not None else session.transformer.decoders
+        started = time.monotonic()
+        if groups > 1:
+            made = generate_overlapped(
+                model, session.transformer, classes, seeds, **sampling.settings(model),
+                times=times, groups=groups, slots=slots, stagger=stagger, decoders=decoders,
+                progress=update,
             )  # fmt: skip
-            update(min(first + count, len(classes)), len(classes))
-        if decode is None:
-            session.decoder.on_image = decodes.append
-        with times("decoder"):
-            images = [(decode or session.decoder)(one.latent[None]) for one in made]
+        else:
+            made = generate(
+                model, session.transformer, classes, seeds, **sampling.settings(model),
+                times=times, slots=slots, stagger=stagger, decode=decoders[0], progress=update,
+            )  # fmt: skip
+        elapsed = time.monotonic() - started
     import numpy as np
 
     return Row(
-        np.concatenate(images),
+        np.stack([one.image for one in made if one.image is not None]),
         [[int(t) for scale in one.tokens for t in scale] for one in made],
         classes,
         [class_name(names, label) for label in classes],
         times.seconds,
         reports,
         decodes,
+        elapsed if groups > 1 else None,
     )

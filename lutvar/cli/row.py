@@ -34,6 +34,7 @@ class Row:
         seconds: of all images by part, as `GenerationResult.seconds`.
         reports: of the passes on a device.
         decodes: of the images that it decoded.
+        elapsed: seconds of wall time for all images, where groups took turns; else None.
     """
 
     images_BCHW: NDArray[np.float32]
@@ -43,6 +44,7 @@ class Row:
     seconds: Mapping[str, float]
     reports: Sequence[PassReport]
     decodes: Sequence[DecodeReport] = ()
+    elapsed: float | None = None
 
 
 def finish(
@@ -92,7 +94,7 @@ def describe(row: Row, data: dict[str, Any], text: str, backend: str) -> str:
         data["decoder"] = [asdict(report) for report in row.decodes]
         text = f"{text}\n{_decoded(row.decodes, backend)}"
     data["time"] = spent = breakdown(
-        row.seconds, row.reports, len(row.labels), backend, row.decodes
+        row.seconds, row.reports, len(row.labels), backend, row.decodes, row.elapsed
     )
     return f"{text}\n{breakdown_text(spent, backend)}"
 

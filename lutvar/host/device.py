@@ -29,6 +29,7 @@ from .errors import BadInput, HostError, IncompatibleDevice
 from .kept import MARKER_BYTES, forget, place_kept
 from .load import Progress, chunks_of, load
 from .transport import POLL, SLICE, Bytes, MemoryTransport
+from .turns import Stopped, Turns
 
 PAGE = 4096
 
@@ -43,7 +44,10 @@ class Regions:
 
 
 class Device:
-    """One accelerator, used by one thread.
+    """One accelerator, used by one thread at a time.
+
+    Each call of `write`, `read` and `run` is a turn of its own; a thread that needs several of them
+    together, while others use the device, takes `turns` around them.
 
     Args:
         transport: access to the device; the driver does not close it.
@@ -53,6 +57,7 @@ class Device:
 
     Attributes:
         missed_interrupts: programs that had finished without their interrupt, since creation.
+        turns: which thread uses it; stopping them also aborts the program that runs.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Device:
         self._end = transport.size  # of what programs may fill
         self._poll, self._slice = POLL[transport.clock], SLICE[transport.clock]
         self.missed_interrupts = 0
+        self.turns = Turns()
 
     def __enter__(self) -> Self:
         self.open()
@@ -188,11 +194,13 @@ class Device:
 
     def write(self, region: Region, offset: int, data: Bytes) -> None:
         """Put bytes into a region. Raises BadInput outside it."""
-        self.transport.write(self._at(region, offset, len(data)), data)
+        with self.turns:
+            self.transport.write(self._at(region, offset, len(data)), data)
 
     def read(self, region: Region, offset: int, count: int) -> Bytes:
         """Bytes of a region. Raises BadInput outside it."""
-        return self.transport.read(self._at(region, offset, count), count)
+        with self.turns:
+            return self.transport.read(self._at(region, offset, count), count)
 
     def read_float32(self, region: Region, offset: int, count: int) -> NDArray[np.float32]:
         """Read float32 values, [count]."""
@@ -217,10 +225,15 @@ class Device:
             AcceleratorError: the device reported an error.
             DeviceBusy: an earlier program still runs.
             ProgramTimeout: it did not finish within `limit`.
+            Stopped: another thread stopped the turns; the device is idle.
 
         Warns:
             MissedInterrupt: the program is done and no interrupt came; its results are good.
         """
+        with self.turns:
+            return self._run(program, limit, what)
+
+    def _run(self, program: bytes, limit: int, what: str) -> DeviceCounters:
         if self._regions is None:
             raise BadInput("no regions yet; call place() first")
         if len(program) % INSTRUCTION_BYTES or len(program) < 2 * INSTRUCTION_BYTES:
@@ -259,6 +272,9 @@ class Device:
             self._raise_error()
             if self._field("ISR", "done"):
                 break
+            if self.turns.stopped:
+                self.soft_reset()
+                raise Stopped(f"{what}: aborted, for another thread has failed")
             left = allowed - (self.transport.now() - first)
             if left <= 0:
                 raise self._late(what, limit)

@@ -8,8 +8,10 @@ with Session.open("uio:lutvar", packed) as session:
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -54,6 +56,7 @@ class DecodeReport:
         device_seconds: wall time of the programs (of a simulated device: of the simulation).
         host_seconds: vectors, attention and pixels.
         transfer_seconds: between host and device memory, programs not included.
+        waited_seconds: until other threads left the device to this image.
     """
 
     programs: int = 0
@@ -63,10 +66,11 @@ class DecodeReport:
     device_seconds: float = 0.0
     host_seconds: float = 0.0
     transfer_seconds: float = 0.0
+    waited_seconds: float = 0.0
 
 
 class DeviceDecoder:
-    """Images of latent maps, one after the other.
+    """Images of latent maps, one after the other; a thread waits while another one has the maps.
 
     Args:
         device: opened; memory is placed before the first image (`sizes`).
@@ -101,19 +105,21 @@ class DeviceDecoder:
         self._report = DecodeReport()
         self._sums: dict[str, Sums] = {}
         self._clear = False
+        self._inputs: list[tuple[Region, int, Bytes]] = []
+        self._maps = threading.RLock()
 
     @property
     def plan(self) -> DecoderPlan:
         """Where the maps lie, and how much memory they need."""
         return self._compiler.plan
 
-    def check_memory(self, there: int) -> None:
-        """Raise BadInput, naming the maps, unless so many bytes hold them."""
+    def check_memory(self, there: int, which: str = "") -> None:
+        """Raise BadInput, naming the maps, and `which` maps, unless so many bytes hold them."""
         layout = self._decoder.layout
         try:
             check_decoder(self._shape, layout.form, layout.config, there)
         except ConfigError as error:
-            raise BadInput(str(error)) from error
+            raise BadInput(f"{which}{error}") from error
 
     @cached_property
     def programs(self) -> list[tuple[CompiledStage, bytes]]:
@@ -141,20 +147,25 @@ class DeviceDecoder:
             need_finite("latent map", latent_ZHW)
         except ValueError as error:
             raise BadInput(str(error)) from error
-        self._report = DecodeReport()
-        self._begin(latent_ZHW)
-        for stage, program in self.programs:
-            if stage.stage.attend is not None:
-                self._attend(stage.stage.attend)
-            if stage.stage.norm is not None:
-                self._vectors(stage.stage.norm)
-            self._run(stage, program)
-            if stage.stage.sums is not None:
-                self._read_sums(stage.stage.sums)
         side, channels = shape.image_side, shape.image_channels
-        raw = self._read_raw(self.plan.raw("image", side, channels))
-        if self.on_image is not None:
-            self.on_image(self._report)
+        with self._maps:
+            self._report, self._inputs = DecodeReport(), []
+            self._begin(latent_ZHW)
+            for stage, program in self.programs:
+                if stage.stage.attend is not None:
+                    self._attend(stage.stage.attend)
+                if stage.stage.norm is not None:
+                    self._vectors(stage.stage.norm)
+                # IO is everybody's: what is written there is read before the turn ends.
+                with self._turn():
+                    self._write_inputs()
+                    self._run(stage, program)
+                    if stage.stage.sums is not None:
+                        self._read_sums(stage.stage.sums)
+            with self._turn():
+                raw = self._read_raw(self.plan.raw("image", side, channels))
+            if self.on_image is not None:
+                self.on_image(self._report)
         return raw[..., :channels]
 
     def read_map(self, step: Conv | Norm | Attend) -> NDArray[np.generic]:
@@ -169,21 +180,23 @@ class DeviceDecoder:
     # Host's share ----------------------------------------------------------------------------
     def _begin(self, latent_ZHW: Float32) -> None:
         """Borders, once, and the latent map."""
-        started = time.monotonic()
         plan = self.plan
         if not self._clear:
-            for place, (offset, size) in plan.places.items():
-                if place.activated:
-                    for at in range(0, size, CHUNK):
-                        zeros = np.zeros(min(CHUNK, size - at), np.uint8)
-                        self.device.write(Region.WORK, offset + at, zeros)
+            with self._turn():
+                started = time.monotonic()
+                for place, (offset, size) in plan.places.items():
+                    if place.activated:
+                        for at in range(0, size, CHUNK):
+                            zeros = np.zeros(min(CHUNK, size - at), np.uint8)
+                            self.device.write(Region.WORK, offset + at, zeros)
+                self._report.transfer_seconds += time.monotonic() - started
             self._clear = True
-        latent = plan.latent
+        started, latent = time.monotonic(), plan.latent
         raw = np.zeros(plan.latent_bytes, np.uint8)
         inner = _framed(raw[: latent.size], latent)[1:-1, 1:-1]
         values = fp16(np.ascontiguousarray(latent_ZHW.transpose(1, 2, 0), np.float32))
         inner[..., : values.shape[-1]] = values.view(np.uint16)
-        self.device.write(latent.region, latent.offset, raw)
+        self._inputs.append((latent.region, latent.offset, raw))
         self._report.transfer_seconds += time.monotonic() - started
 
     def _vectors(self, norm: Norm) -> None:
@@ -192,11 +205,24 @@ class DeviceDecoder:
         plan, times = self.plan, self.plan.norm_pixels(norm)
         weight, bias, eps = self._decoder.norm(self._image, norm.name)
         made = vectors(self._sums[norm.source], norm.side**2, weight, bias, eps)
-        ready = time.monotonic()
         for offset, vector in zip((plan.scale, plan.shift), made, strict=True):
-            self.device.write(Region.IO, offset, as_bytes(vector.repeat(times, 0)))
-        self._report.host_seconds += ready - started
-        self._report.transfer_seconds += time.monotonic() - ready
+            self._inputs.append((Region.IO, offset, as_bytes(vector.repeat(times, 0))))
+        self._report.host_seconds += time.monotonic() - started
+
+    def _write_inputs(self) -> None:
+        """What the next program reads in IO."""
+        started = time.monotonic()
+        for region, offset, data in self._inputs:
+            self.device.write(region, offset, data)
+        self._inputs = []
+        self._report.transfer_seconds += time.monotonic() - started
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The device to this thread alone."""
+        with self.device.turns as waited:
+            self._report.waited_seconds += waited
+            yield
 
     def _read_sums(self, conv: Conv) -> None:
         """The sums of a map: those of all columns that are of the same channel."""
@@ -210,18 +236,22 @@ class DeviceDecoder:
 
     def _attend(self, step: Attend) -> None:
         """Attention: reads q, k and v, writes its result between the zeros of its border."""
-        started = time.monotonic()
-        raw = self._read_raw(self.plan.raw(step.source, step.side, 3 * step.channels))
-        got = time.monotonic()
+        with self._turn():
+            started = time.monotonic()
+            raw = self._read_raw(self.plan.raw(step.source, step.side, 3 * step.channels))
+            got = time.monotonic()
         result = attention(raw.reshape(1, step.side**2, -1))
-        made = time.monotonic()
         target = self.plan.activated(target_place(step))
         whole = np.zeros(target.size, np.uint8)
         values = result.reshape(step.side, step.side, -1).view(np.uint16)
         _framed(whole, target)[1:-1, 1:-1] = values
-        self.device.write(target.region, target.offset, whole)
-        self._report.host_seconds += made - got
-        self._report.transfer_seconds += got - started + time.monotonic() - made
+        ready = time.monotonic()
+        with self._turn():
+            writing = time.monotonic()
+            self.device.write(target.region, target.offset, whole)
+            written = time.monotonic()
+        self._report.host_seconds += ready - got
+        self._report.transfer_seconds += got - started + written - writing
 
     def _run(self, stage: CompiledStage, program: bytes) -> None:
         started = time.monotonic()

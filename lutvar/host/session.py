@@ -36,6 +36,7 @@ class Options(TypedDict, total=False):
         progress: called with the bytes of the model that are in the device's memory.
         dump: file for everything that the device says, when a session ends with a HostError.
         decode: leave room for the maps of a packed decoder. Default: yes.
+        groups: threads that may decode at the same time, each with maps of its own. Default: 1.
     """
 
     slots: int
@@ -43,10 +44,11 @@ class Options(TypedDict, total=False):
     progress: Progress | None
     dump: Path | None
     decode: bool
+    groups: int
 
 
 class Session:
-    """One accelerator, used by one thread; closing it leaves the device idle.
+    """One accelerator, used by one thread at a time; closing it leaves the device idle.
 
     Attributes:
         transport, device: what the transformer runs on.
@@ -69,7 +71,7 @@ class Session:
             self.transformer = DeviceTransformer(
                 self.device, packed, options.get("slots", 1), on_pass=options.get("on_pass"),
                 keep=True, progress=options.get("progress"), cache=default_folder(),
-                decode=options.get("decode", True),
+                decode=options.get("decode", True), groups=options.get("groups", 1),
             )  # fmt: skip
             self._opened, self._dump, self._say = opened.pop_all(), options.get("dump"), say
 

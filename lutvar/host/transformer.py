@@ -23,6 +23,7 @@ from lutvar.host.compile.store import PassStore
 from .device import Device
 from .device_decoder import DeviceDecoder
 from .device_status import DeviceCounters
+from .errors import BadInput
 from .load import Progress
 from .transport import as_bytes
 
@@ -43,6 +44,7 @@ class PassReport:
         compile_seconds, transfer_seconds, device_seconds: wall time on the host (of a simulated
             device: of the simulation).
         sent, received: bytes between host and device memory, the program included.
+        waited_seconds: until other threads left the device to this pass.
     """
 
     steps: tuple[StepShape, ...]
@@ -55,10 +57,13 @@ class PassReport:
     sent: int
     received: int
     compiled: CompiledPass
+    waited_seconds: float = 0.0
 
 
 class DeviceTransformer:
     """`lutvar.contract.passes.Transformer` on an accelerator.
+
+    Several threads may run passes, each with slots of its own.
 
     Args:
         device: opened.
@@ -72,9 +77,11 @@ class DeviceTransformer:
             (`compile.pass_file.default_folder`); None: none.
         tile_rows, sections: of every pass, instead of the compiler's choice; see `Compiler`.
         decode: leave room for the maps of a packed decoder.
+        groups: threads that may decode at the same time, each with maps of its own.
 
     Attributes:
         decoder: the packed model's on the same device; None without one, or without `decode`.
+        decoders: one for each group, the first one included; empty where there is none.
 
     Raises:
         BadInput: the device's memory is too small.
@@ -95,6 +102,7 @@ class DeviceTransformer:
         tile_rows: int | None = None,
         sections: int | None = None,
         decode: bool = True,
+        groups: int = 1,
     ) -> None:
         self.device, self.packed, self.on_pass = device, packed, on_pass
         self.slots = slots
@@ -106,14 +114,25 @@ class DeviceTransformer:
         self.passes = PassStore(self.compiler, cache, check=check)
         largest = self._largest()
         work, io, kept = largest.work_size, largest.io_size, slots * largest.slot_bytes
-        self.decoder: DeviceDecoder | None = None
-        if packed.decoder is not None and decode:
-            self.decoder = DeviceDecoder(device, packed, page(work), check=check)
-            io = max(io, self.decoder.plan.io_size)
+        self.decoders: list[DeviceDecoder] = []
+        for group in range(groups if packed.decoder is not None and decode else 0):
+            made = DeviceDecoder(device, packed, page(work), check=check)
+            io = max(io, made.plan.io_size)
             others = sum(map(page, (len(packed.image), work, io, kept)))
             if others <= device.transport.size:  # else `place` says so
-                self.decoder.check_memory(device.transport.size - others)
-            work = self.decoder.plan.work_size
+                which = f"group {group + 1} of {groups}: " if groups > 1 else ""
+                made.check_memory(device.transport.size - others, which)
+            work = made.plan.work_size
+            self.decoders.append(made)
+        self.decoder = self.decoders[0] if self.decoders else None
+        need = sum(map(page, (len(packed.image), work, io, kept)))
+        if groups > 1 and need > device.transport.size:
+            raise BadInput(
+                f"{groups} groups with {slots} slots need {need:,} bytes (model "
+                f"{len(packed.image):,}, slots {kept:,}, maps and tensors {work + io:,}); the "
+                f"device has {device.transport.size:,}: use fewer groups, fewer slots or more "
+                "memory"
+            )
         device.place(
             packed.image, work, io, kept, digest=packed.digest() if keep else None,
             progress=progress,
@@ -143,12 +162,13 @@ class DeviceTransformer:
         program = compiled.encode()
         ready = time.monotonic()
         embeddings = as_bytes(compiled.embeddings(steps))
-        self.device.write(Region.IO, 0, embeddings)
-        sent = time.monotonic()
         limit = compiled.cycles * _PATIENCE + _GRACE
-        counters = self.device.run(program, limit, f"pass of {len(steps)} image steps")
-        finished = time.monotonic()
-        raw = self.device.read(Region.IO, compiled.logits_first, compiled.logits_bytes)
+        with self.device.turns as waited:
+            self.device.write(Region.IO, 0, embeddings)
+            sent = time.monotonic()
+            counters = self.device.run(program, limit, f"pass of {len(steps)} image steps")
+            finished = time.monotonic()
+            raw = self.device.read(Region.IO, compiled.logits_first, compiled.logits_bytes)
         logits = compiled.logits(raw)
         if self.on_pass is not None:
             self.on_pass(
@@ -158,11 +178,12 @@ class DeviceTransformer:
                     counters,
                     compiled.cycles,
                     ready - started,
-                    sent - ready + time.monotonic() - finished,
+                    sent - ready - waited + time.monotonic() - finished,
                     finished - sent,
                     len(embeddings) + len(program),
                     len(raw),
                     compiled,
+                    waited,
                 )
             )
         return logits

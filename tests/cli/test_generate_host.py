@@ -109,6 +109,34 @@ def test_a_device_decodes_without_pytorch_and_onnx(
     assert played.read_bytes() == made.read_bytes()
 
 
+def test_staggered_and_overlapped(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same picture, and images a second by the clock on the wall."""
+    three = [part for label in (3, 7, -1) for part in ("--class", str(label))]
+    common = [*on_host(files)[:-2], *three, "--zoom", "2", "--device", "golden:small-fp4", "--json"]
+    data = []
+    for name, schedule in (
+        ("one", ["--slots", "1"]),
+        ("staggered", ["--stagger", "1"]),
+        ("overlapped", ["--stagger", "1", "--groups", "2"]),
+    ):
+        capsys.readouterr()
+        assert run([*common, *schedule, "-o", str(tmp_path / f"{name}.png")]) == OK
+        data.append(json.loads(capsys.readouterr().out))
+    one, staggered, overlapped = data
+    picture = (tmp_path / "one.png").read_bytes()
+    for name, made in (("staggered", staggered), ("overlapped", overlapped)):
+        assert made["tokens"] == one["tokens"]
+        assert (tmp_path / f"{name}.png").read_bytes() == picture
+    assert len(one["passes"]) == 12 and len(staggered["passes"]) == 6
+    assert all(len(made["decoder"]) == 3 for made in data)
+    assert [made["time"]["overlapped"] for made in data] == [False, False, True]
+    parts = overlapped["time"]["seconds_per_image"]
+    assert parts["waiting for a turn"] > 0 and "waiting for a turn" not in one["time"]
+    assert overlapped["time"]["images_per_second"] > 1 / sum(parts.values())
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not AARCH64, reason="LUTVAR_AARCH64 names no Python of aarch64")
 def test_on_an_emulated_a72(files: Path, tmp_path: Path) -> None:
@@ -158,7 +186,14 @@ def test_what_does_not_go_together(
     assert run([*quantized, "--no-device-decoder", "-o", alone[2]]) == OK
     assert "alone.img: has no decoder; pack it with one, or give" in error(*alone, *device)
     assert "makes no use of --model" in error(*whole, *device, "--model", "digits")
-    assert "makes no use of --stagger" in error(*whole, *device, "--stagger", "1")
+    assert "--groups goes with --host-model" in error("generate", "--groups", "2")
+    alone = [*whole, *device, "--class", "3", "--groups", "2"]
+    assert "--groups 2: each needs an image in progress, and there is 1" in error(*alone)
+    few = [*whole, *device, "--groups", "3", "--slots", "2"]
+    assert "and there are 2; draw more images, or give more --slots" in error(*few)
+    for url in ("replay:x.rec", "golden:small-fp4?record=x.rec"):
+        turns = error(*whole, "--device", url, "--groups", "2")
+        assert "--groups 2 uses the device in another order each time" in turns
     assert "class 11: the model has classes 0 to 9" in error(*whole, *device, "--class", "11")
     loaded = load_model("cifar10")
     other = tmp_path / "other.host"

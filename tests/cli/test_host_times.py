@@ -61,6 +61,25 @@ def test_a_device_that_decodes() -> None:
     assert "transformer 100.0 ms, decoder 20.0 ms of an image" in text
 
 
+def test_groups_that_take_turns() -> None:
+    """Parts of several threads add up to more than anybody waits; waiting is a part of its own."""
+    reports: Any = [SimpleNamespace(**vars(one), waited_seconds=0.25) for one in REPORTS]
+    decodes: Any = [
+        SimpleNamespace(device_seconds=0.4, cycles=5_000_000, waited_seconds=0.1) for _ in range(2)
+    ]
+    data = breakdown(SECONDS, reports, 2, "golden:x", decodes, elapsed=4.0)
+    parts = data["seconds_per_image"]
+    assert parts["waiting for a turn"] == pytest.approx(0.35)
+    assert parts["driver"] == pytest.approx(0.5 - 0.25)
+    assert parts["decoder, host"] == pytest.approx(0.2 - 0.1)
+    assert data["total_seconds_per_image"] == pytest.approx(3.0)
+    assert data["images_per_second"] == pytest.approx(0.5)
+    assert data["host_seconds_per_image"] == pytest.approx(3.0 - 1.4 - 0.35)
+    assert data["images_per_second_modelled"] == pytest.approx(1 / 1.25)  # the busier side
+    text = breakdown_text(data, "golden:x")
+    assert "all threads" in text and "at most 0.80 image/s end to end" in text
+
+
 def test_a_model_on_the_host() -> None:
     data = breakdown(SECONDS, [], 1, "float")
     assert data["seconds_per_image"]["transformer on this host"] == 4.0

@@ -112,6 +112,7 @@ from lutvar.host import Device, DeviceTransformer
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.generate import HostModel, generate
+from lutvar.host.turns import Turns
 from lutvar.contract.isa import UNITS
 from lutvar.host.device_status import DeviceCounters
 
@@ -124,6 +125,7 @@ packed = PackedTransformer(layout, np.zeros(layout.size, np.uint8), (0,) * len(l
 
 class Memory:
     config = config
+    turns = Turns()
     def place(self, model, work, io, cache, **more): self.io = np.ones(io, np.uint8)
     def write(self, region, offset, data): self.io[offset : offset + len(data)] = data
     def read(self, region, offset, count): return self.io[offset : offset + count].copy()

@@ -11,8 +11,9 @@ In memory they are kept as long as the store, on disk for other processes (`pass
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .check import check_program
@@ -29,11 +30,12 @@ _REMEMBERED = 4096
 
 @dataclass(frozen=True, eq=False)
 class _Kept:
-    """A pass without classes, slots and guidance."""
+    """A pass without classes, slots and guidance; its template is for one thread at a time."""
 
     template: PassTemplate
     code: PassCode
     rows: PassRows
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class StoredPass(CompiledPass):
@@ -53,16 +55,18 @@ class StoredPass(CompiledPass):
 
     def encode(self) -> bytes:
         """The program as it lies in memory."""
-        self._kept.template.set(self._pattern)
-        return self._kept.template.words.tobytes()
+        with self._kept.lock:
+            self._kept.template.set(self._pattern)
+            return self._kept.template.words.tobytes()
 
     def _decode(self) -> Program:
-        self._kept.template.set(self._pattern)
-        return self._kept.code.program()
+        with self._kept.lock:
+            self._kept.template.set(self._pattern)
+            return self._kept.code.program()
 
 
 class PassStore:
-    """Passes by their steps.
+    """Passes by their steps; threads may share a store.
 
     Args:
         compiler: of the model.
@@ -80,6 +84,7 @@ class PassStore:
         self.compiled = self.loaded = 0
         self._kept: dict[tuple[StepShape, ...], _Kept] = {}
         self._passes: dict[tuple[StepShape, ...], StoredPass] = {}
+        self._lock = threading.Lock()
 
     def get(self, steps: Sequence[StepShape]) -> CompiledPass:
         """The pass of some steps.
@@ -89,6 +94,10 @@ class PassStore:
             OrderError: with `check`; a defect of the compiler.
         """
         key = tuple(steps)
+        with self._lock:  # whoever needs a pass that is being compiled waits for it
+            return self._get(key)
+
+    def _get(self, key: tuple[StepShape, ...]) -> CompiledPass:
         if key in self._passes:
             return self._passes[key]
         pattern = Pattern.of(key, self.compiler.layout, self.compiler.null_label)

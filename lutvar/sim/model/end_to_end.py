@@ -6,10 +6,10 @@ end the decoder, whose programs wait for the host at each norm and attention. So
 sum of all parts. Its transformer passes and its decoder share the device, so their times add up as
 well.
 
-With several images in flight the turns can overlap: while the device computes passes or decodes for
-some images, the host does its work for others (two groups of images, each with its own slots). Then
-the busier side decides, if no image waits for another. The host's work is counted on one core, its
-random bits on another one where there is one. No driver overlaps turns yet.
+With several images in flight the turns overlap (`lutvar.host.overlap`): while the device computes
+passes or decodes for some images, the host does its work for others, in groups of images with slots
+and maps of their own. Then the busier side decides, if no image waits for another. The host's work
+is counted on one core, its random bits on another one where there is one.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ def end_to_end_text(whole: EndToEnd) -> str:
     ]
     if whole.overlapped is not None:
         lines.append(
-            f"  {whole.overlapped:.2f} image/s if the host worked for some images while the device "
-            "does for others, which no driver does yet"
+            f"  {whole.overlapped:.2f} image/s where the host works for some images while the "
+            "device does for others (generate --groups), if none waits for another"
         )
     return "\n".join([*lines, f"  host {host.name}: {host.how}"])
 
@@ -138,9 +138,10 @@ def table_text(estimates: Sequence[Estimate], wholes: Sequence[EndToEnd]) -> str
         text += (
             "\nimage/s: transformer on the device alone. Seconds of an image: transformer and "
             f"decoder on the device, sampling and the rest on host {host.name}. End to end: "
-            "image/s, device and host in turn on one core; overlapped: image/s if the host worked "
-            "for some images while the device does for others, which no driver does yet. Without "
-            f"a figure for the decoder the host decodes; host {host.name}: {host.how}"
+            "image/s, device and host in turn on one core; overlapped: image/s where the host "
+            "works for some images while the device does for others (generate --groups), if none "
+            "waits for another. Without a figure for the decoder the host decodes; "
+            f"host {host.name}: {host.how}"
         )
     return text
 

@@ -15,6 +15,7 @@ from lutvar.host.compile.compiler import CompiledPass
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.steps import StepShape
+from lutvar.host.turns import Turns
 from lutvar.sim.interpret import Machine
 
 
@@ -54,7 +55,7 @@ class Driver:
         for raw in self.machine.memory.values():
             raw[:] = 0xFF  # of FP16 and float32 no number
         self.machine.memory[Region.MODEL] = model.image
-        self.rng = rng
+        self.rng, self.turns = rng, Turns()
 
     def write(self, region: Region, offset: int, data: NDArray[np.uint8]) -> None:
         self.machine.memory[region][offset : offset + len(data)] = data

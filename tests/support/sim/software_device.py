@@ -12,6 +12,7 @@ from lutvar.contract.isa import UNITS, Instruction, Region
 from lutvar.host.compile.program import Program
 from lutvar.host.device_status import DeviceCounters
 from lutvar.host.errors import HostError
+from lutvar.host.turns import Turns
 from lutvar.sim.interpret import Machine
 from support.sim.device_rig import CONFIG
 
@@ -29,7 +30,7 @@ class SoftwareDevice:
     """
 
     def __init__(self) -> None:
-        self.config = CONFIG
+        self.config, self.turns = CONFIG, Turns()
         self.fault: Fault = lambda _item, _machine: None
         self.fails: int | None = None
         self.programs: list[Program] = []
