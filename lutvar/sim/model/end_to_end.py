@@ -8,8 +8,9 @@ well.
 
 With several images in flight the turns overlap (`lutvar.host.overlap`): while the device computes
 passes or decodes for some images, the host does its work for others, in groups of images with slots
-and maps of their own. Then the busier side decides, if no image waits for another. The host's work
-is counted on one core, its random bits on another one where there is one.
+and maps of their own. Then the busier side decides, if no image waits for another (`turns` has what
+they wait). The host's work is counted on one core, its random bits on another one where there is
+one.
 """
 
 from __future__ import annotations
