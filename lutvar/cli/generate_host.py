@@ -16,7 +16,6 @@ from typing import NamedTuple
 import click
 
 from lutvar.contract.labels import Label, resolve_classes
-from lutvar.host.open import parse
 from lutvar.text import class_name
 
 from .backends import DEVICE_DECODER, GOLDEN_DECODER, HOST_DECODER, Backend
@@ -77,6 +76,8 @@ def host_files(
             "decoder's input"
         )
     if groups > 1:
+        from lutvar.host.open import parse
+
         address = parse(device)
         if address.scheme == "replay" or "record" in address.settings:
             raise click.UsageError(
