@@ -49,7 +49,10 @@ def test_readme_has_the_figures_of_the_page() -> None:
     alone, together = rows["one image", "a72"], rows["staggered", "a72"]
     found = re.search(r"\*\*(\d\.\d\d) images a second\*\* from class to pixels", readme)
     assert found is not None and found[1] == alone[-2]
-    assert f"staggered {together[-2]}" in readme and f"{together[-1]} if" in readme
+    assert f"Staggered it is {together[-2]}" in readme and f"{together[-1]} if" in readme
+    # Of the table of waits: three groups, each with its own maps, one core of the A72.
+    waits = re.search(r"^\| 3 \| 3 \| (\d\.\d\d) \|", PAGE.read_text(encoding="utf-8"), re.M)
+    assert waits is not None and f"(`--stagger 1 --groups 3`) {waits[1]}" in readme
 
 
 @pytest.mark.slow
