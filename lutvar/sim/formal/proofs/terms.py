@@ -241,5 +241,5 @@ def properties() -> Iterator[Property]:
             "which they came: none lost, doubled or overwritten; a group whose constants are here "
             "starts when there is room",
             _make(beats), _two_term_store,
-            mutants=_MUTANTS if beats == min(BEATS) else (),
+            mutants=_MUTANTS if beats == min(BEATS) else (), seconds=600,
         )  # fmt: skip
