@@ -137,7 +137,7 @@ class BurstWriter(wiring.Component):
         waiting = Signal(range(self.outstanding + 1))
         left = Signal(len(beats))  # of the current burst
         active = Signal()
-        sent = Signal()
+        moves = Signal()
         load = Signal()
         m.d.comb += [
             write.en.eq(issue),
@@ -145,9 +145,9 @@ class BurstWriter(wiring.Component):
             axi.wvalid.eq(active & queue.o.valid),
             axi.wdata.eq(queue.o.payload),
             axi.wstrb.eq(~0),
-            sent.eq(axi.wvalid & axi.wready),
+            moves.eq(axi.wvalid & axi.wready),
             queue.o.ready.eq(active & axi.wready),
-            load.eq((waiting != 0) & (~active | (sent & axi.wlast))),
+            load.eq((waiting != 0) & (~active | (moves & axi.wlast))),
         ]
         m.d.sync += [
             write.addr.eq(write.addr + issue),
@@ -156,9 +156,9 @@ class BurstWriter(wiring.Component):
         ]
         with m.If(load):
             m.d.sync += [left.eq(read.data), axi.wlast.eq(read.data == 1), active.eq(1)]
-        with m.Elif(sent):
+        with m.Elif(moves):
             m.d.sync += [left.eq(left - 1), axi.wlast.eq(left == 2), active.eq(~axi.wlast)]
-        return sent & axi.wlast
+        return moves & axi.wlast
 
     def _respond(
         self, m: Module, offered: Any, issue: Signal, bursts: Signal, finished: Value

@@ -81,7 +81,7 @@ def _splitter(c: Check[BurstSplitter]) -> None:
     c.require("the check judges the whole transfer", implies(current, loaded == f.word))
     c.require("inside comes from the check", burst.inside == c.probe("dut.check.inside"))
 
-    has_first, has_second = c.probe("dut.$signal$25"), c.probe("dut.has_second")
+    has_first, has_second = c.probe("dut.has_first"), c.probe("dut.has_second")
     first, second = c.probe("dut.first", 84), c.probe("dut.second", 84)
     left = c.probe("dut.left", 20)
     c.lemma("count", f.inside == o.valid + has_first + has_second)
@@ -114,7 +114,7 @@ def _window(c: Check[WindowCheck]) -> None:
         ]  # fmt: skip
     expected = in_a_window(dut.windows, address, beats)
     c.require("inside is exact", implies(known, dut.inside == expected))
-    above, below = c.probe("dut.$signal", WINDOWS), c.probe("dut.below", WINDOWS)
+    above, below = c.probe("dut.above", WINDOWS), c.probe("dut.below", WINDOWS)
     for n in range(WINDOWS):
         window = dut.windows[n]
         c.lemma(f"above {n}", implies(known, above[n] == (address >= window.base)))

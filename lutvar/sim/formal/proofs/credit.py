@@ -131,7 +131,7 @@ def _writer(c: Check[BurstWriter]) -> None:
     granted, beats = c.probe("dut.$signature__en"), c.probe("dut.split.o__payload", 65)[58:63]
     write, read = c.probe("dut.$signature__addr", _BITS), c.probe("dut.read__addr", _BITS)
     waiting, left = c.probe("dut.waiting", _BITS + 1), c.probe("dut.left", 5)
-    active, load = c.probe("dut.$signal$49"), c.probe("dut.load")
+    active, load = c.probe("dut.active"), c.probe("dut.load")
     free, freed = c.probe("dut.free", range(depth + 1)), c.probe("dut.freed")
     here, push = c.probe("dut.here", range(depth + 3)), c.probe("dut.push")
     level = _queue(c, depth)

@@ -39,7 +39,7 @@ def splitter_lemmas(c: Check[Any]) -> None:
     c.lemma("burst within 1 KiB", implies(offered, address[:4] + beats <= 16))
     c.lemma("burst to the end", implies(offered & ~last, address[:4] + beats == 16))
     first, second = c.probe("dut.split.first", 84), c.probe("dut.split.second", 84)
-    has_first, has_second = c.probe("dut.split.$signal$21"), c.probe("dut.split.has_second")
+    has_first, has_second = c.probe("dut.split.has_first"), c.probe("dut.split.has_second")
     left = c.probe("dut.split.left", 20)
     large, room = c.probe("dut.split.large"), c.probe("dut.split.room", 5)
     c.lemma("first is not empty", implies(has_first, first[64:] != 0))
@@ -136,7 +136,7 @@ def _writer(c: Check[BurstWriter]) -> None:
 
     bursts, sent = c.probe("dut.bursts", 7), c.probe("dut.sent", 7)
     waiting, left = c.probe("dut.waiting", 7), c.probe("dut.left", 5)
-    active = c.probe("dut.$signal$49")
+    active = c.probe("dut.active")
     c.lemma("bursts", bursts == addresses + axi.awvalid)
     c.lemma("sent", sent == lasts)
     # A burst is before its last beat, or after it and before its response.
