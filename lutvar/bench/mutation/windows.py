@@ -90,7 +90,9 @@ def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
                     name = DeviceError(outcome.error).name
                     if not name.startswith("OUTSIDE_"):
                         return f"{item.opcode.name}.{field.name} outside ends with {name}"
-                    writes = field.name in _WRITTEN[item.opcode]
+                    writes = field.name in _WRITTEN[item.opcode] and not (
+                        field.name == "keys" and item.operands["op"] == PostOp.NORM  # its shift
+                    )
                     if outcome.info != writes:
                         return f"{name} for {item.opcode.name}.{field.name}: info {outcome.info}"
                     told = outcome.address
