@@ -17,8 +17,8 @@ from lutvar.contract.shape import TransformerShape
 
 
 @dataclass(frozen=True)
-class Images:
-    """A shipped model generates images, all of them at once.
+class _OfModel:
+    """Images of a shipped model.
 
     Attributes:
         model: its name.
@@ -35,23 +35,17 @@ class Images:
         return f"{count} image{'s' if count > 1 else ''} of {self.model}"
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """The accelerator decodes images of a shipped model, one after the other.
+class Images(_OfModel):
+    """A shipped model generates images, all of them at once."""
 
-    Attributes:
-        model: its name.
-        labels: class of each image; seeds count from 1.
-    """
 
-    model: str
-    labels: tuple[int, ...]
+class Pixels(_OfModel):
+    """The accelerator decodes images of a shipped model, one after the other."""
 
     @property
     def what(self) -> str:
         """For the table."""
-        count = len(self.labels)
-        return f"{count} image{'s' if count > 1 else ''} of {self.model} decoded"
+        return f"{super().what} decoded"
 
 
 @dataclass(frozen=True)
