@@ -23,8 +23,9 @@ from .check import check_program
 from .costs import CostModel, UnitTimes
 from .emit import Emitter
 from .errors import CompileError
+from .layer_plan import padded
 from .memory_plan import MemoryPlan
-from .model_layout import ModelLayout, padded
+from .model_layout import ModelLayout
 from .program import Program, accelerator_hash, assemble
 from .schedule import Scheduler
 from .steps import PassRows, StepShape, Tiling, place_rows

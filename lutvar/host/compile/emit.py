@@ -23,8 +23,9 @@ from lutvar.contract.sections import SECTIONS, section_heads
 from .draft import Draft, Operation
 from .emit_post import PostEmitter
 from .hazards import Access
+from .layer_plan import InputSlice, WeightTile
 from .memory_plan import MemoryPlan
-from .model_layout import HEAD, NORM_SITES, InputSlice, ModelLayout, WeightTile
+from .model_layout import HEAD, NORM_SITES, ModelLayout
 from .steps import PassRows, Rows, TokenRows
 from .tensors import Tensors
 

@@ -16,8 +16,9 @@ from lutvar.contract.sections import SECTIONS
 
 from .draft import Draft, Operation
 from .hazards import Access, Cells
+from .layer_plan import WeightTile
 from .memory_plan import MemoryPlan
-from .model_layout import HEAD, ModelLayout, WeightTile
+from .model_layout import HEAD, ModelLayout
 from .steps import Rows, TokenRows
 from .tensors import Tensors
 

@@ -17,7 +17,8 @@ from lutvar.contract.isa import ALIGN, Region, address
 from lutvar.contract.memory import RECORD_BYTES
 from lutvar.contract.shape import TransformerShape
 
-from .model_layout import PAGE, padded
+from .layer_plan import padded
+from .model_layout import PAGE
 from .steps import PassRows
 
 

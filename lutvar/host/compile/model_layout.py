@@ -14,12 +14,8 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 from lutvar.contract.accelerator import (
-    BEAT_BYTES,
-    STRIPE,
-    WEIGHT_BLOCK,
     AcceleratorConfig,
 )
 from lutvar.contract.memory import panel_beats
@@ -28,6 +24,15 @@ from lutvar.contract.shape import TransformerShape
 from lutvar.contract.terms import ONE_TERM, Terms, check_terms
 
 from .errors import CompileError
+from .layer_plan import (
+    InputSlice,
+    LayerPlan,
+    WeightTile,
+    padded,
+    slices_bytes,
+    split_inputs,
+    split_outputs,
+)
 from .limits import check_limits
 
 PAGE = 4096
@@ -39,124 +44,6 @@ BLOCK_VECTORS = ("scale1", "shift1", "gate1", "scale2", "shift2", "gate2")
 HEAD_VECTORS = ("scale", "shift")
 #: Vectors of a block behind GELU, in memory order, each [hidden] of FP16; a model may lack either.
 HIDDEN_VECTORS = ("factor", "shift")
-
-
-@dataclass(frozen=True)
-class WeightTile:
-    """Outputs `first .. first + outputs - 1` of a layer, computed in one accumulator bank.
-
-    Attributes:
-        first, outputs: columns; multiples of 128.
-        offset: byte offset of the first panel in MODEL; the others follow.
-        first_beats, beats: beats of the first panel of a slice and of each other one.
-    """
-
-    first: int
-    outputs: int
-    offset: int
-    first_beats: int
-    beats: int
-
-    @property
-    def blocks(self) -> int:
-        """Blocks of 32 outputs."""
-        return self.outputs // WEIGHT_BLOCK
-
-
-class InputSlice(NamedTuple):
-    """Groups of 128 inputs of a layer that are multiplied at a time."""
-
-    first: int
-    groups: int
-    last: bool
-
-
-class Panel(NamedTuple):
-    """A weight panel of a tile: its group of inputs, where it lies, its beats."""
-
-    group: int
-    offset: int
-    beats: int
-
-
-@dataclass(frozen=True)
-class LayerPlan:
-    """One linear layer: I = 128 * groups inputs, O outputs (padded to a multiple of 128).
-
-    `slices`: its inputs in parts that fit an activation bank. The first panel of each has place
-    for biases, though only those of the first slice, and of the first set of weights, are used.
-    """
-
-    name: str
-    site: str
-    groups: int
-    outputs: int
-    rotate: bool
-    dual: bool
-    terms: Terms
-    tiles: tuple[WeightTile, ...]
-    slices: tuple[InputSlice, ...]
-
-    @property
-    def passes(self) -> int:
-        """Passes over each panel: 2 for a dual format and for inputs in two terms, else 1."""
-        return 2 if self.dual else self.terms.inputs
-
-    @property
-    def array_passes(self) -> int:
-        """Passes of the array over each group of inputs, those of all sets of weights."""
-        return self.terms.weights * self.passes
-
-    def panel_bytes(self, tile: WeightTile) -> int:
-        """Bytes of a tile's panels, each counted once; those of all sets."""
-        return self.terms.weights * self._set_bytes(tile)
-
-    def _set_bytes(self, tile: WeightTile) -> int:
-        return _panel_bytes(self.slices, tile.first_beats, tile.beats)
-
-    def slice_offset(self, tile: WeightTile, part: InputSlice, number: int = 0) -> int:
-        """Byte offset in MODEL of the first panel of a slice of a set; the others follow."""
-        before = self.slices[: self.slices.index(part)]
-        start = tile.offset + number * self._set_bytes(tile)
-        return start + _panel_bytes(before, tile.first_beats, tile.beats)
-
-    def panels(self, tile: WeightTile, part: InputSlice, number: int = 0) -> list[Panel]:
-        """The panels of a slice of a set of weights, in their order in memory."""
-        at = self.slice_offset(tile, part, number)
-        panels = []
-        for group in range(part.first, part.first + part.groups):
-            beats = tile.beats if group > part.first else tile.first_beats
-            panels.append(Panel(group, at, beats))
-            at += beats * BEAT_BYTES
-        return panels
-
-
-def _panel_bytes(slices: Sequence[InputSlice], first_beats: int, beats: int) -> int:
-    return sum(first_beats + (s.groups - 1) * beats for s in slices) * BEAT_BYTES
-
-
-def split_inputs(groups: int, max_groups: int) -> tuple[InputSlice, ...]:
-    """Slices of at most `max_groups` groups, as equal as can be."""
-    count = -(-groups // max_groups)
-    edges = [groups * i // count for i in range(count + 1)]
-    return tuple(InputSlice(a, b - a, b == groups) for a, b in itertools.pairwise(edges))
-
-
-def padded(outputs: int) -> int:
-    """The next multiple of 128."""
-    return -(-outputs // GROUP) * GROUP
-
-
-def split_outputs(outputs: int, depth: int, sections: int = 1) -> list[tuple[int, int]]:
-    """(first, count) of tiles of at most `depth` outputs, multiples of 128, as equal as can be.
-
-    All but the last are multiples of `sections` stripes, where that fits: no section is idle then.
-    """
-    unit = STRIPE * sections if depth >= STRIPE * sections else STRIPE
-    units, max_units = -(-outputs // unit), depth // unit
-    count = -(-units // max_units)
-    edges = [min(units * i // count * unit, outputs) for i in range(count + 1)]
-    return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
 @dataclass(frozen=True)
@@ -228,7 +115,7 @@ class ModelLayout:
             for first, count in split_outputs(outputs, config.acc_depth, config.max_sections):
                 beats = panel_beats(count, bits, first=True), panel_beats(count, bits, first=False)
                 tiles.append(WeightTile(first, count, at, *beats))
-                size = own.weights * _panel_bytes(slices, *beats)
+                size = own.weights * slices_bytes(slices, *beats)
                 at += -(-size // PAGE) * PAGE
             layers.append(
                 LayerPlan(

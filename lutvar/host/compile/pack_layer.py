@@ -14,7 +14,7 @@ from lutvar.contract.memory import pack_panel
 from lutvar.contract.quant_preset import GROUP
 
 from .errors import CompileError
-from .model_layout import LayerPlan
+from .layer_plan import LayerPlan
 
 Bytes = NDArray[np.uint8]
 

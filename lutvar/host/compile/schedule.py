@@ -24,7 +24,8 @@ from .costs import CostModel
 from .draft import Draft, Operation
 from .emit import Emitter, sequences_in
 from .hazards import Access, Counts, needed, record
-from .model_layout import HEAD, LayerPlan, WeightTile
+from .layer_plan import LayerPlan, WeightTile
+from .model_layout import HEAD
 from .steps import PassRows
 
 _UNIT = {

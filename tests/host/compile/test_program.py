@@ -14,7 +14,8 @@ from lutvar.contract.isa import INSTRUCTION_BYTES, Opcode, PostOp, ProgramError
 from lutvar.contract.shape import TransformerShape
 from lutvar.host.compile.disassemble import disassemble
 from lutvar.host.compile.errors import CompileError
-from lutvar.host.compile.model_layout import ModelLayout, split_outputs
+from lutvar.host.compile.layer_plan import split_outputs
+from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.program import Program, accelerator_hash
 from lutvar.host.compile.steps import StepShape, place_rows
 from support.host.compile_cases import DIGITS, ODD, accelerator, compile_pass, compiler, staggered

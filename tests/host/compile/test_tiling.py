@@ -13,7 +13,8 @@ from lutvar.contract.sections import SECTIONS, head_ports, section_heads, sectio
 from lutvar.contract.widths import FRONT_SLOTS
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.errors import CompileError
-from lutvar.host.compile.model_layout import ModelLayout, split_outputs
+from lutvar.host.compile.layer_plan import split_outputs
+from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.steps import StepShape
 from lutvar.host.compile.store import PassStore

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.decoder import Conv
 from lutvar.contract.terms import Terms
-from lutvar.host.compile.model_layout import InputSlice, split_inputs
+from lutvar.host.compile.layer_plan import InputSlice, split_inputs
 
 
 class Window(NamedTuple):

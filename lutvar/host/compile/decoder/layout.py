@@ -21,7 +21,8 @@ from lutvar.contract.errors import ConfigError
 from lutvar.contract.memory import panel_beats
 from lutvar.contract.terms import Terms
 from lutvar.host.compile.errors import CompileError
-from lutvar.host.compile.model_layout import PAGE, LayerPlan, WeightTile, split_inputs
+from lutvar.host.compile.layer_plan import LayerPlan, WeightTile, split_inputs
+from lutvar.host.compile.model_layout import PAGE
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from lutvar.contract.isa import Opcode, PostOp
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.terms import Terms
 from lutvar.host.compile.costs import CostModel
-from lutvar.host.compile.model_layout import InputSlice
+from lutvar.host.compile.layer_plan import InputSlice
 
 from .banks import hold, uses
 
