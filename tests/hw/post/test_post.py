@@ -14,7 +14,8 @@ from lutvar.host.compile.costs import CostModel, unit_times
 from lutvar.hw.post.unit import PostUnit
 from lutvar.hw.verilog import export_verilog
 from support.hw.axi_memory import AxiMemory
-from support.hw.post import Program, Result, Spec, config_of, run_program
+from support.hw.post import Program, Spec, config_of
+from support.hw.post_run import Result, run_program
 from support.hw.verilated_unit import build_unit
 
 pytestmark = pytest.mark.verilator
