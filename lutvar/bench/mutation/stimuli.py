@@ -88,9 +88,10 @@ def _product(bits: int) -> Callable[[np.random.Generator], UnitCase]:
     return make
 
 
-def _odd_product(rng: np.random.Generator) -> UnitCase:
-    """Truncated, the last bit set when anything was lost; 11 bits of y."""
-    return _odd(floats(rng), floats(rng, bits=11))
+def _records_product(rng: np.random.Generator) -> UnitCase:
+    """Truncated, the last bit set when anything was lost; 11 bits of y, whose 13 lowest are cut."""
+    x, y = floats(rng), floats(rng, bits=11)
+    return UnitCase(5, {"x": pattern(x), "19 bits": pattern(y) >> 13}, _odd(x, y).output)
 
 
 def _gate_product(rng: np.random.Generator) -> UnitCase:
@@ -288,9 +289,9 @@ def _window(rng: np.random.Generator) -> UnitCase:
 #: Unit's module without the configuration's prefix, or the end of its name -> its case.
 CASES: Mapping[str, Callable[[np.random.Generator], UnitCase]] = {
     "fp32_multiply_24": _product(24), "fp32_multiply_11": _product(11),
-    "unit_post__lanes__records__product": _odd_product, "fp32_add": _sum, "rows_adder": _sum,
+    "unit_post__lanes__records__product": _records_product, "fp32_add": _sum, "rows_adder": _sum,
     "fp32_to_fp16": _to_half, "unit_post__lanes__records__convert": _to_half,
-    "fp16_to_fp32": _from_half, "post_from_half": _high_from_half,
+    "fp16_to_fp32": _from_half, "post_from_half": _from_half,
     "fp16_to_fixed": _to_fixed, "fp16_from_sum": _from_sum, "front_lane": _normalise,
     "post_multiply_add": _store_or_add, "post_gelu_lane": _gelu, "post_half_lane": _half,
     "rows_scale": _scale,

@@ -36,6 +36,20 @@ def _ports(verilog: str, module: str) -> dict[str, tuple[str, int]]:
     return ports
 
 
+def case_of(verilog: str, module: str) -> tuple[UnitCase, dict[str, tuple[str, int]]]:
+    """The case of a unit in a Verilog text, with the names of its ports; its ports.
+
+    Raises ValueError when the unit lacks one.
+    """
+    short = module.split("__", 1)[1]
+    ports = _ports(verilog, module)
+    case = CASES[_ending(short)](np.random.default_rng(zlib.crc32(short.encode())))
+    case = replace(case, inputs={_named(k, ports): v for k, v in case.inputs.items()})
+    if unknown := {*case.inputs, case.output[0]} - set(ports):
+        raise ValueError(f"{module} has no port {', '.join(sorted(unknown))}")
+    return case, ports
+
+
 class UnitBench:
     """One unit with its inputs and expected outputs; raises ToolError without Icarus.
 
@@ -51,13 +65,7 @@ class UnitBench:
         folder.mkdir(parents=True, exist_ok=True)
         short = module.split("__", 1)[1]
         self._program = folder / f"{short}.vvp"
-        rng = np.random.default_rng(zlib.crc32(short.encode()))
-        ports = _ports(verilog.read_text(encoding="utf-8"), module)
-        case = CASES[_ending(short)](rng)
-        self.case = replace(case, inputs={_named(k, ports): v for k, v in case.inputs.items()})
-        unknown = {*self.case.inputs, self.case.output[0]} - set(ports)
-        if unknown:
-            raise ValueError(f"{module} has no port {', '.join(sorted(unknown))}")
+        self.case, ports = case_of(verilog.read_text(encoding="utf-8"), module)
         bench, stimuli = folder / f"{short}.v", folder / f"{short}.hex"
         write_file(stimuli, _stimuli(self.case, ports))
         write_file(bench, _bench(module, ports, self.case, stimuli))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from amaranth.lib import wiring
 from lutvar.bench.mutation.checks import checks
 from lutvar.bench.mutation.crowds import KINDS, Crowd
 from lutvar.bench.mutation.mutants import list_mutants, with_mutants
-from lutvar.bench.mutation.units import UnitBench, Units, is_arithmetic, unit_of
+from lutvar.bench.mutation.units import UnitBench, Units, case_of, is_arithmetic, unit_of
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Opcode
 from lutvar.hw.accelerator.export import export
@@ -89,6 +90,14 @@ def _verilog(name: str, unit: wiring.Component) -> str:
     """A unit below a top that has nothing else, as in an export."""
     top = "module lutvar_t__top(clk);\n  input clk;\n  wire clk;\nendmodule\n\n"
     return top + export_verilog(unit, f"lutvar_t__{name}")
+
+
+def test_every_unit_of_the_exported_verilog_has_the_ports_of_its_case(tmp_path: Path) -> None:
+    text = export(CONFIG, tmp_path).verilog.read_text(encoding="utf-8")
+    found = {unit_of(name) for name in re.findall(r"^module (\w+)\(", text, re.M)} - {""}
+    assert len(found) > 30
+    for unit in sorted(found):
+        case_of(text, unit)
 
 
 @pytest.mark.icarus
