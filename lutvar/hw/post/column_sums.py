@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """S1 and S2 of the columns: sums of results and of their squares (contract, section 14)."""
 
+from collections.abc import Callable
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
@@ -25,7 +26,6 @@ from lutvar.hw.verilog import place
 
 from .orders import PARTS, Path, job_layout
 
-WORDS = MAX_BLOCKS * PARTS  #: of the memory, each the sums of 16 columns
 COLUMNS = BEAT // 8 // COLUMN_BYTES  #: of a beat that SUMS writes
 #: Cycles from reading a word of the memory to writing it again.
 MODIFY = READ_LATENCY + 2
@@ -90,27 +90,40 @@ class ColumnSums(wiring.Component):
 
     Args:
         results: cycles from `fire` to `results`.
+        blocks, lane: whose sums there are, and what makes integers of results; others in proofs.
     """
 
-    fire: In(1)  #: a part enters (`Issue`)
-    job: In(job_layout())  #: what it belongs to, with `fire`
-    block: In(range(MAX_BLOCKS))  #: block of the instruction, with `fire`
-    quarter: In(2)  #: quarter of the block (COLUMNS), with `fire`
-    part: In(range(PARTS))  #: part of the row, or beat of the quarter, with `fire`
-    results: In(BEAT)  #: 16 float32 results of a part that entered
-    push: Out(1)  #: a beat of sums
-    beat: Out(BEAT)  #: the beat
+    fire: Signal  #: in: a part enters (`Issue`)
+    job: Any  #: in: what it belongs to, with `fire`
+    block: Signal  #: in: block of the instruction, with `fire`
+    quarter: Signal  #: in: quarter of the block (COLUMNS), with `fire`
+    part: Signal  #: in: part of the row, or beat of the quarter, with `fire`
+    results: Signal  #: in: 16 float32 results of a part that entered
+    push: Signal  #: out: a beat of sums
+    beat: Signal  #: out: the beat
 
-    def __init__(self, results: int) -> None:
+    def __init__(
+        self, results: int, blocks: int = MAX_BLOCKS, lane: Callable[[], Any] = SumLane
+    ) -> None:
+        self.lane = lane
+        self.words = blocks * PARTS  # of the memory, each the sums of 16 columns
         #: Cycles from `fire` to the word's address; the integers come with the word.
         self.at_read = results + SumLane.LATENCY - READ_LATENCY
         self.latency = self.at_read + READ_LATENCY + 2
-        super().__init__()
+        super().__init__(
+            {
+                "fire": In(1), "job": In(job_layout()), "block": In(range(blocks)),
+                "quarter": In(2), "part": In(range(PARTS)), "results": In(BEAT),
+                "push": Out(1), "beat": Out(BEAT),
+            }
+        )  # fmt: skip
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         job, read = self.job, self.at_read
-        m.submodules.memory = memory = SharedMemory(word_layout().size, WORDS, style=RamStyle.ULTRA)
+        m.submodules.memory = memory = SharedMemory(
+            word_layout().size, self.words, style=RamStyle.ULTRA
+        )
         adds = (job.path == Path.SUM) & (job.sums != SumMode.NONE)
         added = valid_line(m, self.fire & adds, read + MODIFY, "added")
         leaves = self.fire & (job.path == Path.COLUMNS)
@@ -130,7 +143,7 @@ class ColumnSums(wiring.Component):
         new: Any = Signal(word_layout(), name="new", reset_less=True)
         begun = register(m, begin, "begun")
         for k in range(LANES):
-            lane = SumLane()
+            lane = self.lane()
             place(m, platform, f"sum_lane_{k}", lane, "post_sum_lane")
             m.d.comb += lane.x.eq(self.results.word_select(k, 32))
             value = Signal(signed(VALUE_BITS), name=f"value_{k}", reset_less=True)

@@ -19,6 +19,7 @@ from . import (
     selects,
     sequencer,
     steps,
+    sums,
     terms,
     unpack,
     weights,
@@ -50,5 +51,6 @@ PROPERTIES = _by_name(
     terms.properties(),
     steps.properties(),
     post.properties(),
+    sums.properties(),
     selects.properties(),
 )
