@@ -107,4 +107,10 @@ def test_the_shipped_record_fits_the_shipped_plan() -> None:
     record = Record(Path(__file__).parents[3] / "docs" / "results.jsonl")
     names = {"float", *load_plan().recipes()}
     assert {row.key.recipe for row in record.rows.values()} <= names
+    # A change of what golden transformers compute needs these rows again; one of anything else
+    # must not ask for them.
+    golden = {row.key.arithmetic for row in record.rows.values() if row.key.on == "golden"}
+    presets = {r.key.recipe: (r.hardware.preset, r.hardware.kv_format)
+               for r in record.rows.values() if r.hardware and r.key.on == "golden"}  # fmt: skip
+    assert golden == {arithmetic_hash(*known) for known in presets.values()}
     assert {row.key.model for row in record.rows.values()} == {"cifar10"}
