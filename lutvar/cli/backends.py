@@ -29,10 +29,10 @@ from .common import (
 from .loaded import (
     Loaded,
     golden_decoder,
-    onnx_decoder,
     packed_file,
     tensor_decoder,
     with_device_decoder,
+    with_onnx_decoder,
 )
 from .row import Row
 
@@ -167,19 +167,23 @@ class Backend:
                 f"--decoder {file} is neither a file nor {', '.join(map(str, _NAMED))}; "
                 "`lutvar pack --decoder` makes such a file"
             )
-        decode = None if file is None else onnx_decoder(file)
+        from lutvar.host.decoder import OnnxDecoder
+
+        decode = None if file is None else OnnxDecoder(file)  # first: before all that takes long
         if self.packed is not None:
-            loaded = Loaded(*packed_file(self.packed, self.model, self.config), decode)
+            loaded = Loaded(*packed_file(self.packed, self.model, self.config), None)
         elif self.device is None and self.backend == "float":
             from lutvar.quant.models import load_model
 
-            loaded = Loaded(load_model(self.model), None, decode)
+            loaded = Loaded(load_model(self.model), None, None)
         else:
             from lutvar.quant.runnable import quantize
 
             with progress("quantize") as update:
                 quantized = quantize(self.model, self.config, self.recipe, update)
-            loaded = Loaded(quantized.loaded, quantized, decode)
+            loaded = Loaded(quantized.loaded, quantized, None)
+        if decode is not None:
+            return with_onnx_decoder(loaded, decode)
         if self.decoder == GOLDEN_DECODER:
             return replace(loaded, decode=golden_decoder(loaded.model.vqvae, self.config))
         if self.on_device and self.decoder in (None, DEVICE_DECODER):

@@ -54,7 +54,7 @@ DEFAULT_SEED = 1  #: of the sheet in the README
     type=click.IntRange(0),
     metavar="N",
     help="Images that the simulated accelerator decodes too, the first N; their maps and pixels "
-    "are compared. Default: 4.",
+    "are compared. Default: 4, or all of fewer.",
 )
 @json_option
 def demo(
@@ -80,7 +80,7 @@ def demo(
 
     load_accelerator(config)  # first: a wrong name must not wait for torch
     require_simulator()
-    from lutvar.sim.run.demo import DECODED, run_demo
+    from lutvar.sim.run.demo import run_demo
 
     report = run_demo(
         out,
@@ -93,7 +93,7 @@ def demo(
         recipe=recipe,
         edit=edit,
         smooth=edit if smooth is None else smooth,
-        decode=DECODED if decode is None else decode,
+        decode=decode,
     )
     if as_json:
         click.echo(json_text(report.as_dict(), indent=2, default=str))

@@ -134,6 +134,8 @@ def generate_host(
             f"{files.image} of one with {str(here)[:16]}; take both from one run of lutvar pack"
         )
     decode = None if files.decoder is None else OnnxDecoder(files.decoder)
+    if decode is not None:
+        decode.check(model.codebook.shape[1], model.patch_nums[-1])
     if decode is None and packed.decoder is None:
         raise BadInput(f"{files.image}: has no decoder; pack it with one, or give --decoder FILE")
     null = len(model.classes) - 1

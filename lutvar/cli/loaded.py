@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from lutvar.host.compile.packed import PackedTransformer
+    from lutvar.host.decoder import OnnxDecoder
     from lutvar.quant.golden.decoder import QuantizedDecoder
     from lutvar.quant.models import LoadedModel
     from lutvar.quant.runnable import Quantized
@@ -69,11 +70,11 @@ def tensor_decoder(
     return lambda f_hat_BZHW: torch.from_numpy(decode(f_hat_BZHW.numpy()))
 
 
-def onnx_decoder(path: Path) -> Callable[[Tensor], Tensor]:
-    """ONNX Runtime's decoder."""
-    from lutvar.host.decoder import OnnxDecoder
-
-    return tensor_decoder(OnnxDecoder(path))
+def with_onnx_decoder(loaded: Loaded, decode: OnnxDecoder) -> Loaded:
+    """The same with a file's decoder. Raises BadInput for one of another tokenizer."""
+    config = loaded.model.vqvae.config
+    decode.check(config.z_channels, config.patch_nums[-1])
+    return replace(loaded, decode=tensor_decoder(decode))
 
 
 def with_device_decoder(loaded: Loaded, needed: bool) -> Loaded:

@@ -29,6 +29,9 @@ class OnnxDecoder:
     Raises:
         ModuleNotFoundError: the package onnxruntime is missing (extra `board`).
         BadInput: no file of a decoder.
+
+    Attributes:
+        shape: of the latent map that it takes, [Z, p, p].
     """
 
     def __init__(self, path: str | Path, threads: int | None = None) -> None:
@@ -52,12 +55,28 @@ class OnnxDecoder:
                 f"{path}: has {', '.join(names)} for {INPUT} and {OUTPUT}; write it with lutvar "
                 "pack --decoder"
             )
+        self._path = path
+        self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
+
+    def check(self, channels: int, side: int) -> None:
+        """Raise BadInput unless it takes the latent maps of a model, [channels, side, side]."""
+        want = channels, side, side
+        if self.shape != want:
+            raise BadInput(
+                f"{self._path}: decodes latent maps of shape {self.shape}, the model's are {want}; "
+                "take the file that lutvar pack --decoder wrote for this model"
+            )
 
     def __call__(self, latents: NDArray[np.float32]) -> NDArray[np.float32]:
         """Images in [0, 1], float32 [B, channels, H, W], of latent maps [B, Z, p, p].
 
         One after the other: a batch takes no less time for each, and its memory.
+
+        Raises:
+            BadInput: latent maps of another shape.
         """
+        for one in latents:
+            self.check(one.shape[0], one.shape[-1])
         images = [
             self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(one[None], np.float32)})[0]
             for one in latents

@@ -37,8 +37,11 @@ from lutvar.host.compile.decoder.plan import DecoderPlan, Map
 from lutvar.host.compile.packed import PackedTransformer
 
 from .device import Device
+from .device_errors import ProgramTimeout
+from .device_status import AcceleratorError, DeviceSnapshot
 from .errors import BadInput
 from .load import CHUNK
+from .stopped import bases, stopped_at
 from .transport import Bytes, as_bytes
 
 #: A program may take this many times the cycles of the cost model, and some more.
@@ -80,6 +83,9 @@ class DeviceDecoder:
         on_image: called after each image.
         on_stage: called after each program, with it.
 
+    Attributes:
+        packed: the model.
+
     Raises:
         BadInput: the packed model has no decoder.
     """
@@ -99,7 +105,7 @@ class DeviceDecoder:
                 "the packed model has no decoder; pack it with one, or decode on the host"
             )
         self.device, self.on_image, self.on_stage = device, on_image, on_stage
-        self._packed, self._decoder, self._image = packed, packed.decoder, packed.image
+        self.packed, self._decoder, self._image = packed, packed.decoder, packed.image
         self._compiler = DecoderCompiler(packed.decoder, base, packed.hash, check=check)
         self._shape = packed.decoder.layout.shape
         self._report = DecodeReport()
@@ -151,7 +157,7 @@ class DeviceDecoder:
         with self._maps:
             self._report, self._inputs = DecodeReport(), []
             self._begin(latent_ZHW)
-            for stage, program in self.programs:
+            for number, (stage, program) in enumerate(self.programs, 1):
                 if stage.stage.attend is not None:
                     self._attend(stage.stage.attend)
                 if stage.stage.norm is not None:
@@ -159,7 +165,7 @@ class DeviceDecoder:
                 # IO is everybody's: what is written there is read before the turn ends.
                 with self._turn():
                     self._write_inputs()
-                    self._run(stage, program)
+                    self._run(number, stage, program)
                     if stage.stage.sums is not None:
                         self._read_sums(stage.stage.sums)
             with self._turn():
@@ -253,10 +259,18 @@ class DeviceDecoder:
         self._report.host_seconds += ready - got
         self._report.transfer_seconds += got - started + written - writing
 
-    def _run(self, stage: CompiledStage, program: bytes) -> None:
+    def _run(self, number: int, stage: CompiledStage, program: bytes) -> None:
         started = time.monotonic()
         limit = stage.cycles * _PATIENCE + _GRACE
-        counters = self.device.run(program, limit, f"decoder, up to {stage.stage.name}")
+        what = f"decoder, program {number} of {len(self.programs)}, up to {stage.stage.name}"
+        try:
+            counters = self.device.run(program, limit, what)
+        except AcceleratorError as error:
+            where = f"{what}{self._where(stage, error.snapshot)}"
+            raise AcceleratorError(error.snapshot, where) from error
+        except ProgramTimeout as late:
+            where = f"{what}{self._where(stage, late.snapshot)}"
+            raise ProgramTimeout(where, late.cycles, late.snapshot, late.seconds) from late
         report = self._report
         report.programs += 1
         report.instructions += len(stage.program.instructions)
@@ -265,6 +279,16 @@ class DeviceDecoder:
         report.device_seconds += time.monotonic() - started
         if self.on_stage is not None:
             self.on_stage(stage)
+
+    def _where(self, stage: CompiledStage, snapshot: DeviceSnapshot) -> str:
+        """At which step and instruction a program stopped; empty where the registers do not say."""
+        items, config = stage.program.instructions, self._decoder.layout.config
+        index = stopped_at(items, config, snapshot, bases(self.device.register))
+        if index is None:
+            return ""
+        note, steps = stage.program.notes[index], len(self._shape.steps)
+        place = f"step {note.block + 1} of {steps} ({note.what})" if note.what != "end" else "END"
+        return f", at {place}, instruction {index} ({items[index].opcode.name})"
 
     def _read_raw(self, of: Map) -> Float32:
         raw = self.device.read(of.region, of.offset, of.size)

@@ -139,10 +139,11 @@ class AcceleratorError(HostError):
     Attributes:
         code: `register_map.DeviceError`, or a number that this version does not know.
         snapshot: the registers at the time.
+        where: what it was at, for people; empty where nobody has looked.
     """
 
-    def __init__(self, snapshot: DeviceSnapshot) -> None:
-        self.snapshot = snapshot
+    def __init__(self, snapshot: DeviceSnapshot, where: str = "") -> None:
+        self.snapshot, self.where = snapshot, where
         self.code: int | Code = snapshot.error
         try:
             self.code = Code(snapshot.error)
@@ -150,6 +151,7 @@ class AcceleratorError(HostError):
         except ValueError:
             name = "unknown"
         super().__init__(
+            f"{where}{': ' if where else ''}"
             f"device error {snapshot.error} ({name}): {explain(snapshot)}. "
             f"Call soft_reset() before the next program. {snapshot}"
         )

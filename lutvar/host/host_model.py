@@ -83,6 +83,13 @@ class HostModel:
             raise BadInput(
                 f"{path}: no model for a host ({error}); write it with lutvar pack --host-model"
             ) from error
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                index = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
+                raise BadInput(
+                    f"{path}: value {values[index]} of {name} at {index} is not finite; the file "
+                    "was altered, write it with lutvar pack --host-model"
+                )
         for name in ("patch_nums", "phi_of_scale", "names"):
             settings[name] = tuple(settings[name])
         return cls(**settings, **arrays)

@@ -7,19 +7,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import lutvar
 from lutvar.cli.errors import BAD_INPUT, EXTRAS, OK
+from lutvar.cli.image_row import write_row
 from lutvar.cli.main import run
+from lutvar.host.generate import HostModel, generate
+from lutvar.host.group import Decode
+from lutvar.quant.golden.decoder import GoldenDecoder, decoder_for
+from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.models import load_model
 from lutvar.sim.run.host_model import host_model
+from lutvar.sim.run.session import quantize
 
 DRAW = ["--class", "3", "--class", "7", "--seed", "1", "--zoom", "2"]
+ROOT = Path(__file__).parents[2]
 #: Modules that a board's host may have: the extra `board`.
 BOARD = {"onnxruntime", "PIL"}
 #: A Python that an emulator runs, see `requirements/aarch64.sh`.
@@ -135,6 +144,52 @@ def test_staggered_and_overlapped(
     parts = overlapped["time"]["seconds_per_image"]
     assert parts["waiting for a turn"] > 0 and "waiting for a turn" not in one["time"]
     assert overlapped["time"]["images_per_second"] > 1 / sum(parts.values())
+
+
+@pytest.mark.slow
+@pytest.mark.verilator
+def test_overlapped_on_simulated_verilog(
+    files: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two groups take turns with the Verilog, decoder included: the golden model's pictures."""
+    monkeypatch.chdir(ROOT)  # where simulations are kept
+    draw = ["--zoom", "1", "--no-names", "--class", "3", "--class", "7", "--seed", "1", "--json"]
+    device = ["--device", f"sim:small-fp4?out={tmp_path / 'verilog'}"]
+    data = []
+    for name, schedule in (
+        ("overlapped", ["--slots", "2", "--stagger", "1", "--groups", "2"]),
+        ("plain", []),
+    ):
+        capsys.readouterr()
+        out = ["-o", str(tmp_path / f"{name}.png")]
+        assert run([*on_host(files)[:-2], *draw, *device, *schedule, *out]) == OK
+        data.append(json.loads(capsys.readouterr().out))
+    overlapped, plain = data
+    quantized = quantize("digits", "small-fp4")
+    model, info = HostModel.load(files / "m.host"), quantized.loaded.info
+    right = generate(
+        model, GoldenTransformer(quantized.transformer), [3, 7], [1, 2], info.cfg, info.top_k,
+        info.top_p, decode=tensors(GoldenDecoder(decoder_for(quantized.loaded.vqvae,
+                                                             quantized.config))),
+    )  # fmt: skip
+    images = [one.image for one in right if one.image is not None]
+    write_row(np.stack(images), 1, None, tmp_path / "golden.png")
+    picture = (tmp_path / "golden.png").read_bytes()
+    for name, made in (("overlapped", overlapped), ("plain", plain)):
+        assert made["tokens"] == [[int(t) for s in one.tokens for t in s] for one in right]
+        assert (tmp_path / f"{name}.png").read_bytes() == picture
+        assert [report["programs"] for report in made["decoder"]] == [20, 20]
+        assert made["time"]["overlapped"] == (name == "overlapped")
+    assert len(overlapped["passes"]) == 8 and len(plain["passes"]) == 4
+    assert overlapped["time"]["seconds_per_image"]["waiting for a turn"] > 0
+
+
+def tensors(decode: Callable[[torch.Tensor], torch.Tensor]) -> Decode:
+    """A decoder of tensors as one of arrays."""
+    return lambda latents: decode(torch.from_numpy(latents)).numpy()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ What each program leaves in memory is compared bit by bit: every map, and the pi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,19 @@ class ComparingDecoder:
         golden: the golden model.
         device: the device; its `on_stage` is taken.
         comparison: collects counts and differences.
+        on_difference: called with the latent map [Z, h, w] of the first image that differs, if
+            nothing has differed before.
     """
 
     def __init__(
-        self, golden: GoldenDecoder, device: DeviceDecoder, comparison: Comparison
+        self,
+        golden: GoldenDecoder,
+        device: DeviceDecoder,
+        comparison: Comparison,
+        on_difference: Callable[[NDArray[np.float32]], None] | None = None,
     ) -> None:
         self.golden, self.device, self.comparison = golden, device, comparison
+        self.on_difference = on_difference
         self.images = 0
         self._expected: dict[Step, NDArray[Any]] = {}
         device.on_stage = self._compare
@@ -51,11 +59,14 @@ class ComparingDecoder:
         def watch(step: Step, result: NDArray[Any]) -> None:
             self._expected[step] = result[0]
 
+        equal_before = not self.comparison.mismatches
         expected = pixels(self.golden.raw_image(latent_ZHW[None], watch)[0])
         actual = pixels(self.device.raw_image(latent_ZHW))
         name = f"image {self.images}: pixels"
         self.comparison.add("pixels", name, *(x.view(np.uint32) for x in (expected, actual)))
         self.images += 1
+        if equal_before and self.comparison.mismatches and self.on_difference is not None:
+            self.on_difference(latent_ZHW)
         return actual
 
     def _compare(self, compiled: CompiledStage) -> None:

@@ -37,7 +37,8 @@ from .compare import compare_generations
 from .comparing import ComparingTransformer, Comparison
 from .comparing_decoder import ComparingDecoder, FirstImages
 from .demo_edits import DemoEdits, demo_edits
-from .locate import locate
+from .locate import Located, locate
+from .locate_decoder import locate_decoder
 from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
@@ -64,12 +65,12 @@ def run_demo(
     recipe: Path | str | None = None,
     edit: bool = False,
     smooth: bool = False,
-    decode: int = DECODED,
+    decode: int | None = None,
 ) -> RunReport:
     """Generate one image for each label on the simulated device, and compare all of it.
 
-    If a pass differs, the first such pass is repeated to find the instruction that did it; the
-    answer is printed and written to `divergence.txt`.
+    If a pass or the decoding of an image differs, the first such one is repeated to find the
+    instruction that did it; the answer is printed and written to `divergence.txt`.
 
     Args:
         out: folder for pictures, reports, Verilog.
@@ -81,7 +82,10 @@ def run_demo(
         edit: edit the unquantized model's images of these classes (`demo_edits`).
         smooth: smooth sampling.
         decode: images whose pixels the device makes too, the first ones; the golden model makes
-            those of the others.
+            those of the others. Default: `DECODED`, or all of fewer.
+
+    Raises:
+        ConfigError: more images to decode than there are.
     """
 
     def say(line: str) -> None:
@@ -91,9 +95,15 @@ def run_demo(
     bar = progress_bar("quantize", leave=False)
     with stages("load and quantize the model"), bar:
         quantized = quantize(model, config, recipe, as_callback(bar))
-    prepare_output(out / "report.json")  # not for a wrong name
     info, null = quantized.loaded.info, len(quantized.loaded.info.classes)
     wanted = list(range(min(10, null))) if labels is None else labels
+    if decode is not None and decode > len(wanted):
+        images = "there is 1 image" if len(wanted) == 1 else f"there are {len(wanted)} images"
+        raise ConfigError(
+            f"--decode {decode}: {images}; decode {len(wanted)} at most, or draw more classes"
+        )
+    count = min(DECODED, len(wanted)) if decode is None else decode
+    prepare_output(out / "report.json")  # not for a wrong name
     seeds = [seed + i for i in range(len(wanted))]
     classes = [-1 if c == null else c for c in resolve_classes(wanted, seeds, null)]
     slots = slots or len(classes)
@@ -118,7 +128,7 @@ def run_demo(
             )  # fmt: skip
 
     unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
-    coded = _decoder(quantized, say) if decode else None
+    coded = _decoder(quantized, say) if count else None
     golden_decoder = None if coded is None else GoldenDecoder(coded)
     golden = generate(GoldenTransformer(quantized.transformer), "golden model", golden_decoder)
     comparison = Comparison()
@@ -153,8 +163,10 @@ def run_demo(
         pixels = None
         if golden_decoder is not None and session.transformer.decoder is not None:
             session.transformer.decoder.on_image = decoded.append
-            comparing = ComparingDecoder(golden_decoder, session.transformer.decoder, comparison)
-            pixels = FirstImages(comparing, decode)
+            comparing = ComparingDecoder(
+                golden_decoder, session.transformer.decoder, comparison, device.decoded
+            )
+            pixels = FirstImages(comparing, count)
         simulated = generate(device, "simulated accelerator", pixels)
         violations = session.simulation.violations
         hashes = {
@@ -211,7 +223,7 @@ def run_demo(
 
 def _command(
     model: str, config: str, recipe: Path | str | None, labels: Sequence[int], seed: int,
-    slots: int, stagger: int, edit: bool, smooth: bool, decode: int, out: Path,
+    slots: int, stagger: int, edit: bool, smooth: bool, decode: int | None, out: Path,
 ) -> str:  # fmt: skip
     """The command line that repeats the run."""
     words = ["lutvar", "demo", "--model", model, "--config", config]
@@ -219,7 +231,7 @@ def _command(
     words += [f"--class={label}" for label in labels]
     words += ["--seed", str(seed), "--slots", str(slots), "--stagger", str(stagger)]
     words += (["--edit"] if edit else []) + ["--smooth" if smooth else "--no-smooth"]
-    words += [] if decode == DECODED else ["--decode", str(decode)]
+    words += [] if decode is None else ["--decode", str(decode)]
     return shlex.join([*words, "-o", str(out)])
 
 
@@ -233,7 +245,7 @@ def _decoder(quantized: Quantized, say: Callable[[str], None]) -> QuantizedDecod
 
 
 class _Locating:
-    """Runs passes; after the first one that differs, finds the instruction that did it."""
+    """Runs passes; after the first difference, finds the instruction that did it."""
 
     def __init__(
         self,
@@ -251,16 +263,25 @@ class _Locating:
         equal_before = not comparison.mismatches
         logits = self._comparing.run(steps)
         if equal_before and comparison.mismatches:
-            text = f"first difference in {comparison.first[0]}"
-            self._say(f"{text}; repeating the pass to find its cause")
-            try:
-                text += f"\n{locate(self._comparing.device, steps)}"
-            except HostError as error:
-                text += f"\n{error}"
-            self._say(text)
-            write_file(self._file, text + "\n")
-            self._afterwards()
+            self._tell("pass", lambda: locate(self._comparing.device, steps))
         return logits
+
+    def decoded(self, latent_ZHW: NDArray[np.float32]) -> None:
+        """The same for the first image whose maps or pixels differ."""
+        decoder = self._comparing.device.decoder
+        assert decoder is not None
+        self._tell("decoding of the image", lambda: locate_decoder(decoder, latent_ZHW))
+
+    def _tell(self, what: str, search: Callable[[], Located]) -> None:
+        text = f"first difference in {self._comparing.comparison.first[0]}"
+        self._say(f"{text}; repeating the {what} to find its cause")
+        try:
+            text += f"\n{search()}"
+        except HostError as error:
+            text += f"\n{error}"
+        self._say(text)
+        write_file(self._file, text + "\n")
+        self._afterwards()
 
 
 def _draw(

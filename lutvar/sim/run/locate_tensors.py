@@ -5,10 +5,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK
-from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, split_address
+from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, WEIGHT_BLOCK, AcceleratorConfig
+from lutvar.contract.column_sums import COLUMN_BYTES
+from lutvar.contract.decoder import Conv
+from lutvar.contract.decoder_memory import target_place
+from lutvar.contract.isa import ALIGN, Instruction, Opcode, PostOp, Region, split_address
 from lutvar.contract.memory import RECORD_BYTES, block_at
 from lutvar.contract.quant_preset import GROUP
+from lutvar.host.compile.decoder.layout import DecoderLayout
+from lutvar.host.compile.decoder.plan import DecoderPlan
+from lutvar.host.compile.footprint import footprint
+from lutvar.host.compile.layer_plan import LayerPlan
 from lutvar.host.compile.memory_plan import MemoryPlan
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.program import Note
@@ -89,26 +96,11 @@ def _inside(
 
 
 def part_of_model(layout: ModelLayout, offset: int) -> str:
-    """What lies at an offset in region MODEL, for people."""
+    """What lies at an offset in region MODEL, for people; without the decoder."""
     for layer in layout.layers:
-        for tile in layer.tiles:
-            inside = offset - tile.offset
-            if not 0 <= inside < layer.panel_bytes(tile):
-                continue
-            panels = [
-                (p, p.group == s.first)
-                for number in range(layer.terms.weights)
-                for s in layer.slices
-                for p in layer.panels(tile, s, number)
-            ]
-            panel, biased = max(
-                (place for place in panels if place[0].offset <= offset), key=lambda f: f[0].offset
-            )
-            beat = (offset - panel.offset) // BEAT_BYTES
-            bits, ports = layout.config.quant_config.code_bits, layout.config.weight_ports
-            output = tile.first + block_at(beat, tile.outputs, bits, biased, ports) * WEIGHT_BLOCK
-            last = output + WEIGHT_BLOCK - 1
-            return f"{layer.name}, group {panel.group}, outputs {output} to {last}"
+        part = _part_of_layer(layer, layout.config, offset)
+        if part:
+            return part
     if offset >= layout.class_base:
         index = (offset - layout.class_base) // layout.class_stride
         if index < len(layout.labels):
@@ -116,3 +108,66 @@ def part_of_model(layout: ModelLayout, offset: int) -> str:
     elif offset >= layout.kappa_base:
         return f"kappa of block {(offset - layout.kappa_base) // layout.vector_bytes}"
     return "unused"
+
+
+def part_of_decoder(layout: DecoderLayout, offset: int) -> str:
+    """What of the decoder lies at an offset in region MODEL, for people."""
+    for plan in layout.convolutions.values():
+        for layer in plan.parts:
+            part = _part_of_layer(layer, layout.config, offset)
+            if part:
+                return part
+    for name, norm in layout.norms.items():
+        for kind, first in (("weight", norm.weight), ("bias", norm.bias)):
+            channel = (offset - first) // 4
+            if 0 <= channel < norm.channels:
+                return f"{name}, {kind} of channel {channel}"
+    return "unused"
+
+
+def _part_of_layer(layer: LayerPlan, config: AcceleratorConfig, offset: int) -> str:
+    """Group and outputs of a layer whose weights lie at an offset; empty where others lie."""
+    for tile in layer.tiles:
+        inside = offset - tile.offset
+        if not 0 <= inside < layer.panel_bytes(tile):
+            continue
+        panels = [
+            (p, p.group == s.first)
+            for number in range(layer.terms.weights)
+            for s in layer.slices
+            for p in layer.panels(tile, s, number)
+        ]
+        panel, biased = max(
+            (place for place in panels if place[0].offset <= offset), key=lambda f: f[0].offset
+        )
+        beat = (offset - panel.offset) // BEAT_BYTES
+        bits, ports = config.quant_config.code_bits, config.weight_ports
+        output = tile.first + block_at(beat, tile.outputs, bits, biased, ports) * WEIGHT_BLOCK
+        last = output + WEIGHT_BLOCK - 1
+        return f"{layer.name}, group {panel.group}, outputs {output} to {last}"
+    return ""
+
+
+def decoder_element(
+    item: Instruction, note: Note, plan: DecoderPlan, region: Region, offset: int
+) -> Element | None:
+    """The same for an instruction of the decoder: an element of a map, or a sum.
+
+    Its index is (line, pixel, channel) of a map, (column of a row, 0 for S1 and 1 for S2) of sums.
+    """
+    step = plan.shape.steps[note.block]
+    lines = [x for there, x in footprint(item, plan.config).writes if there == region]
+    if item.opcode != Opcode.POST or not any((offset // ALIGN == x).any() for x in lines):
+        return None
+    if item.operands["op"] == PostOp.SUMS:
+        column, byte = divmod(offset - plan.sums, COLUMN_BYTES)
+        return Element(note.what, (column, byte // 8), offset - byte % 8, 8)
+    if isinstance(step, Conv):
+        there = plan.raw(step.target, step.side * (2 if step.double else 1), step.outputs)
+    else:
+        there = plan.activated(target_place(step))
+    line, rest = divmod(offset - there.offset, there.line)
+    pixel, byte = divmod(rest, there.pixel)
+    index = line - there.border, pixel - there.border, byte // there.value
+    name = f"{note.what} -> {step.target}"
+    return Element(name, index, offset - byte % there.value, there.value)

@@ -13,8 +13,13 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.decoder_memory import source_place
+from lutvar.contract.isa import INSTRUCTION_BYTES, Opcode, Region
+from lutvar.contract.register_map import DeviceError
+from lutvar.host import AcceleratorError
 from lutvar.host.device import Device
 from lutvar.host.device_decoder import DecodeReport
+from lutvar.host.stopped import bases
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.hw.accelerator.export import export
 from lutvar.quant.eval.decoder import sampled
@@ -72,6 +77,57 @@ def test_colours_shortcuts_and_a_slow_memory(verilog: Path) -> None:
     decoder = quantized(CONFIG, "graded")
     with decoding(verilog, CONFIG, decoder, MemoryTiming((25, 75), 0.1, seed=3)) as (both, _, _):
         both.image(latents(decoder, 1)[0])
+
+
+def test_errors_while_decoding_are_named(verilog: Path) -> None:
+    """A refused burst of each port, and a wait that never ends: step, convolution, instruction."""
+    decoder = quantized(CONFIG, "straight")
+    latent = latents(decoder, 1)[0]
+    with decoding(verilog, CONFIG, decoder) as (both, _, simulation):
+        device, made = both.device.device, both.device
+        start = bases(device.register)
+        conv = made.packed.decoder.layout.convolutions["decoder.conv_in"]  # type: ignore[union-attr]
+        raw = made.plan.raw("x", 4, 64)
+        weights = conv.parts[1].tiles[0].offset
+        source = made.plan.activated(source_place(conv.conv))
+        for port, write, line in (
+            ("wgt", False, start[Region.MODEL] + weights),
+            ("front", False, start[Region.WORK] + source.at(1, 1)),
+            ("post", True, start[Region.WORK] + raw.at(2, 0)),
+        ):
+            simulation.inject_error(port, line, line, write=write)
+            try:
+                with pytest.raises(AcceleratorError) as caught:
+                    made.raw_image(latent)
+            finally:
+                simulation.clear_error(port, write=write)
+                device.soft_reset()
+            text = str(caught.value)
+            unit = {"wgt": "FETCH"}.get(port, port.upper())
+            assert text.startswith(
+                "decoder, program 1 of 20, up to decoder.conv_in, at step 3 of 44 "
+                "(decoder.conv_in), instruction "
+            ), text
+            assert f"({unit}): device error" in text and "\n" not in text
+        stage, program = made.programs[1]
+        index = next(i for i, item in enumerate(stage.program.instructions)
+                     if item.opcode == Opcode.MATRIX)  # fmt: skip
+        bit = (index + 1) * INSTRUCTION_BYTES * 8 + 32 + 16 * 3  # its wait for POST
+        word = int.from_bytes(program, "little") & ~(0xFFFF << bit) | 30_000 << bit
+        made.programs[1] = stage, word.to_bytes(len(program), "little")
+        device._watchdog = 3000
+        device.soft_reset()
+        with pytest.raises(AcceleratorError) as caught:
+            made.raw_image(latent)
+        assert caught.value.code == DeviceError.WATCHDOG
+        assert caught.value.where == (
+            "decoder, program 2 of 20, up to decoder.mid.block_1.conv1, at step 5 of 44 "
+            f"(decoder.mid.block_1.conv1), instruction {index} (MATRIX)"
+        )
+        made.programs[1] = stage, program
+        device._watchdog = 200_000
+        device.soft_reset()
+        both.image(latent)
 
 
 SIZES: dict[str, tuple[str, str, dict[str, Any]]] = {

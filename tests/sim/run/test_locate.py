@@ -22,8 +22,9 @@ from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.sim.interpret import Machine
 from lutvar.sim.run import demo
 from lutvar.sim.run.comparing import Comparison
-from lutvar.sim.run.locate import Located, beginning, locate
+from lutvar.sim.run.locate import Located, locate
 from lutvar.sim.run.locate_tensors import part_of_model
+from lutvar.sim.run.search import beginning
 from support.host.compile_cases import DIGITS, accelerator
 from support.sim.device_rig import digits, image_step, open_rig, packed, random_transformer
 from support.sim.software_device import SoftwareDevice

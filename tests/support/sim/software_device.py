@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Fault = Callable[[Instruction, Machine], None]
 
 
 class SoftwareDevice:
-    """What `DeviceTransformer` and `locate` need of a `Device`.
+    """What `DeviceTransformer`, `DeviceDecoder` and the search need of a `Device`.
 
     Attributes:
         fault: called after each instruction; may change the machine's memory and banks.
@@ -31,6 +32,7 @@ class SoftwareDevice:
 
     def __init__(self) -> None:
         self.config, self.turns = CONFIG, Turns()
+        self.transport = SimpleNamespace(size=1 << 30)
         self.fault: Fault = lambda _item, _machine: None
         self.fails: int | None = None
         self.programs: list[Program] = []

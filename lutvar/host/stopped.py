@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which instruction of a program a device was at when it stopped, or when time was up.
+
+The registers say how many instructions of each unit are complete, and of an error its port and
+address, or the instruction's index; the program says what each instruction reads and writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from lutvar.contract.accelerator import AcceleratorConfig
+from lutvar.contract.isa import ALIGN, UNITS, Instruction, Opcode, Region, Unit, split_address
+from lutvar.contract.register_map import DeviceError as Code
+from lutvar.host.compile.footprint import footprint
+
+from .device_status import DeviceSnapshot, ReadRegister
+
+#: Which unit uses a memory port.
+_USERS: Mapping[str, Unit] = {
+    "FRONT": Unit.FRONT, "POST": Unit.POST, "KEYS": Unit.ATTEND, "VALUES": Unit.ATTEND,
+    **dict.fromkeys(("WGT", "WGT1", "WGT2", "WGT3"), Unit.FETCH),
+}  # fmt: skip
+#: Instructions of a unit that may be under way besides the oldest one: its queue is not looked at.
+_AHEAD = 2
+
+
+def bases(read: ReadRegister) -> dict[Region, int]:
+    """Where the regions lie in the device's address space, as its registers say."""
+    return {
+        region: read(f"BASE{int(region)}_LO") | read(f"BASE{int(region)}_HI") << 32
+        for region in Region
+    }
+
+
+def stopped_at(
+    items: Sequence[Instruction],
+    config: AcceleratorConfig,
+    snapshot: DeviceSnapshot,
+    bases: Mapping[Region, int],
+) -> int | None:
+    """Index of the instruction that an error belongs to; None where the registers do not say.
+
+    Of a transfer: the one of the port's units that is under way and reaches the address, or else
+    the oldest that is not complete. Of anything else that names no instruction, as a watchdog's
+    error or a deadline: the oldest of all that are not complete.
+    """
+    code, info = snapshot.error, snapshot.error_info
+    if code in (Code.BAD_INSTRUCTION, Code.WEIGHTS_SURPLUS, Code.WEIGHTS_MISSING):
+        index = info & 0xFF_FFFF
+        return index if index < len(items) else None
+    waiting = _left(items, snapshot)
+    if code in (Code.NONE, Code.WATCHDOG):
+        return min((unit[0] for unit in waiting.values() if unit), default=None)
+    port = Code(code).name.partition("_")[2] if code in set(Code) else ""
+    if port not in _USERS:
+        return None
+    under_way = waiting[_USERS[port]][: 1 + _AHEAD]
+    reaching = (i for i in under_way if _reaches(items[i], config, snapshot.error_address, bases))
+    return next(reaching, under_way[0] if under_way else None)
+
+
+def _left(items: Sequence[Instruction], snapshot: DeviceSnapshot) -> dict[Unit, list[int]]:
+    """Indices of the instructions of each unit that are not complete."""
+    found: dict[Unit, list[int]] = {unit: [] for unit in UNITS}
+    for i, item in enumerate(items):
+        if item.opcode != Opcode.END:
+            found[Unit(item.opcode - 1)].append(i)
+    return {
+        unit: found[unit][done:] for unit, done in zip(UNITS, snapshot.instructions, strict=True)
+    }
+
+
+def _reaches(
+    item: Instruction, config: AcceleratorConfig, address: int, bases: Mapping[Region, int]
+) -> bool:
+    """Whether an instruction reads or writes the line at an address of the device."""
+    of = footprint(item, config)
+    for region, lines in (*of.reads, *of.writes):
+        if (bases[region] + lines * ALIGN == address // ALIGN * ALIGN).any():
+            return True
+    for start, size in of.model:
+        region, offset = split_address(start)
+        if 0 <= address - bases[region] - offset < size:
+            return True
+    return False
