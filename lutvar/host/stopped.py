@@ -41,34 +41,38 @@ def stopped_at(
 ) -> int | None:
     """Index of the instruction that an error belongs to; None where the registers do not say.
 
-    Of a transfer: the one of the port's units that is under way and reaches the address, or else
-    the oldest that is not complete. Of anything else that names no instruction, as a watchdog's
-    error or a deadline: the oldest of all that are not complete.
+    Of a transfer: the one of the port's unit that is under way and reaches the address, or else
+    the oldest that is not complete. A refused write may also be the last that is complete: its
+    response ends it. Of anything else that names no instruction, as a watchdog's error or a
+    deadline: the oldest of all that are not complete, those of FETCH aside.
     """
     code, info = snapshot.error, snapshot.error_info
     if code in (Code.BAD_INSTRUCTION, Code.WEIGHTS_SURPLUS, Code.WEIGHTS_MISSING):
         index = info & 0xFF_FFFF
         return index if index < len(items) else None
-    waiting = _left(items, snapshot)
+    of = {unit: _indices(items, unit) for unit in UNITS}
+    done = dict(zip(UNITS, snapshot.instructions, strict=True))
     if code in (Code.NONE, Code.WATCHDOG):
-        return min((unit[0] for unit in waiting.values() if unit), default=None)
-    port = Code(code).name.partition("_")[2] if code in set(Code) else ""
+        # FETCH only holds weights ready: whoever takes them, or does not, is MATRIX.
+        oldest = {unit: of[unit][done[unit]] for unit in UNITS if done[unit] < len(of[unit])}
+        fetch = oldest.pop(Unit.FETCH, None)
+        return min(oldest.values(), default=fetch)
+    kind, _, port = Code(code).name.partition("_") if code in set(Code) else ("", "", "")
     if port not in _USERS:
         return None
-    under_way = waiting[_USERS[port]][: 1 + _AHEAD]
-    reaching = (i for i in under_way if _reaches(items[i], config, snapshot.error_address, bases))
+    unit = _USERS[port]
+    under_way = of[unit][done[unit] :][: 1 + _AHEAD]
+    ended = of[unit][: done[unit]][-1:] if kind == "WRITE" else []
+    reaching = (
+        i for i in (*under_way[:1], *ended, *under_way[1:])
+        if _reaches(items[i], config, snapshot.error_address, bases)
+    )  # fmt: skip
     return next(reaching, under_way[0] if under_way else None)
 
 
-def _left(items: Sequence[Instruction], snapshot: DeviceSnapshot) -> dict[Unit, list[int]]:
-    """Indices of the instructions of each unit that are not complete."""
-    found: dict[Unit, list[int]] = {unit: [] for unit in UNITS}
-    for i, item in enumerate(items):
-        if item.opcode != Opcode.END:
-            found[Unit(item.opcode - 1)].append(i)
-    return {
-        unit: found[unit][done:] for unit, done in zip(UNITS, snapshot.instructions, strict=True)
-    }
+def _indices(items: Sequence[Instruction], unit: Unit) -> list[int]:
+    """Indices of the instructions of a unit."""
+    return [i for i, item in enumerate(items) if item.opcode == Opcode(unit + 1)]
 
 
 def _reaches(

@@ -75,6 +75,9 @@ def test_a_transfer_belongs_to_the_instruction_that_reaches_it() -> None:
         assert at(code, 0, address(fetch[2], "address") + 64, fetch=1) == fetch[2]
     for code in (Code.READ_POST, Code.WRITE_POST, Code.OUTSIDE_POST):
         assert at(code, 1, address(post[1], "output"), post=1) == post[1]
+    # The response that refuses a write ends its instruction.
+    assert at(Code.WRITE_POST, 0, address(post[1], "output"), post=2) == post[1]
+    assert at(Code.WRITE_POST, 0, address(post[2], "output"), post=2) == post[2]
     assert at(Code.READ_KEYS) is None  # the decoder has no ATTEND
     norm = next(i for i in post
                 if first().program.instructions[i].operands["op"] == PostOp.NORM)  # fmt: skip
@@ -87,7 +90,8 @@ def test_a_watchdog_and_a_deadline_name_the_oldest() -> None:
     for code in (Code.WATCHDOG, Code.NONE):
         assert at(code) == 0
         late = totals | {"matrix": 1}
-        assert at(code, **late) == indices(Opcode.MATRIX)[1]
+        assert at(code, **late) == at(code, **late | {"fetch": 0}) == indices(Opcode.MATRIX)[1]
+        assert at(code, **totals | {"fetch": 0}) == indices(Opcode.FETCH)[0]
         assert at(code, **totals) is None
     assert items[-1].opcode == Opcode.END and totals[Unit.MATRIX.name.lower()] > 2
 

@@ -118,7 +118,7 @@ def test_errors_while_decoding_are_named(verilog: Path) -> None:
         device._watchdog = 3000
         device.soft_reset()
         with pytest.raises(AcceleratorError) as caught:
-            made.raw_image(latent)
+            both.image(latent)
         assert caught.value.code == DeviceError.WATCHDOG
         assert caught.value.where == (
             "decoder, program 2 of 20, up to decoder.mid.block_1.conv1, at step 5 of 44 "
