@@ -270,7 +270,7 @@ def test_a_flipped_bit_of_a_weight_on_the_simulated_device(verilog: Path) -> Non
 
 @pytest.mark.verilator
 def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first differing pass is looked into, later ones are not; a dead device is told."""
+    """The first differing pass or image is looked into, later ones not; a dead device is told."""
     lines: list[str] = []
     file = tmp_path / demo.DIVERGENCE
     file.write_text("old")
@@ -284,7 +284,8 @@ def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             comparison.add("logits", "logits.0", zeros, zeros + 1)
         return []
 
-    comparing = SimpleNamespace(run=run, comparison=comparison, device=None)
+    device = SimpleNamespace(decoder=object())
+    comparing = SimpleNamespace(run=run, comparison=comparison, device=device)
     restarted: list[int] = []
     watched = demo._Locating(comparing, file, lines.append, lambda: restarted.append(1))  # type: ignore[arg-type]
     monkeypatch.setattr(demo, "locate", lambda _device, _steps: "block7.fc1")
@@ -304,3 +305,15 @@ def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(demo, "locate", dead)
     watched.run([])
     assert "no answer" in file.read_text()
+
+    latents: list[Any] = []
+
+    def found(decoder: object, latent: object) -> str:
+        assert decoder is device.decoder
+        latents.append(latent)
+        return "program 3 of 20"
+
+    monkeypatch.setattr(demo, "locate_decoder", found)
+    watched.decoded(np.zeros((8, 4, 4), np.float32))
+    assert "program 3 of 20" in file.read_text() and len(latents) == 1
+    assert lines[-2].endswith("repeating the decoding of the image to find its cause")
