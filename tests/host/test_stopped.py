@@ -12,7 +12,7 @@ from lutvar.contract.isa import UNITS, Opcode, PostOp, Region, Unit, split_addre
 from lutvar.contract.register_map import DeviceError as Code
 from lutvar.host.compile.decoder.compiler import CompiledStage, DecoderCompiler
 from lutvar.host.device_errors import ProgramTimeout
-from lutvar.host.device_status import AcceleratorError, DeviceSnapshot
+from lutvar.host.device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from lutvar.host.session import Session
 from lutvar.host.stopped import bases, stopped_at
 from lutvar.sim.golden_device import GoldenDevice
@@ -121,7 +121,11 @@ def test_the_error_says_it() -> None:
         device.soft_reset()
         device._limit(Region.WORK, inside + plan.work_size)
         run = device.run
-        device.run = lambda program, _limit, what: run(program, 10, what)  # type: ignore[assignment]
+
+        def soon(program: bytes, limit: int, what: str = "") -> DeviceCounters:
+            return run(program, min(limit, 10), what)
+
+        device.run = soon  # type: ignore[method-assign]
         with pytest.raises(ProgramTimeout) as late:
             session.decoder(latent)
         assert str(late.value).startswith(

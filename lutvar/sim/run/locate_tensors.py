@@ -157,7 +157,7 @@ def decoder_element(
     """
     step = plan.shape.steps[note.block]
     lines = [x for there, x in footprint(item, plan.config).writes if there == region]
-    if item.opcode != Opcode.POST or not any((offset // ALIGN == x).any() for x in lines):
+    if item.opcode != Opcode.POST or not any(offset // ALIGN in x for x in lines):
         return None
     if item.operands["op"] == PostOp.SUMS:
         column, byte = divmod(offset - plan.sums, COLUMN_BYTES)

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -90,11 +90,12 @@ def test_errors_while_decoding_are_named(verilog: Path) -> None:
         raw = made.plan.raw("x", 4, 64)
         weights = conv.parts[1].tiles[0].offset
         source = made.plan.activated(source_place(conv.conv))
-        for port, write, line in (
+        cases: list[tuple[Literal["wgt", "front", "post"], bool, int]] = [
             ("wgt", False, start[Region.MODEL] + weights),
             ("front", False, start[Region.WORK] + source.at(1, 1)),
             ("post", True, start[Region.WORK] + raw.at(2, 0)),
-        ):
+        ]
+        for port, write, line in cases:
             simulation.inject_error(port, line, line, write=write)
             try:
                 with pytest.raises(AcceleratorError) as caught:
