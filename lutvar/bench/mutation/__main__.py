@@ -23,7 +23,7 @@ from .review import load_review, reviewed
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), default=1, show_default=True,
               help="Of their choice.")  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
-@click.option("--first", type=click.IntRange(1), help="Run only so many of them, spread over all.")
+@click.option("--first", type=click.IntRange(1), help="Run only so many of them.")
 @click.option("--check", "names", multiple=True, help="Run these checks on the survivors.")
 @click.option("-o", "--out", type=click.Path(file_okay=False, path_type=Path),
               default="build/mutation", show_default=True,
@@ -46,10 +46,7 @@ def main(
         click.echo(line, err=True)
 
     campaign = Campaign(load_accelerator(config), out, count, seed, say, build_dir)
-    numbers = [m.number for m in campaign.mutants]
-    if first is not None:
-        numbers = numbers[:: max(1, len(numbers) // first)][:first]
-    campaign.run(jobs, numbers, names)
+    campaign.run(jobs, campaign.order[:first], names)
     report = reviewed(campaign.report(), load_review())
     write_file(out / "report.json", json_text(report, indent=1) + "\n")
     click.echo(

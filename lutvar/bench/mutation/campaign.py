@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -108,6 +109,10 @@ class Campaign:
         verilog = export(config, out).verilog
         text = verilog.read_text(encoding="utf-8")
         self.mutants = list_mutants(text, count, seed)
+        #: Numbers as they are run: at random, so that a campaign that was cut short is a fair
+        #: sample of all modules.
+        self.order = [m.number for m in self.mutants]
+        random.Random(seed).shuffle(self.order)
         self._lines = text.splitlines()
         mutated = out / f"{config.name}-mutants.v"
         write_file(mutated, with_mutants(text, self.mutants))
@@ -138,7 +143,7 @@ class Campaign:
         Raises ValueError when the original fails a check, or there is none of that name.
         """
         known = self.verdicts()
-        numbers = [m.number for m in self.mutants] if only is None else list(only)
+        numbers = self.order if only is None else list(only)
         if names:
             todo = [n for n in numbers if n in known and not known[n].check]
         else:
