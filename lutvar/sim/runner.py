@@ -17,7 +17,7 @@ from lutvar.environment import plain_path, spaceless_folder, tool_environment
 from lutvar.files import json_text, write_file
 
 from .tools import VERILATOR_HINT, Tool, icarus, verilator
-from .verilator import first_module
+from .verilator import FAST_FLAGS, first_module
 
 Simulator = Literal["verilator", "icarus"]
 TESTBENCHES = ("registers", "programs", "errors", "weights", "bounds", "resets")
@@ -43,6 +43,8 @@ COVERAGE_ARGUMENTS = (
 )  # fmt: skip
 #: Testbenches run so few cycles that an optimised build costs more than it saves.
 _COMPILER_FLAGS = "OPT_FAST=-O0 OPT_SLOW=-O0 OPT_GLOBAL=-O0"
+#: Counting makes a cycle several times as long; then it does not.
+_COUNTING_FLAGS = f"OPT_FAST={FAST_FLAGS} OPT_SLOW=-O0 OPT_GLOBAL=-O0"
 
 
 def tiny_accelerator(quant: str = "fp4") -> AcceleratorConfig:
@@ -130,7 +132,7 @@ def build_model(
 ) -> tuple[Any, Mapping[str, str]]:
     """Compile exported Verilog for cocotb. Returns (cocotb runner, environment for its tests).
 
-    `more`: further arguments for Verilator.
+    `more`: further arguments for Verilator, to count what is covered.
     """
     tool = find_simulator(sim, folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +145,8 @@ def build_model(
         sources.insert(0, visible)
         arguments = [*_VERILATOR_ARGUMENTS, *more]
         flags = environment.get("MAKEFLAGS", "")
-        environment["MAKEFLAGS"] = f"{flags} {_COMPILER_FLAGS}".strip()
+        compiler = _COUNTING_FLAGS if more else _COMPILER_FLAGS
+        environment["MAKEFLAGS"] = f"{flags} {compiler}".strip()
     runner = _make_runner(sim, folder)
     log = folder / "build.log"
     with _environment(environment):

@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from lutvar.contract.formats import get_format
 from lutvar.contract.functions import GELU_ONE, RSQRT_ONE, gelu_factor, rsqrt
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 COUNT = 6000  #: sets of inputs of each unit
+PART = 32  #: codes of a record that come in a cycle
 
 
 def floats(rng: np.random.Generator, low: int = -30, high: int = 31, bits: int = 24) -> Floats:
@@ -70,7 +72,7 @@ class UnitCase:
         latency: cycles from inputs to output.
         inputs: by port, in units of patterns. Synthesis cuts ports whose bits are known and gives
             the rest a number for a name: "31 bits" is the only input of so many bits.
-        output: port, and its value for each set.
+        output: port, by a name of the same kind, and its value for each set.
         lag: by port, cycles by which it comes after the others.
     """
 
@@ -231,6 +233,22 @@ def _root(port: str) -> Callable[[np.random.Generator], UnitCase]:
     return make
 
 
+def _squares(rng: np.random.Generator) -> UnitCase:
+    """Sums of the squares of 32 codes of a record (E2M3), and of those of the beat before with it.
+
+    Some beats hold large codes only, so that the sum has all its bits.
+    """
+    codes = rng.integers(0, 64, (COUNT, PART))
+    large = rng.random(COUNT) < 0.5
+    codes[large] |= 0b11100
+    squares = np.array([m**2 for m in get_format("E2M3").positive.magnitudes])
+    sums = squares[codes & 31].sum(1)
+    sums[1::2] += sums[::2].copy()
+    words = [sum(int(code) << 6 * k for k, code in enumerate(row)) for row in codes]
+    inputs = {"codes": np.array(words, object), "1 bits": np.ones(COUNT, np.int64)}
+    return UnitCase(10, inputs, ("31 bits", pattern(sums.astype(np.float32))))
+
+
 def _scale(rng: np.random.Generator) -> UnitCase:
     d: Ints = rng.integers(-(1 << 15) + 1, 1 << 15, COUNT) >> rng.integers(0, 15, COUNT)
     m, ws, e = halves(rng, False), halves(rng, False), rng.integers(-32, 32, COUNT)
@@ -297,6 +315,7 @@ CASES: Mapping[str, Callable[[np.random.Generator], UnitCase]] = {
     "rows_scale": _scale,
     "unit_front__statistics__rsqrt": _root("x"),
     "unit_post__lanes__records__root": _root("31 bits"),
+    "unit_post__lanes__records__squares": _squares,
     "front_lane__x_in": _high_from_half, "front_lane__scale_in": _high_from_half,
     "front_lane__shift_in": _high_from_half, "front_lane__centre": _difference,
     "front_lane__divide": _product(19), "front_lane__multiply": _half_product,

@@ -44,8 +44,13 @@ def case_of(verilog: str, module: str) -> tuple[UnitCase, dict[str, tuple[str, i
     short = module.split("__", 1)[1]
     ports = _ports(verilog, module)
     case = CASES[_ending(short)](np.random.default_rng(zlib.crc32(short.encode())))
-    case = replace(case, inputs={_named(k, ports): v for k, v in case.inputs.items()})
-    if unknown := {*case.inputs, case.output[0]} - set(ports):
+    name, values = case.output
+    case = replace(
+        case, inputs={_named(k, ports, "input"): v for k, v in case.inputs.items()},
+        output=(_named(name, ports, "output"), values),
+    )  # fmt: skip
+    unknown = {*case.inputs, case.output[0]} - set(ports)
+    if unknown:
         raise ValueError(f"{module} has no port {', '.join(sorted(unknown))}")
     return case, ports
 
@@ -90,10 +95,10 @@ class UnitBench:
         return ""
 
 
-def _named(name: str, ports: Mapping[str, tuple[str, int]]) -> str:
-    """The port of a name, or the only input of "31 bits"."""
+def _named(name: str, ports: Mapping[str, tuple[str, int]], way: str) -> str:
+    """The port of a name, or the only input or output of "31 bits"."""
     if match := re.fullmatch(r"(\d+) bits", name):
-        found = [n for n, port in ports.items() if port == ("input", int(match[1]))
+        found = [n for n, port in ports.items() if port == (way, int(match[1]))
                  and not n.endswith(("clk", "rst", "reset_leaf"))]  # fmt: skip
         return found[0] if len(found) == 1 else name
     return name

@@ -25,6 +25,7 @@ from lutvar.sim.fuzz.bench import Bench
 from lutvar.sim.fuzz.case import Step
 from lutvar.sim.fuzz.contents import HIGH_BASES, PROGRAM_OFFSET, SIZES, Bases
 from lutvar.sim.fuzz.malformed import bytes_of, get, put, words_of
+from lutvar.sim.fuzz.meaning import has_meaning
 from lutvar.sim.fuzz.oracle import Oracle
 from lutvar.sim.fuzz.rules import stray
 
@@ -43,22 +44,6 @@ def _edges(region: Region, bases: Bases) -> list[int]:
     return [SIZES[region] - ALIGN, SIZES[region], *(n for n in below if 0 < n < 1 << OFFSET_BITS)]
 
 
-def _used(item: Instruction, name: str) -> bool:
-    """An address has a meaning in an instruction."""
-    o = item.operands
-    if item.opcode is Opcode.FRONT:
-        return name == "address" or bool(o["norm"])
-    if item.opcode is Opcode.POST:
-        return {
-            "output": True,
-            "input": o["op"] in (PostOp.ADD, PostOp.NORM)
-            or (o["op"] == PostOp.GELU and bool(o["shift"])),
-            "vector_address": bool(o["vector"]) and o["op"] != PostOp.SUMS,
-            "keys": o["op"] == PostOp.QKV or (o["op"] == PostOp.NORM and bool(o["shift"])),
-        }.get(name, o["op"] == PostOp.QKV)
-    return True
-
-
 def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
     """Transfers across the edges of windows are told with their start, and do not happen.
 
@@ -70,7 +55,7 @@ def transfers_outside(step: Step, elsewhere: bool = False) -> _Run:
         for at, word in enumerate(words[1:], 1):
             item = decode(word.to_bytes(INSTRUCTION_BYTES, "little"), at - 1)
             for field in PAYLOAD_FIELDS[item.opcode]:
-                if field.kind != "address" or not _used(item, field.name):
+                if field.kind != "address" or not has_meaning(item, field.name):
                     continue
                 region, _ = split_address(get(word, field))
                 places = [(region, offset) for offset in _edges(region, bases)]

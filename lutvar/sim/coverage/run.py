@@ -38,6 +38,7 @@ from lutvar.sim.transport import SimulatedMemory
 from lutvar.sim.verilator import build
 
 from .bins import Bin, error_bins, field_bins
+from .directed import directed
 from .points import Point, merge, read_points
 from .states import with_transitions
 
@@ -64,8 +65,10 @@ void lutvar_destroy(void* handle) {
 def configurations() -> list[AcceleratorConfig]:
     """Small accelerators that have every form of every part between them."""
     tiny = tiny_accelerator()
+    sections = {"name": "tiny-sections-fp6", "weight_ports": 4, "rows": 32, "max_sections": 2}
     versal = {"name": "tiny-da-dsp-fp4", "dot": "da", "float32": "dsp58"}
-    return [tiny, tiny_accelerator("fp6"), tiny.model_copy(update=versal)]
+    fp6 = tiny_accelerator("fp6")
+    return [tiny, fp6.model_copy(update=sections), tiny.model_copy(update=versal)]
 
 
 @dataclass
@@ -138,8 +141,12 @@ def run_coverage(
             programs += [i for r in reports for i in r.compiled.program.instructions]
             compared, different = total.image_values
             total.image_values = compared + comparison.total, different + comparison.mismatches
-            say(f"{config.name}: {PROGRAMS} random programs ...")
+            chosen, missing = directed(config, seed=0)
+            for bin_ in sorted(missing, key=str):
+                say(f"{config.name}: no program with {bin_.group} {bin_.name}")
+            say(f"{config.name}: {PROGRAMS} programs, {len(chosen)} of them for their fields ...")
             fuzzer = _CountingFuzzer(library, config, 0, work, say)
+            fuzzer.chosen = chosen
             with _counted(work / "fuzz"):
                 total.random_programs = PROGRAMS
                 total.deviations += len(fuzzer.run(programs=PROGRAMS).deviations)
@@ -149,7 +156,7 @@ def run_coverage(
                 parts += [_points(file, config) for file in (work / part).glob("*.dat")]
         total.configs.append(config.name)
         total.points = merge([total.points, *parts])
-        for counts in (field_bins(config, programs), error_bins(errors)):
+        for counts in (field_bins(config, programs), error_bins(config, errors)):
             for bin_, count in counts.items():
                 total.bins[bin_] = total.bins.get(bin_, 0) + count
         total.results[config.name] = rows
@@ -166,12 +173,19 @@ def _points(path: Path, config: AcceleratorConfig) -> dict[Point, int]:
 
 
 class _CountingFuzzer(Fuzzer):
-    """Keeps the instructions of right programs, and how the others ended."""
+    """Keeps the instructions of right programs, and how the others ended.
+
+    Runs the programs in `chosen` before random ones.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
+        self.chosen: list[FuzzStep] = []
         self.instructions: list[Instruction] = []
         self.errors: list[tuple[int, int]] = []
+
+    def _step(self) -> FuzzStep:
+        return self.chosen.pop(0) if self.chosen else super()._step()
 
     def _count(self, step: FuzzStep, outcome: Outcome) -> None:
         super()._count(step, outcome)

@@ -28,13 +28,24 @@ _ROOM = {**SIZES, Region.IO: PROGRAM_OFFSET}
 
 @dataclass
 class Rows:
-    """Rows in memory that an instruction can read: FP16 or float32, or q records."""
+    """Rows in memory that an instruction can read: FP16, float32, or q records ("queries")."""
 
     kind: str
     at: int
     stride: int
     rows: int
     size: int  # columns, or heads
+
+
+@dataclass
+class Cache:
+    """K and V records in memory: addresses, bytes from head to head, heads and keys."""
+
+    keys_at: int
+    values_at: int
+    stride: int
+    heads: int
+    keys: int
 
 
 @dataclass
@@ -46,6 +57,7 @@ class Pieces:
         fills: what they read.
         used: bytes of each region that are given away.
         rows: what instructions have written and others may read.
+        caches: the same of K and V records.
         banks: by activation bank: rows from 0 that are filled, groups, dual, field `sections`.
         summed: blocks of columns whose sums have begun.
     """
@@ -54,6 +66,7 @@ class Pieces:
     fills: list[Fill] = field(default_factory=list)
     used: dict[Region, int] = field(default_factory=lambda: dict.fromkeys(Region, 0))
     rows: list[Rows] = field(default_factory=list)
+    caches: list[Cache] = field(default_factory=list)
     banks: dict[int, tuple[int, int, int, int]] = field(default_factory=dict)
     summed: int = 0
 
@@ -139,10 +152,10 @@ class Draft:
         return size + ALIGN * (int(self.rng.integers(1, 4)) if self.one_in(3) else 0)
 
     def input(self, kind: str, rows: int, columns: int) -> Rows:
-        """Fresh rows in IO, "half" or "float"."""
+        """Fresh rows, "half" or "float", in IO as a rule."""
         size = columns * (4 if kind == "float" else 2)
         stride = 0 if self.one_in(12) else self.stride(size)
-        where = self.space(Region.IO, stride * (rows - 1) + size, Region.CACHE)
+        where = self.space(Region.IO, stride * (rows - 1) + size, Region.CACHE, Region.MODEL)
         count = (stride * (rows - 1) + size) // (4 if kind == "float" else 2)
         self.fill(kind, where, count)
         return Rows(kind, where, stride, rows, columns)

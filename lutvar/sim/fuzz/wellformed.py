@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from lutvar.contract.accelerator import BEAT_BYTES, HEAD_DIM, ROW_GROUP, WEIGHT_BLOCK
+from lutvar.contract.accelerator import BEAT_BYTES, ROW_GROUP, WEIGHT_BLOCK
 from lutvar.contract.column_sums import COLUMN_BYTES, MAX_BLOCKS, SumMode
 from lutvar.contract.isa import UNITS, Instruction, Opcode, PostOp, Region, Unit
-from lutvar.contract.memory import RECORD_BYTES, panel_beats, panel_shares
+from lutvar.contract.memory import panel_beats, panel_shares
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.sections import SECTIONS, tile_rows
 from lutvar.host.compile.check import check_program
@@ -25,8 +25,9 @@ from lutvar.host.compile.errors import OrderError
 from lutvar.host.compile.program import Program
 from lutvar.host.compile.schedule import unit_of
 
+from .attention import Attention
 from .contents import Fill
-from .draft import Draft, Full, Pieces
+from .draft import Full, Pieces
 from .order import needed_waits
 
 #: Stripes of 128 outputs of a program's layer, at most: memory is small.
@@ -43,7 +44,7 @@ class Wellformed:
     fills: tuple[Fill, ...]
 
 
-class Generator(Draft):
+class Generator(Attention):
     """Makes right programs for one accelerator."""
 
     def make(self, length: int) -> Wellformed:
@@ -113,8 +114,8 @@ class Generator(Draft):
         first = 0
         while first < total:
             count = total - first
-            if source is None and self.one_in(3):
-                count = self.upto(1, count)
+            if source is None and count > 1 and self.one_in(3):
+                count = self.upto(1, count - 1)
             rows = source or self.input(kind, count, groups * GROUP)
             operands = {
                 "address": rows.at, "stride": rows.stride, "rows": count, "row_first": first,
@@ -151,9 +152,9 @@ class Generator(Draft):
                            int(first))  # fmt: skip
             self.emit(Opcode.FETCH, address=where, **shares, panels=panels, repeat=1 + twice)
             left -= panels
-        exponent = (
-            int(self.rng.integers(-32, 32)) if self.one_in(6) else -int(self.rng.integers(3, 12))
-        )
+        exponent = -int(self.rng.integers(3, 12))
+        if self.one_in(6):
+            exponent = int(self.rng.choice([-32, 31, int(self.rng.integers(-32, 32))]))
         self.emit(
             Opcode.MATRIX, bank=bank, acc_bank=acc, groups=groups, blocks=blocks,
             dual=int(treatment == DUAL), exponent=exponent, rows=rows, more=more,
@@ -164,7 +165,7 @@ class Generator(Draft):
         """Rows of the accumulators to memory; a QKV where the widths allow it."""
         group = int(self.rng.integers(-(-rows // ROW_GROUP)))
         limit = min(ROW_GROUP, rows - group * ROW_GROUP)
-        first = int(self.rng.integers(limit)) if self.one_in(2) else 0
+        first = self.upto(0, limit - 1) if self.one_in(2) else 0
         count = self.upto(1, limit - first)
         choices = 1 + (PostOp.SUMS if self.config.decoder else PostOp.QKV)
         op = int(self.rng.integers(choices)) if op is None else op
@@ -176,9 +177,7 @@ class Generator(Draft):
         operands = {
             "acc_bank": acc, "row_group": group, "row_first": first, "rows": count,
             "sections": sections,
-            "blocks": blocks, "op": op, "sums": self._sums(op, blocks), "scalar": int(
-                np.float16(np.clip(self.rng.standard_normal() * 4, -50, 50)).view(np.uint16)
-            ),
+            "blocks": blocks, "op": op, "sums": self._sums(op, blocks), "scalar": self._scalar(4),
         }  # fmt: skip
         if op == PostOp.QKV:
             self._qkv(operands, blocks, count)
@@ -217,23 +216,38 @@ class Generator(Draft):
         if op == PostOp.SUMS:
             operands["blocks"] = self.upto(1, min(self.pieces.summed, operands["blocks"]))
             size = operands["blocks"] * GROUP * COLUMN_BYTES
-            self.emit(Opcode.POST, **operands, output=self.space(Region.WORK, size, Region.IO))
+            where = self.space(Region.WORK, size, Region.IO, Region.CACHE)
+            self.emit(Opcode.POST, **operands, output=where)
             return
         old = [r for r in self.pieces.rows
                if r.kind == "float" and r.size == columns and r.rows >= count]  # fmt: skip
         source = self.input("float", count, columns)
         if old and self.one_in(2):
             source = old[int(self.rng.integers(len(old)))]
-        scalar = int(np.float16(self.rng.standard_normal()).view(np.uint16))
-        operands |= {"input": source.at, "input_stride": source.stride, "scalar": scalar}
+        operands |= {
+            "input": source.at, "input_stride": source.stride, "scalar": self._scalar(1),
+        }  # fmt: skip
         for flag, field in (("vector", "vector_address"), ("shift", "keys")):
             operands[flag] = int(self.rng.integers(2))
             if operands[flag]:
-                operands[field] = self.space(Region.MODEL, 2 * columns, Region.IO)
-                self.fill("half", operands[field], columns)
+                operands[field] = self._wide_vector(columns)
         result = self.output("half", count, columns)
         self.emit(Opcode.POST, **operands, output=result.at, output_stride=result.stride)
         self.pieces.rows.append(result)
+
+    def _wide_vector(self, columns: int) -> int:
+        """Where a vector for NORM lies: anywhere, or what an earlier instruction has written."""
+        old = [r for r in self.pieces.rows if r.kind == "half" and r.size >= columns]
+        if old and self.one_in(3):
+            return old[int(self.rng.integers(len(old)))].at
+        where = self.space(Region.MODEL, 2 * columns, Region.IO, Region.CACHE)
+        self.fill("half", where, columns)
+        return where
+
+    def _scalar(self, size: float) -> int:
+        """A factor as FP16, now and then 0."""
+        value = 0.0 if self.one_in(8) else np.clip(self.rng.standard_normal() * size, -50, 50)
+        return int(np.float16(value).view(np.uint16))
 
     def _sums(self, op: int, blocks: int) -> int:
         """Whether the columns of an instruction are summed."""
@@ -246,53 +260,6 @@ class Generator(Draft):
             return SumMode.NONE
         draft.summed = max(draft.summed, blocks)
         return SumMode.BEGIN
-
-    def _qkv(self, operands: dict[str, int], blocks: int, rows: int) -> None:
-        limit = self.config.max_width // HEAD_DIM
-        heads = 2 * self.upto(max(1, -(-blocks // 3)), limit // 2)
-        total = heads + heads // 2
-        if blocks > total:
-            operands |= {"op": int(PostOp.GELU), "blocks": blocks, "vector": 0, "shift": 0}
-            result = self.output("half", rows, blocks * GROUP)
-            self.emit(Opcode.POST, **operands, output=result.at, output_stride=result.stride)
-            self.pieces.rows.append(result)
-            return
-        first = int(self.rng.integers(total - blocks + 1))
-        stride = self.stride(heads * RECORD_BYTES)
-        head_stride = self.stride(rows * RECORD_BYTES)
-        others = (Region.WORK, Region.IO)
-        cache = [self.space(Region.CACHE, heads * head_stride, *others) for _ in range(2)]
-        vectors = self.space(Region.MODEL, 2 * blocks * GROUP)
-        self.fill("kappa", vectors, blocks * GROUP)
-        kappa = int(np.float16(self.rng.choice([0.05, 0.2, 1.0, 3.0])).view(np.uint16))
-        queries = self.space(Region.WORK, (rows - 1) * stride + heads * RECORD_BYTES)
-        operands |= {
-            "vector": int(self.rng.integers(2)), "vector_address": vectors, "heads": heads,
-            "scalar": kappa, "block_first": first,
-            "output": queries, "output_stride": stride, "keys": cache[0], "values": cache[1],
-            "head_stride": head_stride,
-        }  # fmt: skip
-        self.emit(Opcode.POST, **operands)
-
-    def _attend(self) -> None:
-        config = self.config
-        heads = self.upto(1, config.max_width // HEAD_DIM)
-        keys = self.upto(1, min(config.max_keys, 0x6000 // (heads * RECORD_BYTES)))
-        rows = self.upto(1, 2 * config.attention_rows + 3)
-        stride = self.stride(heads * RECORD_BYTES)
-        head_stride = self.stride(keys * RECORD_BYTES)
-        queries = self.space(Region.IO, (rows - 1) * stride + heads * RECORD_BYTES)
-        self.fill("queries", queries, rows, heads, stride)
-        cache = self.space(Region.CACHE, 2 * heads * head_stride)
-        self.fill("cache", cache, heads, keys, head_stride, heads * head_stride)
-        result = self.output("half", rows, heads * HEAD_DIM)
-        self.emit(
-            Opcode.ATTEND, rows=rows, heads=heads, keys=keys, query=queries, query_stride=stride,
-            keys_address=cache, values_address=cache + heads * head_stride,
-            head_stride=head_stride, output=result.at, output_stride=result.stride,
-        )  # fmt: skip
-        if result.size % GROUP == 0:
-            self.pieces.rows.append(result)
 
     # Order -----------------------------------------------------------------------------------
     def _early(self, items: Sequence[Instruction]) -> list[Instruction]:
