@@ -32,7 +32,7 @@ def coverage(
     """Count the lines, signals, states and instruction fields that the simulations move.
 
     CONFIG: accelerators; by default three tiny ones that have every form of every part (tiny-fp4,
-    tiny-fp6, tiny-da-dsp-fp4). Writes coverage.json and coverage.md.
+    tiny-sections-fp6, tiny-da-dsp-fp4). Writes coverage.json and coverage.md.
 
     Exit code 1 when a testbench or an image is wrong.
     """

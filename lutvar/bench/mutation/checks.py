@@ -36,6 +36,7 @@ from lutvar.sim.fuzz.wellformed import Generator
 from .common import Check, steps_check
 from .counters import counters, unsolicited
 from .crowds import KINDS, Crowd
+from .stuck import states, stuck_steps
 from .windows import high_addresses, program_outside, transfers_outside
 
 
@@ -296,6 +297,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         hold = Event("hold", {"port": port, "cycle": 1, "cycles": 2 * WATCHDOG})
         holds += [replace(make(True, 8), event=hold), probe]
     result.append(steps_check("silent ports", holds, control=True))
+    result.append(Check("states", states(stuck_steps(config, seed + 1)), True))
     events = []
     for port in directions(config):
         if port.startswith("r_"):

@@ -12,7 +12,6 @@ from lutvar.contract.isa import (
     INSTRUCTION_BYTES,
     OFFSET_BITS,
     PAYLOAD_FIELDS,
-    Instruction,
     Opcode,
     PostOp,
     Region,

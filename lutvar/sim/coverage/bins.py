@@ -174,9 +174,7 @@ def field_bins(config: AcceleratorConfig, instructions: Iterable[Instruction]) -
     return counts
 
 
-def error_bins(
-    config: AcceleratorConfig, errors: Iterable[tuple[int, int]]
-) -> Mapping[Bin, int]:
+def error_bins(config: AcceleratorConfig, errors: Iterable[tuple[int, int]]) -> Mapping[Bin, int]:
     """How often each error and rule that an accelerator can tell was provoked.
 
     Weight ports that are not there have no errors, and an accelerator with a dual format cannot

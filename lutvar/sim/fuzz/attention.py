@@ -58,8 +58,8 @@ class Attention(Draft):
         rows = self.upto(1, 2 * self.config.attention_rows + 3)
         old = [r for r in self.pieces.rows if r.kind == "queries"]
         queries = old[int(self.rng.integers(len(old)))] if old and self.one_in(2) else None
-        caches = self.pieces.caches
-        cache = caches[int(self.rng.integers(len(caches)))] if caches and not self.one_in(3) else None
+        caches = [] if self.one_in(3) else self.pieces.caches
+        cache = caches[int(self.rng.integers(len(caches)))] if caches else None
         if queries is not None:
             heads, rows = min(heads, queries.size), min(rows, queries.rows)
         if cache is not None:

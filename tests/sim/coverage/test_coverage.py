@@ -10,9 +10,18 @@ from pathlib import Path
 import pytest
 
 from lutvar.cli.main import run as command
-from lutvar.contract.isa import Instruction, Opcode, PostOp, Region, address
+from lutvar.contract.isa import (
+    PAYLOAD_FIELDS,
+    Instruction,
+    Opcode,
+    PostOp,
+    Region,
+    address,
+)
 from lutvar.contract.register_map import DeviceError, InstructionRule
+from lutvar.host.compile.program import Program
 from lutvar.sim.coverage.bins import Bin, error_bins, field_bins
+from lutvar.sim.coverage.directed import directed
 from lutvar.sim.coverage.points import (
     CoverageError,
     Point,
@@ -27,6 +36,7 @@ from lutvar.sim.coverage.report import BLOCK, as_dict, block, update_page, write
 from lutvar.sim.coverage.run import Coverage, configurations, run_coverage
 from lutvar.sim.coverage.states import Machine, machine_of, machines, with_transitions
 from lutvar.sim.evidence.page import replace_block
+from lutvar.sim.fuzz.oracle import Oracle
 from lutvar.sim.runner import tiny_accelerator
 from lutvar.text import wrap_page
 
@@ -109,22 +119,71 @@ def fetch(beats: int, offset: int = 0) -> Instruction:
 
 
 def test_bins_of_fields() -> None:
-    counts = field_bins(CONFIG, [fetch(1), fetch(140)])
-    assert counts[Bin("FETCH.beats", "least (1)")] == 1
+    counts = field_bins(CONFIG, [fetch(132), fetch(140)])
+    assert counts[Bin("FETCH.beats", "least (132)")] == 1  # without biases
     assert counts[Bin("FETCH.beats", "between")] == 1
-    assert counts[Bin("FETCH.address", "MODEL")] == 2
-    assert counts[Bin("FETCH.address", "IO")] == 0 and counts[Bin("FETCH.repeat", "2")] == 0
+    assert counts[Bin("FETCH.address", "MODEL")] == 2 and counts[Bin("FETCH.repeat", "2")] == 0
+    assert Bin("FETCH.address", "IO") not in counts  # no right program has its weights there
+    assert {b.name for b in counts if b.group == "FETCH.rest"} == {"0"}  # one weight port
     assert Bin("ATTEND.keys", f"most ({CONFIG.max_keys})") in counts
     assert {b.name for b in counts if b.group == "POST.op"} == {op.name for op in PostOp}
+    assert {b.name for b in counts if b.group == "POST.output"} == {"WORK", "IO", "CACHE"}
+
+
+def post(**operands: int) -> Instruction:
+    fields = {item.name: 0 for item in PAYLOAD_FIELDS[Opcode.POST]}
+    return Instruction(Opcode.POST, {**fields, "rows": 2, "blocks": 1, **operands})
+
+
+LOOKED: list[tuple[dict[str, int], set[str]]] = [
+    ({"op": PostOp.STORE}, set()),
+    ({"op": PostOp.STORE, "vector": 1}, {"vector_address"}),
+    ({"op": PostOp.ADD}, {"input"}),
+    ({"op": PostOp.GELU, "shift": 1}, {"input"}),
+    ({"op": PostOp.NORM, "shift": 1}, {"input", "keys"}),
+    ({"op": PostOp.QKV}, {"keys", "heads"}),
+    ({"op": PostOp.SUMS, "vector": 1}, set()),
+]
+
+
+@pytest.mark.parametrize(("operands", "looked"), LOOKED)
+def test_a_field_counts_where_its_instruction_looks_at_it(
+    operands: dict[str, int], looked: set[str]
+) -> None:
+    """Everything else in an instruction may be anything and proves nothing."""
+    cache = address(Region.CACHE, 64)
+    some = {"input": cache, "vector_address": cache, "keys": cache, "heads": 2}
+    counts = field_bins(CONFIG, [post(**some, **operands)])
+    found = {b.group.removeprefix("POST.") for b, n in counts.items() if n}
+    assert found & set(some) == looked
+
+
+@pytest.mark.parametrize("number", range(3))
+def test_few_programs_have_nearly_all_bins(number: int) -> None:
+    config = configurations()[number]
+    steps, missing = directed(config, seed=1, candidates=50)
+    assert 5 < len(steps) < 40
+    found = [i for s in steps for i in Program.decode(s.program).instructions]
+    counts = field_bins(config, found)
+    assert {b for b, n in counts.items() if not n} == missing
+    assert len(missing) < len(counts) / 5
+    Oracle(config).expected(steps[0])  # a right program
 
 
 def test_bins_of_errors() -> None:
     bad = int(DeviceError.BAD_INSTRUCTION)
-    counts = error_bins([(bad, 5 | int(InstructionRule.ROWS) << 24), (bad, 1 << 24)])
+    counts = error_bins(CONFIG, [(bad, 5 | int(InstructionRule.ROWS) << 24), (bad, 1 << 24)])
     assert counts[Bin("ERROR", "BAD_INSTRUCTION")] == 2
     assert counts[Bin("instruction rule", "ROWS")] == 1
     assert counts[Bin("instruction rule", "MARK")] == 1
     assert not counts[Bin("ERROR", "WATCHDOG")] and Bin("ERROR", "NONE") not in counts
+    # What the accelerator cannot tell is not missing: it has one weight port and a dual format.
+    assert Bin("ERROR", "READ_WGT1") not in counts and Bin("ERROR", "OUTSIDE_WGT3") not in counts
+    assert Bin("instruction rule", "DUAL") not in counts
+    others = {b for config in configurations() for b in error_bins(config, [])}
+    assert {b.name for b in others if b.group == "ERROR"} == {e.name for e in DeviceError if e}
+    single = CONFIG.model_copy(update={"quant": "fp4-single"})
+    assert Bin("instruction rule", "DUAL") in error_bins(single, [])
 
 
 def example() -> Coverage:
@@ -167,7 +226,8 @@ def test_configurations_have_every_form() -> None:
     configs = configurations()
     assert {c.dot for c in configs} == {"table", "da"}
     assert {c.float32 for c in configs} == {"portable", "dsp58"}
-    assert {c.weight_ports for c in configs} == {1, 2}
+    assert {c.weight_ports for c in configs} == {1, 4}
+    assert {c.max_sections for c in configs} == {1, 2}
     assert len({c.name for c in configs}) == len(configs)
 
 
