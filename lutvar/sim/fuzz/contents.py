@@ -45,9 +45,9 @@ class Fill:
     """A piece of memory.
 
     Attributes:
-        kind: "panel" (outputs, 1 for a slice's first), "half" (values), "float" (values), "kappa"
-            (values), "queries" (rows, heads, stride), "cache" (heads, keys, bytes from head to
-            head, bytes from K to V).
+        kind: "panel" (outputs, 1 for a slice's first), "half", "float", "grid" or "kappa" (values),
+            "queries" (rows, heads, stride), "cache" (heads, keys, bytes from head to head, bytes
+            from K to V).
         region, offset: where it starts.
         seed: of its values.
         sizes: see `kind`.
@@ -146,6 +146,18 @@ def _put_half(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequence
     space[: 2 * sizes[0]] = _half(rng, sizes[0])
 
 
+def _put_grid(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequence[int]) -> None:
+    """FP16 values that one term of each group nearly gives: codes' values, and a small rest."""
+    levels = np.array(config.quant_config.plain_format.positive.magnitudes, np.float64)
+    values = rng.choice(levels, (-(-sizes[0] // GROUP), GROUP))  # rows may start between groups
+    values[:, int(rng.integers(GROUP))] = levels[-1]
+    rest = np.exp2(-rng.integers(0, 8, (len(values), 1)).astype(np.float64))
+    some = rng.random(values.shape) < rng.choice([0.02, 0.5])
+    values = np.where((values < levels[-1]) & some, values + rest, values)
+    signed = values * rng.choice([-1.0, 1.0], values.shape) * np.exp2(int(rng.integers(-8, 6)))
+    space[: 2 * sizes[0]] = signed.astype(np.float16).reshape(-1)[: sizes[0]].view(np.uint8)
+
+
 def _put_kappa(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequence[int]) -> None:
     """A positive factor for each head, as often as it has columns."""
     heads = np.exp2(rng.uniform(-6, 7, sizes[0] // HEAD_DIM)).astype(np.float16)
@@ -182,7 +194,7 @@ def _put_cache(space: Bytes, rng: Any, config: AcceleratorConfig, sizes: Sequenc
 _Put = Callable[[Bytes, Any, AcceleratorConfig, Sequence[int]], None]
 _KINDS: dict[str, _Put] = {
     "panel": _put_panel, "half": _put_half, "float": _put_float, "queries": _put_queries,
-    "cache": _put_cache, "kappa": _put_kappa,
+    "cache": _put_cache, "kappa": _put_kappa, "grid": _put_grid,
 }  # fmt: skip
 
 

@@ -151,13 +151,13 @@ class Draft:
         """Bytes from row to row, for rows of so many bytes."""
         return size + ALIGN * (int(self.rng.integers(1, 4)) if self.one_in(3) else 0)
 
-    def input(self, kind: str, rows: int, columns: int) -> Rows:
-        """Fresh rows, "half" or "float", in IO as a rule."""
+    def input(self, kind: str, rows: int, columns: int, content: str = "") -> Rows:
+        """Fresh rows, "half" or "float", in IO as a rule; `content`: another kind of `Fill`."""
         size = columns * (4 if kind == "float" else 2)
         stride = 0 if self.one_in(12) else self.stride(size)
         where = self.space(Region.IO, stride * (rows - 1) + size, Region.CACHE, Region.MODEL)
         count = (stride * (rows - 1) + size) // (4 if kind == "float" else 2)
-        self.fill(kind, where, count)
+        self.fill(content or kind, where, count)
         return Rows(kind, where, stride, rows, columns)
 
     def output(self, kind: str, rows: int, columns: int) -> Rows:

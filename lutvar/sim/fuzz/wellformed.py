@@ -116,7 +116,9 @@ class Generator(Attention):
             count = total - first
             if source is None and count > 1 and self.one_in(3):
                 count = self.upto(1, count - 1)
-            rows = source or self.input(kind, count, groups * GROUP)
+            exact = treatment == TERMS and not norm and self.one_in(2)
+            content = "grid" if exact else kind
+            rows = source or self.input(kind, count, groups * GROUP, content)
             operands = {
                 "address": rows.at, "stride": rows.stride, "rows": count, "row_first": first,
                 "bank": bank, "groups": groups, "norm": norm, "dual": int(treatment == DUAL),
