@@ -34,7 +34,7 @@ from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
-from .counters import counters, unsolicited
+from .counters import counters, unsolicited, unsolicited_anywhere
 from .crowds import KINDS, Crowd, resets_behind_slow_ports
 from .stuck import states, stuck_steps
 from .windows import high_addresses, program_outside, transfers_outside
@@ -241,6 +241,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     result += [
         Check("outside", transfers_outside(probe), True),
         Check("unsolicited", unsolicited(make(True, 20)), True),
+        Check("unsolicited anywhere", unsolicited_anywhere(records), True),
         Check("program outside", program_outside(probe), True),
         Check("outside by records", transfers_outside(records, elsewhere=True), True),
         Check(

@@ -93,6 +93,31 @@ def _beats(bench: Bench, ports: Sequence[str]) -> int:
     return sum([bench.device.beats(cast("Port", port)) for port in ports])
 
 
+def unsolicited_anywhere(step: Step) -> _Run:
+    """After a hard reset while one port's answers are on their way, each of them is counted."""
+    cycles, latency = 700, 1000
+
+    def run(bench: Bench, oracle: Oracle) -> str:
+        for name in read_ports(bench.config.weight_ports):
+            if name == "prog":  # `unsolicited`
+                continue
+            slow = Timing(1, {f"r_{name}": Pace(latency, latency)})
+            event = Event("hard_reset", {"cycle": cycles, "cycles": 2, "keep": 1})
+            before, told = _beats(bench, [name]), bench.read("UNSOLICITED")
+            outcome = bench.run(replace(step, timing=slow, event=event))
+            if (deviation := oracle.judge(step, outcome, 0)) is not None:
+                return f"{deviation.kind}: {deviation.what}"
+            late = _beats(bench, [name]) - before
+            counted = bench.read("UNSOLICITED")
+            bench.device.reset(8)
+            bench.open()
+            if told or counted != late:
+                return f"UNSOLICITED is {counted}, {told} before; {late} beats of {name} came late"
+        return ""
+
+    return run
+
+
 def unsolicited(step: Step) -> _Run:
     """After a hard reset while the instructions are on their way, each of them is counted."""
     slow = Timing(1, {"r_prog": Pace(_LATENCY, _LATENCY)})

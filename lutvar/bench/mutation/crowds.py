@@ -86,7 +86,7 @@ def resets_behind_slow_ports(
     for port in directions(config):
         opcode = _OF_PORT.get(port.split("_")[1], Opcode.FETCH)
         for cycle in cycles:
-            made = Crowd(config, rng, small=True).crowd(opcode, 12)
+            made = Crowd(config, rng, small=opcode is not Opcode.ATTEND).crowd(opcode, 12)
             timing = Timing(paces={port: Pace(150, 300, 0.7, 0.7)})
             event = Event("soft_reset", {"cycle": cycle})
             steps += [Step(made.program.encode(), True, made.fills, timing, event), after]
