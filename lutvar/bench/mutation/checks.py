@@ -35,7 +35,7 @@ from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
 from .counters import counters, unsolicited, unsolicited_anywhere
-from .crowds import KINDS, Crowd, resets_behind_slow_ports
+from .crowds import KINDS, Crowd
 from .stuck import states, stuck_steps
 from .windows import high_addresses, program_outside, transfers_outside
 
@@ -315,9 +315,6 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
         event = Event("soft_reset", {"cycle": int(rng.integers(60, 1200))})
         crowds += [replace(crowd(i), event=event), probe]
     result.append(steps_check("resets in crowds", crowds, control=True))
-    result.append(steps_check(
-        "resets behind slow ports", resets_behind_slow_ports(config, seed + 2, probe), control=True
-    ))  # fmt: skip
     result.append(steps_check("more resets", [
         *resets("soft_reset", any_time[:16], False), *resets("hard_reset", any_time[16:], False),
     ], control=True))  # fmt: skip

@@ -1,23 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs that keep one unit's queue full, and resets in the middle of them."""
+"""Programs that keep one unit's queue full: many instructions of one kind in a row."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
-import numpy as np
-
-from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode, PostOp
-from lutvar.sim.fuzz.case import Step
 from lutvar.sim.fuzz.draft import Full, Pieces
-from lutvar.sim.fuzz.events import Event, Pace, Timing, directions
 from lutvar.sim.fuzz.wellformed import DUAL, PLAIN, TERMS, Generator, Wellformed
 
-#: Unit of a port's instructions, by the end of its name.
-_OF_PORT = {"front": Opcode.FRONT, "post": Opcode.POST, "keys": Opcode.ATTEND,
-            "values": Opcode.ATTEND}  # fmt: skip
 KINDS = (Opcode.ATTEND, Opcode.FRONT, Opcode.POST, Opcode.FETCH)
 
 
@@ -68,26 +59,3 @@ class Crowd(Generator):
             matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"], treatment,
             matrix["rows"], matrix["sections"], more=1,
         )  # fmt: skip
-
-
-def resets_behind_slow_ports(
-    config: AcceleratorConfig, seed: int, after: Step, cycles: Sequence[int] = (300, 700, 1300)
-) -> list[Step]:
-    """Soft resets while one port is slow and what is meant for it piles up in the queues before.
-
-    Args:
-        config: the accelerator.
-        seed: of the programs.
-        after: a right program that follows each reset.
-        cycles: from the start of a program to the reset.
-    """
-    rng = np.random.default_rng(seed)
-    steps: list[Step] = []
-    for port in directions(config):
-        opcode = _OF_PORT.get(port.split("_")[1], Opcode.FETCH)
-        for cycle in cycles:
-            made = Crowd(config, rng, small=opcode is not Opcode.ATTEND).crowd(opcode, 12)
-            timing = Timing(paces={port: Pace(150, 300, 0.7, 0.7)})
-            event = Event("soft_reset", {"cycle": cycle})
-            steps += [Step(made.program.encode(), True, made.fills, timing, event), after]
-    return steps
