@@ -35,7 +35,7 @@ from lutvar.sim.fuzz.wellformed import Generator
 
 from .common import Check, steps_check
 from .counters import counters, unsolicited, unsolicited_anywhere
-from .crowds import KINDS, Crowd
+from .crowds import KINDS, Crowd, slow_writes
 from .stuck import states, stuck_steps
 from .windows import high_addresses, program_outside, transfers_outside
 
@@ -309,6 +309,7 @@ def checks(config: AcceleratorConfig, seed: int = 11) -> list[Check]:
     result.append(steps_check("more programs", [
         make(bool(i % 4 == 0), 20, random_timing(rng, config)) for i in range(16)
     ]))  # fmt: skip
+    result.append(steps_check("slow writes", slow_writes(config, seed + 10)))
     any_time = [int(rng.integers(30, 2500)) for _ in range(24)]
     crowds = []
     for i in range(12):

@@ -5,8 +5,13 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
+
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import Opcode, PostOp
+from lutvar.sim.fuzz.case import Step
 from lutvar.sim.fuzz.draft import Full, Pieces
+from lutvar.sim.fuzz.events import Pace, Timing
 from lutvar.sim.fuzz.wellformed import DUAL, PLAIN, TERMS, Generator, Wellformed
 
 KINDS = (Opcode.ATTEND, Opcode.FRONT, Opcode.POST, Opcode.FETCH)
@@ -59,3 +64,11 @@ class Crowd(Generator):
             matrix["bank"], matrix["acc_bank"], matrix["groups"], matrix["blocks"], treatment,
             matrix["rows"], matrix["sections"], more=1,
         )  # fmt: skip
+
+
+def slow_writes(config: AcceleratorConfig, seed: int) -> list[Step]:
+    """POSTs faster than the memory takes their results: all places for results are in use."""
+    rng = np.random.default_rng(seed)
+    timing = Timing(paces={"w_post": Pace(200, 300, 0.95, 0.97)})
+    crowds = [Crowd(config, rng).crowd(Opcode.POST, 16) for _ in range(2)]
+    return [Step(made.program.encode(), True, made.fills, timing) for made in crowds]
