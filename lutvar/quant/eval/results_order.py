@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 from .intervals import Interval, interval
 from .methods import FLOAT
@@ -22,6 +23,12 @@ def _mean(comparison: Comparison, name: str, column: Column) -> float:
     return math.nan if value is None else value.mean
 
 
+def _beside(name: str, other: str, shown: Mapping[str, str]) -> str:
+    """A recipe with its figure, and the one of another."""
+    text = f"`{name}` ({shown[name]})"
+    return text if other == name else f"{text}; `{other}` has {shown[other]}"
+
+
 def order_lines(comparison: Comparison) -> list[str]:
     """The order that the FPQVAR paper reports, each statement with the figures of this run."""
     plan = comparison.plan
@@ -37,12 +44,11 @@ def order_lines(comparison: Comparison) -> list[str]:
         if not ranked:
             continue
         worst, best = ranked[-1], ranked[0]
+
+        shown = {name: f"{value:{column.form}}" for name, value in values.items()}
         lines.append(
-            f"* {heading}: worst of the paper's 4-bit rows is `{worst}` "
-            f"({values[worst]:{column.form}}); `{plan.worst}` has "
-            f"{values[plan.worst]:{column.form}}. Best is `{best}` "
-            f"({values[best]:{column.form}}); `{plan.plain}` has "
-            f"{values[plan.plain]:{column.form}}."
+            f"* {heading}: worst of the paper's 4-bit rows is {_beside(worst, plan.worst, shown)}. "
+            f"Best is {_beside(best, plan.plain, shown)}."
         )
     kl, frechet = (column for _, column in _LAST_DIGITS)
     if math.isnan(_mean(comparison, plan.six, kl) + _mean(comparison, FLOAT, frechet)):

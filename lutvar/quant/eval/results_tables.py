@@ -71,6 +71,8 @@ def _described(comparison: Comparison, name: str, state: State, first: bool) -> 
         (sites,) = kinds.values()
         sites += [] if "head" in sites else ["head"]
         kinds[f"q, k, v {known.kv_format}"] = []
+    if recipe.terms or any(step["step"] == "mixed-passes" for step in recipe.steps):
+        kinds["some in two terms"] = []
     coverage = "; ".join(f"{k}: {', '.join(s)}" if s else k for k, s in kinds.items())
     bits = "" if known is None else f"{known.bits_per_weight:.2f}"
     return [f"`{recipe.name}`", coverage, bits, way]

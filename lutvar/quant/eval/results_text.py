@@ -48,8 +48,9 @@ def passes_lines(comparison: Comparison, picture: str) -> list[str]:
         "",
         f"`{passes.recipe}` with other budgets for second terms of operands, on the golden model. "
         "A budget is in percent of the cycles that the array takes with one term and one scale "
-        "everywhere; `mixed-passes` spends it by integer programme, and weights are rounded for "
-        "the inputs as they then are.",
+        "everywhere, which the dual format's second pass through fc2 would be a part of; "
+        "`mixed-passes` spends it by integer programme, and weights are rounded for the inputs as "
+        "they then are. A name that ends in a budget is that recipe with `budget` changed.",
         "",
         "| recipe | cycles, % more | Fréchet | Fréchet to float | KL, nat | same tokens |",
         "|---|---|---|---|---|---|",
@@ -98,9 +99,8 @@ def state_lines(comparison: Comparison) -> list[str]:
         lines.append(f"{len(rows)} rows measured {span} with lutvar {', '.join(versions)}.")
     if any(s.state == "printed" for s in states):
         lines.append(
-            "Rows marked *printed* were measured before there was a record, by the same recipe on "
-            "the same model: their means and intervals are those of the page of that time, and "
-            "the figures of single seeds are lost."
+            "Of rows marked *printed* the record has means and intervals only, no figures of "
+            "single seeds."
         )
     old = [f"{s.key.id} ({s.why})" for s in states if s.state == "stale"]
     if old:
