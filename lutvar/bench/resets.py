@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ from lutvar.text import table
 from .area import EXPORTING
 from .synth import SynthesisError, synthesis_tool
 
+#: Names of the tree's registers, and of the port in front of them.
+_OF_TREE = re.compile(r"(^|[._])(re)?rst|reset[^.]*$")
 #: Yosys keeps the hierarchy, so that a definition with many instances is looked at once.
 _SCRIPT = (
     "read_verilog design.v; hierarchy -top {top}; proc; opt_expr; opt_dff; opt_clean; "
@@ -103,14 +106,16 @@ class _Loads:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the nets with the most loads."""
+    """Print the registers of the reset tree with their loads, and the number of other clears."""
     names = list(sys.argv[1:] if arguments is None else arguments) or ["vck190-fp4"]
     top = Accelerator(load_accelerator(names[0]))
     with EXPORTING:
         verilog = export_verilog(top, TOP_NAME, top.port_map())
     loads = sorted(reset_loads(verilog, TOP_NAME).items(), key=lambda item: -item[1])
-    rows = [(net, f"{count:,}") for net, count in loads[:40]]
-    print(table(["net", "flip-flops"], rows))
+    tree = [item for item in loads if _OF_TREE.search(item[0])]
+    others = sum(count for _, count in loads) - sum(count for _, count in tree)
+    rows = [(net, f"{count:,}") for net, count in tree]
+    print(table(["net", "flip-flops"], [*rows, ("cleared in operation", f"{others:,}")]))
 
 
 if __name__ == "__main__":
