@@ -85,6 +85,9 @@ def test_random_refusals_are_the_same(sides: tuple[Side, Side]) -> None:
         simulated, golden = (side.run(raw, made.fills) for side in sides)
         assert golden.error == simulated.error and golden.interrupt and not golden.done
         assert golden.ctrl == simulated.ctrl == 0
+        if golden.error[0] == DeviceError.OUTSIDE_PROG:
+            continue  # a length past the window: words are read ahead of the one that is refused
+        assert golden.error[0] == verdict.failure.code
         rule = golden.error[1] >> 24 if bad else golden.error[1]
         seen.add((HeaderRule if not bad else InstructionRule)(rule).name)
     assert len(seen) >= 8, seen
