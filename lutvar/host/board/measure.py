@@ -2,8 +2,8 @@
 """How fast a device computes images: by the clock on the wall, by its own counters, by its rails.
 
 What is measured is the transformer: embeddings in, logits out, for every pass of an image.
-Sampling and decoding are not in it. On devices that are no board only cycles and
-bytes are reported: their seconds are those of a simulation.
+Sampling and decoding are not in it. On devices that are no board only cycles and bytes are
+reported: their seconds are those of a simulation.
 """
 
 from __future__ import annotations

@@ -2,12 +2,14 @@
 """The memory of POST's sums: what is handed out is the sum of all that was added before."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from lutvar.contract.accelerator import LANES
 from lutvar.contract.column_sums import BITS, SQUARE_BITS, VALUE_BITS, SumMode
 from lutvar.hw.links import BEAT
 from lutvar.hw.post.column_sums import (
@@ -63,12 +65,52 @@ def _line(c: Check[ColumnSums], name: str, value: Value, cycles: int) -> list[Va
     return [value, *(line.word_select(k, len(value)) for k in range(cycles))]
 
 
+@dataclass
+class _Column:
+    """What the checker knows of some column, for its requirements and for lemmas.
+
+    Lists are by cycles since a part entered.
+
+    Attributes:
+        number: its word.
+        words, beats: words of all parts; beats of their quarter.
+        adds, leaves: parts of additions, of COLUMNS. hits, looks: those of the column's word.
+        begins: additions that begin.
+        age: cycles since the latest hit, 8 or more counted as 8.
+        sums: S1 as 64 bits and S2 of all whose results have arrived, and whether one began;
+            now, a cycle ago and so on.
+    """
+
+    number: Signal
+    words: list[Value]
+    beats: list[Value]
+    adds: list[Value]
+    leaves: list[Value]
+    hits: list[Value]
+    looks: list[Value]
+    begins: list[Value]
+    age: Signal
+    sums: list[Value]
+
+
+#: Cycles from entering to the adders, with what was read.
+_ARRIVES = _RESULTS + SumLane.LATENCY
+#: Bits of a beat in which the column is.
+_SHARE = slice(_LANE % COLUMNS * (BEAT // COLUMNS), (_LANE % COLUMNS + 1) * (BEAT // COLUMNS))
+_MINE = _LANE // COLUMNS  #: beat of half a quarter that it is in
+
+
 def _memory(c: Check[ColumnSums]) -> None:
+    of = _requirements(c)
+    _lines(c, of)
+    _places(c, of)
+
+
+def _requirements(c: Check[ColumnSums]) -> _Column:
+    """The environment, the sums of a column, and what the module owes."""
     dut, m = c.dut, c.m
     job: Any = dut.job
-    read = dut.at_read
-    arrives = _RESULTS + SumLane.LATENCY  # at the adders, with what was read
-    written = read + MODIFY
+    written = dut.at_read + MODIFY
     c.assume((job.path <= Path.COLUMNS) & (job.sums <= max(SumMode)))
     adds = c.wire("adds", dut.fire & (job.path == Path.SUM) & (job.sums != SumMode.NONE))
     leaves = c.wire("leaves", dut.fire & (job.path == Path.COLUMNS))
@@ -85,125 +127,110 @@ def _memory(c: Check[ColumnSums]) -> None:
 
     # What the sums of the column are, after all whose results have arrived.
     hits = _line(c, "hits", hit, written)
-    looks = _line(c, "looks", look, dut.latency)
-    begins = _line(c, "begins", begin, arrives)
+    begins = _line(c, "begins", begin, _ARRIVES)
     value = c.probe(f"dut.sum_lane_{_LANE}.value", BITS)
     square = c.probe(f"dut.sum_lane_{_LANE}.square", 2 * MAGNITUDE)
     total = Signal(VALUE_BITS)
     squares = Signal(SQUARE_BITS)
     known = Signal()  # since a BEGIN
-    with m.If(hits[arrives]):
+    with m.If(hits[_ARRIVES]):
         m.d.sync += [
-            total.eq(Mux(begins[arrives], 0, total) + value.as_signed()),
-            squares.eq(Mux(begins[arrives], 0, squares) + square),
-            known.eq(known | begins[arrives]),
+            total.eq(Mux(begins[_ARRIVES], 0, total) + value.as_signed()),
+            squares.eq(Mux(begins[_ARRIVES], 0, squares) + square),
+            known.eq(known | begins[_ARRIVES]),
         ]
-    sums = c.wire("sums", Cat(total, total[-1].replicate(64 - VALUE_BITS), squares))
-    sure: list[Value] = [Cat(sums, known)]
-    for k in range(dut.latency - arrives):
-        register = Signal(len(sums) + 1, name=f"sums_{k}")
-        m.d.sync += register.eq(sure[-1])
-        sure.append(register)
-    then = c.wire("then", sure[-1])  # what they were when a beat was read that leaves now
+    sums = Cat(_extended(total), squares, known)
+    of = _Column(
+        column, _line(c, "words", word, written), _line(c, "beats", dut.part[:2], dut.latency),
+        _line(c, "additions", adds, written), _line(c, "left", leaves, dut.latency), hits,
+        _line(c, "looks", look, dut.latency), begins, age,
+        _line(c, "sums", sums, dut.latency - _ARRIVES),
+    )  # fmt: skip
 
-    left = _line(c, "left", leaves, dut.latency)
-    c.require("one beat for each part", dut.push == left[dut.latency])
-    beats = _line(c, "beats", dut.part[:2], dut.latency)
-    mine = beats[dut.latency] == _LANE // COLUMNS
-    at = _LANE % COLUMNS * (BEAT // COLUMNS)
+    out, then = dut.latency, of.sums[-1]  # as they were when the beat that leaves was read
+    c.require("one beat for each part", dut.push == of.leaves[out])
     c.require(
         "the sums of all before",
-        implies(
-            looks[dut.latency] & mine & then[-1],
-            dut.beat[at : at + BEAT // COLUMNS] == then[:-1],
-        ),
+        implies(of.looks[out] & (of.beats[out] == _MINE) & then[-1], dut.beat[_SHARE] == then[:-1]),
     )
+    return of
 
-    # What induction needs: the module's lines hold what the checker's do.
-    words = _line(c, "words", word, written)
-    anything = _line(c, "anything", adds, written)
-    added = c.probe("dut.added", written)
-    c.lemma("additions", added == Cat(anything[1:]))
-    c.lemma("leaving", c.probe("dut.left", dut.latency) == Cat(left[1:]))
-    size = len(word)
-    lines = {
-        "word_line": (range(1, read), size), "begin_line": (range(1, arrives + 1), 1),
-        "chosen_line": (range(1, arrives + 1), 2),
-    }  # fmt: skip
-    probes = {n: c.probe(f"dut.{n}", len(at) * bits) for n, (at, bits) in lines.items()}
+
+def _lines(c: Check[ColumnSums], of: _Column) -> None:
+    """The module's lines hold what the checker's do; the parts of a column keep their distance."""
+    dut = c.dut
+    read, written = dut.at_read, dut.at_read + MODIFY
+    hits, looks, adds, leaves, words = of.hits, of.looks, of.adds, of.leaves, of.words
+    c.lemma("additions", c.probe("dut.added", written) == Cat(adds[1:]))
+    c.lemma("leaving", c.probe("dut.left", dut.latency) == Cat(leaves[1:]))
+    size = len(words[0])
+    word_line = c.probe("dut.word_line", (read - 1) * size)
     address = c.probe("dut.address", size)
     address_line = c.probe("dut.address_line", MODIFY * size)
+    begin_line = c.probe("dut.begin_line", _ARRIVES)
+    chosen_line = c.probe("dut.chosen_line", 2 * _ARRIVES)
 
     def held(at: int) -> Value:
         """The module's word `at` cycles after it entered."""
         if at < read:
-            return probes["word_line"].word_select(at - 1, size)
+            return word_line.word_select(at - 1, size)
         return address if at == read else address_line.word_select(at - read - 1, size)
 
+    assert written == dut.latency
     for k in range(1, written + 1):
-        c.lemma(f"word {k}", implies(anything[k] | left[min(k, dut.latency)], held(k) == words[k]))
-        c.lemma(f"hit {k}", hits[k] == (anything[k] & (words[k] == column)))
-    for k in range(1, dut.latency + 1):
-        c.lemma(f"look {k}", implies(looks[k], left[k]))
-        if k <= written:
-            c.lemma(f"look's word {k}", looks[k] == (left[k] & (words[k] == column)))
-    for k in range(1, arrives + 1):
-        c.lemma(f"begin {k}", implies(hits[k], probes["begin_line"][k - 1] == begins[k]))
-        chosen = probes["chosen_line"].word_select(k - 1, 2)
-        c.lemma(f"chosen {k}", implies(looks[k], chosen == beats[k]))
-    # Additions to the column are 8 cycles apart, and looks as far behind them.
+        c.lemma(f"word {k}", implies(adds[k] | leaves[k], held(k) == words[k]))
+        c.lemma(f"hit {k}", hits[k] == (adds[k] & (words[k] == of.number)))
+        c.lemma(f"look {k}", looks[k] == (leaves[k] & (words[k] == of.number)))
+    for k in range(1, _ARRIVES + 1):
+        c.lemma(f"begin {k}", implies(hits[k], begin_line[k - 1] == of.begins[k]))
+        chosen = chosen_line.word_select(k - 1, 2)
+        c.lemma(f"chosen {k}", implies(looks[k], chosen == of.beats[k]))
     since = c.wire("since", Cat(hits[1:AGAIN]))
-    c.lemma("age", implies(since.any(), (age < AGAIN) & (since == 1 << (age - 1)[:3])))
-    for k in range(AGAIN, written + 1):
-        near = Cat(hits[k - AGAIN + 1 : k], looks[max(1, k - AGAIN + 1) : k]).any()
-        c.lemma(f"distance {k}", implies(hits[k], ~near))
-    for k in range(1, AGAIN):
-        c.lemma(f"distance {k}", implies(hits[k], ~Cat(looks[1:k]).any()))
+    c.lemma("age", implies(since.any(), (of.age < AGAIN) & (since == 1 << (of.age - 1)[:3])))
+    for k in range(1, written + 1):
+        near = Cat(hits[max(1, k - AGAIN + 1) : k], looks[max(1, k - AGAIN + 1) : k])
+        c.lemma(f"distance {k}", implies(hits[k], ~near.any()))
 
-    # Where the sums are.
-    first, last = arrives + 1, written
-    pending = c.wire("pending", Cat(hits[first : last + 1]).any())
+
+def _places(c: Check[ColumnSums], of: _Column) -> None:
+    """Where the sums are: in memory, on the way from it through the adders, on the way out."""
+    hits, looks = of.hits, of.looks
+    read, sums, known = c.dut.at_read, of.sums[0][:-1], of.sums[0][-1]
+    half_way, last = _ARRIVES + 1, read + MODIFY
+    assert last == half_way + 1, "two cycles from arriving to being written"
+    pending = c.wire("pending", Cat(hits[half_way : last + 1]).any())
     bits = word_layout().size
-    at_value, at_square = _LANE * VALUE_BITS, 16 * VALUE_BITS + _LANE * SQUARE_BITS
-
-    def of_lane(whole: Value) -> Value:
-        low = whole[at_value : at_value + VALUE_BITS]
-        return Cat(
-            low, low[-1].replicate(64 - VALUE_BITS), whole[at_square : at_square + SQUARE_BITS]
-        )
-
     for number in range(_BLOCKS * PARTS):
-        cell = of_lane(c.probe(f"dut.memory.ram.words[{number}]", bits))
-        here = known & (column == number) & ~pending
+        cell = _of_lane(c.probe(f"dut.memory.ram.words[{number}]", bits))
+        here = known & (of.number == number) & ~pending
         c.lemma(f"cell {number}", implies(here, cell == sums))
     for k, name in ((1, "other_stage"), (READ_LATENCY, "other_out")):
-        got = of_lane(c.probe(f"dut.memory.ram.{name}", bits))
-        c.lemma(f"read {k}", implies(known & hits[read + k], got == sums))
-        c.lemma(f"look read {k}", implies(known & looks[read + k], got == sums))
-    assert last == first + 1, "two cycles from arriving to being written"
-    half = c.probe(f"dut.value_{_LANE}", VALUE_BITS)
+        got = _of_lane(c.probe(f"dut.memory.ram.{name}", bits))
+        c.lemma(f"read {k}", implies(known & (hits[read + k] | looks[read + k]), got == sums))
+    value = c.probe(f"dut.value_{_LANE}", VALUE_BITS)
     low = c.probe(f"dut.low_{_LANE}", HALF + 1)
     high = c.probe(f"dut.high_{_LANE}", SQUARE_BITS - HALF)
     more = c.probe(f"dut.more_{_LANE}", 2 * MAGNITUDE - HALF)
-    carry = Mux(c.probe("dut.begun"), 0, high) + more + low[HALF]
-    c.lemma(
-        "value",
-        implies(
-            hits[first] & known,
-            (half == total) & (Cat(low[:HALF], carry[: SQUARE_BITS - HALF]) == squares),
-        ),
-    )
-    fresh = of_lane(c.probe("dut.new", bits))
-    c.lemma("sum", implies(hits[last] & known, fresh == sums))
-    # On the way out: sums of the cycle of reading, and one cycle later.
-    picked = c.probe("dut.picked", BEAT)[at : at + BEAT // COLUMNS]
-    out = arrives + 1
-    c.lemma(
-        "picked",
-        implies(
-            looks[out] & (beats[out] == _LANE // COLUMNS) & sure[1][-1], picked == sure[1][:-1]
-        ),
-    )
+    upper = (Mux(c.probe("dut.begun"), 0, high) + more + low[HALF])[: SQUARE_BITS - HALF]
+    adding = Cat(_extended(value), low[:HALF], upper)
+    c.lemma("half way", implies(hits[half_way] & known, adding == sums))
+    fresh = _of_lane(c.probe("dut.new", bits))
+    c.lemma("new", implies(hits[last] & known, fresh == sums))
+    picked, before = c.probe("dut.picked", BEAT)[_SHARE], of.sums[1]
+    mine = looks[half_way] & (of.beats[half_way] == _MINE)
+    c.lemma("picked", implies(mine & before[-1], picked == before[:-1]))
+
+
+def _extended(value: Value) -> Value:
+    """S1 as 64 bits."""
+    return Cat(value, value[-1].replicate(64 - VALUE_BITS))
+
+
+def _of_lane(word: Value) -> Value:
+    """The column's sums in a word of the memory, S1 as 64 bits."""
+    at_value, at_square = _LANE * VALUE_BITS, LANES * VALUE_BITS + _LANE * SQUARE_BITS
+    value = word[at_value : at_value + VALUE_BITS]
+    return Cat(_extended(value), word[at_square : at_square + SQUARE_BITS])
 
 
 def properties() -> Iterator[Property]:
