@@ -63,9 +63,10 @@ def make(path: Path, size: str) -> None:
     from lutvar.quant.var.model import derived_buffers
     from lutvar.quant.var.state_files import METADATA
     from lutvar.quant.var.tensors import float_pieces
+    from lutvar.quant.var.unfilled import unfilled
 
     config = VarConfig.official(size)
-    with torch.device("meta"):
+    with unfilled():
         model = Var(config)
     skip, draw = derived_buffers(config), torch.Generator().manual_seed(0)
     shapes = {

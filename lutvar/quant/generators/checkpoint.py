@@ -28,6 +28,7 @@ from lutvar.quant.var.state_files import (
     read_state,
 )
 from lutvar.quant.var.tensors import tensor_bytes
+from lutvar.quant.var.unfilled import unfilled
 
 from . import names
 from .config import ParConfig, RarConfig, TokenizerConfig
@@ -76,7 +77,7 @@ def load_transformer(path: str | Path, config: RarConfig | ParConfig | None = No
         config = config or _stored(path, kind, stored[kind])
     elif config is None:
         config = _rar_config(path, state) if kind == "rar" else _par_config(path, state)
-    with torch.device("meta"):
+    with unfilled():
         model: TokenModel = Par(config) if isinstance(config, ParConfig) else Rar(config)
     renames = () if stored else (names.PAR if isinstance(config, ParConfig) else names.RAR)
     return _fill(path, model, state, renames)
@@ -96,7 +97,7 @@ def load_tokenizer(path: str | Path, config: TokenizerConfig) -> Tokenizer:
     kind: Kind = "maskgit" if config.kind == "maskgit" else "vq16"
     state, _ = read_state(path, kind)
     state.pop(_USAGE, None)
-    with torch.device("meta"):
+    with unfilled():
         model = Tokenizer(config)
     renames = names.MASKGIT if kind == "maskgit" else names.vq16(len(config.ch_mult))
     return _fill(path, model, state, renames)

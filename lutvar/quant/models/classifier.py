@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from lutvar.files import json_text, write_file
 from lutvar.quant.var.tensors import rounded, tensor_bytes
+from lutvar.quant.var.unfilled import unfilled
 
 from .features import FeatureNet
 from .judge import Judge, agreement
@@ -72,7 +73,7 @@ def load_classifier(path: str | Path) -> Judge:
         raise ValueError(
             f"{path}: holds a classifier of kind {kind!r}; known are {', '.join(_KINDS)}"
         )
-    with torch.device("meta"):  # its parameters are those of the file, whatever the default type
+    with unfilled():  # its parameters are those of the file, whatever the default type
         model: Judge = _KINDS[kind]()
     model.load_state_dict({k: rounded(v, torch.float32) for k, v in stored.items()}, assign=True)
     return model.eval()

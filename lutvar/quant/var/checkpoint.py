@@ -23,6 +23,7 @@ from .config import ConfigError, VarConfig, VqvaeConfig
 from .model import Var, derived_buffers
 from .state_files import COMPACT, METADATA, CheckpointError, differences, read_state, sentence
 from .tensors import rounded, tensor_bytes
+from .unfilled import unfilled
 from .vqvae import Vqvae
 
 __all__ = ["COMPACT", "CheckpointError", "load_var", "load_vqvae", "save_model"]
@@ -56,7 +57,7 @@ def load_var(path: str | Path, config: VarConfig | None = None) -> Var:
                 f"{path}: {key} does not fit patch_nums = {config.patch_nums} and depth = "
                 f"{config.depth}; the file is of another configuration, correct model.json"
             )
-    with torch.device("meta"):
+    with unfilled():
         model = Var(config)
     return _fill(path, model, state)
 
@@ -86,7 +87,7 @@ def load_vqvae(path: str | Path, config: VqvaeConfig | None = None) -> Vqvae:
     # numbers of scales as well, for which the statistics mean nothing.
     if _HITS not in state or state[_HITS].shape[0] != hits[0]:
         state[_HITS] = torch.zeros(hits, dtype=torch.float32)
-    with torch.device("meta"):
+    with unfilled():
         model = Vqvae(config)
     return _fill(path, model, state)
 

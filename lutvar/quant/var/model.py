@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -225,12 +226,11 @@ def derived_buffers(config: VarConfig) -> dict[str, Tensor]:
     `zero_k_bias` is zero.
     """
     sides = config.patch_nums
-    level_L = torch.cat([torch.full((p * p,), i) for i, p in enumerate(sides)])
-    visible_LL = level_L.unsqueeze(1) >= level_L.unsqueeze(0)
-    bias_LL = torch.where(visible_LL, 0.0, -torch.inf)
+    level_L = np.repeat(np.arange(len(sides)), [p * p for p in sides])
+    bias_LL = np.where(level_L[:, None] >= level_L, np.float32(0), np.float32(-np.inf))
     buffers = {
-        "lvl_1L": level_L.unsqueeze(0),
-        "attn_bias_for_masking": bias_LL[None, None],
+        "lvl_1L": torch.tensor(level_L[None]),
+        "attn_bias_for_masking": torch.tensor(bias_LL[None, None]),
     }
     for i in range(config.depth):
         buffers[f"blocks.{i}.attn.zero_k_bias"] = torch.zeros(config.width, dtype=torch.float32)
