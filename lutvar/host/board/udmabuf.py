@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from pathlib import Path
 
 import numpy as np
 
@@ -53,7 +54,7 @@ class DmaBuffer(SyncedBuffer):
         self.label, self.coherent = repr(device.name), device.coherent
         self._files = files
         with contextlib.ExitStack() as opened:
-            node = self._open(opened, str(device.node), os.O_RDWR)  # without O_SYNC: cached
+            node = self._open(opened, device.node, os.O_RDWR)  # without O_SYNC: cached
             mask = files.dma_mask_bits(node)
             if mask is not None and device.address + device.size > 1 << mask:
                 raise UnusableBuffer(
@@ -64,12 +65,12 @@ class DmaBuffer(SyncedBuffer):
             self._attributes: dict[str, int] = {}
             if not device.coherent:
                 for name in ("sync_for_cpu", "sync_for_device"):
-                    path = str(files.path(*device.folder, name))
+                    path = files.path(*device.folder, name)
                     self._attributes[name] = self._open(opened, path, os.O_WRONLY)
             self._opened = opened.pop_all()
 
-    def _open(self, opened: contextlib.ExitStack, path: str, flags: int) -> int:
-        fd = self._files.open(self._files.root / path, flags)
+    def _open(self, opened: contextlib.ExitStack, path: Path, flags: int) -> int:
+        fd = self._files.open(path, flags)
         opened.callback(self._files.close, fd)
         return fd
 

@@ -17,11 +17,20 @@ from types import TracebackType
 
 from typing_extensions import Self
 
+from lutvar.host.errors import HostError
+
 from .caches import Caches
 from .chip import Chip
 from .interrupts import InterruptLine
 from .tree import Names, make_tree
 from .wire import ANSWER, COUNT, ERRNO, LONGEST, MAP, REQUEST, STORE, STORED
+
+
+class BoardFailure(HostError):
+    """The accelerator behind a fake board has failed, and the board has ended with it."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the fake board has ended, {type(cause).__name__}: {cause}")
 
 
 @dataclass
@@ -44,10 +53,12 @@ class FakeBoard:
     Attributes:
         interrupts, caches: to look at, and to provoke faults.
         accesses: register accesses so far.
+        failure: of the accelerator, which has ended the board; None while there is none.
     """
 
     def __init__(self, chip: Chip, root: Path, names: Names | None = None) -> None:
         self.chip, self.root, self.names = chip, root, names or Names()
+        self.failure: Exception | None = None
         address = f"lutvar-fake-board-{os.getpid()}-{secrets.token_hex(8)}"
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(f"\0{address}")
@@ -64,8 +75,8 @@ class FakeBoard:
         self._active, self._stopped, self._closed = True, False, False
 
     def __enter__(self) -> Self:
-        """Serve in a thread."""
-        self._thread = threading.Thread(target=self.serve, name="fake board", daemon=True)
+        """Serve in a thread. Leaving raises BoardFailure if the accelerator has ended the board."""
+        self._thread = threading.Thread(target=self._serve_aside, name="fake board", daemon=True)
         self._thread.start()
         return self
 
@@ -76,6 +87,8 @@ class FakeBoard:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+        if self.failure is not None and error is None:
+            raise BoardFailure(self.failure) from self.failure
 
     def close(self) -> None:
         """End serving and free the chip. The tree stays, without anybody behind it.
@@ -89,14 +102,36 @@ class FakeBoard:
         if self._closed:
             return
         self._closed = True
-        for node in list(self._nodes.values()):
-            self._drop(node)
+        self._hang_up()
         with ExitStack() as closing:
-            for thing in (self._listener, self._stop_in, self._stop_out, self._selector, self.chip):
+            for thing in (self._stop_in, self._stop_out, self._selector, self.chip):
                 closing.callback(thing.close)
 
     def serve(self) -> None:
-        """Serve until `close`, or until an exception such as Ctrl-C."""
+        """Serve until `close`, or until an exception: Ctrl-C, or what the accelerator raises.
+
+        Nobody waits for an answer any more when this returns or raises: connections are closed.
+        """
+        try:
+            self._serve()
+        finally:
+            self._hang_up()
+
+    def _serve_aside(self) -> None:
+        try:
+            self.serve()
+        except Exception as error:
+            self.failure = error
+
+    def _hang_up(self) -> None:
+        """Close every connection and take no more: a driver that waits reads an end."""
+        if self._listener.fileno() >= 0:
+            self._selector.unregister(self._listener)
+            self._listener.close()
+        for node in list(self._nodes.values()):
+            self._drop(node)
+
+    def _serve(self) -> None:
         while not self._stopped:
             ready = self._selector.select(0 if self._active else None)
             sockets = [key.fileobj for key, _ in ready]

@@ -16,6 +16,10 @@ from lutvar.host.errors import BusError, HostError
 
 from .wire import ANSWER, ERRNO, LONGEST, MAP, NO_ANSWER, REQUEST, STORE, STORED
 
+#: A board that says nothing for so long has stopped. The golden model computes a whole program
+#: between two accesses, which takes minutes for a large model.
+SECONDS = 1800
+
 
 class FakeWords:
     """Registers behind a connection."""
@@ -31,7 +35,7 @@ class FakeWords:
             self._connection.send(REQUEST.pack(self._number, operation, index, value))
             while number != self._number:
                 number, response, result = ANSWER.unpack(self._connection.recv(LONGEST))
-        except (OSError, struct.error):  # an empty message: the board has ended
+        except (OSError, struct.error):  # an empty message: the board has ended; or time is up
             raise BusError(kind, 4 * index, None) from None
         if response:
             raise BusError(kind, 4 * index, None if response == NO_ANSWER else response)
@@ -61,11 +65,13 @@ class FakeFiles(Files):
     def _connect(self, what: str) -> socket.socket:
         name = self.path(MARK).read_text(encoding="utf-8").split("\n")[0]
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for way in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):  # of the descriptor: `detach` keeps it
+            connection.setsockopt(socket.SOL_SOCKET, way, struct.pack("ll", SECONDS, 0))
         try:
             connection.connect(f"\0{name}")
             connection.send(what.encode())
-            error = ERRNO.unpack(connection.recv(LONGEST) or ERRNO.pack(0))[0]
-        except OSError as failure:
+            error = ERRNO.unpack(connection.recv(LONGEST))[0]
+        except (OSError, struct.error) as failure:
             connection.close()
             raise HostError(
                 f"the fake board under {self.root} does not answer; start `lutvar fake-board`"
@@ -100,7 +106,7 @@ class FakeFiles(Files):
             while number != self._number:
                 number, error = STORED.unpack(os.read(fd, LONGEST))
         except (OSError, struct.error):
-            raise HostError(f"the fake board under {self.root} has ended") from None
+            raise HostError(f"the fake board under {self.root} has ended or stopped") from None
         if error:
             raise OSError(error, os.strerror(error), self._nodes[fd])
 

@@ -248,6 +248,20 @@ def test_a_board_that_is_gone(board: FakeBoard, transport: UioTransport) -> None
         connect(board)
 
 
+def test_a_root_that_is_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chip: DoubleChip
+) -> None:
+    """As in `LUTVAR_ROOT=build/board`: registers, interrupt, buffer and its attributes."""
+    monkeypatch.chdir(tmp_path)
+    with FakeBoard(chip, Path("build/board")):
+        monkeypatch.setenv("LUTVAR_ROOT", "build/board")
+        transport = open_transport("uio:lutvar")
+        with Device(transport, CONFIG) as device:
+            placed(device)
+            assert invert(device, 1)
+        transport.close()
+
+
 _CHILD = """
 import sys
 from lutvar.contract.accelerator import load_accelerator
