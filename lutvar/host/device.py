@@ -22,6 +22,7 @@ from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import ALIGN, INSTRUCTION_BYTES, Region
 from lutvar.contract.quant_preset import preset_names
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
+from lutvar.files import OutputError
 
 from .device_errors import DeviceBusy, MissedInterrupt, ProgramTimeout
 from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
@@ -93,7 +94,7 @@ class Device:
 
         Never fails: what cannot be tidied now is tidied by the next `open`.
         """
-        with contextlib.suppress(HostError, OSError):
+        with contextlib.suppress(HostError, OSError, OutputError):
             if not self._field("CTRL", "idle"):
                 self.soft_reset()
             self._write("GIE", 0)

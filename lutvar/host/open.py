@@ -117,13 +117,20 @@ def open_transport(
 
     Raises:
         BadInput: an unknown scheme or setting.
+        OutputError: a record that cannot be written.
         HostError: what the transport raises.
     """
     address = parse(url, config, say)
     settings = dict(address.settings)
     record = settings.pop("record", None)
     transport = _named(OPENERS[address.scheme])(replace(address, settings=settings))
-    return transport if record is None else _named(_RECORDER)(transport, record)
+    if record is None:
+        return transport
+    try:
+        return _named(_RECORDER)(transport, record)
+    except BaseException:
+        transport.close()
+        raise
 
 
 def _named(name: str) -> Callable[..., MemoryTransport]:

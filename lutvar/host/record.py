@@ -14,13 +14,14 @@ import json
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lutvar.contract.register_map import REGISTERS
-from lutvar.files import json_text
+from lutvar.files import OutputError, json_text
 
 from .errors import BadInput, BusError, HostError
 from .open import Address
@@ -78,7 +79,8 @@ class Recorder:
         path: file to write.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written, at first or at any call; `inner` is not closed
+            by that.
     """
 
     clock: Clock
@@ -89,12 +91,25 @@ class Recorder:
             inner.name, inner.base, inner.size, inner.clock,
         )  # fmt: skip
         self._written: dict[int, tuple[int, str]] = {}
-        self._file = Path(path).open("w", encoding="utf-8")  # noqa: SIM115 (closed by close)
+        self._path = Path(path)
+        with self._writing():
+            self._file = self._path.open("w", encoding="utf-8")
         header = {"format": FORMAT, "name": self.name, "base": self.base, "size": self.size}
         self._note({**header, "clock": self.clock})
 
     def _note(self, what: dict[str, Any] | Event) -> None:
-        self._file.write(json_text(what, separators=(",", ":")) + "\n")
+        with self._writing():
+            self._file.write(json_text(what, separators=(",", ":")) + "\n")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(
+                f"record {self._path}: cannot be written: {error.strerror}; name a file in a "
+                "folder that exists, on a disk with space"
+            ) from error
 
     def read32(self, offset: int) -> int:
         """See `MemoryTransport`."""
@@ -154,9 +169,11 @@ class Recorder:
 
     def close(self) -> None:
         """See `MemoryTransport`."""
-        if not self._file.closed:
-            self._file.close()
-        self._inner.close()
+        try:
+            with self._writing():
+                self._file.close()
+        finally:
+            self._inner.close()
 
 
 class Replay:

@@ -20,7 +20,7 @@ from lutvar.host.compile.pass_file import default_folder
 from .device import Device
 from .device_decoder import DeviceDecoder
 from .dump import dump as dump_device
-from .errors import BadInput, HostError
+from .errors import BadInput, HostError, IncompatibleDevice
 from .load import Progress
 from .open import open_transport
 from .transformer import DeviceTransformer, PassReport
@@ -34,7 +34,8 @@ class Options(TypedDict, total=False):
         slots: images in progress at once.
         on_pass: called after each pass.
         progress: called with the bytes of the model that are in the device's memory.
-        dump: file for everything that the device says, when a session ends with a HostError.
+        dump: file for everything that the device says, when a session, or opening it, ends with a
+            HostError; not for BadInput and IncompatibleDevice, which say it all.
         decode: leave room for the maps of a packed decoder. Default: yes.
         groups: threads that may decode at the same time, each with maps of its own. Default: 1.
     """
@@ -67,13 +68,19 @@ class Session:
         with ExitStack() as opened:
             opened.callback(transport.close)
             self.transport = transport
-            self.device = opened.enter_context(Device(transport, packed.layout.config))
-            self.transformer = DeviceTransformer(
-                self.device, packed, options.get("slots", 1), on_pass=options.get("on_pass"),
-                keep=True, progress=options.get("progress"), cache=default_folder(),
-                decode=options.get("decode", True), groups=options.get("groups", 1),
-            )  # fmt: skip
-            self._opened, self._dump, self._say = opened.pop_all(), options.get("dump"), say
+            self._dump, self._say = options.get("dump"), say
+            self.device = Device(transport, packed.layout.config)
+            try:
+                opened.enter_context(self.device)
+                self.transformer = DeviceTransformer(
+                    self.device, packed, options.get("slots", 1), on_pass=options.get("on_pass"),
+                    keep=True, progress=options.get("progress"), cache=default_folder(),
+                    decode=options.get("decode", True), groups=options.get("groups", 1),
+                )  # fmt: skip
+            except HostError as error:
+                self._report(error)
+                raise
+            self._opened = opened.pop_all()
 
     @classmethod
     def open(
@@ -124,9 +131,15 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._dump is not None and isinstance(error, HostError):
-            # The device may be gone, or the disk full; the error itself goes on.
-            with suppress(HostError, OSError, ValueError):
-                dump_device(self.device, self._dump, error)
-                self._say(f"{self._dump}: all registers of the device, for a report")
+        if isinstance(error, HostError):
+            self._report(error)
         self.close()
+
+    def _report(self, error: HostError) -> None:
+        """Write the dump of an error, where one is wanted and the registers can explain it."""
+        if self._dump is None or isinstance(error, (BadInput, IncompatibleDevice)):
+            return  # a stranger's registers are not for us to read
+        # The device may be gone, or the disk full; the error itself goes on.
+        with suppress(HostError, OSError, ValueError):
+            dump_device(self.device, self._dump, error)
+            self._say(f"{self._dump}: all registers of the device, for a report")
