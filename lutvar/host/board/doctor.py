@@ -55,7 +55,7 @@ def _owner(board: Board) -> Answer:
     if board.device is None:
         return UNKNOWN, "no UIO device", ""
     try:
-        Lock(board.files, board.device.node.name).release()
+        Lock(board.files, board.device.registers, board.device.node.name).release()
     except HostError as error:
         return HINT, str(error), "end it, if it is not yours to wait for"
     except OSError as error:
@@ -76,8 +76,11 @@ def _files(board: Board) -> Answer:
         return WRONG, f"{name}: {error!r}", "lutvar board install"
     there = [n for n in sums if board.files.path(FIRMWARE, n).is_file()]
     for one in there:
-        digest = hashlib.sha256(board.files.path(FIRMWARE, one).read_bytes()).hexdigest()
-        if digest != sums[one]:
+        try:
+            content = board.files.path(FIRMWARE, one).read_bytes()
+        except OSError as error:
+            return UNKNOWN, f"{one} cannot be read: {error.strerror}", "run as root"
+        if hashlib.sha256(content).hexdigest() != sums[one]:
             return WRONG, f"{one} is not the manifest's", "lutvar board install, of one build"
     return OK, f"{len(there)} in /{FIRMWARE}, for {board.installed:016x}", ""
 
@@ -86,7 +89,7 @@ def _identity(board: Board) -> Answer:
     if board.device is None:
         return UNKNOWN, "no UIO device", ""
     try:
-        lock = Lock(board.files, board.device.node.name)
+        lock = Lock(board.files, board.device.registers, board.device.node.name)
     except (HostError, OSError):
         return UNKNOWN, "not read: another process has it", ""
     try:
@@ -163,7 +166,7 @@ def examine(board: Board) -> list[Line]:
     for name, (_, check) in SYMPTOMS.items():
         try:
             lines.append(Line(name, *check(board)))
-        except HostError as error:  # a file that may not be read
+        except (HostError, OSError) as error:  # a file that cannot be read
             lines.append(Line(name, UNKNOWN, str(error)))
     return lines
 

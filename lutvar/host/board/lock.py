@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One owner of a device at a time: a lock that the kernel drops when its process ends."""
+"""One owner of a device at a time: a lock that the kernel drops when its process ends.
+
+It is named after the address of the registers, which all ways to the device share: UIO, XRT and
+PYNQ exclude one another.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +25,16 @@ class Lock:
 
     Args:
         files: where.
-        name: of the device, such as "uio4".
+        registers: their address.
+        name: of the device in errors, such as "uio4".
 
     Raises:
         DeviceInUse: another process has it.
     """
 
-    def __init__(self, files: Files, name: str) -> None:
+    def __init__(self, files: Files, registers: int, name: str) -> None:
         folder = next((f for f in _FOLDERS if files.path(f).is_dir()), _FOLDERS[-1])
-        self.path = files.path(folder, f"lutvar-{name}.lock")
+        self.path = files.path(folder, f"lutvar-{registers:x}.lock")
         self._fd: int | None = _open(self.path)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .errors import NoPermission
 from .files import Files
 
 #: VCCINT comes from a regulator of six phases, and its monitor senses one of them: its current and
@@ -61,10 +62,10 @@ def find_sensors(files: Files) -> list[Sensor]:
 
 def read_watts(files: Files, sensor: Sensor) -> float | None:
     """Power of a rail now; None when it cannot be read."""
-    text = files.text("sys/class/hwmon", sensor.folder, "power1_input")  # microwatts
     try:
+        text = files.text("sys/class/hwmon", sensor.folder, "power1_input")  # microwatts
         return None if text is None else int(text) * 1e-6 * sensor.factor
-    except ValueError:
+    except (NoPermission, ValueError):
         return None
 
 

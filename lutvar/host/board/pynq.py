@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -188,17 +189,29 @@ def _registers(overlay: Any, name: str, label: str) -> dict[str, Any]:
     return entry
 
 
+@contextlib.contextmanager
+def _loading(address: Address) -> Iterator[None]:
+    """What PYNQ raises about an image, as HostError."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        raise HostError(f"{address}: PYNQ cannot load it: {error}") from error
+
+
 def open_pynq(address: Address) -> PynqTransport:
-    """Load the overlay that a URL names, and allocate its buffer; see the module."""
+    """Load the overlay that a URL names, and allocate its buffer; see the module.
+
+    The fabric is loaded when all that the URL says is right and nobody else has the device.
+    """
     address.allow("ip", "memory", "buffer", "download", "clock", "root")
     if not address.target:
         raise BadInput(f"{address}: name the image, as pynq:lutvar.pdi; its .hwh lies beside it")
+    size = int(address.number("buffer", BUFFER_MIB) * (1 << 20))
+    clock = address.number("clock", DEFAULT_CLOCK_HZ / 1e6) * 1e6
     pynq = _module()
-    try:
-        download = address.settings.get("download", "1") != "0"
-        overlay = pynq.Overlay(address.target, download=download)
-    except (RuntimeError, OSError) as error:
-        raise HostError(f"{address}: PYNQ cannot load it: {error}") from error
+    with _loading(address):
+        # Only read here: another process may be running on the fabric that is there.
+        overlay = pynq.Overlay(address.target, download=False)
     entry = _registers(overlay, address.settings.get("ip", IP_NAME), str(address))
     first = int(entry["phys_addr"])
     banks = {
@@ -207,11 +220,12 @@ def open_pynq(address: Address) -> PynqTransport:
     }  # fmt: skip
     bank, _ = choose_bank(banks, address.settings.get("memory"), str(address))
     where = overlay.mem_dict[bank]
-    size = int(address.number("buffer", BUFFER_MIB) * (1 << 20))
-    clock = address.number("clock", DEFAULT_CLOCK_HZ / 1e6) * 1e6
     with contextlib.ExitStack() as opened:
-        lock = Lock(Files.under(address.root), f"pynq-{first:x}")
+        lock = Lock(Files.under(address.root), first, f"accelerator at 0x{first:X}")
         opened.callback(lock.release)
+        if address.settings.get("download", "1") != "0":
+            with _loading(address):
+                overlay.download()
         try:
             target = overlay.device.get_memory(where)
             array = pynq.allocate((size,), np.uint8, target=target, cacheable=1)

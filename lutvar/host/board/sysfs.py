@@ -20,8 +20,8 @@ class UioDevice:
 
     Attributes:
         name: in the device tree. node: such as /dev/uio4.
-        address: of the registers, as the processor sees them.
-        size: bytes of the registers. offset: of the first one in the mapping's first page.
+        address: of the mapping's first page, as the processor sees it.
+        size: bytes of the registers. offset: of the first one in that page.
         clock_hz: `clock-frequency` of the device tree node, or None.
     """
 
@@ -31,6 +31,11 @@ class UioDevice:
     size: int
     offset: int
     clock_hz: int | None
+
+    @property
+    def registers(self) -> int:
+        """Address of the first register, as the processor sees it."""
+        return self.address + self.offset
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from lutvar.contract.isa import ALIGN
+from lutvar.host.errors import HostError
 
 from .buffer import Direction, SyncedBuffer
 from .errors import UnusableBuffer
@@ -80,7 +81,13 @@ class DmaBuffer(SyncedBuffer):
             # the driver refuses; its size is a multiple of the page size, so there is none.
             size = min(end - at, _PIECE)
             command = at << 32 | size & 0xFFFF_FFF0 | direction << 2 | 1
-            self._files.store(self._attributes[name], f"0x{command:016X}")
+            try:
+                self._files.store(self._attributes[name], f"0x{command:016X}")
+            except OSError as error:
+                raise HostError(
+                    f"buffer {self.label}: {name} of bytes {start} to {end}: {error.strerror}; see "
+                    "dmesg, and load u-dma-buf again"
+                ) from error
 
     def close(self) -> None:
         """Unmap and close. Calling it again does nothing."""

@@ -60,7 +60,7 @@ class UioTransport:
         self.name, self.clock = f"{scheme}:{uio.name} ({uio.node})", "seconds"
         self.interrupts = 0
         with contextlib.ExitStack() as opened:
-            lock = Lock(files, uio.node.name)
+            lock = Lock(files, uio.registers, uio.node.name)
             opened.callback(lock.release)
             self._irq = files.open(uio.node, os.O_RDWR | os.O_SYNC)
             opened.callback(files.close, self._irq)
@@ -127,7 +127,14 @@ class UioTransport:
 
     def _take(self) -> None:
         """Read the event count, which makes the file unreadable until the next event."""
-        if len(os.read(self._irq, 4)) < 4:
+        try:
+            count = os.read(self._irq, 4)
+        except OSError as error:
+            raise HostError(
+                f"{self.name}: the interrupt's file cannot be read: {error.strerror}; the device "
+                "is gone"
+            ) from error
+        if len(count) < 4:
             raise HostError(f"{self.name}: the interrupt's file has ended; the device is gone")
         self.interrupts += 1
 

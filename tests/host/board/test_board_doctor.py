@@ -220,6 +220,32 @@ def test_every_symptom_has_a_wrong_tree() -> None:
     assert told | {"owner"} == set(SYMPTOMS)
 
 
+def test_files_that_cannot_be_read(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a line that does not know; the other lines are as they were."""
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    sound = lines(tree)
+    monkeypatch.setattr(Path, "read_bytes", refused)
+    found = lines(tree)
+    assert found["files"] == Line(
+        "files", UNKNOWN, "lutvar_pld.pdi cannot be read: Permission denied", "run as root"
+    )
+    assert {n: line for n, line in found.items() if n != "files"} == {
+        n: line for n, line in sound.items() if n != "files"
+    }
+
+
+def test_a_check_that_meets_a_broken_file(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_board: Board) -> None:
+        raise OSError(5, "Input/output error", "/sys/x")
+
+    monkeypatch.setitem(SYMPTOMS, "fabric", ("", broken))
+    found = lines(tree)["fabric"]
+    assert found.state == UNKNOWN and "Input/output error" in found.found
+
+
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[3] / "docs/vck190.md").read_text(encoding="utf-8")
     table = page.split("<!-- doctor -->")[1].split("<!-- /doctor -->")[0]
@@ -227,7 +253,7 @@ def test_the_page_has_the_table() -> None:
 
 
 def test_somebody_else_has_it(tree: Tree) -> None:
-    lock = Lock(tree, "uio4")
+    lock = Lock(tree, 0xA400_0000, "uio4")
     found = lines(tree)
     assert found["owner"].state == HINT and f"process {os.getpid()}" in found["owner"].found
     assert found["image"].state == UNKNOWN

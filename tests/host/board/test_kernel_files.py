@@ -99,7 +99,7 @@ def test_a_lock_ends_with_its_process(files: Files) -> None:
     code = (
         "import sys, time; from pathlib import Path\n"
         "from lutvar.host.board.files import Files; from lutvar.host.board.lock import Lock\n"
-        "lock = Lock(Files(Path(sys.argv[1])), 'uio4'); print('locked', flush=True)\n"
+        "lock = Lock(Files(Path(sys.argv[1])), 0xA4000000, 'uio4'); print('locked', flush=True)\n"
         "time.sleep(600)\n"
     )
     child = subprocess.Popen(
@@ -107,20 +107,20 @@ def test_a_lock_ends_with_its_process(files: Files) -> None:
     )
     assert child.stdout is not None and child.stdout.readline() == "locked\n"
     with pytest.raises(DeviceInUse, match=f"uio4 is in use by process {child.pid}; wait") as caught:
-        Lock(files, "uio4")
+        Lock(files, 0xA400_0000, "uio4")
     assert caught.value.pid == child.pid
-    Lock(files, "uio5").release()  # another device
+    Lock(files, 0xA401_0000, "uio5").release()  # another device
     child.kill()
     child.wait()
     child.stdout.close()
-    lock = Lock(files, "uio4")
+    lock = Lock(files, 0xA400_0000, "uio4")
     assert lock.path.read_text() == f"{os.getpid()}\n"
     lock.path.write_text("")  # an owner that could not leave its name
     with pytest.raises(DeviceInUse, match="in use by another process"):
-        Lock(files, "uio4")
+        Lock(files, 0xA400_0000, "uio4")
     lock.release()
     lock.release()
-    Lock(files, "uio4").release()
+    Lock(files, 0xA400_0000, "uio4").release()
 
 
 def test_trees_without_the_modules(files: Files) -> None:

@@ -14,6 +14,7 @@ from lutvar.cli.bench_device import promise
 from lutvar.cli.errors import BAD_INPUT, OK
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.host.board.errors import NoPermission
 from lutvar.host.board.files import Files
 from lutvar.host.board.measure import kind_of, measure
 from lutvar.host.board.power import RAILS, VCCINT_PHASES, PowerMeter, find_sensors, read_watts
@@ -97,6 +98,23 @@ def test_a_rail_that_cannot_be_read(files: Files) -> None:
     with PowerMeter(files, seconds=1e9) as meter:
         pass
     assert set(meter.energy.joules) == {"1V1_LPDDR4"}
+
+
+def test_a_rail_that_may_not_be_read(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no figure, and the thread goes on with the others."""
+    text = files.text
+
+    def refused(*parts: str) -> str | None:
+        if parts[-1] == "power1_input" and "hwmon3" in parts:
+            raise NoPermission("/".join(parts))
+        return text(*parts)
+
+    monkeypatch.setattr(files, "text", refused)
+    with PowerMeter(files, seconds=0.001) as meter:
+        end = time.monotonic() + 60
+        while meter.energy.samples < 3 and time.monotonic() < end:
+            time.sleep(0.001)
+    assert set(meter.energy.joules) == {"VCCAUX", "1V1_LPDDR4"} and meter.energy.samples >= 3
 
 
 def test_only_a_board_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,10 @@ from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.register_map import BY_NAME, MAGIC
 from lutvar.host.board.buffer import LINE, Direction, SyncedBuffer
 from lutvar.host.board.errors import DeviceInUse, UnusableBuffer
+from lutvar.host.board.lock import Lock
 from lutvar.host.board.pynq import PynqBuffer, PynqTransport
+from lutvar.host.board.sysfs import find_uio
+from lutvar.host.board.uio import UioTransport
 from lutvar.host.board.xrt import XrtBuffer
 from lutvar.host.errors import BadInput, HostError
 from lutvar.host.open import open_transport
@@ -239,6 +242,37 @@ def test_pynq_finds_the_accelerator(pynq: Board) -> None:
         open_transport("pynq:")
     with pytest.raises(HostError, match=r"cannot load it: Bitstream file x.bit does not exist"):
         open_transport("pynq:x.bit")
+
+
+def test_pynq_loads_nothing_under_a_running_process(pynq: Board) -> None:
+    """Nor for a URL that is wrong."""
+    loaded = pynq.pynq.overlays
+    first = open_transport(pynq.url)
+    with pytest.raises(DeviceInUse, match="accelerator at 0xA4000000 is in use by process"):
+        open_transport(pynq.url)
+    for wrong in ("&ip=x", "&clock=x", "&memory=HBM", "&buffer=0"):
+        with pytest.raises(BadInput):
+            open_transport(f"{pynq.url}{wrong}")
+    assert [overlay.downloaded for overlay in loaded] == [True, *[False] * (len(loaded) - 1)]
+    first.close()
+    pynq.pynq.broken = "the fabric's manager says no"
+    with pytest.raises(HostError, match="cannot load it: the fabric's manager says no"):
+        open_transport(pynq.url)
+    pynq.pynq.broken = ""
+    open_transport(pynq.url).close()  # the failure left no lock behind
+
+
+def test_ways_to_a_device_exclude_one_another(pynq: Board) -> None:
+    """The UIO device of the tree has the registers that PYNQ's description names."""
+    files, uio = pynq.files, find_uio(pynq.files, "lutvar")
+    transport = open_transport(pynq.url)
+    with pytest.raises(DeviceInUse, match="uio2 is in use by process"):
+        UioTransport(files, uio, PynqBuffer.__new__(PynqBuffer))
+    transport.close()
+    lock = Lock(files, uio.registers, "uio2")
+    with pytest.raises(DeviceInUse):
+        open_transport(pynq.url)
+    lock.release()
 
 
 def test_pynq_waits_by_looking(pynq: Board) -> None:

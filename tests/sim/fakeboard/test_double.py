@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -260,6 +261,27 @@ def test_a_root_that_is_relative(
             placed(device)
             assert invert(device, 1)
         transport.close()
+
+
+def test_files_of_the_kernel_that_fail(
+    board: FakeBoard, transport: UioTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the kernel refuses is an error of the device, like everything else that fails on it."""
+    with monkeypatch.context() as patch:
+        patch.setattr(board.caches, "command", lambda _attribute, _text: errno.EIO)
+        with pytest.raises(HostError, match="sync_for_device of bytes 0 to 64: Input/output err"):
+            transport.write(0, np.ones(64, np.uint8))
+        with pytest.raises(HostError, match="sync_for_cpu of bytes 64 to 128: Input/output error"):
+            transport.read(64, 64)
+    board.interrupts.fire()
+
+    def gone(fd: int, count: int) -> bytes:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uio_module.os, "read", gone)
+        with pytest.raises(HostError, match="file cannot be read: No such device; the device is"):
+            transport.wait(5.0)
 
 
 _CHILD = """

@@ -22,6 +22,7 @@ from lutvar.sim.golden_device import GoldenDevice
 SIGNATURES = {
     "Overlay": "(bitfile_name, dtbo=None, download=True, ignore_version=False, device=None, "
     "gen_cache=False)",
+    "Overlay.download": "(self, dtbo=None)",
     "MMIO": "(base_addr, length=4, device=None, **kwargs)",
     "MMIO.read": "(self, offset=0, length=4, word_order='little')",
     "MMIO.write": "(self, offset, data)",
@@ -64,7 +65,8 @@ class PynqBuffer(np.ndarray[Any, Any]):
 def make_pynq(chip: GoldenDevice, pyxrt: Any, *, ranged: bool = False) -> Any:
     """The module, over a device and a stand-in for `pyxrt`.
 
-    Attributes of the result: `device`, whose `freed` counts buffers; `overlays` that were made.
+    Attributes of the result: `device`, whose `freed` counts buffers; `overlays` that were made;
+    `broken`: what the fabric's manager says to an image.
     """
     banks = {
         "PSDDR": {"used": 1, "base_address": 0, "size": 1 << 31, "idx": 0, "streaming": False},
@@ -73,7 +75,7 @@ def make_pynq(chip: GoldenDevice, pyxrt: Any, *, ranged: bool = False) -> Any:
         "hwh_only": {"used": 1, "phys_addr": 0},
         "unused": {"used": 0, "base_address": 1 << 40, "size": 1, "idx": 2, "streaming": False},
     }  # fmt: skip
-    module: Any = SimpleNamespace(overlays=[])
+    module: Any = SimpleNamespace(overlays=[], broken="")
 
     class Memory:
         def __init__(self, desc: dict[str, Any]) -> None:
@@ -110,8 +112,15 @@ def make_pynq(chip: GoldenDevice, pyxrt: Any, *, ranged: bool = False) -> Any:
                 "control": {"phys_addr": 0x1000, "addr_range": 4096},
                 "top/accelerator": {"phys_addr": CONTROL, "addr_range": 0x1_0000},
             }
-            self.mem_dict, self.device, self.downloaded = banks, module.device, download
+            self.mem_dict, self.device, self.downloaded = banks, module.device, False
             module.overlays.append(self)
+            if download:
+                self.download()
+
+        def download(self, dtbo: Any = None) -> None:
+            if module.broken:
+                raise RuntimeError(module.broken)
+            self.downloaded = True
 
     class MMIO:
         def __init__(
