@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,10 +148,19 @@ def install(
 
     Raises:
         InstallError: a file is missing or altered, or a model is packed for another accelerator.
-        BadInput: references that are none, or of another accelerator or model.
+        BadInput: references that are none, or of another accelerator or model; two files that
+            would have the same name on the board.
         ImageError: a model is cut or altered. OutputError: the folder cannot be written.
     """
     build = Build.read(results)
+    taken = {MANIFEST, REFERENCE}
+    for path in models:
+        if path.name in taken:
+            raise BadInput(
+                f"{path}: another file goes to /{MODELS}/{path.name}; rename the model, the board "
+                "finds it by its name"
+            )
+        taken.add(path.name)
     tested: Path | None = None  # the model that the references are of
     known = None if reference is None else References.load(reference)
     for path in models:
@@ -161,7 +171,7 @@ def install(
         if packed_for != build.digest:
             raise InstallError(
                 f"{path} is packed for accelerator {packed_for}, the image in {results} is "
-                f"{build.digest} ({build.name}); pack it with --config {build.name}"
+                f"{build.digest} ({build.name}); pack it with --config {shlex.quote(build.name)}"
             )
     if known is not None:
         known.check(build.digest, known.model)
@@ -189,29 +199,35 @@ def install(
     for name, content in files.items():
         make_folder((out / name).parent)
         write_file(out / name, content if isinstance(content, str) else _pieces(content))
-    test = f"lutvar selftest uio:lutvar --config {build.name}"
-    test += f" --image /{MODELS}/{tested.name}" if tested is not None else ""
+    test = f"lutvar selftest uio:lutvar --config {shlex.quote(build.name)}"
+    test += f" --image {_on_board(tested)}" if tested is not None else ""
     test += f" --reference /{MODELS}/{REFERENCE}" if reference is not None else ""
     return Installation(out, tuple(files), tuple(_commands(build, out, models, test)))
 
 
 def _commands(build: Build, out: Path, models: tuple[Path, ...], test: str) -> Iterator[str]:
     yield "# here, with system.dtb (holding lutvar.dtsi), bl31.elf and u-boot.elf in boot:"
-    yield f"cd {out}/boot && bootgen -arch versal -image boot.bif -o BOOT.BIN -w on"
+    boot, root = shlex.quote(f"{out}/boot"), shlex.quote(f"{out}/root/.")
+    yield f"cd {boot} && bootgen -arch versal -image boot.bif -o BOOT.BIN -w on"
     yield "# the card, its two partitions mounted:"
-    yield f"cp {out}/boot/BOOT.BIN /media/boot/ && sudo cp -r {out}/root/. /media/root/"
+    yield f"cp {boot}/BOOT.BIN /media/boot/ && sudo cp -r {root} /media/root/"
     yield "# on the board:"
     if build.segmented:
         yield f"sudo fpgautil -b /{FIRMWARE}/{_FABRIC}"
         yield "cat /sys/class/fpga_manager/fpga0/state   # must say operating"
     yield "sudo modprobe uio_pdrv_genirq of_id=generic-uio && sudo insmod u-dma-buf.ko"
-    yield f"lutvar doctor --board --config {build.name}"
+    yield f"lutvar doctor --board --config {shlex.quote(build.name)}"
     yield test
     for path in models[:1]:
         yield (
-            f"lutvar generate --device uio:lutvar --config {build.name} "
-            f"--image /{MODELS}/{path.name} --class 3 -o three.png"
+            f"lutvar generate --device uio:lutvar --config {shlex.quote(build.name)} "
+            f"--image {_on_board(path)} --class 3 -o three.png"
         )
+
+
+def _on_board(model: Path) -> str:
+    """A model's path on the board, for a shell."""
+    return shlex.quote(f"/{MODELS}/{model.name}")
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

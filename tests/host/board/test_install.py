@@ -111,6 +111,31 @@ def test_references_of_the_self_test(
     assert any(line.endswith(f"vck190-fp4 --reference /{name}") for line in done.commands)
 
 
+def test_names_that_are_taken(results, model: Path, tmp_path: Path) -> None:
+    """A model takes no other file's place, nor another model's."""
+    folder, out, other = results(), tmp_path / "card", tmp_path / "b" / "model.img"
+    other.parent.mkdir()
+    other.write_bytes(b"other weights")
+    with pytest.raises(BadInput, match=r"b/model.img: another file goes to /usr/.*/model.img; ren"):
+        install.install(folder, out, (model, other))
+    for name in ("manifest.json", "reference.safetensors"):
+        (tmp_path / name).write_bytes(b"weights")
+        with pytest.raises(BadInput, match=f"another file goes to /usr/share/lutvar/{name}"):
+            install.install(folder, out, (tmp_path / name,))
+    assert not out.exists()
+
+
+def test_names_that_a_shell_takes_apart(results, model: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "a model; rm x.img"
+    odd.write_bytes(b"weights")
+    out = tmp_path / "my card"
+    commands = install.install(results(), out, (odd,)).commands
+    words = [word for line in commands if line[0] != "#" for word in shlex.split(line)]
+    assert f"/usr/share/lutvar/{odd.name}" in words
+    for name in ("boot", "boot/BOOT.BIN", "root/."):
+        assert f"{out}/{name}" in words
+
+
 def test_rules_are_those_of_the_page(results, tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs/vck190.md").read_text(encoding="utf-8")
     install.install(results(), tmp_path / "card")
