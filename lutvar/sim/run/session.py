@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -112,15 +112,18 @@ class Session:
             with stages("export Verilog"):
                 manifest = export(config, out)
         self.manifest = manifest
+        self.slots, self.on_pass, self._decode = slots, on_pass, decode
         with stages("build the simulation"):
             self.simulation = VerilatedDevice.from_verilog(
                 self.manifest.verilog, memory, build_dir=build_dir, timing=timing,
                 progress=stages.say,
             )  # fmt: skip
-        self.device = Device(SimulatedMemory(self.simulation, watch), config)
-        self.device.open()
-        self.slots, self.on_pass, self._decode = slots, on_pass, decode
-        self.transformer = self._transformer(tile_rows, sections)
+        with ExitStack() as opened:
+            opened.callback(self.simulation.close)
+            self.device = Device(SimulatedMemory(self.simulation, watch), config)
+            self.device.open()
+            self.transformer = self._transformer(tile_rows, sections)
+            opened.pop_all()
 
     def _transformer(self, tile_rows: int | None, sections: int | None) -> DeviceTransformer:
         return DeviceTransformer(
