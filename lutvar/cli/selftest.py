@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,8 @@ def selftest(
     if record is not None and verdict.passed:
         test.recorded.save(record)
         note(f"written: {record}")
+    elif record is not None:
+        note(f"not written: {record}; a check failed, and its results are no reference")
     data = verdict.as_dict()
     if out is not None:
         write_file(out, json_text(data, indent=2) + "\n")
@@ -119,8 +122,9 @@ def _golden(
     from lutvar.host.open import open_transport
 
     note("computing references with the golden model")
-    transport = open_transport("golden", accelerator)
-    test = SelfTest(transport, accelerator, packed=packed)
-    if not test.run(rounds, only=("units", "image")).passed:
+    with closing(open_transport("golden", accelerator)) as transport:
+        test = SelfTest(transport, accelerator, packed=packed)
+        verdict = test.run(rounds, only=("units", "image"))
+    if not verdict.passed:
         raise ClickException("the golden device fails its own test; please report this")
     return test.recorded

@@ -17,10 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import ALIGN, INSTRUCTION_BYTES, Region
-from lutvar.contract.quant_preset import preset_names
 from lutvar.contract.register_map import BY_NAME, MAGIC, VERSION
 from lutvar.files import OutputError
 
@@ -29,6 +28,7 @@ from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
 from .errors import BadInput, HostError, IncompatibleDevice
 from .kept import MARKER_BYTES, forget, place_kept
 from .load import Progress, chunks_of, load
+from .shipped import device_hash, shipped_accelerator
 from .transport import POLL, SLICE, Bytes, MemoryTransport
 from .turns import Stopped, Turns
 
@@ -333,10 +333,10 @@ class Device:
 
     def _what_it_is(self) -> str:
         """The accelerator of those that ship that has the device's hash, in words."""
-        found = self.register("HASH_LO") | self.register("HASH_HI") << 32
-        for name in preset_names("accelerator"):
-            if accelerator_hash(load_accelerator(name)) == found:
-                return f"this one is {name}"
+        found = device_hash(self.register)
+        config = shipped_accelerator(found)
+        if config is not None:
+            return f"this one is {config.name}"
         return f"no accelerator that ships has {found:016x}"
 
     def _expect(self, register: str, expected: int, advice: str) -> None:

@@ -50,5 +50,20 @@ class IncompatibleDevice(HostError):
         super().__init__(f"{register} is 0x{found:X}, expected 0x{expected:X}: {advice}")
 
 
+class UnknownAccelerator(HostError):
+    """The device has the hash of no accelerator that ships.
+
+    Attributes:
+        hash: of its configuration.
+    """
+
+    def __init__(self, hash_: int) -> None:
+        self.hash = hash_
+        super().__init__(
+            f"no accelerator that ships has the device's hash {hash_:016x}; name the file of its "
+            "configuration (--config FILE)"
+        )
+
+
 class BadInput(HostError, ValueError):
     """Something that cannot be sent to the device; nothing has reached it."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
+from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import Region
 from lutvar.contract.passes import ImageStep, guidance_at
@@ -25,10 +25,10 @@ from lutvar.contract.register_map import BY_NAME, MAGIC
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.device import Device
 from lutvar.host.device_errors import MissedInterrupt
-from lutvar.host.errors import HostError, IncompatibleDevice
+from lutvar.host.errors import HostError, IncompatibleDevice, UnknownAccelerator
+from lutvar.host.shipped import device_hash, shipped_accelerator
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.host.transport import Bytes, MemoryTransport, as_bytes
-from lutvar.yaml_files import shipped
 
 from .memory_map import parts
 from .references import References, fingerprint
@@ -36,6 +36,8 @@ from .selftest_memory import Difference, device_memory, expect, host_memory
 from .selftest_registers import interrupt, registers
 from .unit_programs import tile_program
 
+#: Names of the checks of a round, in their order; the last one needs a packed model.
+CHECKS = ("registers", "interrupt", "memory, host", "memory, device", "units", "image")
 ROUNDS = 4  #: constant data and first runs have hidden faults before
 _LIMIT = 10_000_000  #: cycles of the tile's program
 _CFG = 1.5
@@ -43,7 +45,7 @@ _CFG = 1.5
 
 @dataclass
 class Outcome:
-    """One check of one round: `result` is "passed", "failed" or "not checked"."""
+    """One check of one round: `result` is "passed" or "failed", `what` says why it failed."""
 
     check: str
     round: int
@@ -118,7 +120,10 @@ class SelfTest:
         )  # fmt: skip
 
     def run(self, rounds: int = ROUNDS, only: Collection[str] = ()) -> Verdict:
-        """All checks, or `only` some, `rounds` times with other data each. Raises no HostError."""
+        """All checks, or `only` some, `rounds` times with other data each. Raises no HostError.
+
+        The verdict's `not_checked` names the checks that `only` leaves out.
+        """
         verdict = self.verdict
         verdict.rounds = rounds
         if self._references is None:
@@ -127,6 +132,9 @@ class SelfTest:
             verdict.not_checked.append("an image: no packed model was given")
         if not self.full:
             verdict.not_checked.append("every byte of memory: sampled only")
+        if only:
+            left_out = [name for name in CHECKS if name not in only]
+            verdict.not_checked += [f"{name}: left out" for name in left_out]
         device = Device(self.transport, self.config)
         try:
             device.open()
@@ -141,20 +149,21 @@ class SelfTest:
         return verdict
 
     def _round(self, device: Device, number: int, only: Collection[str]) -> None:
-        checks: dict[str, Callable[[], dict[str, Any]]] = {
-            "registers": lambda: registers(device, number),
-            "interrupt": lambda: interrupt(device),
-            "memory, host": lambda: host_memory(self.transport, number, full=self.full),
-            "memory, device": lambda: device_memory(device, number),
-            "units": lambda: self._units(device, number),
-        }
-        if self.packed is not None:
-            checks["image"] = lambda: self._image(device)
-        for name in [n for n in checks if not only or n in only]:
+        checks: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: registers(device, number),
+            lambda: interrupt(device),
+            lambda: host_memory(self.transport, number, full=self.full),
+            lambda: device_memory(device, number),
+            lambda: self._units(device, number),
+            lambda: self._image(device),
+        )
+        for name, check in zip(CHECKS, checks, strict=True):
+            if (only and name not in only) or (name == "image" and self.packed is None):
+                continue
             started = time.monotonic()
             outcome = Outcome(name, number, "passed")
             try:
-                outcome.details = checks[name]()
+                outcome.details = check()
             except (Difference, HostError) as error:
                 outcome.result, outcome.what = "failed", str(error)
                 with contextlib.suppress(HostError):
@@ -224,15 +233,20 @@ class SelfTest:
 
 
 def identify(transport: MemoryTransport) -> AcceleratorConfig:
-    """The accelerator that ships and has the device's hash. Raises IncompatibleDevice."""
-    low, high = (transport.read32(BY_NAME[n].offset) for n in ("HASH_LO", "HASH_HI"))
-    magic = transport.read32(BY_NAME["MAGIC"].offset)
-    if magic != MAGIC:
-        raise IncompatibleDevice("MAGIC", MAGIC, magic, "this is no lutvar accelerator")
-    for name in shipped("accelerator"):
-        config = load_accelerator(name)
-        if accelerator_hash(config) == low | high << 32:
-            return config
-    raise IncompatibleDevice(
-        "HASH_LO", 0, low, "no accelerator that ships has this hash; name its file with --config"
-    )
+    """The accelerator that ships and has the device's hash.
+
+    Raises:
+        IncompatibleDevice: no lutvar accelerator at all.
+        UnknownAccelerator: none that ships.
+    """
+
+    def read(name: str) -> int:
+        return transport.read32(BY_NAME[name].offset)
+
+    if read("MAGIC") != MAGIC:
+        raise IncompatibleDevice("MAGIC", MAGIC, read("MAGIC"), "this is no lutvar accelerator")
+    hash_ = device_hash(read)
+    config = shipped_accelerator(hash_)
+    if config is None:
+        raise UnknownAccelerator(hash_)
+    return config

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from lutvar.contract.accelerator import load_accelerator
+from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import Instruction, Opcode, Region
 from lutvar.contract.register_map import BY_NAME
 from lutvar.host import IncompatibleDevice
 from lutvar.host.board.memory_map import BANKS, parts, probes
 from lutvar.host.board.selftest import SelfTest, identify
 from lutvar.host.board.selftest_memory import row_at, words_at
+from lutvar.host.errors import HostError, UnknownAccelerator
 from lutvar.host.transport import Bytes
 from lutvar.sim.golden_device import GoldenDevice
 from lutvar.sim.interpret import Machine
@@ -33,6 +35,16 @@ def test_a_sound_device_passes() -> None:
     ]  # fmt: skip
     assert verdict.memory == [{"bank": "LPDDR4 controller 0", "first": 0, "size": SIZE}]
     assert SelfTest(Faulty(), CONFIG, full=True).run(1).passed
+
+
+def test_what_was_left_out_is_told() -> None:
+    verdict = SelfTest(Faulty(), CONFIG, references=recorded()).run(1, only=("units", "image"))
+    assert [o.check for o in verdict.outcomes] == ["units"] and verdict.passed
+    assert verdict.not_checked == [
+        "an image: no packed model was given", "every byte of memory: sampled only",
+        "registers: left out", "interrupt: left out", "memory, host: left out",
+        "memory, device: left out",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -169,14 +181,19 @@ def test_a_result_that_changes_from_round_to_round() -> None:
 
 def test_a_device_says_what_it_is() -> None:
     assert identify(GoldenDevice(load_accelerator("medium-fp4"), size=64)).name == "medium-fp4"
-    for name, said in (("HASH_LO", "no accelerator that ships"), ("MAGIC", "no lutvar")):
+    other = f"no accelerator that ships has the device's hash {accelerator_hash(CONFIG) ^ 1:016x}; "
+    errors: list[tuple[str, type[HostError], str]] = [
+        ("HASH_LO", UnknownAccelerator, f"^{other}name the file of its configuration"),
+        ("MAGIC", IncompatibleDevice, "this is no lutvar"),
+    ]
+    for name, error, said in errors:
         device = Faulty()
 
         def fault(register: str, value: int, wrong: str = name) -> int:
             return value ^ (register == wrong)
 
         device.read_fault = fault
-        with pytest.raises(IncompatibleDevice, match=said):
+        with pytest.raises(error, match=said):
             identify(device)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from lutvar.cli.errors import EXTRAS, FAILED, OK
 from lutvar.cli.main import run
+from lutvar.cli.selftest import _golden
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.host import BadInput
 from lutvar.host.board.references import References
@@ -69,6 +70,28 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     for path, kind in ((verdict, "verdict of"), (record, "references of")):
         assert run(["inspect", str(path), "--json"]) == OK
         assert json.loads(capsys.readouterr().out)["kind"].startswith(kind)
+
+
+def test_a_failed_test_records_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says so; a device of an unknown size is one line."""
+    record, url = tmp_path / "r.safetensors", "golden:small-fp4?memory=1"
+    arguments = ["selftest", url, "--rounds", "1", "--record", str(record)]
+    assert run([*arguments, "--config", "small-fp6"]) == FAILED and not record.exists()
+    assert f"not written: {record}; a check failed" in capsys.readouterr().err
+    monkeypatch.setattr("lutvar.host.board.selftest.shipped_accelerator", lambda _hash: None)
+    assert run(arguments) == FAILED
+    assert "no accelerator that ships has the device's hash" in capsys.readouterr().err
+
+
+def test_references_are_computed_on_a_device_that_is_closed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+    monkeypatch.setattr(GoldenDevice, "close", lambda device: closed.append(device.name))
+    assert _golden(CONFIG, None, 1) is not None and closed == ["golden:small-fp4"]
+    assert "computing references" in capsys.readouterr().err
 
 
 def test_a_host_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
