@@ -37,15 +37,10 @@ from lutvar.host.compile.decoder.plan import DecoderPlan, Map
 from lutvar.host.compile.packed import PackedTransformer
 
 from .device import Device
-from .device_errors import ProgramTimeout
-from .device_status import AcceleratorError, DeviceSnapshot
 from .errors import BadInput
 from .load import CHUNK
-from .stopped import bases, stopped_at
+from .stopped import run_program
 from .transport import Bytes, as_bytes
-
-#: A program may take this many times the cycles of the cost model, and some more.
-_PATIENCE, _GRACE = 8, 1_000_000
 
 
 @dataclass
@@ -261,16 +256,12 @@ class DeviceDecoder:
 
     def _run(self, number: int, stage: CompiledStage, program: bytes) -> None:
         started = time.monotonic()
-        limit = stage.cycles * _PATIENCE + _GRACE
         what = f"decoder, program {number} of {len(self.programs)}, up to {stage.stage.name}"
-        try:
-            counters = self.device.run(program, limit, what)
-        except AcceleratorError as error:
-            where = f"{what}{self._where(stage, error.snapshot)}"
-            raise AcceleratorError(error.snapshot, where) from error
-        except ProgramTimeout as late:
-            where = f"{what}{self._where(stage, late.snapshot)}"
-            raise ProgramTimeout(where, late.cycles, late.snapshot, late.seconds) from late
+        steps = len(self._shape.steps)
+        counters = run_program(
+            self.device, program, stage.cycles, what, lambda: stage.program,
+            lambda note: f"step {note.block + 1} of {steps} ({note.what})",
+        )  # fmt: skip
         report = self._report
         report.programs += 1
         report.instructions += len(stage.program.instructions)
@@ -279,16 +270,6 @@ class DeviceDecoder:
         report.device_seconds += time.monotonic() - started
         if self.on_stage is not None:
             self.on_stage(stage)
-
-    def _where(self, stage: CompiledStage, snapshot: DeviceSnapshot) -> str:
-        """At which step and instruction a program stopped; empty where the registers do not say."""
-        items, config = stage.program.instructions, self._decoder.layout.config
-        index = stopped_at(items, config, snapshot, bases(self.device.register))
-        if index is None:
-            return ""
-        note, steps = stage.program.notes[index], len(self._shape.steps)
-        place = f"step {note.block + 1} of {steps} ({note.what})" if note.what != "end" else "END"
-        return f", at {place}, instruction {index} ({items[index].opcode.name})"
 
     def _read_raw(self, of: Map) -> Float32:
         raw = self.device.read(of.region, of.offset, of.size)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which instruction of a program a device was at when it stopped, or when time was up.
+"""Runs programs, and says at which instruction a device was when it stopped, or time was up.
 
 The registers say how many instructions of each unit are complete, and of an error its port and
 address, or the instruction's index; the program says what each instruction reads and writes.
@@ -7,15 +7,21 @@ address, or the instruction's index; the program says what each instruction read
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.isa import ALIGN, UNITS, Instruction, Opcode, Region, Unit, split_address
 from lutvar.contract.register_map import DeviceError as Code
 from lutvar.host.compile.footprint import footprint
+from lutvar.host.compile.program import Note, Program
 
-from .device_status import DeviceSnapshot, ReadRegister
+from .device import Device
+from .device_errors import ProgramTimeout
+from .device_status import AcceleratorError, DeviceCounters, DeviceSnapshot, ReadRegister
+from .errors import HostError
 
+#: A program may take this many times the cycles of the scheduler's model, and some more.
+_PATIENCE, _GRACE = 8, 1_000_000
 #: Which unit uses a memory port.
 _USERS: Mapping[str, Unit] = {
     "FRONT": Unit.FRONT, "POST": Unit.POST, "KEYS": Unit.ATTEND, "VALUES": Unit.ATTEND,
@@ -23,6 +29,58 @@ _USERS: Mapping[str, Unit] = {
 }  # fmt: skip
 #: Instructions of a unit that may be under way besides the oldest one: its queue is not looked at.
 _AHEAD = 2
+
+
+def run_program(
+    device: Device,
+    encoded: bytes,
+    cycles: int,
+    what: str,
+    program: Callable[[], Program],
+    place: Callable[[Note], str],
+) -> DeviceCounters:
+    """Run a compiled program; errors say at which of its instructions.
+
+    Args:
+        device: holds what the program needs.
+        encoded: the program as it lies in memory.
+        cycles: that it takes in the scheduler's model; the deadline follows from them.
+        what: its name in errors.
+        program: the same with notes, called only for an error.
+        place: an instruction's place in the model, of its note.
+
+    Raises:
+        AcceleratorError, ProgramTimeout and the others: see `Device.run`.
+    """
+    try:
+        return device.run(encoded, cycles * _PATIENCE + _GRACE, what)
+    except AcceleratorError as error:
+        where = what + _where(device, error.snapshot, program(), place)
+        raise AcceleratorError(error.snapshot, where) from error
+    except ProgramTimeout as late:
+        where = what + _where(device, late.snapshot, program(), place)
+        raise ProgramTimeout(where, late.cycles, late.snapshot, late.seconds) from late
+
+
+def _where(
+    device: Device, snapshot: DeviceSnapshot, program: Program, place: Callable[[Note], str]
+) -> str:
+    """Place and instruction that a program stopped at; empty where the registers do not say."""
+    items = program.instructions
+    try:
+        index = stopped_at(items, device.config, snapshot, bases(device.register))
+    except HostError:  # it does not even answer any more: the error itself goes on
+        return ""
+    if index is None:
+        return ""
+    note = program.notes[index]
+    at = "END" if note.what == "end" else place(note)
+    return f", at {at}, instruction {index} ({items[index].opcode.name})"
+
+
+def place_in_pass(note: Note) -> str:
+    """What an instruction of a pass is for: "block3.fc1" or "head"."""
+    return note.what if note.what == "head" else f"block{note.block}.{note.what}"
 
 
 def bases(read: ReadRegister) -> dict[Region, int]:

@@ -25,10 +25,8 @@ from .device_decoder import DeviceDecoder
 from .device_status import DeviceCounters
 from .errors import BadInput
 from .load import Progress
+from .stopped import place_in_pass, run_program
 from .transport import as_bytes
-
-#: A program may take this many times the cycles of the scheduler's model, and some more.
-_PATIENCE, _GRACE = 8, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -155,18 +153,20 @@ class DeviceTransformer:
 
         Raises:
             CompileError: steps that the accelerator cannot run.
-            AcceleratorError, ProgramTimeout: see `Device.run`.
+            AcceleratorError, ProgramTimeout: see `Device.run`; they name block and instruction.
         """
         started = time.monotonic()
         compiled = self.compile(steps)
         program = compiled.encode()
         ready = time.monotonic()
         embeddings = as_bytes(compiled.embeddings(steps))
-        limit = compiled.cycles * _PATIENCE + _GRACE
         with self.device.turns as waited:
             self.device.write(Region.IO, 0, embeddings)
             sent = time.monotonic()
-            counters = self.device.run(program, limit, f"pass of {len(steps)} image steps")
+            counters = run_program(
+                self.device, program, compiled.cycles, f"pass of {len(steps)} image steps",
+                lambda: compiled.program, place_in_pass,
+            )  # fmt: skip
             finished = time.monotonic()
             raw = self.device.read(Region.IO, compiled.logits_first, compiled.logits_bytes)
         logits = compiled.logits(raw)

@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An error of the device while it decodes: program, step, convolution and instruction, one line."""
+"""An error of the device: program, step or block, layer and instruction, in one line."""
 
 from __future__ import annotations
 
 from functools import cache
 
+import numpy as np
 import pytest
 
 from lutvar.contract.decoder_memory import Place
-from lutvar.contract.isa import UNITS, Opcode, PostOp, Region, Unit, split_address
+from lutvar.contract.isa import (
+    PAYLOAD_FIELDS,
+    UNITS,
+    Opcode,
+    PostOp,
+    Region,
+    Unit,
+    split_address,
+)
 from lutvar.contract.register_map import DeviceError as Code
 from lutvar.host.compile.decoder.compiler import CompiledStage, DecoderCompiler
 from lutvar.host.device_errors import ProgramTimeout
 from lutvar.host.device_status import AcceleratorError, DeviceCounters, DeviceSnapshot
+from lutvar.host.errors import BusError
 from lutvar.host.session import Session
 from lutvar.host.stopped import bases, stopped_at
 from lutvar.sim.golden_device import GoldenDevice
 from support.host.decoder_cases import accelerator, latents, packed, quantized
+from support.sim import device_rig as pass_rig
 
 CONFIG = accelerator()
 BASES = {region: 0x500_0000_0000 + (int(region) << 32) for region in Region}
@@ -135,3 +146,57 @@ def test_the_error_says_it() -> None:
         device.run = run  # type: ignore[method-assign]
         device.soft_reset()
         assert (session.decoder(latent) == right).all()
+
+
+def test_an_error_of_a_pass_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last block's GELU results have no room, there is no time, no answer; passes of a file."""
+    model, rng = pass_rig.packed(pass_rig.random_transformer()), np.random.default_rng(1)
+    steps = [pass_rig.image_step(rng, 0, 0, 0, 1)]
+    with Session(GoldenDevice(pass_rig.CONFIG, size=8 << 20), model) as session:
+        device, transformer = session.device, session.transformer
+        right = transformer.run(steps)
+        compiled = transformer.compile(steps)
+        notes, items = compiled.program.notes, compiled.program.instructions
+        last = max(note.block for note in notes if note.what == "fc1")
+        index = next(i for i, note in enumerate(notes)
+                     if (note.what, note.block) == ("fc1", last)
+                     and items[i].opcode == Opcode.POST)  # fmt: skip
+        run = device.run
+
+        def without_room(program: bytes, limit: int, what: str = "") -> DeviceCounters:
+            """The output of one instruction goes to where no region is."""
+            words = np.frombuffer(program, np.uint8).copy()
+            field = next(f for f in PAYLOAD_FIELDS[Opcode.POST] if f.name == "output")
+            whole = int.from_bytes(words[64 * (index + 1) : 64 * (index + 2)].tobytes(), "little")
+            whole |= (1 << 37) << field.low
+            words[64 * (index + 1) : 64 * (index + 2)] = np.frombuffer(
+                whole.to_bytes(64, "little"), np.uint8
+            )
+            return run(words.tobytes(), limit, what)
+
+        monkeypatch.setattr(device, "run", without_room)
+        place = f"at block{last}.fc1, instruction {index} (POST)"
+        with pytest.raises(AcceleratorError) as caught:
+            transformer.run(steps)
+        assert caught.value.where == f"pass of 1 image steps, {place}"
+        assert str(caught.value).startswith(f"{caught.value.where}: device error 35 (OUTSIDE_POST)")
+        device.soft_reset()
+        monkeypatch.setattr(device, "run", lambda program, limit, what: run(program, 10, what))
+        with pytest.raises(ProgramTimeout, match=r"steps, at block0.qkv, instruction \d+ \("):
+            transformer.run(steps)
+        monkeypatch.setattr(device, "run", run)
+        device.soft_reset()
+
+        def silent(_program: bytes, _limit: int, what: str) -> DeviceCounters:
+            monkeypatch.setattr(device, "register", lambda _name: refused())
+            raise ProgramTimeout(what, 10, DeviceSnapshot(0, 0, 0, 0, 0, 0, (0,) * len(UNITS)))
+
+        def refused() -> int:
+            raise BusError("read", 0, None)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(device, "run", silent)
+            with pytest.raises(ProgramTimeout, match="pass of 1 image steps not finished after 10"):
+                transformer.run(steps)
+            monkeypatch.undo()
+        assert all((a == b).all() for a, b in zip(transformer.run(steps), right, strict=True))

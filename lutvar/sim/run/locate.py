@@ -18,6 +18,7 @@ from lutvar.host.compile.compiler import CompiledPass
 from lutvar.host.compile.packed import PackedTransformer
 from lutvar.host.compile.program import Note
 from lutvar.host.device import Device
+from lutvar.host.stopped import place_in_pass
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.host.transport import as_bytes
 
@@ -87,7 +88,7 @@ def locate(
         return element_of(item, note, plan, region, at)
 
     search = Search(
-        device, transformer.packed.image, compiled.program, given, Names(_what, element),
+        device, transformer.packed.image, compiled.program, given, Names(place_in_pass, element),
         compiled.cycles,
     )  # fmt: skip
     program = _program_differs(compiled, search, expected) if expected is not None else ""
@@ -95,10 +96,6 @@ def locate(
     for region, contents in before.items():
         device.write(region, 0, contents)
     return Located(model_differs(device, transformer.packed), program, divergence, search.runs)
-
-
-def _what(note: Note) -> str:
-    return note.what if note.what == "head" else f"block{note.block}.{note.what}"
 
 
 def _program_differs(

@@ -279,7 +279,7 @@ def test_files_of_the_kernel_that_fail(
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
 
     with monkeypatch.context() as patch:
-        patch.setattr(uio_module.os, "read", gone)
+        patch.setattr(os, "read", gone)
         with pytest.raises(HostError, match="file cannot be read: No such device; the device is"):
             transport.wait(5.0)
 
