@@ -152,10 +152,12 @@ class PackedTransformer:
             raise ImageError(
                 f"{path} holds {image.nbytes} bytes, its sizes need {size}; pack again"
             )
-        return cls(
+        loaded = cls(
             layout, image, tuple(meta["exponents"]), meta["epsilon"], meta["null_label"],
             meta["model"], decoder,
         )  # fmt: skip
+        vars(loaded)["_sha256"] = meta["sha256"]  # checked above: nobody needs to hash it again
+        return loaded
 
 
 @contextmanager

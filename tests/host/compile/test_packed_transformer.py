@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from lutvar.contract.formats import get_format
 from lutvar.contract.memory import qkv_order, unpack_panel
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.files import OutputError
+from lutvar.host.compile import packed as packed_file
 from lutvar.host.compile.errors import CompileError, ImageError
 from lutvar.host.compile.model_layout import ModelLayout
 from lutvar.host.compile.pack import class_image, pack_transformer
-from lutvar.host.compile.packed import PackedTransformer, scratch
+from lutvar.host.compile.packed import Bytes, PackedTransformer, scratch
 from support.host.compile_cases import accelerator, transformer
 
 CONFIG = accelerator(acc_depth=256)
@@ -162,6 +164,27 @@ def test_damaged_files_are_refused(
     path.write_bytes(broken)
     with pytest.raises(ImageError, match=message):
         PackedTransformer.load(path, CONFIG)
+
+
+def test_a_loaded_file_is_hashed_once(
+    packed: PackedTransformer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking it takes seconds for a large model; what identifies it is known by then."""
+    digest = packed.save(tmp_path / "p.safetensors")
+    assert packed.digest() == digest
+    hashed: list[int] = []
+
+    def counted(meta: dict[str, Any], image: Bytes) -> str:
+        hashed.append(image.nbytes)
+        return right(meta, image)
+
+    right = packed_file._digest
+    monkeypatch.setattr(packed_file, "_digest", counted)
+    loaded = PackedTransformer.load(tmp_path / "p.safetensors", CONFIG)
+    assert loaded.digest() == digest and loaded.hash == packed.hash
+    assert hashed == [packed.image.nbytes]
+    # A changed copy is another model.
+    assert replace(loaded, null_label=2).digest() != digest
 
 
 def test_another_accelerator_is_refused(packed: PackedTransformer, tmp_path: Path) -> None:
