@@ -123,6 +123,15 @@ class Backend:
         """The logits come from a device, simulated or not."""
         return self.device is not None or self.backend == "sim"
 
+    def useful_slots(self, images: int, scales: int, groups: int = 1) -> int:
+        """Images in progress at once: as many as --slots says, and no more than are of use.
+
+        Each takes its place in the device's memory. With a stagger, an image of a group overlaps
+        with at most so many others: it is done before the next one starts.
+        """
+        useful = groups * -(-scales // self.stagger) if self.stagger else images
+        return min(self.slots or images, images, useful)
+
     def check(self, packed_option: str, backend_chosen: bool = True) -> None:
         """Refuse what does not go together, before anything is loaded.
 
@@ -209,7 +218,8 @@ class Backend:
         """
         from lutvar.quant.var.passes import generate_passes
 
-        count, info = self.slots or len(labels), loaded.model.info
+        info, scales = loaded.model.info, len(loaded.model.var.config.patch_nums)
+        count = self.useful_slots(len(labels), scales)
         reports: list[PassReport] = []
         decodes: list[DecodeReport] = []
         with (

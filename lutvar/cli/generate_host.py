@@ -40,8 +40,7 @@ class Schedule(NamedTuple):
     @classmethod
     def of(cls, how: Backend, groups: int, images: int, scales: int) -> Schedule:
         """What the options say; as many slots as are of use. Raises UsageError."""
-        useful = groups * -(-scales // how.stagger) if how.stagger else images
-        slots = min(how.slots or images, images, useful)
+        slots = how.useful_slots(images, scales, groups)
         if groups > slots:
             raise click.UsageError(
                 f"--groups {groups}: each needs an image in progress, and there "

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lutvar
 from lutvar.cli.errors import BAD_INPUT, FAILED, OK
 from lutvar.cli.main import run
+from lutvar.host.transformer import DeviceTransformer
 
 ONE = ["--class", "3", "--seed", "1", "--zoom", "1", "--json"]
 
@@ -43,6 +45,34 @@ def test_a_device_draws_what_the_golden_model_draws(
         assert data["backend"] == url and len(data["passes"]) == 4
         # Nothing modelled goes by the name of something measured.
         assert "modelled cycles" in data["passes"][0] and "device s" not in data["passes"][0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "more"),
+    [
+        (["3"], ["--slots", "5000"]),
+        (["3", "7"], ["--stagger", "4", "--slots", "5000"]),
+        (["3", "7"], ["--stagger", "4"]),
+    ],
+)
+def test_no_more_slots_than_images_meet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    classes: list[str], more: list[str],
+) -> None:  # fmt: skip
+    """Memory for one image is enough where the second one starts when the first is done."""
+    opened: list[object] = []
+    place = DeviceTransformer.__init__
+
+    def noted(self: DeviceTransformer, *arguments: Any, **options: Any) -> None:
+        opened.append(arguments[2])
+        place(self, *arguments, **options)
+
+    monkeypatch.setattr(DeviceTransformer, "__init__", noted)
+    device = ["--device", "golden:small-fp4?memory=8", "--decoder", "host"]
+    chosen = [word for name in classes for word in ("--class", name)]
+    out = tmp_path / "a.png"
+    assert run(["generate", *chosen, "--seed", "1", "-o", str(out), *device, *more]) == OK
+    assert opened == [1]
 
 
 @pytest.mark.parametrize(
