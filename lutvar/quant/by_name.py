@@ -6,18 +6,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lutvar.files import cache_folder, make_folder
-from lutvar.quant import methods
 from lutvar.quant.methods.recipes.files import fingerprint
 from lutvar.quant.methods.recipes.recipe import load_recipe
 from lutvar.quant.methods.resumable import quantize_to_file
 from lutvar.quant.models import LoadedModel
+from lutvar.sources import sources_hash
 
 Progress = Callable[[int, int], None]
+#: Folders whose code decides what a recipe makes of a model.
+_SOURCES = ("contract", "quant/formats", "quant/methods", "quant/ptq", "quant/var")
 
 
 @contextmanager
@@ -40,7 +41,7 @@ def quantized_by_name(
     """
     recipe = load_recipe(name)
     key = hashlib.sha256(
-        f"{fingerprint(loaded.var)} {recipe.model_dump_json()} {_source_hash()}".encode()
+        f"{fingerprint(loaded.var)} {recipe.model_dump_json()} {sources_hash(*_SOURCES)}".encode()
     ).hexdigest()[:16]
     folder = cache_folder("quantized")
     with TemporaryDirectory() as temporary:
@@ -54,12 +55,3 @@ def quantized_by_name(
                 classifier=loaded.classifier,
             )  # fmt: skip
         yield path
-
-
-@cache
-def _source_hash() -> str:
-    """Of the files that decide what a recipe makes of a model."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(methods.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -82,7 +82,7 @@ def test_other_methods_make_another_file(
             pass
     with quantized_by_name(loaded, "int4-rtn"):
         pass
-    monkeypatch.setattr(by_name, "_source_hash", lambda: "of another version")
+    monkeypatch.setattr(by_name, "sources_hash", lambda *folders: "of another version")
     with quantized_by_name(loaded, RECIPE):
         pass
     assert len(set(made)) == len(made) == 3 and all(p.exists() for p in made)

@@ -3,8 +3,8 @@
 
 A file is a page of JSON (format, key, sizes, SHA-256 of the rest), then the program as it lies in
 the device's memory, then the instructions' notes. Its name is its key: a hash of everything that
-the program depends on, the compiler's own source included. A file that is cut, altered, foreign or
-of another key counts as missing.
+the program depends on, the source of compiler and contract included. A file that is cut, altered,
+foreign or of another key counts as missing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+import lutvar
 from lutvar.contract.isa import INSTRUCTION_BYTES
 from lutvar.files import OutputError, cache_folder, json_text, make_folder, write_file
+from lutvar.sources import sources_hash
 
 from .compiler import Compiler
 from .encode import WORDS, Words
@@ -33,6 +34,8 @@ FORMAT = "lutvar-pass-2"
 PAGE = 4096
 #: Files of a folder beyond this are removed, those that were used longest ago first.
 FOLDER_BYTES = 512 << 20
+#: Folders whose code decides what a program is beside its inputs.
+_SOURCES = ("contract", "host/compile")
 #: What a note says an instruction is for.
 _WHAT = ("qkv", "proj", "fc1", "fc2", "head", "attention", "end")
 #: Columns of the notes: tile, block, what, first, rows.
@@ -75,21 +78,13 @@ def default_folder() -> Path | None:
     return cache_folder("passes")
 
 
-@cache
-def _source_hash() -> str:
-    """Of the files that decide what a program is beside its inputs."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
-
-
 def pass_key(compiler: Compiler, steps: Sequence[StepShape]) -> str:
     """Hash of everything that a program depends on."""
     layout = compiler.layout
     inputs = {
         "format": FORMAT,
-        "compiler": _source_hash(),
+        "lutvar": lutvar.__version__,
+        "code": sources_hash(*_SOURCES),
         "accelerator": f"{accelerator_hash(layout.config):016x}",
         "sizes": layout.config.model_dump(mode="json"),
         "shape": asdict(layout.shape),

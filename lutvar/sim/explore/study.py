@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import lutvar
 from lutvar.files import json_text, make_folder
+from lutvar.sources import sources_hash
 
 from .space import ExploreError, Steps, Value
 from .trial import OBJECTIVES, Task, Worth, evaluate
@@ -39,12 +40,7 @@ _SOURCES = ("contract", "host/compile", "sim/model", "sim/explore")
 
 def model_hash() -> str:
     """Hash of the code and data that judge a candidate: contract, compiler, cycle model, costs."""
-    package, digest = Path(lutvar.__file__).parent, hashlib.sha256()
-    for folder in _SOURCES:
-        for path in sorted((package / folder).rglob("*")):
-            if path.suffix in (".py", ".json") and "__pycache__" not in path.parts:
-                digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:24]
+    return sources_hash(*_SOURCES)[:24]
 
 
 def identity(task: Task) -> dict[str, Any]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lutvar import sources
 from lutvar.contract.isa import Opcode
 from lutvar.host.compile.compiler import Compiler
 from lutvar.host.compile.errors import CompileError
 from lutvar.host.compile.pass_file import PAGE, default_folder, pass_key
 from lutvar.host.compile.steps import StepShape
 from lutvar.host.compile.store import PassStore
+from lutvar.sources import PACKAGE
 from support.host.compile_cases import DIGITS, ODD, accelerator, compiler, staggered
 
 SMALL = accelerator()
@@ -210,6 +213,32 @@ def test_everything_that_matters_is_in_the_key() -> None:
     }  # fmt: skip
     assert len(keys) == 10
     assert pass_key(compiler(DIGITS, SMALL), steps) in keys
+
+
+@pytest.mark.parametrize(
+    "changed", ["contract/memory.py", "contract/terms.py", "host/compile/emit.py"]
+)
+def test_other_code_makes_another_key(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Passes of another compiler, contract or version are not taken for this one's."""
+    steps, one = staggered(DIGITS)[:1], compiler(DIGITS, SMALL)
+    before = pass_key(one, steps)
+    for folder in ("contract", "host/compile"):
+        shutil.copytree(PACKAGE / folder, tmp_path / folder)
+    monkeypatch.setattr(sources, "PACKAGE", tmp_path)
+    sources.sources_hash.cache_clear()
+    try:
+        assert pass_key(one, steps) == before
+        with (tmp_path / changed).open("a", encoding="utf-8") as file:
+            file.write("# changed\n")
+        sources.sources_hash.cache_clear()
+        assert pass_key(one, steps) != before
+    finally:
+        sources.sources_hash.cache_clear()
+    monkeypatch.undo()
+    monkeypatch.setattr("lutvar.__version__", "0.0.0")
+    assert pass_key(one, steps) != before
 
 
 def test_old_files_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
