@@ -16,9 +16,11 @@ from .common import command, emit, json_option
 def inspect(file: Path, as_json: bool) -> None:
     """Say what FILE is, or a folder: kind, format, hashes, sizes, what it was made from.
 
-    Every file that lutvar writes is known by its content, whatever its name: models and their
-    parts, quantized models, packed images, programs, Verilog and manifests, results in JSON,
-    states of unfinished runs. Hashes in a file are checked; damage is an error.
+    Files are known by their content, whatever their names: models and their parts, quantized
+    models, packed images, programs, Verilog and manifests, sizes of accelerators, all JSON that
+    commands write to files, records, pictures, pages, states of unfinished runs. Hashes in a file
+    are checked; damage is an error. A record that ends in the midst of a line was stopped there:
+    that line is left out.
     """
     from .inspecting import inspect as look_at
 

@@ -73,6 +73,7 @@ def test_exit_code_and_files(
     assert run(["bench", *arguments, "-o", str(out), "--markdown", str(page), "--json"]) == code
     assert json.loads(capsys.readouterr().out) == json.loads(out.read_text())
     assert f"unit {values[0]}" in page.read_text()
+    assert run(["inspect", str(out)]) == 0
 
 
 def test_a_page_keeps_everything_but_the_section(

@@ -219,7 +219,7 @@ def test_what_is_not_lutvars_is_one_line(
     cases = {
         b"": "is empty", b"hello\n": "of no file that lutvar writes", b'{"a": 1}': "did not write",
         b"{'a'": "begins like JSON but is none", b"[1, 2]": "did not write",
-        b'{"a": 1}\n{"a": 2}\n': "no history", b"PK\3\4 no zip": "torch does not read",
+        b'{"a": 1}\n{"a": 2}\n': "lines of JSON that", b"PK\3\4 no zip": "torch does not read",
         b'{"lutvar": 1, "settings": 2, "runs": 3}': "of another version",
         b"\xfd7zXZ\0rest": "not a complete compact file",
         b"\x08\0\0\0\0\0\0\0{\"a\":[]}": "not a complete safetensors file",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lutvar.cli.inspecting import inspect
 from lutvar.sim.runner import (
     TESTBENCHES,
     RunError,
@@ -72,6 +73,7 @@ def test_benches_pass_on_verilator(verilog: Path, tmp_path: Path) -> None:
     assert "ERROR is 29" in wrong["the_memory_refuses"]
     report = json.loads((tmp_path / "results.json").read_text())
     assert len(report["benches"]) == len(rows) and report["simulator"] == "verilator"
+    assert inspect(tmp_path / "results.json").kind == "results of `lutvar sim`"
 
 
 @pytest.mark.verilator

@@ -11,6 +11,7 @@ from . import documents, folders, hardware, tensors, torch_files
 from .report import FileReport, InspectError
 
 _XZ, _ZIP, _PNG = b"\xfd7zXZ\0", b"PK\x03\x04", b"\x89PNG\r\n\x1a\n"
+_ONNX, _PASS = b"\x08", b'{"format": "lutvar-pass-'
 _PROGRAM = PROGRAM_MAGIC.to_bytes(8, "little").rstrip(b"\0")
 #: Headers of safetensors are at most 100 MB.
 _LARGEST_HEADER = 100_000_000
@@ -45,11 +46,19 @@ def inspect(path: Path) -> FileReport:
         return tensors.inspect_tensors(path)
     if head.startswith(b"// lutvar accelerator "):
         return hardware.inspect_verilog(path)
+    if head.startswith(_PASS):
+        return hardware.inspect_pass(path)
+    if head.startswith(_ONNX) and b"latent" in head:
+        return documents.inspect_onnx(path)
+    if path.name == "run.json":  # it is about the files beside it
+        return folders.inspect_folder(path.parent)
     if head.lstrip()[:1] in (b"{", b"["):
         return documents.inspect_json(path)
     page = documents.inspect_page(path, head)
     if page is not None:
         return page
+    if (sizes := hardware.inspect_sizes(path)) is not None:
+        return sizes
     raise InspectError(
         f"{path}: its first bytes are of no file that lutvar writes; it is something else, or "
         "damaged"

@@ -3,34 +3,31 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from . import devices
+from . import devices, figures, verification
 from .hardware import manifest, vivado_build, vivado_project
-from .report import FileReport, InspectError, read_json, shape_text
-from .verification import coverage, evidence, evidence_lines, vectors
+from .lines import inspect_lines, kind_of, report_of
+from .report import FileReport, InspectError, read_json, sha256_of, shape_text
 
 Data = dict[str, Any]
 _BAD = ("failure", "error")  #: elements of a test case that is not right
 
 
 def inspect_json(path: Path) -> FileReport:
-    """A JSON document or a history of lines; its keys say which. Raises InspectError."""
-    lines = path.read_bytes().splitlines()
+    """A JSON document or a file of lines; its keys say which. Raises InspectError."""
+    content = path.read_bytes()
+    lines = content.splitlines()
     if len(lines) > 1 and lines[0].rstrip().endswith(b"}"):
-        return _history(path, [line for line in lines if line.strip()])
+        return inspect_lines(path, content)
     data = read_json(path)
     if isinstance(data, list):
-        if data and all(isinstance(item, dict) and "modelled" in item for item in data):
-            sizes = sorted({str(item["model"]) for item in data})
-            return FileReport(
-                "table of `lutvar estimate --table --json`",
-                facts={"estimates": len(data), "models": sizes},
-            )
+        for keys, of_list in _LISTS:
+            if data and all(isinstance(item, dict) and keys <= set(item) for item in data):
+                return of_list(data)
         data = {}
     for keys, reader in _KINDS:
         if keys <= set(data):
@@ -38,6 +35,8 @@ def inspect_json(path: Path) -> FileReport:
                 return reader(path, data)
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise InspectError(f"{path}: JSON of another version ({error!r})") from error
+    if (kind := kind_of(data)) is not None:  # of lines, and this is the first
+        return report_of(path, kind, [data])
     raise InspectError(f"{path}: JSON that lutvar did not write, or not in this version")
 
 
@@ -62,9 +61,8 @@ def model_json(_path: Path, data: Data) -> FileReport:
 def _evaluation(_path: Path, data: Data) -> FileReport:
     model, settings = data["model"], data["settings"]
     name = model["name"] if isinstance(model, dict) else model
-    kind = "results of `lutvar results`" if "hardware" in data else "result of `lutvar eval`"
     return FileReport(
-        kind,
+        "result of `lutvar eval`",
         f"lutvar {data['lutvar']}",
         facts={
             "model": name,
@@ -90,20 +88,6 @@ def _demo(_path: Path, data: Data) -> FileReport:
             "hashes": data["hashes"],
             "versions": data["versions"],
         },
-    )
-
-
-def _estimate(_path: Path, data: Data) -> FileReport:
-    keys = ("config", "model", "schedule", "batch", "clock_mhz", "images_per_second", "bound")
-    return FileReport(
-        "estimate of `lutvar estimate --json` (modelled)", facts={key: data[key] for key in keys}
-    )
-
-
-def _comparison(_path: Path, data: Data) -> FileReport:
-    return FileReport(
-        "comparison of `lutvar estimate --compare --json` (modelled)",
-        facts={"config": data["config"], "model": data["model"], "formats": len(data["formats"])},
     )
 
 
@@ -147,33 +131,11 @@ def _simulation(_path: Path, data: Data) -> FileReport:
     )
 
 
-def _history(path: Path, lines: list[bytes]) -> FileReport:
-    try:
-        entries = [json.loads(line) for line in lines]
-        if "values_different" in entries[0]:
-            return evidence_lines(entries)
-        if entries[0].get("format") == devices.RECORD:
-            return devices.record(entries)
-        first, last = entries[0], entries[-1]
-        return FileReport(
-            "history of `lutvar bench --history`",
-            str(last["format"]),
-            "every line",
-            "lutvar bench --history",
-            {
-                "entries": len(entries),
-                "first": first["date"],
-                "last": last["date"],
-                "commit": last["commit"],
-                "figures": len(last["figures"]),
-            },
-        )
-    except (ValueError, KeyError, TypeError) as error:
-        raise InspectError(
-            f"{path}: lines of JSON, but no history of lutvar bench and no record ({error!r})"
-        ) from error
-
-
+#: Keys of every entry of a list, and its reader.
+_LISTS: tuple[tuple[set[str], Callable[[list[Data]], FileReport]], ...] = (
+    ({"modelled", "model"}, figures.estimates),
+    ({"name", "mutant", "status"}, verification.proofs),
+)
 #: Keys that a kind of document has, and its reader; the first that fits.
 _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"verilog", "ports", "registers", "tools"}, manifest),
@@ -184,14 +146,24 @@ _KINDS: tuple[tuple[set[str], Callable[[Path, Data], FileReport]], ...] = (
     ({"cycles_per_image", "noc", "device"}, devices.measured),
     ({"verdict", "compared", "versions"}, _demo),
     ({"lutvar", "settings", "runs"}, _evaluation),
-    ({"modelled", "formats"}, _comparison),
-    ({"modelled", "schedule"}, _estimate),
+    ({"modelled", "formats"}, figures.comparison),
+    ({"modelled", "schedule"}, figures.estimate),
     ({"measurements", "quick"}, _bench),
     ({"accelerator", "different"}, _study),
     ({"simulator", "benches"}, _simulation),
-    ({"key", "values_different"}, evidence),
-    ({"shares", "uncovered_signals"}, coverage),
-    ({"case", "memory_words"}, vectors),
+    ({"key", "values_different"}, verification.evidence),
+    ({"shares", "uncovered_signals"}, verification.coverage),
+    ({"case", "memory_words"}, verification.vectors),
+    ({"name", "mutant", "status", "key"}, verification.proof),
+    ({"kinds", "ends", "deviations"}, verification.fuzz_report),
+    ({"format", "hash", "config", "steps"}, verification.fuzz_case),
+    ({"configuration", "killed", "rows"}, verification.mutation),
+    ({"rows", "measured_now"}, figures.results),
+    ({"modelled", "front", "space"}, figures.front),
+    ({"recipe", "images", "points"}, figures.passes_curve),
+    ({"points"}, figures.unit_costs),
+    ({"command", "unit", "costs"}, figures.array_costs),
+    ({"lut", "levels", "source"}, figures.unit_cost),
     ({"accelerator_hash", "placement", "bandwidth"}, vivado_project),
     ({"accelerator_hash", "placement", "vivado"}, vivado_build),
 )
@@ -205,8 +177,22 @@ def inspect_picture(path: Path, head: bytes) -> FileReport:
     return FileReport("picture (PNG)", facts={"pixels": f"{width} x {height}"})
 
 
+def inspect_onnx(path: Path) -> FileReport:
+    """The graph of an image decoder, without ONNX Runtime: by the names of its ends."""
+    content = path.read_bytes()
+    if b"image" not in content[-512:]:  # its output stands at the end
+        raise InspectError(f"{path}: a graph without its output; it was cut, or is no decoder")
+    return FileReport(
+        "image decoder of `lutvar pack --decoder` (ONNX)",
+        read_by="lutvar generate --decoder FILE",
+        facts={"sha256": sha256_of(path)},
+    )
+
+
 def inspect_page(path: Path, head: bytes) -> FileReport | None:
-    """A page for people, or JUnit results; None for other content."""
+    """A page for people, signals over time, or JUnit results; None for other content."""
+    if head.startswith((b"$timescale", b"$version", b"$date")):
+        return FileReport("signals over time (VCD)", read_by="waveform viewers, such as GTKWave")
     if head.lower().startswith(b"<!doctype html"):
         return FileReport("page for people (HTML)", read_by="a browser")
     if head.startswith(b"# ") and path.suffix == ".md":

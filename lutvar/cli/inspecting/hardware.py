@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import ProgramError
 
 from .report import FileReport, InspectError, read_json, sha256_of
@@ -114,6 +117,52 @@ def _compared(path: Path, files: dict[str, str]) -> str:
                 "write them again"
             )
     return f"SHA-256 of {len(there)} of {len(files)} files"
+
+
+def inspect_sizes(path: Path) -> FileReport | None:
+    """The YAML file of an accelerator, such as `lutvar explore --pick` writes; None: no such file.
+
+    Raises ConfigError for sizes that cannot be.
+    """
+    from lutvar.contract.accelerator import load_accelerator
+
+    with path.open("rb") as file:
+        begin = file.read(1 << 14)
+    if not all(re.search(rb"^%s: " % key, begin, re.MULTILINE) for key in (b"name", b"quant")):
+        return None
+    config = load_accelerator(path)
+    return FileReport(
+        "sizes of an accelerator (YAML)",
+        checked="every size",
+        read_by="--config",
+        facts={
+            "accelerator": config.name,
+            "accelerator_hash": f"{accelerator_hash(config):016x}",
+            "quantization": config.quant,
+            "rows": config.rows,
+        },
+    )
+
+
+def inspect_pass(path: Path) -> FileReport:
+    """A compiled pass of the cache. Raises InspectError for a damaged one."""
+    from lutvar.host.compile.pass_file import PAGE
+
+    raw = path.read_bytes()
+    try:
+        head = json.loads(raw[:PAGE])
+        stated, facts = head["sha256"], {key: head[key] for key in ("instructions", "cycles")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InspectError(f"{path}: a compiled pass whose head was altered ({error})") from error
+    if hashlib.sha256(raw[PAGE:]).hexdigest() != stated:
+        raise InspectError(f"{path}: a compiled pass that does not match its SHA-256; delete it")
+    return FileReport(
+        "compiled pass of the cache",
+        str(head["format"]),
+        "SHA-256 of program and notes",
+        "every command that runs passes on a device",
+        {**facts, "key": head["key"]},
+    )
 
 
 def inspect_program(path: Path) -> FileReport:

@@ -34,6 +34,8 @@ def inspect_tensors(path: Path) -> FileReport:
 def _of(path: Path, metadata: Mapping[str, str], shapes: Shapes) -> FileReport:
     if "lutvar-image-1" in metadata:
         return _image(path)
+    if "lutvar-host-1" in metadata:
+        return _host_model(path)
     if metadata.get("format") == "lutvar-selftest-1":
         return devices.references(path)
     try:
@@ -121,6 +123,26 @@ def _image(path: Path) -> FileReport:
             "made_from": meta["model"],
             "model_hash": meta["sha256"][:16],
             "sha256": meta["sha256"],
+        },
+    )
+
+
+def _host_model(path: Path) -> FileReport:
+    from lutvar.host.host_model import FORMAT, HostModel
+
+    model = HostModel.load(path)
+    return FileReport(
+        "host model of `lutvar pack --host-model`: embeddings and codebook",
+        FORMAT,
+        "every value is finite",
+        "lutvar generate --host-model",
+        {
+            "model_fingerprint": model.fingerprint,
+            "classes": len(model.classes) - 1,
+            "vocabulary": len(model.codebook),
+            "scales": list(model.patch_nums),
+            "sampling": {"cfg": model.cfg, "top_k": model.top_k, "top_p": model.top_p},
+            "sha256": sha256_of(path),
         },
     )
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lutvar.cli.inspecting import inspect
 from lutvar.cli.main import run
 from lutvar.quant.eval.subject import SubjectName, load_subject
 from lutvar.quant.methods import (
@@ -205,6 +206,7 @@ def test_broken_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(QuantizedFileError, match="unfinished run of another recipe"):
         quantize_to_file(var, vqvae, recipe.model_copy(update={"seed": 1}), path)
     marker = tmp_path / "q.safetensors.parts" / "run.json"
+    assert inspect(marker).kind == inspect(marker.parent).kind == "unfinished `lutvar quantize`"
     written = marker.read_text()
     marker.write_text(written.replace(module.PARTS_FORMAT, "lutvar-parts-0"))
     with pytest.raises(QuantizedFileError, match="unfinished run of another version"):

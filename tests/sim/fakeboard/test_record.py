@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lutvar.cli.inspecting import inspect
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.isa import Region
 from lutvar.host import BusError, Device
@@ -141,6 +142,7 @@ def test_a_dump_says_everything(tmp_path: Path) -> None:
     assert not data["units"]["FRONT"]["busy"] and data["ports"] == "prog_arvalid"
     assert data["registers"]["MAGIC"] == "0x4C555456" and "SOFT_RESET" not in data["registers"]
     assert data["transport"]["bytes"] == double.size and data["versions"]["kernel"]
+    assert inspect(tmp_path / "dump.json").format == "lutvar-dump-1"
 
 
 def test_a_dump_of_a_device_that_hardly_answers() -> None:

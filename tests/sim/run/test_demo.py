@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lutvar.cli.inspecting import inspect
 from lutvar.contract.labels import random_class
 from lutvar.host import session as host_session
 from lutvar.host.compile.pack import pack_transformer
@@ -63,4 +64,5 @@ def test_a_run(edit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert ("--edit" in words) == edit and ("--smooth" in words) == edit
     written = json.loads((tmp_path / "report.json").read_text())
     assert written["ok"] and written["tasks"] == list(report.tasks)
+    assert inspect(tmp_path / "report.json").kind == "report of `lutvar demo`"
     assert {"sheet.png", "timeline.png", "roofline.png"} <= {p.name for p in tmp_path.iterdir()}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from lutvar.cli.inspecting import inspect
 from lutvar.cli.main import run as command
 from lutvar.contract.errors import ConfigError
 from lutvar.environment import tool_environment
@@ -124,6 +125,7 @@ def test_verilator_and_icarus_agree_in_every_cycle(
 def test_files(vectors: Path) -> None:
     data = json.loads((vectors / "case.json").read_text(encoding="utf-8"))
     assert data["programs"] == 3 and data["config"] == "tiny-fp6"
+    assert inspect(vectors / "case.json").kind == "case of `lutvar export-vectors`"
     for name in ("run_icarus.sh", "run_verilator.sh", "run_xsim.sh"):
         assert os.access(vectors / name, os.X_OK)
     for script in vectors.glob("run_*.sh"):  # the shell understands them
