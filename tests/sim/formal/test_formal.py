@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
 
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
@@ -19,6 +22,8 @@ from lutvar.hw.units.elastic import GroupStore, OutputQueue
 from lutvar.hw.units.memory import Fifo
 from lutvar.hw.units.two_term_store import TwoTermStore
 from lutvar.sim.formal.aiger import Aig, bounded, induction, read_aiger, write_aiger
+from lutvar.sim.formal.flow import decide
+from lutvar.sim.formal.harness import Check, build
 from lutvar.sim.formal.mutants import MutantError, applied
 from lutvar.sim.formal.proofs import PROPERTIES, queues, sequencer, terms
 from lutvar.sim.formal.property import Mutant
@@ -70,6 +75,21 @@ def test_a_mutant_that_does_not_fit_says_so() -> None:
         pass
 
 
+class Aged(wiring.Component):
+    """A register behind the inverted input, and the cycles so far, which no reset starts anew."""
+
+    give: In(1)
+    low: Out(1, init=1)
+    age: Out(2)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        age = Signal(2, name="cycles", reset_less=True)
+        m.d.sync += [self.low.eq(~self.give), age.eq(Mux(age == 3, 3, age + 1))]
+        m.d.comb += self.age.eq(age)
+        return m
+
+
 @needs_abc
 @pytest.mark.yosys
 def test_a_property_is_proved_and_kept(tmp_path: Path) -> None:
@@ -90,6 +110,26 @@ def test_a_fault_is_found_with_a_trace(tmp_path: Path) -> None:
     trace = Path(result.trace).read_text(encoding="utf-8")
     assert "$enddefinitions" in trace
     assert " dut.read__addr " in trace
+
+
+@needs_abc
+@pytest.mark.yosys
+@pytest.mark.parametrize(
+    ("lemma", "detail"),
+    [
+        # Nothing comes to be 1: no step leads to it, but the first cycle does.
+        ("age is not 1", "base fails: age_is_not_1 in cycle 1"),
+        ("low stays", "induction does not close: low_stays"),
+    ],
+)
+def test_a_wrong_lemma_is_named(lemma: str, detail: str, tmp_path: Path) -> None:
+    def check(c: Check[Aged]) -> None:
+        c.require("low is late", c.dut.low != c.previous("before", c.dut.give))
+        c.lemma(lemma, c.dut.low if lemma == "low stays" else c.dut.age != 1)
+
+    verdict = decide(build(Aged, check), tmp_path, depth=2, seconds=100)
+    assert (verdict.status, verdict.detail) == ("open", detail)
+    assert verdict.trace is not None and "$enddefinitions" in verdict.trace.read_text()
 
 
 @needs_abc
