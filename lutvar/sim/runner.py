@@ -270,7 +270,7 @@ def run_on(
     """
     from lutvar.sim.testbenches.common import RECORD, SETTINGS
 
-    started = time.monotonic()
+    started, folder = time.monotonic(), folder.absolute()  # the simulator runs in it
     more = COVERAGE_ARGUMENTS if coverage else ()
     runner, environment = build_model(sim, verilog, folder, waves=waves, more=more)
     built = time.monotonic()
@@ -288,6 +288,7 @@ def run_on(
         variables[RECORD] = str(folder)
         for name in ("programs", "errors"):
             write_file(folder / name, b"")
+    raised: BaseException | None = None
     with _environment({**environment, **variables}):
         try:
             runner.test(
@@ -296,8 +297,9 @@ def run_on(
                 test_filter=test_filter, waves=waves, log_file=log,
             )  # fmt: skip
         except (SystemExit, Exception) as error:
-            if not results.exists():
-                raise RunError(f"{sim} stopped without results: {_tail(log)}") from error
+            raised = error
+    if not results.exists():
+        raise RunError(f"{sim} stopped without results: {_tail(log)}") from raised
     rows = _results(results, sim)
     if not rows:
         raise RunError(f"{sim} ran no test of {', '.join(modules)}: {_tail(log)}")

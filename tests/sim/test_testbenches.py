@@ -161,6 +161,31 @@ def test_variables_of_another_cocotb_project(
 
 
 @pytest.mark.icarus
+def test_a_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the default folder of `lutvar coverage` is; the simulator runs inside it."""
+    monkeypatch.chdir(tmp_path)
+    Path("stand_in.v").write_text(_stand_in(unknown=False))
+    rows = run_on(
+        "icarus", Path("stand_in.v"), tiny_accelerator(), Path("sim"),
+        modules=["lutvar.sim.testbenches.registers"], test_filter="reset_values",
+    )  # fmt: skip
+    assert len(rows) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"stand_in.v", "sim"}
+
+
+@pytest.mark.icarus
+def test_testbenches_that_cannot_be_loaded_are_an_error(tmp_path: Path) -> None:
+    """The simulator ends in peace then, without results."""
+    verilog = tmp_path / "stand_in.v"
+    verilog.write_text(_stand_in(unknown=False))
+    with pytest.raises(RunError, match=r"stopped without results(?s:.)*no_such_module"):
+        run_on(
+            "icarus", verilog, tiny_accelerator(), tmp_path / "sim",
+            modules=["lutvar.sim.testbenches.no_such_module"],
+        )  # fmt: skip
+
+
+@pytest.mark.icarus
 def test_an_unknown_output_fails_the_benches(tmp_path: Path) -> None:
     verilog = tmp_path / "stand_in.v"
     verilog.write_text(_stand_in(unknown=True))
