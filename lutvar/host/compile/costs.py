@@ -176,15 +176,20 @@ class CostModel:
         t, passes, bits = self.times, 1 + again, self.config.quant_config.code_bits
         outputs, ports = blocks * WEIGHT_BLOCK, self.config.weight_ports
         columns = rounds(outputs, sections) * STRIPE
+        vectors = columns if self.config.pipelined else columns * t.matrix_tail
         # A vector for each section a cycle; 32 vectors are 33 beats (49 at 6 bits), and each port
         # brings a beat a cycle.
-        each, first = (
-            max(columns, panel_shares(outputs, bits, first, ports).beats) for first in (False, True)
-        )
-        vectors = each if self.config.pipelined else columns * t.matrix_tail
-        operand = max(vectors + t.fill - 1, t.operand)
-        cycles = groups * passes * operand + passes * (first - each)
-        tail, starts = t.matrix_start + t.matrix_tail, groups * passes * (operand - vectors)
+        each, first = (panel_shares(outputs, bits, first, ports).beats for first in (False, True))
+
+        def operand(beats: int) -> int:
+            if ports == 1:
+                return max(max(vectors, beats) + t.fill - 1, t.operand)
+            # Beats of several ports also come, into queues, while an operand is made ready.
+            return max(vectors + t.fill - 1, beats, t.operand)
+
+        cycles = passes * ((groups - 1) * operand(each) + operand(first))
+        tail = t.matrix_start + t.matrix_tail
+        starts = groups * passes * (operand(each) - max(vectors, each))
         return Cost(cycles, tail, (), groups * passes * columns, starts)
 
     def _front(self, rows: int, groups: int, norm: int, terms: int) -> Cost:

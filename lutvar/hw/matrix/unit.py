@@ -66,9 +66,10 @@ class MatrixUnit(UnitComponent):
 
     As many sections as weight ports: `v = ceil(N / 128 / s) * 4 * 33` (49 at 6 bits) are the beats
     of a pass on a port, without biases, which are `b = P * ceil(N / 128 / s) * 4 * 2`. Fewer
-    sections than ports: a vector of each section in every cycle, `v = ceil(N / 128 / s) * 128` and
-    `b = 0`, as long as all ports have the same number of stripes; a port is never faster than its
-    beats.
+    sections than ports: a vector of each section in every cycle, `v = c = ceil(N / 128 / s) * 128`
+    and `b = 0`, as long as all ports have the same number of stripes; a port is never faster than
+    its beats. With several ports, beats also come while an operand is made ready, and their vectors
+    wait in queues: `max(c + fill - 1, v, operand_cycles)`.
 
     When the unit is idle, the first vector is issued `start_cycles` after the command. `done` comes
     `drain_cycles` after the last vector. Not pipelined (`config.pipelined` false): a vector every

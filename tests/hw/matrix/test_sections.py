@@ -33,7 +33,9 @@ CONFIGS = {
     ),
     "four of four, da": small(dot="da", rows=64, weight_ports=4, max_sections=4, acc_banks=3),
     "four of five": small(rows=80, weight_ports=4, max_sections=4),
-    "four of six, da fp6": small("fp6", "da", rows=96, weight_ports=4, max_sections=4),
+    "four of six, da fp6": small(
+        "fp6", "da", rows=96, weight_ports=4, max_sections=4, acc_depth=512
+    ),
     "four of seven": small(rows=112, weight_ports=4, max_sections=4, acc_depth=512),
 }
 #: Built in little time.

@@ -116,6 +116,21 @@ def test_sections_take_a_vector_each() -> None:
         assert cost.occupied <= 5 * max(issue, beats) + 3 * 8
 
 
+def test_weights_of_several_ports_come_while_tables_are_filled() -> None:
+    """Measured on the array (`tests/hw/matrix/test_sections.py`): stripes, sections, cycles of a
+    panel without biases."""
+    config = accelerator("vck190-fp6")
+    costs, fill = CostModel(config), unit_times(config).fill
+    for stripes, sections, cycles in (
+        (4, 2, 128 + fill - 1), (8, 2, 392), (16, 2, 784), (8, 1, 512 + fill - 1),
+    ):  # fmt: skip
+        operands = {"groups": 9, "blocks": 4 * stripes, "dual": 0, "terms": 0, "sections": sections}
+        more, one = (costs.of(Opcode.MATRIX, {**operands, "groups": g}) for g in (9, 1))
+        assert more.occupied - one.occupied == 8 * cycles
+        beats = stripes // 4 * 196
+        assert more.starts == 9 * max(0, cycles - max(stripes // 2**sections * 128, beats))
+
+
 def test_a_simulation_obeys_its_bounds() -> None:
     own = compiler(DIGITS, SMALL)
     compiled = own.compile(staggered(DIGITS))
