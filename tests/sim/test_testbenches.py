@@ -164,7 +164,7 @@ def test_variables_of_another_cocotb_project(
 def test_a_folder_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the default folder of `lutvar coverage` is; the simulator runs inside it."""
     monkeypatch.chdir(tmp_path)
-    Path("stand_in.v").write_text(_stand_in(unknown=False))
+    Path("stand_in.v").write_text(_stand_in(unknown=False), encoding="utf-8")
     rows = run_on(
         "icarus", Path("stand_in.v"), tiny_accelerator(), Path("sim"),
         modules=["lutvar.sim.testbenches.registers"], test_filter="reset_values",

@@ -19,7 +19,7 @@ class Attention(Draft):
     def _qkv(self, operands: dict[str, int], blocks: int, rows: int) -> None:
         """A POST with these operands; a GELU when there are more blocks than a layer has."""
         limit = self.config.max_width // HEAD_DIM
-        heads = 2 * self.upto(max(1, -(-blocks // 3)), limit // 2)
+        heads = 2 * self.upto(min(-(-blocks // 3), limit // 2), limit // 2)
         total = heads + heads // 2
         if blocks > total:
             operands |= {"op": int(PostOp.GELU), "blocks": blocks, "vector": 0, "shift": 0}

@@ -11,6 +11,7 @@ import pytest
 
 from lutvar.cli.main import run as command
 from lutvar.contract.isa import (
+    INSTRUCTION_BYTES,
     PAYLOAD_FIELDS,
     Instruction,
     Opcode,
@@ -37,6 +38,7 @@ from lutvar.sim.coverage.run import Coverage, configurations, run_coverage
 from lutvar.sim.coverage.states import Machine, machine_of, machines, with_transitions
 from lutvar.sim.evidence.page import replace_block
 from lutvar.sim.fuzz.oracle import Oracle
+from lutvar.sim.fuzz.rules import misfit, refusal
 from lutvar.sim.runner import tiny_accelerator
 from lutvar.text import wrap_page
 
@@ -167,7 +169,13 @@ def test_few_programs_have_nearly_all_bins(number: int) -> None:
     counts = field_bins(config, found)
     assert {b for b, n in counts.items() if not n} == missing
     assert len(missing) < len(counts) / 5
-    Oracle(config).expected(steps[0])  # a right program
+    for step in steps:
+        words = [
+            int.from_bytes(step.program[at : at + INSTRUCTION_BYTES], "little")
+            for at in range(0, len(step.program), INSTRUCTION_BYTES)
+        ]
+        assert refusal(config, words) is None and misfit(config, words) is None
+    Oracle(config).expected(steps[0])
 
 
 def test_bins_of_errors() -> None:
