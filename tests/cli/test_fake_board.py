@@ -18,7 +18,8 @@ from lutvar.cli.errors import BAD_INPUT, FAILED, OK
 from lutvar.cli.main import run
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.sim.fakeboard.board import FakeBoard
-from lutvar.sim.fakeboard.chip import golden_chip
+from lutvar.sim.fakeboard.chip import GoldenChip, golden_chip
+from lutvar.sim.golden_device import NoGoldenResult
 
 ONE = ["--class", "3", "--seed", "1", "--zoom", "1", "--json"]
 
@@ -91,6 +92,27 @@ def test_a_device_that_stops(
     assert (
         data["error"]["type"] == "AcceleratorError" and data["registers"]["ERROR"] != "0x00000000"
     )
+
+
+def test_an_accelerator_that_gives_up(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is told that no answer comes, and the command says why."""
+
+    def unknown(_chip: GoldenChip, _write: bool, _offset: int, _value: int) -> tuple[int, int]:
+        raise NoGoldenResult("a program without a result")
+
+    monkeypatch.setattr(GoldenChip, "access", unknown)
+    code = (
+        "from lutvar.host.open import open_transport\n"
+        "transport = open_transport('uio:lutvar'); transport.read32(0x40)\n"
+    )
+    program = ["--", sys.executable, "-c", code]
+    command = ["fake-board", "small-fp4", "--backend", "golden", "--memory", "1"]
+    assert run([*command, *program]) == FAILED
+    said = capfd.readouterr().err
+    assert "error: the fake board has ended, NoGoldenResult: a program without a result" in said
+    assert "HostError: the fake board under" in said and "does not answer" in said
 
 
 def test_a_program_on_a_fake_board(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
