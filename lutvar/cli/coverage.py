@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from .common import command, emit, json_option, note, out_option, require_simulator
+from .common import command, emit, json_option, note, out_option, refuse_with, require_simulator
 from .errors import FAILED, OK
 from .sim import _regex
 
@@ -37,6 +37,7 @@ def coverage(
     Exit code 1 when a testbench or an image is wrong.
     """
     if page is not None:
+        refuse_with("--page (runs nothing)", configs="CONFIG", match="--match", as_json="--json")
         from lutvar.sim.coverage.report import update_page
 
         source = out / "coverage.json"

@@ -283,9 +283,10 @@ def _changed(config: Any, changes: Sequence[str]) -> Any:
     values = config.model_dump()
     for change in changes:
         key, equals, value = change.partition("=")
-        if not equals or key not in values:
+        if not equals or key not in values or key == "name":  # it gets one that says so
+            keys = ", ".join(key for key in values if key != "name")
             raise click.BadParameter(
-                f"{change!r}; it must be KEY=VALUE with a key of {', '.join(values)}",
+                f"{change!r}; it must be KEY=VALUE with a key of {keys}",
                 param_hint="--set",
             )
         values[key] = int(value) if value.isdecimal() else value  # choices are exact

@@ -9,7 +9,7 @@ import click
 
 from lutvar.text import table
 
-from .common import command, emit, json_option, note, out_option, require_simulator
+from .common import command, emit, json_option, note, out_option, refuse_with, require_simulator
 from .errors import FAILED, OK
 
 
@@ -51,6 +51,12 @@ def evidence(
 
     if sum((listing, dry_run, page is not None)) > 1:
         raise click.UsageError("--list, --dry-run and --page exclude each other; choose one")
+    if page is not None:
+        refuse_with("--page (runs nothing)", again="--again", as_json="--json")
+    if listing:
+        refuse_with("--list (runs nothing)", again="--again")
+    if dry_run:
+        refuse_with("--dry-run (keeps no record)", as_json="--json")
     chosen = choose(items)
     if page is None and not listing:
         require_simulator()

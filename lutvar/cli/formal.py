@@ -12,7 +12,17 @@ import click
 from lutvar.files import json_text, make_folder, prepare_output, write_file
 from lutvar.text import table
 
-from .common import MARKDOWN, Number, OutputFile, command, emit, json_option, note, out_option
+from .common import (
+    MARKDOWN,
+    Number,
+    OutputFile,
+    command,
+    emit,
+    json_option,
+    note,
+    out_option,
+    refuse_with,
+)
 from .errors import FAILED, OK
 
 if TYPE_CHECKING:
@@ -68,6 +78,11 @@ def formal(
     from lutvar.sim.formal.run import choose, prove_all
     from lutvar.sim.formal.table import write_page
 
+    if only_list:
+        refuse_with(
+            "--list (proves nothing)", page="--page", mutants="--mutants", jobs="--jobs",
+            seconds="--seconds", out="--out",
+        )  # fmt: skip
     items = choose(names)
     if only_list:
         rows = [

@@ -60,6 +60,11 @@ def quality(
     if is_generator(model):
         if given("presets"):
             load_model(model)  # says what the accelerator lacks
+        if not recipes:
+            raise click.UsageError(
+                f"model {model} is compared with its recipes; name them with --recipe, for "
+                "example --recipe ptq4arvg-rar-w6a6 (lutvar list recipes)"
+            )
         _recipes(model, recipes, images, teacher, seed, as_json)
         return
     refuse_with("a VAR model", recipes="--recipe")

@@ -21,6 +21,7 @@ from .common import (
     note,
     out_option,
     progress,
+    refuse_with,
 )
 from .errors import FAILED, OK
 
@@ -82,8 +83,13 @@ def results(
     from lutvar.quant.eval.results import Comparison
     from lutvar.quant.eval.results_plan import load_plan
 
-    if page + listing > 1 or ((again or only) and (page or listing)):
-        raise click.UsageError("--page and --list measure nothing; leave the other options out")
+    if page and listing:
+        raise click.UsageError("--page and --list exclude each other; choose one")
+    if page or listing:
+        refuse_with(
+            "--page (measures nothing)" if page else "--list (measures nothing)",
+            again="--again", only="--only", jobs="--jobs",
+        )  # fmt: skip
     settings = load_plan(plan)
     unknown = [name for name in only if name not in (FLOAT, *settings.all_recipes())]
     if unknown:

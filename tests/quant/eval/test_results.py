@@ -213,8 +213,8 @@ def test_tables_of_the_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     ("arguments", "part"),
     [
         (["--only", "gptq-fp4"], "'gptq-fp4' is no recipe of the plan"),
-        (["--page", "--list"], "measure nothing"),
-        (["--page", "--again"], "measure nothing"),
+        (["--page", "--list"], "exclude each other"),
+        (["--page", "--again"], "measures nothing) makes no use of --again"),
     ],
 )
 def test_bad_options(

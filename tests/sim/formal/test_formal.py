@@ -78,9 +78,12 @@ def test_a_mutant_that_does_not_fit_says_so() -> None:
 class Aged(wiring.Component):
     """A register behind the inverted input, and the cycles so far, which no reset starts anew."""
 
-    give: In(1)
-    low: Out(1, init=1)
-    age: Out(2)
+    give: Signal
+    low: Signal
+    age: Signal
+
+    def __init__(self) -> None:
+        super().__init__({"give": In(1), "low": Out(1, init=1), "age": Out(2)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
