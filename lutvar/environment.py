@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the caller's environment simulators and Yosys see: variables, compiler, paths, cache.
+"""What the caller's environment gives simulators and Yosys: variables, compiler, paths, cores.
 
 A shell may carry the settings of another cocotb project, the flags of a surrounding make, or a
 compiler with a launcher; a package may lie in a folder whose name make cannot spell; and a
@@ -26,6 +26,8 @@ _FOREIGN = re.compile(
     r"|WAVES|GUI|PYTHONOPTIMIZE|PYTHONINSPECT"
     r"|MAKEFLAGS|GNUMAKEFLAGS|MAKEOVERRIDES|MAKEFILES|MAKELEVEL|MFLAGS"
 )
+#: Microseconds of processor time in each period, of the group of processes that this one is in.
+_CPU_SHARE = Path("/sys/fs/cgroup/cpu.max")
 #: What a path may consist of to pass through make, its shell and C preprocessor options unquoted.
 _PLAIN = re.compile(r"[\w./@+,=-]+")
 
@@ -59,6 +61,19 @@ def writable_cache() -> Iterator[None]:
         for name in changes:
             os.environ.pop(name)
             os.environ.update({name: before[name]} if name in before else {})
+
+
+def cores() -> int:
+    """How many processors this process may keep busy: how many of it to start by default.
+
+    In a container that is fewer than the machine has, by its set of processors or by its share of
+    their time.
+    """
+    count = len(os.sched_getaffinity(0))
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" is no limit
+        quota, period = _CPU_SHARE.read_text(encoding="ascii").split()
+        count = min(count, -(-int(quota) // int(period)))
+    return max(count, 1)
 
 
 def _private_folder() -> Path:

@@ -17,6 +17,21 @@ FOREIGN = (
 )  # fmt: skip
 
 
+def test_cores_are_those_that_this_process_may_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of 64, by the set of processors or by the container's share of their time."""
+    share = tmp_path / "cpu.max"
+    monkeypatch.setattr(environment, "_CPU_SHARE", share)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5, 9})
+    assert environment.cores() == 2
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    for text, count in (("max 100000", 64), ("150000 100000", 2), ("1000 100000", 1)):
+        share.write_text(f"{text}\n")
+        assert environment.cores() == count
+
+
 @pytest.fixture
 def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary folder of the test's own, where fallbacks go."""

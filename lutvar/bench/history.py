@@ -75,16 +75,26 @@ class Entry(BaseModel):
 
 
 def commit() -> str | None:
-    """Commit of the package's sources, `+` behind it when tracked files were changed since."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """Commit of the package's sources, `+` behind it when tracked files were changed since.
+
+    None without git, and where the package lies inside a repository that does not track it, as in
+    the environment of a user's own project.
+    """
     try:
-        done = subprocess.run(
-            [*git, "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+"],
-            capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=30,
-        )  # fmt: skip
+        if _git("ls-files", "--error-unmatch", Path(__file__).name).returncode:
+            return None
+        done = _git("describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=+")
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """git in the folder of this module."""
+    return subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), *arguments],
+        capture_output=True, encoding="utf-8", errors="replace", check=False, timeout=30,
+    )  # fmt: skip
 
 
 def entry_of(report: BenchmarkReport) -> Entry:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from lutvar.environment import cores
 from lutvar.text import table, wrap_page
 
 How = Literal["synthesised (Yosys xcup)", "simulated (Verilator)", "timed", "counted"]
@@ -168,7 +169,7 @@ def machine(tools: Mapping[str, str | None]) -> dict[str, Any]:
     return {
         "cpu": _cpu(),
         "load at the start": round(os.getloadavg()[0], 1),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0,
+        "cores": cores(),
         "python": platform.python_version(),
         **{name: version for name, version in tools.items() if version},
     }

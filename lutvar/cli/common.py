@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -126,6 +127,17 @@ def refuse_with(what: str, **options: str) -> None:
     for name, option in options.items():
         if given(name):
             raise click.UsageError(f"{what} makes no use of {option}; leave one of them out")
+
+
+def regular_expression(
+    _ctx: click.Context, _parameter: click.Parameter, value: str | None
+) -> str | None:
+    """Callback of options: refuse what is no regular expression, before anything is made."""
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise click.BadParameter(f"{value!r} is no regular expression: {error}") from None
+    return value
 
 
 def require_simulator() -> None:

@@ -8,16 +8,27 @@ from pathlib import Path
 
 import click
 
-from .common import command, emit, json_option, note, out_option, refuse_with, require_simulator
+from .common import (
+    command,
+    emit,
+    json_option,
+    note,
+    out_option,
+    refuse_with,
+    regular_expression,
+    require_simulator,
+)
 from .errors import FAILED, OK
-from .sim import _regex
 
 
 @command("coverage")
 @click.argument("configs", nargs=-1, metavar="[CONFIG]...")
 @click.option(
-    "--match", metavar="REGEX", callback=_regex, help="Only the testbenches whose name matches."
-)
+    "--match",
+    metavar="REGEX",
+    callback=regular_expression,
+    help="Only the testbenches whose name matches.",
+)  # fmt: skip
 @click.option(
     "--page",
     type=click.Path(dir_okay=False, exists=True, path_type=Path),

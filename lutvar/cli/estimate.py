@@ -157,7 +157,7 @@ def estimate(
         names = BOARDS["vck190"] if as_table and not given("config") else BOARDS.get(config)
         requests = [
             Request(
-                hardware, _shape(size), size, s, n, guided, clock, full, _quant(preset, hardware)
+                hardware, shape_of(size), size, s, n, guided, clock, full, _quant(preset, hardware)
             )
             for hardware in map(load, names or (config,))
             for size in (MODELS if as_table else (model,))
@@ -176,7 +176,7 @@ def estimate(
     if as_comparison:
         with progress("modelling formats") as update:
             lines = compare(
-                hardware, _shape(model), model, schedule=schedule, batch=batch,
+                hardware, shape_of(model), model, schedule=schedule, batch=batch,
                 guided=guided, clock=clock, full=full, on_done=update,
             )  # fmt: skip
         emit(
@@ -185,7 +185,7 @@ def estimate(
             compare_text(lines, hardware.name, model) + _changes_note(changes),
         )
         return
-    shape = _shape(model)
+    shape = shape_of(model)
     quant = _quant(preset, hardware)
     terms: tuple[Terms, ...] = ()
     if recipe is not None:
@@ -245,7 +245,8 @@ def _quant(preset: str | None, hardware: AcceleratorConfig) -> QuantConfig:
     return model_quant(preset, hardware.quant)
 
 
-def _shape(model: str) -> Any:
+def shape_of(model: str) -> Any:
+    """Sizes of a released model by name, or of a shipped one, or of that in a folder."""
     if model in MODELS:
         from lutvar.contract.shape import TransformerShape
 

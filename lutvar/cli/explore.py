@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.environment import cores
 from lutvar.files import json_text, make_folder, write_file
 
 from .common import Number, command, emit, json_option, out_option, progress, seed_option
-from .estimate import MAX_CLOCK, _shape
+from .estimate import MAX_CLOCK, shape_of
 
 if TYPE_CHECKING:
     from lutvar.contract.unit_costs import UnitPoint
@@ -146,12 +146,12 @@ def explore(
         raise click.UsageError("--name names one accelerator: give one --pick with it")
     space = _space(space_name, changes, clocks, recipes, preset, max_kl)
     points = None if costs is None else tuple(_points(costs))
-    shape, quality = _shape(model), _quality(space, results)
+    shape, quality = shape_of(model), _quality(space, results)
     task = Task(space, model, shape, quality, not no_guidance, points)
     exploration = Exploration(task, storage or str(out / "trials.log"), seed)
     with progress(f"trying {space.name}") as update:
         run(
-            exploration, trials, jobs or len(os.sched_getaffinity(0)),
+            exploration, trials, jobs or cores(),
             first=_shipped(space), on_done=update,
         )  # fmt: skip
     make_folder(out)

@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from lutvar.environment import cores
 from lutvar.files import json_text, make_folder, prepare_output, write_file
 from lutvar.text import table
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     "-j",
     "--jobs",
     type=click.IntRange(1),
-    default=lambda: os.cpu_count() or 1,
+    default=cores,
     show_default="number of cores",
     help="Proofs at the same time.",
 )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,20 +11,20 @@ import click
 from lutvar.files import prepare_output, write_file
 from lutvar.text import table
 
-from .common import OutputFile, command, emit, json_option, note, out_option, seed_option
+from .common import (
+    OutputFile,
+    command,
+    emit,
+    json_option,
+    note,
+    out_option,
+    regular_expression,
+    seed_option,
+)
 from .errors import FAILED, OK
 
 if TYPE_CHECKING:
     from lutvar.sim.runner import SimulationResult, Simulator
-
-
-def _regex(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """Refuse what is no regular expression before anything is exported or built."""
-    try:
-        re.compile(value or "")
-    except re.error as error:
-        raise click.BadParameter(f"{value!r} is no regular expression: {error}") from None
-    return value
 
 
 @command("sim")
@@ -40,7 +39,7 @@ def _regex(_ctx: click.Context, _parameter: click.Parameter, value: str | None) 
 @click.option(
     "--match",
     metavar="REGEX",
-    callback=_regex,
+    callback=regular_expression,
     help="Run only the tests whose name matches.",
 )
 @click.option(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from lutvar.environment import spaceless_folder, tool_environment
+from lutvar.environment import cores, spaceless_folder, tool_environment
 
 from .tools import VERILATOR_HINT, Tool, ToolError, verilator
 
@@ -150,7 +150,7 @@ def build(
         return library
     assert tool.path is not None
     root.mkdir(parents=True, exist_ok=True)
-    jobs = jobs or min(8, os.cpu_count() or 1)
+    jobs = jobs or min(8, cores())
     started = time.monotonic()
     work = Path(tempfile.mkdtemp(prefix="partial-", dir=spaceless_folder(root)))
     try:

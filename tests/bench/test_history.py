@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,23 @@ def test_the_commit_is_named_and_may_be_missing(
     assert bench_history.commit() is None
     assert _entry(commit=None).label == "2026-01-31"
     assert _entry(commit="0123456789ab+").label == "2026-01-31 0123456"
+
+
+def test_the_commit_of_another_project_is_none_of_lutvar(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """lutvar installed in an environment inside a user's repository, which does not track it."""
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@x.invalid"]
+    module = tmp_path / ".venv" / "history.py"
+    module.parent.mkdir()
+    module.touch()
+    for command in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run([*git, *command], check=True)
+    monkeypatch.setattr(bench_history, "__file__", str(module))
+    assert bench_history.commit() is None
+    for command in (["add", "."], ["commit", "-q", "-m", "now it does"]):
+        subprocess.run([*git, *command], check=True)
+    assert re.fullmatch(r"[0-9a-f]{12}", bench_history.commit() or "")
 
 
 def _entry(**changes: object) -> Entry:

@@ -24,7 +24,7 @@ from lutvar.sim.verilator import build
 
 from .checks import checks
 from .common import Check
-from .mutants import SELECT, Mutant, list_mutants, with_mutants
+from .mutants import SELECT, list_mutants, with_mutants
 from .units import Units, is_arithmetic
 
 #: Seconds after which a process that runs one mutant is taken for dead, and the mutant too.
@@ -123,10 +123,7 @@ class Campaign:
 
     def verdicts(self) -> dict[int, Verdict]:
         """What is known so far."""
-        if not self._log.exists():
-            return {}
-        rows = (json.loads(line) for line in self._log.read_text(encoding="utf-8").splitlines())
-        return {row["number"]: Verdict(**row) for row in rows}
+        return read_verdicts(self._log)
 
     def _note(self, verdict: Verdict) -> None:
         with self._log.open("a", encoding="utf-8") as file:
@@ -163,6 +160,7 @@ class Campaign:
             some = {number: modules[number] for number in todo}
             units = Units(self._mutated, self.out / "units", some)
         oracle = Oracle(self.config, keep=4096)
+        _drop_cut_line(self._log)
         self._work = _Work(self.library, self.config, wanted, oracle, units, modules)
         # The original also makes the oracle learn all results: the processes inherit them.
         original = _run_one(self._work, 0)
@@ -256,7 +254,20 @@ class _Process:
         self._process.join(5)
 
 
-def mutants_of(report: dict[str, Any]) -> list[Mutant]:
-    """The mutants of a report."""
-    names = ("number", "module", "line", "mode", "before", "after")
-    return [Mutant(**{name: row[name] for name in names}) for row in report["rows"]]
+def read_verdicts(path: Path) -> dict[int, Verdict]:
+    """Verdicts of a file by mutant; none without a file.
+
+    A last line without its end is left out: the campaign was stopped in the midst of it.
+    """
+    if not path.exists():
+        return {}
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return {row["number"]: Verdict(**row) for row in map(json.loads, lines)}
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Take a last line without its end from a file, so that the next one starts anew."""
+    if path.exists():
+        whole = path.read_bytes().rfind(b"\n") + 1
+        with path.open("ab") as file:
+            file.truncate(whole)

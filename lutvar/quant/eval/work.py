@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from lutvar.environment import cores
+
 from .chunk import chunks_of, make_chunk
 from .settings import SampleSettings
 from .store import ChunkStore, read_chunk
@@ -134,7 +136,7 @@ def sample(
     tick()
     chunks = store.missing(task.chunks[share.index :: share.of])
     if jobs is None:
-        jobs = min(os.cpu_count() or 1, 1 + len(chunks) // _CHUNKS_PER_JOB) if share.of == 1 else 1
+        jobs = min(cores(), 1 + len(chunks) // _CHUNKS_PER_JOB) if share.of == 1 else 1
     if jobs <= 1:
         _make(task, store, subject, chunks, tick)
     elif chunks:

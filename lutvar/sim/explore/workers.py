@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from .space import Value
+from .space import ExploreError, Value
 from .study import Exploration
 from .trial import Task
 
@@ -26,6 +27,9 @@ def explore(
         jobs: processes. With one, the same seed on an empty storage makes the same trials.
         first: candidates to try first.
         on_done: called with trials that are done and all, now and then.
+
+    Raises:
+        ExploreError: a process failed; it has said why on standard error.
     """
     total = min(trials, exploration.task.space.size)
 
@@ -58,7 +62,10 @@ def explore(
                 worker.terminate()
                 worker.join()
     if any(worker.exitcode for worker in workers):
-        raise RuntimeError("a process of the search failed; its message is above")
+        raise ExploreError(
+            "a process of the search failed, its message is above; what others tried is in storage "
+            f"{exploration.storage}, and the same command goes on from it"
+        )
 
 
 def _work(
@@ -67,4 +74,7 @@ def _work(
 ) -> None:  # fmt: skip
     # Ctrl-C reaches all of the group; the parent alone answers it, and ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Exploration(task, storage, seed).run(trials, number, first=first)
+    try:
+        Exploration(task, storage, seed).run(trials, number, first=first)
+    except ExploreError as error:
+        sys.exit(f"process {number}: {error}")

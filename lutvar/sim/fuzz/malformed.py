@@ -21,9 +21,10 @@ from lutvar.contract.isa import (
 
 Words = list[int]
 BITS = INSTRUCTION_BYTES * 8
-_INDEX = next(f for f in HEADER_FIELDS if f.name == "index")
-_OPCODE = next(f for f in HEADER_FIELDS if f.name == "opcode")
-_LENGTH = next(f for f in PROGRAM_HEADER if f.name == "length")
+#: Fields of every instruction word, and the one of a program's header that counts them.
+INDEX = next(f for f in HEADER_FIELDS if f.name == "index")
+OPCODE = next(f for f in HEADER_FIELDS if f.name == "opcode")
+LENGTH = next(f for f in PROGRAM_HEADER if f.name == "length")
 
 
 def words_of(raw: bytes) -> Words:
@@ -51,15 +52,15 @@ def put(word: int, item: OperandField, value: int) -> int:
 def fields_of(word: int) -> tuple[OperandField, ...]:
     """Fields of an instruction word; those common to all when its opcode is unknown."""
     try:
-        return (*HEADER_FIELDS, *PAYLOAD_FIELDS[Opcode(get(word, _OPCODE))])
+        return (*HEADER_FIELDS, *PAYLOAD_FIELDS[Opcode(get(word, OPCODE))])
     except ValueError:
         return HEADER_FIELDS
 
 
 def renumbered(words: Words) -> Words:
     """The same with right indices and a right length."""
-    head = put(words[0], _LENGTH, len(words) - 1) if words else 0
-    return [head, *(put(word, _INDEX, i) for i, word in enumerate(words[1:]))]
+    head = put(words[0], LENGTH, len(words) - 1) if words else 0
+    return [head, *(put(word, INDEX, i) for i, word in enumerate(words[1:]))]
 
 
 def _value(rng: np.random.Generator, item: OperandField, old: int) -> int:
@@ -106,7 +107,7 @@ def _waits(rng: np.random.Generator, words: Words) -> bool:
 
 def _panels(rng: np.random.Generator, words: Words) -> bool:
     """Wrong numbers of beats, panels or readings: what FETCH brings is not what MATRIX takes."""
-    fetches = [i for i, w in enumerate(words) if i and get(w, _OPCODE) == Opcode.FETCH]
+    fetches = [i for i, w in enumerate(words) if i and get(w, OPCODE) == Opcode.FETCH]
     if not fetches:
         return _field(rng, words)
     at = fetches[int(rng.integers(len(fetches)))]

@@ -23,7 +23,7 @@ from .bench import Bench
 from .case import Case, Step
 from .contents import BASES, PROGRAM_OFFSET, SIZES, regions
 from .events import WATCHDOG
-from .malformed import _LENGTH, get, words_of
+from .malformed import LENGTH, get, words_of
 from .outcome import Bytes, Outcome
 from .rules import misfit, refusal, stray
 
@@ -142,7 +142,7 @@ class Oracle:
         expected = refusal(self.config, words)
         codes = [DeviceError.BAD_HEADER, DeviceError.BAD_INSTRUCTION]
         # Nobody looks at words behind END, which is the last one that the header counts.
-        words = words[: 1 + get(words[0], _LENGTH)]
+        words = words[: 1 + get(words[0], LENGTH)]
         if expected is None:
             expected = misfit(self.config, words)
             codes += [DeviceError.WEIGHTS_SURPLUS, DeviceError.WEIGHTS_MISSING]

@@ -12,7 +12,7 @@ from lutvar.contract.isa import HEADER_FIELDS, UNITS, Opcode
 
 from .case import Case, Step
 from .events import Event, Timing
-from .malformed import _INDEX, _LENGTH, _OPCODE, Words, bytes_of, fields_of, get, put, words_of
+from .malformed import INDEX, LENGTH, OPCODE, Words, bytes_of, fields_of, get, put, words_of
 from .oracle import Deviation, Oracle, Unpredictable, run_steps
 
 _PAIRS = 14  #: words of a program of which all pairs are tried
@@ -199,25 +199,25 @@ def _without(words: Words, first: int, count: int) -> Words:
     old = [i - 1 for i in range(len(words)) if not first <= i < first + count]
     gone = [0] * len(UNITS)
     for word in words[first : first + count]:
-        opcode = get(word, _OPCODE)
+        opcode = get(word, OPCODE)
         if Opcode.FETCH <= opcode <= Opcode.ATTEND:
             gone[opcode - 1] += 1
     before = [0] * len(UNITS)
     counts = []
     for word in words:
         counts.append(tuple(before))
-        opcode = get(word, _OPCODE)
+        opcode = get(word, OPCODE)
         if Opcode.FETCH <= opcode <= Opcode.ATTEND:
             before[opcode - 1] += 1
     result = []
     for at, (word, index) in enumerate(zip(left, old, strict=True)):
         if index < 0:
-            if get(word, _LENGTH) == len(words) - 1:
-                word = put(word, _LENGTH, len(left) - 1)
+            if get(word, LENGTH) == len(words) - 1:
+                word = put(word, LENGTH, len(left) - 1)
             result.append(word)
             continue
-        if get(word, _INDEX) == index & 0xFFFF:
-            word = put(word, _INDEX, at - 1)
+        if get(word, INDEX) == index & 0xFFFF:
+            word = put(word, INDEX, at - 1)
         if index + 1 >= first:
             for unit, item in enumerate(_WAITS):
                 wait = get(word, item)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from lutvar.contract.accelerator import AcceleratorConfig
 from lutvar.contract.quant_preset import QuantConfig
 from lutvar.contract.shape import TransformerShape
 from lutvar.contract.terms import Terms
+from lutvar.environment import cores
 
 from .model import Estimate, Estimator
 
@@ -64,7 +64,7 @@ def estimate_many(
         workers: processes; default: one for each processor that this process may use.
         on_done: called with the number of finished estimates and of all, here and in order.
     """
-    workers = min(workers or len(os.sched_getaffinity(0)), len(requests))
+    workers = min(workers or cores(), len(requests))
     # Longest first, so that no long one starts last.
     order = sorted(range(len(requests)), key=lambda i: -_effort(requests[i]))
     results: dict[int, Estimate] = {}

@@ -9,8 +9,25 @@ from pathlib import Path
 
 import pytest
 
+from lutvar.bench.mutation import campaign
 from lutvar.bench.mutation.mutants import Mutant, list_mutants, with_mutants
 from lutvar.bench.mutation.review import Judgement, load_review, reviewed
+from lutvar.files import json_text
+
+
+def test_a_verdict_that_was_cut_is_run_again(tmp_path: Path) -> None:
+    """A campaign that was killed while it wrote a line goes on after the lines before."""
+    path = tmp_path / "verdicts.jsonl"
+    assert campaign.read_verdicts(path) == {}
+    verdicts = [campaign.Verdict(n, "programs", "é", 1.0) for n in (4, 7)]
+    lines = "".join(json_text(vars(verdict)) + "\n" for verdict in verdicts)
+    path.write_text(lines[:-12], encoding="utf-8")
+    assert campaign.read_verdicts(path) == {4: verdicts[0]}
+    campaign._drop_cut_line(path)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(lines)
+    assert campaign.read_verdicts(path) == {4: verdicts[0], 7: verdicts[1]}
+
 
 #: As the export writes it: one operator in each line, escaped names, nested modules.
 VERILOG = r"""// a core

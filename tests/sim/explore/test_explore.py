@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lutvar.sim.explore.front import PICKS, pareto, pick
+from lutvar.sim.explore.space import ExploreError
 from lutvar.sim.explore.study import Exploration
 from lutvar.sim.explore.trial import Task, Worth, evaluate
 from lutvar.sim.explore.workers import explore
@@ -124,3 +125,15 @@ def test_jobs(tmp_path: Path) -> None:
     search, seen = Exploration(TASK, str(tmp_path / "trials.log")), []
     explore(search, 8, 2, on_done=lambda done, of: seen.append((done, of)))
     assert search.trials in (8, 9) and seen[0] == (0, 8) and seen[-1] == (8, 8)
+
+
+def test_a_process_that_fails_is_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    search = Exploration(TASK, str(tmp_path / "trials.log"))
+    search.storage = str(tmp_path / "none.log")  # what the processes open
+    (tmp_path / "none.log").write_text("no journal\n")
+    with pytest.raises(ExploreError, match="process of the search failed, its message is above"):
+        explore(search, 8, 2)
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("cannot be used (no journal)" in line for line in lines)
