@@ -11,9 +11,9 @@ from pathlib import Path
 
 import click
 
-from .common import command, note, require_simulator
+from lutvar.sim.memory import MEMORY_MIB
 
-MEMORY_MIB = 256
+from .common import command, note, require_simulator
 
 
 @command("fake-board")

@@ -32,15 +32,13 @@ from lutvar.host.transport import Bytes, Clock
 
 from .golden_program import Failure, Judge, Verdict
 from .golden_registers import constants, writable
+from .memory import BASE, MEMORY_MIB, check_bounds
 
 if TYPE_CHECKING:
     from lutvar.host.open import Address
 
     from .interpret import Machine
 
-#: Where the memory lies: the first LPDDR4 controller of a VCK190, so that addresses need 64 bits.
-BASE = 0x500_0000_0000
-MEMORY_MIB = 256  #: pages that nobody touches cost nothing
 ACCESS = 8  #: cycles of a register access
 RESET = 40  #: cycles of a soft reset with idle memory ports
 SETTLE = 1024  #: cycles after ap_rst_n or a forced reset until CTRL.ready
@@ -98,12 +96,12 @@ class GoldenDevice:
 
     def read(self, offset: int, count: int) -> Bytes:
         """See `MemoryTransport`."""
-        self._check(offset, count)
+        check_bounds(self.size, offset, count)
         return self.memory[offset : offset + count].copy()
 
     def write(self, offset: int, data: Bytes) -> None:
         """See `MemoryTransport`."""
-        self._check(offset, len(data))
+        check_bounds(self.size, offset, len(data))
         self.memory[offset : offset + len(data)] = data
 
     def arm(self) -> None:
@@ -142,13 +140,6 @@ class GoldenDevice:
             if register.offset == offset:
                 return register
         raise BusError(operation, offset, _SLVERR)
-
-    def _check(self, offset: int, count: int) -> None:
-        if offset < 0 or count < 0 or offset + count > self.size:
-            raise BadInput(
-                f"bytes {offset} to {offset + count} are outside the device's memory of "
-                f"{self.size} bytes; use fewer slots or more memory"
-            )
 
     def _read(self, name: str) -> int:
         live = {

@@ -11,9 +11,8 @@ from lutvar.host.open import Address
 from lutvar.hw.accelerator.export import export
 
 from .device import VerilatedDevice
+from .memory import MEMORY_MIB
 from .transport import SimulatedMemory
-
-MEMORY_MIB = 256  #: a page that nobody touches costs nothing
 
 
 def chosen(address: Address) -> AcceleratorConfig:

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from lutvar.host.errors import BadInput, BusError
+from lutvar.host.errors import BusError
 from lutvar.host.transport import Bytes, Clock
 
 from .device import SimulationTimeout, VerilatedDevice
+from .memory import check_bounds
 
 
 class SimulatedMemory:
@@ -49,12 +50,12 @@ class SimulatedMemory:
 
     def read(self, offset: int, count: int) -> Bytes:
         """See `MemoryTransport`."""
-        self._check(offset, count)
+        check_bounds(self.size, offset, count)
         return self.device.memory[offset : offset + count].copy()
 
     def write(self, offset: int, data: Bytes) -> None:
         """See `MemoryTransport`."""
-        self._check(offset, len(data))
+        check_bounds(self.size, offset, len(data))
         self.device.memory[offset : offset + len(data)] = data
 
     def arm(self) -> None:
@@ -83,10 +84,3 @@ class SimulatedMemory:
     def close(self) -> None:
         """See `MemoryTransport`."""
         self.device.close()
-
-    def _check(self, offset: int, count: int) -> None:
-        if offset < 0 or count < 0 or offset + count > self.size:
-            raise BadInput(
-                f"bytes {offset} to {offset + count} are outside the device's memory of "
-                f"{self.size} bytes; use fewer slots or more memory"
-            )

@@ -309,12 +309,18 @@ def _leave_signals() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))
 
 
+def omp_threads() -> int:
+    """Threads that OMP_NUM_THREADS asks for, 1 without it; a list ("4,2") begins with them."""
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return max(1, int(first)) if first.isdecimal() else 1
+
+
 def _work(path: Path, recipe: Recipe, model: str, share: list[int]) -> None:
-    """One process: its blocks, with as many threads as its part of the cores."""
+    """One process: its blocks, on one thread unless OMP_NUM_THREADS says how many."""
     from lutvar.quant.models import load_model
     from lutvar.quant.models.generator import is_generator, load_generator
 
-    torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    torch.set_num_threads(omp_threads())
     vqvae: Vqvae | None = None
     if is_generator(model):
         var: Model = load_generator(model).model

@@ -12,11 +12,10 @@ from lutvar.host.errors import BusError
 from lutvar.host.transport import Bytes
 from lutvar.sim.device import MemoryTiming, SimulationTimeout, VerilatedDevice
 from lutvar.sim.golden_device import GoldenDevice
+from lutvar.sim.memory import BASE
 
 from .wire import NO_ANSWER
 
-#: Where the buffer lies: the first LPDDR4 controller of a VCK190.
-BASE = 0x500_0000_0000
 _SLICE = 256  #: cycles between two looks at what the driver wants
 _LEAP = 1 << 16  #: the same of the golden model, whose cycles cost nothing
 _ACTIVE = sum(

@@ -32,8 +32,6 @@ _READY_LIMIT = 20_000
 _SLICE = 4096
 _QUIET = 4096  #: cycles after which no answer is under way any more
 _GUARD_VALUE = 0xA5
-#: What the build under test promises: registers that came with it.
-HAS_SETTLING = any(f.name == "settling" for f in BY_NAME["STATE"].fields)
 _ALL_ONES = (1 << 64) - 1
 
 
@@ -323,8 +321,7 @@ class Bench:
         rules = {"violations of AXI": self.device.violations}
         if outside:
             rules[f"bursts outside the regions, the first at {first.value:#x}"] = outside
-        if HAS_SETTLING:
-            rules["VALIDs while ap_rst_n is low"] = int(self.device.call("valid_in_reset"))
+        rules["VALIDs while ap_rst_n is low"] = int(self.device.call("valid_in_reset"))
         return {what: count for what, count in rules.items() if count}
 
     def _rules_kept(self, outcome: Outcome) -> None:

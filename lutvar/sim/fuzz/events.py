@@ -130,18 +130,12 @@ def random_timing(rng: np.random.Generator, config: AcceleratorConfig) -> Timing
     return Timing(seed, paces, orders, bandwidth, bool(rng.integers(8) == 0))
 
 
-def random_event(
-    rng: np.random.Generator, config: AcceleratorConfig, late: bool
-) -> Event:  # fmt: skip
-    """Something that happens while a program runs.
-
-    late: the device copes with answers that come after a hard reset, and with short resets.
-    """
+def random_event(rng: np.random.Generator, config: AcceleratorConfig) -> Event:
+    """Something that happens while a program runs."""
     names = directions(config)
     port = names[int(rng.integers(len(names)))]
     cycle = int(rng.integers(1, int(rng.choice([40, 300, 1500, 4000]))))
-    kinds = [kind for kind in EVENTS if late or kind != "wrong_last"]
-    kind = kinds[int(rng.integers(len(kinds)))]
+    kind = list(EVENTS)[int(rng.integers(len(EVENTS)))]
     if kind == "wrong_last":
         reads = [name for name in names if name.startswith("r_")]
         port = reads[int(rng.integers(len(reads)))]
@@ -154,8 +148,8 @@ def random_event(
         cycles = int(rng.choice([100, WATCHDOG // 2, 2 * WATCHDOG]))
         return Event(kind, {"port": port, "cycle": cycle, "cycles": cycles})
     if kind == "hard_reset":
-        cycles = int(rng.integers(1, 9)) if late else 8
-        keep = int(late and rng.integers(3) > 0)
+        cycles = int(rng.integers(1, 9))
+        keep = int(rng.integers(3) > 0)
         return Event(kind, {"cycle": cycle, "cycles": cycles, "keep": keep})
     if kind == "soft_reset":
         return Event(kind, {"cycle": cycle})

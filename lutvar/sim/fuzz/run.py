@@ -18,7 +18,7 @@ from lutvar.contract.register_map import DeviceError
 from lutvar.contract.seeds import check_seed
 from lutvar.sim.device import SimulationTimeout
 
-from .bench import HAS_SETTLING, Bench
+from .bench import Bench
 from .case import Case, Step
 from .events import Timing, random_event, random_timing
 from .malformed import fields_of, get, malform, words_of
@@ -197,7 +197,7 @@ class Fuzzer:
             raw, right = malform(rng, raw), False
         event = None
         if rng.integers(3 if right else 8) == 0:
-            event = random_event(rng, self.config, HAS_SETTLING)
+            event = random_event(rng, self.config)
         return Step(raw, right, made.fills, random_timing(rng, self.config), event)
 
 

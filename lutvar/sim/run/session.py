@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -25,31 +23,33 @@ from lutvar.quant.ptq.transformer import QuantizedTransformer
 from lutvar.quant.runnable import Quantized as Quantized
 from lutvar.quant.runnable import quantize as quantize
 from lutvar.sim.device import MemoryTiming, VerilatedDevice
+from lutvar.sim.memory import MEMORY_MIB
 from lutvar.sim.transport import SimulatedMemory
+from lutvar.times import Times
 
 Say = Callable[[str], None]
-#: Memory of the simulated device; a page that nobody touches costs nothing.
-MEMORY_BYTES = 1 << 28
+#: Memory of the simulated device.
+MEMORY_BYTES = MEMORY_MIB << 20
 
 
 def silent(_line: str) -> None:
     """Say nothing."""
 
 
-@dataclass
-class Stages:
-    """Wall time of the parts of a run, by name."""
+class Stages(Times):
+    """Wall time of the parts of a run, by name, each told when it begins and when it has ended."""
 
-    say: Say = silent
-    seconds: dict[str, float] = field(default_factory=dict)
+    def __init__(self, say: Say = silent) -> None:
+        super().__init__()
+        self.say = say
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        started = time.monotonic()
+        before = self.seconds.get(name, 0.0)
         self.say(f"{name} ...")
-        yield
-        self.seconds[name] = time.monotonic() - started
-        self.say(f"{name}: {self.seconds[name]:.1f} s")
+        with super().__call__(name):
+            yield
+        self.say(f"{name}: {self.seconds[name] - before:.1f} s")
 
 
 class Runnable(Protocol):

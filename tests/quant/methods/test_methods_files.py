@@ -284,3 +284,16 @@ def test_command_told_to_stop_ends_its_processes(
     assert process.returncode == code, text
     assert "finished blocks are kept" in text and "Traceback" not in text
     assert 0 < len(list(parts.glob("block_*.safetensors"))) < 5 and not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("value", "threads"), [(None, 1), ("", 1), ("3", 3), ("4,2", 4), ("0", 1), ("many", 1)]
+)
+def test_threads_of_a_process(
+    value: str | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenMP also takes a list, one number for each level of nesting."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert module.omp_threads() == threads

@@ -83,13 +83,14 @@ class Aged(wiring.Component):
     age: Signal
 
     def __init__(self) -> None:
-        super().__init__({"give": In(1), "low": Out(1, init=1), "age": Out(2)})
+        super().__init__({"give": In(1), "low": Out(1), "age": Out(2)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         age = Signal(2, name="cycles", reset_less=True)
-        m.d.sync += [self.low.eq(~self.give), age.eq(Mux(age == 3, 3, age + 1))]
-        m.d.comb += self.age.eq(age)
+        low = Signal(init=1, name="held")
+        m.d.sync += [low.eq(~self.give), age.eq(Mux(age == 3, 3, age + 1))]
+        m.d.comb += [self.age.eq(age), self.low.eq(low)]
         return m
 
 

@@ -180,7 +180,7 @@ def test_a_case_survives_its_file(tmp_path: Path) -> None:
     steps = []
     while kinds != set(EVENTS):
         made = Generator(CONFIG, rng, small=True).make(6)
-        event = random_event(rng, CONFIG, late=True)
+        event = random_event(rng, CONFIG)
         kinds.add(event.kind)
         timing = random_timing(rng, CONFIG)
         steps.append(Step(made.program.encode(), True, made.fills, timing, event))

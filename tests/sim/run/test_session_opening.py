@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lutvar.host.errors import BadInput, HostError
 from lutvar.sim.device import VerilatedDevice
 from lutvar.sim.run import session as sim_session
+from lutvar.sim.run.session import Stages
 from support.board.faulty_device import Faulty
 from support.sim.device_rig import packed, random_transformer
 
@@ -42,3 +44,18 @@ def test_the_simulation_is_closed(
 class ManifestDouble:
     def __init__(self, verilog: Path) -> None:
         self.verilog = verilog
+
+
+def test_stages_are_summed_and_told() -> None:
+    told: list[str] = []
+    stages = Stages(told.append)
+    with stages("draw"):
+        pass
+    first = stages.seconds["draw"]
+    with stages("draw"):
+        time.sleep(0.01)
+    assert stages.seconds["draw"] >= first + 0.01 and list(stages.seconds) == ["draw"]
+    assert len(told) == 4 and told[0] == told[2] == "draw ..." and told[3].startswith("draw: 0.")
+    with pytest.raises(ZeroDivisionError), stages("fail"):
+        _ = 1 / 0
+    assert stages.seconds["fail"] >= 0 and told[-1] == "fail ..."

@@ -13,7 +13,7 @@ from lutvar.host.board.uio import UioTransport
 from lutvar.host.device import Device
 from lutvar.host.open import open_transport
 from lutvar.sim.fakeboard.board import FakeBoard
-from lutvar.sim.fakeboard.chip import BASE
+from lutvar.sim.memory import BASE
 
 NAMES = {r.offset: r.name for r in REGISTERS}
 IO = 4096  #: bytes of region IO; the first half goes in, its inverse comes out in the second half
