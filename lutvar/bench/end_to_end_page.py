@@ -11,16 +11,13 @@ figures, with all parts of the host.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.decoder import DecoderShape
 from lutvar.contract.quant_preset import model_quant
 from lutvar.contract.shape import TransformerShape
-from lutvar.files import write_file
-from lutvar.sim.evidence.page import replace_block
+from lutvar.sim.evidence.page import replace_block, rewrite_pages
 from lutvar.sim.model.end_to_end import EndToEnd, decoder_seconds
 from lutvar.sim.model.hosts import HOSTS, HostTimes
 from lutvar.sim.model.many import Request, estimate_many
@@ -79,11 +76,5 @@ def rewritten(page: str) -> str:
     return page
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Rewrite pages."""
-    for path in map(Path, sys.argv[1:] if arguments is None else arguments):
-        write_file(path, rewritten(path.read_text(encoding="utf-8")))
-
-
 if __name__ == "__main__":
-    main()
+    rewrite_pages(rewritten)

@@ -10,15 +10,11 @@ each accelerator NAME that the page has such a block of, and likewise `levels NA
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 from lutvar.contract.accelerator import AcceleratorConfig, load_accelerator
 from lutvar.contract.quant_preset import GROUP
 from lutvar.contract.unit_costs import UNIT_FIELDS, estimate_unit, load_points
-from lutvar.files import write_file
-from lutvar.sim.evidence.page import replace_block
+from lutvar.sim.evidence.page import replace_block, rewrite_pages
 from lutvar.sim.model.resources import DEVICE, KINDS, Line, Resources, resources
 
 from .units import UNITS
@@ -104,11 +100,5 @@ def rewritten(page: str) -> str:
     return page
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Rewrite pages."""
-    for path in map(Path, sys.argv[1:] if arguments is None else arguments):
-        write_file(path, rewritten(path.read_text(encoding="utf-8")))
-
-
 if __name__ == "__main__":
-    main()
+    rewrite_pages(rewritten)

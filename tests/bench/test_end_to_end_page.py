@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lutvar.bench.end_to_end_page import blocks, main, rewritten, table
+from lutvar.bench.end_to_end_page import blocks, rewritten, table
 from lutvar.contract.accelerator import load_accelerator
 from lutvar.contract.shape import TransformerShape
+from lutvar.sim.evidence.page import rewrite_pages
 from lutvar.sim.evidence.records import EvidenceError
 from lutvar.sim.model.end_to_end import EndToEnd
 from lutvar.sim.model.hosts import HostTimes
@@ -76,7 +77,7 @@ def test_a_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     mark = "end-to-end small-fp4"
     path.write_text(f"a\n<!-- begin {mark} -->\nold\n<!-- end {mark} -->\n")
-    main([str(path)])
+    rewrite_pages(rewritten, [str(path)])
     assert row in path.read_text() and "old" not in path.read_text()
     with pytest.raises(EvidenceError):
         rewritten(f"<!-- begin {mark} -->")

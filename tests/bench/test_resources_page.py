@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lutvar.bench.resources_page import blocks, levels_table, main, resources_table, rewritten
+from lutvar.bench.resources_page import blocks, levels_table, resources_table, rewritten
 from lutvar.contract.unit_costs import estimate_unit, load_points
+from lutvar.sim.evidence.page import rewrite_pages
 from lutvar.sim.evidence.records import EvidenceError
 from lutvar.sim.model.resources import resources
 from support.host.compile_cases import accelerator
@@ -53,7 +54,7 @@ def test_writing_a_page(tmp_path: Path) -> None:
     path.write_text(
         "a\n<!-- begin resources vck190-fp4 -->\nold\n<!-- end resources vck190-fp4 -->\n"
     )
-    main([str(path)])
+    rewrite_pages(rewritten, [str(path)])
     text = path.read_text()
     assert text.startswith("a\n<!-- begin") and "| FRONT |" in text and "old" not in text
     with pytest.raises(EvidenceError):

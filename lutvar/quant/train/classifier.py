@@ -3,23 +3,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.nn import functional as F
 
 from lutvar.quant.models.classifier import DigitClassifier, agreement
 
 from .data import ImageSet, augment
-from .loop import Record, cosine_lr, set_lr
+from .loop import ModelStage, Record, cosine_lr, set_lr
 
 _LR = 2e-3  #: of learning, at its peak
 
 
-class ClassifierStage:
+class ClassifierStage(ModelStage):
     """Training of the classifier."""
 
     name = "classifier"
+    model: DigitClassifier
 
     def __init__(self, data: ImageSet, steps: int, batch: int = 128) -> None:
         self.data, self.steps, self.batch = data, steps, batch
@@ -47,15 +46,3 @@ class ClassifierStage:
     def result(self) -> DigitClassifier:
         """The network as it is saved."""
         return self.model
-
-    def state(self) -> dict[str, Any]:
-        """What `load` needs to continue."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])

@@ -18,7 +18,7 @@ from lutvar.quant.models.features import ConvShape, FeatureNet
 
 from .classifier import ClassifierStage
 from .data import ImageSet, pick_images
-from .loop import Record, cosine_lr, set_lr
+from .loop import ModelStage, Record, cosine_lr, set_lr
 
 #: Largest shift of an image in pixels, either way.
 _SHIFT = 3
@@ -54,10 +54,11 @@ class NormedNet(FeatureNet):
 _DECAY = 5e-4  #: of weights
 
 
-class FeatureStage:
+class FeatureStage(ModelStage):
     """Training of the network; `result` is what is saved."""
 
     name = "classifier"
+    model: NormedNet
 
     def __init__(
         self,
@@ -104,15 +105,6 @@ class FeatureStage:
     def result(self) -> FeatureNet:
         """The network as it is saved: batch norm folded."""
         return self.model.eval().folded()
-
-    def state(self) -> dict[str, Any]:
-        """What `load` needs to continue."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
 
 
 def judge_stage(data: ImageSet, steps: int) -> ClassifierStage | FeatureStage:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import nn
 
 from lutvar.progress import progress_bar
 from lutvar.quant.var.pickled import PickledError, read_pickled
@@ -46,6 +47,22 @@ class Stage(Protocol):
 
     def load(self, state: dict[str, Any]) -> None:
         """Take back what `state` gave."""
+
+
+class ModelStage:
+    """State of a stage that has one model and one optimizer."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+
+    def state(self) -> dict[str, Any]:
+        """What `load` needs to continue."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Continue from a saved state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 @dataclass

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -12,7 +11,7 @@ from torch.nn import functional as F
 from lutvar.quant.var import Vqvae, VqvaeConfig
 
 from .data import ImageSet, augment, pick_images
-from .loop import Record, cosine_lr, set_lr
+from .loop import ModelStage, Record, cosine_lr, set_lr
 
 
 @dataclass(frozen=True)
@@ -35,10 +34,11 @@ class VqvaePlan:
     restart_until: float = 0.6
 
 
-class VqvaeStage:
+class VqvaeStage(ModelStage):
     """Mean squared error plus codebook and commitment loss."""
 
     name = "vqvae"
+    model: Vqvae
 
     def __init__(self, data: ImageSet, plan: VqvaePlan) -> None:
         self.data, self.plan, self.steps = data, plan, plan.steps
@@ -93,15 +93,3 @@ class VqvaeStage:
         quantize.embedding.weight[unused] = cells_NZ[index]
         # A moved entry counts as used until there was time to see.
         quantize.ema_vocab_hit_SV[:, unused] = usage_V.mean() / len(quantize.patch_nums)
-
-    def state(self) -> dict[str, Any]:
-        """What `load` needs to continue."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-
-    def load(self, state: dict[str, Any]) -> None:
-        """Continue from a saved state."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])

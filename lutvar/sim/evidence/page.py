@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lutvar.files import write_file
@@ -57,6 +58,17 @@ def replace_block(page: str, name: str, content: str) -> str:
         raise EvidenceError(f"the page needs {begin!r} and {end!r} once each, for the table")
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.S)
     return pattern.sub(lambda _: f"{begin}\n\n{content}\n{end}", page)
+
+
+def rewrite_pages(rewritten: Callable[[str], str], arguments: Sequence[str] | None = None) -> None:
+    """Write pages again, as `python -m` of a module that makes tables.
+
+    Args:
+        rewritten: a page's text with its tables made anew.
+        arguments: paths; default: those of the command line.
+    """
+    for path in map(Path, sys.argv[1:] if arguments is None else arguments):
+        write_file(path, rewritten(path.read_text(encoding="utf-8")))
 
 
 def update_page(page: Path, records: Sequence[Record]) -> int:
