@@ -44,14 +44,12 @@ def load(
     transport: MemoryTransport,
     offset: int,
     chunks: Iterable[Bytes],
-    check: bool = True,
     progress: Progress | None = None,
 ) -> int:
-    """Write chunks one after the other.
+    """Write chunks one after the other, and read each back to compare it.
 
     Args:
         offset: of the first, from the transport's base.
-        check: read each chunk back and compare.
         progress: called with the bytes written so far, after each chunk.
 
     Returns:
@@ -64,8 +62,7 @@ def load(
     at = offset
     for chunk in chunks:
         transport.write(at, chunk)
-        if check:
-            compare(transport, at, chunk)
+        compare(transport, at, chunk)
         at += len(chunk)
         if progress is not None:
             progress(at - offset)
