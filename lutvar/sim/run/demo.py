@@ -10,42 +10,29 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 import lutvar
 from lutvar.contract.errors import ConfigError
 from lutvar.contract.labels import Label, resolve_classes
-from lutvar.contract.passes import ImageStep, Transformer
-from lutvar.files import prepare_output, write_file
-from lutvar.host.device_decoder import DecodeReport
-from lutvar.host.errors import HostError
-from lutvar.host.transformer import PassReport
+from lutvar.files import prepare_output
 from lutvar.progress import as_callback, progress_bar
 from lutvar.quant.golden.decoder import GoldenDecoder, QuantizedDecoder, decoder_for
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.quant.var import GenerationResult
-from lutvar.quant.var.passes import FloatTransformer, generate_passes
-from lutvar.sim.device import MemoryTiming
+from lutvar.quant.var.passes import FloatTransformer
 from lutvar.sim.tools import versions
 from lutvar.text import class_name
 
 from .compare import compare_generations
-from .comparing import ComparingTransformer, Comparison
-from .comparing_decoder import ComparingDecoder, FirstImages
+from .demo_device import DeviceRun, Task, pass_name, run_on_device
 from .demo_edits import DemoEdits, demo_edits
-from .locate import Located, locate
-from .locate_decoder import locate_decoder
 from .measure import figures, lanes, port_bytes, total
 from .pictures import RooflinePoint, StepTrace, draw_roofline, draw_timeline
 from .report import RunReport
-from .session import Quantized, Session, Stages, quantize
+from .session import Quantized, Stages, quantize
 from .sheet import SheetRow, write_sheet
-
-Decode = Callable[[Tensor], Tensor]
 
 #: Images that the device decodes unless another number is asked for: some 3 s each of a digit.
 DECODED = 4
@@ -95,7 +82,7 @@ def run_demo(
     bar = progress_bar("quantize", leave=False)
     with stages("load and quantize the model"), bar:
         quantized = quantize(model, config, recipe, as_callback(bar))
-    info, null = quantized.loaded.info, len(quantized.loaded.info.classes)
+    null = len(quantized.loaded.info.classes)
     wanted = list(range(min(10, null))) if labels is None else labels
     if decode is not None and decode > len(wanted):
         images = "there is 1 image" if len(wanted) == 1 else f"there are {len(wanted)} images"
@@ -113,72 +100,37 @@ def run_demo(
             edited = demo_edits(quantized.loaded, classes, seeds)
         drawn_as = list(edited.labels)
 
-    def generate(
-        transformer: Transformer, name: str, pixels: Decode | None = None
-    ) -> GenerationResult:
-        loaded = quantized.loaded
-        with (
-            stages(f"generate: {name}"),
-            progress_bar(name, unit="scale") as bar,
-        ):
-            return generate_passes(
-                loaded.var, loaded.vqvae, transformer, drawn_as, seeds, info.cfg, info.top_k,
-                info.top_p, slots=slots, stagger=stagger, progress=as_callback(bar),
-                edits=None if edited is None else edited.edits, smooth=smooth, decode=pixels,
-            )  # fmt: skip
-
-    unquantized = generate(FloatTransformer(quantized.loaded.var), "unquantized")
+    task = Task(quantized, drawn_as, seeds, slots, stagger, edited, smooth, stages)
+    unquantized = task.generate(FloatTransformer(quantized.loaded.var), "unquantized")
     coded = _decoder(quantized, say) if count else None
     golden_decoder = None if coded is None else GoldenDecoder(coded)
-    golden = generate(GoldenTransformer(quantized.transformer), "golden model", golden_decoder)
-    comparison = Comparison()
-    reports: list[PassReport] = []
-    decoded: list[DecodeReport] = []
-    traces: list[StepTrace] = []
-    timing = MemoryTiming()
-    with Session(
-        quantized, out, slots=slots, timing=timing, stages=stages, decoder=coded
-    ) as session:
+    golden = task.generate(GoldenTransformer(quantized.transformer), "golden model", golden_decoder)
+    run = run_on_device(task, out, coded, golden_decoder, count, out / DIVERGENCE)
+    command = _command(
+        model, config, recipe, classes, seed, slots, stagger, edit, smooth, decode, out
+    )
+    report = _report(task, run, golden, unquantized, out, seed, command)
+    _draw(report, quantized, [unquantized, golden, run.images], run.traces, edited)
+    report.write(out)
+    say(report.summary())
+    return report
 
-        def finished(report: PassReport) -> None:
-            changes = session.simulation.take_trace()
-            # Outside a program no unit is busy, so the first and last changes are its ends.
-            start, end = (int(changes[i, 0]) for i in (0, -1)) if len(changes) > 1 else (0, 1)
-            active = changes[changes[:, 1] != 0]
-            start = int(active[0, 0]) if len(active) else start
-            traces.append(StepTrace(_name(quantized, report), start, max(end, start + 1), changes))
-            reports.append(report)
-            session.simulation.start_trace()
 
-        session.transformer.on_pass = finished
-        session.simulation.start_trace()
-        device = _Locating(
-            ComparingTransformer(
-                GoldenTransformer(quantized.transformer), session.transformer, comparison
-            ),
-            out / DIVERGENCE,
-            say,
-            session.simulation.start_trace,
-        )
-        pixels = None
-        if golden_decoder is not None and session.transformer.decoder is not None:
-            session.transformer.decoder.on_image = decoded.append
-            comparing = ComparingDecoder(
-                golden_decoder, session.transformer.decoder, comparison, device.decoded
-            )
-            pixels = FirstImages(comparing, count)
-        simulated = generate(device, "simulated accelerator", pixels)
-        violations = session.simulation.violations
-        hashes = {
-            "configuration": str(session.manifest.data["config_hash"]),
-            "Verilog SHA-256": session.manifest.sha256,
-            "packed model SHA-256": session.packed.digest(),
-        }
-
+def _report(
+    task: Task,
+    run: DeviceRun,
+    golden: GenerationResult,
+    unquantized: GenerationResult,
+    out: Path,
+    seed: int,
+    command: str,
+) -> RunReport:
+    """What a run came to; its pictures are still to be drawn."""
+    quantized, edited, info = task.quantized, task.edited, task.quantized.loaded.info
     shape = quantized.transformer.shape
-    passes = [figures(_name(quantized, r), r, shape) for r in reports]
+    passes = [figures(pass_name(quantized, r), r, shape) for r in run.passes]
     last_scales = [
-        p for p, r in zip(passes, reports, strict=True)
+        p for p, r in zip(passes, run.passes, strict=True)
         if all(s.position >= shape.tokens - sum(shape.scale_tokens[-2:]) for s in r.steps)
     ]  # fmt: skip
     overall = total("all passes", passes)
@@ -188,37 +140,31 @@ def run_demo(
         "which unit is busy when": out / "timeline.png",
         "roofline": out / "roofline.png",
     }
-    report = RunReport(
+    return RunReport(
         config=quantized.config,
         model={"name": quantized.loaded.info.name, "files": quantized.loaded.info.files},
-        labels=drawn_as,
+        labels=task.labels,
         seed=seed,
-        sampling={"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p, "smooth": smooth},
-        schedule=f"{slots} images at a time"
-        + (f", started {stagger} passes apart" if stagger else ""),
-        comparison=comparison,
-        end_to_end=compare_generations(golden, simulated),
+        sampling={"cfg": info.cfg, "top_k": info.top_k, "top_p": info.top_p, "smooth": task.smooth},
+        schedule=f"{task.slots} images at a time"
+        + (f", started {task.stagger} passes apart" if task.stagger else ""),
+        comparison=run.comparison,
+        end_to_end=compare_generations(golden, run.images),
         against_float=compare_generations(unquantized, golden),
         passes=passes,
-        decoded=decoded,
+        decoded=run.decoded,
         overall=overall,
         last=last,
-        memory=f"latency {timing.latency[0]} to {timing.latency[1]} cycles",
-        seconds=stages.seconds,
+        memory=f"latency {run.timing.latency[0]} to {run.timing.latency[1]} cycles",
+        seconds=task.stages.seconds,
         versions=_versions(),
-        hashes=hashes,
+        hashes=run.hashes,
         pictures=pictures,
-        violations=violations,
+        violations=run.violations,
         date=datetime.now().astimezone().isoformat(timespec="seconds"),
-        command=_command(
-            model, config, recipe, classes, seed, slots, stagger, edit, smooth, decode, out
-        ),
+        command=command,
         tasks=[] if edited is None else list(edited.tasks),
     )
-    _draw(report, quantized, [unquantized, golden, simulated], traces, edited)
-    report.write(out)
-    say(report.summary())
-    return report
 
 
 def _command(
@@ -242,46 +188,6 @@ def _decoder(quantized: Quantized, say: Callable[[str], None]) -> QuantizedDecod
     except ConfigError as error:
         say(f"decoding on this host: {error}")
         return None
-
-
-class _Locating:
-    """Runs passes; after the first difference, finds the instruction that did it."""
-
-    def __init__(
-        self,
-        comparing: ComparingTransformer,
-        file: Path,
-        say: Callable[[str], None],
-        afterwards: Callable[[], None],
-    ) -> None:
-        self._comparing, self._file, self._say = comparing, file, say
-        self._afterwards = afterwards
-        file.unlink(missing_ok=True)
-
-    def run(self, steps: Sequence[ImageStep]) -> list[NDArray[np.float32]]:
-        comparison = self._comparing.comparison
-        equal_before = not comparison.mismatches
-        logits = self._comparing.run(steps)
-        if equal_before and comparison.mismatches:
-            self._tell("pass", lambda: locate(self._comparing.device, steps))
-        return logits
-
-    def decoded(self, latent_ZHW: NDArray[np.float32]) -> None:
-        """The same for the first image whose maps or pixels differ."""
-        decoder = self._comparing.device.decoder
-        assert decoder is not None
-        self._tell("decoding of the image", lambda: locate_decoder(decoder, latent_ZHW))
-
-    def _tell(self, what: str, search: Callable[[], Located]) -> None:
-        text = f"first difference in {self._comparing.comparison.first[0]}"
-        self._say(f"{text}; repeating the {what} to find its cause")
-        try:
-            text += f"\n{search()}"
-        except HostError as error:
-            text += f"\n{error}"
-        self._say(text)
-        write_file(self._file, text + "\n")
-        self._afterwards()
 
 
 def _draw(
@@ -318,16 +224,6 @@ def _draw(
         roofline, points, lanes(config), port_bytes(config),
         f"{config.name}, model {info.name}: useful work of the linear layers, simulated",
     )  # fmt: skip
-
-
-def _name(quantized: Quantized, report: PassReport) -> str:
-    """Scales that a pass computed, for people."""
-    shape = quantized.transformer.shape
-    starts = [sum(shape.scale_tokens[:k]) for k in range(len(shape.scale_tokens))]
-    scales = sorted({starts.index(s.position) + 1 for s in report.steps if s.position in starts})
-    images = len(report.steps)
-    which = f"scale {scales[0]}" if len(scales) == 1 else f"scales {scales[0]} to {scales[-1]}"
-    return f"{which}, {images} image{'s' if images > 1 else ''}"
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from lutvar.cli.inspecting import inspect
 from lutvar.contract.labels import random_class
 from lutvar.host import session as host_session
 from lutvar.host.compile.pack import pack_transformer
-from lutvar.sim.run import demo
+from lutvar.sim.run import demo, demo_device
 
 
 class GoldenSession:
@@ -45,7 +45,7 @@ class GoldenSession:
 @pytest.mark.slow
 @pytest.mark.parametrize("edit", [False, True])
 def test_a_run(edit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "Session", GoldenSession)
+    monkeypatch.setattr(demo_device, "Session", GoldenSession)
     report = demo.run_demo(
         tmp_path, labels=[None, 10], seed=4, edit=edit, smooth=edit, decode=1 + edit
     )

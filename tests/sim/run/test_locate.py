@@ -20,7 +20,7 @@ from lutvar.host.errors import HostError
 from lutvar.host.transformer import DeviceTransformer
 from lutvar.quant.golden.transformer import GoldenTransformer
 from lutvar.sim.interpret import Machine
-from lutvar.sim.run import demo
+from lutvar.sim.run import demo, demo_device
 from lutvar.sim.run.comparing import Comparison
 from lutvar.sim.run.locate import Located, locate
 from lutvar.sim.run.locate_tensors import part_of_model
@@ -287,8 +287,8 @@ def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     device = SimpleNamespace(decoder=object())
     comparing = SimpleNamespace(run=run, comparison=comparison, device=device)
     restarted: list[int] = []
-    watched = demo._Locating(comparing, file, lines.append, lambda: restarted.append(1))  # type: ignore[arg-type]
-    monkeypatch.setattr(demo, "locate", lambda _device, _steps: "block7.fc1")
+    watched = demo_device.Locating(comparing, file, lines.append, lambda: restarted.append(1))  # type: ignore[arg-type]
+    monkeypatch.setattr(demo_device, "locate", lambda _device, _steps: "block7.fc1")
     assert not file.exists()
     watched.run([])
     assert not lines and not file.exists()
@@ -302,7 +302,7 @@ def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
     comparison.different.clear()
     wrong = iter([1])
-    monkeypatch.setattr(demo, "locate", dead)
+    monkeypatch.setattr(demo_device, "locate", dead)
     watched.run([])
     assert "no answer" in file.read_text()
 
@@ -313,7 +313,7 @@ def test_the_demo_says_where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         latents.append(latent)
         return "program 3 of 20"
 
-    monkeypatch.setattr(demo, "locate_decoder", found)
+    monkeypatch.setattr(demo_device, "locate_decoder", found)
     watched.decoded(np.zeros((8, 4, 4), np.float32))
     assert "program 3 of 20" in file.read_text() and len(latents) == 1
     assert lines[-2].endswith("repeating the decoding of the image to find its cause")
