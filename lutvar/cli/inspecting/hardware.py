@@ -10,7 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from lutvar.contract.identity import accelerator_hash
 from lutvar.contract.isa import ProgramError
 
 from .report import FileReport, InspectError, read_json, sha256_of
@@ -125,6 +124,7 @@ def inspect_sizes(path: Path) -> FileReport | None:
     Raises ConfigError for sizes that cannot be.
     """
     from lutvar.contract.accelerator import load_accelerator
+    from lutvar.contract.identity import accelerator_hash
 
     with path.open("rb") as file:
         begin = file.read(1 << 14)
