@@ -17,7 +17,7 @@ from lutvar.sim.fuzz.wellformed import Generator
 
 from .bins import Bin, field_bins
 
-CANDIDATES = 600  #: programs that are looked at
+CANDIDATES = 3000  #: programs that are looked at; the last bins of small ones are rare
 _LENGTH = 12  #: instructions of a program, about
 
 
