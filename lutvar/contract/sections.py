@@ -32,11 +32,6 @@ def tile_rows(config: AcceleratorConfig, sections: int) -> int:
     return config.row_groups // sections * ROW_GROUP
 
 
-def most_sections(config: AcceleratorConfig, rows: int) -> int:
-    """The largest number of sections that hold a tile of so many rows."""
-    return max(s for s in SECTIONS if s <= config.max_sections and rows <= tile_rows(config, s))
-
-
 def stripes(outputs: int) -> int:
     """Stripes of N outputs, N a multiple of 128."""
     return outputs // STRIPE
